@@ -1,0 +1,61 @@
+//! What the gateway needs to know: written by the supervisor as a TOML file of mode 0600, never by hand.
+
+use crate::secret::Secret;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The gateway's configuration file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// TCP address of the cache port (4226). Not bound when the listeners are handed over on standard input.
+    pub listen: SocketAddr,
+    /// Unix socket that speaks sccache's own protocol (and HTTP), mode 0666: the folder is the gate.
+    pub socket: PathBuf,
+    /// Folder of the blobs.
+    pub store_dir: PathBuf,
+    /// Most bytes that the store may take on disk, in whole file-system blocks.
+    pub budget_bytes: u64,
+    /// Who may speak sccache's own protocol on the TCP port.
+    pub ipc: IpcPolicy,
+    /// Socket of the supervised sccache server: statistics are relayed to it, and compile requests of
+    /// clients inside the same container.
+    pub server_socket: PathBuf,
+    /// Tokens that may read and write.
+    pub write_tokens: Vec<Secret>,
+    /// Tokens that may only read.
+    pub read_tokens: Vec<Secret>,
+    /// Anyone may read.
+    pub anonymous_read: bool,
+    /// How long requests in flight may still take after SIGTERM.
+    #[serde(with = "millis")]
+    pub drain: Duration,
+}
+
+/// Who may speak sccache's own protocol, which knows no authentication, on the TCP port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IpcPolicy {
+    /// Nobody; the Unix socket is not opened either.
+    Off,
+    /// Loopback and the container's own default gateway (that is how a published port shows the host).
+    Local,
+    /// Loopback and these networks.
+    Networks(Vec<IpNet>),
+}
+
+mod millis {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use std::time::Duration;
+
+    pub(super) fn serialize<S: Serializer>(value: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        u64::try_from(value.as_millis()).unwrap_or(u64::MAX).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        u64::deserialize(from).map(Duration::from_millis)
+    }
+}
