@@ -2,4 +2,10 @@
 
 pub mod cli;
 pub mod gateway;
+pub mod listeners;
+pub mod plan;
 pub mod secret;
+pub mod settings;
+pub mod state;
+pub mod supervise;
+pub mod variables;
