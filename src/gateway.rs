@@ -4,3 +4,6 @@
 //! hands over the listeners, which it keeps open across restarts of the gateway.
 
 pub mod config;
+pub mod key;
+pub mod lru;
+pub mod store;
