@@ -4,7 +4,7 @@
 //! put -> reserve (evict) -> temporary file -> body, trailer -> rename -> commit in the index
 //! get -> index (touch) -> open -> trailer whole and of this key? -> body
 //!
-//! DIR/lock                                  held by the owner
+//! DIR/                                      locked by the owner
 //! DIR/tmp/                                  writes in flight; emptied by the next start
 //! DIR/blobs/NAMESPACE/2 HEX/32 HEX          body and trailer; the name is the key's BLAKE3 hash
 //! ```
@@ -221,11 +221,12 @@ struct State {
 impl State {
     /// Whether the blob may be on disk: indexed, or not found yet.
     fn may_have(&self, digest: &Digest) -> bool {
-        match self.lru.presence(digest) {
-            Presence::Live => true,
-            Presence::Doomed => false,
-            Presence::Absent => self.indexing,
-        }
+        self.lru.presence(digest) == Presence::Live || self.unscanned(digest)
+    }
+
+    /// Whether the scan may still find the blob.
+    fn unscanned(&self, digest: &Digest) -> bool {
+        self.indexing && self.lru.presence(digest) == Presence::Absent
     }
 }
 
@@ -533,7 +534,7 @@ impl Inner {
         match open_blob(&path, key, depth) {
             Ok(opened) => {
                 let mut state = self.state();
-                if state.indexing && state.lru.presence(digest) == Presence::Absent {
+                if state.unscanned(digest) {
                     let namespace = state
                         .namespaces
                         .intern(key.namespace())
@@ -736,24 +737,18 @@ fn open_blob(path: &Path, key: &Key, depth: Depth) -> Result<Opened, Flaw> {
     })
 }
 
-/// Takes the store's lock, which the kernel gives back however its owner ends.
+/// Locks the store's folder; the kernel gives the lock back however its owner ends. The folder itself and
+/// not a file in it: a file open for writing would keep the disk from being remounted read-only.
 fn lock(dir: &Path) -> Result<File, Error> {
-    let path = dir.join("lock");
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path);
-    let file = file.map_err(|error| described("create file", &path, &error))?;
+    let file = File::open(dir).map_err(|error| described("open folder", dir, &error))?;
     for _ in 0..LOCK_TRIES {
         match file.try_lock() {
             Ok(()) => return Ok(file),
             Err(fs::TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
-            Err(fs::TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {
-                return Ok(file);
-            }
             Err(fs::TryLockError::Error(error)) => {
-                return Err(described("lock file", &path, &error));
+                // Some network file systems lock no folders. That is no reason to have no cache.
+                tracing::warn!("cannot lock folder \"{}\": {error}", dir.display());
+                return Ok(file);
             }
         }
     }

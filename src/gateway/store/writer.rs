@@ -101,7 +101,10 @@ impl Writer {
         let namespace = namespace.ok_or(Error::TooManyNamespaces {
             limit: super::MAX_NAMESPACES,
         })?;
-        let reservation = Reservation::new(inner, first)?;
+        let reservation = match Reservation::new(inner, first) {
+            Err(Error::NoSpace) if first > least => Reservation::new(inner, least)?,
+            result => result?,
+        };
         let name = inner.next_temp.fetch_add(1, Ordering::Relaxed).to_string();
         let path = inner.dir.join("tmp").join(name);
         let create = || OpenOptions::new().write(true).create_new(true).open(&path);
@@ -189,6 +192,8 @@ impl Writer {
     fn publish(&mut self, path: &PathBuf, now_micros: u64) -> io::Result<bool> {
         let inner = &*self.temp.inner;
         let _stripe = inner.stripe(&self.digest);
+        // Only while the scan is going on can there be an older blob of which the index does not know.
+        let unknown = inner.state().unscanned(&self.digest) && path.symlink_metadata().is_ok();
         fs::rename(&self.temp.path, path)?;
         self.temp.renamed = true;
         let bytes = inner.disk_bytes(self.received + trailer::len(self.key.as_str()));
@@ -197,7 +202,7 @@ impl Writer {
             namespace: self.namespace,
         };
         let reserved = std::mem::take(&mut self.reservation.bytes);
-        Ok(inner.state().lru.commit(item, bytes, now_micros, reserved))
+        Ok(inner.state().lru.commit(item, bytes, now_micros, reserved) || unknown)
     }
 
     fn reserve_for(&mut self, received: u64) -> Result<(), Error> {
@@ -210,7 +215,10 @@ impl Writer {
         }
         if need > self.reservation.bytes {
             let step = need.max(self.reservation.bytes + STEP_BYTES).min(limit);
-            self.reservation.grow_to(step)?;
+            match self.reservation.grow_to(step) {
+                Err(Error::NoSpace) if step > need => self.reservation.grow_to(need)?,
+                result => result?,
+            }
         }
         Ok(())
     }
