@@ -52,7 +52,9 @@ mod millis {
     use std::time::Duration;
 
     pub(super) fn serialize<S: Serializer>(value: &Duration, to: S) -> Result<S::Ok, S::Error> {
-        u64::try_from(value.as_millis()).unwrap_or(u64::MAX).serialize(to)
+        u64::try_from(value.as_millis())
+            .unwrap_or(u64::MAX)
+            .serialize(to)
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {

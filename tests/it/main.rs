@@ -1,1 +1,4 @@
-fn main() {}
+//! Integration tests: real processes, real sccache, real builds.
+
+mod dock;
+mod supervise;

@@ -1,0 +1,260 @@
+//! Writes a [`Set`] in each format.
+//!
+//! In the shells' text the comments come last: `eval $(..)` without quotes joins all lines to one, and a comment at
+//! the front would swallow the rest.
+
+use super::Lane;
+use super::set::{Set, Value};
+use serde::Serialize;
+use std::fmt::Write as _;
+
+/// Below the home of whoever evaluates the text.
+const HOME_FOLDER: &str = ".cache/sccache-dock";
+
+pub(super) fn sh(set: &Set) -> String {
+    let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
+    let mut out = format!("unset {};\n", set.strays.join(" "));
+    let _ = writeln!(out, "mkdir -p -m 700 \"$HOME/{HOME_FOLDER}\";");
+    for (name, value) in &set.variables {
+        if let Some(word) = shell_word(set, value, quoted) {
+            let _ = writeln!(out, "export {name}={word};");
+        }
+    }
+    let undo = format!("unset {}", names(set));
+    out + &shell_comment(set, "eval \"$(sccache-dock client-env)\"", &undo)
+}
+
+pub(super) fn fish(set: &Set) -> String {
+    let quoted = |text: &str| format!("'{}'", text.replace('\\', r"\\").replace('\'', r"\'"));
+    let mut out = format!("set -e {};\n", set.strays.join(" "));
+    let _ = writeln!(out, "mkdir -p -m 700 \"$HOME/{HOME_FOLDER}\";");
+    for (name, value) in &set.variables {
+        if let Some(word) = shell_word(set, value, quoted) {
+            let _ = writeln!(out, "set -gx {name} {word};");
+        }
+    }
+    let undo = format!("set -e {}", names(set));
+    let usage = "sccache-dock client-env --format fish | source";
+    out + &shell_comment(set, usage, &undo)
+}
+
+fn shell_word(set: &Set, value: &Value, quoted: impl Fn(&str) -> String) -> Option<String> {
+    match value {
+        Value::Text(text) => Some(quoted(text)),
+        Value::Token(token) => Some(quoted(token.reveal())),
+        Value::Inherited => None,
+        Value::Folder => Some(format!("\"$HOME/{HOME_FOLDER}/disk-{}\"", set.place)),
+        Value::OwnSocket => Some(format!("\"$HOME/{HOME_FOLDER}/{}.sock\"", set.id)),
+    }
+}
+
+fn names(set: &Set) -> String {
+    let names: Vec<&str> = set.variables.iter().map(|(name, _)| *name).collect();
+    names.join(" ")
+}
+
+fn shell_comment(set: &Set, usage: &str, undo: &str) -> String {
+    format!(
+        "# {}\n# use: {usage}\n# undo: {undo}\n# {}\n",
+        about(set),
+        daemon(set.lane)
+    )
+}
+
+fn about(set: &Set) -> String {
+    match set.lane {
+        Lane::Webdav => format!("sccache with the shared cache at {}", set.endpoint),
+        Lane::Ipc => {
+            "sccache in client-side mode (0.17 or newer) with the shared cache on this host"
+                .to_owned()
+        }
+        Lane::Socket => {
+            "sccache in client-side mode (0.17 or newer) with the shared cache behind a socket"
+                .to_owned()
+        }
+    }
+}
+
+fn daemon(lane: Lane) -> &'static str {
+    match lane {
+        Lane::Webdav => {
+            "a daemon with other settings is not in the way: this set has a socket of its own; \
+             an idle one ends by itself after 10 minutes"
+        }
+        Lane::Ipc | Lane::Socket => {
+            "if an sccache daemon of yours runs on the gateway's address, stop it once: sccache --stop-server"
+        }
+    }
+}
+
+pub(super) fn docker(set: &Set) -> String {
+    let mut out = format!(
+        "# {}\n# use: docker run --env-file FILE .., or env_file in Compose; the image needs sccache on its PATH\n",
+        about(set)
+    );
+    for (name, value) in &set.variables {
+        let _ = match literal(set, value) {
+            Some(text) => writeln!(out, "{name}={text}"),
+            // A bare name makes Docker take the value from its own environment.
+            None => writeln!(out, "{name}"),
+        };
+    }
+    out
+}
+
+/// No comments: the runner takes every line for a variable.
+pub(super) fn github(set: &Set) -> String {
+    let mut out = String::new();
+    for (name, value) in &set.variables {
+        if let Some(text) = literal(set, value) {
+            let _ = writeln!(out, "{name}={text}");
+        }
+    }
+    for name in set.emptied() {
+        let _ = writeln!(out, "{name}=");
+    }
+    out
+}
+
+/// Where nothing expands `$HOME`: a container's or a runner's own `/tmp`.
+fn literal(set: &Set, value: &Value) -> Option<String> {
+    match value {
+        Value::Text(text) => Some(text.clone()),
+        Value::Token(token) => Some(token.reveal().to_owned()),
+        Value::Inherited => None,
+        Value::Folder => Some(format!("/tmp/sccache-dock-{}", set.place)),
+        Value::OwnSocket => Some(format!("/tmp/sccache-dock-{}.sock", set.id)),
+    }
+}
+
+pub(super) fn cargo(set: &Set) -> String {
+    let mut out = format!(
+        "# {}\n# use: append to ~/.cargo/config.toml, or to .cargo/config.toml of a project; undo: remove it again\n\
+         # a CARGO_INCREMENTAL=1 in the environment beats this file: unset it\n",
+        about(set)
+    );
+    if set.lane != Lane::Webdav {
+        out.push_str("# SCCACHE_LOG turns client-side mode off, and this file cannot unset it\n");
+    }
+    let _ = writeln!(out, "# {}", daemon(set.lane));
+    out.push_str("[build]\nrustc-wrapper = \"sccache\"\nincremental = false\n\n[env]\n");
+    for (name, value) in &set.variables {
+        let (name, value, relative) = match value {
+            Value::Text(_) if ["RUSTC_WRAPPER", "CARGO_INCREMENTAL"].contains(name) => continue,
+            Value::Inherited => continue,
+            // Sccache's default folder: naming any setting of the disk level is enough to have one.
+            Value::Folder => ("SCCACHE_LOCAL_RW_MODE", "READ_WRITE".to_owned(), ""),
+            // Beside the `.cargo` folder that holds this file; git does not see sockets.
+            Value::OwnSocket => (
+                *name,
+                format!(".sccache-dock-{}.sock", set.id),
+                ", relative = true",
+            ),
+            Value::Text(text) => (*name, text.clone(), ""),
+            Value::Token(token) => (*name, token.reveal().to_owned(), ""),
+        };
+        let value = toml::Value::String(value);
+        let _ = writeln!(
+            out,
+            "{name} = {{ value = {value}{relative}, force = true }}"
+        );
+    }
+    for name in set.emptied() {
+        let _ = writeln!(out, "{name} = {{ value = \"\", force = true }}");
+    }
+    out
+}
+
+/// Sccache's own config file, as far as it says what our set says.
+#[derive(Serialize)]
+struct ConfigFile<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_side_mode: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cache: Option<Cache<'a>>,
+}
+
+#[derive(Serialize)]
+struct Cache<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    disk: Option<Disk>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    multilevel: Option<Multilevel>,
+    webdav: Webdav<'a>,
+}
+
+#[derive(Serialize)]
+struct Disk {
+    rw_mode: &'static str,
+}
+
+#[derive(Serialize)]
+struct Multilevel {
+    chain: [&'static str; 2],
+}
+
+#[derive(Serialize)]
+struct Webdav<'a> {
+    endpoint: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_prefix: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token: Option<&'a str>,
+    disable_create_dir: bool,
+}
+
+pub(super) fn toml(set: &Set) -> String {
+    let token = set.variables.iter().find_map(|(_, value)| match value {
+        Value::Token(token) => Some(token.reveal()),
+        _ => None,
+    });
+    let webdav = set.lane == Lane::Webdav;
+    let file = ConfigFile {
+        client_side_mode: (!webdav).then_some(true),
+        cache: webdav.then(|| Cache {
+            disk: set.disk.then_some(Disk {
+                rw_mode: "READ_WRITE",
+            }),
+            multilevel: set.disk.then_some(Multilevel {
+                chain: ["disk", "webdav"],
+            }),
+            webdav: Webdav {
+                endpoint: &set.endpoint,
+                key_prefix: set.namespace.as_deref(),
+                token,
+                disable_create_dir: true,
+            },
+        }),
+    };
+    let mut out = format!(
+        "# {}\n# use: save as ~/.config/sccache/config, or anywhere and set SCCACHE_CONF; undo: remove it again\n\
+         # environment variables beat this file; sccache reads these from the environment only:\n",
+        about(set)
+    );
+    for (name, value) in &set.variables {
+        let value = match value {
+            Value::Text(_) if is_in_file(name) => continue,
+            Value::Text(text) => text.clone(),
+            Value::OwnSocket => format!("\"$HOME/.sccache-dock-{}.sock\"", set.id),
+            Value::Token(_) | Value::Folder => continue,
+            Value::Inherited => {
+                out.push_str("#   SCCACHE_WEBDAV_TOKEN has no effect: add token = \"..\" to [cache.webdav]\n");
+                continue;
+            }
+        };
+        let _ = writeln!(out, "#   export {name}={value}");
+    }
+    let _ = writeln!(out, "# {}\n", daemon(set.lane));
+    out + &::toml::to_string(&file).expect("three levels of tables with text and flags")
+}
+
+fn is_in_file(name: &str) -> bool {
+    [
+        "SCCACHE_CLIENT_SIDE",
+        "SCCACHE_MULTILEVEL_CHAIN",
+        "SCCACHE_WEBDAV_DISABLE_CREATE_DIR",
+        "SCCACHE_WEBDAV_ENDPOINT",
+        "SCCACHE_WEBDAV_KEY_PREFIX",
+    ]
+    .contains(&name)
+}

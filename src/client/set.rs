@@ -1,0 +1,293 @@
+//! The set of variables for a lane, before it is written in a format; checked.
+
+use super::endpoint::Endpoint;
+use super::{EnvArgs, Facts, Lane, SOCKET_PATH_MAX};
+use crate::secret::Secret;
+use std::path::Path;
+
+/// The port of the client's own daemon where sccache knows no Unix sockets.
+const OWN_PORT: &str = "4227";
+/// A daemon that a client starts because the gateway is away sits on the gateway's own address: it must soon be gone.
+const FALLBACK_IDLE_SECONDS: &str = "60";
+
+/// Unset in every lane: they choose another store, or make sccache refuse to work, or turn the cache off.
+const STRAYS: &[&str] = &[
+    "CARGO_BUILD_INCREMENTAL",
+    "SCCACHE_AZURE_BLOB_CONTAINER",
+    "SCCACHE_AZURE_CONNECTION_STRING",
+    "SCCACHE_BUCKET",
+    "SCCACHE_CONF",
+    "SCCACHE_COS_BUCKET",
+    "SCCACHE_ENDPOINT",
+    "SCCACHE_GCS_BUCKET",
+    "SCCACHE_GCS_CREDENTIALS_URL",
+    "SCCACHE_GCS_KEY_PATH",
+    "SCCACHE_GCS_OAUTH_URL",
+    "SCCACHE_GHA_ENABLED",
+    "SCCACHE_GHA_VERSION",
+    "SCCACHE_LOCAL_RW_MODE",
+    "SCCACHE_MEMCACHED",
+    "SCCACHE_MEMCACHED_ENDPOINT",
+    "SCCACHE_MULTILEVEL_WRITE_ERROR_POLICY",
+    "SCCACHE_NO_CACHE",
+    "SCCACHE_NO_DAEMON",
+    "SCCACHE_OSS_BUCKET",
+    "SCCACHE_RECACHE",
+    "SCCACHE_REDIS",
+    "SCCACHE_REDIS_CLUSTER_ENDPOINTS",
+    "SCCACHE_REDIS_ENDPOINT",
+    "SCCACHE_REDIS_EXPIRATION",
+    "SCCACHE_REDIS_TTL",
+    "SCCACHE_STARTUP_NOTIFY",
+    "SCCACHE_START_SERVER",
+    "SCCACHE_WEBDAV_PASSWORD",
+    "SCCACHE_WEBDAV_RW_MODE",
+    "SCCACHE_WEBDAV_USERNAME",
+];
+
+/// Unset where sccache's own protocol is spoken. `SCCACHE_LOG` turns client-side mode off without a word.
+const STRAYS_OWN_PROTOCOL: &[&str] = &[
+    "SCCACHE_LOG",
+    "SCCACHE_MULTILEVEL_CHAIN",
+    "SCCACHE_WEBDAV_DISABLE_CREATE_DIR",
+    "SCCACHE_WEBDAV_ENDPOINT",
+    "SCCACHE_WEBDAV_KEY_PREFIX",
+    "SCCACHE_WEBDAV_TOKEN",
+];
+
+/// For formats that cannot unset: the strays for which sccache takes an empty value as none.
+///
+/// Absent with a reason: the two names for memcached, because sccache refuses to start when both are present, be
+/// they empty; `SCCACHE_LOG`, `SCCACHE_NO_CACHE` and `SCCACHE_RECACHE`, whose mere presence counts.
+const EMPTIED: &[&str] = &[
+    "SCCACHE_AZURE_BLOB_CONTAINER",
+    "SCCACHE_BUCKET",
+    "SCCACHE_GCS_BUCKET",
+    "SCCACHE_GCS_CREDENTIALS_URL",
+    "SCCACHE_GCS_KEY_PATH",
+    "SCCACHE_GCS_OAUTH_URL",
+    "SCCACHE_GHA_ENABLED",
+    "SCCACHE_GHA_VERSION",
+    "SCCACHE_REDIS",
+    "SCCACHE_REDIS_CLUSTER_ENDPOINTS",
+    "SCCACHE_REDIS_ENDPOINT",
+    "SCCACHE_WEBDAV_RW_MODE",
+];
+
+/// Why a set cannot be made.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Error {
+    /// The URL of the gateway cannot be used.
+    #[error("cannot use endpoint \"{endpoint}\": {cause}\nhint: {hint}")]
+    Endpoint {
+        /// As it was given.
+        endpoint: String,
+        /// What is wrong with it.
+        cause: &'static str,
+        /// What to do instead.
+        hint: String,
+    },
+    /// The namespace cannot be a folder of the cache.
+    #[error(
+        "cannot use namespace \"{0}\": it is not made of letters, digits, \".\", \"_\", \"-\" and \"/\"\n\
+         hint: choose a name such as \"team\" or \"team/main\""
+    )]
+    Namespace(String),
+    /// The token would break out of the format.
+    #[error("cannot print the token: it contains white space or control characters")]
+    Token,
+    /// There is no socket to name.
+    #[error(
+        "cannot print lane \"socket\": the container shares no socket\n\
+         hint: name it as the client sees it with --socket, or use --lane webdav"
+    )]
+    NoSocket,
+    /// The path of the socket cannot be used.
+    #[error(
+        "cannot use socket \"{path}\": {cause}\nhint: name a short absolute path such as /run/sccache-dock/sccache.sock"
+    )]
+    Socket {
+        /// As it was given.
+        path: String,
+        /// What is wrong with it.
+        cause: &'static str,
+    },
+}
+
+/// A value that is not the same text in every format.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Value {
+    Text(String),
+    Token(Secret),
+    /// The token, which the client has in its environment already.
+    Inherited,
+    /// The folder of the client's disk level.
+    Folder,
+    /// The socket of the client's own daemon.
+    OwnSocket,
+}
+
+/// What a client sets and unsets.
+#[derive(Debug)]
+pub(super) struct Set {
+    pub(super) lane: Lane,
+    pub(super) endpoint: String,
+    pub(super) namespace: Option<String>,
+    pub(super) disk: bool,
+    pub(super) variables: Vec<(&'static str, Value)>,
+    pub(super) strays: Vec<&'static str>,
+    /// Names the daemon's socket: changes with everything that the daemon is told.
+    pub(super) id: String,
+    /// Names the disk level's folder: outlives a change of the token.
+    pub(super) place: String,
+}
+
+impl Set {
+    pub(super) fn new(args: &EnvArgs, facts: &Facts) -> Result<Set, Error> {
+        let given = args.endpoint.as_deref().unwrap_or(&facts.endpoint);
+        let endpoint = Endpoint::parse(given)?;
+        if let Some(namespace) = &args.namespace {
+            check_namespace(namespace)?;
+        }
+        let token = facts.token.as_ref().filter(|_| !args.no_token);
+        if token.is_some_and(|token| !is_printable(token.reveal())) {
+            return Err(Error::Token);
+        }
+        let namespace = args.namespace.as_deref().map(|name| name.trim_matches('/'));
+        let place = fingerprint(&[&endpoint.url, namespace.unwrap_or("")]);
+        let id = fingerprint(&[
+            &place,
+            token.map_or("", Secret::reveal),
+            if args.no_disk { "no disk" } else { "disk" },
+        ]);
+        let mut set = Set {
+            lane: args.lane,
+            endpoint: endpoint.url.clone(),
+            namespace: namespace.map(str::to_owned),
+            disk: !args.no_disk,
+            variables: vec![
+                ("RUSTC_WRAPPER", text("sccache")),
+                ("CARGO_INCREMENTAL", text("0")),
+            ],
+            strays: STRAYS.to_vec(),
+            id,
+            place,
+        };
+        match args.lane {
+            Lane::Webdav => set.webdav(match (args.no_token, token) {
+                (true, _) => Some(Value::Inherited),
+                (false, token) => token.cloned().map(Value::Token),
+            }),
+            Lane::Ipc => {
+                let port = endpoint.loopback_port(given)?;
+                let address = ("SCCACHE_SERVER_PORT", text(&port.to_string()));
+                set.own_protocol(address, "SCCACHE_SERVER_UDS");
+            }
+            Lane::Socket => {
+                let path = args.socket.as_deref().or(facts.socket.as_deref());
+                let path = check_socket(path.ok_or(Error::NoSocket)?)?;
+                set.own_protocol(("SCCACHE_SERVER_UDS", text(path)), "SCCACHE_SERVER_PORT");
+            }
+        }
+        set.strays.sort_unstable();
+        Ok(set)
+    }
+
+    fn webdav(&mut self, token: Option<Value>) {
+        self.strays.push("SCCACHE_CLIENT_SIDE");
+        if self.disk {
+            self.variables
+                .push(("SCCACHE_MULTILEVEL_CHAIN", text("disk,webdav")));
+            self.variables.push(("SCCACHE_DIR", Value::Folder));
+        } else {
+            self.strays.push("SCCACHE_MULTILEVEL_CHAIN");
+        }
+        self.variables
+            .push(("SCCACHE_WEBDAV_ENDPOINT", text(&self.endpoint)));
+        match &self.namespace {
+            Some(name) => self
+                .variables
+                .push(("SCCACHE_WEBDAV_KEY_PREFIX", text(name))),
+            None => self.strays.push("SCCACHE_WEBDAV_KEY_PREFIX"),
+        }
+        match token {
+            Some(token) => self.variables.push(("SCCACHE_WEBDAV_TOKEN", token)),
+            None => self.strays.push("SCCACHE_WEBDAV_TOKEN"),
+        }
+        self.variables.extend([
+            ("SCCACHE_SKIP_CACHE_CHECK", text("1")),
+            ("SCCACHE_WEBDAV_DISABLE_CREATE_DIR", text("1")),
+            ("SCCACHE_IGNORE_SERVER_IO_ERROR", text("1")),
+            ("SCCACHE_SERVER_UDS", Value::OwnSocket),
+            ("SCCACHE_SERVER_PORT", text(OWN_PORT)),
+        ]);
+    }
+
+    fn own_protocol(&mut self, address: (&'static str, Value), other_address: &'static str) {
+        self.strays.extend(STRAYS_OWN_PROTOCOL);
+        self.strays.push(other_address);
+        self.variables.extend([
+            ("SCCACHE_CLIENT_SIDE", text("1")),
+            address,
+            ("SCCACHE_IGNORE_SERVER_IO_ERROR", text("1")),
+            ("SCCACHE_IDLE_TIMEOUT", text(FALLBACK_IDLE_SECONDS)),
+            ("SCCACHE_DIR", Value::Folder),
+        ]);
+    }
+
+    /// The strays that a format without `unset` sets to nothing.
+    pub(super) fn emptied(&self) -> impl Iterator<Item = &'static str> {
+        let client_side = (self.lane == Lane::Webdav).then_some("SCCACHE_CLIENT_SIDE");
+        EMPTIED.iter().copied().chain(client_side)
+    }
+}
+
+fn text(value: &str) -> Value {
+    Value::Text(value.to_owned())
+}
+
+fn fingerprint(parts: &[&str]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for part in parts {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part.as_bytes());
+    }
+    hasher.finalize().to_hex()[..8].to_owned()
+}
+
+fn is_printable(text: &str) -> bool {
+    text.chars().all(|c| c.is_ascii_graphic())
+}
+
+fn check_namespace(name: &str) -> Result<(), Error> {
+    let is_folder = |part: &str| {
+        !part.is_empty()
+            && !part.chars().all(|c| c == '.')
+            && part
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+    };
+    if name.trim_matches('/').split('/').all(is_folder) {
+        Ok(())
+    } else {
+        Err(Error::Namespace(name.to_owned()))
+    }
+}
+
+fn check_socket(path: &Path) -> Result<&str, Error> {
+    let refused = |cause| Error::Socket {
+        path: path.display().to_string(),
+        cause,
+    };
+    let text = path.to_str().ok_or(refused("it is not UTF-8"))?;
+    if !path.is_absolute() {
+        return Err(refused("it is not absolute"));
+    }
+    if text.len() > SOCKET_PATH_MAX {
+        return Err(refused("it is longer than 107 bytes"));
+    }
+    if text.chars().any(char::is_control) {
+        return Err(refused("it contains control characters"));
+    }
+    Ok(text)
+}
