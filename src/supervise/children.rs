@@ -41,7 +41,13 @@ impl Children {
     ///
     /// # Errors
     /// The reason of the kernel, as an error number.
-    pub fn spawn(&mut self, id: Id, service: &Service, dir: &Path, run_as: Option<RunAs>) -> Result<Spawned, Errno> {
+    pub fn spawn(
+        &mut self,
+        id: Id,
+        service: &Service,
+        dir: &Path,
+        run_as: Option<RunAs>,
+    ) -> Result<Spawned, Errno> {
         debug_assert!(!self.pids.contains_key(&id), "one process a service");
         let errno = |error: io::Error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
         let (output, write_end) = io::pipe().map_err(errno)?;
@@ -90,7 +96,11 @@ impl Children {
     pub fn reap(&mut self) -> (Vec<(Id, Exit)>, u64) {
         let (mut exits, mut orphans) = (Vec::new(), 0);
         while let Some(pid) = next_zombie() {
-            let ours = self.pids.iter().find(|(_, known)| **known == pid).map(|(id, _)| *id);
+            let ours = self
+                .pids
+                .iter()
+                .find(|(_, known)| **known == pid)
+                .map(|(id, _)| *id);
             if ours.is_some() {
                 // The zombie still pins the group's number: what is left of the group goes with its leader.
                 let _ = killpg(pid, Signal::SIGKILL);

@@ -28,7 +28,9 @@ impl Request {
         match (words.next(), words.next(), words.next()) {
             (Some("status"), None, None) => Ok(Request::Status),
             (Some("restart"), Some(service), None) => Ok(Request::Restart(service.to_owned())),
-            _ => Err("cannot understand the request: send \"status\" or \"restart SERVICE\"".into()),
+            _ => {
+                Err("cannot understand the request: send \"status\" or \"restart SERVICE\"".into())
+            }
         }
     }
 }
@@ -140,7 +142,9 @@ impl Client {
                 continue;
             }
             let end = end.unwrap_or(self.line.len());
-            return Ok(Some(String::from_utf8_lossy(&self.line[..end]).into_owned()));
+            return Ok(Some(
+                String::from_utf8_lossy(&self.line[..end]).into_owned(),
+            ));
         }
     }
 
@@ -178,7 +182,14 @@ mod tests {
             Request::parse(" restart  server "),
             Ok(Request::Restart("server".into()))
         );
-        for garbage in ["", "stat", "restart", "restart a b", "\u{0}\u{0}", "status now"] {
+        for garbage in [
+            "",
+            "stat",
+            "restart",
+            "restart a b",
+            "\u{0}\u{0}",
+            "status now",
+        ] {
             assert!(Request::parse(garbage).is_err(), "{garbage:?}");
         }
     }

@@ -48,16 +48,22 @@ impl Level {
     /// The level that a service's line states near its beginning, in the manner of env_logger and tracing.
     fn of_line(line: &[u8]) -> Option<Level> {
         let head = &line[..line.len().min(48)];
-        [Level::Error, Level::Warn, Level::Info, Level::Debug, Level::Trace]
-            .into_iter()
-            .find(|level| {
-                let word = level.upper().as_bytes();
-                let found = head.windows(word.len()).position(|window| window == word);
-                found.is_some_and(|at| {
-                    let before = at == 0 || matches!(head[at - 1], b' ' | b'[');
-                    before && matches!(head.get(at + word.len()), None | Some(b' ' | b']' | b':'))
-                })
+        [
+            Level::Error,
+            Level::Warn,
+            Level::Info,
+            Level::Debug,
+            Level::Trace,
+        ]
+        .into_iter()
+        .find(|level| {
+            let word = level.upper().as_bytes();
+            let found = head.windows(word.len()).position(|window| window == word);
+            found.is_some_and(|at| {
+                let before = at == 0 || matches!(head[at - 1], b' ' | b'[');
+                before && matches!(head.get(at + word.len()), None | Some(b' ' | b']' | b':'))
             })
+        })
     }
 }
 
@@ -72,11 +78,22 @@ impl Formatter {
         let finder = |secret: &Secret| Finder::new(secret.reveal().as_bytes()).into_owned();
         Formatter {
             format,
-            secrets: secrets.iter().filter(|s| !s.reveal().is_empty()).map(finder).collect(),
+            secrets: secrets
+                .iter()
+                .filter(|s| !s.reveal().is_empty())
+                .map(finder)
+                .collect(),
         }
     }
 
-    fn line(&self, out: &mut Vec<u8>, stamp: &str, service: &str, level: Option<Level>, line: &[u8]) {
+    fn line(
+        &self,
+        out: &mut Vec<u8>,
+        stamp: &str,
+        service: &str,
+        level: Option<Level>,
+        line: &[u8],
+    ) {
         let clean = self.redact(line);
         let line = clean.as_deref().unwrap_or(line);
         match self.format {
@@ -160,7 +177,12 @@ impl Log {
     ///
     /// # Errors
     /// No thread or socket pair could be made.
-    pub fn start(format: LogFormat, secrets: &[Secret], stall: Duration, error_file: Option<File>) -> io::Result<Log> {
+    pub fn start(
+        format: LogFormat,
+        secrets: &[Secret],
+        stall: Duration,
+        error_file: Option<File>,
+    ) -> io::Result<Log> {
         let out = File::from(io::stdout().as_fd().try_clone_to_owned()?);
         let (wake, waker) = UnixStream::pair()?;
         wake.set_nonblocking(true)?;
@@ -249,7 +271,10 @@ impl Log {
                 true
             }
             Err(error) => {
-                let again = matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted);
+                let again = matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                );
                 if !again {
                     self.flush(source);
                 }
@@ -312,7 +337,10 @@ impl Log {
         }
         self.formatter
             .line(&mut pending.text, &self.stamp, service, level, line);
-        if self.has_error_file && level.is_some_and(|level| level <= Level::Warn) && pending.errors.len() < CAPACITY {
+        if self.has_error_file
+            && level.is_some_and(|level| level <= Level::Warn)
+            && pending.errors.len() < CAPACITY
+        {
             self.formatter
                 .line(&mut pending.errors, &self.stamp, service, level, line);
         }
@@ -326,7 +354,8 @@ impl Log {
     )]
     fn refresh_stamp(&mut self) {
         if self.formatter.format == LogFormat::Json {
-            self.stamp = humantime::format_rfc3339_millis(SystemTime::now().max(UNIX_EPOCH)).to_string();
+            self.stamp =
+                humantime::format_rfc3339_millis(SystemTime::now().max(UNIX_EPOCH)).to_string();
         }
     }
 
@@ -379,7 +408,10 @@ fn write_out(shared: &Shared, mut out: File, mut error_file: Option<File>, waker
             if pending.closing {
                 return;
             }
-            pending = shared.changed.wait(pending).unwrap_or_else(PoisonError::into_inner);
+            pending = shared
+                .changed
+                .wait(pending)
+                .unwrap_or_else(PoisonError::into_inner);
         }
         std::mem::swap(&mut pending.text, &mut text);
         std::mem::swap(&mut pending.errors, &mut errors);
@@ -416,7 +448,10 @@ mod tests {
 
     #[test]
     fn text_line_carries_its_service() {
-        assert_eq!(formatted(LogFormat::Text, &[], b"hello"), "server   hello\n");
+        assert_eq!(
+            formatted(LogFormat::Text, &[], b"hello"),
+            "server   hello\n"
+        );
     }
 
     #[test]
@@ -441,13 +476,21 @@ mod tests {
     #[test]
     fn levels_are_read_from_the_head_of_a_line_only() {
         let cases: &[(&[u8], Option<Level>)] = &[
-            (b"[2026-11-21T04:34:20Z DEBUG sccache::server] x", Some(Level::Debug)),
+            (
+                b"[2026-11-21T04:34:20Z DEBUG sccache::server] x",
+                Some(Level::Debug),
+            ),
             (b"WARN refused Shutdown peer=1.2.3.4", Some(Level::Warn)),
             (b"ERRORS everywhere", None),
             (b"nothing here", None),
         ];
         for (line, level) in cases {
-            assert_eq!(Level::of_line(line), *level, "{}", String::from_utf8_lossy(line));
+            assert_eq!(
+                Level::of_line(line),
+                *level,
+                "{}",
+                String::from_utf8_lossy(line)
+            );
         }
     }
 }

@@ -35,7 +35,11 @@ impl fmt::Display for Exit {
         match self {
             Exit::Code(code) => write!(f, "exit code {code}"),
             Exit::Signal(signal) => write!(f, "signal {signal}"),
-            Exit::NotSpawned(errno) => write!(f, "cannot start: {}", std::io::Error::from_raw_os_error(*errno)),
+            Exit::NotSpawned(errno) => write!(
+                f,
+                "cannot start: {}",
+                std::io::Error::from_raw_os_error(*errno)
+            ),
         }
     }
 }
@@ -247,7 +251,10 @@ impl Machine {
             }
         }
         if let Some(drain) = self.draining
-            && self.services.iter().all(|service| service.state == State::Stopped)
+            && self
+                .services
+                .iter()
+                .all(|service| service.state == State::Stopped)
         {
             self.finished = true;
             actions.push(Action::Finish(drain.outcome));
@@ -448,7 +455,9 @@ impl Machine {
 fn backoff(failures: u32) -> Duration {
     match failures {
         0 | 1 => Duration::ZERO,
-        more => BACKOFF_MIN.saturating_mul(1 << (more - 2).min(16)).min(BACKOFF_MAX),
+        more => BACKOFF_MIN
+            .saturating_mul(1 << (more - 2).min(16))
+            .min(BACKOFF_MAX),
     }
 }
 

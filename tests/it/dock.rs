@@ -14,32 +14,42 @@ use std::time::{Duration, Instant};
 const CEILING: Duration = Duration::from_secs(30);
 
 /// The program under test.
-pub fn program() -> PathBuf {
+pub(crate) fn program() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_sccache-dock"))
 }
 
 /// The real sccache: `SCCACHE_BIN`, else where `scripts/test` builds it.
-pub fn sccache() -> PathBuf {
+pub(crate) fn sccache() -> PathBuf {
     if let Some(path) = std::env::var_os("SCCACHE_BIN") {
         return path.into();
     }
-    let tools = std::env::var_os("SCCACHE_DOCK_TOOLS").map(PathBuf::from).unwrap_or_else(|| {
-        let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-        let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache");
-        cache.unwrap_or_else(home).join("sccache-dock/tools")
-    });
+    let tools = std::env::var_os("SCCACHE_DOCK_TOOLS")
+        .map(PathBuf::from)
+        .unwrap_or_else(|| {
+            let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+            let home =
+                || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache");
+            cache.unwrap_or_else(home).join("sccache-dock/tools")
+        });
     let path = tools.join("sccache-0.19.0/bin/sccache");
-    assert!(path.exists(), "no sccache at {}: run scripts/test, or set SCCACHE_BIN", path.display());
+    assert!(
+        path.exists(),
+        "no sccache at {}: run scripts/test, or set SCCACHE_BIN",
+        path.display()
+    );
     path
 }
 
-#[expect(clippy::disallowed_methods, reason = "tests of real processes measure real time")]
-pub fn now() -> Instant {
+#[expect(
+    clippy::disallowed_methods,
+    reason = "tests of real processes measure real time"
+)]
+pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
 /// Polls until `probe` gives something, for at most [`CEILING`].
-pub fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
     let begin = now();
     loop {
         if let Some(found) = probe() {
@@ -50,28 +60,28 @@ pub fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-pub struct Dock {
+pub(crate) struct Dock {
     child: Child,
-    pub dir: tempfile::TempDir,
+    pub(crate) dir: tempfile::TempDir,
     env: BTreeMap<String, String>,
     lines: Arc<Mutex<Vec<String>>>,
 }
 
 impl Dock {
     /// Starts and waits until every service is ready.
-    pub fn start(env: &[(&str, &str)]) -> Dock {
+    pub(crate) fn start(env: &[(&str, &str)]) -> Dock {
         let mut dock = Dock::launch(env);
         dock.wait_ready();
         dock
     }
 
     /// Starts and waits for nothing.
-    pub fn launch(env: &[(&str, &str)]) -> Dock {
+    pub(crate) fn launch(env: &[(&str, &str)]) -> Dock {
         let dir = tempfile::tempdir().unwrap();
         Dock::launch_in(dir, env)
     }
 
-    pub fn launch_in(dir: tempfile::TempDir, env: &[(&str, &str)]) -> Dock {
+    pub(crate) fn launch_in(dir: tempfile::TempDir, env: &[(&str, &str)]) -> Dock {
         let mut all = BTreeMap::from([
             ("PATH".to_owned(), std::env::var("PATH").unwrap()),
             ("SCCACHE_DIR".to_owned(), dir.path().display().to_string()),
@@ -79,7 +89,10 @@ impl Dock {
             ("SCCACHE_BINARY".to_owned(), sccache().display().to_string()),
             ("SCCACHE_LOG".to_owned(), "info".to_owned()),
         ]);
-        all.extend(env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        all.extend(
+            env.iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
+        );
         let mut child = Command::new(program())
             .arg("run")
             .env_clear()
@@ -93,13 +106,20 @@ impl Dock {
         let (out, into) = (child.stdout.take().unwrap(), Arc::clone(&lines));
         std::thread::spawn(move || {
             for line in BufReader::new(out).split(b'\n').map_while(Result::ok) {
-                into.lock().unwrap().push(String::from_utf8_lossy(&line).into_owned());
+                into.lock()
+                    .unwrap()
+                    .push(String::from_utf8_lossy(&line).into_owned());
             }
         });
-        Dock { child, dir, env: all, lines }
+        Dock {
+            child,
+            dir,
+            env: all,
+            lines,
+        }
     }
 
-    pub fn wait_ready(&mut self) -> Value {
+    pub(crate) fn wait_ready(&mut self) -> Value {
         eventually("every service is ready", || {
             if let Some(status) = self.child.try_wait().unwrap() {
                 panic!("ended while starting: {status}\n{}", self.log());
@@ -112,62 +132,77 @@ impl Dock {
     }
 
     /// `status --json`, when it answers.
-    pub fn status(&self) -> Option<Value> {
+    pub(crate) fn status(&self) -> Option<Value> {
         let output = self.command(&["status", "--json"]);
         serde_json::from_slice(&output.stdout).ok()
     }
 
     /// Runs another command of the program with the same environment.
-    pub fn command(&self, args: &[&str]) -> Output {
-        Command::new(program()).args(args).env_clear().envs(&self.env).output().unwrap()
+    pub(crate) fn command(&self, args: &[&str]) -> Output {
+        Command::new(program())
+            .args(args)
+            .env_clear()
+            .envs(&self.env)
+            .output()
+            .unwrap()
     }
 
-    pub fn service(&self, name: &str) -> Value {
+    pub(crate) fn service(&self, name: &str) -> Value {
         let status = self.status().expect("the supervisor answers");
         let services = status["services"].as_array().unwrap().clone();
-        services.into_iter().find(|service| service["name"] == name).expect("the service is in the plan")
+        services
+            .into_iter()
+            .find(|service| service["name"] == name)
+            .expect("the service is in the plan")
     }
 
-    pub fn pid_of(&self, name: &str) -> Pid {
+    pub(crate) fn pid_of(&self, name: &str) -> Pid {
         let pid = self.service(name)["pid"].as_i64().expect("it runs");
         Pid::from_raw(i32::try_from(pid).unwrap())
     }
 
-    pub fn pid(&self) -> Pid {
+    pub(crate) fn pid(&self) -> Pid {
         Pid::from_raw(i32::try_from(self.child.id()).unwrap())
     }
 
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill(self.pid(), signal).unwrap();
     }
 
     /// Waits for the end; gives the status and how long it took.
-    pub fn wait_end(&mut self) -> (ExitStatus, Duration) {
+    pub(crate) fn wait_end(&mut self) -> (ExitStatus, Duration) {
         let begin = now();
         let status = eventually("the supervisor ends", || self.child.try_wait().unwrap());
         (status, now() - begin)
     }
 
-    pub fn endpoint(&self) -> String {
-        format!("http://{}", self.status().unwrap()["listen"].as_str().unwrap())
+    pub(crate) fn token(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("state/auth-token"))
+            .unwrap()
+            .trim()
+            .to_owned()
     }
 
-    pub fn token(&self) -> String {
-        std::fs::read_to_string(self.dir.path().join("state/auth-token")).unwrap().trim().to_owned()
-    }
-
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         self.lines.lock().unwrap().join("\n")
     }
 
-    pub fn wait_log(&self, part: &str) -> String {
-        eventually(&format!("log line with {part:?} in:\n{}", self.log()), || {
-            self.lines.lock().unwrap().iter().find(|line| line.contains(part)).cloned()
-        })
+    pub(crate) fn wait_log(&self, part: &str) -> String {
+        eventually(
+            &format!("log line with {part:?} in:\n{}", self.log()),
+            || {
+                self.lines
+                    .lock()
+                    .unwrap()
+                    .iter()
+                    .find(|line| line.contains(part))
+                    .cloned()
+            },
+        )
     }
 
     /// Processes whose parent is the supervisor, with their states as in `/proc/PID/stat`.
-    pub fn children(&self) -> Vec<(i32, char)> {
+    pub(crate) fn children(&self) -> Vec<(i32, char)> {
         let parent = self.pid().as_raw();
         let entries = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
         let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
@@ -193,13 +228,16 @@ impl Drop for Dock {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the test's own child, not a service")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the test's own child, not a service"
+)]
 fn wait(child: &mut Child) -> std::io::Result<ExitStatus> {
     child.wait()
 }
 
 /// Whether a process with this pid exists and is no zombie.
-pub fn is_alive(pid: Pid) -> bool {
+pub(crate) fn is_alive(pid: Pid) -> bool {
     let stat = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat"));
     stat.is_ok_and(|stat| !stat.contains(") Z "))
 }

@@ -11,7 +11,11 @@ use std::time::Duration;
 /// A program that runs `body` (shell) and then becomes the real sccache.
 fn wrapped_sccache(dir: &Path, body: &str) -> String {
     let path = dir.join("sccache-wrapped");
-    std::fs::write(&path, format!("#!/bin/sh\n{body}\nexec '{}' \"$@\"\n", sccache().display())).unwrap();
+    std::fs::write(
+        &path,
+        format!("#!/bin/sh\n{body}\nexec '{}' \"$@\"\n", sccache().display()),
+    )
+    .unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
     path.display().to_string()
 }
@@ -29,7 +33,10 @@ fn refused(env: &[(&str, &str)]) -> (Option<i32>, String) {
         .envs(env.iter().copied())
         .output()
         .unwrap();
-    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    (
+        output.status.code(),
+        String::from_utf8_lossy(&output.stderr).into_owned(),
+    )
 }
 
 #[test]
@@ -42,7 +49,12 @@ fn both_services_become_ready_and_status_says_so() {
         assert!(text.contains(part), "{part:?} is missing in:\n{text}");
     }
     let health = dock.command(&["healthcheck"]);
-    assert_eq!(health.status.code(), Some(0), "{}", String::from_utf8_lossy(&health.stdout));
+    assert_eq!(
+        health.status.code(),
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&health.stdout)
+    );
 }
 
 #[test]
@@ -55,12 +67,23 @@ fn killed_service_comes_back_counted_and_leaves_no_zombie() {
             let service = dock.service(name);
             (service["state"] == "ready" && service["restarts"] == 1).then_some(service)
         });
-        assert_ne!(after["pid"].as_i64(), Some(i64::from(before.as_raw())), "{name}");
+        assert_ne!(
+            after["pid"].as_i64(),
+            Some(i64::from(before.as_raw())),
+            "{name}"
+        );
         assert_eq!(after["last_exit"], "signal 9", "{name}");
     }
-    assert!(dock.children().iter().all(|(_, state)| *state != 'Z'), "{:?}", dock.children());
+    assert!(
+        dock.children().iter().all(|(_, state)| *state != 'Z'),
+        "{:?}",
+        dock.children()
+    );
     let other = dock.service("server");
-    assert_eq!(other["restarts"], 1, "the gateway's death left the server alone");
+    assert_eq!(
+        other["restarts"], 1,
+        "the gateway's death left the server alone"
+    );
 }
 
 #[test]
@@ -71,10 +94,19 @@ fn term_stops_in_order_within_the_grace() {
     let (status, took) = dock.wait_end();
     assert_eq!(status.code(), Some(0), "{}", dock.log());
     assert!(took < Duration::from_secs(8), "{took:?}");
-    assert!(pids.iter().all(|pid| !is_alive(*pid)), "a service is still there");
+    assert!(
+        pids.iter().all(|pid| !is_alive(*pid)),
+        "a service is still there"
+    );
     let log = dock.log();
-    let at = |part: &str| log.find(part).unwrap_or_else(|| panic!("{part:?} is missing in:\n{log}"));
-    assert!(at("server exited") < at("gateway exited"), "dependents stop first:\n{log}");
+    let at = |part: &str| {
+        log.find(part)
+            .unwrap_or_else(|| panic!("{part:?} is missing in:\n{log}"))
+    };
+    assert!(
+        at("server exited") < at("gateway exited"),
+        "dependents stop first:\n{log}"
+    );
 }
 
 #[test]
@@ -87,7 +119,11 @@ fn frozen_service_is_killed_after_the_grace() {
     assert_eq!(status.code(), Some(0));
     assert!(took < Duration::from_secs(5), "{took:?}");
     assert!(!is_alive(server));
-    assert!(dock.log().contains("server did not stop in time: killed"), "{}", dock.log());
+    assert!(
+        dock.log().contains("server did not stop in time: killed"),
+        "{}",
+        dock.log()
+    );
 }
 
 #[test]
@@ -118,8 +154,14 @@ fn orphans_of_a_service_are_reaped() {
     let dir = tempfile::tempdir().unwrap();
     let program = wrapped_sccache(dir.path(), "(setsid sleep 0.3 &) ; (setsid sleep 0.4 &)");
     let dock = Dock::start(&[("SCCACHE_BINARY", &program)]);
-    eventually("two orphans are reaped", || (dock.status()?["orphans_reaped"].as_u64()? >= 2).then_some(()));
-    assert!(dock.children().iter().all(|(_, state)| *state != 'Z'), "{:?}", dock.children());
+    eventually("two orphans are reaped", || {
+        (dock.status()?["orphans_reaped"].as_u64()? >= 2).then_some(())
+    });
+    assert!(
+        dock.children().iter().all(|(_, state)| *state != 'Z'),
+        "{:?}",
+        dock.children()
+    );
 }
 
 #[test]
@@ -149,7 +191,10 @@ fn last_line_without_newline_is_printed() {
 #[test]
 fn no_token_ever_reaches_the_log() {
     let dir = tempfile::tempdir().unwrap();
-    let program = wrapped_sccache(dir.path(), "env; printf 'auth '; sleep 0.1; env | grep TOKEN");
+    let program = wrapped_sccache(
+        dir.path(),
+        "env; printf 'auth '; sleep 0.1; env | grep TOKEN",
+    );
     let env = [
         ("SCCACHE_BINARY", program.as_str()),
         ("SCCACHE_AUTH_TOKEN", "write-token-0123456789"),
@@ -159,8 +204,14 @@ fn no_token_ever_reaches_the_log() {
     let dock = Dock::start(&env);
     dock.wait_log("SCCACHE_WEBDAV_TOKEN=***");
     let log = dock.log();
-    assert!(!log.contains("write-token-0123456789") && !log.contains("read-token-0123456789"), "{log}");
-    assert!(!log.contains("MODE="), "the environment of services is scrubbed");
+    assert!(
+        !log.contains("write-token-0123456789") && !log.contains("read-token-0123456789"),
+        "{log}"
+    );
+    assert!(
+        !log.contains("MODE="),
+        "the environment of services is scrubbed"
+    );
 }
 
 #[test]
@@ -168,8 +219,12 @@ fn json_log_has_one_object_a_line() {
     let dock = Dock::start(&[("SCCACHE_LOG_FORMAT", "json")]);
     dock.wait_log("server ready");
     for line in dock.log().lines() {
-        let value: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
-        assert!(value["service"].is_string() && value["ts"].is_string() && value["message"].is_string(), "{line}");
+        let value: serde_json::Value =
+            serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+        assert!(
+            value["service"].is_string() && value["ts"].is_string() && value["message"].is_string(),
+            "{line}"
+        );
     }
 }
 
@@ -177,10 +232,16 @@ fn json_log_has_one_object_a_line() {
 fn warnings_go_to_the_error_log_too() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("errors.log");
-    let dock = Dock::start(&[("SCCACHE_ERROR_LOG", path.to_str().unwrap()), ("SCCACHE_DIST_PREFIX", "tcp://h:1")]);
+    let dock = Dock::start(&[
+        ("SCCACHE_ERROR_LOG", path.to_str().unwrap()),
+        ("SCCACHE_DIST_PREFIX", "tcp://h:1"),
+    ]);
     dock.wait_log("SCCACHE_DIST_PREFIX");
     eventually("the warning is in the file", || {
-        std::fs::read_to_string(&path).ok()?.contains("SCCACHE_DIST_PREFIX").then_some(())
+        std::fs::read_to_string(&path)
+            .ok()?
+            .contains("SCCACHE_DIST_PREFIX")
+            .then_some(())
     });
 }
 
@@ -194,7 +255,10 @@ fn restart_on_request_is_counted_and_unknown_services_are_named() {
     });
     let output = dock.command(&["restart", "sever"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("no service \"sever\"; there are gateway, server"));
+    assert!(
+        String::from_utf8_lossy(&output.stderr)
+            .contains("no service \"sever\"; there are gateway, server")
+    );
 }
 
 #[test]
@@ -223,13 +287,26 @@ fn closed_standard_output_does_not_end_the_services() {
         .env("SCCACHE_BINARY", sccache())
         .spawn()
         .unwrap();
-    let ask = |args: &[&str]| Command::new(program()).args(args).env("SCCACHE_DIR", dir.path()).output().unwrap();
-    eventually("healthy", || (ask(&["healthcheck"]).status.code() == Some(0)).then_some(()));
+    let ask = |args: &[&str]| {
+        Command::new(program())
+            .args(args)
+            .env("SCCACHE_DIR", dir.path())
+            .output()
+            .unwrap()
+    };
+    eventually("healthy", || {
+        (ask(&["healthcheck"]).status.code() == Some(0)).then_some(())
+    });
     let pid = ask(&["status", "--json"]);
     assert!(!pid.stdout.is_empty());
     // sh may have replaced itself by the program or may be its parent: stop both.
-    let _ = Command::new("pkill").args(["-TERM", "-P", &child.id().to_string()]).status();
-    let _ = kill(nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGTERM);
+    let _ = Command::new("pkill")
+        .args(["-TERM", "-P", &child.id().to_string()])
+        .status();
+    let _ = kill(
+        nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap()),
+        Signal::SIGTERM,
+    );
     eventually("it ends", || child.try_wait().unwrap());
 }
 
@@ -237,7 +314,10 @@ fn closed_standard_output_does_not_end_the_services() {
 fn reader_that_stands_still_blocks_nobody() {
     let dir = tempfile::tempdir().unwrap();
     let (read_end, write_end) = std::io::pipe().unwrap();
-    let noisy = wrapped_sccache(dir.path(), "(while :; do head -c 1000000 /dev/zero | tr '\\0' 'x'; echo; done) &");
+    let noisy = wrapped_sccache(
+        dir.path(),
+        "(while :; do head -c 1000000 /dev/zero | tr '\\0' 'x'; echo; done) &",
+    );
     let mut child = Command::new(program())
         .arg("run")
         .env_clear()
@@ -250,10 +330,22 @@ fn reader_that_stands_still_blocks_nobody() {
         .stdout(write_end)
         .spawn()
         .unwrap();
-    let ask = |args: &[&str]| Command::new(program()).args(args).env("SCCACHE_DIR", dir.path()).output().unwrap();
-    eventually("healthy though nobody reads the log", || (ask(&["healthcheck"]).status.code() == Some(0)).then_some(()));
+    let ask = |args: &[&str]| {
+        Command::new(program())
+            .args(args)
+            .env("SCCACHE_DIR", dir.path())
+            .output()
+            .unwrap()
+    };
+    eventually("healthy though nobody reads the log", || {
+        (ask(&["healthcheck"]).status.code() == Some(0)).then_some(())
+    });
     let begin = now();
-    kill(nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGTERM).unwrap();
+    kill(
+        nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap()),
+        Signal::SIGTERM,
+    )
+    .unwrap();
     eventually("it ends", || child.try_wait().unwrap());
     assert!(now() - begin < Duration::from_secs(8));
     drop(read_end);
@@ -264,18 +356,52 @@ fn each_wrong_setting_gives_one_clear_message_and_exit_code_2() {
     let busy = TcpListener::bind("127.0.0.1:0").unwrap();
     let busy_port = busy.local_addr().unwrap().to_string();
     let cases: &[(&[(&str, &str)], &str, &str)] = &[
-        (&[("MODE", "persistant")], "\"persistant\" is not a mode", "did you mean \"persistent\"?"),
-        (&[("SCCACHE_CACHE_SIZE", "lots")], "SCCACHE_CACHE_SIZE=lots", "write it as 10G"),
-        (&[("SCCACHE_DIR", "/proc/nowhere")], "cannot create the folder \"/proc/nowhere\"", "hint: "),
-        (&[("SCCACHE_LISTEN", &busy_port)], "Address already in use", "sccache --stop-server"),
-        (&[("SCCACHE_BINARY", "/no/such/sccache")], "cannot find \"/no/such/sccache\"", "SCCACHE_BINARY"),
-        (&[("MODE", "persistent"), ("SCCACHE_DIR", "/dev/shm/sccache-dock-test")], "MODE=persistent needs a mount", "-v"),
-        (&[("MODE", "distributed-ephemeral")], "distributed compilation is not in this version", "MODE=ephemeral"),
+        (
+            &[("MODE", "persistant")],
+            "\"persistant\" is not a mode",
+            "did you mean \"persistent\"?",
+        ),
+        (
+            &[("SCCACHE_CACHE_SIZE", "lots")],
+            "SCCACHE_CACHE_SIZE=lots",
+            "write it as 10G",
+        ),
+        (
+            &[("SCCACHE_DIR", "/proc/nowhere")],
+            "cannot create the folder \"/proc/nowhere\"",
+            "hint: ",
+        ),
+        (
+            &[("SCCACHE_LISTEN", &busy_port)],
+            "Address already in use",
+            "sccache --stop-server",
+        ),
+        (
+            &[("SCCACHE_BINARY", "/no/such/sccache")],
+            "cannot find \"/no/such/sccache\"",
+            "SCCACHE_BINARY",
+        ),
+        (
+            &[
+                ("MODE", "persistent"),
+                ("SCCACHE_DIR", "/dev/shm/sccache-dock-test"),
+            ],
+            "MODE=persistent needs a mount",
+            "-v",
+        ),
+        (
+            &[("MODE", "distributed-ephemeral")],
+            "distributed compilation is not in this version",
+            "MODE=ephemeral",
+        ),
     ];
     for (env, message, hint) in cases {
         let (code, text) = refused(env);
         assert_eq!(code, Some(2), "{env:?}: {text}");
-        assert!(text.contains(message) && text.contains(hint), "{env:?}:\n{text}");
+        assert!(
+            text.contains(message) && text.contains(hint),
+            "{env:?}:\n{text}"
+        );
         assert_eq!(text.matches("error: ").count(), 1, "one message:\n{text}");
     }
     let _ = std::fs::remove_dir("/dev/shm/sccache-dock-test");
@@ -286,8 +412,15 @@ fn second_supervisor_on_one_folder_is_refused() {
     let dock = Dock::start(&[]);
     let (code, text) = refused(&[("SCCACHE_DIR", dock.dir.path().to_str().unwrap())]);
     assert_eq!(code, Some(2));
-    assert!(text.contains("another sccache-dock runs on this folder"), "{text}");
-    assert_eq!(dock.command(&["healthcheck"]).status.code(), Some(0), "the first one is not disturbed");
+    assert!(
+        text.contains("another sccache-dock runs on this folder"),
+        "{text}"
+    );
+    assert_eq!(
+        dock.command(&["healthcheck"]).status.code(),
+        Some(0),
+        "the first one is not disturbed"
+    );
 }
 
 #[test]

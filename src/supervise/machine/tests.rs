@@ -30,7 +30,10 @@ fn epoch() -> Instant {
 fn running() -> (Machine, Instant) {
     let (mut machine, now) = (pair(), epoch());
     assert_eq!(machine.step(now, Event::Wake), [Action::Spawn(GATEWAY)]);
-    assert_eq!(machine.step(now, Event::Ready(GATEWAY)), [Action::Spawn(SERVER)]);
+    assert_eq!(
+        machine.step(now, Event::Ready(GATEWAY)),
+        [Action::Spawn(SERVER)]
+    );
     assert_eq!(machine.step(now, Event::Ready(SERVER)), []);
     (machine, now)
 }
@@ -42,7 +45,10 @@ fn dependent_starts_only_when_its_dependency_is_ready() {
     let (mut machine, now) = (pair(), epoch());
     machine.step(now, Event::Wake);
     assert_eq!(machine.services()[SERVER.0].state, State::Waiting);
-    assert_eq!(machine.step(now, Event::Ready(GATEWAY)), [Action::Spawn(SERVER)]);
+    assert_eq!(
+        machine.step(now, Event::Ready(GATEWAY)),
+        [Action::Spawn(SERVER)]
+    );
 }
 
 #[test]
@@ -53,7 +59,10 @@ fn first_restart_is_at_once_and_leaves_the_dependent_alone() {
         [Action::Spawn(GATEWAY)]
     );
     assert_eq!(machine.services()[GATEWAY.0].restarts, 1);
-    assert!(matches!(machine.services()[SERVER.0].state, State::Ready { .. }));
+    assert!(matches!(
+        machine.services()[SERVER.0].state,
+        State::Ready { .. }
+    ));
 }
 
 #[test]
@@ -70,7 +79,10 @@ fn backoff_doubles_up_to_its_bound_and_resets_after_a_minute() {
         machine.step(now, Event::Wake);
         machine.step(now, Event::Ready(GATEWAY));
     }
-    assert_eq!(pauses, [0, 250, 500, 1000, 2000, 4000, 8000, 16000, 30000, 30000]);
+    assert_eq!(
+        pauses,
+        [0, 250, 500, 1000, 2000, 4000, 8000, 16000, 30000, 30000]
+    );
     now += RESET_AFTER;
     assert_eq!(
         machine.step(now, Event::Exited(GATEWAY, KILLED)),
@@ -106,7 +118,10 @@ fn service_that_once_was_ready_is_tried_for_ever() {
 
 #[test]
 fn missing_program_and_fatal_code_end_the_run_at_once() {
-    for exit in [Exit::NotSpawned(nix::errno::Errno::ENOENT as i32), Exit::Code(2)] {
+    for exit in [
+        Exit::NotSpawned(nix::errno::Errno::ENOENT as i32),
+        Exit::Code(2),
+    ] {
         let (mut machine, now) = (pair(), epoch());
         machine.step(now, Event::Wake);
         assert_eq!(
@@ -166,7 +181,10 @@ fn hung_start_is_terminated_and_tried_again() {
     let (mut machine, now) = (pair(), epoch());
     machine.step(now, Event::Wake);
     let late = now + Duration::from_secs(20);
-    assert_eq!(machine.step(late, Event::Wake), [Action::Terminate(GATEWAY)]);
+    assert_eq!(
+        machine.step(late, Event::Wake),
+        [Action::Terminate(GATEWAY)]
+    );
     assert_eq!(
         machine.step(late, Event::Exited(GATEWAY, Exit::Signal(15))),
         [Action::Spawn(GATEWAY)]
@@ -176,7 +194,10 @@ fn hung_start_is_terminated_and_tried_again() {
 #[test]
 fn requested_restart_is_no_failure() {
     let (mut machine, now) = running();
-    assert_eq!(machine.step(now, Event::Restart(SERVER)), [Action::Terminate(SERVER)]);
+    assert_eq!(
+        machine.step(now, Event::Restart(SERVER)),
+        [Action::Terminate(SERVER)]
+    );
     assert_eq!(
         machine.step(now, Event::Exited(SERVER, Exit::Code(0))),
         [Action::Spawn(SERVER)]
@@ -206,7 +227,9 @@ impl World {
                     assert!(!machine.is_draining(), "spawn while draining");
                     self.alive[id.0] = true;
                 }
-                Action::Terminate(id) | Action::Kill(id) => assert!(self.alive[id.0], "signal to a dead {id:?}"),
+                Action::Terminate(id) | Action::Kill(id) => {
+                    assert!(self.alive[id.0], "signal to a dead {id:?}")
+                }
                 Action::Finish(_) => self.finished = true,
             }
         }
