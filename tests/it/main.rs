@@ -5,5 +5,6 @@
     reason = "a test ends where something is not as it should be"
 )]
 
+mod builds;
 mod dock;
 mod supervise;
