@@ -3,6 +3,7 @@
 use super::*;
 use crate::gateway::lru::Presence;
 use std::collections::BTreeSet;
+use std::fs::OpenOptions;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
@@ -354,13 +355,16 @@ fn file_of_another_key_is_never_served() {
 fn stranger_in_a_blobs_place_is_a_miss_and_never_blocks() {
     let dir = TempDir::new().unwrap();
     let store = open(dir.path(), MIB);
-    for name in ["link", "pipe"] {
+    for name in ["link", "pipe", "folder"] {
         put(&store, name, b"x");
         fs::remove_file(file_of(&store, name)).unwrap();
     }
     std::os::unix::fs::symlink("/etc/hostname", file_of(&store, "link")).unwrap();
     nix::unistd::mkfifo(&file_of(&store, "pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
-    for name in ["link", "pipe"] {
+    fs::create_dir(file_of(&store, "folder")).unwrap();
+    assert_eq!(body(&store, "folder"), None);
+    fs::remove_dir(file_of(&store, "folder")).unwrap();
+    for name in ["link", "pipe", "folder"] {
         assert_eq!(body(&store, name), None, "{name}");
         put(&store, name, b"y");
         assert_eq!(body(&store, name), Some(b"y".to_vec()));

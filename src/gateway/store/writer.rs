@@ -150,11 +150,9 @@ impl Writer {
     pub fn commit(mut self) -> Result<bool, Error> {
         let inner = Arc::clone(&self.temp.inner);
         if self.failed {
-            return Err(inner.fault(
-                "commit",
-                &self.temp.path,
-                io::Error::other("an earlier write failed"),
-            ));
+            return Err(Error::Io(io::Error::other(
+                "cannot commit blob: an earlier write failed",
+            )));
         }
         if let Some(announced) = self
             .announced
