@@ -5,6 +5,7 @@
 //! get -> index (touch) -> open -> trailer whole and of this key? -> body
 //!
 //! DIR/                                      locked by the owner
+//! DIR/ceiling                               the most bytes that blobs may take, see `room.rs`
 //! DIR/tmp/                                  writes in flight; emptied by the next start
 //! DIR/blobs/NAMESPACE/2 HEX/32 HEX          body and trailer; the name is the key's BLAKE3 hash
 //! ```
@@ -196,6 +197,8 @@ struct Inner {
     /// Told when files were removed and when the scan ends.
     changed: Condvar,
     stripes: [Mutex<()>; STRIPES],
+    /// What the file of that name says.
+    ceiling: Mutex<u64>,
     next_temp: AtomicU64,
     /// Locked as long as it is open.
     _lock: File,
@@ -256,8 +259,8 @@ impl Store {
     /// Opens or makes the store, removes left-over temporary files and starts to index what is there on a
     /// thread of its own. Serves at once.
     ///
-    /// Until that scan ends, the budget counts only what it found so far; if it finds more than the budget,
-    /// it evicts down to it.
+    /// Until that scan ends, what it has not found yet counts as taken. If it finds more than the budget,
+    /// because that was lowered, it evicts down to it.
     pub fn open(options: Options) -> Result<Store, Error> {
         let Options { dir, budget_bytes } = options;
         let at = |path: &Path, verb: &str, error: io::Error| described(verb, path, &error);
@@ -269,11 +272,14 @@ impl Store {
             .map_err(|error| at(&dir.join("tmp"), "empty folder", error))?;
         let block = nix::sys::statvfs::statvfs(&dir)
             .map_err(|error| at(&dir, "stat file system of", error.into()))?;
+        let ceiling = room::read_ceiling(&dir, budget_bytes);
+        let mut lru = Lru::new(budget_bytes);
+        lru.expect(ceiling);
         let inner = Arc::new(Inner {
             budget: budget_bytes,
             block: block.fragment_size().max(512),
             state: Mutex::new(State {
-                lru: Lru::new(budget_bytes),
+                lru,
                 namespaces: Namespaces::default(),
                 indexing: true,
                 evicted_entries: 0,
@@ -285,6 +291,7 @@ impl Store {
             }),
             changed: Condvar::new(),
             stripes: [const { Mutex::new(()) }; STRIPES],
+            ceiling: Mutex::new(ceiling),
             next_temp: AtomicU64::new(0),
             _lock: lock,
             dir,
@@ -312,7 +319,9 @@ impl Store {
         let touched = touched.or_else(|| inner.state().lru.touch(&digest, micros(now)));
         if !touched.is_some_and(|touched| touched.checked) {
             let whole = opened.trailer.body_is_whole(&opened.file);
-            if !whole.map_err(|error| inner.fault("read", &inner.path_of(key, &digest), error))? {
+            if !whole
+                .map_err(|error| inner.fault("read blob", &inner.path_of(key, &digest), error))?
+            {
                 opened = inner.examine(key, &digest, Depth::Body)?;
             }
             inner.state().lru.mark_checked(&digest);
@@ -320,7 +329,7 @@ impl Store {
         if touched.is_some_and(|touched| touched.persist) {
             let times = FileTimes::new().set_modified(now);
             if let Err(error) = opened.file.set_times(times) {
-                inner.fault("note the use of", &inner.path_of(key, &digest), error);
+                inner.fault("note the use of blob", &inner.path_of(key, &digest), error);
             }
         }
         let modified =
@@ -370,7 +379,7 @@ impl Store {
                 Ok(())
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(inner.vanished(&digest)),
-            Err(error) => Err(inner.fault("remove", &path, error)),
+            Err(error) => Err(inner.fault("remove blob", &path, error)),
         }
     }
 
@@ -408,7 +417,7 @@ impl Store {
             let path = inner.path_of_item(&item);
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    failed = failed.or(Some(inner.fault("remove", &path, error)));
+                    failed = failed.or(Some(inner.fault("remove blob", &path, error)));
                 }
                 Ok(()) | Err(_) => {
                     purged.entries += 1;
@@ -489,7 +498,7 @@ impl Inner {
 
     /// Notes that the file system refused something, and says which error that is.
     fn fault(&self, verb: &str, path: &Path, error: io::Error) -> Error {
-        let message = format!("cannot {verb} blob \"{}\": {error}", path.display());
+        let message = format!("cannot {verb} \"{}\": {error}", path.display());
         let at = now();
         let mut state = self.state();
         let last = state.last_fault.as_ref();

@@ -39,7 +39,7 @@ impl Inner {
             let path = self.path_of(key, digest);
             match open_blob(&path, key, Depth::Trailer) {
                 Ok(opened) => return Ok(opened),
-                Err(Flaw::Io(error)) => return Err(self.fault("read", &path, error)),
+                Err(Flaw::Io(error)) => return Err(self.fault("read blob", &path, error)),
                 Err(Flaw::Missing | Flaw::Broken) => {}
             }
         }
@@ -81,7 +81,7 @@ impl Inner {
             }
             Err(Flaw::Missing) => Err(self.vanished(digest)),
             Err(Flaw::Broken) => Err(self.remove_broken(digest, &path)),
-            Err(Flaw::Io(error)) => Err(self.fault("read", &path, error)),
+            Err(Flaw::Io(error)) => Err(self.fault("read blob", &path, error)),
         }
     }
 
@@ -98,7 +98,7 @@ impl Inner {
     /// Removes a file of ours that is not whole. The key's stripe is held.
     pub(super) fn remove_broken(&self, digest: &Digest, path: &Path) -> Error {
         if let Err(error) = fs::remove_file(path) {
-            return self.fault("remove broken", path, error);
+            return self.fault("remove broken blob", path, error);
         }
         tracing::warn!(file = %path.display(), "removed a blob that was not whole");
         let mut state = self.state();
