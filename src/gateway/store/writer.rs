@@ -44,7 +44,8 @@ impl Drop for Temp {
             return;
         }
         if let Err(error) = fs::remove_file(&self.path) {
-            self.inner.fault("remove unfinished", &self.path, error);
+            self.inner
+                .fault("remove unfinished blob", &self.path, error);
         }
     }
 }
@@ -101,13 +102,16 @@ impl Writer {
         let namespace = namespace.ok_or(Error::TooManyNamespaces {
             limit: super::MAX_NAMESPACES,
         })?;
-        let reservation = Reservation::new(inner, first)?;
+        let reservation = match Reservation::new(inner, first) {
+            Err(Error::NoSpace) if first > least => Reservation::new(inner, least)?,
+            result => result?,
+        };
         let name = inner.next_temp.fetch_add(1, Ordering::Relaxed).to_string();
         let path = inner.dir.join("tmp").join(name);
         let create = || OpenOptions::new().write(true).create_new(true).open(&path);
         let file = inner
             .with_room(0, create)
-            .map_err(|error| inner.fault("create", &path, error))?;
+            .map_err(|error| inner.fault("create blob", &path, error))?;
         Ok(Writer {
             file,
             temp: Temp {
@@ -147,11 +151,9 @@ impl Writer {
     pub fn commit(mut self) -> Result<bool, Error> {
         let inner = Arc::clone(&self.temp.inner);
         if self.failed {
-            return Err(inner.fault(
-                "commit",
-                &self.temp.path,
-                io::Error::other("an earlier write failed"),
-            ));
+            return Err(Error::Io(io::Error::other(
+                "cannot commit blob: an earlier write failed",
+            )));
         }
         if let Some(announced) = self
             .announced
@@ -182,13 +184,15 @@ impl Writer {
         };
         inner
             .with_room(0, publish)
-            .map_err(|error| inner.fault("commit", &path, error))
+            .map_err(|error| inner.fault("commit blob", &path, error))
     }
 
     /// Renames the file and takes it into the index as one step for all others who handle this key.
     fn publish(&mut self, path: &PathBuf, now_micros: u64) -> io::Result<bool> {
         let inner = &*self.temp.inner;
         let _stripe = inner.stripe(&self.digest);
+        // Only while the scan is going on can there be an older blob of which the index does not know.
+        let unknown = inner.state().unscanned(&self.digest) && path.symlink_metadata().is_ok();
         fs::rename(&self.temp.path, path)?;
         self.temp.renamed = true;
         let bytes = inner.disk_bytes(self.received + trailer::len(self.key.as_str()));
@@ -197,7 +201,7 @@ impl Writer {
             namespace: self.namespace,
         };
         let reserved = std::mem::take(&mut self.reservation.bytes);
-        Ok(inner.state().lru.commit(item, bytes, now_micros, reserved))
+        Ok(inner.state().lru.commit(item, bytes, now_micros, reserved) || unknown)
     }
 
     fn reserve_for(&mut self, received: u64) -> Result<(), Error> {
@@ -210,7 +214,10 @@ impl Writer {
         }
         if need > self.reservation.bytes {
             let step = need.max(self.reservation.bytes + STEP_BYTES).min(limit);
-            self.reservation.grow_to(step)?;
+            match self.reservation.grow_to(step) {
+                Err(Error::NoSpace) if step > need => self.reservation.grow_to(need)?,
+                result => result?,
+            }
         }
         Ok(())
     }
@@ -228,7 +235,7 @@ impl Writer {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
                     self.failed = true;
-                    return Err(inner.fault("write", &self.temp.path, error));
+                    return Err(inner.fault("write blob", &self.temp.path, error));
                 }
             }
         }
