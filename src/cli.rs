@@ -1,7 +1,9 @@
-//! What can be typed, and the exit codes.
+//! What can be typed, and the exit codes. No logic.
 
+use crate::client;
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Exit codes of `sccache-dock`; README.md has the same table.
 pub mod exit {
@@ -9,7 +11,7 @@ pub mod exit {
     pub const OK: u8 = 0;
     /// A service failed for good, or a check did not pass.
     pub const FAILED: u8 = 1;
-    /// The settings or the arguments are wrong; nothing was started.
+    /// The settings, the arguments or the state folder are wrong; nothing was started.
     pub const USAGE: u8 = 2;
 }
 
@@ -25,6 +27,33 @@ pub struct Cli {
 pub enum Command {
     /// Supervise the services of this MODE: the container's entry point
     Run,
+    /// Show services, restarts, cache size, hits and misses
+    Status {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Exit with 0 if every service is ready and the cache answers
+    Healthcheck,
+    /// Restart one service
+    Restart { service: String },
+    /// Show the settings in force and where each comes from
+    Config,
+    /// Remove blobs from the cache; all of them without an option
+    Purge {
+        /// Only blobs that were not used for so long: 30d, 12h
+        #[arg(long, value_parser = humantime::parse_duration)]
+        older_than: Option<Duration>,
+        /// Only blobs of this namespace
+        #[arg(long)]
+        namespace: Option<String>,
+    },
+    /// Print what a client needs to use this cache
+    ClientEnv(client::EnvArgs),
+    /// Show the versions of sccache-dock and of its sccache
+    Version,
+    /// Print completions for a shell
+    Completions { shell: clap_complete::Shell },
     /// Serve the cache (started by `run`)
     #[command(hide = true)]
     Gateway {
@@ -35,4 +64,15 @@ pub enum Command {
         #[arg(long)]
         inherit: bool,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
 }

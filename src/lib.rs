@@ -1,8 +1,17 @@
 //! sccache-dock: one container that gives a team one compiler cache.
+//!
+//! `run` (`supervise`) keeps the services of a `plan` alive, which is made from the `settings`; `gateway` is one of
+//! those services and serves the cache; the other commands ask a running sccache-dock or help its clients.
+//! ARCHITECTURE.md has the map and the invariants.
 
 pub mod cli;
 pub mod client;
-pub mod doctor;
 pub mod gateway;
+pub mod listeners;
+pub mod plan;
 pub mod secret;
+pub mod settings;
+pub mod state;
+pub mod status;
+pub mod supervise;
 pub mod variables;

@@ -1,11 +1,65 @@
-//! Parses the command line, chooses a command, maps its outcome to an exit code.
+//! Parses the command line, chooses a command, maps its outcome to an exit code. The only printer of errors.
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use sccache_dock::cli::{Cli, Command, exit};
+use sccache_dock::{gateway, settings, status, supervise};
+use std::error::Error;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    match Cli::parse().command {
-        Command::Run | Command::Gateway { .. } => ExitCode::from(exit::USAGE),
+    let outcome = match Cli::parse().command {
+        Command::Gateway { config, inherit } => done(gateway::serve(&config, inherit)),
+        Command::Completions { shell } => {
+            clap_complete::generate(
+                shell,
+                &mut Cli::command(),
+                "sccache-dock",
+                &mut io::stdout(),
+            );
+            Ok(exit::OK)
+        }
+        Command::Version => done(status::version()),
+        settled => match settings::load() {
+            Ok(loaded) => with_settings(settled, loaded),
+            Err(problems) => Err((exit::USAGE, problems.into())),
+        },
+    };
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        Err((code, error)) => {
+            // Standard error may be closed; there is nobody else to tell.
+            let _ = writeln!(io::stderr(), "error: {error}");
+            ExitCode::from(code)
+        }
     }
+}
+
+type Outcome = Result<u8, (u8, Box<dyn Error>)>;
+
+fn with_settings(command: Command, loaded: settings::Loaded) -> Outcome {
+    let settings = &loaded.settings;
+    match command {
+        Command::Run => supervise::run(loaded).map_err(|error| (exit::USAGE, error.into())),
+        Command::Status { json } => given(status::status(settings, json)),
+        Command::Healthcheck => given(status::healthcheck(settings)),
+        Command::Restart { service } => given(status::restart(settings, &service)),
+        Command::Purge {
+            older_than,
+            namespace,
+        } => given(status::purge(settings, older_than, namespace.as_deref())),
+        Command::Config => done(settings::print(&loaded, &mut io::stdout().lock())),
+        Command::ClientEnv(args) => given(status::client_env(settings, &args)),
+        Command::Gateway { .. } | Command::Completions { .. } | Command::Version => {
+            unreachable!("handled without settings")
+        }
+    }
+}
+
+fn given<E: Error + 'static>(outcome: Result<u8, E>) -> Outcome {
+    outcome.map_err(|error| (exit::FAILED, error.into()))
+}
+
+fn done<E: Error + 'static>(outcome: Result<(), E>) -> Outcome {
+    given(outcome.map(|()| exit::OK))
 }

@@ -1,0 +1,433 @@
+//! The store as asynchronous code sees it: blocking calls on threads that may block, in bounded number, for
+//! bounded time, holding bounded memory.
+//!
+//! A body of up to [`SMALL`] bytes moves in one blocking call; a longer one in pieces of [`CHUNK`] bytes.
+//! Whoever finds no memory or no thread within [`PATIENCE`] is refused at once: a cache that makes builds
+//! wait is worse than none.
+
+use crate::gateway::key::Key;
+use crate::gateway::store::{self, Filter, Purged, Store, Usage, Writer};
+use crate::gateway::zip::ZipCheck;
+use bytes::Bytes;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, SystemTime};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::timeout;
+
+/// Longest body that is held in memory whole.
+const SMALL: usize = 1 << 20;
+/// Piece of a longer body.
+const CHUNK: usize = 256 << 10;
+/// Memory that all bodies on their way may hold, in units of [`UNIT`].
+const MEMORY_UNITS: usize = 4096;
+const UNIT: usize = 64 << 10;
+/// Store calls at one time.
+const SLOTS: usize = 128;
+/// How long a request waits for memory or a thread.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How long one store call may take.
+const CALL: Duration = Duration::from_secs(10);
+
+/// Why a request to the store failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// The store's own answer.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// Too many requests at once.
+    #[error("too many requests at once")]
+    Overloaded,
+    /// The disk did not answer in time.
+    #[error("the disk did not answer within {} s", CALL.as_secs())]
+    Stalled,
+    /// What was put under the key of an sccache entry is no whole ZIP archive.
+    #[error("the body is not a whole ZIP archive, as sccache's entries are")]
+    NotZip,
+}
+
+/// Does the store take writes?
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Writable {
+    Unknown,
+    Yes,
+    No(String),
+}
+
+/// The store and its limits. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Disk {
+    store: Store,
+    slots: Arc<Semaphore>,
+    memory: Arc<Semaphore>,
+    // A plain mutex: held for an assignment, never across I/O or an await.
+    writable: Arc<Mutex<Writable>>,
+}
+
+impl Disk {
+    /// Takes over the store.
+    pub fn new(store: Store) -> Disk {
+        Disk {
+            store,
+            slots: Arc::new(Semaphore::new(SLOTS)),
+            memory: Arc::new(Semaphore::new(MEMORY_UNITS)),
+            writable: Arc::new(Mutex::new(Writable::Unknown)),
+        }
+    }
+
+    /// Figures of the store.
+    pub fn usage(&self) -> Usage {
+        self.store.usage()
+    }
+
+    /// Opens a blob for reading; a short one is read at once.
+    pub async fn get(&self, key: &Key) -> Result<Download, Fault> {
+        let mut permit = self.memory(SMALL).await?;
+        let key = key.clone();
+        let (blob, whole) = self
+            .call(move |store| {
+                let blob = store.get(&key)?;
+                if blob.len > SMALL as u64 {
+                    return Ok((blob, None));
+                }
+                let mut body = vec![0; usize::try_from(blob.len).unwrap_or(SMALL)];
+                blob.file.read_exact_at(&mut body, 0)?;
+                Ok((blob, Some(body)))
+            })
+            .await?;
+        let held = whole.as_ref().map_or(CHUNK, Vec::len);
+        drop(permit.split(permit.num_permits() - units(held).min(permit.num_permits())));
+        let state = match whole {
+            Some(body) => State::Whole(Some(Bytes::from_owner(Held {
+                body,
+                _permit: permit,
+            }))),
+            None => State::Pieces {
+                file: Arc::new(blob.file),
+                at: 0,
+                read: None,
+                _permit: permit,
+            },
+        };
+        Ok(Download {
+            length: blob.len,
+            modified: blob.modified,
+            state,
+        })
+    }
+
+    /// Bytes of a blob's body.
+    pub async fn size(&self, key: &Key) -> Result<u64, Fault> {
+        let key = key.clone();
+        self.call(move |store| store.size(&key)).await
+    }
+
+    /// Removes a blob.
+    pub async fn delete(&self, key: &Key) -> Result<(), Fault> {
+        let key = key.clone();
+        self.call(move |store| store.delete(&key)).await
+    }
+
+    /// Starts to put a blob, `length` bytes long where that is known. Room for a long one is reserved now.
+    pub async fn put(&self, key: &Key, length: Option<u64>) -> Result<Upload, Fault> {
+        let small = length
+            .and_then(|length| usize::try_from(length).ok())
+            .filter(|length| *length <= SMALL);
+        let mut upload = Upload {
+            disk: self.clone(),
+            key: key.clone(),
+            length,
+            limit: if length.is_some() && small.is_none() {
+                CHUNK
+            } else {
+                SMALL
+            },
+            buffer: Vec::with_capacity(small.unwrap_or(CHUNK)),
+            writer: None,
+            check: key.is_sccache_entry().then(ZipCheck::default),
+            received: 0,
+            _permit: self.memory(small.unwrap_or(SMALL)).await?,
+        };
+        if length.is_some() && small.is_none() {
+            upload.flush().await?;
+        }
+        Ok(upload)
+    }
+
+    /// Removes all blobs that match; takes as long as it takes.
+    pub async fn purge(&self, filter: Filter) -> Result<Purged, Fault> {
+        let store = self.store.clone();
+        let purged = spawn_blocking(move || store.purge(&filter)).await;
+        Ok(purged.map_err(lost)??)
+    }
+
+    /// Does the store take writes? Tries, unless the last write has just shown it.
+    pub async fn check_writable(&self) -> Result<(), String> {
+        if *self.writable.lock().unwrap_or_else(PoisonError::into_inner) == Writable::Yes {
+            return Ok(());
+        }
+        let tried = self
+            .call(|store| {
+                let key = Key::parse(".sccache-dock-probe").map_err(io::Error::other)?;
+                let mut writer = store.put(&key, Some(1))?;
+                writer.write(b"?")?;
+                writer.commit()?;
+                store.delete(&key)
+            })
+            .await;
+        self.note_write(&tried);
+        tried.map_err(|fault| fault.to_string())
+    }
+
+    fn note_write<T>(&self, outcome: &Result<T, Fault>) {
+        let found = match outcome {
+            Ok(_) => Writable::Yes,
+            Err(Fault::Store(store::Error::NoSpace | store::Error::Io(_)) | Fault::Stalled) => {
+                Writable::No(
+                    outcome
+                        .as_ref()
+                        .err()
+                        .map(Fault::to_string)
+                        .unwrap_or_default(),
+                )
+            }
+            Err(_) => return,
+        };
+        *self.writable.lock().unwrap_or_else(PoisonError::into_inner) = found;
+    }
+
+    /// Why the store took no write the last time, if it did not.
+    pub fn write_fault(&self) -> Option<String> {
+        match &*self.writable.lock().unwrap_or_else(PoisonError::into_inner) {
+            Writable::No(cause) => Some(cause.clone()),
+            Writable::Unknown | Writable::Yes => None,
+        }
+    }
+
+    async fn memory(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Fault> {
+        let wanted = u32::try_from(units(bytes)).map_err(|_| Fault::Overloaded)?;
+        match timeout(PATIENCE, self.memory.clone().acquire_many_owned(wanted)).await {
+            Ok(Ok(permit)) => Ok(permit),
+            Ok(Err(_)) | Err(_) => Err(Fault::Overloaded),
+        }
+    }
+
+    /// Runs `work` where it may block. A call that outlives its time goes on alone and keeps its slot, so that
+    /// a disk that hangs cannot collect threads without end.
+    async fn call<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Store) -> Result<T, store::Error> + Send + 'static,
+    ) -> Result<T, Fault> {
+        let slot = match timeout(PATIENCE, self.slots.clone().acquire_owned()).await {
+            Ok(Ok(slot)) => slot,
+            Ok(Err(_)) | Err(_) => return Err(Fault::Overloaded),
+        };
+        let store = self.store.clone();
+        let task = spawn_blocking(move || {
+            let outcome = work(&store);
+            drop(slot);
+            outcome
+        });
+        match timeout(CALL, task).await {
+            Ok(outcome) => Ok(outcome.map_err(lost)??),
+            Err(_) => Err(Fault::Stalled),
+        }
+    }
+}
+
+fn units(bytes: usize) -> usize {
+    bytes.div_ceil(UNIT).max(1)
+}
+
+/// A store call panicked or was cut off by the end of the runtime.
+fn lost(error: tokio::task::JoinError) -> store::Error {
+    store::Error::Io(io::Error::other(error))
+}
+
+/// A body in memory with the permit to hold it.
+struct Held {
+    body: Vec<u8>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.body
+    }
+}
+
+/// A blob on its way to a client. As an HTTP body it ends with an error if the disk fails in mid-blob, which
+/// cuts the connection: the client sees a broken answer, never a short one.
+#[derive(Debug)]
+pub struct Download {
+    /// Bytes of the body.
+    pub length: u64,
+    /// When the blob was written.
+    pub modified: SystemTime,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Whole(Option<Bytes>),
+    Pieces {
+        file: Arc<File>,
+        at: u64,
+        read: Option<JoinHandle<io::Result<Bytes>>>,
+        _permit: OwnedSemaphorePermit,
+    },
+}
+
+impl Download {
+    /// The next piece; `None` after the last.
+    pub async fn next(&mut self) -> Option<io::Result<Bytes>> {
+        std::future::poll_fn(|context| self.poll_next(context)).await
+    }
+
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        let (file, at, read) = match &mut self.state {
+            State::Whole(body) => {
+                return Poll::Ready(body.take().filter(|body| !body.is_empty()).map(Ok));
+            }
+            State::Pieces { file, at, read, .. } => (file, at, read),
+        };
+        if *at == self.length {
+            return Poll::Ready(None);
+        }
+        let rest = usize::try_from(self.length - *at).unwrap_or(CHUNK);
+        let (from, file) = (*at, Arc::clone(file));
+        let task = read.get_or_insert_with(|| {
+            spawn_blocking(move || {
+                let mut piece = vec![0; rest.min(CHUNK)];
+                file.read_exact_at(&mut piece, from)?;
+                Ok(Bytes::from(piece))
+            })
+        });
+        let piece = ready!(Pin::new(task).poll(context))
+            .map_err(io::Error::other)
+            .flatten();
+        *read = None;
+        *at = match &piece {
+            Ok(piece) => *at + piece.len() as u64,
+            // Nothing more can come.
+            Err(_) => self.length,
+        };
+        Poll::Ready(Some(piece))
+    }
+}
+
+impl hyper::body::Body for Download {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<hyper::body::Frame<Bytes>>>> {
+        let piece = ready!(self.get_mut().poll_next(context));
+        Poll::Ready(piece.map(|piece| piece.map(hyper::body::Frame::data)))
+    }
+}
+
+/// A blob on its way into the store. Dropped before [`Upload::finish`], it leaves nothing.
+#[derive(Debug)]
+pub struct Upload {
+    disk: Disk,
+    key: Key,
+    length: Option<u64>,
+    limit: usize,
+    buffer: Vec<u8>,
+    writer: Option<Writer>,
+    check: Option<ZipCheck>,
+    received: u64,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Upload {
+    /// Bytes taken so far.
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// Takes the next piece of the body.
+    pub async fn push(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+        self.received += bytes.len() as u64;
+        if let Some(check) = &mut self.check {
+            check.update(bytes);
+        }
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(rest.len().min(self.limit - self.buffer.len()));
+            self.buffer.extend_from_slice(now);
+            rest = later;
+            if self.buffer.len() == self.limit && (!rest.is_empty() || self.writer.is_some()) {
+                self.flush().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the blob visible. Returns whether it replaced an older one.
+    pub async fn finish(mut self) -> Result<bool, Fault> {
+        if self.check.as_ref().is_some_and(|check| !check.is_whole()) {
+            return Err(Fault::NotZip);
+        }
+        let (writer, key, length) = (self.writer.take(), self.key.clone(), self.length);
+        let length = length.or(writer.is_none().then_some(self.received));
+        let buffer = std::mem::take(&mut self.buffer);
+        let outcome = self
+            .disk
+            .call(move |store| {
+                let mut writer = match writer {
+                    Some(writer) => writer,
+                    None => store.put(&key, length)?,
+                };
+                writer.write(&buffer)?;
+                writer.commit()
+            })
+            .await;
+        self.disk.note_write(&outcome);
+        outcome
+    }
+
+    /// Opens the writer when there is none yet, and writes what is buffered.
+    async fn flush(&mut self) -> Result<(), Fault> {
+        let (writer, key, length) = (self.writer.take(), self.key.clone(), self.length);
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let outcome = self
+            .disk
+            .call(move |store| {
+                let mut writer = match writer {
+                    Some(writer) => writer,
+                    None => store.put(&key, length)?,
+                };
+                writer.write(&buffer)?;
+                buffer.clear();
+                Ok((writer, buffer))
+            })
+            .await;
+        if outcome.is_err() {
+            self.disk.note_write(&outcome);
+        }
+        let (writer, buffer) = outcome?;
+        (self.writer, self.buffer) = (Some(writer), buffer);
+        Ok(())
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        // Taking back a write unlinks its file, which may block: not on a thread that serves others.
+        if let Some(writer) = self.writer.take() {
+            match tokio::runtime::Handle::try_current() {
+                Ok(runtime) => drop(runtime.spawn_blocking(move || drop(writer))),
+                Err(_) => drop(writer),
+            }
+        }
+    }
+}

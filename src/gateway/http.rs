@@ -1,0 +1,416 @@
+//! HTTP: WebDAV as sccache speaks it, and plain GET, HEAD, PUT, DELETE for ccache, Bazel and Gradle.
+//!
+//! What sccache's WebDAV client makes of each answer decides most of it: a directory always exists, so that
+//! a put is two requests and not seven; a PUT is never answered 202, which counts as an error there;
+//! `.sccache_check`, by which a client finds out whether it may write, never depends on the disk. The client
+//! waits for every PUT without limit, so each ends in bounded time, if need be with 503.
+
+mod pages;
+
+use crate::gateway::access::{Need, Verdict};
+use crate::gateway::disk::{Download, Fault};
+use crate::gateway::key::Key;
+use crate::gateway::metrics::Protocol;
+use crate::gateway::store;
+use crate::gateway::{Gateway, Peer};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Either, Full, Limited};
+use hyper::body::{Body, Incoming};
+use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::http::request::Parts;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use percent_encoding::percent_decode_str;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout, timeout_at};
+
+/// How long a request's head may take, and a kept connection may stay idle: longer than clients keep theirs
+/// (90 s in sccache's), so that none sends a request into a connection that is being closed.
+const HEAD: Duration = Duration::from_secs(120);
+/// How long the body of a PUT may stand still.
+const PROGRESS: Duration = Duration::from_secs(10);
+/// How long a PUT may take altogether.
+const WHOLE_PUT: Duration = Duration::from_secs(600);
+/// Bytes of a refused request's body that are read, so that the client sees the answer instead of a reset.
+const LEFT_OVER: usize = 1 << 20;
+/// How long that may take.
+const LEFT_OVER_TIME: Duration = Duration::from_secs(2);
+/// Read and write buffer of a connection.
+const BUFFER: usize = 64 << 10;
+/// The object by which sccache finds out at its start whether it may read and write.
+const CHECK: &str = ".sccache_check";
+const CHECK_BODY: &[u8] = b"Hello, World!";
+const METHODS: &str = "OPTIONS, GET, HEAD, PUT, DELETE, PROPFIND, MKCOL";
+
+type Answer = Response<Either<Full<Bytes>, Download>>;
+
+/// Why a request was not done, in HTTP's terms.
+#[derive(Debug)]
+struct Refusal {
+    status: StatusCode,
+    /// For metrics and the log; `None` for what is no fault of anybody, like a miss.
+    reason: Option<&'static str>,
+    message: String,
+}
+
+impl Refusal {
+    fn new(status: StatusCode, reason: &'static str, message: impl ToString) -> Refusal {
+        Refusal {
+            status,
+            reason: Some(reason),
+            message: message.to_string(),
+        }
+    }
+}
+
+impl From<Fault> for Refusal {
+    fn from(fault: Fault) -> Refusal {
+        let (status, reason) = match &fault {
+            Fault::Store(store::Error::Missing) => (StatusCode::NOT_FOUND, None),
+            Fault::Store(store::Error::TooLarge { .. }) => {
+                (StatusCode::PAYLOAD_TOO_LARGE, Some("too_large"))
+            }
+            Fault::Store(store::Error::WrongLength { .. }) => {
+                (StatusCode::BAD_REQUEST, Some("length"))
+            }
+            Fault::Store(store::Error::NoSpace) => (StatusCode::INSUFFICIENT_STORAGE, Some("full")),
+            Fault::Store(store::Error::TooManyNamespaces { .. }) => {
+                (StatusCode::INSUFFICIENT_STORAGE, Some("namespaces"))
+            }
+            Fault::Store(store::Error::InUse { .. } | store::Error::Io(_)) => {
+                (StatusCode::SERVICE_UNAVAILABLE, Some("fault"))
+            }
+            Fault::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, Some("overload")),
+            Fault::Stalled => (StatusCode::SERVICE_UNAVAILABLE, Some("stalled")),
+            Fault::NotZip => (StatusCode::BAD_REQUEST, Some("zip")),
+        };
+        Refusal {
+            status,
+            reason,
+            message: fault.to_string(),
+        }
+    }
+}
+
+/// Serves one connection until it closes, or until the request in flight is answered once we are stopping.
+pub(crate) async fn converse<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    gateway: &Arc<Gateway>,
+    io: IO,
+    peer: Peer,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let service = service_fn(|request| {
+        let gateway = Arc::clone(gateway);
+        async move { Ok::<_, Infallible>(answer(&gateway, &peer, request).await) }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .max_buf_size(BUFFER)
+        .serve_connection(TokioIo::new(io), service);
+    let mut connection = std::pin::pin!(connection);
+    // How a connection ends (reset, idle, cut by the client) concerns nobody: each request was accounted for.
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        _ = stopping.wait_for(|stopping| *stopping) => connection.as_mut().graceful_shutdown(),
+    }
+    let _ = connection.await;
+}
+
+async fn answer(gateway: &Gateway, peer: &Peer, request: Request<Incoming>) -> Answer {
+    let (started, _in_flight) = (Instant::now(), gateway.metrics.in_flight());
+    let (parts, mut body) = request.into_parts();
+    let outcome = route(gateway, peer, &parts, &mut body).await;
+    let answer = outcome.unwrap_or_else(|refusal| refused(gateway, peer, &parts, &refusal));
+    if !body.is_end_stream() && !parts.headers.contains_key(header::EXPECT) {
+        let _ = timeout(LEFT_OVER_TIME, Limited::new(body, LEFT_OVER).collect()).await;
+    }
+    gateway.metrics.answered(
+        Protocol::http,
+        label(&parts.method),
+        answer.status().as_str(),
+        started.elapsed(),
+    );
+    if parts.method != Method::HEAD {
+        gateway
+            .metrics
+            .sent(Protocol::http, answer.body().size_hint().lower());
+    }
+    answer
+}
+
+fn refused(gateway: &Gateway, peer: &Peer, parts: &Parts, refusal: &Refusal) -> Answer {
+    if let Some(reason) = refusal.reason {
+        let what = format!("{} {:?}", label(&parts.method), parts.uri.path());
+        gateway.refuse(reason, peer, &what, &refusal.message);
+    }
+    let mut answer = text(refusal.status, format!("{}\n", refusal.message));
+    let headers = answer.headers_mut();
+    match refusal.status {
+        StatusCode::UNAUTHORIZED => {
+            let challenge = HeaderValue::from_static("Bearer, Basic realm=\"sccache-dock\"");
+            headers.insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        StatusCode::METHOD_NOT_ALLOWED => {
+            headers.insert(header::ALLOW, HeaderValue::from_static(METHODS));
+        }
+        _ => {}
+    }
+    answer
+}
+
+async fn route(
+    gateway: &Gateway,
+    peer: &Peer,
+    parts: &Parts,
+    body: &mut Incoming,
+) -> Result<Answer, Refusal> {
+    let path = percent_decode_str(parts.uri.path()).decode_utf8();
+    let path =
+        path.map_err(|_| Refusal::new(StatusCode::BAD_REQUEST, "key", "the path is not UTF-8"))?;
+    let names: Vec<&str> = path.split('/').filter(|name| !name.is_empty()).collect();
+    if let Some(page) = pages::find(&names, &parts.method) {
+        return pages::answer(gateway, page, parts, body).await;
+    }
+    let permit = |need| permit(gateway, &parts.headers, need);
+    let is_check = names.last() == Some(&CHECK);
+    match parts.method.as_str() {
+        "OPTIONS" => Ok(options()),
+        "GET" | "HEAD" if is_check => permit(Need::Read).map(|()| check(&parts.method)),
+        "GET" => {
+            permit(Need::Read)?;
+            get(gateway, &key(&path)?).await
+        }
+        "HEAD" => {
+            permit(Need::Read)?;
+            Ok(head(gateway.disk.size(&key(&path)?).await?))
+        }
+        "PUT" if is_check => permit(Need::Write).map(|()| empty(StatusCode::CREATED)),
+        "PUT" => {
+            permit(Need::Write)?;
+            put(gateway, &key(&path)?, body).await
+        }
+        "DELETE" if is_check => permit(Need::Write).map(|()| empty(StatusCode::NO_CONTENT)),
+        "DELETE" => {
+            permit(Need::Write)?;
+            gateway.disk.delete(&key(&path)?).await?;
+            Ok(empty(StatusCode::NO_CONTENT))
+        }
+        "PROPFIND" => {
+            permit(Need::Read)?;
+            properties(gateway, &path, parts.uri.path(), is_check).await
+        }
+        "MKCOL" => permit(Need::Write).map(|()| empty(StatusCode::CREATED)),
+        method => {
+            let message = format!(
+                "method {method} is not known for {:?} (peer={peer})",
+                parts.uri.path()
+            );
+            Err(Refusal::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method",
+                message,
+            ))
+        }
+    }
+}
+
+/// Checks the request's token.
+fn permit(gateway: &Gateway, headers: &HeaderMap, need: Need) -> Result<(), Refusal> {
+    let authorization = headers
+        .get(header::AUTHORIZATION)
+        .map(HeaderValue::as_bytes);
+    match gateway.access.check(authorization, need) {
+        Verdict::Allowed => Ok(()),
+        Verdict::Unauthorized => {
+            gateway.metrics.auth_failed();
+            let message = match authorization {
+                Some(_) => "the token is not one of this cache's",
+                None => "this needs a token: as bearer, or as password of any user",
+            };
+            Err(Refusal::new(StatusCode::UNAUTHORIZED, "auth", message))
+        }
+        Verdict::Forbidden => Err(Refusal::new(
+            StatusCode::FORBIDDEN,
+            "read_only",
+            "this token may only read",
+        )),
+    }
+}
+
+fn key(path: &str) -> Result<Key, Refusal> {
+    Key::parse(path).map_err(|cause| Refusal::new(StatusCode::BAD_REQUEST, "key", cause))
+}
+
+async fn get(gateway: &Gateway, key: &Key) -> Result<Answer, Refusal> {
+    let namespace = gateway.metrics.namespace(key.namespace());
+    match gateway.disk.get(key).await {
+        Ok(blob) => {
+            namespace.hit(blob.length);
+            let modified = HeaderValue::from_str(&httpdate::fmt_http_date(blob.modified)).ok();
+            let mut answer = head(blob.length);
+            if let Some(modified) = modified {
+                answer.headers_mut().insert(header::LAST_MODIFIED, modified);
+            }
+            *answer.body_mut() = Either::Right(blob);
+            Ok(answer)
+        }
+        Err(fault) => {
+            if matches!(fault, Fault::Store(store::Error::Missing)) {
+                namespace.miss();
+            }
+            Err(fault.into())
+        }
+    }
+}
+
+async fn put(gateway: &Gateway, key: &Key, body: &mut Incoming) -> Result<Answer, Refusal> {
+    let mut upload = gateway.disk.put(key, body.size_hint().exact()).await?;
+    let deadline = Instant::now() + WHOLE_PUT;
+    loop {
+        let patience = deadline.min(Instant::now() + PROGRESS);
+        let Ok(frame) = timeout_at(patience, body.frame()).await else {
+            let message = format!(
+                "the body stood still for {} s or took too long",
+                PROGRESS.as_secs()
+            );
+            return Err(Refusal::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "slow_body",
+                message,
+            ));
+        };
+        match frame {
+            None => break,
+            Some(Ok(frame)) => {
+                if let Some(piece) = frame.data_ref() {
+                    upload.push(piece).await?;
+                    gateway.metrics.received(Protocol::http, piece.len() as u64);
+                }
+            }
+            Some(Err(cause)) => {
+                let message = format!("the body ended early: {cause}");
+                return Err(Refusal::new(StatusCode::BAD_REQUEST, "short_body", message));
+            }
+        }
+    }
+    let received = upload.received();
+    let replaced = upload.finish().await?;
+    gateway.metrics.namespace(key.namespace()).write(received);
+    Ok(empty(if replaced {
+        StatusCode::NO_CONTENT
+    } else {
+        StatusCode::CREATED
+    }))
+}
+
+fn check(method: &Method) -> Answer {
+    let mut answer = head(CHECK_BODY.len() as u64);
+    if method == Method::GET {
+        *answer.body_mut() = Either::Left(Full::from(CHECK_BODY));
+    }
+    answer
+}
+
+/// PROPFIND: a blob is a file, every other path an existing folder.
+async fn properties(
+    gateway: &Gateway,
+    path: &str,
+    href: &str,
+    is_check: bool,
+) -> Result<Answer, Refusal> {
+    let length = if is_check {
+        Some(CHECK_BODY.len() as u64)
+    } else if path.ends_with('/') {
+        None
+    } else {
+        match gateway.disk.size(&key(path)?).await {
+            Ok(length) => Some(length),
+            Err(Fault::Store(store::Error::Missing)) => None,
+            Err(fault) => return Err(fault.into()),
+        }
+    };
+    let kind = match length {
+        Some(length) => {
+            format!("<D:resourcetype/><D:getcontentlength>{length}</D:getcontentlength>")
+        }
+        None => "<D:resourcetype><D:collection/></D:resourcetype>".to_owned(),
+    };
+    let href = href
+        .replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;");
+    let body = format!(
+        "<?xml version=\"1.0\" encoding=\"utf-8\"?>\n<D:multistatus xmlns:D=\"DAV:\"><D:response>\
+         <D:href>{href}</D:href><D:propstat><D:prop>{kind}\
+         <D:getlastmodified>Thu, 01 Jan 1970 00:00:00 GMT</D:getlastmodified></D:prop>\
+         <D:status>HTTP/1.1 200 OK</D:status></D:propstat></D:response></D:multistatus>\n"
+    );
+    let mut answer = full(
+        StatusCode::MULTI_STATUS,
+        "application/xml; charset=utf-8",
+        body,
+    );
+    answer
+        .headers_mut()
+        .insert("dav", HeaderValue::from_static("1"));
+    Ok(answer)
+}
+
+fn options() -> Answer {
+    let mut answer = empty(StatusCode::OK);
+    answer
+        .headers_mut()
+        .insert(header::ALLOW, HeaderValue::from_static(METHODS));
+    answer
+        .headers_mut()
+        .insert("dav", HeaderValue::from_static("1"));
+    answer
+}
+
+/// 200 with the headers of a blob and, so far, no body.
+fn head(length: u64) -> Answer {
+    let mut answer = empty(StatusCode::OK);
+    let headers = answer.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/octet-stream"),
+    );
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    answer
+}
+
+fn empty(status: StatusCode) -> Answer {
+    let mut answer = Response::new(Either::Left(Full::default()));
+    *answer.status_mut() = status;
+    answer
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {
+    full(status, "text/plain; charset=utf-8", body)
+}
+
+fn full(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {
+    let mut answer = Response::new(Either::Left(Full::new(body.into())));
+    *answer.status_mut() = status;
+    answer
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    answer
+}
+
+/// The method as a label: clients may invent others without end.
+fn label(method: &Method) -> &'static str {
+    const KNOWN: [&str; 8] = [
+        "GET", "HEAD", "PUT", "DELETE", "PROPFIND", "MKCOL", "OPTIONS", "POST",
+    ];
+    KNOWN
+        .into_iter()
+        .find(|known| *known == method.as_str())
+        .unwrap_or("other")
+}

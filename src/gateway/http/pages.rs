@@ -1,0 +1,180 @@
+//! The paths that are no keys: liveness, readiness, metrics, status, purge and the front page.
+
+use super::{Answer, Refusal, full, permit, text};
+use crate::gateway::Gateway;
+use crate::gateway::access::Need;
+use crate::gateway::status::{PurgeAnswer, PurgeRequest};
+use crate::gateway::store::Filter;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Either, Full, Limited};
+use hyper::body::Incoming;
+use hyper::http::request::Parts;
+use hyper::{Method, StatusCode};
+use serde::Serialize;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// Longest body of a purge request.
+const BODY: usize = 64 << 10;
+/// How long that body may take.
+const BODY_TIME: Duration = Duration::from_secs(10);
+
+const FRONT: &str = concat!(
+    "sccache-dock ",
+    env!("CARGO_PKG_VERSION"),
+    ": a compiler cache for sccache, ccache, Bazel and Gradle.\n\
+    \n\
+    To use it, run `sccache-dock client-env` in the container: it prints the settings of your client.\n\
+    \n\
+    /healthz     is it alive?\n\
+    /readyz      does it take writes?\n\
+    /metrics     Prometheus metrics (needs a token)\n\
+    /api/status  everything at a glance, JSON (needs a token)\n"
+);
+
+/// A reserved path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Page {
+    Front,
+    Health,
+    Ready,
+    Metrics,
+    Status,
+    Purge,
+}
+
+/// The page at a path's `names`. WebDAV's folder requests may name any path, even these.
+pub(super) fn find(names: &[&str], method: &Method) -> Option<Page> {
+    let page = match names {
+        [] if matches!(*method, Method::GET | Method::HEAD) => Page::Front,
+        ["healthz"] => Page::Health,
+        ["readyz"] => Page::Ready,
+        ["metrics"] => Page::Metrics,
+        ["api", "status"] => Page::Status,
+        ["api", "purge"] => Page::Purge,
+        _ => return None,
+    };
+    Some(page).filter(|_| !matches!(method.as_str(), "PROPFIND" | "MKCOL" | "OPTIONS"))
+}
+
+pub(super) async fn answer(
+    gateway: &Gateway,
+    page: Page,
+    parts: &Parts,
+    body: &mut Incoming,
+) -> Result<Answer, Refusal> {
+    let reads = matches!(parts.method, Method::GET | Method::HEAD);
+    if reads == (page == Page::Purge) || (page == Page::Purge && parts.method != Method::POST) {
+        let message = format!("{} does not take {}", parts.uri.path(), parts.method);
+        return Err(Refusal::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method",
+            message,
+        ));
+    }
+    let permit = |need| permit(gateway, &parts.headers, need);
+    let answer = match page {
+        Page::Front => text(StatusCode::OK, FRONT),
+        Page::Health => text(StatusCode::OK, "ok\n"),
+        Page::Ready => match gateway.disk.check_writable().await {
+            Ok(()) => text(StatusCode::OK, "ready\n"),
+            Err(cause) => text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("cannot write to the store: {cause}\n"),
+            ),
+        },
+        Page::Metrics => {
+            permit(Need::Read)?;
+            let text = gateway.metrics.encode().map_err(broken)?;
+            full(
+                StatusCode::OK,
+                "application/openmetrics-text; version=1.0.0; charset=utf-8",
+                text,
+            )
+        }
+        Page::Status => {
+            permit(Need::Read)?;
+            json(&gateway.status())?
+        }
+        Page::Purge => {
+            permit(Need::Write)?;
+            purge(gateway, body).await?
+        }
+    };
+    Ok(if parts.method == Method::HEAD {
+        without_body(answer)
+    } else {
+        answer
+    })
+}
+
+async fn purge(gateway: &Gateway, body: &mut Incoming) -> Result<Answer, Refusal> {
+    let bad = |cause: String| Refusal::new(StatusCode::BAD_REQUEST, "purge", cause);
+    let body = timeout(BODY_TIME, Limited::new(body, BODY).collect()).await;
+    let body = body.map_err(|_| bad("the body took too long".to_owned()))?;
+    let body = body.map_err(|cause| bad(cause.to_string()))?.to_bytes();
+    let request: PurgeRequest = match body.trim_ascii() {
+        [] => PurgeRequest::default(),
+        body => serde_json::from_slice(body)
+            .map_err(|cause| bad(format!("cannot understand the request: {cause}")))?,
+    };
+    let filter = Filter {
+        older_than: request.older_than_seconds.map(Duration::from_secs),
+        namespace: request.namespace.map(|name| {
+            if name == "default" {
+                String::new()
+            } else {
+                name
+            }
+        }),
+    };
+    let purged = gateway.disk.purge(filter.clone()).await?;
+    tracing::info!(
+        entries = purged.entries,
+        bytes = purged.bytes,
+        ?filter,
+        "purged"
+    );
+    json(&PurgeAnswer {
+        entries: purged.entries,
+        bytes: purged.bytes,
+    })
+}
+
+fn json(value: &impl Serialize) -> Result<Answer, Refusal> {
+    let mut body = serde_json::to_vec(value).map_err(broken)?;
+    body.push(b'\n');
+    Ok(full(StatusCode::OK, "application/json", body))
+}
+
+fn broken(cause: impl std::fmt::Display) -> Refusal {
+    Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", cause)
+}
+
+fn without_body(answer: Answer) -> Answer {
+    let (parts, _) = answer.into_parts();
+    Answer::from_parts(parts, Either::Left(Full::new(Bytes::new())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_exact_paths_are_reserved() {
+        for (names, page) in [
+            (&[][..], Some(Page::Front)),
+            (&["healthz"], Some(Page::Health)),
+            (&["api", "status"], Some(Page::Status)),
+            (&["team", "healthz"], None),
+            (&["api", "x"], None),
+            (&["metrics", "a"], None),
+        ] {
+            assert_eq!(find(names, &Method::GET), page, "{names:?}");
+        }
+        let propfind = Method::from_bytes(b"PROPFIND").unwrap();
+        assert_eq!(find(&[], &propfind), None);
+        assert_eq!(find(&["metrics"], &propfind), None);
+        assert_eq!(find(&[], &Method::PUT), None);
+    }
+}

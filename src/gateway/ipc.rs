@@ -1,0 +1,533 @@
+//! sccache's own protocol: a client with `SCCACHE_CLIENT_SIDE=1` uses the cache with no server of its own.
+//!
+//! Storage requests are answered from the store. Statistics are relayed to the supervised sccache server,
+//! which keeps them. A `Compile` request, sent by every client with default settings, could only work where
+//! the server sees the client's files: inside our own container. Everywhere else the client is told to compile
+//! by itself; a silent or closed connection would make its build hang or fail. The same rule makes the
+//! answers to peers that the policy refuses: an empty cache that takes nothing, and a line in the log.
+
+pub mod frame;
+
+use crate::gateway::access::{default_gateways, may_speak_ipc};
+use crate::gateway::disk::Fault;
+use crate::gateway::key::{Key, KeyError};
+use crate::gateway::metrics::Protocol;
+use crate::gateway::warnings::ADVICE;
+use crate::gateway::{Gateway, Peer, store};
+use frame::{Handshake, Malformed, Request, Shelf};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+
+/// How long a client may be silent between two requests: it compiles meanwhile.
+const IDLE: Duration = Duration::from_secs(2 * 60 * 60);
+/// How long a frame's bytes, in either direction, may stand still.
+const PROGRESS: Duration = Duration::from_secs(10);
+/// How long the server may take for a relayed request.
+const RELAY: Duration = Duration::from_secs(5);
+/// Longest request or response that is held in memory: all but blobs.
+const LONGEST: usize = 64 << 20;
+/// Bytes read at once.
+const PIECE: usize = 64 << 10;
+
+/// Why a conversation ended before the client ended it.
+#[derive(Debug, thiserror::Error)]
+enum End {
+    #[error("the frame is no request: {0}")]
+    Malformed(#[from] Malformed),
+    #[error("a request of {0} bytes is too long")]
+    TooLong(u32),
+    #[error("the client stood still in the middle of a request or an answer")]
+    Stalled,
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("cannot read the blob to its end: {0}")]
+    Blob(io::Error),
+}
+
+impl From<tokio::time::error::Elapsed> for End {
+    fn from(_: tokio::time::error::Elapsed) -> End {
+        End::Stalled
+    }
+}
+
+/// Serves one connection until the client closes it, or until the request in flight is answered once we are
+/// stopping.
+pub(crate) async fn converse<R, W>(
+    gateway: &Arc<Gateway>,
+    reader: R,
+    writer: W,
+    peer: Peer,
+    mut stopping: watch::Receiver<bool>,
+) where
+    R: AsyncRead + Unpin + Send,
+    W: AsyncWrite + Unpin + Send,
+{
+    let welcome = is_welcome(gateway, &peer);
+    let mut talk = Talk {
+        gateway,
+        peer,
+        welcome,
+        reader,
+        writer,
+        buffer: Vec::new(),
+        rest: 0,
+    };
+    loop {
+        let length = tokio::select! {
+            biased;
+            length = talk.next_frame() => length,
+            // Clients survive it: what they cannot read or store now, they compile or leave.
+            _ = stopping.wait_for(|stopping| *stopping) => return,
+        };
+        let outcome = match length {
+            Ok(Some(length)) => talk.serve(length).await,
+            Ok(None) => return,
+            Err(end) => Err(end),
+        };
+        match outcome {
+            Ok(true) => {}
+            Ok(false) => return,
+            // The client went away, as it may at any time.
+            Err(End::Io(_)) => return,
+            Err(end) => {
+                return gateway.refuse(
+                    "frame",
+                    &peer,
+                    &"a request of sccache's own protocol",
+                    &end,
+                );
+            }
+        }
+    }
+}
+
+fn is_welcome(gateway: &Gateway, peer: &Peer) -> bool {
+    match peer {
+        Peer::Unix { .. } => true,
+        Peer::Tcp { address, local } => {
+            may_speak_ipc(&gateway.config.ipc, address.ip(), *local, default_gateways)
+        }
+    }
+}
+
+struct Talk<'a, R, W> {
+    gateway: &'a Gateway,
+    peer: Peer,
+    welcome: bool,
+    reader: R,
+    writer: W,
+    /// What of the current frame has arrived and is not used up; of the next frame never anything.
+    buffer: Vec<u8>,
+    /// Bytes of a put's data that are not used up.
+    rest: u64,
+}
+
+impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W> {
+    /// The length of the next frame; `None` when the client is done, or silent for too long.
+    async fn next_frame(&mut self) -> Result<Option<u32>, End> {
+        match timeout(IDLE, self.reader.read_u32()).await {
+            Ok(Ok(length)) => Ok(Some(length)),
+            Ok(Err(_)) | Err(_) => Ok(None),
+        }
+    }
+
+    /// Answers the request in a frame of `length` bytes. `false` ends the conversation.
+    async fn serve(&mut self, length: u32) -> Result<bool, End> {
+        let (started, _in_flight) = (Instant::now(), self.gateway.metrics.in_flight());
+        let (request, taken) = self.head(length).await?;
+        let (method, outcome) = match request {
+            Request::Put { shelf, key, length } => {
+                self.buffer.drain(..taken);
+                ("put", self.put(shelf, &key, length).await)
+            }
+            request => {
+                self.whole(length).await?;
+                self.answer(request).await
+            }
+        };
+        let code = outcome.as_ref().map_or("error", |(code, _)| *code);
+        self.gateway
+            .metrics
+            .answered(Protocol::sccache, method, code, started.elapsed());
+        outcome.map(|(_, goes_on)| goes_on)
+    }
+
+    /// Decodes the head of a frame; what was read beyond it stays in the buffer.
+    async fn head(&mut self, length: u32) -> Result<(Request, usize), End> {
+        self.buffer.clear();
+        loop {
+            if let Some(found) = frame::decode(length, &self.buffer)? {
+                return Ok(found);
+            }
+            self.more(length).await?;
+        }
+    }
+
+    /// Reads a frame to its end, in memory that grows with what has arrived, not with what was announced.
+    async fn whole(&mut self, length: u32) -> Result<(), End> {
+        if length as usize > LONGEST {
+            return Err(End::TooLong(length));
+        }
+        while self.buffer.len() < length as usize {
+            self.more(length).await?;
+        }
+        Ok(())
+    }
+
+    async fn more(&mut self, length: u32) -> Result<(), End> {
+        let rest = (length as usize)
+            .saturating_sub(self.buffer.len())
+            .min(PIECE);
+        let read = timeout(
+            PROGRESS,
+            (&mut self.reader)
+                .take(rest as u64)
+                .read_buf(&mut self.buffer),
+        )
+        .await??;
+        if read == 0 {
+            return Err(End::Io(io::ErrorKind::UnexpectedEof.into()));
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self, bytes: &[u8]) -> Result<(), End> {
+        for piece in bytes.chunks(PIECE) {
+            timeout(PROGRESS, self.writer.write_all(piece)).await??;
+        }
+        timeout(PROGRESS, self.writer.flush()).await??;
+        Ok(())
+    }
+
+    /// Everything but puts: the name for the metrics, then how it went and whether to go on.
+    async fn answer(
+        &mut self,
+        request: Request,
+    ) -> (&'static str, Result<(&'static str, bool), End>) {
+        match request {
+            Request::Handshake => ("handshake", self.handshake().await),
+            Request::GetPath => (
+                "get_path",
+                self.send(&frame::no_paths()).await.map(|()| ("ok", true)),
+            ),
+            Request::Get { shelf, key } => ("get", self.get(shelf, &key).await),
+            Request::RecordStats => ("record_stats", self.record_stats().await),
+            Request::ZeroStats | Request::GetStats | Request::DistStatus => {
+                ("stats", self.relay_stats().await)
+            }
+            Request::Compile => ("compile", self.compile().await),
+            Request::Shutdown => {
+                let mend = "clients cannot stop the shared cache; stop the container instead";
+                self.gateway
+                    .refuse("shutdown", &self.peer, &"Shutdown", &mend);
+                ("shutdown", self.refusal().await)
+            }
+            // Puts are served while they arrive, see `serve`.
+            Request::Put { .. } => ("put", Ok(("error", false))),
+        }
+    }
+
+    async fn refusal(&mut self) -> Result<(&'static str, bool), End> {
+        self.send(&frame::refusal()).await?;
+        Ok(("refused", true))
+    }
+
+    async fn handshake(&mut self) -> Result<(&'static str, bool), End> {
+        if !self.welcome {
+            self.advise_policy();
+        }
+        let handshake = Handshake {
+            location: "sccache-dock",
+            read_only: !self.welcome,
+            direct_mode: self.welcome,
+            max_size: self.gateway.config.budget_bytes,
+        };
+        self.send(&handshake.encode()).await?;
+        Ok(("ok", true))
+    }
+
+    async fn get(&mut self, shelf: Shelf, text: &str) -> Result<(&'static str, bool), End> {
+        let miss = frame::miss(shelf);
+        let blob = match (self.welcome, key(shelf, text)) {
+            (false, _) => {
+                self.send(&miss).await?;
+                return Ok(("refused", true));
+            }
+            (true, Err(cause)) => {
+                self.gateway
+                    .refuse("key", &self.peer, &format!("get {text:?}"), &cause);
+                self.send(&miss).await?;
+                return Ok(("error", true));
+            }
+            (true, Ok(key)) => (self.gateway.disk.get(&key).await, key),
+        };
+        let (mut blob, head) = match blob {
+            (Ok(blob), key) => match frame::hit(shelf, blob.length) {
+                Some(head) => {
+                    self.gateway
+                        .metrics
+                        .namespace(key.namespace())
+                        .hit(blob.length);
+                    (blob, head)
+                }
+                None => {
+                    let cause =
+                        "the blob is too long for this protocol; the WebDAV lane can read it";
+                    self.gateway
+                        .refuse("too_large", &self.peer, &format!("get {text:?}"), &cause);
+                    self.send(&miss).await?;
+                    return Ok(("error", true));
+                }
+            },
+            (Err(fault), key) => {
+                // A client treats an error like a miss, but counts it as a fault of the cache: so do we.
+                let missing = matches!(fault, Fault::Store(store::Error::Missing));
+                if missing {
+                    self.gateway.metrics.namespace(key.namespace()).miss();
+                } else {
+                    self.gateway
+                        .refuse("fault", &self.peer, &format!("get {text:?}"), &fault);
+                }
+                self.send(&miss).await?;
+                return Ok((if missing { "miss" } else { "error" }, true));
+            }
+        };
+        self.gateway.metrics.sent(Protocol::sccache, blob.length);
+        timeout(PROGRESS, self.writer.write_all(&head)).await??;
+        while let Some(piece) = blob.next().await {
+            for piece in piece.map_err(End::Blob)?.chunks(PIECE) {
+                timeout(PROGRESS, self.writer.write_all(piece)).await??;
+            }
+        }
+        timeout(PROGRESS, self.writer.flush()).await??;
+        Ok(("hit", true))
+    }
+
+    /// Takes `length` bytes of data into the store. Whatever goes wrong there, the frame is read to its end:
+    /// the client listens only after it has sent everything.
+    async fn put(
+        &mut self,
+        shelf: Shelf,
+        text: &str,
+        length: u64,
+    ) -> Result<(&'static str, bool), End> {
+        self.rest = length;
+        let outcome = match (self.welcome, key(shelf, text)) {
+            (false, _) => {
+                Err("this peer may not use the cache by this protocol (SCCACHE_IPC)".to_owned())
+            }
+            (true, Err(cause)) => Err(cause.to_string()),
+            (true, Ok(key)) => self
+                .store(&key, length)
+                .await?
+                .map_err(|fault| fault.to_string()),
+        };
+        while self.piece().await?.is_some() {}
+        let Err(cause) = outcome else {
+            self.send(&frame::stored(shelf, Ok(()))).await?;
+            return Ok(("ok", true));
+        };
+        if self.welcome {
+            self.gateway
+                .refuse("put", &self.peer, &format!("put {text:?}"), &cause);
+        }
+        self.send(&frame::stored(shelf, Err(&cause))).await?;
+        Ok(("error", true))
+    }
+
+    /// The outer error ends the conversation, the inner one is the store's.
+    async fn store(&mut self, key: &Key, length: u64) -> Result<Result<(), Fault>, End> {
+        let mut upload = match self.gateway.disk.put(key, Some(length)).await {
+            Ok(upload) => upload,
+            Err(fault) => return Ok(Err(fault)),
+        };
+        while let Some(piece) = self.piece().await? {
+            self.gateway
+                .metrics
+                .received(Protocol::sccache, piece.len() as u64);
+            if let Err(fault) = upload.push(&piece).await {
+                return Ok(Err(fault));
+            }
+        }
+        let stored = upload.finish().await;
+        if stored.is_ok() {
+            self.gateway
+                .metrics
+                .namespace(key.namespace())
+                .write(length);
+        }
+        Ok(stored.map(drop))
+    }
+
+    /// The next piece of the data of a put; `None` at its end.
+    async fn piece(&mut self) -> Result<Option<Vec<u8>>, End> {
+        if self.rest == 0 {
+            return Ok(None);
+        }
+        if self.buffer.is_empty() {
+            self.more(u32::try_from(self.rest).unwrap_or(u32::MAX))
+                .await?;
+        }
+        let piece = std::mem::take(&mut self.buffer);
+        self.rest -= piece.len() as u64;
+        Ok(Some(piece))
+    }
+
+    /// A client's statistics go to the server, if it is there. They are a courtesy: the client is thanked
+    /// in any case.
+    async fn record_stats(&mut self) -> Result<(&'static str, bool), End> {
+        let relayed = if self.welcome {
+            self.relay().await
+        } else {
+            Ok(Vec::new())
+        };
+        if let Err(cause) = &relayed {
+            self.gateway.refuse(
+                "relay",
+                &self.peer,
+                &"RecordStats",
+                &format!("the sccache server: {cause}"),
+            );
+        }
+        self.send(&frame::stats_recorded()).await?;
+        Ok((if relayed.is_ok() { "ok" } else { "error" }, true))
+    }
+
+    async fn relay_stats(&mut self) -> Result<(&'static str, bool), End> {
+        if !self.welcome {
+            self.advise_policy();
+            return self.refusal().await;
+        }
+        match self.relay().await {
+            Ok(response) => {
+                let length = u32::try_from(response.len()).unwrap_or(u32::MAX);
+                self.send(&[&length.to_be_bytes()[..], &response].concat())
+                    .await?;
+                Ok(("ok", true))
+            }
+            Err(cause) => {
+                let cause = format!("the sccache server does not answer: {cause}");
+                self.gateway
+                    .refuse("relay", &self.peer, &"a request for statistics", &cause);
+                Ok(("error", false))
+            }
+        }
+    }
+
+    /// Asks the sccache server what the client asked, on a connection of its own.
+    async fn relay(&mut self) -> io::Result<Vec<u8>> {
+        let exchange = async {
+            let mut server = UnixStream::connect(&self.gateway.config.server_socket).await?;
+            send_frame(&mut server, &self.buffer).await?;
+            let length = server.read_u32().await?;
+            if length as usize > LONGEST {
+                return Err(io::Error::other(format!(
+                    "a response of {length} bytes is too long"
+                )));
+            }
+            let mut response = Vec::new();
+            server
+                .take(u64::from(length))
+                .read_to_end(&mut response)
+                .await?;
+            if response.len() < length as usize {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            Ok(response)
+        };
+        timeout(RELAY, exchange)
+            .await
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// A client with default settings wants the server to compile for it.
+    async fn compile(&mut self) -> Result<(&'static str, bool), End> {
+        let origin = self.peer.origin();
+        if is_beside_us(&self.peer) {
+            match self.reach_server().await {
+                Ok(mut server) => {
+                    // The server watches the connection: when the client goes, its compile is ended.
+                    let mut client = tokio::io::join(&mut self.reader, &mut self.writer);
+                    let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+                    return Ok(("relayed", false));
+                }
+                Err(cause) => {
+                    let message = format!(
+                        "client compiles without cache peer={}: the sccache server does not answer: {cause}",
+                        self.peer
+                    );
+                    self.gateway
+                        .warnings
+                        .warn(ADVICE, &format!("server for {origin}"), &message);
+                }
+            }
+        } else {
+            let message = format!(
+                "client compiles without cache peer={}: it has sccache's default settings, which ask the server \
+                 to compile; set SCCACHE_CLIENT_SIDE=1 and unset SCCACHE_LOG there, or use the settings that \
+                 `sccache-dock client-env` prints",
+                self.peer
+            );
+            self.gateway
+                .warnings
+                .warn(ADVICE, &format!("compile from {origin}"), &message);
+        }
+        self.send(&frame::unhandled_compile()).await?;
+        Ok(("unhandled", true))
+    }
+
+    /// Connects to the sccache server and hands it the request.
+    async fn reach_server(&mut self) -> io::Result<UnixStream> {
+        let connect = async {
+            let mut server = UnixStream::connect(&self.gateway.config.server_socket).await?;
+            send_frame(&mut server, &self.buffer).await?;
+            Ok(server)
+        };
+        timeout(RELAY, connect)
+            .await
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    fn advise_policy(&self) {
+        let message = format!(
+            "client compiles without cache peer={}: it may not use sccache's own protocol, which knows no \
+             password; allow its address with SCCACHE_IPC, or let it use WebDAV with a token",
+            self.peer
+        );
+        self.gateway.warnings.warn(
+            ADVICE,
+            &format!("policy for {}", self.peer.origin()),
+            &message,
+        );
+    }
+}
+
+async fn send_frame(server: &mut UnixStream, body: &[u8]) -> io::Result<()> {
+    server
+        .write_u32(u32::try_from(body.len()).unwrap_or(u32::MAX))
+        .await?;
+    server.write_all(body).await
+}
+
+/// Does the client live where our sccache server lives, seeing the same files, as a user whose compilers the
+/// server may run?
+fn is_beside_us(peer: &Peer) -> bool {
+    match peer {
+        Peer::Tcp { .. } => false,
+        Peer::Unix { uid, pid } => {
+            *pid > 0 && (*uid == 0 || *uid == nix::unistd::geteuid().as_raw())
+        }
+    }
+}
+
+fn key(shelf: Shelf, text: &str) -> Result<Key, KeyError> {
+    match shelf {
+        Shelf::Results => Key::for_sccache(text),
+        Shelf::Preprocessor => Key::for_preprocessor(text),
+    }
+}

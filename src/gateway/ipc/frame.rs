@@ -1,0 +1,399 @@
+//! The frames of sccache's own protocol, as bytes. Pure.
+//!
+//! A frame is a big-endian `u32` length and that many bytes of bincode 1: little-endian, fixed-size numbers,
+//! `u32` variant tags, `u64` lengths. The layout is that of sccache 0.19.0: `src/protocol.rs` for both enums,
+//! `src/cache/cache.rs` (`GetPathResult`), `src/cache/cache_io.rs` (`CacheMode`) and `src/config.rs`
+//! (`PreprocessorCacheModeConfig`) for what they hold. There is no version in it: tags 0 to 4 have not
+//! changed since 0.8.0, the storage requests not since they came in 0.17.0.
+
+/// Longest key that a request may name.
+const KEY_BYTES: u64 = 1024;
+
+/// Whose storage a request asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shelf {
+    /// Compile results: whole ZIP archives.
+    Results,
+    /// What direct mode knows about a C or C++ source file.
+    Preprocessor,
+}
+
+/// The head of a request. Of `Compile` and `RecordStats` only the tag is decoded: they are passed on whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    ZeroStats,
+    GetStats,
+    DistStatus,
+    Shutdown,
+    Compile,
+    Handshake,
+    /// "Where is the file of this key?"
+    GetPath,
+    Get {
+        shelf: Shelf,
+        key: String,
+    },
+    /// `length` bytes follow, up to the end of the frame.
+    Put {
+        shelf: Shelf,
+        key: String,
+        length: u64,
+    },
+    RecordStats,
+}
+
+/// Why a frame is no request.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    #[error("unknown request {0}: the client may be newer than sccache 0.19")]
+    UnknownTag(u32),
+    #[error("a length in the frame does not fit the frame")]
+    Length,
+    #[error("the key is no text")]
+    Key,
+}
+
+/// Decodes the head of the request in a frame of `length` bytes, of which `bytes` have arrived.
+/// `None`: more bytes are needed. Else the head, and how many bytes it took.
+pub fn decode(length: u32, bytes: &[u8]) -> Result<Option<(Request, usize)>, Malformed> {
+    let length = u64::from(length);
+    let mut reader = Reader { bytes, at: 0 };
+    let Some(tag) = reader.number::<4>() else {
+        return if length < 4 {
+            Err(Malformed::Length)
+        } else {
+            Ok(None)
+        };
+    };
+    let request = match tag {
+        0 => Request::ZeroStats,
+        1 => Request::GetStats,
+        2 => Request::DistStatus,
+        3 => Request::Shutdown,
+        4 => Request::Compile,
+        5 => Request::Handshake,
+        6 => Request::GetPath,
+        11 => Request::RecordStats,
+        7..=10 => return decode_storage(length, tag, reader),
+        unknown => {
+            return Err(Malformed::UnknownTag(
+                u32::try_from(unknown).unwrap_or(u32::MAX),
+            ));
+        }
+    };
+    Ok(Some((request, reader.at)))
+}
+
+fn decode_storage(
+    length: u64,
+    tag: u64,
+    mut reader: Reader<'_>,
+) -> Result<Option<(Request, usize)>, Malformed> {
+    let shelf = if tag <= 8 {
+        Shelf::Results
+    } else {
+        Shelf::Preprocessor
+    };
+    let is_put = tag == 8 || tag == 10;
+    let fixed = if is_put { 4 + 8 + 8 } else { 4 + 8 };
+    let Some(key_length) = reader.number::<8>() else {
+        return if length < fixed {
+            Err(Malformed::Length)
+        } else {
+            Ok(None)
+        };
+    };
+    if key_length > KEY_BYTES || fixed + key_length > length {
+        return Err(Malformed::Length);
+    }
+    let Some(key) = reader.take(usize::try_from(key_length).map_err(|_| Malformed::Length)?) else {
+        return Ok(None);
+    };
+    let key = std::str::from_utf8(key)
+        .map_err(|_| Malformed::Key)?
+        .to_owned();
+    if !is_put {
+        let fits = fixed + key_length == length;
+        return if fits {
+            Ok(Some((Request::Get { shelf, key }, reader.at)))
+        } else {
+            Err(Malformed::Length)
+        };
+    }
+    let Some(data) = reader.number::<8>() else {
+        return Ok(None);
+    };
+    if length - fixed - key_length != data {
+        return Err(Malformed::Length);
+    }
+    Ok(Some((
+        Request::Put {
+            shelf,
+            key,
+            length: data,
+        },
+        reader.at,
+    )))
+}
+
+struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+        let taken = self.bytes.get(self.at..self.at.checked_add(count)?)?;
+        self.at += count;
+        Some(taken)
+    }
+
+    fn number<const N: usize>(&mut self) -> Option<u64> {
+        let bytes = self.take(N)?;
+        Some(
+            bytes
+                .iter()
+                .rev()
+                .fold(0, |sum, &byte| sum << 8 | u64::from(byte)),
+        )
+    }
+}
+
+/// "Compile it yourself, without the cache."
+pub fn unhandled_compile() -> Vec<u8> {
+    frame(&[0_u32.to_le_bytes(), 1_u32.to_le_bytes()].concat())
+}
+
+/// The answer to `ZeroStats`. To any other request it is one that the client did not expect and says so
+/// ("Unexpected server response!") where silence would let it hang.
+pub fn refusal() -> Vec<u8> {
+    frame(&1_u32.to_le_bytes())
+}
+
+/// What the client learns about the cache at the start of each compile.
+pub struct Handshake<'a> {
+    /// Shown in the client's statistics.
+    pub location: &'a str,
+    /// Reading only: the client puts nothing.
+    pub read_only: bool,
+    /// Direct mode for C and C++: results are found without running the preprocessor.
+    pub direct_mode: bool,
+    /// The cache's budget in bytes.
+    pub max_size: u64,
+}
+
+impl Handshake<'_> {
+    /// The whole response frame.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut body = 6_u32.to_le_bytes().to_vec();
+        push_bytes(&mut body, self.location.as_bytes());
+        push_bytes(&mut body, b"webdav");
+        // No base folders of ours: what the client strips from paths is for its own settings to say.
+        body.extend(0_u64.to_le_bytes());
+        // use, file_stat_matches, use_ctime_for_stat, ignore_time_macros, skip_system_headers,
+        // hash_working_directory: sccache's own defaults for a disk cache.
+        body.extend([u8::from(self.direct_mode), 0, 1, 0, 0, 1]);
+        body.extend(u32::from(!self.read_only).to_le_bytes());
+        body.push(1);
+        body.extend(self.max_size.to_le_bytes());
+        frame(&body)
+    }
+}
+
+/// "This store hands out no paths, ask for the bytes": a path of ours may not exist where the client runs.
+pub fn no_paths() -> Vec<u8> {
+    frame(&[7_u32.to_le_bytes(), 2_u32.to_le_bytes()].concat())
+}
+
+/// "Not there."
+pub fn miss(shelf: Shelf) -> Vec<u8> {
+    frame(&match shelf {
+        Shelf::Results => [&8_u32.to_le_bytes()[..], &[0]].concat(),
+        // Result::Ok, then Option::None.
+        Shelf::Preprocessor => [&10_u32.to_le_bytes()[..], &0_u32.to_le_bytes(), &[0]].concat(),
+    })
+}
+
+/// The head of a hit's frame; exactly `length` bytes must follow. `None` when no frame can be that long.
+pub fn hit(shelf: Shelf, length: u64) -> Option<Vec<u8>> {
+    let mut body = match shelf {
+        Shelf::Results => 8_u32.to_le_bytes().to_vec(),
+        Shelf::Preprocessor => [10_u32.to_le_bytes(), 0_u32.to_le_bytes()].concat(),
+    };
+    body.push(1);
+    body.extend(length.to_le_bytes());
+    let whole = u32::try_from(length.checked_add(body.len() as u64)?).ok()?;
+    Some([&whole.to_be_bytes()[..], &body].concat())
+}
+
+/// The answer to a put; an error's text goes to the client's log.
+pub fn stored(shelf: Shelf, result: Result<(), &str>) -> Vec<u8> {
+    let tag: u32 = match shelf {
+        Shelf::Results => 9,
+        Shelf::Preprocessor => 11,
+    };
+    let mut body = tag.to_le_bytes().to_vec();
+    match result {
+        Ok(()) => body.extend(0_u32.to_le_bytes()),
+        Err(cause) => {
+            body.extend(1_u32.to_le_bytes());
+            push_bytes(&mut body, cause.as_bytes());
+        }
+    }
+    frame(&body)
+}
+
+/// The answer to `RecordStats`.
+pub fn stats_recorded() -> Vec<u8> {
+    frame(&12_u32.to_le_bytes())
+}
+
+/// A frame around a short body of ours.
+fn frame(body: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
+    [&length.to_be_bytes()[..], body].concat()
+}
+
+fn push_bytes(body: &mut Vec<u8>, bytes: &[u8]) {
+    body.extend((bytes.len() as u64).to_le_bytes());
+    body.extend(bytes);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The frame's body as sccache writes it.
+    fn encode(request: &Request, data: &[u8]) -> Vec<u8> {
+        let tag: u32 = match request {
+            Request::ZeroStats => 0,
+            Request::GetStats => 1,
+            Request::DistStatus => 2,
+            Request::Shutdown => 3,
+            Request::Compile => 4,
+            Request::Handshake => 5,
+            Request::GetPath => 6,
+            Request::Get {
+                shelf: Shelf::Results,
+                ..
+            } => 7,
+            Request::Put {
+                shelf: Shelf::Results,
+                ..
+            } => 8,
+            Request::Get {
+                shelf: Shelf::Preprocessor,
+                ..
+            } => 9,
+            Request::Put {
+                shelf: Shelf::Preprocessor,
+                ..
+            } => 10,
+            Request::RecordStats => 11,
+        };
+        let mut body = tag.to_le_bytes().to_vec();
+        match request {
+            Request::Get { key, .. } => push_bytes(&mut body, key.as_bytes()),
+            Request::Put { key, .. } => {
+                push_bytes(&mut body, key.as_bytes());
+                push_bytes(&mut body, data);
+            }
+            _ => body.extend(data),
+        }
+        body
+    }
+
+    fn requests() -> impl Strategy<Value = (Request, Vec<u8>)> {
+        let data = proptest::collection::vec(any::<u8>(), 0..100);
+        let shelf = prop_oneof![Just(Shelf::Results), Just(Shelf::Preprocessor)];
+        (0..10_u8, "[a-f0-9]{0,64}", shelf, data).prop_map(|(kind, key, shelf, data)| {
+            let length = data.len() as u64;
+            let request = match kind {
+                0 => Request::ZeroStats,
+                1 => Request::GetStats,
+                2 => Request::DistStatus,
+                3 => Request::Shutdown,
+                4 => Request::Compile,
+                5 => Request::Handshake,
+                6 => Request::GetPath,
+                7 => Request::Get { shelf, key },
+                8 => Request::Put { shelf, key, length },
+                _ => Request::RecordStats,
+            };
+            (request, data)
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn decoding_never_panics(length in any::<u32>(), bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
+            let _ = decode(length, &bytes);
+        }
+
+        #[test]
+        fn lying_lengths_never_panic(length in any::<u32>(), tag in 0..14_u32, key in any::<u64>(), rest in proptest::collection::vec(any::<u8>(), 0..40)) {
+            let bytes = [&tag.to_le_bytes()[..], &key.to_le_bytes(), &rest].concat();
+            let _ = decode(length, &bytes);
+        }
+
+        #[test]
+        fn what_is_encoded_is_decoded_however_it_arrives((request, data) in requests()) {
+            let body = encode(&request, &data);
+            let length = u32::try_from(body.len()).unwrap();
+            let (decoded, taken) = decode(length, &body).unwrap().unwrap();
+            prop_assert_eq!(&decoded, &request);
+            for arrived in 0..taken {
+                prop_assert_eq!(decode(length, &body[..arrived]).unwrap(), None);
+            }
+            if let Request::Put { .. } = request {
+                prop_assert_eq!(&body[taken..], &data[..]);
+            }
+        }
+    }
+
+    #[test]
+    fn unknown_request_is_named() {
+        assert_eq!(decode(4, &[12, 0, 0, 0]), Err(Malformed::UnknownTag(12)));
+    }
+
+    #[test]
+    fn frame_too_short_for_its_tag_is_malformed() {
+        assert_eq!(decode(3, &[0, 0, 0]), Err(Malformed::Length));
+        assert_eq!(decode(8, &[7, 0, 0, 0, 1, 0, 0, 0]), Err(Malformed::Length));
+    }
+
+    #[test]
+    fn hit_longer_than_a_frame_is_none() {
+        assert_eq!(hit(Shelf::Results, u64::from(u32::MAX)), None);
+        assert_eq!(hit(Shelf::Results, u64::MAX), None);
+        assert_eq!(
+            hit(Shelf::Results, 5).unwrap(),
+            [0, 0, 0, 18, 8, 0, 0, 0, 1, 5, 0, 0, 0, 0, 0, 0, 0]
+        );
+    }
+
+    #[test]
+    fn handshake_is_laid_out_as_sccache_reads_it() {
+        let bytes = Handshake {
+            location: "x",
+            read_only: false,
+            direct_mode: true,
+            max_size: 3,
+        }
+        .encode();
+        let expected = [
+            &[0, 0, 0, 54][..],
+            &[6, 0, 0, 0],
+            &[1, 0, 0, 0, 0, 0, 0, 0, b'x'],
+            &[6, 0, 0, 0, 0, 0, 0, 0],
+            b"webdav",
+            &[0, 0, 0, 0, 0, 0, 0, 0],
+            &[1, 0, 1, 0, 0, 1],
+            &[1, 0, 0, 0],
+            &[1, 3, 0, 0, 0, 0, 0, 0, 0],
+        ]
+        .concat();
+        assert_eq!(bytes, expected);
+    }
+}

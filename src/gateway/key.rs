@@ -1,0 +1,204 @@
+//! Names of blobs: what a request's path becomes before it may reach the store. Pure.
+//!
+//! A key is a path in canonical form, so that every spelling of one entry is one blob. What stands before
+//! the entry is its namespace: `team/x/a/b/c/<64 hex>` belongs to `team/x`.
+
+use std::fmt;
+use thiserror::Error;
+
+/// The longest key, in bytes.
+pub const MAX_KEY_BYTES: usize = 1024;
+/// The longest namespace, in bytes of its folder's name (most file systems stop at 255).
+pub const MAX_NAMESPACE_BYTES: usize = 255;
+/// Where sccache's preprocessor entries are kept.
+const PREPROCESSOR: &str = "preprocessor";
+/// Digits of an sccache key.
+const ENTRY_DIGITS: usize = 64;
+/// Bytes of `a/b/c/` before them.
+const ENTRY_FOLDERS: usize = 6;
+
+/// A checked, canonical key: slashes collapsed, no empty, `.` or `..` parts, no control characters.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Key {
+    text: Box<str>,
+    namespace_bytes: u16,
+}
+
+/// Why a text is not a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum KeyError {
+    /// Nothing is left once slashes are taken away.
+    #[error("the key is empty")]
+    Empty,
+    /// More than [`MAX_KEY_BYTES`].
+    #[error("the key is longer than {MAX_KEY_BYTES} bytes")]
+    TooLong,
+    /// The namespace does not fit into one folder's name.
+    #[error("the key's namespace is longer than {MAX_NAMESPACE_BYTES} bytes")]
+    NamespaceTooLong,
+    /// A part is `.` or `..`.
+    #[error("the key has a part \".\" or \"..\"")]
+    Dots,
+    /// A NUL or another control character.
+    #[error("the key has a control character")]
+    Control,
+    /// Not the 64 lower-case hexadecimal digits that sccache's own protocol uses.
+    #[error("the key is not 64 lower-case hexadecimal digits")]
+    NotHex,
+}
+
+impl Key {
+    /// The key of a request's path, which the caller has percent-decoded.
+    pub fn parse(path: &str) -> Result<Key, KeyError> {
+        // Checked before anything is copied: the path's length is the client's choice.
+        if path.len() > 2 * MAX_KEY_BYTES {
+            return Err(KeyError::TooLong);
+        }
+        if path.chars().any(char::is_control) {
+            return Err(KeyError::Control);
+        }
+        let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+        if parts.is_empty() {
+            return Err(KeyError::Empty);
+        }
+        if parts.iter().any(|part| matches!(*part, "." | "..")) {
+            return Err(KeyError::Dots);
+        }
+        Key::canonical(parts.join("/"))
+    }
+
+    /// The key of an entry as sccache's own protocol names it (64 hexadecimal digits): the same blob as
+    /// WebDAV's `a/b/c/<64 hex>`.
+    pub fn for_sccache(key: &str) -> Result<Key, KeyError> {
+        let digits = entry_digits(key)?;
+        Key::canonical(format!(
+            "{}/{}/{}/{digits}",
+            &digits[..1],
+            &digits[1..2],
+            &digits[2..3]
+        ))
+    }
+
+    /// The key of a preprocessor entry of sccache's own protocol, in a namespace of its own.
+    pub fn for_preprocessor(key: &str) -> Result<Key, KeyError> {
+        Key::canonical(format!("{PREPROCESSOR}/{}", entry_digits(key)?))
+    }
+
+    fn canonical(text: String) -> Result<Key, KeyError> {
+        if text.len() > MAX_KEY_BYTES {
+            return Err(KeyError::TooLong);
+        }
+        let namespace = namespace_of(&text);
+        if folder_name(namespace).len() > MAX_NAMESPACE_BYTES {
+            return Err(KeyError::NamespaceTooLong);
+        }
+        let namespace_bytes = u16::try_from(namespace.len()).map_err(|_| KeyError::TooLong)?;
+        Ok(Key {
+            text: text.into_boxed_str(),
+            namespace_bytes,
+        })
+    }
+
+    /// The canonical text, without a leading slash.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// What stands before the entry, without slashes at its ends; empty for the default namespace.
+    pub fn namespace(&self) -> &str {
+        &self.text[..usize::from(self.namespace_bytes)]
+    }
+
+    /// Ends in `a/b/c/<64 hex>` where `a`, `b` and `c` are the first three of the digits.
+    pub fn is_sccache_entry(&self) -> bool {
+        sccache_prefix(&self.text).is_some()
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+fn entry_digits(key: &str) -> Result<&str, KeyError> {
+    if key.len() == ENTRY_DIGITS && key.bytes().all(is_lower_hex) {
+        Ok(key)
+    } else {
+        Err(KeyError::NotHex)
+    }
+}
+
+fn is_lower_hex(byte: u8) -> bool {
+    matches!(byte, b'0'..=b'9' | b'a'..=b'f')
+}
+
+/// What stands before `a/b/c/<64 hex>`, if `text` ends so.
+fn sccache_prefix(text: &str) -> Option<&str> {
+    let (before, digits) = text.split_at_checked(text.len().checked_sub(ENTRY_DIGITS)?)?;
+    entry_digits(digits).ok()?;
+    let (prefix, folders) = before.split_at_checked(before.len().checked_sub(ENTRY_FOLDERS)?)?;
+    let expected = [&digits[..1], "/", &digits[1..2], "/", &digits[2..3], "/"];
+    if folders
+        .bytes()
+        .ne(expected.iter().flat_map(|part| part.bytes()))
+    {
+        return None;
+    }
+    if prefix.is_empty() {
+        Some(prefix)
+    } else {
+        prefix.strip_suffix('/')
+    }
+}
+
+/// The namespace of a canonical key.
+///
+/// ccache spreads its entries over 256 folders by default, `ab/<the other digits>`: those folders are no
+/// namespaces. Bazel's `ac/<64 hex>` has the same shape but for its length, and is one.
+fn namespace_of(text: &str) -> &str {
+    if let Some(prefix) = sccache_prefix(text) {
+        return prefix;
+    }
+    let Some((folder, rest)) = text.split_once('/') else {
+        return "";
+    };
+    let spread = folder.len() == 2
+        && folder.bytes().all(is_lower_hex)
+        && rest.len() < ENTRY_DIGITS
+        && rest
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || byte.is_ascii_lowercase());
+    if spread { "" } else { folder }
+}
+
+/// The name of the default namespace's folder; `@` is escaped in all others.
+const DEFAULT_FOLDER: &str = "@default";
+/// What stays as it is in a folder's name.
+const ESCAPED: &percent_encoding::AsciiSet = &percent_encoding::NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.');
+
+/// The namespace as the name of one folder.
+pub(crate) fn folder_name(namespace: &str) -> String {
+    if namespace.is_empty() {
+        return DEFAULT_FOLDER.to_owned();
+    }
+    percent_encoding::utf8_percent_encode(namespace, ESCAPED).to_string()
+}
+
+/// The namespace of a folder, or nothing when [`folder_name`] would never have made that name.
+pub(crate) fn namespace_of_folder(name: &str) -> Option<String> {
+    if name == DEFAULT_FOLDER {
+        return Some(String::new());
+    }
+    let namespace = percent_encoding::percent_decode_str(name)
+        .decode_utf8()
+        .ok()?
+        .into_owned();
+    (!namespace.is_empty() && folder_name(&namespace) == name).then_some(namespace)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,473 @@
+//! The store's index: what is there, how large, in which order it was used. Pure: no I/O, no clock, no lock.
+//!
+//! Bytes are in one of three hands, and their sum never grows past the budget by anything done here:
+//!
+//! ```text
+//!           claim                 commit
+//!   free ----------> reserved -----------------> used (live, in order of use)
+//!     ^                 | release                  | doom
+//!     +-----------------+                          v
+//!     +------------------------------------- used (doomed: its file is being removed)
+//!                     collect
+//! ```
+//!
+//! A victim stays counted as used until the caller has removed its file, and what it frees goes straight to
+//! the reservation that it was evicted for, so no other writer can take that room in between. Only
+//! [`Lru::admit`], which takes in files that are on disk already, may find more than the budget.
+
+use hashbrown::HashTable;
+
+/// The largest entry in bytes: sizes are kept as 32 bits of 512-byte units.
+pub const MAX_ENTRY_BYTES: u64 = UNIT * u32::MAX as u64;
+/// Recency on disk may lag by this many microseconds, which spares a write per hit.
+const PERSIST_AFTER_MICROS: u64 = 600 * 1_000_000;
+const UNIT: u64 = 512;
+const NONE: u32 = u32::MAX;
+
+/// A key's hash: the entry's identity here and its file's name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Digest(pub [u8; 16]);
+
+impl Digest {
+    /// Keys are hashed by BLAKE3 before they come here: any eight of the bytes are spread evenly.
+    fn table_hash(&self) -> u64 {
+        let [a, b, c, d, e, f, g, h, ..] = self.0;
+        u64::from_le_bytes([a, b, c, d, e, f, g, h])
+    }
+}
+
+/// What the index knows of a digest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Presence {
+    /// Nothing.
+    Absent,
+    /// It may be served.
+    Live,
+    /// It is evicted, its file is about to go.
+    Doomed,
+}
+
+/// What a hit has to do besides being served.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Touched {
+    /// The time of use on disk is old: write it.
+    pub persist: bool,
+    /// The body's checksum was compared since the start.
+    pub checked: bool,
+}
+
+/// An entry's name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Item {
+    /// Which.
+    pub digest: Digest,
+    /// Its namespace.
+    pub namespace: u16,
+}
+
+/// The answer to [`Lru::claim`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Claim {
+    /// Bytes that are reserved already.
+    pub claimed: u64,
+    /// Remove these files and [`Lru::collect`] each for the rest.
+    pub victims: Vec<Item>,
+}
+
+/// The answer to [`Lru::collect`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Collected {
+    /// Bytes that the entry took.
+    pub freed: u64,
+    /// Bytes of them that are reserved now.
+    pub claimed: u64,
+}
+
+/// A namespace's share.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Totals {
+    /// Bytes.
+    pub bytes: u64,
+    /// Entries.
+    pub entries: u64,
+}
+
+/// 48 bytes; with the table's five per bucket a million entries take 60 to 75 MB.
+#[derive(Clone, Debug)]
+struct Entry {
+    digest: Digest,
+    used_micros: u64,
+    /// The time of use on disk, in seconds.
+    persisted_secs: u32,
+    units: u32,
+    /// Towards the most recently used; `NONE` at the end, and in doomed and vacant slots.
+    newer: u32,
+    /// Towards the least recently used; in vacant slots the next vacant one.
+    older: u32,
+    namespace: u16,
+    doomed: bool,
+    checked: bool,
+}
+
+/// The index. See the module's documentation.
+#[derive(Debug)]
+pub struct Lru {
+    entries: Vec<Entry>,
+    table: HashTable<u32>,
+    vacant: u32,
+    newest: u32,
+    oldest: u32,
+    budget: u64,
+    used: u64,
+    doomed: u64,
+    reserved: u64,
+    totals: Vec<Totals>,
+}
+
+impl Lru {
+    /// An empty index of `budget` bytes.
+    pub fn new(budget: u64) -> Lru {
+        Lru {
+            entries: Vec::new(),
+            table: HashTable::new(),
+            vacant: NONE,
+            newest: NONE,
+            oldest: NONE,
+            budget,
+            used: 0,
+            doomed: 0,
+            reserved: 0,
+            totals: Vec::new(),
+        }
+    }
+
+    /// Bytes of all entries, live and doomed.
+    pub fn used(&self) -> u64 {
+        self.used
+    }
+
+    /// Bytes of doomed entries.
+    pub fn doomed(&self) -> u64 {
+        self.doomed
+    }
+
+    /// Bytes reserved.
+    pub fn reserved(&self) -> u64 {
+        self.reserved
+    }
+
+    /// Bytes by which files found on disk go past the budget.
+    pub fn overshoot(&self) -> u64 {
+        (self.used + self.reserved).saturating_sub(self.budget + self.doomed)
+    }
+
+    /// Entries, live and doomed.
+    pub fn len(&self) -> u64 {
+        self.table.len() as u64
+    }
+
+    /// Whether there are no entries.
+    pub fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
+    /// A namespace's share, its doomed entries included.
+    pub fn totals(&self, namespace: u16) -> Totals {
+        self.totals
+            .get(usize::from(namespace))
+            .copied()
+            .unwrap_or_default()
+    }
+
+    /// What is known of `digest`.
+    pub fn presence(&self, digest: &Digest) -> Presence {
+        match self.find(digest) {
+            None => Presence::Absent,
+            Some(slot) if self.entry(slot).doomed => Presence::Doomed,
+            Some(_) => Presence::Live,
+        }
+    }
+
+    /// Reserves `bytes`: what is free at once, the rest from victims in order of use. `None`, and nothing
+    /// changes, when even all live entries together would not make enough room.
+    pub fn claim(&mut self, bytes: u64) -> Option<Claim> {
+        let claimed = self
+            .budget
+            .saturating_sub(self.used + self.reserved)
+            .min(bytes);
+        let victims = self.doom(bytes - claimed)?;
+        self.reserved += claimed;
+        Some(Claim { claimed, victims })
+    }
+
+    /// Dooms the least recently used entries until they make up `bytes`. `None`, and nothing changes, when
+    /// all live ones together are less.
+    pub fn doom(&mut self, bytes: u64) -> Option<Vec<Item>> {
+        if self.used - self.doomed < bytes {
+            return None;
+        }
+        let mut victims = Vec::new();
+        let mut made = 0;
+        while made < bytes {
+            let slot = self.oldest;
+            self.unlink(slot);
+            let entry = self.entry_mut(slot);
+            entry.doomed = true;
+            let size = bytes_of(entry.units);
+            victims.push(Item {
+                digest: entry.digest,
+                namespace: entry.namespace,
+            });
+            made += size;
+            self.doomed += size;
+        }
+        Some(victims)
+    }
+
+    /// Forgets a doomed entry whose file is gone and reserves up to `wanted` of its bytes. `None` when it is
+    /// not doomed any more: a new blob has taken its place.
+    pub fn collect(&mut self, digest: &Digest, wanted: u64) -> Option<Collected> {
+        if self.presence(digest) != Presence::Doomed {
+            return None;
+        }
+        let freed = self.remove(digest)?;
+        let claimed = wanted.min(freed);
+        self.reserved += claimed;
+        Some(Collected { freed, claimed })
+    }
+
+    /// Takes a doomed entry back as the most recently used one: its file could not be removed, and the next
+    /// attempt should meet another one.
+    pub fn revive(&mut self, digest: &Digest) {
+        let Some(slot) = self.find(digest).filter(|slot| self.entry(*slot).doomed) else {
+            return;
+        };
+        self.doomed -= bytes_of(self.entry(slot).units);
+        self.entry_mut(slot).doomed = false;
+        self.link_newest(slot);
+    }
+
+    /// Gives reserved bytes back.
+    pub fn release(&mut self, bytes: u64) {
+        debug_assert!(bytes <= self.reserved, "released more than was reserved");
+        self.reserved = self.reserved.saturating_sub(bytes);
+    }
+
+    /// Turns a reservation into a live, checked, most recently used entry of `bytes`; what the reservation
+    /// had more goes back. Returns whether the digest had an entry, which is thereby gone.
+    pub fn commit(&mut self, item: Item, bytes: u64, now_micros: u64, reserved: u64) -> bool {
+        debug_assert!(bytes <= reserved, "committed more than was reserved");
+        self.release(reserved);
+        let replaced = self.remove(&item.digest).is_some();
+        let slot = self.insert(item, bytes, now_micros);
+        self.entry_mut(slot).checked = true;
+        self.link_newest(slot);
+        replaced
+    }
+
+    /// Takes in a file found on disk as the least recently used entry (see [`Lru::sort`]), unless the digest
+    /// is known. Returns whether it was not.
+    pub fn admit(&mut self, found: Item, bytes: u64, used_micros: u64) -> bool {
+        if self.find(&found.digest).is_some() {
+            return false;
+        }
+        let slot = self.insert(found, bytes, used_micros);
+        self.link_oldest(slot);
+        true
+    }
+
+    /// Puts all live entries in order of their time of use; equal times keep their order.
+    pub fn sort(&mut self) {
+        let mut order = Vec::with_capacity(self.entries.len());
+        let mut slot = self.oldest;
+        while slot != NONE {
+            order.push(slot);
+            slot = self.entry(slot).newer;
+        }
+        order.sort_by_key(|slot| self.entry(*slot).used_micros);
+        (self.oldest, self.newest) = (NONE, NONE);
+        for slot in order {
+            self.link_newest(slot);
+        }
+    }
+
+    /// Makes a live entry the most recently used one; nothing for others.
+    pub fn touch(&mut self, digest: &Digest, now_micros: u64) -> Option<Touched> {
+        let slot = self.find(digest).filter(|slot| !self.entry(*slot).doomed)?;
+        self.unlink(slot);
+        self.link_newest(slot);
+        let entry = self.entry_mut(slot);
+        entry.used_micros = now_micros;
+        let persisted_micros = u64::from(entry.persisted_secs) * 1_000_000;
+        // A clock that was set back counts as well, or the time on disk would stay in the future.
+        let persist = now_micros.abs_diff(persisted_micros) >= PERSIST_AFTER_MICROS;
+        if persist {
+            entry.persisted_secs = secs(now_micros);
+        }
+        Some(Touched {
+            persist,
+            checked: entry.checked,
+        })
+    }
+
+    /// Notes that a live entry's body agrees with its checksum.
+    pub fn mark_checked(&mut self, digest: &Digest) {
+        if let Some(slot) = self.find(digest) {
+            self.entry_mut(slot).checked = true;
+        }
+    }
+
+    /// Forgets an entry, live or doomed, and returns its bytes.
+    pub fn remove(&mut self, digest: &Digest) -> Option<u64> {
+        let occupied = self.table.find_entry(digest.table_hash(), |slot| {
+            self.entries[*slot as usize].digest == *digest
+        });
+        let (slot, _) = occupied.ok()?.remove();
+        let entry = self.entry(slot);
+        let (bytes, namespace, doomed) = (bytes_of(entry.units), entry.namespace, entry.doomed);
+        if doomed {
+            self.doomed -= bytes;
+        } else {
+            self.unlink(slot);
+        }
+        self.used -= bytes;
+        let totals = &mut self.totals[usize::from(namespace)];
+        totals.bytes -= bytes;
+        totals.entries -= 1;
+        let vacant = self.vacant;
+        self.entry_mut(slot).older = vacant;
+        self.vacant = slot;
+        Some(bytes)
+    }
+
+    /// Live entries last used at `until_micros` or before, of one namespace or all, least recently used first.
+    pub fn select(&self, until_micros: u64, namespace: Option<u16>) -> Vec<Item> {
+        let mut found = Vec::new();
+        let mut slot = self.oldest;
+        while slot != NONE {
+            let entry = self.entry(slot);
+            if entry.used_micros <= until_micros
+                && namespace.is_none_or(|wanted| wanted == entry.namespace)
+            {
+                found.push(Item {
+                    digest: entry.digest,
+                    namespace: entry.namespace,
+                });
+            }
+            slot = entry.newer;
+        }
+        found
+    }
+
+    /// Whether the entry is live and was last used at `until_micros` or before.
+    pub fn unused_since(&self, digest: &Digest, until_micros: u64) -> bool {
+        self.find(digest).is_some_and(|slot| {
+            let entry = self.entry(slot);
+            !entry.doomed && entry.used_micros <= until_micros
+        })
+    }
+
+    fn find(&self, digest: &Digest) -> Option<u32> {
+        self.table
+            .find(digest.table_hash(), |slot| {
+                self.entry(*slot).digest == *digest
+            })
+            .copied()
+    }
+
+    fn entry(&self, slot: u32) -> &Entry {
+        &self.entries[slot as usize]
+    }
+
+    fn entry_mut(&mut self, slot: u32) -> &mut Entry {
+        &mut self.entries[slot as usize]
+    }
+
+    /// Fills a slot and the sums; the caller links it.
+    fn insert(&mut self, new: Item, bytes: u64, used_micros: u64) -> u32 {
+        let entry = Entry {
+            digest: new.digest,
+            used_micros,
+            persisted_secs: secs(used_micros),
+            units: units_of(bytes),
+            newer: NONE,
+            older: NONE,
+            namespace: new.namespace,
+            doomed: false,
+            checked: false,
+        };
+        let bytes = bytes_of(entry.units);
+        let slot = self.vacant;
+        let slot = if slot == NONE {
+            self.entries.push(entry);
+            u32::try_from(self.entries.len() - 1)
+                .expect("2^32 files need more inodes than a file system has")
+        } else {
+            self.vacant = self.entry(slot).older;
+            *self.entry_mut(slot) = entry;
+            slot
+        };
+        let entries = &self.entries;
+        self.table
+            .insert_unique(new.digest.table_hash(), slot, |slot| {
+                entries[*slot as usize].digest.table_hash()
+            });
+        self.used += bytes;
+        let namespace = usize::from(new.namespace);
+        if self.totals.len() <= namespace {
+            self.totals.resize(namespace + 1, Totals::default());
+        }
+        self.totals[namespace].bytes += bytes;
+        self.totals[namespace].entries += 1;
+        slot
+    }
+
+    fn unlink(&mut self, slot: u32) {
+        let Entry { newer, older, .. } = *self.entry(slot);
+        match newer {
+            NONE => self.newest = older,
+            newer => self.entry_mut(newer).older = older,
+        }
+        match older {
+            NONE => self.oldest = newer,
+            older => self.entry_mut(older).newer = newer,
+        }
+    }
+
+    fn link_newest(&mut self, slot: u32) {
+        let before = self.newest;
+        let entry = self.entry_mut(slot);
+        (entry.older, entry.newer) = (before, NONE);
+        match before {
+            NONE => self.oldest = slot,
+            before => self.entry_mut(before).newer = slot,
+        }
+        self.newest = slot;
+    }
+
+    fn link_oldest(&mut self, slot: u32) {
+        let before = self.oldest;
+        let entry = self.entry_mut(slot);
+        (entry.newer, entry.older) = (before, NONE);
+        match before {
+            NONE => self.newest = slot,
+            before => self.entry_mut(before).older = slot,
+        }
+        self.oldest = slot;
+    }
+}
+
+fn units_of(bytes: u64) -> u32 {
+    u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX)
+}
+
+fn bytes_of(units: u32) -> u64 {
+    u64::from(units) * UNIT
+}
+
+fn secs(micros: u64) -> u32 {
+    u32::try_from(micros / 1_000_000).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests;

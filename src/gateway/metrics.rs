@@ -1,0 +1,601 @@
+//! What the gateway counts, for `/metrics` (Prometheus) and `/api/status`: one source for both.
+
+use crate::gateway::status::{NamespaceStatus, ProtocolStatus, Totals};
+use crate::gateway::store::Usage;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric,
+};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+/// Namespaces with counters of their own; clients may invent more, which share the name "other".
+const NAMESPACES: usize = 200;
+
+/// How a client speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Protocol {
+    /// WebDAV and plain HTTP.
+    #[expect(non_camel_case_types, reason = "the label's value")]
+    http,
+    /// sccache's own.
+    #[expect(non_camel_case_types, reason = "the label's value")]
+    sccache,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    protocol: Protocol,
+    method: &'static str,
+    code: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct MethodLabels {
+    protocol: Protocol,
+    method: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabels {
+    reason: &'static str,
+}
+
+/// Counters of one namespace.
+#[derive(Debug, Default)]
+pub struct Namespace {
+    hits: AtomicU64,
+    misses: AtomicU64,
+    writes: AtomicU64,
+    bytes_read: AtomicU64,
+    bytes_written: AtomicU64,
+}
+
+impl Namespace {
+    /// A blob of `bytes` was found.
+    pub fn hit(&self, bytes: u64) {
+        self.hits.fetch_add(1, Relaxed);
+        self.bytes_read.fetch_add(bytes, Relaxed);
+    }
+
+    /// A blob was asked for that is not there.
+    pub fn miss(&self) {
+        self.misses.fetch_add(1, Relaxed);
+    }
+
+    /// A blob of `bytes` was stored.
+    pub fn write(&self, bytes: u64) {
+        self.writes.fetch_add(1, Relaxed);
+        self.bytes_written.fetch_add(bytes, Relaxed);
+    }
+
+    fn snapshot(&self) -> NamespaceStatus {
+        NamespaceStatus {
+            hits: self.hits.load(Relaxed),
+            misses: self.misses.load(Relaxed),
+            writes: self.writes.load(Relaxed),
+            bytes_read: self.bytes_read.load(Relaxed),
+            bytes_written: self.bytes_written.load(Relaxed),
+            ..NamespaceStatus::default()
+        }
+    }
+}
+
+/// Counters of one protocol.
+#[derive(Debug, Default)]
+struct Traffic {
+    requests: AtomicU64,
+    received: AtomicU64,
+    sent: AtomicU64,
+    connections: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    namespaces: RwLock<BTreeMap<String, Arc<Namespace>>>,
+    refusals: RwLock<BTreeMap<&'static str, u64>>,
+    http: Traffic,
+    sccache: Traffic,
+}
+
+/// All of it.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+    seconds: Family<MethodLabels, Histogram>,
+    in_flight: Gauge,
+    auth_failures: Counter,
+    counters: Arc<Counters>,
+}
+
+impl Metrics {
+    /// `usage` gives the store's figures when they are scraped.
+    pub fn new(usage: impl Fn() -> Usage + Send + Sync + 'static) -> Metrics {
+        let mut registry = Registry::with_prefix("sccache_dock");
+        let requests = Family::default();
+        let seconds: Family<MethodLabels, Histogram> =
+            Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.000_25, 4.0, 10)));
+        let (in_flight, auth_failures) = (Gauge::default(), Counter::default());
+        let counters = Arc::<Counters>::default();
+        registry.register(
+            "build",
+            "The running version",
+            Info::new([("version", env!("CARGO_PKG_VERSION"))]),
+        );
+        registry.register("requests", "Requests answered", Family::clone(&requests));
+        let help = "Time from a request's head to the head of its answer";
+        registry.register_with_unit("request_duration", help, Unit::Seconds, seconds.clone());
+        registry.register(
+            "requests_in_flight",
+            "Requests being answered now",
+            in_flight.clone(),
+        );
+        registry.register(
+            "auth_failures",
+            "Requests without a valid token",
+            auth_failures.clone(),
+        );
+        registry.register_collector(Box::new(Scrape {
+            counters: Arc::clone(&counters),
+            usage: Box::new(usage),
+        }));
+        Metrics {
+            registry,
+            requests,
+            seconds,
+            in_flight,
+            auth_failures,
+            counters,
+        }
+    }
+
+    /// The counters of a namespace by its name, empty for the default one.
+    pub fn namespace(&self, name: &str) -> Arc<Namespace> {
+        let name = shown(name);
+        let known = self
+            .counters
+            .namespaces
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(namespace) = known.get(name) {
+            return Arc::clone(namespace);
+        }
+        let name = if known.len() >= NAMESPACES {
+            "other"
+        } else {
+            name
+        };
+        drop(known);
+        let mut known = self
+            .counters
+            .namespaces
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(known.entry(name.to_owned()).or_default())
+    }
+
+    /// A request was answered with `code` (an HTTP status, or "ok", "miss", "error") after `took`.
+    pub fn answered(&self, protocol: Protocol, method: &'static str, code: &str, took: Duration) {
+        self.counters
+            .traffic(protocol)
+            .requests
+            .fetch_add(1, Relaxed);
+        self.requests
+            .get_or_create(&RequestLabels {
+                protocol,
+                method,
+                code: code.to_owned(),
+            })
+            .inc();
+        self.seconds
+            .get_or_create(&MethodLabels { protocol, method })
+            .observe(took.as_secs_f64());
+    }
+
+    /// Body bytes came in.
+    pub fn received(&self, protocol: Protocol, bytes: u64) {
+        self.counters
+            .traffic(protocol)
+            .received
+            .fetch_add(bytes, Relaxed);
+    }
+
+    /// Body bytes are on their way out.
+    pub fn sent(&self, protocol: Protocol, bytes: u64) {
+        self.counters
+            .traffic(protocol)
+            .sent
+            .fetch_add(bytes, Relaxed);
+    }
+
+    /// A request was refused.
+    pub fn refused(&self, reason: &'static str) {
+        *self
+            .counters
+            .refusals
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(reason)
+            .or_default() += 1;
+    }
+
+    /// A request had no valid token.
+    pub fn auth_failed(&self) {
+        self.auth_failures.inc();
+    }
+
+    /// A request is being answered until the guard is dropped.
+    pub fn in_flight(&self) -> InFlight {
+        self.in_flight.inc();
+        InFlight(self.in_flight.clone())
+    }
+
+    /// A connection is open until the guard is dropped.
+    pub fn connection(&self, protocol: Protocol) -> Open {
+        self.counters
+            .traffic(protocol)
+            .connections
+            .fetch_add(1, Relaxed);
+        Open {
+            counters: Arc::clone(&self.counters),
+            protocol,
+        }
+    }
+
+    /// Prometheus' (OpenMetrics) text.
+    pub fn encode(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+
+    /// Counters and store figures by namespace.
+    pub fn namespaces(&self, usage: &Usage) -> BTreeMap<String, NamespaceStatus> {
+        let mut namespaces = self.counters.namespaces();
+        for share in &usage.namespaces {
+            let status = namespaces.entry(shown(&share.name).to_owned()).or_default();
+            (status.entries, status.bytes) = (share.entries, share.bytes);
+        }
+        namespaces
+    }
+
+    /// Sums over all namespaces.
+    pub fn totals(&self) -> Totals {
+        let mut totals = Totals {
+            auth_failures: self.auth_failures.get(),
+            ..Totals::default()
+        };
+        for one in self.counters.namespaces().values() {
+            totals.hits += one.hits;
+            totals.misses += one.misses;
+            totals.writes += one.writes;
+            totals.bytes_read += one.bytes_read;
+            totals.bytes_written += one.bytes_written;
+        }
+        totals
+    }
+
+    /// Traffic by protocol.
+    pub fn protocols(&self) -> BTreeMap<String, ProtocolStatus> {
+        let named = [
+            ("http", &self.counters.http),
+            ("sccache", &self.counters.sccache),
+        ];
+        named
+            .into_iter()
+            .map(|(name, traffic)| (name.to_owned(), traffic.snapshot()))
+            .collect()
+    }
+
+    /// Refused requests by reason.
+    pub fn refusals(&self) -> BTreeMap<String, u64> {
+        let refusals = self
+            .counters
+            .refusals
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        refusals
+            .iter()
+            .map(|(reason, count)| ((*reason).to_owned(), *count))
+            .collect()
+    }
+}
+
+/// See [`Metrics::in_flight`].
+#[derive(Debug)]
+pub struct InFlight(Gauge);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// See [`Metrics::connection`].
+#[derive(Debug)]
+pub struct Open {
+    counters: Arc<Counters>,
+    protocol: Protocol,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.counters
+            .traffic(self.protocol)
+            .connections
+            .fetch_sub(1, Relaxed);
+    }
+}
+
+/// A namespace's name for people.
+fn shown(name: &str) -> &str {
+    if name.is_empty() { "default" } else { name }
+}
+
+impl Counters {
+    fn traffic(&self, protocol: Protocol) -> &Traffic {
+        match protocol {
+            Protocol::http => &self.http,
+            Protocol::sccache => &self.sccache,
+        }
+    }
+
+    fn namespaces(&self) -> BTreeMap<String, NamespaceStatus> {
+        let namespaces = self
+            .namespaces
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        namespaces
+            .iter()
+            .map(|(name, counters)| (name.clone(), counters.snapshot()))
+            .collect()
+    }
+}
+
+impl Traffic {
+    fn snapshot(&self) -> ProtocolStatus {
+        ProtocolStatus {
+            requests: self.requests.load(Relaxed),
+            bytes_received: self.received.load(Relaxed),
+            bytes_sent: self.sent.load(Relaxed),
+            connections: self.connections.load(Relaxed),
+        }
+    }
+}
+
+/// Figures that are kept elsewhere and read when somebody scrapes.
+struct Scrape {
+    counters: Arc<Counters>,
+    usage: Box<dyn Fn() -> Usage + Send + Sync>,
+}
+
+impl fmt::Debug for Scrape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scrape").finish_non_exhaustive()
+    }
+}
+
+impl Collector for Scrape {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        self.encode_namespaces(&mut encoder)?;
+        self.encode_traffic(&mut encoder)?;
+        let usage = (self.usage)();
+        let gauges: [(&str, &str, Option<&Unit>, u64); 5] = [
+            (
+                "store_size",
+                "Bytes of the store on disk",
+                Some(&Unit::Bytes),
+                usage.bytes,
+            ),
+            (
+                "store_reserved",
+                "Bytes held for writes in flight",
+                Some(&Unit::Bytes),
+                usage.reserved_bytes,
+            ),
+            (
+                "store_budget",
+                "Most bytes that the store may take",
+                Some(&Unit::Bytes),
+                usage.budget_bytes,
+            ),
+            ("store_entries", "Blobs in the store", None, usage.entries),
+            (
+                "store_indexing",
+                "1 while the index is not complete",
+                None,
+                u64::from(usage.indexing),
+            ),
+        ];
+        for (name, help, unit, value) in gauges {
+            let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+            gauge.encode(encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?)?;
+        }
+        let counters: [(&str, &str, Option<&Unit>, u64); 4] = [
+            (
+                "store_evicted_entries",
+                "Blobs evicted",
+                None,
+                usage.evicted_entries,
+            ),
+            (
+                "store_evicted",
+                "Bytes evicted",
+                Some(&Unit::Bytes),
+                usage.evicted_bytes,
+            ),
+            (
+                "store_broken_entries",
+                "Files removed because they were not whole",
+                None,
+                usage.broken_entries,
+            ),
+            (
+                "store_faults",
+                "Refusals of the file system",
+                None,
+                usage.last_fault.map_or(0, |fault| fault.count),
+            ),
+        ];
+        for (name, help, unit, value) in counters {
+            let counter = ConstCounter::new(value);
+            counter.encode(encoder.encode_descriptor(name, help, unit, MetricType::Counter)?)?;
+        }
+        Ok(())
+    }
+}
+
+impl Scrape {
+    fn encode_namespaces(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        type Figure = fn(&NamespaceStatus) -> u64;
+        let figures: [(&str, &str, Option<&Unit>, Figure); 5] = [
+            ("hits", "Blobs found", None, |one| one.hits),
+            (
+                "misses",
+                "Blobs asked for that were not there",
+                None,
+                |one| one.misses,
+            ),
+            ("writes", "Blobs stored", None, |one| one.writes),
+            ("read", "Bytes of hits", Some(&Unit::Bytes), |one| {
+                one.bytes_read
+            }),
+            (
+                "written",
+                "Bytes of stored blobs",
+                Some(&Unit::Bytes),
+                |one| one.bytes_written,
+            ),
+        ];
+        let namespaces = self.counters.namespaces();
+        for (name, help, unit, figure) in figures {
+            let mut family = encoder.encode_descriptor(name, help, unit, MetricType::Counter)?;
+            for (namespace, counters) in &namespaces {
+                let labels = [("namespace", namespace.as_str())];
+                ConstCounter::new(figure(counters)).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        let refusals = self
+            .counters
+            .refusals
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let help = "Requests refused";
+        let mut family = encoder.encode_descriptor("refusals", help, None, MetricType::Counter)?;
+        for (reason, count) in refusals {
+            ConstCounter::new(count).encode(family.encode_family(&ReasonLabels { reason })?)?;
+        }
+        Ok(())
+    }
+
+    fn encode_traffic(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        type Figure = fn(&ProtocolStatus) -> u64;
+        let figures: [(&str, &str, Figure); 2] = [
+            ("received", "Bytes of bodies received", |one| {
+                one.bytes_received
+            }),
+            ("sent", "Bytes of bodies sent", |one| one.bytes_sent),
+        ];
+        let protocols = [
+            ("http", self.counters.http.snapshot()),
+            ("sccache", self.counters.sccache.snapshot()),
+        ];
+        for (name, help, figure) in figures {
+            let mut family =
+                encoder.encode_descriptor(name, help, Some(&Unit::Bytes), MetricType::Counter)?;
+            for (protocol, traffic) in &protocols {
+                ConstCounter::new(figure(traffic))
+                    .encode(family.encode_family(&[("protocol", *protocol)])?)?;
+            }
+        }
+        let mut family = encoder.encode_descriptor(
+            "connections",
+            "Open connections",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (protocol, traffic) in &protocols {
+            let gauge = ConstGauge::new(i64::try_from(traffic.connections).unwrap_or(i64::MAX));
+            gauge.encode(family.encode_family(&[("protocol", *protocol)])?)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn usage() -> Usage {
+        Usage {
+            bytes: 4096,
+            reserved_bytes: 0,
+            budget_bytes: 10_000,
+            entries: 1,
+            indexing: false,
+            evicted_entries: 2,
+            evicted_bytes: 8192,
+            broken_entries: 0,
+            vanished_entries: 0,
+            foreign_files: 0,
+            namespaces: Vec::new(),
+            last_fault: None,
+        }
+    }
+
+    #[test]
+    fn metrics_follow_the_naming_rules() {
+        let metrics = Metrics::new(usage);
+        metrics.answered(Protocol::http, "GET", "200", Duration::from_millis(1));
+        metrics.namespace("").hit(10);
+        metrics.namespace("team/x").miss();
+        metrics.refused("overload");
+        metrics.sent(Protocol::sccache, 7);
+        let text = metrics.encode().unwrap();
+        for line in [
+            "sccache_dock_requests_total{protocol=\"http\",method=\"GET\",code=\"200\"} 1",
+            "sccache_dock_hits_total{namespace=\"default\"} 1",
+            "sccache_dock_read_bytes_total{namespace=\"default\"} 10",
+            "sccache_dock_misses_total{namespace=\"team/x\"} 1",
+            "sccache_dock_sent_bytes_total{protocol=\"sccache\"} 7",
+            "sccache_dock_refusals_total{reason=\"overload\"} 1",
+            "sccache_dock_store_size_bytes 4096",
+            "sccache_dock_store_budget_bytes 10000",
+            "sccache_dock_store_evicted_bytes_total 8192",
+            "sccache_dock_request_duration_seconds_count{protocol=\"http\",method=\"GET\"} 1",
+        ] {
+            assert!(
+                text.lines().any(|found| found == line),
+                "{line}\nis not in\n{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn invented_namespaces_take_no_more_memory() {
+        let metrics = Metrics::new(usage);
+        for number in 0..10 * NAMESPACES {
+            metrics.namespace(&format!("n{number}")).miss();
+        }
+        let namespaces = metrics.namespaces(&usage());
+        assert_eq!(namespaces.len(), NAMESPACES + 1);
+        let expected = u64::try_from(9 * NAMESPACES).unwrap();
+        assert_eq!(namespaces["other"].misses, expected);
+        assert_eq!(
+            metrics.totals().misses,
+            expected + u64::try_from(NAMESPACES).unwrap()
+        );
+    }
+}

@@ -1,0 +1,808 @@
+//! The blob store: one folder, one owner, a budget in bytes on disk that holds at every moment.
+//!
+//! ```text
+//! put -> reserve (evict) -> temporary file -> body, trailer -> rename -> commit in the index
+//! get -> index (touch) -> open -> trailer whole and of this key? -> body
+//!
+//! DIR/                                      locked by the owner
+//! DIR/tmp/                                  writes in flight; emptied by the next start
+//! DIR/blobs/NAMESPACE/2 HEX/32 HEX          body and trailer; the name is the key's BLAKE3 hash
+//! ```
+//!
+//! - A blob is visible only after rename, and served only with a whole trailer (see `trailer.rs`). A body that
+//!   this process did not write itself is compared with its checksum before it is first served, because a
+//!   power loss may keep a file's length and lose its pages: nothing is flushed on the request path.
+//! - The state is behind a plain mutex that is never held over a system call. It is `std`'s because all calls
+//!   here block anyway, and because every section under it is far shorter than a task switch.
+//! - Renaming and removing one key's file are ordered by a stripe: the rename of a new blob must not be undone
+//!   by the removal of the old one. A thread holds one stripe at most, and takes the state after it.
+//! - The time of last use is the file's modification time: reading does not change it, backups keep it. The
+//!   time of writing is in the trailer.
+//! - Absent: HTTP, policies, flushing, and any byte of the bodies in memory.
+
+mod scan;
+mod trailer;
+mod writer;
+
+use super::key::{self, Key};
+use super::lru::{Digest, Item, Lru, MAX_ENTRY_BYTES, Presence};
+use std::collections::HashMap;
+use std::fs::{self, File, FileTimes, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+use thiserror::Error;
+use trailer::Trailer;
+pub use writer::Writer;
+
+/// The most namespaces that are told apart: every one costs counters and folders.
+pub const MAX_NAMESPACES: usize = 4096;
+/// Evicted at least, when the disk is full before the budget is.
+const ROOM_BYTES: u64 = 1024 * 1024;
+/// How long a write waits for files that others are removing, and how often it looks.
+const WAIT: Duration = Duration::from_millis(100);
+const WAITS: u32 = 20;
+/// How long an owner that is just ending may keep the folder.
+const LOCK_TRIES: u32 = 100;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+/// The same fault is logged once in this time.
+const LOG_PAUSE: Duration = Duration::from_secs(60);
+const STRIPES: usize = 64;
+
+/// Where the store is and how much it may take.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The store's own folder; made when missing.
+    pub dir: PathBuf,
+    /// Most bytes that blobs and writes in flight may take on disk, in whole file-system blocks.
+    pub budget_bytes: u64,
+}
+
+/// Why the store could not do what was asked.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// There is no such blob.
+    #[error("there is no such blob")]
+    Missing,
+    /// The blob alone would take more than the whole budget.
+    #[error("the blob takes {size} bytes, more than the store's whole budget of {limit}")]
+    TooLarge {
+        /// Bytes that the blob would take on disk (at least; the end of it may not have been seen).
+        size: u64,
+        /// The budget in bytes.
+        limit: u64,
+    },
+    /// The body was shorter or longer than announced.
+    #[error("the body has {received} bytes, but {announced} were announced")]
+    WrongLength {
+        /// Bytes that the caller of `put` promised.
+        announced: u64,
+        /// Bytes that came (at least).
+        received: u64,
+    },
+    /// The disk is full, or writes in flight hold the whole budget. Reads go on.
+    #[error("there is no space for the blob")]
+    NoSpace,
+    /// More namespaces than the store keeps account of.
+    #[error("the store has {limit} namespaces already")]
+    TooManyNamespaces {
+        /// The most namespaces there may be.
+        limit: usize,
+    },
+    /// Another process owns the folder.
+    #[error("cannot open store \"{}\": another process is using it", dir.display())]
+    InUse {
+        /// The store's folder.
+        dir: PathBuf,
+    },
+    /// The file system failed. Reads go on where they can.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+/// The store. Cheap to clone; every clone is the same store. All calls block: call them from a thread that may.
+#[derive(Debug, Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+/// A blob, open for reading: its body is the first `len` bytes of `file`, which stands at offset 0.
+#[derive(Debug)]
+pub struct Blob {
+    /// The file. It stays readable when the blob is evicted or replaced meanwhile.
+    pub file: std::fs::File,
+    /// Bytes of the body.
+    pub len: u64,
+    /// When the blob was written.
+    pub modified: SystemTime,
+}
+
+/// What to purge; everything when both are `None`.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// Only blobs that nobody used for at least this long.
+    pub older_than: Option<Duration>,
+    /// Only this namespace; empty is the default one.
+    pub namespace: Option<String>,
+}
+
+/// What a purge removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Purged {
+    /// Blobs.
+    pub entries: u64,
+    /// Bytes on disk.
+    pub bytes: u64,
+}
+
+/// The store at one moment.
+#[derive(Debug, Clone)]
+pub struct Usage {
+    /// Bytes on disk of all indexed blobs.
+    pub bytes: u64,
+    /// Bytes held for writes in flight; `bytes + reserved_bytes` stays within the budget.
+    pub reserved_bytes: u64,
+    /// The budget.
+    pub budget_bytes: u64,
+    /// Indexed blobs.
+    pub entries: u64,
+    /// The start's scan has not ended: `bytes` and `entries` still grow.
+    pub indexing: bool,
+    /// Blobs evicted since the start.
+    pub evicted_entries: u64,
+    /// Their bytes on disk.
+    pub evicted_bytes: u64,
+    /// Files removed since the start because they were not whole.
+    pub broken_entries: u64,
+    /// Blobs whose files vanished behind our back.
+    pub vanished_entries: u64,
+    /// Files in the store's folders that are not ours; they are left alone and not counted in `bytes`.
+    pub foreign_files: u64,
+    /// Namespaces that hold blobs, by name.
+    pub namespaces: Vec<NamespaceUsage>,
+    /// The last time that the file system refused something.
+    pub last_fault: Option<Fault>,
+}
+
+/// One namespace's share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamespaceUsage {
+    /// Its name; empty for the default one.
+    pub name: String,
+    /// Bytes on disk.
+    pub bytes: u64,
+    /// Blobs.
+    pub entries: u64,
+}
+
+/// The file system refused something.
+#[derive(Debug, Clone)]
+pub struct Fault {
+    /// What, in the form `cannot <verb> <object>: <cause>`.
+    pub message: String,
+    /// When.
+    pub at: SystemTime,
+    /// How many there were since the start.
+    pub count: u64,
+    logged_at: SystemTime,
+}
+
+#[derive(Debug)]
+struct Inner {
+    dir: PathBuf,
+    budget: u64,
+    /// The file system's allocation unit in bytes.
+    block: u64,
+    state: Mutex<State>,
+    /// Told when files were removed and when the scan ends.
+    changed: Condvar,
+    stripes: [Mutex<()>; STRIPES],
+    next_temp: AtomicU64,
+    /// Locked as long as it is open.
+    _lock: File,
+}
+
+#[derive(Debug)]
+struct State {
+    lru: Lru,
+    namespaces: Namespaces,
+    indexing: bool,
+    evicted_entries: u64,
+    evicted_bytes: u64,
+    broken_entries: u64,
+    vanished_entries: u64,
+    foreign_files: u64,
+    last_fault: Option<Fault>,
+}
+
+impl State {
+    /// Whether the blob may be on disk: indexed, or not found yet.
+    fn may_have(&self, digest: &Digest) -> bool {
+        self.lru.presence(digest) == Presence::Live || self.unscanned(digest)
+    }
+
+    /// Whether the scan may still find the blob.
+    fn unscanned(&self, digest: &Digest) -> bool {
+        self.indexing && self.lru.presence(digest) == Presence::Absent
+    }
+}
+
+/// The namespaces seen so far; a number stays the same until the next start.
+#[derive(Debug, Default)]
+struct Namespaces {
+    names: Vec<(String, Arc<str>)>,
+    numbers: HashMap<String, u16>,
+}
+
+impl Namespaces {
+    fn intern(&mut self, name: &str) -> Option<u16> {
+        if let Some(number) = self.numbers.get(name) {
+            return Some(*number);
+        }
+        let number = u16::try_from(self.names.len())
+            .ok()
+            .filter(|number| usize::from(*number) < MAX_NAMESPACES)?;
+        self.names
+            .push((name.to_owned(), key::folder_name(name).into()));
+        self.numbers.insert(name.to_owned(), number);
+        Some(number)
+    }
+
+    fn folder(&self, number: u16) -> Arc<str> {
+        Arc::clone(&self.names[usize::from(number)].1)
+    }
+}
+
+/// A blob's file with its trailer.
+struct Opened {
+    file: File,
+    file_len: u64,
+    used: SystemTime,
+    trailer: Trailer,
+}
+
+/// Why a blob's file cannot be served.
+enum Flaw {
+    Missing,
+    Broken,
+    Io(io::Error),
+}
+
+impl Store {
+    /// Opens or makes the store, removes left-over temporary files and starts to index what is there on a
+    /// thread of its own. Serves at once.
+    ///
+    /// Until that scan ends, the budget counts only what it found so far; if it finds more than the budget,
+    /// it evicts down to it.
+    pub fn open(options: Options) -> Result<Store, Error> {
+        let Options { dir, budget_bytes } = options;
+        let at = |path: &Path, verb: &str, error: io::Error| described(verb, path, &error);
+        for folder in ["tmp", "blobs"].map(|name| dir.join(name)) {
+            fs::create_dir_all(&folder).map_err(|error| at(&folder, "create folder", error))?;
+        }
+        let lock = lock(&dir)?;
+        empty_temp(&dir.join("tmp"))
+            .map_err(|error| at(&dir.join("tmp"), "empty folder", error))?;
+        let block = nix::sys::statvfs::statvfs(&dir)
+            .map_err(|error| at(&dir, "stat file system of", error.into()))?;
+        let inner = Arc::new(Inner {
+            budget: budget_bytes,
+            block: block.fragment_size().max(512),
+            state: Mutex::new(State {
+                lru: Lru::new(budget_bytes),
+                namespaces: Namespaces::default(),
+                indexing: true,
+                evicted_entries: 0,
+                evicted_bytes: 0,
+                broken_entries: 0,
+                vanished_entries: 0,
+                foreign_files: 0,
+                last_fault: None,
+            }),
+            changed: Condvar::new(),
+            stripes: [const { Mutex::new(()) }; STRIPES],
+            next_temp: AtomicU64::new(0),
+            _lock: lock,
+            dir,
+        });
+        scan::start(&inner).map_err(|error| at(&inner.dir, "start scan of", error))?;
+        Ok(Store { inner })
+    }
+
+    /// Opens a blob and marks it as used. [`Error::Missing`] on a miss.
+    pub fn get(&self, key: &Key) -> Result<Blob, Error> {
+        let inner = &*self.inner;
+        let digest = digest_of(key);
+        let now = now();
+        let (may_have, touched) = {
+            let mut state = inner.state();
+            (
+                state.may_have(&digest),
+                state.lru.touch(&digest, micros(now)),
+            )
+        };
+        if !may_have {
+            return Err(Error::Missing);
+        }
+        let mut opened = inner.find(key, &digest, touched.is_some())?;
+        let touched = touched.or_else(|| inner.state().lru.touch(&digest, micros(now)));
+        if !touched.is_some_and(|touched| touched.checked) {
+            let whole = opened.trailer.body_is_whole(&opened.file);
+            if !whole.map_err(|error| inner.fault("read", &inner.path_of(key, &digest), error))? {
+                opened = inner.examine(key, &digest, Depth::Body)?;
+            }
+            inner.state().lru.mark_checked(&digest);
+        }
+        if touched.is_some_and(|touched| touched.persist) {
+            let times = FileTimes::new().set_modified(now);
+            if let Err(error) = opened.file.set_times(times) {
+                inner.fault("note the use of", &inner.path_of(key, &digest), error);
+            }
+        }
+        let modified =
+            SystemTime::UNIX_EPOCH + Duration::from_micros(opened.trailer.written_micros);
+        Ok(Blob {
+            file: opened.file,
+            len: opened.trailer.body_len,
+            modified,
+        })
+    }
+
+    /// Bytes of a blob's body; does not count as use.
+    pub fn size(&self, key: &Key) -> Result<u64, Error> {
+        let digest = digest_of(key);
+        let (may_have, presence) = {
+            let state = self.inner.state();
+            (state.may_have(&digest), state.lru.presence(&digest))
+        };
+        if !may_have {
+            return Err(Error::Missing);
+        }
+        Ok(self
+            .inner
+            .find(key, &digest, presence == Presence::Live)?
+            .trailer
+            .body_len)
+    }
+
+    /// Reserves room for a blob, evicting others as needed, and opens it for writing. `length` is its body's
+    /// bytes where they are known beforehand; `commit` refuses any other number.
+    pub fn put(&self, key: &Key, length: Option<u64>) -> Result<Writer, Error> {
+        Writer::open(&self.inner, key, length)
+    }
+
+    /// Removes a blob.
+    pub fn delete(&self, key: &Key) -> Result<(), Error> {
+        let inner = &*self.inner;
+        let digest = digest_of(key);
+        let path = inner.path_of(key, &digest);
+        let _stripe = inner.stripe(&digest);
+        if !inner.state().may_have(&digest) {
+            return Err(Error::Missing);
+        }
+        match fs::remove_file(&path) {
+            Ok(()) => {
+                inner.state().lru.remove(&digest);
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(inner.vanished(&digest)),
+            Err(error) => Err(inner.fault("remove", &path, error)),
+        }
+    }
+
+    /// Removes all blobs that match. Waits for the end of the start's scan. Goes on past files that cannot be
+    /// removed and reports the first of them.
+    pub fn purge(&self, filter: &Filter) -> Result<Purged, Error> {
+        let inner = &*self.inner;
+        let until = match filter.older_than {
+            Some(age) => {
+                micros(now()).saturating_sub(u64::try_from(age.as_micros()).unwrap_or(u64::MAX))
+            }
+            None => u64::MAX,
+        };
+        let found = {
+            let waiting = inner
+                .changed
+                .wait_while(inner.state(), |state| state.indexing);
+            let state = waiting.unwrap_or_else(PoisonError::into_inner);
+            let namespace = match &filter.namespace {
+                None => None,
+                Some(name) => match state.namespaces.numbers.get(name) {
+                    Some(number) => Some(*number),
+                    None => return Ok(Purged::default()),
+                },
+            };
+            state.lru.select(until, namespace)
+        };
+        let mut purged = Purged::default();
+        let mut failed = None;
+        for item in found {
+            let _stripe = inner.stripe(&item.digest);
+            if !inner.state().lru.unused_since(&item.digest, until) {
+                continue;
+            }
+            let path = inner.path_of_item(&item);
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    failed = failed.or(Some(inner.fault("remove", &path, error)));
+                }
+                Ok(()) | Err(_) => {
+                    purged.entries += 1;
+                    purged.bytes += inner.state().lru.remove(&item.digest).unwrap_or(0);
+                }
+            }
+        }
+        failed.map_or(Ok(purged), Err)
+    }
+
+    /// Figures for status and metrics.
+    pub fn usage(&self) -> Usage {
+        let state = self.inner.state();
+        let mut namespaces: Vec<NamespaceUsage> = (0u16..)
+            .zip(&state.namespaces.names)
+            .map(|(number, (name, _))| (state.lru.totals(number), name))
+            .filter(|(totals, _)| totals.entries > 0)
+            .map(|(totals, name)| NamespaceUsage {
+                name: name.clone(),
+                bytes: totals.bytes,
+                entries: totals.entries,
+            })
+            .collect();
+        namespaces.sort_by(|a, b| a.name.cmp(&b.name));
+        Usage {
+            bytes: state.lru.used(),
+            reserved_bytes: state.lru.reserved(),
+            budget_bytes: self.inner.budget,
+            entries: state.lru.len(),
+            indexing: state.indexing,
+            evicted_entries: state.evicted_entries,
+            evicted_bytes: state.evicted_bytes,
+            broken_entries: state.broken_entries,
+            vanished_entries: state.vanished_entries,
+            foreign_files: state.foreign_files,
+            namespaces,
+            last_fault: state.last_fault.clone(),
+        }
+    }
+}
+
+/// How much of a file is read to find it whole.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Depth {
+    Trailer,
+    Body,
+}
+
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Counters stay right when a thread panics: no section under the lock calls what may panic half-way.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stripe(&self, digest: &Digest) -> MutexGuard<'_, ()> {
+        let stripe = &self.stripes[usize::from(digest.0[15]) % STRIPES];
+        stripe.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn path(&self, folder: &str, digest: &Digest) -> PathBuf {
+        let name = format!("{:032x}", u128::from_be_bytes(digest.0));
+        let mut path = self.dir.join("blobs");
+        path.extend([folder, &name[..2], &name]);
+        path
+    }
+
+    fn path_of(&self, key: &Key, digest: &Digest) -> PathBuf {
+        self.path(&key::folder_name(key.namespace()), digest)
+    }
+
+    fn path_of_item(&self, item: &Item) -> PathBuf {
+        let folder = self.state().namespaces.folder(item.namespace);
+        self.path(&folder, &item.digest)
+    }
+
+    /// Bytes that a file of `len` bytes takes on disk.
+    fn disk_bytes(&self, len: u64) -> u64 {
+        len.checked_next_multiple_of(self.block).unwrap_or(u64::MAX)
+    }
+
+    /// The largest blob in bytes on disk.
+    fn limit(&self) -> u64 {
+        self.budget.min(MAX_ENTRY_BYTES)
+    }
+
+    /// Opens a blob's file, of which the index knows or, while the scan is going on, may not know yet.
+    fn find(&self, key: &Key, digest: &Digest, indexed: bool) -> Result<Opened, Error> {
+        if indexed {
+            let path = self.path_of(key, digest);
+            match open_blob(&path, key, Depth::Trailer) {
+                Ok(opened) => return Ok(opened),
+                Err(Flaw::Io(error)) => return Err(self.fault("read", &path, error)),
+                Err(Flaw::Missing | Flaw::Broken) => {}
+            }
+        }
+        self.examine(key, digest, Depth::Trailer)
+    }
+
+    /// Looks again with the key's stripe held, so that what is seen cannot be a blob on its way in or out, and
+    /// brings index and disk into agreement.
+    fn examine(&self, key: &Key, digest: &Digest, depth: Depth) -> Result<Opened, Error> {
+        let path = self.path_of(key, digest);
+        let _stripe = self.stripe(digest);
+        match open_blob(&path, key, depth) {
+            Ok(opened) => {
+                let mut state = self.state();
+                if state.unscanned(digest) {
+                    let namespace = state
+                        .namespaces
+                        .intern(key.namespace())
+                        .ok_or(Error::Missing)?;
+                    let item = Item {
+                        digest: *digest,
+                        namespace,
+                    };
+                    state
+                        .lru
+                        .admit(item, self.disk_bytes(opened.file_len), micros(opened.used));
+                }
+                // Doomed meanwhile, or put there by somebody else: not ours to serve.
+                if state.lru.presence(digest) == Presence::Live {
+                    Ok(opened)
+                } else {
+                    Err(Error::Missing)
+                }
+            }
+            Err(Flaw::Missing) => Err(self.vanished(digest)),
+            Err(Flaw::Broken) => Err(self.remove_broken(digest, &path)),
+            Err(Flaw::Io(error)) => Err(self.fault("read", &path, error)),
+        }
+    }
+
+    /// Forgets a blob whose file is not there. The key's stripe is held.
+    fn vanished(&self, digest: &Digest) -> Error {
+        let mut state = self.state();
+        if state.lru.presence(digest) == Presence::Live {
+            state.lru.remove(digest);
+            state.vanished_entries += 1;
+        }
+        Error::Missing
+    }
+
+    /// Removes a file of ours that is not whole. The key's stripe is held.
+    fn remove_broken(&self, digest: &Digest, path: &Path) -> Error {
+        if let Err(error) = fs::remove_file(path) {
+            return self.fault("remove broken", path, error);
+        }
+        tracing::warn!(file = %path.display(), "removed a blob that was not whole");
+        let mut state = self.state();
+        state.broken_entries += 1;
+        if state.lru.presence(digest) == Presence::Live {
+            state.lru.remove(digest);
+        }
+        Error::Missing
+    }
+
+    /// Reserves `bytes`, evicting as needed.
+    fn reserve(&self, bytes: u64) -> Result<(), Error> {
+        let mut held = 0;
+        let mut waits = 0;
+        while held < bytes {
+            let claim = self.state().lru.claim(bytes - held);
+            if let Some(claim) = claim {
+                held += claim.claimed;
+                match self.evict(&claim.victims, bytes - held) {
+                    Ok(claimed) => held += claimed,
+                    Err(error) => {
+                        self.state().lru.release(held);
+                        return Err(error);
+                    }
+                }
+                continue;
+            }
+            // Others hold the budget. What they are removing comes free soon; what clients are still sending
+            // may take any time. Give back what is held, or two writers could wait for each other.
+            let mut state = self.state();
+            state.lru.release(std::mem::take(&mut held));
+            if state.lru.doomed() == 0 || waits == WAITS {
+                return Err(Error::NoSpace);
+            }
+            waits += 1;
+            drop(self.changed.wait_timeout(state, WAIT));
+        }
+        Ok(())
+    }
+
+    /// Removes doomed files and reserves up to `wanted` of what that frees. Returns the bytes reserved. Those
+    /// that cannot be removed are kept and the first error is reported, unless enough came free without them.
+    fn evict(&self, victims: &[Item], wanted: u64) -> Result<u64, Error> {
+        let mut claimed = 0;
+        let mut failed = None;
+        for item in victims {
+            let path = self.path_of_item(item);
+            let _stripe = self.stripe(&item.digest);
+            // A new blob may have taken the place of the doomed one: its file must stay.
+            if self.state().lru.presence(&item.digest) != Presence::Doomed {
+                continue;
+            }
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    self.state().lru.revive(&item.digest);
+                    failed = failed.or(Some(self.fault("evict", &path, error)));
+                }
+                Ok(()) | Err(_) => {
+                    let mut state = self.state();
+                    if let Some(collected) = state.lru.collect(&item.digest, wanted - claimed) {
+                        claimed += collected.claimed;
+                        state.evicted_entries += 1;
+                        state.evicted_bytes += collected.freed;
+                    }
+                }
+            }
+        }
+        if !victims.is_empty() {
+            self.changed.notify_all();
+        }
+        match failed {
+            Some(error) if claimed < wanted || wanted == 0 => {
+                self.state().lru.release(claimed);
+                Err(error)
+            }
+            _ => Ok(claimed),
+        }
+    }
+
+    /// Does `work`, and when the disk is full, evicts some blobs and does it once more.
+    fn with_room<T>(&self, bytes: u64, mut work: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+        match work() {
+            Err(error) if is_full(&error) => {
+                let victims = {
+                    let mut state = self.state();
+                    let live = state.lru.used() - state.lru.doomed();
+                    state
+                        .lru
+                        .doom(bytes.max(ROOM_BYTES).min(live))
+                        .unwrap_or_default()
+                };
+                if victims.is_empty() || self.evict(&victims, 0).is_err() {
+                    return Err(error);
+                }
+                work()
+            }
+            result => result,
+        }
+    }
+
+    /// Notes that the file system refused something, and says which error that is.
+    fn fault(&self, verb: &str, path: &Path, error: io::Error) -> Error {
+        let message = format!("cannot {verb} blob \"{}\": {error}", path.display());
+        let at = now();
+        let mut state = self.state();
+        let last = state.last_fault.as_ref();
+        let count = last.map_or(1, |last| last.count + 1);
+        let quiet = last.is_some_and(|last| {
+            at.duration_since(last.logged_at)
+                .is_ok_and(|age| age < LOG_PAUSE)
+        });
+        let logged_at = last.filter(|_| quiet).map_or(at, |last| last.logged_at);
+        state.last_fault = Some(Fault {
+            message: message.clone(),
+            at,
+            count,
+            logged_at,
+        });
+        drop(state);
+        if !quiet {
+            tracing::warn!(count, "{message}");
+        }
+        if is_full(&error) {
+            Error::NoSpace
+        } else {
+            Error::Io(io::Error::new(error.kind(), message))
+        }
+    }
+}
+
+/// Opens a blob's file and reads its trailer.
+fn open_blob(path: &Path, key: &Key, depth: Depth) -> Result<Opened, Flaw> {
+    // Neither a link nor a pipe in a blob's place may lead elsewhere or block.
+    let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
+    let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+        Ok(file) => file,
+        Err(error) => {
+            return Err(match error.raw_os_error() {
+                Some(nix::libc::ENOENT) => Flaw::Missing,
+                Some(nix::libc::ELOOP) => Flaw::Broken,
+                _ => Flaw::Io(error),
+            });
+        }
+    };
+    let metadata = file.metadata().map_err(Flaw::Io)?;
+    if !metadata.is_file() {
+        return Err(Flaw::Broken);
+    }
+    let trailer = Trailer::read(&file, key.as_str(), metadata.len())
+        .map_err(Flaw::Io)?
+        .ok_or(Flaw::Broken)?;
+    if depth == Depth::Body && !trailer.body_is_whole(&file).map_err(Flaw::Io)? {
+        return Err(Flaw::Broken);
+    }
+    let used = metadata.modified().map_err(Flaw::Io)?;
+    Ok(Opened {
+        file,
+        file_len: metadata.len(),
+        used,
+        trailer,
+    })
+}
+
+/// Locks the store's folder; the kernel gives the lock back however its owner ends. The folder itself and
+/// not a file in it: a file open for writing would keep the disk from being remounted read-only.
+fn lock(dir: &Path) -> Result<File, Error> {
+    let file = File::open(dir).map_err(|error| described("open folder", dir, &error))?;
+    for _ in 0..LOCK_TRIES {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(fs::TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
+            Err(fs::TryLockError::Error(error)) => {
+                // Some network file systems lock no folders. That is no reason to have no cache.
+                tracing::warn!("cannot lock folder \"{}\": {error}", dir.display());
+                return Ok(file);
+            }
+        }
+    }
+    Err(Error::InUse {
+        dir: dir.to_owned(),
+    })
+}
+
+fn empty_temp(tmp: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(tmp)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            fs::remove_dir_all(entry.path())?
+        } else {
+            fs::remove_file(entry.path())?
+        }
+    }
+    Ok(())
+}
+
+fn described(verb: &str, path: &Path, error: &io::Error) -> Error {
+    Error::Io(io::Error::new(
+        error.kind(),
+        format!("cannot {verb} \"{}\": {error}", path.display()),
+    ))
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}
+
+fn digest_of(key: &Key) -> Digest {
+    let hash = blake3::hash(key.as_str().as_bytes());
+    let mut digest = Digest([0; 16]);
+    digest.0.copy_from_slice(&hash.as_bytes()[..16]);
+    digest
+}
+
+/// The store's only look at the clock.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place of the store that reads the clock"
+)]
+fn now() -> SystemTime {
+    SystemTime::now()
+}
+
+fn micros(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |age| u64::try_from(age.as_micros()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests;

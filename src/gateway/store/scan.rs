@@ -1,0 +1,177 @@
+//! The start's scan: takes in what is on disk, by names and sizes alone.
+
+use super::{Inner, State, micros, now, trailer};
+use crate::gateway::key;
+use crate::gateway::lru::{Digest, Item};
+use std::ffi::OsStr;
+use std::fs::{self, DirEntry};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
+
+/// Evicted at a time when more than the budget was found.
+const CHUNK_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Starts the scan on a thread of its own, which ends early when the store is dropped.
+pub(super) fn start(inner: &Arc<Inner>) -> io::Result<()> {
+    let mut scan = Scan {
+        inner: Arc::downgrade(inner),
+        foreign: 0,
+        example: None,
+    };
+    let blobs = inner.dir.join("blobs");
+    std::thread::Builder::new()
+        .name("scan".to_owned())
+        .spawn(move || {
+            if scan.namespaces(&blobs).is_some() {
+                scan.finish();
+            }
+        })?;
+    Ok(())
+}
+
+struct Scan {
+    /// Weak, so that a store can be dropped, and opened again, at any time.
+    inner: Weak<Inner>,
+    foreign: u64,
+    example: Option<PathBuf>,
+}
+
+/// `None` from any of the steps: the store is gone.
+impl Scan {
+    fn namespaces(&mut self, blobs: &Path) -> Option<()> {
+        for entry in self.list(blobs)? {
+            let name = entry.file_name();
+            let namespace = name
+                .to_str()
+                .and_then(key::namespace_of_folder)
+                .filter(|_| is_dir(&entry));
+            let number = match namespace {
+                Some(namespace) => self.inner.upgrade()?.state().namespaces.intern(&namespace),
+                None => None,
+            };
+            match number {
+                Some(number) => self.folders(&entry.path(), number)?,
+                None => self.foreign(&entry),
+            }
+        }
+        Some(())
+    }
+
+    fn folders(&mut self, folder: &Path, namespace: u16) -> Option<()> {
+        for entry in self.list(folder)? {
+            let name = entry.file_name();
+            if is_hex(&name, 2) && is_dir(&entry) {
+                self.files(&entry.path(), &name, namespace)?;
+            } else {
+                self.foreign(&entry);
+            }
+        }
+        Some(())
+    }
+
+    fn files(&mut self, folder: &Path, start: &OsStr, namespace: u16) -> Option<()> {
+        for entry in self.list(folder)? {
+            let name = entry.file_name();
+            let number = name.to_str().filter(|name| {
+                is_hex(OsStr::new(name), 32) && name.starts_with(&*start.to_string_lossy())
+            });
+            match number.and_then(|name| u128::from_str_radix(name, 16).ok()) {
+                Some(number) if entry.file_type().is_ok_and(|kind| kind.is_file()) => {
+                    let item = Item {
+                        digest: Digest(number.to_be_bytes()),
+                        namespace,
+                    };
+                    take_in(&*self.inner.upgrade()?, &entry, item);
+                }
+                _ => self.foreign(&entry),
+            }
+        }
+        Some(())
+    }
+
+    /// A folder's entries. What cannot be read is noted and skipped: the rest is still worth having.
+    fn list(&self, folder: &Path) -> Option<Vec<DirEntry>> {
+        let inner = self.inner.upgrade()?;
+        let read = fs::read_dir(folder).and_then(|entries| entries.collect());
+        Some(read.unwrap_or_else(|error| {
+            inner.fault("list", folder, error);
+            Vec::new()
+        }))
+    }
+
+    fn foreign(&mut self, entry: &DirEntry) {
+        self.foreign += 1;
+        self.example.get_or_insert_with(|| entry.path());
+    }
+
+    /// Puts the index in order and evicts what is over the budget.
+    fn finish(self) -> Option<()> {
+        let inner = self.inner.upgrade()?;
+        if let Some(example) = &self.example {
+            tracing::warn!(files = self.foreign, example = %example.display(), "left files alone that are not the store's");
+        }
+        {
+            let mut state = inner.state();
+            state.lru.sort();
+            state.foreign_files = self.foreign;
+        }
+        loop {
+            let victims = {
+                let State { lru, .. } = &mut *inner.state();
+                match lru.overshoot() {
+                    0 => break,
+                    over => lru.doom(over.min(CHUNK_BYTES)).unwrap_or_default(),
+                }
+            };
+            if victims.is_empty() || inner.evict(&victims, 0).is_err() {
+                break;
+            }
+        }
+        let mut state = inner.state();
+        state.indexing = false;
+        tracing::info!(
+            entries = state.lru.len(),
+            bytes = state.lru.used(),
+            "indexed the store"
+        );
+        inner.changed.notify_all();
+        Some(())
+    }
+}
+
+/// Takes one file into the index. With the key's stripe held: it cannot be removed or replaced in between.
+fn take_in(inner: &Inner, entry: &DirEntry, item: Item) {
+    let _stripe = inner.stripe(&item.digest);
+    let metadata = match entry.metadata() {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+        Err(error) => {
+            inner.fault("stat", &entry.path(), error);
+            return;
+        }
+    };
+    if metadata.len() < trailer::MIN_FILE_BYTES {
+        inner.remove_broken(&item.digest, &entry.path());
+        return;
+    }
+    // A time in the future, from a clock that was set back since, would keep the blob for ever.
+    let now = now();
+    let used = metadata.modified().map_or(now, |used| used.min(now));
+    inner
+        .state()
+        .lru
+        .admit(item, inner.disk_bytes(metadata.len()), micros(used));
+}
+
+fn is_dir(entry: &DirEntry) -> bool {
+    entry.file_type().is_ok_and(|kind| kind.is_dir())
+}
+
+fn is_hex(name: &OsStr, digits: usize) -> bool {
+    let name = name.as_encoded_bytes();
+    name.len() == digits
+        && name
+            .iter()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}

@@ -1,0 +1,103 @@
+//! What follows the body in a blob's file, and proves that the file is whole. Pure but for reading.
+//!
+//! ```text
+//! offset 0            len                                                                    end
+//!   | body             | key | written µs u64 | key length u32 | len u64 | xxh3 u64 | magic | xxh3 u64 |
+//! ```
+//!
+//! Numbers are little-endian. The first checksum is of the body, the last one of the trailer before it. The
+//! body comes first so that a file can be sent as it is; the trailer comes last so that a file cut short
+//! anywhere has none.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+
+const MAGIC: &[u8; 8] = b"sccdock1";
+const FIXED_BYTES: usize = 44;
+const CHUNK_BYTES: usize = 128 * 1024;
+
+/// A blob's file has at least this many bytes.
+pub(super) const MIN_FILE_BYTES: u64 = FIXED_BYTES as u64 + 1;
+
+/// The facts of a trailer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Trailer {
+    pub(super) written_micros: u64,
+    pub(super) body_len: u64,
+    pub(super) body_hash: u64,
+}
+
+/// Bytes of the trailer of `key`.
+pub(super) fn len(key: &str) -> u64 {
+    (FIXED_BYTES + key.len()) as u64
+}
+
+impl Trailer {
+    /// The trailer's bytes.
+    pub(super) fn encode(&self, key: &str) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(FIXED_BYTES + key.len());
+        bytes.extend_from_slice(key.as_bytes());
+        bytes.extend_from_slice(&self.written_micros.to_le_bytes());
+        bytes.extend_from_slice(&u32::try_from(key.len()).unwrap_or(u32::MAX).to_le_bytes());
+        bytes.extend_from_slice(&self.body_len.to_le_bytes());
+        bytes.extend_from_slice(&self.body_hash.to_le_bytes());
+        bytes.extend_from_slice(MAGIC);
+        bytes.extend_from_slice(&xxh3_64(&bytes).to_le_bytes());
+        bytes
+    }
+
+    /// The facts of a trailer that belongs to `key` and to a file of `file_len` bytes; `None` for any other.
+    pub(super) fn decode(bytes: &[u8], key: &str, file_len: u64) -> Option<Trailer> {
+        let (text, rest) = bytes.split_at_checked(key.len())?;
+        let rest: &[u8; FIXED_BYTES] = rest.try_into().ok()?;
+        let number = |at: usize| rest[at..at + 8].try_into().map(u64::from_le_bytes).ok();
+        let trailer = Trailer {
+            written_micros: number(0)?,
+            body_len: number(12)?,
+            body_hash: number(20)?,
+        };
+        let whole = text == key.as_bytes()
+            && rest[8..12] == u32::try_from(key.len()).ok()?.to_le_bytes()
+            && trailer.body_len.checked_add(len(key)) == Some(file_len)
+            && rest[28..36] == MAGIC[..]
+            && number(36)? == xxh3_64(&bytes[..bytes.len() - 8]);
+        whole.then_some(trailer)
+    }
+
+    /// Reads the trailer of `key` from a file of `file_len` bytes.
+    pub(super) fn read(file: &File, key: &str, file_len: u64) -> io::Result<Option<Trailer>> {
+        let Some(start) = file_len.checked_sub(len(key)) else {
+            return Ok(None);
+        };
+        let mut bytes = vec![0; FIXED_BYTES + key.len()];
+        match file.read_exact_at(&mut bytes, start) {
+            Ok(()) => Ok(Trailer::decode(&bytes, key, file_len)),
+            // Cut since its length was read.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads the whole body and compares its checksum.
+    pub(super) fn body_is_whole(&self, file: &File) -> io::Result<bool> {
+        let mut hasher = Xxh3::new();
+        let mut chunk = vec![0; CHUNK_BYTES];
+        let mut at = 0;
+        while at < self.body_len {
+            let want = usize::try_from(self.body_len - at)
+                .map_or(CHUNK_BYTES, |left| left.min(CHUNK_BYTES));
+            match file.read_at(&mut chunk[..want], at) {
+                Ok(0) => return Ok(false),
+                Ok(read) => {
+                    hasher.update(&chunk[..read]);
+                    at += read as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(hasher.digest() == self.body_hash)
+    }
+}

@@ -1,0 +1,260 @@
+//! Writing a blob: reservation, temporary file, body and trailer, rename.
+
+use super::trailer::{self, Trailer};
+use super::{Error, Inner, digest_of, micros, now};
+use crate::gateway::key::Key;
+use crate::gateway::lru::{Digest, Item};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use xxhash_rust::xxh3::Xxh3;
+
+/// How much more is reserved at a time for a body whose length is not known.
+const STEP_BYTES: u64 = 1024 * 1024;
+
+/// A blob being written. Dropped without [`Writer::commit`], it leaves nothing behind.
+pub struct Writer {
+    // In this order: the reservation may go only when the file's blocks are free.
+    file: File,
+    temp: Temp,
+    reservation: Reservation,
+    key: Key,
+    digest: Digest,
+    namespace: u16,
+    announced: Option<u64>,
+    hasher: Xxh3,
+    received: u64,
+    /// A write failed half-way: the file is not what was received.
+    failed: bool,
+}
+
+/// A temporary file; removed when dropped, unless it was renamed.
+#[derive(Debug)]
+struct Temp {
+    inner: Arc<Inner>,
+    path: PathBuf,
+    renamed: bool,
+}
+
+impl Drop for Temp {
+    fn drop(&mut self) {
+        if self.renamed {
+            return;
+        }
+        if let Err(error) = fs::remove_file(&self.path) {
+            self.inner.fault("remove unfinished", &self.path, error);
+        }
+    }
+}
+
+/// Bytes of the budget held for one write; given back when dropped.
+#[derive(Debug)]
+struct Reservation {
+    inner: Arc<Inner>,
+    bytes: u64,
+}
+
+impl Reservation {
+    fn new(inner: &Arc<Inner>, bytes: u64) -> Result<Reservation, Error> {
+        inner.reserve(bytes)?;
+        Ok(Reservation {
+            inner: Arc::clone(inner),
+            bytes,
+        })
+    }
+
+    fn grow_to(&mut self, bytes: u64) -> Result<(), Error> {
+        self.inner.reserve(bytes.saturating_sub(self.bytes))?;
+        self.bytes = self.bytes.max(bytes);
+        Ok(())
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            self.inner.state().lru.release(self.bytes);
+        }
+    }
+}
+
+impl Writer {
+    pub(super) fn open(
+        inner: &Arc<Inner>,
+        key: &Key,
+        length: Option<u64>,
+    ) -> Result<Writer, Error> {
+        let limit = inner.limit();
+        let overhead = trailer::len(key.as_str());
+        let least = inner.disk_bytes(length.unwrap_or(0).saturating_add(overhead));
+        if least > limit {
+            return Err(Error::TooLarge { size: least, limit });
+        }
+        let first = if length.is_some() {
+            least
+        } else {
+            least.max(STEP_BYTES).min(limit)
+        };
+        let namespace = inner.state().namespaces.intern(key.namespace());
+        let namespace = namespace.ok_or(Error::TooManyNamespaces {
+            limit: super::MAX_NAMESPACES,
+        })?;
+        let reservation = match Reservation::new(inner, first) {
+            Err(Error::NoSpace) if first > least => Reservation::new(inner, least)?,
+            result => result?,
+        };
+        let name = inner.next_temp.fetch_add(1, Ordering::Relaxed).to_string();
+        let path = inner.dir.join("tmp").join(name);
+        let create = || OpenOptions::new().write(true).create_new(true).open(&path);
+        let file = inner
+            .with_room(0, create)
+            .map_err(|error| inner.fault("create", &path, error))?;
+        Ok(Writer {
+            file,
+            temp: Temp {
+                inner: Arc::clone(inner),
+                path,
+                renamed: false,
+            },
+            reservation,
+            key: key.clone(),
+            digest: digest_of(key),
+            namespace,
+            announced: length,
+            hasher: Xxh3::new(),
+            received: 0,
+            failed: false,
+        })
+    }
+
+    /// Appends to the body.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        let received = self.received.saturating_add(bytes.len() as u64);
+        if let Some(announced) = self.announced.filter(|announced| *announced < received) {
+            self.failed = true;
+            return Err(Error::WrongLength {
+                announced,
+                received,
+            });
+        }
+        self.reserve_for(received)?;
+        self.append(bytes)?;
+        self.hasher.update(bytes);
+        self.received = received;
+        Ok(())
+    }
+
+    /// Makes the blob visible. Returns whether it replaced an older one.
+    pub fn commit(mut self) -> Result<bool, Error> {
+        let inner = Arc::clone(&self.temp.inner);
+        if self.failed {
+            return Err(inner.fault(
+                "commit",
+                &self.temp.path,
+                io::Error::other("an earlier write failed"),
+            ));
+        }
+        if let Some(announced) = self
+            .announced
+            .filter(|announced| *announced != self.received)
+        {
+            return Err(Error::WrongLength {
+                announced,
+                received: self.received,
+            });
+        }
+        let written = now();
+        let trailer = Trailer {
+            written_micros: micros(written),
+            body_len: self.received,
+            body_hash: self.hasher.digest(),
+        };
+        self.append(&trailer.encode(self.key.as_str()))?;
+        let path = inner.path_of(&self.key, &self.digest);
+        let publish = || match self.publish(&path, micros(written)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // Folders are made when they are first missed, which spares a look at each write.
+                if let Some(folder) = path.parent() {
+                    fs::create_dir_all(folder)?;
+                }
+                self.publish(&path, micros(written))
+            }
+            result => result,
+        };
+        inner
+            .with_room(0, publish)
+            .map_err(|error| inner.fault("commit", &path, error))
+    }
+
+    /// Renames the file and takes it into the index as one step for all others who handle this key.
+    fn publish(&mut self, path: &PathBuf, now_micros: u64) -> io::Result<bool> {
+        let inner = &*self.temp.inner;
+        let _stripe = inner.stripe(&self.digest);
+        // Only while the scan is going on can there be an older blob of which the index does not know.
+        let unknown = inner.state().unscanned(&self.digest) && path.symlink_metadata().is_ok();
+        fs::rename(&self.temp.path, path)?;
+        self.temp.renamed = true;
+        let bytes = inner.disk_bytes(self.received + trailer::len(self.key.as_str()));
+        let item = Item {
+            digest: self.digest,
+            namespace: self.namespace,
+        };
+        let reserved = std::mem::take(&mut self.reservation.bytes);
+        Ok(inner.state().lru.commit(item, bytes, now_micros, reserved) || unknown)
+    }
+
+    fn reserve_for(&mut self, received: u64) -> Result<(), Error> {
+        let inner = &*self.temp.inner;
+        let need = inner.disk_bytes(received.saturating_add(trailer::len(self.key.as_str())));
+        let limit = inner.limit();
+        if need > limit {
+            self.failed = true;
+            return Err(Error::TooLarge { size: need, limit });
+        }
+        if need > self.reservation.bytes {
+            let step = need.max(self.reservation.bytes + STEP_BYTES).min(limit);
+            match self.reservation.grow_to(step) {
+                Err(Error::NoSpace) if step > need => self.reservation.grow_to(need)?,
+                result => result?,
+            }
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        let inner = &*self.temp.inner;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let write = || match self.file.write(rest) {
+                Ok(0) => Err(io::ErrorKind::WriteZero.into()),
+                result => result,
+            };
+            match inner.with_room(rest.len() as u64, write) {
+                Ok(written) => rest = &rest[written..],
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    self.failed = true;
+                    return Err(inner.fault("write", &self.temp.path, error));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Writer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Writer {
+            key,
+            announced,
+            received,
+            ..
+        } = self;
+        write!(
+            f,
+            "Writer {{ key: {key}, announced: {announced:?}, received: {received} }}"
+        )
+    }
+}

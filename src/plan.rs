@@ -1,0 +1,326 @@
+//! Settings into the plan: which services run, with which program, files, environment and order. Pure.
+
+use crate::gateway::config::{Config, IpcPolicy};
+use crate::secret::Secret;
+use crate::settings::Settings;
+use crate::supervise::machine::{Id, Rules};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Names of what lies below `SCCACHE_DIR` and the folder of the sockets.
+pub mod paths {
+    use std::path::{Path, PathBuf};
+
+    /// Blobs.
+    pub fn cache(dir: &Path) -> PathBuf {
+        dir.join("cache")
+    }
+
+    /// Tokens and written configuration, mode 0700.
+    pub fn state(dir: &Path) -> PathBuf {
+        dir.join("state")
+    }
+
+    /// Scratch space of the services.
+    pub fn tmp(dir: &Path) -> PathBuf {
+        dir.join("tmp")
+    }
+
+    /// The generated token for clients.
+    pub fn auth_token(dir: &Path) -> PathBuf {
+        state(dir).join("auth-token")
+    }
+
+    /// The gateway's configuration.
+    pub fn gateway_config(dir: &Path) -> PathBuf {
+        state(dir).join("gateway.toml")
+    }
+
+    /// Held by the supervisor that owns the folder.
+    pub fn lock(dir: &Path) -> PathBuf {
+        state(dir).join("lock")
+    }
+
+    /// Clients speak sccache's own protocol here; served by the gateway.
+    pub fn client_socket(run_dir: &Path) -> PathBuf {
+        run_dir.join("sccache.sock")
+    }
+
+    /// The supervised sccache server.
+    pub fn server_socket(run_dir: &Path) -> PathBuf {
+        run_dir.join("server.sock")
+    }
+
+    /// Where the sccache server reports that it is ready.
+    pub fn notify_socket(run_dir: &Path) -> PathBuf {
+        run_dir.join("notify.sock")
+    }
+
+    /// `status`, `restart` and `healthcheck` talk to the supervisor here.
+    pub fn control_socket(run_dir: &Path) -> PathBuf {
+        run_dir.join("control.sock")
+    }
+}
+
+/// How a service is asked to stop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StopBy {
+    /// SIGTERM to its group.
+    Term,
+    /// The `Shutdown` request of sccache's own protocol; sccache handles no signal.
+    SccacheShutdown(PathBuf),
+}
+
+/// One service of the plan.
+#[derive(Debug, Clone)]
+pub struct Service {
+    pub name: &'static str,
+    pub program: PathBuf,
+    pub args: Vec<String>,
+    /// The whole environment: nothing is inherited.
+    pub env: Vec<(String, String)>,
+    /// Takes the listeners over its standard input and reports there that it is ready. A service without
+    /// handover reports over the notification socket.
+    pub handover: bool,
+    pub stop_by: StopBy,
+    pub rules: Rules,
+}
+
+/// A file that a service reads, mode 0600.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct File {
+    pub path: PathBuf,
+    pub text: String,
+}
+
+/// The services of this mode, in the order of their [`Id`]s.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub services: Vec<Service>,
+    pub files: Vec<File>,
+    /// What the log must hide.
+    pub secrets: Vec<Secret>,
+}
+
+/// What the plan needs to know beside the settings.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// Our own program.
+    pub program: PathBuf,
+    /// The address that the cache port is really bound to.
+    pub listen: SocketAddr,
+    pub auth_token: Secret,
+    pub path: String,
+}
+
+/// The plan of these settings.
+///
+/// # Errors
+/// The gateway's configuration cannot be written as TOML (a path that is not UTF-8).
+pub fn plan(settings: &Settings, facts: &Facts) -> Result<Plan, toml::ser::Error> {
+    let config = gateway_config(settings, facts);
+    let mut secrets = config.write_tokens.clone();
+    secrets.extend(config.read_tokens.iter().cloned());
+    let config_path = paths::gateway_config(&settings.dir);
+    let gateway = Service {
+        name: "gateway",
+        program: facts.program.clone(),
+        args: vec![
+            "gateway".into(),
+            "--inherit".into(),
+            "--config".into(),
+            config_path.display().to_string(),
+        ],
+        env: vec![
+            ("SCCACHE_LOG".into(), settings.log.clone()),
+            ("PATH".into(), facts.path.clone()),
+        ],
+        handover: true,
+        stop_by: StopBy::Term,
+        rules: Rules {
+            depends_on: Vec::new(),
+            ready_timeout: Duration::from_secs(30),
+            grace: settings.stop_grace,
+            fatal_codes: &[2],
+        },
+    };
+    let server = server(settings, facts, Id(0));
+    let files = vec![File {
+        path: config_path,
+        text: toml::to_string(&config)?,
+    }];
+    Ok(Plan {
+        services: vec![gateway, server],
+        files,
+        secrets,
+    })
+}
+
+fn gateway_config(settings: &Settings, facts: &Facts) -> Config {
+    Config {
+        listen: facts.listen,
+        socket: paths::client_socket(&settings.run_dir),
+        store_dir: paths::cache(&settings.dir),
+        budget_bytes: settings.cache_size_bytes,
+        ipc: settings.ipc.clone(),
+        server_socket: paths::server_socket(&settings.run_dir),
+        write_tokens: vec![facts.auth_token.clone()],
+        read_tokens: settings.read_token.iter().cloned().collect(),
+        anonymous_read: settings.anonymous_read,
+        // It shares the grace with the server, which stops first.
+        drain: settings.stop_grace / 2,
+    }
+}
+
+/// sccache itself, in the foreground, its storage the gateway.
+fn server(settings: &Settings, facts: &Facts, gateway: Id) -> Service {
+    let socket = paths::server_socket(&settings.run_dir);
+    let tmp = paths::tmp(&settings.dir).display().to_string();
+    let env = [
+        ("PATH", facts.path.clone()),
+        ("HOME", tmp.clone()),
+        ("TMPDIR", tmp),
+        ("SCCACHE_START_SERVER", "1".into()),
+        ("SCCACHE_NO_DAEMON", "1".into()),
+        ("SCCACHE_SERVER_UDS", socket.display().to_string()),
+        (
+            "SCCACHE_STARTUP_NOTIFY",
+            paths::notify_socket(&settings.run_dir)
+                .display()
+                .to_string(),
+        ),
+        ("SCCACHE_IDLE_TIMEOUT", "0".into()),
+        // The default of 8 MiB hangs the client that reads a larger entry.
+        ("SCCACHE_MAX_FRAME_LENGTH", "2147483647".into()),
+        (
+            "SCCACHE_WEBDAV_ENDPOINT",
+            format!("http://{}", loopback(facts.listen)),
+        ),
+        ("SCCACHE_WEBDAV_TOKEN", facts.auth_token.reveal().to_owned()),
+        ("SCCACHE_WEBDAV_DISABLE_CREATE_DIR", "1".into()),
+        // A gateway that restarts at that moment would turn writes off for the server's whole life.
+        ("SCCACHE_SKIP_CACHE_CHECK", "1".into()),
+        ("SCCACHE_LOG", settings.log.clone()),
+    ];
+    Service {
+        name: "server",
+        program: settings.sccache.clone(),
+        args: Vec::new(),
+        env: env
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect(),
+        handover: false,
+        stop_by: StopBy::SccacheShutdown(socket),
+        rules: Rules {
+            depends_on: vec![gateway],
+            ready_timeout: Duration::from_secs(30),
+            grace: settings.stop_grace / 2,
+            fatal_codes: &[],
+        },
+    }
+}
+
+/// The address at which the machine itself reaches a listener on `bound`.
+pub fn loopback(bound: SocketAddr) -> SocketAddr {
+    let ip = match bound.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, bound.port())
+}
+
+/// Whether clients may use the socket in this folder.
+pub fn client_socket(settings: &Settings) -> Option<PathBuf> {
+    let off = matches!(settings.ipc, IpcPolicy::Off);
+    (!off).then(|| paths::client_socket(Path::new(&settings.run_dir)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings;
+    use std::collections::BTreeMap;
+    use std::io;
+
+    fn planned(pairs: &[(&str, &str)]) -> Plan {
+        let environment: BTreeMap<String, String> = pairs
+            .iter()
+            .map(|(n, v)| ((*n).to_owned(), (*v).to_owned()))
+            .collect();
+        let loaded =
+            settings::check(&environment, &|_| Err(io::ErrorKind::NotFound.into())).unwrap();
+        let facts = Facts {
+            program: "/usr/local/bin/sccache-dock".into(),
+            listen: "0.0.0.0:4226".parse().unwrap(),
+            auth_token: Secret::new("the-token"),
+            path: "/usr/bin".into(),
+        };
+        plan(&loaded.settings, &facts).unwrap()
+    }
+
+    fn env_of(plan: &Plan, service: usize, name: &str) -> Option<String> {
+        plan.services[service]
+            .env
+            .iter()
+            .find(|(n, _)| n == name)
+            .map(|(_, value)| value.clone())
+    }
+
+    #[test]
+    fn gateway_starts_before_the_server() {
+        let plan = planned(&[]);
+        assert_eq!(
+            plan.services
+                .iter()
+                .map(|service| service.name)
+                .collect::<Vec<_>>(),
+            ["gateway", "server"]
+        );
+        assert!(plan.services[0].rules.depends_on.is_empty());
+        assert_eq!(plan.services[1].rules.depends_on, [Id(0)]);
+    }
+
+    #[test]
+    fn gateway_file_reads_back_as_what_was_planned() {
+        let plan = planned(&[
+            ("SCCACHE_IPC", "10.0.0.0/8"),
+            ("SCCACHE_READ_TOKEN", "read-only-token"),
+        ]);
+        let config: Config = toml::from_str(&plan.files[0].text).unwrap();
+        assert_eq!(config.budget_bytes, 10 << 30);
+        assert_eq!(
+            config.ipc,
+            IpcPolicy::Networks(vec!["10.0.0.0/8".parse().unwrap()])
+        );
+        assert_eq!(config.write_tokens[0].reveal(), "the-token");
+        assert_eq!(plan.secrets.len(), 2, "both tokens are hidden from the log");
+    }
+
+    #[test]
+    fn server_reaches_the_gateway_over_loopback_and_inherits_nothing_else() {
+        let plan = planned(&[]);
+        assert_eq!(
+            env_of(&plan, 1, "SCCACHE_WEBDAV_ENDPOINT").as_deref(),
+            Some("http://127.0.0.1:4226")
+        );
+        assert_eq!(
+            env_of(&plan, 1, "SCCACHE_SERVER_UDS").as_deref(),
+            Some("/var/sccache/run/server.sock")
+        );
+        assert_eq!(env_of(&plan, 1, "MODE"), None);
+    }
+
+    #[test]
+    fn no_argument_shows_a_token() {
+        let plan = planned(&[]);
+        assert!(
+            plan.services
+                .iter()
+                .flat_map(|service| &service.args)
+                .all(|arg| !arg.contains("the-token"))
+        );
+    }
+}

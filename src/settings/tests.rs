@@ -1,0 +1,225 @@
+use super::*;
+use proptest::prelude::*;
+
+fn load_from(pairs: &[(&str, &str)], files: &[(&str, &str)]) -> Result<Loaded, Problems> {
+    let environment = pairs
+        .iter()
+        .map(|(n, v)| ((*n).to_owned(), (*v).to_owned()))
+        .collect();
+    check(&environment, &|path| {
+        files
+            .iter()
+            .find(|(name, _)| Path::new(name) == path)
+            .map(|(_, text)| (*text).to_owned())
+            .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+    })
+}
+
+fn problems(pairs: &[(&str, &str)]) -> String {
+    load_from(pairs, &[])
+        .expect_err("must be refused")
+        .to_string()
+}
+
+#[test]
+fn nothing_set_gives_the_defaults() {
+    let loaded = load_from(&[], &[]).unwrap();
+    assert_eq!(loaded.settings.mode, Mode::Ephemeral);
+    assert_eq!(loaded.settings.cache_size_bytes, 10 << 30);
+    assert_eq!(loaded.settings.run_dir, Path::new("/var/sccache/run"));
+    assert_eq!(loaded.settings.stop_grace, Duration::from_secs(8));
+    assert!(loaded.warnings.is_empty());
+    assert!(
+        loaded
+            .effective
+            .iter()
+            .all(|line| line.source == Source::Default)
+    );
+}
+
+#[test]
+fn all_problems_are_told_at_once_with_their_variables() {
+    let text = problems(&[
+        ("MODE", "persistant"),
+        ("SCCACHE_CACHE_SIZE", "10 apples"),
+        ("SCCACHE_DIR", "cache"),
+        ("SCCACHE_IPC", "10.0.0.0/99"),
+        ("SCCACHE_LOG", "loud"),
+    ]);
+    for part in [
+        "MODE=persistant: \"persistant\" is not a mode",
+        "did you mean \"persistent\"?",
+        "SCCACHE_CACHE_SIZE=10 apples: has an unknown unit",
+        "SCCACHE_DIR=cache: is not an absolute path",
+        "SCCACHE_IPC=10.0.0.0/99: \"10.0.0.0/99\" is neither a network nor an address",
+        "SCCACHE_LOG=loud: \"loud\" is not a level",
+    ] {
+        assert!(text.contains(part), "{part:?} is missing in:\n{text}");
+    }
+}
+
+#[test]
+fn environment_beats_secret_file_beats_toml_beats_default() {
+    let files = [
+        ("/run/secrets/size", "3G\n"),
+        (DEFAULT_FILE, "cache_size = \"2G\"\nstop_grace = 3\n"),
+    ];
+    let size =
+        |pairs: &[(&str, &str)]| load_from(pairs, &files).unwrap().settings.cache_size_bytes >> 30;
+    assert_eq!(size(&[]), 2);
+    assert_eq!(size(&[("SCCACHE_CACHE_SIZE_FILE", "/run/secrets/size")]), 3);
+    assert_eq!(
+        size(&[
+            ("SCCACHE_CACHE_SIZE_FILE", "/run/secrets/size"),
+            ("SCCACHE_CACHE_SIZE", "4G")
+        ]),
+        4
+    );
+    assert_eq!(
+        load_from(&[], &files).unwrap().settings.stop_grace,
+        Duration::from_secs(3)
+    );
+}
+
+#[test]
+fn secret_in_a_file_is_trimmed_and_never_shown() {
+    let loaded = load_from(
+        &[("SCCACHE_AUTH_TOKEN_FILE", "/run/secrets/token")],
+        &[("/run/secrets/token", "s3cret-token\n")],
+    )
+    .unwrap();
+    assert_eq!(
+        loaded.settings.auth_token.as_ref().map(Secret::reveal),
+        Some("s3cret-token")
+    );
+    assert!(!format!("{loaded:?}").contains("s3cret-token"));
+}
+
+#[test]
+fn bad_secret_is_not_quoted_in_its_error() {
+    let text = problems(&[("SCCACHE_AUTH_TOKEN", "two words")]);
+    assert!(!text.contains("two words"), "{text}");
+}
+
+#[test]
+fn missing_secret_file_is_an_error() {
+    let text = problems(&[("SCCACHE_AUTH_TOKEN_FILE", "/run/secrets/gone")]);
+    assert!(
+        text.contains("SCCACHE_AUTH_TOKEN_FILE=/run/secrets/gone: cannot read the file"),
+        "{text}"
+    );
+}
+
+#[test]
+fn named_settings_file_must_exist_and_hold_known_keys() {
+    assert!(
+        problems(&[("SCCACHE_DOCK_CONFIG", "/etc/none.toml")])
+            .contains("/etc/none.toml: cannot read the file")
+    );
+    let text = load_from(&[], &[(DEFAULT_FILE, "cache_sise = \"1G\"")])
+        .expect_err("unknown key")
+        .to_string();
+    assert!(
+        text.contains("\"cache_sise\" is not a setting") && text.contains("cache_size"),
+        "{text}"
+    );
+}
+
+#[test]
+fn invented_unknown_and_foreign_variables_are_named() {
+    let loaded = load_from(
+        &[
+            ("SCCACHE_DIST_PREFIX", "tcp://h:10500"),
+            ("SCCACHE_CACHESIZE", "1G"),
+            ("SCCACHE_BUCKET", "b"),
+        ],
+        &[],
+    )
+    .unwrap();
+    let of = |name: &str| {
+        loaded
+            .warnings
+            .iter()
+            .find(|w| w.subject == name)
+            .map(ToString::to_string)
+            .unwrap()
+    };
+    assert!(of("SCCACHE_DIST_PREFIX").contains("no effect"));
+    assert!(of("SCCACHE_CACHESIZE").contains("did you mean SCCACHE_CACHE_SIZE?"));
+    assert!(of("SCCACHE_BUCKET").contains("variable of sccache itself"));
+}
+
+#[test]
+fn setting_of_a_later_version_is_refused_not_ignored() {
+    assert!(
+        problems(&[("SCCACHE_TLS_CERT", "/cert.pem")])
+            .contains("SCCACHE_TLS_CERT: is not in this version")
+    );
+    assert!(problems(&[("MODE", "distributed-persistent")]).contains("not in this version"));
+}
+
+#[test]
+fn storage_mode_is_an_alias_and_mode_wins() {
+    let mode = |pairs: &[(&str, &str)]| load_from(pairs, &[]).unwrap().settings.mode;
+    assert_eq!(
+        mode(&[("SCCACHE_STORAGE_MODE", "volatile")]),
+        Mode::Ephemeral
+    );
+    assert_eq!(
+        mode(&[("SCCACHE_STORAGE_MODE", "persistent")]),
+        Mode::Persistent
+    );
+    assert_eq!(
+        mode(&[
+            ("SCCACHE_STORAGE_MODE", "persistent"),
+            ("MODE", "ephemeral")
+        ]),
+        Mode::Ephemeral
+    );
+}
+
+#[test]
+fn sizes_are_read_as_sccache_reads_them() {
+    for (text, bytes) in [
+        ("10G", 10_u64 << 30),
+        ("1.5g", 3 << 29),
+        ("500 MiB", 500 << 20),
+        ("1048576", 1 << 20),
+    ] {
+        assert_eq!(size(text).ok(), Some(bytes), "{text}");
+    }
+    for text in ["", "G", "10X", "-1G", "1e3", "0", "99999999T"] {
+        assert!(size(text).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn read_token_must_differ_from_the_write_token() {
+    let text = problems(&[
+        ("SCCACHE_AUTH_TOKEN", "same-token"),
+        ("SCCACHE_READ_TOKEN", "same-token"),
+    ]);
+    assert!(text.contains("would write too"), "{text}");
+    assert!(
+        load_from(&[("SCCACHE_READ_TOKEN", "anonymous")], &[])
+            .unwrap()
+            .settings
+            .anonymous_read
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+    #[test]
+    fn any_text_in_any_setting_is_answered_without_a_panic(
+        row in 0..ROWS.len(), text in "\\PC{0,40}", toml in "\\PC{0,60}"
+    ) {
+        let pairs = [(ROWS[row].name, text.as_str())];
+        let _ = load_from(&pairs, &[(DEFAULT_FILE, &toml)]);
+    }
+
+    #[test]
+    fn accepted_sizes_never_lose_to_rounding(mib in 1_u64..1_000_000) {
+        prop_assert_eq!(size(&format!("{mib}M")).ok(), Some(mib << 20));
+    }
+}

@@ -1,0 +1,144 @@
+//! Processes: spawn, signal, and the only place that reaps.
+//!
+//! The machine speaks of services; this table alone knows pids, and forgets one in the call that reaps it, so that a
+//! late signal cannot reach a stranger.
+
+use crate::plan::Service;
+use crate::supervise::machine::{Exit, Id};
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{WaitPidFlag, WaitStatus};
+use nix::unistd::Pid;
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// User and group that services run as, where they differ from our own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RunAs {
+    pub uid: u32,
+    pub gid: u32,
+}
+
+/// What a new process gives back: its output and, where the plan asks for it, the other end of its standard input.
+pub struct Spawned {
+    pub output: io::PipeReader,
+    pub handover: Option<UnixStream>,
+}
+
+/// The living processes of the services.
+#[derive(Default)]
+pub struct Children {
+    pids: BTreeMap<Id, Pid>,
+}
+
+impl Children {
+    /// Starts the service's process in a group of its own.
+    ///
+    /// # Errors
+    /// The reason of the kernel, as an error number.
+    pub fn spawn(
+        &mut self,
+        id: Id,
+        service: &Service,
+        dir: &Path,
+        run_as: Option<RunAs>,
+    ) -> Result<Spawned, Errno> {
+        debug_assert!(!self.pids.contains_key(&id), "one process a service");
+        let errno = |error: io::Error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
+        let (output, write_end) = io::pipe().map_err(errno)?;
+        set_nonblocking(&output)?;
+        let (handover, stdin) = if service.handover {
+            let (ours, theirs) = UnixStream::pair().map_err(errno)?;
+            ours.set_nonblocking(true).map_err(errno)?;
+            (Some(ours), Stdio::from(OwnedFd::from(theirs)))
+        } else {
+            (None, Stdio::null())
+        };
+        let mut command = Command::new(&service.program);
+        command
+            .args(&service.args)
+            .env_clear()
+            .envs(service.env.iter().map(|(name, value)| (name, value)))
+            .current_dir(dir)
+            .stdin(stdin)
+            .stdout(write_end.try_clone().map_err(errno)?)
+            .stderr(write_end)
+            .process_group(0);
+        if let Some(RunAs { uid, gid }) = run_as {
+            command.uid(uid).gid(gid);
+        }
+        let child = command.spawn().map_err(errno)?;
+        self.pids.insert(
+            id,
+            Pid::from_raw(i32::try_from(child.id()).map_err(|_| Errno::EOVERFLOW)?),
+        );
+        Ok(Spawned { output, handover })
+    }
+
+    /// The pid, for status only.
+    pub fn pid(&self, id: Id) -> Option<i32> {
+        self.pids.get(&id).map(|pid| pid.as_raw())
+    }
+
+    /// Sends a signal to the service's whole group. A group that is already gone is fine.
+    pub fn signal(&self, id: Id, signal: Signal) {
+        if let Some(pid) = self.pids.get(&id) {
+            let _ = killpg(*pid, signal);
+        }
+    }
+
+    /// Collects every process that ended: ours are returned, orphans are only laid to rest and counted.
+    pub fn reap(&mut self) -> (Vec<(Id, Exit)>, u64) {
+        let (mut exits, mut orphans) = (Vec::new(), 0);
+        while let Some(pid) = next_zombie() {
+            let ours = self
+                .pids
+                .iter()
+                .find(|(_, known)| **known == pid)
+                .map(|(id, _)| *id);
+            if ours.is_some() {
+                // The zombie still pins the group's number: what is left of the group goes with its leader.
+                let _ = killpg(pid, Signal::SIGKILL);
+            }
+            let exit = collect(pid);
+            match ours {
+                Some(id) => {
+                    self.pids.remove(&id);
+                    exits.push((id, exit));
+                }
+                None => orphans += 1,
+            }
+        }
+        (exits, orphans)
+    }
+}
+
+/// A process that ended and was not collected yet, left as it is.
+#[expect(clippy::disallowed_methods, reason = "the one reaper")]
+fn next_zombie() -> Option<Pid> {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    nix::sys::wait::waitid(nix::sys::wait::Id::All, flags)
+        .ok()
+        .and_then(|status| status.pid())
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one reaper")]
+fn collect(pid: Pid) -> Exit {
+    match nix::sys::wait::waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
+        Ok(WaitStatus::Exited(_, code)) => Exit::Code(code),
+        Ok(WaitStatus::Signaled(_, signal, _)) => Exit::Signal(signal as i32),
+        // A signal number that nix has no name for (real-time signals) ends up here.
+        _ => Exit::Signal(0),
+    }
+}
+
+fn set_nonblocking(fd: &impl AsFd) -> Result<(), Errno> {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
+    fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)).map(|_| ())
+}

@@ -1,0 +1,479 @@
+//! The life of the services: a pure state machine. No I/O, no clock, no pid.
+//!
+//! ```text
+//!            dependencies ready        probe answers
+//!  Waiting ---------------------> Starting ---------> Ready
+//!     ^                              |  exit, or       | exit, restart
+//!     | retry_at                     |  ready_by       | requested
+//!     |                              v                 v
+//!  Backoff <------- exit -------- Stopping ----> Killed (kill_at passed)
+//!                                    |
+//!                                    +-- exit while draining --> Stopped
+//! ```
+//!
+//! The loop in `supervise.rs` feeds [`Event`]s and performs [`Action`]s. Every live state has a bound, so
+//! [`Machine::deadline`] always says when to call again.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+/// A service, by its place in the plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Id(pub usize);
+
+/// How a process ended. A failed spawn is an exit too: one path for every way to die.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    Code(i32),
+    Signal(i32),
+    /// The process could not be created; the error number says why.
+    NotSpawned(i32),
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Exit::Code(code) => write!(f, "exit code {code}"),
+            Exit::Signal(signal) => write!(f, "signal {signal}"),
+            Exit::NotSpawned(errno) => write!(
+                f,
+                "cannot start: {}",
+                std::io::Error::from_raw_os_error(*errno)
+            ),
+        }
+    }
+}
+
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// Time passed, or the first call.
+    Wake,
+    /// The probe of this service answered.
+    Ready(Id),
+    /// The process of this service is gone.
+    Exited(Id, Exit),
+    /// Restart this service now.
+    Restart(Id),
+    /// Stop everything in order.
+    Drain,
+    /// Stop everything at once.
+    Kill,
+}
+
+/// What to do about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    Spawn(Id),
+    /// Ask the service to stop.
+    Terminate(Id),
+    /// SIGKILL to its process group.
+    Kill(Id),
+    /// All is done: leave with this outcome.
+    Finish(Outcome),
+}
+
+/// How the whole run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Drained on request.
+    Drained,
+    /// This service cannot run; the others were drained.
+    Failed(Id),
+}
+
+/// Where a service stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Until its dependencies are ready.
+    Waiting,
+    Starting {
+        ready_by: Instant,
+    },
+    Ready {
+        since: Instant,
+    },
+    Stopping {
+        kill_at: Instant,
+    },
+    /// SIGKILL was sent; the kernel owes us the exit.
+    Killed {
+        again_at: Instant,
+    },
+    Backoff {
+        retry_at: Instant,
+    },
+    Stopped,
+}
+
+impl State {
+    /// The state's name as status shows it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            State::Waiting => "waiting",
+            State::Starting { .. } => "starting",
+            State::Ready { .. } => "ready",
+            State::Stopping { .. } => "stopping",
+            State::Killed { .. } => "killed",
+            State::Backoff { .. } => "backoff",
+            State::Stopped => "stopped",
+        }
+    }
+}
+
+/// The bounds of one service.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    pub depends_on: Vec<Id>,
+    /// From spawn to ready.
+    pub ready_timeout: Duration,
+    /// From terminate to kill, outside a drain.
+    pub grace: Duration,
+    /// Exit codes after which another try cannot help.
+    pub fatal_codes: &'static [i32],
+}
+
+/// First restart at once, then this much, doubling up to [`BACKOFF_MAX`].
+pub const BACKOFF_MIN: Duration = Duration::from_millis(250);
+/// The longest pause between two tries.
+pub const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// A service that was ready for so long starts over with its backoff.
+pub const RESET_AFTER: Duration = Duration::from_secs(60);
+/// So many failed starts in a row, of a service that was never ready, are a verdict.
+pub const NEVER_READY_LIMIT: u32 = 5;
+/// Between two SIGKILLs to a process that the kernel does not give back.
+const KILL_AGAIN: Duration = Duration::from_secs(1);
+
+/// What is known of one service.
+#[derive(Debug, Clone)]
+pub struct Service {
+    rules: Rules,
+    pub state: State,
+    /// Spawns after the first.
+    pub restarts: u32,
+    pub last_exit: Option<Exit>,
+    /// Failures since it last held for [`RESET_AFTER`].
+    failures: u32,
+    spawned: bool,
+    was_ready: bool,
+    /// The coming exit was asked for and is no failure.
+    asked: bool,
+}
+
+/// All services, and whether they are to go on.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    services: Vec<Service>,
+    draining: Option<Drain>,
+    grace: Duration,
+    finished: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Drain {
+    until: Instant,
+    outcome: Outcome,
+}
+
+impl Machine {
+    /// `grace` bounds a drain of all services together.
+    pub fn new(rules: Vec<Rules>, grace: Duration) -> Machine {
+        let service = |rules| Service {
+            rules,
+            state: State::Waiting,
+            restarts: 0,
+            last_exit: None,
+            failures: 0,
+            spawned: false,
+            was_ready: false,
+            asked: false,
+        };
+        Machine {
+            services: rules.into_iter().map(service).collect(),
+            draining: None,
+            grace,
+            finished: false,
+        }
+    }
+
+    /// The services in the plan's order.
+    pub fn services(&self) -> &[Service] {
+        &self.services
+    }
+
+    /// Whether a stop has begun.
+    pub fn is_draining(&self) -> bool {
+        self.draining.is_some()
+    }
+
+    /// When [`Machine::step`] must be called again at the latest. Never in the past right after `step`.
+    pub fn deadline(&self) -> Option<Instant> {
+        let draining = self.draining.is_some();
+        let due = |service: &Service| match service.state {
+            // In a drain it waits for its dependents, and those have bounds of their own.
+            State::Starting { ready_by } => (!draining).then_some(ready_by),
+            State::Stopping { kill_at } => Some(kill_at),
+            State::Killed { again_at } => Some(again_at),
+            State::Backoff { retry_at } => Some(retry_at),
+            State::Waiting | State::Ready { .. } | State::Stopped => None,
+        };
+        self.services.iter().filter_map(due).min()
+    }
+
+    /// Takes one event and says what to do, in order.
+    pub fn step(&mut self, now: Instant, event: Event) -> Vec<Action> {
+        let mut actions = Vec::new();
+        if self.finished {
+            return actions;
+        }
+        match event {
+            Event::Wake => {}
+            Event::Ready(id) => self.ready(now, id),
+            Event::Exited(id, exit) => self.exited(now, id, exit),
+            Event::Restart(id) => self.restart(now, id, &mut actions),
+            Event::Drain => self.drain(now, Outcome::Drained),
+            Event::Kill => self.kill_all(now, &mut actions),
+        }
+        // To a fixed point, so that the order of the services in the plan does not matter.
+        loop {
+            let before = actions.len();
+            let states: Vec<State> = self.services.iter().map(|service| service.state).collect();
+            for index in 0..self.services.len() {
+                self.advance(now, Id(index), &mut actions);
+            }
+            let settled = self
+                .services
+                .iter()
+                .zip(&states)
+                .all(|(service, state)| service.state == *state);
+            if settled && actions.len() == before {
+                break;
+            }
+        }
+        if let Some(drain) = self.draining
+            && self
+                .services
+                .iter()
+                .all(|service| service.state == State::Stopped)
+        {
+            self.finished = true;
+            actions.push(Action::Finish(drain.outcome));
+        }
+        actions
+    }
+
+    fn ready(&mut self, now: Instant, id: Id) {
+        let service = &mut self.services[id.0];
+        match service.state {
+            State::Starting { .. } => {
+                service.state = State::Ready { since: now };
+                service.was_ready = true;
+            }
+            // A late answer of a service that is already on its way out, or an answer given twice.
+            State::Waiting
+            | State::Ready { .. }
+            | State::Stopping { .. }
+            | State::Killed { .. }
+            | State::Backoff { .. }
+            | State::Stopped => {}
+        }
+    }
+
+    fn exited(&mut self, now: Instant, id: Id, exit: Exit) {
+        let draining = self.draining.is_some();
+        let service = &mut self.services[id.0];
+        match service.state {
+            // No process of ours is known: nothing can have exited.
+            State::Waiting | State::Backoff { .. } | State::Stopped => return,
+            State::Ready { since } => {
+                if now.saturating_duration_since(since) >= RESET_AFTER {
+                    service.failures = 0;
+                }
+            }
+            State::Starting { .. } | State::Stopping { .. } | State::Killed { .. } => {}
+        }
+        service.last_exit = Some(exit);
+        if draining {
+            service.state = State::Stopped;
+            return;
+        }
+        if std::mem::take(&mut service.asked) {
+            service.state = State::Waiting;
+            return;
+        }
+        let hopeless = matches!(exit, Exit::Code(code) if service.rules.fatal_codes.contains(&code))
+            || matches!(exit, Exit::NotSpawned(errno) if never_mends(errno));
+        service.failures = service.failures.saturating_add(1);
+        if hopeless || (!service.was_ready && service.failures >= NEVER_READY_LIMIT) {
+            service.state = State::Stopped;
+            self.drain(now, Outcome::Failed(id));
+            return;
+        }
+        service.state = State::Backoff {
+            retry_at: now + backoff(service.failures),
+        };
+    }
+
+    fn restart(&mut self, now: Instant, id: Id, actions: &mut Vec<Action>) {
+        if self.draining.is_some() {
+            return;
+        }
+        let service = &mut self.services[id.0];
+        match service.state {
+            State::Starting { .. } | State::Ready { .. } => {
+                service.asked = true;
+                service.state = State::Stopping {
+                    kill_at: now + service.rules.grace,
+                };
+                actions.push(Action::Terminate(id));
+            }
+            State::Backoff { .. } => service.state = State::Waiting,
+            State::Stopping { .. } | State::Killed { .. } => service.asked = true,
+            State::Waiting | State::Stopped => {}
+        }
+    }
+
+    fn drain(&mut self, now: Instant, outcome: Outcome) {
+        if self.draining.is_none() {
+            self.draining = Some(Drain {
+                until: now + self.grace,
+                outcome,
+            });
+        }
+    }
+
+    fn kill_all(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        self.drain(now, Outcome::Drained);
+        for (index, service) in self.services.iter_mut().enumerate() {
+            match service.state {
+                State::Starting { .. } | State::Ready { .. } | State::Stopping { .. } => {
+                    service.state = State::Killed {
+                        again_at: now + KILL_AGAIN,
+                    };
+                    actions.push(Action::Kill(Id(index)));
+                }
+                State::Waiting | State::Killed { .. } | State::Backoff { .. } | State::Stopped => {}
+            }
+        }
+    }
+
+    /// Moves one service on as far as time and the other services allow.
+    fn advance(&mut self, now: Instant, id: Id, actions: &mut Vec<Action>) {
+        let draining = self.draining;
+        match self.services[id.0].state {
+            State::Waiting | State::Backoff { .. } if draining.is_some() => {
+                self.services[id.0].state = State::Stopped;
+            }
+            State::Waiting => {
+                if self.dependencies_ready(id) {
+                    let service = &mut self.services[id.0];
+                    if std::mem::replace(&mut service.spawned, true) {
+                        service.restarts = service.restarts.saturating_add(1);
+                    }
+                    service.state = State::Starting {
+                        ready_by: now + service.rules.ready_timeout,
+                    };
+                    actions.push(Action::Spawn(id));
+                }
+            }
+            State::Backoff { retry_at } => {
+                if now >= retry_at {
+                    self.services[id.0].state = State::Waiting;
+                }
+            }
+            State::Starting { .. } | State::Ready { .. } if draining.is_some() => {
+                if let Some(drain) = draining.filter(|_| self.dependents_stopped(id)) {
+                    let left = drain.until.saturating_duration_since(now);
+                    let stages = u32::try_from(self.depth(id)).unwrap_or(1).max(1);
+                    self.services[id.0].state = State::Stopping {
+                        kill_at: now + left / stages,
+                    };
+                    actions.push(Action::Terminate(id));
+                }
+            }
+            State::Starting { ready_by } => {
+                if now >= ready_by {
+                    let service = &mut self.services[id.0];
+                    service.state = State::Stopping {
+                        kill_at: now + service.rules.grace,
+                    };
+                    actions.push(Action::Terminate(id));
+                }
+            }
+            State::Stopping { kill_at } => {
+                if now >= kill_at {
+                    self.services[id.0].state = State::Killed {
+                        again_at: now + KILL_AGAIN,
+                    };
+                    actions.push(Action::Kill(id));
+                }
+            }
+            State::Killed { again_at } => {
+                if now >= again_at {
+                    if draining.is_some() {
+                        // Stuck in the kernel: nothing more can be done, and the container must end.
+                        self.services[id.0].state = State::Stopped;
+                    } else {
+                        self.services[id.0].state = State::Killed {
+                            again_at: now + KILL_AGAIN,
+                        };
+                        actions.push(Action::Kill(id));
+                    }
+                }
+            }
+            State::Ready { .. } | State::Stopped => {}
+        }
+    }
+
+    fn dependencies_ready(&self, id: Id) -> bool {
+        let dependencies = &self.services[id.0].rules.depends_on;
+        dependencies
+            .iter()
+            .all(|dependency| matches!(self.services[dependency.0].state, State::Ready { .. }))
+    }
+
+    fn dependents_stopped(&self, id: Id) -> bool {
+        let depends = |service: &&Service| service.rules.depends_on.contains(&id);
+        self.services
+            .iter()
+            .filter(depends)
+            .all(|service| service.state == State::Stopped)
+    }
+
+    /// How many stages of a drain are left when this service stops, itself included.
+    fn depth(&self, id: Id) -> usize {
+        let below = self.services[id.0]
+            .rules
+            .depends_on
+            .iter()
+            .map(|dependency| self.depth(*dependency));
+        1 + below.max().unwrap_or(0)
+    }
+}
+
+/// Nothing at the first failure, then doubling.
+fn backoff(failures: u32) -> Duration {
+    match failures {
+        0 | 1 => Duration::ZERO,
+        more => BACKOFF_MIN
+            .saturating_mul(1 << (more - 2).min(16))
+            .min(BACKOFF_MAX),
+    }
+}
+
+/// Missing, not executable, wrong format: the same image will not start it a second later either.
+fn never_mends(errno: i32) -> bool {
+    use nix::errno::Errno;
+    [
+        Errno::ENOENT,
+        Errno::EACCES,
+        Errno::ENOEXEC,
+        Errno::ENOTDIR,
+        Errno::EPERM,
+    ]
+    .iter()
+    .any(|known| *known as i32 == errno)
+}
+
+#[cfg(test)]
+mod tests;

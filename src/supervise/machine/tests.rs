@@ -1,0 +1,307 @@
+use super::*;
+use proptest::prelude::*;
+
+const GATEWAY: Id = Id(0);
+const SERVER: Id = Id(1);
+const GRACE: Duration = Duration::from_secs(8);
+
+fn rules(depends_on: Vec<Id>) -> Rules {
+    Rules {
+        depends_on,
+        ready_timeout: Duration::from_secs(20),
+        grace: Duration::from_secs(4),
+        fatal_codes: &[2],
+    }
+}
+
+fn pair() -> Machine {
+    Machine::new(vec![rules(vec![]), rules(vec![GATEWAY])], GRACE)
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "an Instant cannot be made otherwise; the tests only add to it"
+)]
+fn epoch() -> Instant {
+    Instant::now()
+}
+
+/// Both services ready at the returned time.
+fn running() -> (Machine, Instant) {
+    let (mut machine, now) = (pair(), epoch());
+    assert_eq!(machine.step(now, Event::Wake), [Action::Spawn(GATEWAY)]);
+    assert_eq!(
+        machine.step(now, Event::Ready(GATEWAY)),
+        [Action::Spawn(SERVER)]
+    );
+    assert_eq!(machine.step(now, Event::Ready(SERVER)), []);
+    (machine, now)
+}
+
+const KILLED: Exit = Exit::Signal(9);
+
+#[test]
+fn dependent_starts_only_when_its_dependency_is_ready() {
+    let (mut machine, now) = (pair(), epoch());
+    machine.step(now, Event::Wake);
+    assert_eq!(machine.services()[SERVER.0].state, State::Waiting);
+    assert_eq!(
+        machine.step(now, Event::Ready(GATEWAY)),
+        [Action::Spawn(SERVER)]
+    );
+}
+
+#[test]
+fn first_restart_is_at_once_and_leaves_the_dependent_alone() {
+    let (mut machine, now) = running();
+    assert_eq!(
+        machine.step(now, Event::Exited(GATEWAY, KILLED)),
+        [Action::Spawn(GATEWAY)]
+    );
+    assert_eq!(machine.services()[GATEWAY.0].restarts, 1);
+    assert!(matches!(
+        machine.services()[SERVER.0].state,
+        State::Ready { .. }
+    ));
+}
+
+#[test]
+fn backoff_doubles_up_to_its_bound_and_resets_after_a_minute() {
+    let (mut machine, mut now) = running();
+    let mut pauses = Vec::new();
+    for _ in 0..10 {
+        machine.step(now, Event::Exited(GATEWAY, KILLED));
+        let retry = machine
+            .deadline()
+            .filter(|_| matches!(machine.services()[0].state, State::Backoff { .. }));
+        pauses.push(retry.map_or(0, |at| (at - now).as_millis()));
+        now = retry.unwrap_or(now);
+        machine.step(now, Event::Wake);
+        machine.step(now, Event::Ready(GATEWAY));
+    }
+    assert_eq!(
+        pauses,
+        [0, 250, 500, 1000, 2000, 4000, 8000, 16000, 30000, 30000]
+    );
+    now += RESET_AFTER;
+    assert_eq!(
+        machine.step(now, Event::Exited(GATEWAY, KILLED)),
+        [Action::Spawn(GATEWAY)]
+    );
+}
+
+#[test]
+fn service_that_is_never_ready_ends_the_run() {
+    let (mut machine, mut now) = (pair(), epoch());
+    machine.step(now, Event::Wake);
+    let mut last = Vec::new();
+    for _ in 0..NEVER_READY_LIMIT {
+        last = machine.step(now, Event::Exited(GATEWAY, Exit::Code(1)));
+        now = machine.deadline().unwrap_or(now);
+        if last.is_empty() {
+            last = machine.step(now, Event::Wake);
+        }
+    }
+    assert_eq!(last, [Action::Finish(Outcome::Failed(GATEWAY))]);
+}
+
+#[test]
+fn service_that_once_was_ready_is_tried_for_ever() {
+    let (mut machine, mut now) = running();
+    for _ in 0..100 {
+        machine.step(now, Event::Exited(GATEWAY, Exit::Code(1)));
+        now = machine.deadline().unwrap_or(now);
+        machine.step(now, Event::Wake);
+    }
+    assert!(!machine.is_draining());
+}
+
+#[test]
+fn missing_program_and_fatal_code_end_the_run_at_once() {
+    for exit in [
+        Exit::NotSpawned(nix::errno::Errno::ENOENT as i32),
+        Exit::Code(2),
+    ] {
+        let (mut machine, now) = (pair(), epoch());
+        machine.step(now, Event::Wake);
+        assert_eq!(
+            machine.step(now, Event::Exited(GATEWAY, exit)),
+            [Action::Finish(Outcome::Failed(GATEWAY))]
+        );
+    }
+}
+
+#[test]
+fn spawn_that_fails_for_want_of_memory_is_tried_again() {
+    let (mut machine, now) = (pair(), epoch());
+    machine.step(now, Event::Wake);
+    let exit = Exit::NotSpawned(nix::errno::Errno::EAGAIN as i32);
+    assert_eq!(
+        machine.step(now, Event::Exited(GATEWAY, exit)),
+        [Action::Spawn(GATEWAY)]
+    );
+}
+
+#[test]
+fn drain_stops_dependents_first_and_shares_the_grace() {
+    let (mut machine, now) = running();
+    assert_eq!(machine.step(now, Event::Drain), [Action::Terminate(SERVER)]);
+    assert_eq!(machine.deadline(), Some(now + GRACE / 2));
+    assert_eq!(
+        machine.step(now, Event::Exited(SERVER, Exit::Code(0))),
+        [Action::Terminate(GATEWAY)]
+    );
+    assert_eq!(machine.deadline(), Some(now + GRACE));
+    assert_eq!(
+        machine.step(now, Event::Exited(GATEWAY, Exit::Code(0))),
+        [Action::Finish(Outcome::Drained)]
+    );
+}
+
+#[test]
+fn term_ignorer_is_killed_after_its_grace() {
+    let (mut machine, now) = running();
+    machine.step(now, Event::Drain);
+    let then = now + GRACE / 2;
+    assert_eq!(machine.step(then, Event::Wake), [Action::Kill(SERVER)]);
+}
+
+#[test]
+fn second_request_kills_all_at_once() {
+    let (mut machine, now) = running();
+    machine.step(now, Event::Drain);
+    assert_eq!(
+        machine.step(now, Event::Kill),
+        [Action::Kill(GATEWAY), Action::Kill(SERVER)]
+    );
+}
+
+#[test]
+fn hung_start_is_terminated_and_tried_again() {
+    let (mut machine, now) = (pair(), epoch());
+    machine.step(now, Event::Wake);
+    let late = now + Duration::from_secs(20);
+    assert_eq!(
+        machine.step(late, Event::Wake),
+        [Action::Terminate(GATEWAY)]
+    );
+    assert_eq!(
+        machine.step(late, Event::Exited(GATEWAY, Exit::Signal(15))),
+        [Action::Spawn(GATEWAY)]
+    );
+}
+
+#[test]
+fn requested_restart_is_no_failure() {
+    let (mut machine, now) = running();
+    assert_eq!(
+        machine.step(now, Event::Restart(SERVER)),
+        [Action::Terminate(SERVER)]
+    );
+    assert_eq!(
+        machine.step(now, Event::Exited(SERVER, Exit::Code(0))),
+        [Action::Spawn(SERVER)]
+    );
+    machine.step(now, Event::Ready(SERVER));
+    assert_eq!(
+        machine.step(now, Event::Exited(SERVER, KILLED)),
+        [Action::Spawn(SERVER)],
+        "the first failure"
+    );
+}
+
+/// What the real world would know: which processes live.
+#[derive(Default)]
+struct World {
+    alive: [bool; 3],
+    finished: bool,
+}
+
+impl World {
+    fn perform(&mut self, machine: &Machine, now: Instant, actions: &[Action]) {
+        for action in actions {
+            assert!(!self.finished, "action {action:?} after the end");
+            match *action {
+                Action::Spawn(id) => {
+                    assert!(!self.alive[id.0], "two live processes of {id:?}");
+                    assert!(!machine.is_draining(), "spawn while draining");
+                    self.alive[id.0] = true;
+                }
+                Action::Terminate(id) | Action::Kill(id) => {
+                    assert!(self.alive[id.0], "signal to a dead {id:?}")
+                }
+                Action::Finish(_) => self.finished = true,
+            }
+        }
+        if !self.finished {
+            assert!(
+                machine.deadline().is_none_or(|at| at > now),
+                "deadline in the past: the loop would spin"
+            );
+        }
+    }
+}
+
+fn schedule() -> impl Strategy<Value = Vec<(u8, u8, u16)>> {
+    prop::collection::vec((0..12_u8, 0..3_u8, 0..9_000_u16), 1..60)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 20_000, ..ProptestConfig::default() })]
+    #[test]
+    fn any_schedule_keeps_one_process_a_service_and_ends_in_time(steps in schedule()) {
+        let mut machine = Machine::new(vec![rules(vec![]), rules(vec![Id(0)]), rules(vec![Id(0), Id(1)])], GRACE);
+        let (mut world, mut now) = (World::default(), epoch());
+        let mut retry_at: [Option<Instant>; 3] = [None; 3];
+        let first = machine.step(now, Event::Wake);
+        world.perform(&machine, now, &first);
+        for (kind, which, pause) in steps {
+            now += Duration::from_millis(u64::from(pause));
+            let id = Id(usize::from(which));
+            let event = match kind {
+                0..=2 if world.alive[id.0] => Event::Ready(id),
+                3 | 4 if world.alive[id.0] => Event::Exited(id, KILLED),
+                5 if world.alive[id.0] => Event::Exited(id, Exit::Code(1)),
+                6 => Event::Restart(id),
+                7 if pause % 7 == 0 => Event::Drain,
+                8 if pause % 31 == 0 => Event::Kill,
+                _ => Event::Wake,
+            };
+            if let Event::Exited(id, _) = event {
+                world.alive[id.0] = false;
+            }
+            let actions = machine.step(now, event);
+            for action in &actions {
+                if let Action::Spawn(id) = action {
+                    let early = retry_at[id.0].filter(|at| now < *at && event != Event::Restart(*id));
+                    prop_assert!(early.is_none(), "respawn before the backoff");
+                }
+            }
+            for (slot, service) in retry_at.iter_mut().zip(machine.services()) {
+                *slot = match service.state { State::Backoff { retry_at } => Some(retry_at), _ => None };
+            }
+            world.perform(&machine, now, &actions);
+        }
+        // Whatever happened: a drain of services that never exit by themselves ends within its bounds.
+        let begin = now;
+        let mut actions = machine.step(now, Event::Drain);
+        world.perform(&machine, now, &actions);
+        for _ in 0..20 {
+            if world.finished { break; }
+            for action in actions {
+                if let Action::Kill(id) = action { world.alive[id.0] = false; }
+            }
+            let dead = (0..3).find(|i| !world.alive[*i] && matches!(machine.services()[*i].state, State::Killed { .. }));
+            actions = match dead {
+                Some(index) => machine.step(now, Event::Exited(Id(index), KILLED)),
+                None => {
+                    now = machine.deadline().expect("a drain that is not done has a deadline");
+                    machine.step(now, Event::Wake)
+                }
+            };
+            world.perform(&machine, now, &actions);
+        }
+        prop_assert!(world.finished, "the drain never ends: {machine:?}");
+        prop_assert!(now - begin <= GRACE + Duration::from_secs(1));
+    }
+}
