@@ -290,15 +290,20 @@ pub(crate) fn sccache_bin() -> PathBuf {
         return path.into();
     }
     let tools = std::env::var_os("SCCACHE_DOCK_TOOLS").map_or_else(
-        || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/sccache-dock/tools"),
+        || {
+            let home = || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache");
+            let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+            cache.unwrap_or_else(home).join("sccache-dock/tools")
+        },
         PathBuf::from,
     );
-    let candidates =
-        ["sccache-0.19.0", "sccache-0.19.0-lto"].map(|name| tools.join(name).join("bin/sccache"));
-    let found = candidates.iter().find(|path| path.exists());
-    found
-        .unwrap_or_else(|| panic!("sccache 0.19.0 is not at {candidates:?}: run scripts/test"))
-        .clone()
+    let path = tools.join("sccache-0.19.0/bin/sccache");
+    assert!(
+        path.exists(),
+        "no sccache at {}: run scripts/test",
+        path.display()
+    );
+    path
 }
 
 /// A command whose environment has no setting of sccache, cargo or ccache in it.

@@ -1,6 +1,10 @@
 //! Integration tests: real processes, real sockets, real sccache, real builds.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(
+    clippy::print_stdout,
+    reason = "figures of a run are shown by --no-capture"
+)]
 
 mod builds;
 mod clients;

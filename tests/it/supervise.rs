@@ -1,6 +1,7 @@
 //! The supervisor with real services: the real sccache, our gateway, real signals.
 
-use crate::dock::{Dock, eventually, is_alive, now, program, sccache};
+use crate::dock::{Dock, eventually, is_alive, program};
+use crate::harness::{now, sccache_bin};
 use nix::sys::signal::{Signal, kill};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
@@ -13,7 +14,10 @@ fn wrapped_sccache(dir: &Path, body: &str) -> String {
     let path = dir.join("sccache-wrapped");
     std::fs::write(
         &path,
-        format!("#!/bin/sh\n{body}\nexec '{}' \"$@\"\n", sccache().display()),
+        format!(
+            "#!/bin/sh\n{body}\nexec '{}' \"$@\"\n",
+            sccache_bin().display()
+        ),
     )
     .unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -32,7 +36,7 @@ fn refused(env: &[(&str, &str)]) -> (Option<i32>, String) {
         .env("PATH", std::env::var("PATH").unwrap())
         .env("SCCACHE_DIR", dir.path())
         .env("SCCACHE_LISTEN", "127.0.0.1:0")
-        .env("SCCACHE_BINARY", sccache())
+        .env("SCCACHE_BINARY", sccache_bin())
         .envs(env.iter().copied())
         .output()
         .unwrap();
@@ -287,7 +291,7 @@ fn closed_standard_output_does_not_end_the_services() {
         .env("PATH", std::env::var("PATH").unwrap())
         .env("SCCACHE_DIR", dir.path())
         .env("SCCACHE_LISTEN", "127.0.0.1:0")
-        .env("SCCACHE_BINARY", sccache())
+        .env("SCCACHE_BINARY", sccache_bin())
         .spawn()
         .unwrap();
     let ask = |args: &[&str]| {
