@@ -1,6 +1,8 @@
 //! The gateway's HTTP side and its life as a process.
 
-use crate::harness::{Answer, Gateway, Process, READER, WRITER, command, config, now, wait_for};
+use crate::harness::{
+    Answer, Gateway, Process, READER, WRITER, address, command, config, now, wait_for,
+};
 use base64::Engine;
 use nix::sys::signal::Signal;
 use sccache_dock::gateway::config::IpcPolicy;
@@ -9,7 +11,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 const ENTRY: &str = "/a/b/c/abc0000000000000000000000000000000000000000000000000000000000000";
@@ -524,6 +526,49 @@ fn other_protocols_are_closed_with_a_word() {
         !gateway.config.socket.exists(),
         "the socket is open though the policy is off"
     );
+}
+
+#[test]
+fn more_connections_than_descriptors_wait_their_turn() {
+    let folder = tempfile::tempdir().unwrap();
+    let gateway = command(folder.path(), &config(folder.path()));
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "ulimit -n 40 && exec \"$@\"", "sh"]);
+    shell.arg(gateway.get_program()).args(gateway.get_args());
+    let process = Process::start(&mut shell);
+    let addr = address(&process);
+    let crowd: Vec<TcpStream> = (0..100)
+        .map(|_| TcpStream::connect(addr).unwrap())
+        .collect();
+    let health = || {
+        let mut stream = TcpStream::connect(addr).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(30)))
+            .unwrap();
+        stream
+            .write_all(b"GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n")
+            .unwrap();
+        Answer::read(&mut stream).code
+    };
+    drop(crowd);
+    assert_eq!(health(), 200);
+}
+
+#[test]
+fn client_that_takes_no_answer_is_dropped() {
+    let gateway = Gateway::start();
+    let body = vec![1; 20_000_000];
+    assert_eq!(gateway.request("PUT", "/cas/long", &body).code, 201);
+    let mut stream = gateway.connect();
+    let head = format!("GET /cas/long HTTP/1.1\r\nAuthorization: Bearer {WRITER}\r\n\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+    let connections = || gateway.status().protocols["http"].connections;
+    wait_for("the answer to stand", Duration::from_secs(10), || {
+        (connections() == 2).then_some(())
+    });
+    wait_for("the drop", Duration::from_secs(45), || {
+        (connections() == 1).then_some(())
+    });
 }
 
 #[test]

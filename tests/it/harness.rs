@@ -210,7 +210,7 @@ pub(crate) fn command(folder: &Path, config: &Config) -> Command {
     command
 }
 
-fn address(process: &Process) -> SocketAddr {
+pub(crate) fn address(process: &Process) -> SocketAddr {
     let line = process.wait_for_line("listening on 127.0.0.1:");
     line.rsplit(' ').next().unwrap().parse().unwrap()
 }
