@@ -68,6 +68,10 @@ fn blob_of_every_size_comes_back_whole() {
         (6, 6)
     );
     assert_eq!(status.totals.writes, 12);
+    assert!(
+        status.protocols["http"].bytes_sent > 5_000_000,
+        "{status:?}"
+    );
 }
 
 #[test]
