@@ -1,6 +1,8 @@
 //! The gateway's HTTP side and its life as a process.
 
-use crate::harness::{Answer, Gateway, Process, READER, WRITER, command, config, now, wait_for};
+use crate::harness::{
+    Answer, Gateway, Process, READER, WRITER, address, command, config, now, wait_for,
+};
 use base64::Engine;
 use nix::sys::signal::Signal;
 use sccache_dock::gateway::config::IpcPolicy;
@@ -9,7 +11,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 const ENTRY: &str = "/a/b/c/abc0000000000000000000000000000000000000000000000000000000000000";
@@ -66,6 +68,10 @@ fn blob_of_every_size_comes_back_whole() {
         (6, 6)
     );
     assert_eq!(status.totals.writes, 12);
+    assert!(
+        status.protocols["http"].bytes_sent > 5_000_000,
+        "{status:?}"
+    );
 }
 
 #[test]
@@ -527,6 +533,49 @@ fn other_protocols_are_closed_with_a_word() {
 }
 
 #[test]
+fn more_connections_than_descriptors_wait_their_turn() {
+    let folder = tempfile::tempdir().unwrap();
+    let gateway = command(folder.path(), &config(folder.path()));
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "ulimit -n 40 && exec \"$@\"", "sh"]);
+    shell.arg(gateway.get_program()).args(gateway.get_args());
+    let process = Process::start(&mut shell);
+    let addr = address(&process);
+    let crowd: Vec<TcpStream> = (0..100)
+        .map(|_| TcpStream::connect(addr).unwrap())
+        .collect();
+    let health = || {
+        let mut stream = TcpStream::connect(addr).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(30)))
+            .unwrap();
+        stream
+            .write_all(b"GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n")
+            .unwrap();
+        Answer::read(&mut stream).code
+    };
+    drop(crowd);
+    assert_eq!(health(), 200);
+}
+
+#[test]
+fn client_that_takes_no_answer_is_dropped() {
+    let gateway = Gateway::start();
+    let body = vec![1; 20_000_000];
+    assert_eq!(gateway.request("PUT", "/cas/long", &body).code, 201);
+    let mut stream = gateway.connect();
+    let head = format!("GET /cas/long HTTP/1.1\r\nAuthorization: Bearer {WRITER}\r\n\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+    let connections = || gateway.status().protocols["http"].connections;
+    wait_for("the answer to stand", Duration::from_secs(10), || {
+        (connections() == 2).then_some(())
+    });
+    wait_for("the drop", Duration::from_secs(45), || {
+        (connections() == 1).then_some(())
+    });
+}
+
+#[test]
 fn flood_of_refusals_does_not_fill_the_log() {
     let gateway = Gateway::start();
     for _ in 0..200 {
@@ -559,4 +608,104 @@ fn wrong_configuration_is_one_clear_message() {
     let mut process = Process::start(&mut command);
     assert_eq!(process.exit().code(), Some(1));
     process.wait_for_line("error: cannot read");
+}
+
+#[test]
+fn readers_of_a_contested_key_see_whole_blobs() {
+    let gateway = Gateway::start();
+    std::thread::scope(|scope| {
+        for writer in 0..8_u8 {
+            let gateway = &gateway;
+            scope.spawn(move || {
+                for round in 0..20 {
+                    let body = vec![writer; 200_000 + usize::from(writer) * 300_000];
+                    let code = gateway.request("PUT", "/cas/contested", &body).code;
+                    assert!(matches!(code, 201 | 204), "{code} in round {round}");
+                    let found = gateway.request("GET", "/cas/contested", b"");
+                    assert_eq!(found.code, 200);
+                    let first = found.body[0];
+                    assert!(
+                        found.body.iter().all(|byte| *byte == first),
+                        "two writers are mixed"
+                    );
+                    assert_eq!(found.body.len(), 200_000 + usize::from(first) * 300_000);
+                }
+            });
+        }
+    });
+}
+
+/// A frame of sccache's own protocol.
+fn frame(tag: u32, rest: &[&[u8]]) -> Vec<u8> {
+    let body = [&tag.to_le_bytes()[..], &rest.concat()].concat();
+    [&u32::try_from(body.len()).unwrap().to_be_bytes()[..], &body].concat()
+}
+
+fn text(bytes: &[u8]) -> Vec<u8> {
+    [&(bytes.len() as u64).to_le_bytes()[..], bytes].concat()
+}
+
+fn exchange(stream: &mut TcpStream, request: &[u8]) -> Vec<u8> {
+    stream.write_all(request).unwrap();
+    let mut length = [0; 4];
+    stream.read_exact(&mut length).unwrap();
+    let mut body = vec![0; usize::try_from(u32::from_be_bytes(length)).unwrap()];
+    stream.read_exact(&mut body).unwrap();
+    body
+}
+
+#[test]
+fn broken_archive_is_refused_by_the_own_protocol_which_goes_on() {
+    let gateway = Gateway::start();
+    let mut stream = gateway.connect();
+    let key = text("d".repeat(64).as_bytes());
+    for body in [vec![1; 10], vec![1; 3_000_000], Vec::new()] {
+        let answer = exchange(&mut stream, &frame(8, &[&key, &text(&body)]));
+        assert_eq!(
+            answer[..8],
+            [9, 0, 0, 0, 1, 0, 0, 0],
+            "an error is the answer"
+        );
+        assert!(String::from_utf8_lossy(&answer).contains("not a whole ZIP"));
+        assert_eq!(exchange(&mut stream, &frame(7, &[&key])), [8, 0, 0, 0, 0]);
+    }
+    for size in [10, 3_000_000] {
+        let archive = zip(&vec![2; size]);
+        assert_eq!(
+            exchange(&mut stream, &frame(8, &[&key, &text(&archive)])),
+            [9, 0, 0, 0, 0, 0, 0, 0]
+        );
+        let hit = exchange(&mut stream, &frame(7, &[&key]));
+        assert!(hit[13..] == archive, "{size}");
+    }
+    assert_eq!(
+        gateway
+            .request("GET", &format!("/d/d/d/{}", "d".repeat(64)), b"")
+            .body
+            .len(),
+        zip(&vec![2; 3_000_000]).len()
+    );
+}
+
+#[test]
+fn nonsense_in_the_own_protocol_closes_the_connection_with_a_word() {
+    let gateway = Gateway::start();
+    let huge = [&[0xff; 4][..], &11_u32.to_le_bytes()].concat();
+    let lying = frame(8, &[&u64::MAX.to_le_bytes(), b"x"]);
+    for (nonsense, word) in [
+        (frame(99, &[]), "unknown request 99"),
+        (lying, "does not fit"),
+        (huge, "too long"),
+    ] {
+        let mut stream = gateway.connect();
+        let handshake = exchange(&mut stream, &frame(5, &[]));
+        assert_eq!(handshake[..4], [6, 0, 0, 0]);
+        stream.write_all(&nonsense).unwrap();
+        // Closed with bytes unread, which a client may see as a reset.
+        let _ = stream.read_to_end(&mut Vec::new());
+        gateway.process.wait_for_line(word);
+    }
+    let memory = std::fs::read_to_string(format!("/proc/{}/statm", gateway.process.id())).unwrap();
+    let pages: u64 = memory.split(' ').nth(1).unwrap().parse().unwrap();
+    assert!(pages * 4096 < 200 << 20, "{pages} pages are resident");
 }

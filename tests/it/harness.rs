@@ -65,6 +65,10 @@ impl Process {
         Process { child, log }
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().join("\n")
     }
@@ -210,7 +214,7 @@ pub(crate) fn command(folder: &Path, config: &Config) -> Command {
     command
 }
 
-fn address(process: &Process) -> SocketAddr {
+pub(crate) fn address(process: &Process) -> SocketAddr {
     let line = process.wait_for_line("listening on 127.0.0.1:");
     line.rsplit(' ').next().unwrap().parse().unwrap()
 }

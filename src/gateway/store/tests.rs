@@ -615,6 +615,36 @@ fn concurrent_writers_of_one_key_leave_one_whole_blob() {
 }
 
 #[test]
+fn writers_and_deleters_of_one_key_leave_index_and_disk_in_agreement() {
+    let dir = TempDir::new().unwrap();
+    let store = open(dir.path(), MIB);
+    let writers = AtomicUsize::new(3);
+    let deleted = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            let (store, writers, deleted) = (&store, &writers, &deleted);
+            scope.spawn(move || {
+                for _ in 0..400 {
+                    put(store, "one", b"x");
+                }
+                writers.fetch_sub(1, Ordering::Relaxed);
+            });
+            scope.spawn(move || {
+                while writers.load(Ordering::Relaxed) > 0 {
+                    let done = store.delete(&key("one")).is_ok();
+                    deleted.fetch_add(usize::from(done), Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    assert!(deleted.into_inner() > 0);
+    assert_exact(&store, dir.path());
+    put(&store, "one", b"y");
+    assert_eq!(body(&store, "one"), Some(b"y".to_vec()));
+    assert_eq!(store.usage().vanished_entries, 0);
+}
+
+#[test]
 fn readers_see_whole_blobs_while_writers_evict_and_delete() {
     let dir = TempDir::new().unwrap();
     let store = open(dir.path(), 2 * MIB);
