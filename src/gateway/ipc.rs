@@ -387,12 +387,11 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W> {
             Ok(Vec::new())
         };
         if let Err(cause) = &relayed {
-            self.gateway.refuse(
-                "relay",
-                &self.peer,
-                &"RecordStats",
-                &format!("the sccache server: {cause}"),
+            let message = format!(
+                "cannot relay RecordStats peer={}: the sccache server: {cause}",
+                self.peer
             );
+            self.gateway.warnings.warn(ADVICE, "RecordStats", &message);
         }
         self.send(&frame::stats_recorded()).await?;
         Ok((if relayed.is_ok() { "ok" } else { "error" }, true))

