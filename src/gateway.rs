@@ -15,6 +15,7 @@ pub mod disk;
 pub mod http;
 pub mod ipc;
 pub mod key;
+mod log;
 pub mod lru;
 pub mod metrics;
 pub mod status;
@@ -104,7 +105,7 @@ pub struct Listeners {
 /// With `inherit` the listeners come from the Unix socket on standard input; the byte `R` goes back over it
 /// as soon as connections are accepted.
 pub fn serve(config: &Path, inherit: bool) -> Result<(), Error> {
-    log_to_stderr();
+    log::to_stderr();
     let path = config;
     let text = std::fs::read_to_string(path).map_err(|cause| Error::Read {
         path: path.into(),
@@ -486,42 +487,4 @@ fn connection_limit() -> usize {
     // A connection may hold a blob's file or a relay's socket besides its own.
     let share = usize::try_from(files.saturating_sub(SPARE_FILES) / 2).unwrap_or(CONNECTIONS);
     share.clamp(16, CONNECTIONS)
-}
-
-/// One line per event, `LEVEL message fields`: the supervisor stamps and tags it.
-fn log_to_stderr() {
-    let level = std::env::var("SCCACHE_LOG").unwrap_or_default();
-    let filter =
-        tracing_subscriber::EnvFilter::try_new(if level.is_empty() { "info" } else { &level })
-            .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    // Fails when a test has set a logger already, which then stays.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(false)
-        .event_format(Plain)
-        .try_init();
-}
-
-struct Plain;
-
-impl<S, N> tracing_subscriber::fmt::FormatEvent<S, N> for Plain
-where
-    S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
-    N: for<'a> tracing_subscriber::fmt::FormatFields<'a> + 'static,
-{
-    fn format_event(
-        &self,
-        context: &tracing_subscriber::fmt::FmtContext<'_, S, N>,
-        mut writer: tracing_subscriber::fmt::format::Writer<'_>,
-        event: &tracing::Event<'_>,
-    ) -> fmt::Result {
-        write!(writer, "{} ", event.metadata().level())?;
-        tracing_subscriber::fmt::FormatFields::format_fields(
-            context.field_format(),
-            writer.by_ref(),
-            event,
-        )?;
-        writeln!(writer)
-    }
 }

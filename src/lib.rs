@@ -6,6 +6,7 @@
 
 pub mod cli;
 pub mod client;
+pub mod doctor;
 pub mod gateway;
 pub mod listeners;
 pub mod plan;

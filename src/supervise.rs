@@ -269,6 +269,9 @@ impl Sockets {
 struct Runtime {
     handover: Option<UnixStream>,
     spawned_at: Option<Instant>,
+    /// Over which it was asked to stop: kept until it answers, because sccache drops a request whose connection
+    /// closes, and closed then, because it waits for every connection that is open.
+    farewell: Option<UnixStream>,
 }
 
 struct Supervisor {
@@ -296,6 +299,7 @@ struct Turn {
     control: bool,
     notify: bool,
     handovers: Vec<Id>,
+    farewells: Vec<Id>,
     sources: Vec<usize>,
 }
 
@@ -311,6 +315,9 @@ impl Supervisor {
             self.read_logs(&turn);
             for id in turn.handovers {
                 outcome = outcome.or(self.take_handover(now, id));
+            }
+            for id in turn.farewells {
+                self.runtimes[id.0].farewell = None;
             }
             if turn.notify {
                 outcome = outcome.or(self.take_notification(now));
@@ -361,14 +368,17 @@ impl Supervisor {
                 .map(|stream| input(stream.as_fd())),
         );
         let handovers = fds.len();
-        let waiting: Vec<Id> = (0..self.runtimes.len())
-            .filter(|index| self.runtimes[*index].handover.is_some())
-            .map(Id)
-            .collect();
-        let streams = waiting
-            .iter()
-            .filter_map(|id| self.runtimes[id.0].handover.as_ref());
-        fds.extend(streams.map(|stream| input(stream.as_fd())));
+        let have = |kept: fn(&Runtime) -> Option<&UnixStream>| -> Vec<(Id, &UnixStream)> {
+            let runtimes = self.runtimes.iter().enumerate();
+            runtimes
+                .filter_map(|(index, runtime)| Some((Id(index), kept(runtime)?)))
+                .collect()
+        };
+        let handing = have(|runtime| runtime.handover.as_ref());
+        fds.extend(handing.iter().map(|(_, stream)| input(stream.as_fd())));
+        let farewells = fds.len();
+        let leaving = have(|runtime| runtime.farewell.as_ref());
+        fds.extend(leaving.iter().map(|(_, stream)| input(stream.as_fd())));
         let sources = fds.len();
         if has_room {
             fds.extend(self.sources.iter().map(|source| input(source.pipe.as_fd())));
@@ -382,11 +392,13 @@ impl Supervisor {
             signals: fired(0),
             control: fired(2) || (controls..notifies).any(fired),
             notify: fired(3) || (notifies..handovers).any(fired),
-            handovers: waiting
-                .iter()
-                .enumerate()
-                .filter(|(i, _)| fired(handovers + i))
-                .map(|(_, id)| *id)
+            handovers: (0..handing.len())
+                .filter(|i| fired(handovers + i))
+                .map(|i| handing[i].0)
+                .collect(),
+            farewells: (0..leaving.len())
+                .filter(|i| fired(farewells + i))
+                .map(|i| leaving[i].0)
                 .collect(),
             sources: (0..self.sources.len())
                 .filter(|index| fired(sources + index))
@@ -432,7 +444,7 @@ impl Supervisor {
             );
             let level = if asked { Level::Info } else { Level::Warn };
             self.log.say(level, &format!("{name} exited: {exit}"));
-            self.runtimes[id.0].handover = None;
+            self.runtimes[id.0] = Runtime::default();
             outcome = outcome.or(self.step(now, Event::Exited(id, exit)));
         }
         outcome
@@ -625,18 +637,20 @@ impl Supervisor {
         self.runtimes[id.0] = Runtime {
             handover: spawned.handover,
             spawned_at: Some(now),
+            farewell: None,
         };
         Ok(())
     }
 
     fn terminate(&mut self, id: Id) {
         let asked = match &self.plan.services[id.0].stop_by {
-            StopBy::Term => false,
-            StopBy::SccacheShutdown(socket) => sccache_shutdown(socket).is_ok(),
+            StopBy::Term => None,
+            StopBy::SccacheShutdown(socket) => sccache_shutdown(socket).ok(),
         };
-        if !asked {
+        if asked.is_none() {
             self.children.signal(id, Signal::SIGTERM);
         }
+        self.runtimes[id.0].farewell = asked;
     }
 
     /// The last lines, then the exit code.
@@ -679,8 +693,10 @@ impl Supervisor {
 }
 
 /// Sends the `Shutdown` request (frame of four bytes, tag 3; sccache 0.19.0, `src/protocol.rs`) and waits for nothing.
-fn sccache_shutdown(socket: &Path) -> io::Result<()> {
+/// The connection must stay open until the answer comes.
+fn sccache_shutdown(socket: &Path) -> io::Result<UnixStream> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_nonblocking(true)?;
-    stream.write_all(&[0, 0, 0, 4, 3, 0, 0, 0])
+    stream.write_all(&[0, 0, 0, 4, 3, 0, 0, 0])?;
+    Ok(stream)
 }

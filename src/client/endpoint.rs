@@ -23,7 +23,7 @@ impl Endpoint {
             cause,
             hint,
         };
-        let url = given.trim().trim_end_matches('/');
+        let url = given.trim();
         let example = || "write it as http://HOST:4226".to_owned();
         let Some((scheme, rest)) = url.split_once("://") else {
             let authority: Option<hyper::http::uri::Authority> = url.parse().ok();
@@ -43,6 +43,7 @@ impl Endpoint {
             }
             _ => return Err(refused("its scheme is not http", example())),
         };
+        let url = format!("{scheme}://{}", rest.trim_end_matches('/'));
         let uri: Uri = url
             .parse()
             .map_err(|_| refused("it is not a URL", example()))?;
@@ -58,7 +59,7 @@ impl Endpoint {
             return Err(refused("it contains more than a path", example()));
         }
         Ok(Endpoint {
-            url: url.to_owned(),
+            url,
             tls,
             host: host.trim_matches(['[', ']']).to_owned(),
             port: uri.port_u16().unwrap_or(if tls { 443 } else { 80 }),

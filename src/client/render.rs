@@ -21,7 +21,7 @@ pub(super) fn sh(set: &Set) -> String {
         }
     }
     let undo = format!("unset {}", names(set));
-    out + &shell_comment(set, "eval \"$(sccache-dock client-env)\"", &undo)
+    out + &shell_comment(set, "eval \"$(this command)\"", &undo)
 }
 
 pub(super) fn fish(set: &Set) -> String {
@@ -34,8 +34,7 @@ pub(super) fn fish(set: &Set) -> String {
         }
     }
     let undo = format!("set -e {}", names(set));
-    let usage = "sccache-dock client-env --format fish | source";
-    out + &shell_comment(set, usage, &undo)
+    out + &shell_comment(set, "this command | source", &undo)
 }
 
 fn shell_word(set: &Set, value: &Value, quoted: impl Fn(&str) -> String) -> Option<String> {
@@ -110,8 +109,8 @@ pub(super) fn github(set: &Set) -> String {
             let _ = writeln!(out, "{name}={text}");
         }
     }
-    for name in set.emptied() {
-        let _ = writeln!(out, "{name}=");
+    for (name, value) in set.neutral() {
+        let _ = writeln!(out, "{name}={value}");
     }
     out
 }
@@ -159,8 +158,8 @@ pub(super) fn cargo(set: &Set) -> String {
             "{name} = {{ value = {value}{relative}, force = true }}"
         );
     }
-    for name in set.emptied() {
-        let _ = writeln!(out, "{name} = {{ value = \"\", force = true }}");
+    for (name, value) in set.neutral() {
+        let _ = writeln!(out, "{name} = {{ value = \"{value}\", force = true }}");
     }
     out
 }
@@ -178,8 +177,7 @@ struct ConfigFile<'a> {
 struct Cache<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     disk: Option<Disk>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    multilevel: Option<Multilevel>,
+    multilevel: Multilevel,
     webdav: Webdav<'a>,
 }
 
@@ -190,7 +188,7 @@ struct Disk {
 
 #[derive(Serialize)]
 struct Multilevel {
-    chain: [&'static str; 2],
+    chain: &'static [&'static str],
 }
 
 #[derive(Serialize)]
@@ -215,9 +213,13 @@ pub(super) fn toml(set: &Set) -> String {
             disk: set.disk.then_some(Disk {
                 rw_mode: "READ_WRITE",
             }),
-            multilevel: set.disk.then_some(Multilevel {
-                chain: ["disk", "webdav"],
-            }),
+            multilevel: Multilevel {
+                chain: if set.disk {
+                    &["disk", "webdav"]
+                } else {
+                    &["webdav"]
+                },
+            },
             webdav: Webdav {
                 endpoint: &set.endpoint,
                 key_prefix: set.namespace.as_deref(),
@@ -228,6 +230,7 @@ pub(super) fn toml(set: &Set) -> String {
     };
     let mut out = format!(
         "# {}\n# use: save as ~/.config/sccache/config, or anywhere and set SCCACHE_CONF; undo: remove it again\n\
+         # sccache before 0.19 refuses this file: use another format there\n\
          # environment variables beat this file; sccache reads these from the environment only:\n",
         about(set)
     );
@@ -244,7 +247,7 @@ pub(super) fn toml(set: &Set) -> String {
         };
         let _ = writeln!(out, "#   export {name}={value}");
     }
-    let _ = writeln!(out, "# {}\n", daemon(set.lane));
+    out.push_str("# a daemon that runs already keeps its old settings: stop it once with sccache --stop-server\n\n");
     out + &::toml::to_string(&file).expect("three levels of tables with text and flags")
 }
 

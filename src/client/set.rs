@@ -55,23 +55,14 @@ const STRAYS_OWN_PROTOCOL: &[&str] = &[
     "SCCACHE_WEBDAV_TOKEN",
 ];
 
-/// For formats that cannot unset: the strays for which sccache takes an empty value as none.
+/// For formats that cannot unset: the strays that matter in spite of the chain, with a value that does nothing.
 ///
-/// Absent with a reason: the two names for memcached, because sccache refuses to start when both are present, be
-/// they empty; `SCCACHE_LOG`, `SCCACHE_NO_CACHE` and `SCCACHE_RECACHE`, whose mere presence counts.
-const EMPTIED: &[&str] = &[
-    "SCCACHE_AZURE_BLOB_CONTAINER",
-    "SCCACHE_BUCKET",
-    "SCCACHE_GCS_BUCKET",
-    "SCCACHE_GCS_CREDENTIALS_URL",
-    "SCCACHE_GCS_KEY_PATH",
-    "SCCACHE_GCS_OAUTH_URL",
-    "SCCACHE_GHA_ENABLED",
-    "SCCACHE_GHA_VERSION",
-    "SCCACHE_REDIS",
-    "SCCACHE_REDIS_CLUSTER_ENDPOINTS",
-    "SCCACHE_REDIS_ENDPOINT",
-    "SCCACHE_WEBDAV_RW_MODE",
+/// Not an empty value: sccache 0.10 takes that for a setting. The other stores need no entry, because the chain names
+/// the store; only sccache 0.10, which knows no chain, would prefer them.
+const NEUTRAL: &[(&str, &str)] = &[
+    ("SCCACHE_CLIENT_SIDE", "false"),
+    ("SCCACHE_GHA_ENABLED", "false"),
+    ("SCCACHE_WEBDAV_RW_MODE", "READ_WRITE"),
 ];
 
 /// Why a set cannot be made.
@@ -195,12 +186,12 @@ impl Set {
 
     fn webdav(&mut self, token: Option<Value>) {
         self.strays.push("SCCACHE_CLIENT_SIDE");
+        // A chain of one names the store too, so that no stray variable can choose another.
+        let chain = if self.disk { "disk,webdav" } else { "webdav" };
+        self.variables
+            .push(("SCCACHE_MULTILEVEL_CHAIN", text(chain)));
         if self.disk {
-            self.variables
-                .push(("SCCACHE_MULTILEVEL_CHAIN", text("disk,webdav")));
             self.variables.push(("SCCACHE_DIR", Value::Folder));
-        } else {
-            self.strays.push("SCCACHE_MULTILEVEL_CHAIN");
         }
         self.variables
             .push(("SCCACHE_WEBDAV_ENDPOINT", text(&self.endpoint)));
@@ -235,10 +226,12 @@ impl Set {
         ]);
     }
 
-    /// The strays that a format without `unset` sets to nothing.
-    pub(super) fn emptied(&self) -> impl Iterator<Item = &'static str> {
-        let client_side = (self.lane == Lane::Webdav).then_some("SCCACHE_CLIENT_SIDE");
-        EMPTIED.iter().copied().chain(client_side)
+    /// What a format without `unset` sets on top.
+    pub(super) fn neutral(&self) -> &'static [(&'static str, &'static str)] {
+        match self.lane {
+            Lane::Webdav => NEUTRAL,
+            Lane::Ipc | Lane::Socket => &[],
+        }
     }
 }
 

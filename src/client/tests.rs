@@ -1,1 +1,280 @@
+use super::*;
+use clap::Parser;
+use std::process::Command;
 
+#[derive(Parser)]
+struct Line {
+    #[command(flatten)]
+    args: EnvArgs,
+}
+
+fn facts() -> Facts {
+    Facts {
+        endpoint: "http://127.0.0.1:4226".to_owned(),
+        token: Some(Secret::new("it's $HOME`id`\\".replace(' ', "-").as_str())),
+        socket: None,
+    }
+}
+
+fn text(line: &str) -> Result<String, String> {
+    let words = std::iter::once("client-env").chain(line.split_whitespace());
+    let args = Line::try_parse_from(words).map_err(|error| error.to_string())?;
+    env_text(&args.args, &facts()).map_err(|error| error.to_string())
+}
+
+/// What a child of `shell` sees after it has evaluated the text for `line`.
+fn evaluated(shell: &[&str], line: &str) -> Option<String> {
+    let home = tempfile::tempdir().unwrap();
+    let script = match shell[0] {
+        "fish" => "printf %s $SET | source; set -e SET; env",
+        _ => "eval \"$SET\"; unset SET; env",
+    };
+    let output = Command::new(shell[0])
+        .args(&shell[1..])
+        .args(["-c", script])
+        .env("SET", text(line).unwrap())
+        .env("HOME", home.path())
+        .env("SCCACHE_BUCKET", "stray")
+        .env("SCCACHE_LOG", "debug")
+        .output()
+        .ok()?;
+    assert!(output.status.success(), "{shell:?}: {output:?}");
+    assert!(output.stderr.is_empty(), "{shell:?}: {output:?}");
+    assert!(home.path().join(".cache/sccache-dock").is_dir());
+    let seen = String::from_utf8(output.stdout).unwrap();
+    Some(seen.replace(home.path().to_str().unwrap(), "~"))
+}
+
+fn shells() -> impl Iterator<Item = &'static [&'static str]> {
+    let all: [&[&str]; 6] = [
+        &["sh"],
+        &["bash"],
+        &["zsh"],
+        &["mksh"],
+        &["busybox", "sh"],
+        &["fish"],
+    ];
+    all.into_iter()
+}
+
+fn check_refused(line: &str, expected: &str) {
+    assert_eq!(text(line).unwrap_err(), expected, "{line}");
+}
+
+#[test]
+fn every_shell_here_sees_the_whole_set_and_no_stray() {
+    let mut seen_by = Vec::new();
+    for shell in shells() {
+        let format = if shell[0] == "fish" { "fish" } else { "sh" };
+        let line = format!("--format {format} --namespace team/main");
+        let Some(seen) = evaluated(shell, &line) else {
+            continue;
+        };
+        seen_by.push(shell[0]);
+        for expected in [
+            "RUSTC_WRAPPER=sccache",
+            "CARGO_INCREMENTAL=0",
+            "SCCACHE_MULTILEVEL_CHAIN=disk,webdav",
+            "SCCACHE_WEBDAV_ENDPOINT=http://127.0.0.1:4226",
+            "SCCACHE_WEBDAV_KEY_PREFIX=team/main",
+            "SCCACHE_WEBDAV_TOKEN=it's-$HOME`id`\\",
+            "SCCACHE_SKIP_CACHE_CHECK=1",
+            "SCCACHE_WEBDAV_DISABLE_CREATE_DIR=1",
+            "SCCACHE_IGNORE_SERVER_IO_ERROR=1",
+            "SCCACHE_SERVER_PORT=4227",
+            // A log level is the user's own business while there is a daemon.
+            "SCCACHE_LOG=debug",
+        ] {
+            assert!(
+                seen.lines().any(|it| it == expected),
+                "{shell:?}: {expected} in\n{seen}"
+            );
+        }
+        assert!(
+            seen.contains("\nSCCACHE_DIR=~/.cache/sccache-dock/disk-"),
+            "{seen}"
+        );
+        assert!(
+            seen.contains("\nSCCACHE_SERVER_UDS=~/.cache/sccache-dock/"),
+            "{seen}"
+        );
+        assert!(!seen.contains("SCCACHE_BUCKET"), "{shell:?}: {seen}");
+    }
+    assert!(seen_by.contains(&"sh"), "{seen_by:?}");
+}
+
+#[test]
+fn sh_survives_an_eval_without_quotes() {
+    let home = tempfile::tempdir().unwrap();
+    let output = Command::new("sh")
+        .args(["-c", "eval $SET; env"])
+        .env("SET", text("").unwrap())
+        .env("HOME", home.path())
+        .output()
+        .unwrap();
+    let seen = String::from_utf8(output.stdout).unwrap();
+    assert!(seen.contains("\nSCCACHE_SERVER_PORT=4227\n"), "{seen}");
+    assert!(output.stderr.is_empty());
+}
+
+#[test]
+fn own_protocol_turns_everything_off_that_would_turn_it_off() {
+    let seen = evaluated(&["sh"], "--lane ipc --endpoint http://localhost:4300").unwrap();
+    for expected in ["SCCACHE_CLIENT_SIDE=1", "SCCACHE_SERVER_PORT=4300"] {
+        assert!(seen.lines().any(|it| it == expected), "{seen}");
+    }
+    for stray in ["SCCACHE_LOG=", "SCCACHE_SERVER_UDS=", "SCCACHE_WEBDAV"] {
+        assert!(!seen.contains(stray), "{stray} in {seen}");
+    }
+    let seen = evaluated(&["sh"], "--lane socket --socket /run/dock/s.sock").unwrap();
+    assert!(
+        seen.contains("\nSCCACHE_SERVER_UDS=/run/dock/s.sock\n"),
+        "{seen}"
+    );
+    assert!(!seen.contains("SCCACHE_SERVER_PORT"), "{seen}");
+}
+
+#[test]
+fn other_settings_have_another_socket_and_a_new_token_keeps_the_folder() {
+    let with_token = |token: &str| {
+        let facts = Facts {
+            token: Some(Secret::new(token)),
+            ..facts()
+        };
+        let args = Line::try_parse_from(["client-env"]).unwrap().args;
+        let set = set::Set::new(&args, &facts).unwrap();
+        (set.id, set.place)
+    };
+    let (a, b) = (with_token("a"), with_token("b"));
+    assert_ne!(a.0, b.0);
+    assert_eq!(a.1, b.1);
+    assert_eq!(a, with_token("a"));
+}
+
+#[test]
+fn toml_and_cargo_are_toml_and_say_the_same() {
+    let file: toml::Table = text("--format toml --namespace team")
+        .unwrap()
+        .parse()
+        .unwrap();
+    let webdav = &file["cache"]["webdav"];
+    assert_eq!(webdav["endpoint"].as_str(), Some("http://127.0.0.1:4226"));
+    assert_eq!(webdav["key_prefix"].as_str(), Some("team"));
+    assert_eq!(webdav["token"].as_str(), Some(r"it's-$HOME`id`\"));
+    assert_eq!(webdav["disable_create_dir"].as_bool(), Some(true));
+    let chain = &file["cache"]["multilevel"]["chain"];
+    assert_eq!(chain.to_string(), r#"["disk", "webdav"]"#);
+
+    let cargo: toml::Table = text("--format cargo").unwrap().parse().unwrap();
+    assert_eq!(cargo["build"]["rustc-wrapper"].as_str(), Some("sccache"));
+    assert_eq!(cargo["build"]["incremental"].as_bool(), Some(false));
+    let env = cargo["env"].as_table().unwrap();
+    for (name, entry) in env {
+        assert_eq!(entry["force"].as_bool(), Some(true), "{name}");
+    }
+    let token = env["SCCACHE_WEBDAV_TOKEN"]["value"].as_str();
+    assert_eq!(token, Some(r"it's-$HOME`id`\"));
+    assert_eq!(env["SCCACHE_SERVER_UDS"]["relative"].as_bool(), Some(true));
+}
+
+#[test]
+fn lines_for_docker_and_github_are_assignments() {
+    for format in ["docker", "github"] {
+        let text = text(&format!("--format {format}")).unwrap();
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let (name, value) = line.split_once('=').unwrap();
+            assert!(
+                name.chars().all(|c| c.is_ascii_uppercase() || c == '_'),
+                "{line}"
+            );
+            assert!(!value.is_empty(), "{line}");
+        }
+        assert_eq!(text.contains('#'), format == "docker", "{text}");
+    }
+}
+
+#[test]
+fn no_token_leaves_the_token_out_of_every_format() {
+    for format in ["sh", "fish", "toml", "docker", "github", "cargo"] {
+        let text = text(&format!("--no-token --format {format}")).unwrap();
+        assert!(
+            !text.contains("it's") && !text.contains(r"it'\''s"),
+            "{text}"
+        );
+        assert!(!text.contains("unset SCCACHE_WEBDAV_TOKEN"), "{text}");
+    }
+    let docker = text("--no-token --format docker").unwrap();
+    assert!(docker.lines().any(|line| line == "SCCACHE_WEBDAV_TOKEN"));
+}
+
+#[test]
+fn no_disk_leaves_a_chain_of_one() {
+    let text = text("--no-disk --format docker").unwrap();
+    assert!(
+        text.contains("\nSCCACHE_MULTILEVEL_CHAIN=webdav\n"),
+        "{text}"
+    );
+    assert!(!text.contains("SCCACHE_DIR"), "{text}");
+}
+
+#[test]
+fn refusals_name_the_mend() {
+    check_refused(
+        "--endpoint tcp://cache:4226",
+        "cannot use endpoint \"tcp://cache:4226\": sccache knows no tcp:// URLs\nhint: write http://cache:4226",
+    );
+    check_refused(
+        "--endpoint cache",
+        "cannot use endpoint \"cache\": it has no scheme\nhint: write http://cache:4226",
+    );
+    check_refused(
+        "--lane ipc --endpoint http://10.0.0.7:4226",
+        "cannot use endpoint \"http://10.0.0.7:4226\": sccache's own protocol only ever talks to 127.0.0.1\n\
+         hint: use --lane webdav for another host or another container, or publish the port on 127.0.0.1",
+    );
+    check_refused(
+        "--lane socket",
+        "cannot print lane \"socket\": the container shares no socket\n\
+         hint: name it as the client sees it with --socket, or use --lane webdav",
+    );
+    for line in [
+        "--endpoint http://",
+        "--endpoint http://user@cache",
+        "--endpoint http://cache/?q",
+        "--endpoint ftp://cache",
+        "--namespace ../up",
+        "--namespace a//b",
+        "--namespace team?",
+        "--lane socket --socket relative.sock",
+    ] {
+        assert!(text(line).unwrap_err().contains("\nhint: "), "{line}");
+    }
+    let long = format!("--lane socket --socket /{}", "x".repeat(107));
+    assert!(text(&long).unwrap_err().contains("longer than 107 bytes"));
+}
+
+#[test]
+fn token_that_would_break_out_of_a_line_is_refused() {
+    let facts = Facts {
+        token: Some(Secret::new("a\nSCCACHE_NO_CACHE=1")),
+        ..facts()
+    };
+    let args = Line::try_parse_from(["client-env"]).unwrap().args;
+    assert_eq!(env_text(&args, &facts), Err(Error::Token));
+}
+
+#[test]
+fn every_name_in_a_set_is_one_that_sccache_reads() {
+    for lane in ["webdav", "ipc", "socket --socket /s"] {
+        let args = format!("client-env --namespace t --lane {lane}");
+        let args = Line::try_parse_from(args.split_whitespace()).unwrap().args;
+        let set = set::Set::new(&args, &facts()).unwrap();
+        let names = set.variables.iter().map(|(name, _)| *name);
+        for name in names
+            .chain(set.strays)
+            .filter(|name| name.starts_with("SCCACHE_"))
+        {
+            assert!(crate::variables::SCCACHE_OWN.contains(&name), "{name}");
+        }
+    }
+}

@@ -289,6 +289,13 @@ impl Download {
         std::future::poll_fn(|context| self.poll_next(context)).await
     }
 
+    fn rest(&self) -> u64 {
+        match &self.state {
+            State::Whole(body) => body.as_ref().map_or(0, |body| body.len() as u64),
+            State::Pieces { at, .. } => self.length - at,
+        }
+    }
+
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
         let (file, at, read) = match &mut self.state {
             State::Whole(body) => {
@@ -331,6 +338,14 @@ impl hyper::body::Body for Download {
     ) -> Poll<Option<io::Result<hyper::body::Frame<Bytes>>>> {
         let piece = ready!(self.get_mut().poll_next(context));
         Poll::Ready(piece.map(|piece| piece.map(hyper::body::Frame::data)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest() == 0
+    }
+
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        hyper::body::SizeHint::with_exact(self.rest())
     }
 }
 
@@ -429,5 +444,92 @@ impl Drop for Upload {
                 Err(_) => drop(writer),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::store::Options;
+    use std::io::Write;
+
+    fn disk(folder: &std::path::Path) -> Disk {
+        let options = Options {
+            dir: folder.join("cache"),
+            budget_bytes: 64 << 20,
+        };
+        Disk::new(Store::open(options).unwrap())
+    }
+
+    #[tokio::test]
+    async fn file_that_shrinks_in_mid_blob_is_an_error_not_an_end() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[1; CHUNK + 10]).unwrap();
+        let memory = Arc::new(Semaphore::new(1));
+        let mut download = Download {
+            length: 3 * CHUNK as u64,
+            modified: SystemTime::UNIX_EPOCH,
+            state: State::Pieces {
+                file: Arc::new(file),
+                at: 0,
+                read: None,
+                _permit: memory.acquire_owned().await.unwrap(),
+            },
+        };
+        assert_eq!(download.next().await.unwrap().unwrap().len(), CHUNK);
+        assert!(download.next().await.unwrap().is_err());
+        assert!(download.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn memory_is_given_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = disk(folder.path());
+        for (name, size) in [("cas/small", 100), ("cas/large", 3 << 20)] {
+            let key = Key::parse(name).unwrap();
+            let mut upload = disk.put(&key, None).await.unwrap();
+            upload.push(&vec![7; size]).await.unwrap();
+            upload.finish().await.unwrap();
+            let mut download = disk.get(&key).await.unwrap();
+            let first = download.next().await.unwrap().unwrap();
+            let held = MEMORY_UNITS - disk.memory.available_permits();
+            assert!(
+                (1..=CHUNK / UNIT).contains(&held),
+                "{name} holds {held} units"
+            );
+            drop((first, download));
+            drop(disk.put(&key, Some(size as u64)).await.unwrap());
+            assert_eq!(disk.memory.available_permits(), MEMORY_UNITS);
+        }
+    }
+
+    #[tokio::test]
+    async fn request_without_memory_is_refused_soon() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = disk(folder.path());
+        let all = u32::try_from(MEMORY_UNITS).unwrap();
+        let _held = disk.memory.clone().acquire_many_owned(all).await.unwrap();
+        let outcome = disk.get(&Key::parse("cas/x").unwrap()).await;
+        assert!(matches!(outcome, Err(Fault::Overloaded)), "{outcome:?}");
+    }
+
+    #[tokio::test]
+    async fn fault_of_a_write_is_remembered_until_one_succeeds() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = disk(folder.path());
+        let key = Key::parse("cas/x").unwrap();
+        disk.note_write::<()>(&Err(Fault::Store(store::Error::NoSpace)));
+        assert!(disk.write_fault().is_some());
+        disk.note_write::<()>(&Err(Fault::NotZip));
+        assert!(
+            disk.write_fault().is_some(),
+            "a client's fault says nothing about the disk"
+        );
+        assert_eq!(disk.check_writable().await, Ok(()));
+        assert_eq!(disk.write_fault(), None);
+        assert!(matches!(
+            disk.size(&key).await,
+            Err(Fault::Store(store::Error::Missing))
+        ));
     }
 }

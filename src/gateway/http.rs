@@ -28,6 +28,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
+use tokio_io_timeout::TimeoutStream;
 
 /// How long a request's head may take, and a kept connection may stay idle: longer than clients keep theirs
 /// (90 s in sccache's), so that none sends a request into a connection that is being closed.
@@ -40,6 +41,8 @@ const WHOLE_PUT: Duration = Duration::from_secs(600);
 const LEFT_OVER: usize = 1 << 20;
 /// How long that may take.
 const LEFT_OVER_TIME: Duration = Duration::from_secs(2);
+/// How long a client may leave an answer standing: it holds memory that others wait for.
+const TAKE: Duration = Duration::from_secs(30);
 /// Read and write buffer of a connection.
 const BUFFER: usize = 64 << 10;
 /// The object by which sccache finds out at its start whether it may read and write.
@@ -108,6 +111,8 @@ pub(crate) async fn converse<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static
         let gateway = Arc::clone(gateway);
         async move { Ok::<_, Infallible>(answer(&gateway, &peer, request).await) }
     });
+    let mut io = Box::pin(TimeoutStream::new(io));
+    io.as_mut().set_write_timeout_pinned(Some(TAKE));
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)

@@ -25,6 +25,8 @@ use tokio::time::{Instant, timeout};
 
 /// How long a client may be silent between two requests: it compiles meanwhile.
 const IDLE: Duration = Duration::from_secs(2 * 60 * 60);
+/// The same for a peer that the policy refuses.
+const IDLE_STRANGER: Duration = Duration::from_secs(60);
 /// How long a frame's bytes, in either direction, may stand still.
 const PROGRESS: Duration = Duration::from_secs(10);
 /// How long the server may take for a relayed request.
@@ -130,7 +132,8 @@ struct Talk<'a, R, W> {
 impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W> {
     /// The length of the next frame; `None` when the client is done, or silent for too long.
     async fn next_frame(&mut self) -> Result<Option<u32>, End> {
-        match timeout(IDLE, self.reader.read_u32()).await {
+        let idle = if self.welcome { IDLE } else { IDLE_STRANGER };
+        match timeout(idle, self.reader.read_u32()).await {
             Ok(Ok(length)) => Ok(Some(length)),
             Ok(Err(_)) | Err(_) => Ok(None),
         }
@@ -387,12 +390,11 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W> {
             Ok(Vec::new())
         };
         if let Err(cause) = &relayed {
-            self.gateway.refuse(
-                "relay",
-                &self.peer,
-                &"RecordStats",
-                &format!("the sccache server: {cause}"),
+            let message = format!(
+                "cannot relay RecordStats peer={}: the sccache server: {cause}",
+                self.peer
             );
+            self.gateway.warnings.warn(ADVICE, "RecordStats", &message);
         }
         self.send(&frame::stats_recorded()).await?;
         Ok((if relayed.is_ok() { "ok" } else { "error" }, true))
@@ -466,6 +468,8 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W> {
                         .warn(ADVICE, &format!("server for {origin}"), &message);
                 }
             }
+        } else if !self.welcome {
+            self.advise_policy();
         } else {
             let message = format!(
                 "client compiles without cache peer={}: it has sccache's default settings, which ask the server \

@@ -12,8 +12,11 @@
 //! ```
 //!
 //! A victim stays counted as used until the caller has removed its file, and what it frees goes straight to
-//! the reservation that it was evicted for, so no other writer can take that room in between. Only
-//! [`Lru::admit`], which takes in files that are on disk already, may find more than the budget.
+//! the reservation that it was evicted for, so no other writer can take that room in between.
+//!
+//! After a start, files are on disk that the index does not know yet. [`Lru::expect`] says how many bytes they
+//! may take; that much is not free until [`Lru::admit`] has taken them in. Only where they turn out to be more
+//! is the budget exceeded, and the caller evicts [`Lru::overshoot`].
 
 use hashbrown::HashTable;
 
@@ -121,6 +124,7 @@ pub struct Lru {
     used: u64,
     doomed: u64,
     reserved: u64,
+    expected: u64,
     totals: Vec<Totals>,
 }
 
@@ -137,6 +141,7 @@ impl Lru {
             used: 0,
             doomed: 0,
             reserved: 0,
+            expected: 0,
             totals: Vec::new(),
         }
     }
@@ -154,6 +159,18 @@ impl Lru {
     /// Bytes reserved.
     pub fn reserved(&self) -> u64 {
         self.reserved
+    }
+
+    /// Bytes in use, reserved, and expected to be found.
+    pub fn taken(&self) -> u64 {
+        self.used
+            .saturating_add(self.reserved)
+            .saturating_add(self.expected)
+    }
+
+    /// Counts `bytes` as taken by files that are still to be admitted; 0 when all are.
+    pub fn expect(&mut self, bytes: u64) {
+        self.expected = bytes;
     }
 
     /// Bytes by which files found on disk go past the budget.
@@ -191,10 +208,7 @@ impl Lru {
     /// Reserves `bytes`: what is free at once, the rest from victims in order of use. `None`, and nothing
     /// changes, when even all live entries together would not make enough room.
     pub fn claim(&mut self, bytes: u64) -> Option<Claim> {
-        let claimed = self
-            .budget
-            .saturating_sub(self.used + self.reserved)
-            .min(bytes);
+        let claimed = self.budget.saturating_sub(self.taken()).min(bytes);
         let victims = self.doom(bytes - claimed)?;
         self.reserved += claimed;
         Some(Claim { claimed, victims })
@@ -272,6 +286,7 @@ impl Lru {
             return false;
         }
         let slot = self.insert(found, bytes, used_micros);
+        self.expected = self.expected.saturating_sub(bytes);
         self.link_oldest(slot);
         true
     }

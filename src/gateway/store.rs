@@ -5,6 +5,7 @@
 //! get -> index (touch) -> open -> trailer whole and of this key? -> body
 //!
 //! DIR/                                      locked by the owner
+//! DIR/ceiling                               the most bytes that blobs may take, see `room.rs`
 //! DIR/tmp/                                  writes in flight; emptied by the next start
 //! DIR/blobs/NAMESPACE/2 HEX/32 HEX          body and trailer; the name is the key's BLAKE3 hash
 //! ```
@@ -20,31 +21,27 @@
 //!   time of writing is in the trailer.
 //! - Absent: HTTP, policies, flushing, and any byte of the bodies in memory.
 
+mod found;
+mod room;
 mod scan;
 mod trailer;
 mod writer;
 
 use super::key::{self, Key};
 use super::lru::{Digest, Item, Lru, MAX_ENTRY_BYTES, Presence};
+use found::Depth;
 use std::collections::HashMap;
-use std::fs::{self, File, FileTimes, OpenOptions};
+use std::fs::{self, File, FileTimes};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 use thiserror::Error;
-use trailer::Trailer;
 pub use writer::Writer;
 
 /// The most namespaces that are told apart: every one costs counters and folders.
 pub const MAX_NAMESPACES: usize = 4096;
-/// Evicted at least, when the disk is full before the budget is.
-const ROOM_BYTES: u64 = 1024 * 1024;
-/// How long a write waits for files that others are removing, and how often it looks.
-const WAIT: Duration = Duration::from_millis(100);
-const WAITS: u32 = 20;
 /// How long an owner that is just ending may keep the folder.
 const LOCK_TRIES: u32 = 100;
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
@@ -200,6 +197,8 @@ struct Inner {
     /// Told when files were removed and when the scan ends.
     changed: Condvar,
     stripes: [Mutex<()>; STRIPES],
+    /// What the file of that name says.
+    ceiling: Mutex<u64>,
     next_temp: AtomicU64,
     /// Locked as long as it is open.
     _lock: File,
@@ -256,27 +255,12 @@ impl Namespaces {
     }
 }
 
-/// A blob's file with its trailer.
-struct Opened {
-    file: File,
-    file_len: u64,
-    used: SystemTime,
-    trailer: Trailer,
-}
-
-/// Why a blob's file cannot be served.
-enum Flaw {
-    Missing,
-    Broken,
-    Io(io::Error),
-}
-
 impl Store {
     /// Opens or makes the store, removes left-over temporary files and starts to index what is there on a
     /// thread of its own. Serves at once.
     ///
-    /// Until that scan ends, the budget counts only what it found so far; if it finds more than the budget,
-    /// it evicts down to it.
+    /// Until that scan ends, what it has not found yet counts as taken. If it finds more than the budget,
+    /// because that was lowered, it evicts down to it.
     pub fn open(options: Options) -> Result<Store, Error> {
         let Options { dir, budget_bytes } = options;
         let at = |path: &Path, verb: &str, error: io::Error| described(verb, path, &error);
@@ -288,11 +272,14 @@ impl Store {
             .map_err(|error| at(&dir.join("tmp"), "empty folder", error))?;
         let block = nix::sys::statvfs::statvfs(&dir)
             .map_err(|error| at(&dir, "stat file system of", error.into()))?;
+        let ceiling = room::read_ceiling(&dir, budget_bytes);
+        let mut lru = Lru::new(budget_bytes);
+        lru.expect(ceiling);
         let inner = Arc::new(Inner {
             budget: budget_bytes,
             block: block.fragment_size().max(512),
             state: Mutex::new(State {
-                lru: Lru::new(budget_bytes),
+                lru,
                 namespaces: Namespaces::default(),
                 indexing: true,
                 evicted_entries: 0,
@@ -304,6 +291,7 @@ impl Store {
             }),
             changed: Condvar::new(),
             stripes: [const { Mutex::new(()) }; STRIPES],
+            ceiling: Mutex::new(ceiling),
             next_temp: AtomicU64::new(0),
             _lock: lock,
             dir,
@@ -331,7 +319,9 @@ impl Store {
         let touched = touched.or_else(|| inner.state().lru.touch(&digest, micros(now)));
         if !touched.is_some_and(|touched| touched.checked) {
             let whole = opened.trailer.body_is_whole(&opened.file);
-            if !whole.map_err(|error| inner.fault("read", &inner.path_of(key, &digest), error))? {
+            if !whole
+                .map_err(|error| inner.fault("read blob", &inner.path_of(key, &digest), error))?
+            {
                 opened = inner.examine(key, &digest, Depth::Body)?;
             }
             inner.state().lru.mark_checked(&digest);
@@ -339,7 +329,7 @@ impl Store {
         if touched.is_some_and(|touched| touched.persist) {
             let times = FileTimes::new().set_modified(now);
             if let Err(error) = opened.file.set_times(times) {
-                inner.fault("note the use of", &inner.path_of(key, &digest), error);
+                inner.fault("note the use of blob", &inner.path_of(key, &digest), error);
             }
         }
         let modified =
@@ -389,7 +379,7 @@ impl Store {
                 Ok(())
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(inner.vanished(&digest)),
-            Err(error) => Err(inner.fault("remove", &path, error)),
+            Err(error) => Err(inner.fault("remove blob", &path, error)),
         }
     }
 
@@ -427,7 +417,7 @@ impl Store {
             let path = inner.path_of_item(&item);
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    failed = failed.or(Some(inner.fault("remove", &path, error)));
+                    failed = failed.or(Some(inner.fault("remove blob", &path, error)));
                 }
                 Ok(()) | Err(_) => {
                     purged.entries += 1;
@@ -469,13 +459,6 @@ impl Store {
     }
 }
 
-/// How much of a file is read to find it whole.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Depth {
-    Trailer,
-    Body,
-}
-
 impl Inner {
     fn state(&self) -> MutexGuard<'_, State> {
         // Counters stay right when a thread panics: no section under the lock calls what may panic half-way.
@@ -513,170 +496,9 @@ impl Inner {
         self.budget.min(MAX_ENTRY_BYTES)
     }
 
-    /// Opens a blob's file, of which the index knows or, while the scan is going on, may not know yet.
-    fn find(&self, key: &Key, digest: &Digest, indexed: bool) -> Result<Opened, Error> {
-        if indexed {
-            let path = self.path_of(key, digest);
-            match open_blob(&path, key, Depth::Trailer) {
-                Ok(opened) => return Ok(opened),
-                Err(Flaw::Io(error)) => return Err(self.fault("read", &path, error)),
-                Err(Flaw::Missing | Flaw::Broken) => {}
-            }
-        }
-        self.examine(key, digest, Depth::Trailer)
-    }
-
-    /// Looks again with the key's stripe held, so that what is seen cannot be a blob on its way in or out, and
-    /// brings index and disk into agreement.
-    fn examine(&self, key: &Key, digest: &Digest, depth: Depth) -> Result<Opened, Error> {
-        let path = self.path_of(key, digest);
-        let _stripe = self.stripe(digest);
-        match open_blob(&path, key, depth) {
-            Ok(opened) => {
-                let mut state = self.state();
-                if state.unscanned(digest) {
-                    let namespace = state
-                        .namespaces
-                        .intern(key.namespace())
-                        .ok_or(Error::Missing)?;
-                    let item = Item {
-                        digest: *digest,
-                        namespace,
-                    };
-                    state
-                        .lru
-                        .admit(item, self.disk_bytes(opened.file_len), micros(opened.used));
-                }
-                // Doomed meanwhile, or put there by somebody else: not ours to serve.
-                if state.lru.presence(digest) == Presence::Live {
-                    Ok(opened)
-                } else {
-                    Err(Error::Missing)
-                }
-            }
-            Err(Flaw::Missing) => Err(self.vanished(digest)),
-            Err(Flaw::Broken) => Err(self.remove_broken(digest, &path)),
-            Err(Flaw::Io(error)) => Err(self.fault("read", &path, error)),
-        }
-    }
-
-    /// Forgets a blob whose file is not there. The key's stripe is held.
-    fn vanished(&self, digest: &Digest) -> Error {
-        let mut state = self.state();
-        if state.lru.presence(digest) == Presence::Live {
-            state.lru.remove(digest);
-            state.vanished_entries += 1;
-        }
-        Error::Missing
-    }
-
-    /// Removes a file of ours that is not whole. The key's stripe is held.
-    fn remove_broken(&self, digest: &Digest, path: &Path) -> Error {
-        if let Err(error) = fs::remove_file(path) {
-            return self.fault("remove broken", path, error);
-        }
-        tracing::warn!(file = %path.display(), "removed a blob that was not whole");
-        let mut state = self.state();
-        state.broken_entries += 1;
-        if state.lru.presence(digest) == Presence::Live {
-            state.lru.remove(digest);
-        }
-        Error::Missing
-    }
-
-    /// Reserves `bytes`, evicting as needed.
-    fn reserve(&self, bytes: u64) -> Result<(), Error> {
-        let mut held = 0;
-        let mut waits = 0;
-        while held < bytes {
-            let claim = self.state().lru.claim(bytes - held);
-            if let Some(claim) = claim {
-                held += claim.claimed;
-                match self.evict(&claim.victims, bytes - held) {
-                    Ok(claimed) => held += claimed,
-                    Err(error) => {
-                        self.state().lru.release(held);
-                        return Err(error);
-                    }
-                }
-                continue;
-            }
-            // Others hold the budget. What they are removing comes free soon; what clients are still sending
-            // may take any time. Give back what is held, or two writers could wait for each other.
-            let mut state = self.state();
-            state.lru.release(std::mem::take(&mut held));
-            if state.lru.doomed() == 0 || waits == WAITS {
-                return Err(Error::NoSpace);
-            }
-            waits += 1;
-            drop(self.changed.wait_timeout(state, WAIT));
-        }
-        Ok(())
-    }
-
-    /// Removes doomed files and reserves up to `wanted` of what that frees. Returns the bytes reserved. Those
-    /// that cannot be removed are kept and the first error is reported, unless enough came free without them.
-    fn evict(&self, victims: &[Item], wanted: u64) -> Result<u64, Error> {
-        let mut claimed = 0;
-        let mut failed = None;
-        for item in victims {
-            let path = self.path_of_item(item);
-            let _stripe = self.stripe(&item.digest);
-            // A new blob may have taken the place of the doomed one: its file must stay.
-            if self.state().lru.presence(&item.digest) != Presence::Doomed {
-                continue;
-            }
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    self.state().lru.revive(&item.digest);
-                    failed = failed.or(Some(self.fault("evict", &path, error)));
-                }
-                Ok(()) | Err(_) => {
-                    let mut state = self.state();
-                    if let Some(collected) = state.lru.collect(&item.digest, wanted - claimed) {
-                        claimed += collected.claimed;
-                        state.evicted_entries += 1;
-                        state.evicted_bytes += collected.freed;
-                    }
-                }
-            }
-        }
-        if !victims.is_empty() {
-            self.changed.notify_all();
-        }
-        match failed {
-            Some(error) if claimed < wanted || wanted == 0 => {
-                self.state().lru.release(claimed);
-                Err(error)
-            }
-            _ => Ok(claimed),
-        }
-    }
-
-    /// Does `work`, and when the disk is full, evicts some blobs and does it once more.
-    fn with_room<T>(&self, bytes: u64, mut work: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-        match work() {
-            Err(error) if is_full(&error) => {
-                let victims = {
-                    let mut state = self.state();
-                    let live = state.lru.used() - state.lru.doomed();
-                    state
-                        .lru
-                        .doom(bytes.max(ROOM_BYTES).min(live))
-                        .unwrap_or_default()
-                };
-                if victims.is_empty() || self.evict(&victims, 0).is_err() {
-                    return Err(error);
-                }
-                work()
-            }
-            result => result,
-        }
-    }
-
     /// Notes that the file system refused something, and says which error that is.
     fn fault(&self, verb: &str, path: &Path, error: io::Error) -> Error {
-        let message = format!("cannot {verb} blob \"{}\": {error}", path.display());
+        let message = format!("cannot {verb} \"{}\": {error}", path.display());
         let at = now();
         let mut state = self.state();
         let last = state.last_fault.as_ref();
@@ -702,39 +524,6 @@ impl Inner {
             Error::Io(io::Error::new(error.kind(), message))
         }
     }
-}
-
-/// Opens a blob's file and reads its trailer.
-fn open_blob(path: &Path, key: &Key, depth: Depth) -> Result<Opened, Flaw> {
-    // Neither a link nor a pipe in a blob's place may lead elsewhere or block.
-    let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
-    let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
-        Ok(file) => file,
-        Err(error) => {
-            return Err(match error.raw_os_error() {
-                Some(nix::libc::ENOENT) => Flaw::Missing,
-                Some(nix::libc::ELOOP) => Flaw::Broken,
-                _ => Flaw::Io(error),
-            });
-        }
-    };
-    let metadata = file.metadata().map_err(Flaw::Io)?;
-    if !metadata.is_file() {
-        return Err(Flaw::Broken);
-    }
-    let trailer = Trailer::read(&file, key.as_str(), metadata.len())
-        .map_err(Flaw::Io)?
-        .ok_or(Flaw::Broken)?;
-    if depth == Depth::Body && !trailer.body_is_whole(&file).map_err(Flaw::Io)? {
-        return Err(Flaw::Broken);
-    }
-    let used = metadata.modified().map_err(Flaw::Io)?;
-    Ok(Opened {
-        file,
-        file_len: metadata.len(),
-        used,
-        trailer,
-    })
 }
 
 /// Locks the store's folder; the kernel gives the lock back however its owner ends. The folder itself and

@@ -1,5 +1,6 @@
 //! A running `sccache-dock run` of the test's own: private folder, free port, killed on drop.
 
+use crate::harness::{now, sccache_bin, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -8,7 +9,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The longest that any single condition may take; a machine under load is slow, not broken.
 const CEILING: Duration = Duration::from_secs(30);
@@ -18,46 +19,9 @@ pub(crate) fn program() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_sccache-dock"))
 }
 
-/// The real sccache: `SCCACHE_BIN`, else where `scripts/test` builds it.
-pub(crate) fn sccache() -> PathBuf {
-    if let Some(path) = std::env::var_os("SCCACHE_BIN") {
-        return path.into();
-    }
-    let tools = std::env::var_os("SCCACHE_DOCK_TOOLS")
-        .map(PathBuf::from)
-        .unwrap_or_else(|| {
-            let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-            let home =
-                || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache");
-            cache.unwrap_or_else(home).join("sccache-dock/tools")
-        });
-    let path = tools.join("sccache-0.19.0/bin/sccache");
-    assert!(
-        path.exists(),
-        "no sccache at {}: run scripts/test, or set SCCACHE_BIN",
-        path.display()
-    );
-    path
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "tests of real processes measure real time"
-)]
-pub(crate) fn now() -> Instant {
-    Instant::now()
-}
-
 /// Polls until `probe` gives something, for at most [`CEILING`].
-pub(crate) fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
-    let begin = now();
-    loop {
-        if let Some(found) = probe() {
-            return found;
-        }
-        assert!(now() - begin < CEILING, "not within {CEILING:?}: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+pub(crate) fn eventually<T>(what: &str, probe: impl FnMut() -> Option<T>) -> T {
+    wait_for(what, CEILING, probe)
 }
 
 pub(crate) struct Dock {
@@ -86,7 +50,10 @@ impl Dock {
             ("PATH".to_owned(), std::env::var("PATH").unwrap()),
             ("SCCACHE_DIR".to_owned(), dir.path().display().to_string()),
             ("SCCACHE_LISTEN".to_owned(), "127.0.0.1:0".to_owned()),
-            ("SCCACHE_BINARY".to_owned(), sccache().display().to_string()),
+            (
+                "SCCACHE_BINARY".to_owned(),
+                sccache_bin().display().to_string(),
+            ),
             ("SCCACHE_LOG".to_owned(), "info".to_owned()),
         ]);
         all.extend(

@@ -1,9 +1,14 @@
-//! Integration tests: real processes, real sccache, real builds.
+//! Integration tests: real processes, real sockets, real sccache, real builds.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![expect(
-    clippy::unwrap_used,
-    reason = "a test ends where something is not as it should be"
+    clippy::print_stdout,
+    reason = "figures of a run are shown by --no-capture"
 )]
 
+mod builds;
+mod clients;
 mod dock;
+mod gateway;
+mod harness;
 mod supervise;

@@ -1,6 +1,7 @@
 //! The supervisor with real services: the real sccache, our gateway, real signals.
 
-use crate::dock::{Dock, eventually, is_alive, now, program, sccache};
+use crate::dock::{Dock, eventually, is_alive, program};
+use crate::harness::{now, sccache_bin};
 use nix::sys::signal::{Signal, kill};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
@@ -13,12 +14,18 @@ fn wrapped_sccache(dir: &Path, body: &str) -> String {
     let path = dir.join("sccache-wrapped");
     std::fs::write(
         &path,
-        format!("#!/bin/sh\n{body}\nexec '{}' \"$@\"\n", sccache().display()),
+        format!(
+            "#!/bin/sh\n{body}\nexec '{}' \"$@\"\n",
+            sccache_bin().display()
+        ),
     )
     .unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
     path.display().to_string()
 }
+
+/// Settings, a part of the message and a part of its hint.
+type Refusal<'a> = (&'a [(&'a str, &'a str)], &'a str, &'a str);
 
 /// Runs `sccache-dock run` with settings that must be refused; gives the exit code and standard error.
 fn refused(env: &[(&str, &str)]) -> (Option<i32>, String) {
@@ -29,7 +36,7 @@ fn refused(env: &[(&str, &str)]) -> (Option<i32>, String) {
         .env("PATH", std::env::var("PATH").unwrap())
         .env("SCCACHE_DIR", dir.path())
         .env("SCCACHE_LISTEN", "127.0.0.1:0")
-        .env("SCCACHE_BINARY", sccache())
+        .env("SCCACHE_BINARY", sccache_bin())
         .envs(env.iter().copied())
         .output()
         .unwrap();
@@ -284,7 +291,7 @@ fn closed_standard_output_does_not_end_the_services() {
         .env("PATH", std::env::var("PATH").unwrap())
         .env("SCCACHE_DIR", dir.path())
         .env("SCCACHE_LISTEN", "127.0.0.1:0")
-        .env("SCCACHE_BINARY", sccache())
+        .env("SCCACHE_BINARY", sccache_bin())
         .spawn()
         .unwrap();
     let ask = |args: &[&str]| {
@@ -355,7 +362,7 @@ fn reader_that_stands_still_blocks_nobody() {
 fn each_wrong_setting_gives_one_clear_message_and_exit_code_2() {
     let busy = TcpListener::bind("127.0.0.1:0").unwrap();
     let busy_port = busy.local_addr().unwrap().to_string();
-    let cases: &[(&[(&str, &str)], &str, &str)] = &[
+    let cases: &[Refusal<'_>] = &[
         (
             &[("MODE", "persistant")],
             "\"persistant\" is not a mode",

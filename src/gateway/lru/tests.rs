@@ -20,6 +20,7 @@ struct Model {
     live: Vec<(u8, u64, u64)>,
     doomed: Vec<(u8, u64)>,
     reserved: u64,
+    expected: u64,
 }
 
 impl Model {
@@ -71,6 +72,9 @@ enum Op {
         used_micros: u64,
     },
     Sort,
+    Expect {
+        units: u64,
+    },
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -86,6 +90,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => number.clone().prop_map(|number| Op::Remove { number }),
         1 => (number, units, 0..1000u64).prop_map(|(number, units, used_micros)| Op::Admit { number, units, used_micros }),
         1 => Just(Op::Sort),
+        1 => (0..30u64).prop_map(|units| Op::Expect { units }),
     ]
 }
 
@@ -112,7 +117,7 @@ impl World {
     fn claim(&mut self, bytes: u64) -> Option<u64> {
         let free = self
             .budget
-            .saturating_sub(self.model.used() + self.model.reserved);
+            .saturating_sub(self.model.used() + self.model.reserved + self.model.expected);
         let missing = bytes - free.min(bytes);
         let live: u64 = self.model.live.iter().map(|entry| entry.1).sum();
         let claim = self.lru.claim(bytes);
@@ -215,7 +220,12 @@ impl World {
                         .live
                         .insert(0, (number, units * UNIT, used_micros));
                     self.admitted += units * UNIT;
+                    self.model.expected = self.model.expected.saturating_sub(units * UNIT);
                 }
+            }
+            Op::Expect { units } => {
+                self.lru.expect(units * UNIT);
+                self.model.expected = units * UNIT;
             }
             Op::Sort => {
                 // A revived entry keeps its time of use, which the model does not know: take it from the index.

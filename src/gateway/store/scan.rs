@@ -1,5 +1,6 @@
 //! The start's scan: takes in what is on disk, by names and sizes alone.
 
+use super::room::Ceiling;
 use super::{Inner, State, micros, now, trailer};
 use crate::gateway::key;
 use crate::gateway::lru::{Digest, Item};
@@ -95,7 +96,7 @@ impl Scan {
         let inner = self.inner.upgrade()?;
         let read = fs::read_dir(folder).and_then(|entries| entries.collect());
         Some(read.unwrap_or_else(|error| {
-            inner.fault("list", folder, error);
+            inner.fault("list folder", folder, error);
             Vec::new()
         }))
     }
@@ -114,6 +115,7 @@ impl Scan {
         {
             let mut state = inner.state();
             state.lru.sort();
+            state.lru.expect(0);
             state.foreign_files = self.foreign;
         }
         loop {
@@ -128,6 +130,7 @@ impl Scan {
                 break;
             }
         }
+        inner.keep_ceiling(Ceiling::Set);
         let mut state = inner.state();
         state.indexing = false;
         tracing::info!(
@@ -147,7 +150,7 @@ fn take_in(inner: &Inner, entry: &DirEntry, item: Item) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return,
         Err(error) => {
-            inner.fault("stat", &entry.path(), error);
+            inner.fault("stat blob", &entry.path(), error);
             return;
         }
     };

@@ -44,7 +44,8 @@ impl Drop for Temp {
             return;
         }
         if let Err(error) = fs::remove_file(&self.path) {
-            self.inner.fault("remove unfinished", &self.path, error);
+            self.inner
+                .fault("remove unfinished blob", &self.path, error);
         }
     }
 }
@@ -110,7 +111,7 @@ impl Writer {
         let create = || OpenOptions::new().write(true).create_new(true).open(&path);
         let file = inner
             .with_room(0, create)
-            .map_err(|error| inner.fault("create", &path, error))?;
+            .map_err(|error| inner.fault("create blob", &path, error))?;
         Ok(Writer {
             file,
             temp: Temp {
@@ -150,11 +151,9 @@ impl Writer {
     pub fn commit(mut self) -> Result<bool, Error> {
         let inner = Arc::clone(&self.temp.inner);
         if self.failed {
-            return Err(inner.fault(
-                "commit",
-                &self.temp.path,
-                io::Error::other("an earlier write failed"),
-            ));
+            return Err(Error::Io(io::Error::other(
+                "cannot commit blob: an earlier write failed",
+            )));
         }
         if let Some(announced) = self
             .announced
@@ -185,7 +184,7 @@ impl Writer {
         };
         inner
             .with_room(0, publish)
-            .map_err(|error| inner.fault("commit", &path, error))
+            .map_err(|error| inner.fault("commit blob", &path, error))
     }
 
     /// Renames the file and takes it into the index as one step for all others who handle this key.
@@ -236,7 +235,7 @@ impl Writer {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
                     self.failed = true;
-                    return Err(inner.fault("write", &self.temp.path, error));
+                    return Err(inner.fault("write blob", &self.temp.path, error));
                 }
             }
         }

@@ -1,0 +1,160 @@
+//! Judges sccache itself: its version, and the daemon that answers this client. Pure.
+
+use super::Check;
+use crate::client::Lane;
+use serde::Deserialize;
+
+/// A version of sccache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Version(u32, u32, u32);
+
+impl Version {
+    /// Finds the version in what `sccache --version` prints, or in a bare version.
+    pub(super) fn parse(text: &str) -> Option<Version> {
+        let word = text.split_whitespace().last()?;
+        let mut parts = word.split(['.', '-', '+']).map(str::parse);
+        let mut next = || parts.next()?.ok();
+        Some(Version(next()?, next()?, next()?))
+    }
+}
+
+impl std::fmt::Display for Version {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}.{}", self.0, self.1, self.2)
+    }
+}
+
+/// What this version of sccache can do on `lane`, and whether it shares with the container's own.
+pub(super) fn versions(ours: Version, theirs: Option<&str>, lane: Option<Lane>) -> Vec<Check> {
+    let what = "sccache";
+    let mut checks = Vec::new();
+    let upgrade =
+        "install sccache 0.19 or newer, for example with sccache-docker-manage.sh install-client";
+    match lane {
+        Some(Lane::Ipc | Lane::Socket) if ours < Version(0, 17, 0) => checks.push(Check::fail(
+            what,
+            format!("{ours} knows no client-side mode: it compiles without cache on this lane"),
+            "use --lane webdav, or install sccache 0.17 or newer",
+        )),
+        Some(Lane::Webdav) | None if ours < Version(0, 16, 0) => checks.push(Check::warn(
+            what,
+            format!("{ours} knows no chain of levels: it waits for each put, and builds fail while the gateway is away"),
+            upgrade,
+        )),
+        Some(Lane::Webdav) | None if ours < Version(0, 19, 0) => checks.push(Check::warn(
+            what,
+            format!("{ours} knows no SCCACHE_SKIP_CACHE_CHECK: builds fail while the gateway is away"),
+            upgrade,
+        )),
+        _ => checks.push(Check::ok(what, ours.to_string())),
+    }
+    if let Some(theirs) = theirs.and_then(Version::parse)
+        && theirs != ours
+    {
+        checks.push(Check::warn(
+            what,
+            format!(
+                "{ours} here, {theirs} in the container: versions with other keys share no hits"
+            ),
+            "install the container's own with sccache-docker-manage.sh install-client",
+        ));
+    }
+    checks
+}
+
+/// What `sccache --show-stats` said.
+pub(super) enum Stats {
+    /// The text on its standard output.
+    Text(String),
+    /// It did not end in time.
+    Silent,
+    /// It ended badly, with this on its standard error.
+    Failed(String),
+}
+
+#[derive(Deserialize)]
+struct Output {
+    stats: Counters,
+    #[serde(default)]
+    cache_location: String,
+    #[serde(default)]
+    effective_cache_mode: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Counters {
+    #[serde(default)]
+    compile_requests: u64,
+    #[serde(default)]
+    requests_executed: u64,
+    #[serde(default)]
+    cache_write_errors: u64,
+    #[serde(default)]
+    multi_level: Option<Vec<Level>>,
+}
+
+#[derive(Deserialize)]
+struct Level {
+    location: String,
+    #[serde(default)]
+    writes: u64,
+    #[serde(default)]
+    write_failures: u64,
+}
+
+/// The daemon that answers this client now: where does it store, and do its writes arrive?
+pub(super) fn judge(stats: Stats, lane: Option<Lane>) -> Check {
+    let what = "daemon";
+    let stop = "sccache --stop-server, then build again";
+    let text = match stats {
+        Stats::Text(text) => text,
+        Stats::Silent => {
+            return Check::fail(
+                what,
+                "sccache --show-stats does not end: what listens on this client's address is no sccache",
+                "choose another SCCACHE_SERVER_PORT or SCCACHE_SERVER_UDS",
+            );
+        }
+        Stats::Failed(error) => {
+            let line = error.lines().next().unwrap_or_default().to_owned();
+            return Check::fail(what, line, "mend what sccache complains about");
+        }
+    };
+    let Ok(output) = serde_json::from_str::<Output>(&text) else {
+        return Check::warn(what, "sccache --show-stats prints no JSON", stop);
+    };
+    let counters = &output.stats;
+    let is_idle = counters.compile_requests + counters.requests_executed == 0;
+    if output.effective_cache_mode.is_none() && is_idle {
+        return Check::ok(what, "none runs yet: the first compile starts it");
+    }
+    let levels = counters.multi_level.as_deref().unwrap_or_default();
+    let mut places: Vec<&str> = levels.iter().map(|it| it.location.as_str()).collect();
+    if places.is_empty() {
+        places.push(&output.cache_location);
+    }
+    let shares = places
+        .iter()
+        .any(|it| it.starts_with("webdav") || it.contains("sccache-dock"));
+    if !shares && lane.is_some() {
+        let found = format!(
+            "was started with other settings and stores elsewhere: {}",
+            places.join(", ")
+        );
+        return Check::fail(what, found, stop);
+    }
+    if output.effective_cache_mode.as_deref() == Some("ReadOnly") {
+        let found = "reads only: its first write was refused when it started";
+        return Check::warn(what, found, stop);
+    }
+    let remote = levels.iter().find(|it| it.location.starts_with("webdav"));
+    let (writes, failures) = remote.map_or((1, counters.cache_write_errors), |it| {
+        (it.writes, it.write_failures)
+    });
+    if failures > 0 {
+        let found = format!("{failures} writes to the shared cache failed, {writes} arrived");
+        let mend = "mend the token or the gateway (see above), then sccache --stop-server";
+        return Check::warn(what, found, mend);
+    }
+    Check::ok(what, places.join(", "))
+}

@@ -1,0 +1,367 @@
+//! Judges a client's environment. Pure.
+
+use super::{Check, Environment};
+use crate::client::endpoint::{Endpoint, GATEWAY_PORT};
+use crate::client::{Lane, SOCKET_PATH_MAX};
+use crate::variables::{SCCACHE_OWN, instead_of, suggest};
+
+const WHOLE_SET: &str = "use the whole set that sccache-dock client-env prints";
+
+/// Names that belong to `scripts/sccache-docker-manage.sh`.
+const WRAPPER: &[&str] = &[
+    "SCCACHE_BIND",
+    "SCCACHE_CONTAINER_NAME",
+    "SCCACHE_DEFAULT_PORT",
+    "SCCACHE_IMAGE_NAME",
+];
+
+/// What makes sccache choose another store than WebDAV, where no chain names the store.
+const OTHER_STORES: &[&str] = &[
+    "SCCACHE_AZURE_BLOB_CONTAINER",
+    "SCCACHE_AZURE_CONNECTION_STRING",
+    "SCCACHE_BUCKET",
+    "SCCACHE_GCS_BUCKET",
+    "SCCACHE_GHA_ENABLED",
+    "SCCACHE_GHA_VERSION",
+    "SCCACHE_MEMCACHED",
+    "SCCACHE_MEMCACHED_ENDPOINT",
+    "SCCACHE_REDIS",
+    "SCCACHE_REDIS_CLUSTER_ENDPOINTS",
+    "SCCACHE_REDIS_ENDPOINT",
+];
+
+/// Flags that sccache refuses to start with, if they are neither true nor false.
+const FLAGS: &[&str] = &[
+    "SCCACHE_CLIENT_SIDE",
+    "SCCACHE_DIRECT",
+    "SCCACHE_GHA_ENABLED",
+    "SCCACHE_SKIP_CACHE_CHECK",
+    "SCCACHE_WEBDAV_DISABLE_CREATE_DIR",
+];
+
+/// The lane that a client with this environment takes; none when it shares nothing.
+pub(super) fn lane(environment: &Environment) -> Option<Lane> {
+    if value(environment, "SCCACHE_WEBDAV_ENDPOINT").is_some() {
+        Some(Lane::Webdav)
+    } else if !is_on(environment, "SCCACHE_CLIENT_SIDE") {
+        None
+    } else if value(environment, "SCCACHE_SERVER_UDS").is_some() {
+        Some(Lane::Socket)
+    } else {
+        Some(Lane::Ipc)
+    }
+}
+
+/// All findings about the environment of a client of `endpoint`, the bad ones first named.
+pub(super) fn judge(environment: &Environment, endpoint: &Endpoint) -> Vec<Check> {
+    let mut checks = Vec::new();
+    wrapper(environment, &mut checks);
+    flags(environment, &mut checks);
+    match lane(environment) {
+        Some(Lane::Webdav) => {
+            webdav(environment, endpoint, &mut checks);
+            other_stores(environment, &mut checks);
+            proxy(environment, endpoint, &mut checks);
+        }
+        Some(Lane::Ipc | Lane::Socket) => own_protocol(environment, &mut checks),
+        None => checks.push(Check::fail(
+            "lane",
+            "neither SCCACHE_WEBDAV_ENDPOINT nor SCCACHE_CLIENT_SIDE is set: this client shares nothing",
+            WHOLE_SET,
+        )),
+    }
+    address(environment, endpoint, &mut checks);
+    names(environment, &mut checks);
+    checks
+}
+
+fn value<'a>(environment: &'a Environment, name: &str) -> Option<&'a str> {
+    let value = environment.get(name)?;
+    (!value.is_empty()).then_some(value)
+}
+
+fn is_on(environment: &Environment, name: &str) -> bool {
+    value(environment, name)
+        .is_some_and(|it| ["1", "on", "true"].contains(&it.to_ascii_lowercase().as_str()))
+}
+
+fn wrapper(environment: &Environment, checks: &mut Vec<Check>) {
+    let name = "RUSTC_WRAPPER";
+    let stem = |path: &str| {
+        let file = path.rsplit(['/', '\\']).next().unwrap_or(path);
+        file.trim_end_matches(".exe") == "sccache"
+    };
+    checks.push(match value(environment, name) {
+        Some(path) if stem(path) => Check::ok(name, path),
+        Some(path) => Check::warn(
+            name,
+            format!("{path} is not sccache"),
+            "export RUSTC_WRAPPER=sccache, unless it runs sccache in its turn",
+        ),
+        None => Check::warn(
+            name,
+            "not set: Cargo runs rustc without sccache",
+            "export RUSTC_WRAPPER=sccache, or set build.rustc-wrapper in Cargo's configuration",
+        ),
+    });
+    for name in ["CARGO_INCREMENTAL", "CARGO_BUILD_INCREMENTAL"] {
+        match value(environment, name) {
+            Some("1" | "true") => checks.push(Check::fail(
+                name,
+                "incremental compilation is on, and sccache refuses to run with it",
+                "export CARGO_INCREMENTAL=0; unset CARGO_BUILD_INCREMENTAL",
+            )),
+            None if name == "CARGO_INCREMENTAL" => checks.push(Check::warn(
+                name,
+                "not set: what Cargo compiles incrementally (your own crates in debug builds) is not cached",
+                "export CARGO_INCREMENTAL=0",
+            )),
+            _ => {}
+        }
+    }
+}
+
+fn flags(environment: &Environment, checks: &mut Vec<Check>) {
+    let known = ["true", "on", "1", "false", "off", "0"];
+    for name in FLAGS {
+        if let Some(text) = value(environment, name)
+            && !known.contains(&text.to_ascii_lowercase().as_str())
+        {
+            let found = format!("\"{text}\" is neither true nor false: sccache refuses to run");
+            checks.push(Check::fail(
+                name,
+                found,
+                format!("export {name}=1, or unset it"),
+            ));
+        }
+    }
+    if value(environment, "SCCACHE_START_SERVER") == Some("1") {
+        checks.push(Check::fail(
+            "SCCACHE_START_SERVER",
+            "sccache refuses to compile while it is 1",
+            "unset SCCACHE_START_SERVER",
+        ));
+    }
+    for name in ["SCCACHE_NO_CACHE", "SCCACHE_RECACHE"] {
+        if environment.contains_key(name) {
+            let found = "set, be it to nothing: every compile misses";
+            checks.push(Check::warn(name, found, format!("unset {name}")));
+        }
+    }
+}
+
+fn webdav(environment: &Environment, endpoint: &Endpoint, checks: &mut Vec<Check>) {
+    let name = "SCCACHE_WEBDAV_ENDPOINT";
+    let set = value(environment, name).unwrap_or_default();
+    checks.push(match Endpoint::parse(set) {
+        Ok(parsed) if parsed == *endpoint => Check::ok(name, set),
+        Ok(_) => Check::warn(
+            name,
+            format!(
+                "{set} is not the endpoint that was checked, {}",
+                endpoint.url
+            ),
+            format!("export {name}={}", endpoint.url),
+        ),
+        Err(error) => {
+            let error = error.to_string();
+            let (cause, hint) = error.split_once("\nhint: ").unwrap_or((&error, WHOLE_SET));
+            Check::fail(name, cause, hint)
+        }
+    });
+    let skips_check = is_on(environment, "SCCACHE_SKIP_CACHE_CHECK");
+    match value(environment, "SCCACHE_MULTILEVEL_CHAIN") {
+        Some(chain) => {
+            let levels: Vec<String> = chain
+                .split(',')
+                .map(|it| it.trim().to_lowercase())
+                .collect();
+            let has = |level: &str| levels.iter().any(|it| it == level);
+            let disk = ["SCCACHE_DIR", "SCCACHE_CACHE_SIZE", "SCCACHE_LOCAL_RW_MODE"];
+            if !has("webdav") {
+                let found = format!("\"{chain}\" leaves the shared cache out");
+                let mend = "export SCCACHE_MULTILEVEL_CHAIN=disk,webdav";
+                checks.push(Check::fail("SCCACHE_MULTILEVEL_CHAIN", found, mend));
+            }
+            if has("disk") && !disk.iter().any(|it| value(environment, it).is_some()) {
+                checks.push(Check::warn(
+                    "SCCACHE_DIR",
+                    "not set: a chain with \"disk\" in it starts only if sccache's config file has [cache.disk]",
+                    "export SCCACHE_DIR=\"$HOME/.cache/sccache-dock/disk\"",
+                ));
+            }
+        }
+        None => checks.push(Check::warn(
+            "SCCACHE_MULTILEVEL_CHAIN",
+            "not set: each put is waited for, and nothing is kept on this machine",
+            WHOLE_SET,
+        )),
+    }
+    if !skips_check {
+        checks.push(Check::warn(
+            "SCCACHE_SKIP_CACHE_CHECK",
+            "not set: puts are preceded by a check each, and while the gateway is away a build may fail",
+            "export SCCACHE_SKIP_CACHE_CHECK=1 (sccache 0.19 or newer)",
+        ));
+    }
+    if !is_on(environment, "SCCACHE_WEBDAV_DISABLE_CREATE_DIR") {
+        checks.push(Check::warn(
+            "SCCACHE_WEBDAV_DISABLE_CREATE_DIR",
+            "not set: a needless request before each put",
+            "export SCCACHE_WEBDAV_DISABLE_CREATE_DIR=1",
+        ));
+    }
+    if value(environment, "SCCACHE_WEBDAV_RW_MODE")
+        .is_some_and(|it| it.eq_ignore_ascii_case("READ_ONLY"))
+    {
+        checks.push(Check::warn(
+            "SCCACHE_WEBDAV_RW_MODE",
+            "READ_ONLY: this client gives nothing to the cache",
+            "unset SCCACHE_WEBDAV_RW_MODE, unless that is meant",
+        ));
+    }
+}
+
+fn other_stores(environment: &Environment, checks: &mut Vec<Check>) {
+    let has_chain = value(environment, "SCCACHE_MULTILEVEL_CHAIN").is_some();
+    for name in OTHER_STORES {
+        let is_off = *name == "SCCACHE_GHA_ENABLED" && !is_on(environment, name);
+        if value(environment, name).is_none() || is_off {
+            continue;
+        }
+        let mend = format!("unset {name}");
+        checks.push(if has_chain {
+            let found = "chooses another store where sccache knows no chains (before 0.16)";
+            Check::warn(name, found, mend)
+        } else {
+            let found = "chooses another store: sccache prefers it to WebDAV";
+            Check::fail(name, found, mend)
+        });
+    }
+}
+
+fn own_protocol(environment: &Environment, checks: &mut Vec<Check>) {
+    checks.push(Check::ok(
+        "SCCACHE_CLIENT_SIDE",
+        "on: sccache's own protocol",
+    ));
+    if environment.contains_key("SCCACHE_LOG") {
+        checks.push(Check::fail(
+            "SCCACHE_LOG",
+            "set: turns client-side mode off without a word, so that nothing is shared",
+            "unset SCCACHE_LOG",
+        ));
+    }
+}
+
+/// Sccache honours the proxy variables for the cache too.
+fn proxy(environment: &Environment, endpoint: &Endpoint, checks: &mut Vec<Check>) {
+    let names = if endpoint.tls {
+        ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"]
+    } else {
+        ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"]
+    };
+    let Some(name) = names
+        .into_iter()
+        .find(|it| value(environment, it).is_some())
+    else {
+        return;
+    };
+    let exceptions = value(environment, "NO_PROXY").or(value(environment, "no_proxy"));
+    let host = endpoint.host.as_str();
+    let is_excepted = exceptions.unwrap_or_default().split(',').any(|it| {
+        let it = it.trim();
+        let domain = it.trim_start_matches('.');
+        it == "*" || host == domain || (!domain.is_empty() && host.ends_with(&format!(".{domain}")))
+    });
+    if !is_excepted {
+        checks.push(Check::warn(
+            name,
+            format!("sccache talks to {host} through this proxy"),
+            format!("export NO_PROXY=\"${{NO_PROXY:+$NO_PROXY,}}{host}\""),
+        ));
+    }
+}
+
+/// Where the client looks for its daemon.
+fn address(environment: &Environment, endpoint: &Endpoint, checks: &mut Vec<Check>) {
+    if let Some(socket) = value(environment, "SCCACHE_SERVER_UDS") {
+        checks.push(if socket.len() > SOCKET_PATH_MAX {
+            let found = format!(
+                "{} bytes long: a socket's path has at most {SOCKET_PATH_MAX}",
+                socket.len()
+            );
+            Check::fail("SCCACHE_SERVER_UDS", found, "choose a shorter path")
+        } else {
+            Check::ok("SCCACHE_SERVER_UDS", socket)
+        });
+        return;
+    }
+    let name = "SCCACHE_SERVER_PORT";
+    let port = match value(environment, name) {
+        None => GATEWAY_PORT,
+        Some(text) => text.parse().unwrap_or_else(|_| {
+            let found =
+                format!("\"{text}\" is no port: sccache takes {GATEWAY_PORT} without a word");
+            checks.push(Check::fail(name, found, format!("export {name}=4227")));
+            GATEWAY_PORT
+        }),
+    };
+    let is_gateway = endpoint.is_loopback() && port == endpoint.port;
+    match lane(environment) {
+        Some(Lane::Webdav) if is_gateway => checks.push(Check::fail(
+            name,
+            format!("{port} is the gateway's own port: this client never starts the daemon that would share"),
+            "export SCCACHE_SERVER_PORT=4227, or better SCCACHE_SERVER_UDS=\"$HOME/.cache/sccache.sock\"",
+        )),
+        Some(Lane::Ipc) if !is_gateway => checks.push(Check::fail(
+            name,
+            format!("this client talks to 127.0.0.1:{port}, and the gateway is at {}", endpoint.url),
+            if endpoint.is_loopback() {
+                format!("export {name}={}", endpoint.port)
+            } else {
+                "use the lane webdav: sccache's own protocol only ever talks to 127.0.0.1".to_owned()
+            },
+        )),
+        _ => checks.push(Check::ok(name, port.to_string())),
+    }
+}
+
+/// Names that do nothing.
+fn names(environment: &Environment, checks: &mut Vec<Check>) {
+    let known = checks.len();
+    let endpoint = "SCCACHE_ENDPOINT";
+    if let Some(text) = value(environment, endpoint)
+        && value(environment, "SCCACHE_BUCKET").is_none()
+    {
+        checks.push(Check::warn(
+            endpoint,
+            format!(
+                "{text} has no effect: it is the endpoint of S3, read only with SCCACHE_BUCKET"
+            ),
+            "unset SCCACHE_ENDPOINT and use SCCACHE_WEBDAV_ENDPOINT=http://HOST:4226",
+        ));
+    }
+    let candidates = environment
+        .keys()
+        .filter(|name| name.starts_with("SCCACHE_"));
+    for name in candidates {
+        if let Some(instead) = instead_of(name) {
+            let found = "sccache knows no such variable: it has no effect";
+            checks.push(Check::warn(
+                name,
+                found,
+                format!("unset {name}; use {instead}"),
+            ));
+        } else if !SCCACHE_OWN.contains(&name.as_str()) && !WRAPPER.contains(&name.as_str()) {
+            let mend = match suggest(name, SCCACHE_OWN.iter().copied()) {
+                Some(near) => format!("did you mean {near}?"),
+                None => format!("unset {name}"),
+            };
+            checks.push(Check::warn(name, "not a variable of sccache 0.19.0", mend));
+        }
+    }
+    if checks.len() == known {
+        checks.push(Check::ok("names", "no variable that does nothing"));
+    }
+}

@@ -1,0 +1,432 @@
+//! The edges of the doctor: asks the gateway, runs sccache, looks at files. Each step is bounded in time.
+
+use super::daemon::{Stats, Version};
+use super::{Check, Environment, environment};
+use crate::client::Lane;
+use crate::client::endpoint::Endpoint;
+use crate::secret::Secret;
+use serde::Deserialize;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between two looks at a running sccache, and how often: 10 seconds in all.
+const LOOK: Duration = Duration::from_millis(20);
+const LOOKS: u32 = 500;
+/// What sccache writes to see whether it may, on the path that it uses.
+const PROBE_PATH: &str = "/.sccache_check";
+const PROBE_TEXT: &str = "Hello, World!";
+
+/// What the gateway says about its container.
+#[derive(Default, Deserialize)]
+pub(super) struct Status {
+    pub(super) sccache_version: Option<String>,
+}
+
+/// Reaches the gateway, and tries what a client does there.
+pub(super) fn gateway(
+    endpoint: &Endpoint,
+    token: Option<&Secret>,
+    checks: &mut Vec<Check>,
+) -> Status {
+    if !connect(endpoint, checks) {
+        return Status::default();
+    }
+    if endpoint.tls {
+        let mend =
+            "give the http:// endpoint to check the rest; clients themselves can use https://";
+        checks.push(Check::warn("gateway", "https: not looked into", mend));
+        return Status::default();
+    }
+    let http = Http {
+        agent: ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(ANSWER_TIMEOUT))
+            .proxy(None)
+            .max_redirects(0)
+            .build()
+            .into(),
+        base: endpoint.url.clone(),
+        token,
+    };
+    match http.get("/healthz") {
+        Ok(answer) if answer.code == 200 => {}
+        Ok(answer) => {
+            let found = format!("{} answers {} to /healthz", endpoint.url, answer.code);
+            let mend = "this is another server, or a proxy whose server is away: check the endpoint and the container";
+            checks.push(Check::fail("gateway", found, mend));
+            return Status::default();
+        }
+        Err(error) => {
+            let found = format!("{} does not speak HTTP: {error}", endpoint.url);
+            let mend = "another service is there, perhaps an sccache daemon of this host: sccache --stop-server";
+            checks.push(Check::fail("gateway", found, mend));
+            return Status::default();
+        }
+    }
+    let status = identify(&http, endpoint, checks);
+    if status.is_some() {
+        access(&http, checks);
+    }
+    status.unwrap_or_default()
+}
+
+fn connect(endpoint: &Endpoint, checks: &mut Vec<Check>) -> bool {
+    let what = "connection";
+    let place = format!("{}:{}", endpoint.host, endpoint.port);
+    let addresses: Vec<SocketAddr> = match (endpoint.host.as_str(), endpoint.port).to_socket_addrs()
+    {
+        Ok(addresses) => addresses.collect(),
+        Err(error) => {
+            let found = format!("cannot resolve {}: {error}", endpoint.host);
+            let mend =
+                "check the name, or use the address; in a container, join the gateway's network";
+            checks.push(Check::fail(what, found, mend));
+            return false;
+        }
+    };
+    let mut last = None;
+    for address in &addresses {
+        match TcpStream::connect_timeout(address, CONNECT_TIMEOUT) {
+            Ok(_) => {
+                checks.push(Check::ok(what, format!("{place} accepts connections")));
+                return true;
+            }
+            Err(error) => last = Some(error),
+        }
+    }
+    let error = last.unwrap_or_else(|| ErrorKind::NotFound.into());
+    let mend = match error.kind() {
+        ErrorKind::ConnectionRefused => {
+            "nothing listens there: start the container, and check the published port"
+        }
+        ErrorKind::TimedOut => {
+            "packets are dropped: check the address, the firewall and the published interface"
+        }
+        ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => {
+            "there is no route: check the address and the network"
+        }
+        _ => "check the endpoint",
+    };
+    checks.push(Check::fail(
+        what,
+        format!("cannot connect to {place}: {error}"),
+        mend,
+    ));
+    false
+}
+
+/// Whether it is ours; then its status, as far as the token lets us see it.
+fn identify(http: &Http, endpoint: &Endpoint, checks: &mut Vec<Check>) -> Option<Status> {
+    #[derive(Deserialize)]
+    struct Ours {
+        version: String,
+        #[serde(rename = "store")]
+        _store: serde::de::IgnoredAny,
+        #[serde(flatten)]
+        status: Status,
+    }
+    let stranger = |found: String| {
+        let mend = "check the endpoint: clients would send their token to it";
+        Check::fail("gateway", found, mend)
+    };
+    match http.get("/api/status") {
+        Ok(answer) if answer.code == 200 => match serde_json::from_str::<Ours>(&answer.body) {
+            Ok(ours) => {
+                let found = format!("sccache-dock {} at {}", ours.version, endpoint.url);
+                checks.push(Check::ok("gateway", found));
+                Some(ours.status)
+            }
+            Err(_) => {
+                checks.push(stranger(format!("{} is no sccache-dock", endpoint.url)));
+                None
+            }
+        },
+        Ok(answer)
+            if [401, 403].contains(&answer.code) && answer.challenge.contains("sccache-dock") =>
+        {
+            checks.push(Check::ok(
+                "gateway",
+                format!("sccache-dock at {}", endpoint.url),
+            ));
+            Some(Status::default())
+        }
+        Ok(answer) => {
+            let found = format!(
+                "{} is no sccache-dock: it answers {} to /api/status",
+                endpoint.url, answer.code
+            );
+            checks.push(stranger(found));
+            None
+        }
+        Err(error) => {
+            checks.push(stranger(format!(
+                "{} does not answer /api/status: {error}",
+                endpoint.url
+            )));
+            None
+        }
+    }
+}
+
+/// Reads and writes as a client does when it starts.
+fn access(http: &Http, checks: &mut Vec<Check>) {
+    let token_mend = "take the token from sccache-dock client-env on the gateway's host";
+    match http.get(PROBE_PATH) {
+        Ok(answer) if [200, 404].contains(&answer.code) => {
+            let found = if http.token.is_some() {
+                "may read"
+            } else {
+                "none, and none needed to read"
+            };
+            checks.push(Check::ok("token", found));
+        }
+        Ok(answer) if answer.code == 401 => {
+            let found = if http.token.is_some() {
+                "wrong (401)"
+            } else {
+                "none, and one is needed (401)"
+            };
+            checks.push(Check::fail("token", found, token_mend));
+            return;
+        }
+        Ok(answer) if answer.code == 403 => {
+            checks.push(Check::fail("token", "may not read (403)", token_mend));
+            return;
+        }
+        Ok(answer) => {
+            let found = format!("reading answers {}", answer.code);
+            checks.push(Check::fail("token", found, "look at the container's log"));
+            return;
+        }
+        Err(error) => {
+            checks.push(Check::fail(
+                "token",
+                format!("reading fails: {error}"),
+                "look at the container's log",
+            ));
+            return;
+        }
+    }
+    let log = "look at the container's log and at sccache-dock status";
+    checks.push(match http.put(PROBE_PATH, PROBE_TEXT) {
+        Ok(200 | 201 | 204) => Check::ok("writes", "allowed"),
+        Ok(401 | 403) => Check::warn(
+            "writes",
+            "not allowed: this client only reads",
+            "use the token for reading and writing, unless that is meant",
+        ),
+        Ok(507) => Check::fail(
+            "writes",
+            "refused: no space (507)",
+            "free space on the disk of the cache",
+        ),
+        Ok(code) => Check::fail("writes", format!("refused ({code})"), log),
+        Err(error) => Check::fail("writes", format!("fail: {error}"), log),
+    });
+}
+
+struct Http<'a> {
+    agent: ureq::Agent,
+    base: String,
+    token: Option<&'a Secret>,
+}
+
+struct Answer {
+    code: u16,
+    challenge: String,
+    body: String,
+}
+
+impl Http<'_> {
+    fn bearer(&self) -> String {
+        self.token
+            .map(|token| format!("Bearer {}", token.reveal()))
+            .unwrap_or_default()
+    }
+
+    fn get(&self, path: &str) -> Result<Answer, ureq::Error> {
+        let mut request = self.agent.get(format!("{}{path}", self.base));
+        if self.token.is_some() {
+            request = request.header("Authorization", self.bearer());
+        }
+        let mut response = request.call()?;
+        let challenges = response.headers().get_all("www-authenticate");
+        let challenges = challenges.iter().filter_map(|it| it.to_str().ok());
+        Ok(Answer {
+            code: response.status().as_u16(),
+            challenge: challenges.collect::<Vec<_>>().join(", "),
+            body: response.body_mut().read_to_string()?,
+        })
+    }
+
+    fn put(&self, path: &str, text: &str) -> Result<u16, ureq::Error> {
+        let mut request = self.agent.put(format!("{}{path}", self.base));
+        if self.token.is_some() {
+            request = request.header("Authorization", self.bearer());
+        }
+        Ok(request.send(text)?.status().as_u16())
+    }
+}
+
+/// The version of the sccache on the PATH.
+pub(super) fn sccache_version(checks: &mut Vec<Check>) -> Option<Version> {
+    let failed = |found: &str, mend: &str| Some(Check::fail("sccache", found, mend));
+    let mut version = None;
+    let check = match run(&["--version"]) {
+        Ok(Ended::Well(text) | Ended::Badly(text)) => {
+            version = Version::parse(&text);
+            match version {
+                Some(_) => None,
+                None => failed(
+                    "sccache --version prints no version",
+                    "put the real sccache first on the PATH",
+                ),
+            }
+        }
+        Ok(Ended::Late) => failed(
+            "sccache --version does not end",
+            "put the real sccache first on the PATH",
+        ),
+        Err(error) if error.kind() == ErrorKind::NotFound => failed(
+            "not on the PATH",
+            "install it, for example with sccache-docker-manage.sh install-client",
+        ),
+        Err(error) => failed(
+            &format!("cannot run sccache: {error}"),
+            "check the file's permissions",
+        ),
+    };
+    checks.extend(check);
+    version
+}
+
+/// What the daemon of this client says about itself; starts none.
+pub(super) fn stats() -> Stats {
+    match run(&["--show-stats", "--stats-format", "json"]) {
+        Ok(Ended::Well(text)) => Stats::Text(text),
+        Ok(Ended::Badly(complaint)) => Stats::Failed(complaint),
+        Ok(Ended::Late) => Stats::Silent,
+        Err(error) => Stats::Failed(format!("cannot run sccache: {error}")),
+    }
+}
+
+enum Ended {
+    /// With this on its standard output.
+    Well(String),
+    /// With this on its standard error.
+    Badly(String),
+    Late,
+}
+
+/// Runs sccache; what it prints must fit into a pipe, and does: some 4 KiB of 64.
+fn run(arguments: &[&str]) -> std::io::Result<Ended> {
+    let mut child = Command::new("sccache")
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    for _ in 0..LOOKS {
+        if let Some(exit) = child.try_wait()? {
+            return Ok(if exit.success() {
+                Ended::Well(rest(child.stdout.take()))
+            } else {
+                Ended::Badly(rest(child.stderr.take()))
+            });
+        }
+        std::thread::sleep(LOOK);
+    }
+    abandon(&mut child);
+    Ok(Ended::Late)
+}
+
+fn abandon(child: &mut Child) {
+    // It may have ended since the last look; there is nothing to do about a failure either way.
+    let _ = child.kill();
+    for _ in 0..LOOKS {
+        if matches!(child.try_wait(), Ok(Some(_)) | Err(_)) {
+            return;
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// What is in the pipe of a process that has ended: one read gives all of it. Not up to the end of the stream, which
+/// does not come while a daemon holds the pipe.
+fn rest(pipe: Option<impl std::io::Read>) -> String {
+    let mut bytes = vec![0; 64 * 1024];
+    let length = pipe.and_then(|mut pipe| pipe.read(&mut bytes).ok());
+    String::from_utf8_lossy(&bytes[..length.unwrap_or(0)]).into_owned()
+}
+
+/// Files that decide whether the client works: the folder of its socket, sccache's config file.
+pub(super) fn files(environment: &Environment) -> Vec<Check> {
+    let mut checks = Vec::new();
+    let set = |name: &str| environment.get(name).filter(|it| !it.is_empty());
+    if let Some(folder) = set("SCCACHE_SERVER_UDS").and_then(|it| Path::new(it).parent())
+        && folder.is_absolute()
+        && !folder.is_dir()
+    {
+        let found = format!(
+            "its folder {} does not exist: sccache cannot start its daemon",
+            folder.display()
+        );
+        let mend = format!("mkdir -p {}", folder.display());
+        checks.push(Check::fail("SCCACHE_SERVER_UDS", found, mend));
+    }
+    let Some(path) = config_file(environment) else {
+        return checks;
+    };
+    let what = "config file";
+    match std::fs::read_to_string(&path) {
+        Ok(text) => checks.extend(judge_config(&path, &text, environment::lane(environment))),
+        Err(error) if set("SCCACHE_CONF").is_some() => {
+            let found = format!(
+                "cannot read {}: {error}; sccache goes on without it",
+                path.display()
+            );
+            checks.push(Check::warn(what, found, "mend or unset SCCACHE_CONF"));
+        }
+        Err(_) => {}
+    }
+    checks
+}
+
+fn config_file(environment: &Environment) -> Option<PathBuf> {
+    if let Some(path) = environment.get("SCCACHE_CONF") {
+        return Some(PathBuf::from(path));
+    }
+    let folder = match environment.get("XDG_CONFIG_HOME") {
+        Some(folder) if Path::new(folder).is_absolute() => PathBuf::from(folder),
+        _ => Path::new(environment.get("HOME")?).join(".config"),
+    };
+    Some(folder.join("sccache/config"))
+}
+
+fn judge_config(path: &Path, text: &str, lane: Option<Lane>) -> Option<Check> {
+    let what = "config file";
+    let path = path.display();
+    let table: toml::Table = match text.parse() {
+        Ok(table) => table,
+        Err(_) => {
+            let found = format!("{path} is not TOML: sccache refuses to run");
+            return Some(Check::fail(what, found, "mend it, or move it away"));
+        }
+    };
+    let scheduler = table.get("dist").and_then(|it| it.get("scheduler_url"));
+    if scheduler.is_some() && matches!(lane, Some(Lane::Ipc | Lane::Socket)) {
+        let found =
+            format!("{path} names a scheduler, which turns client-side mode off without a word");
+        return Some(Check::fail(
+            what,
+            found,
+            "use --lane webdav, or remove scheduler_url",
+        ));
+    }
+    Some(Check::ok(what, format!("{path} is read too")))
+}

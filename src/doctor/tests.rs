@@ -1,0 +1,341 @@
+use super::*;
+use crate::client::{EnvArgs, Format, Lane, env_text};
+use std::net::TcpListener;
+
+const ENDPOINT: &str = "http://127.0.0.1:4226";
+
+fn environment_of(pairs: &[(&str, &str)]) -> Environment {
+    let owned = pairs
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    owned.collect()
+}
+
+/// A client that has set everything as `client-env` prints it.
+fn whole_set(lane: Lane) -> Environment {
+    let args = EnvArgs {
+        lane,
+        format: Format::Docker,
+        endpoint: None,
+        namespace: None,
+        socket: Some("/run/dock/sccache.sock".into()),
+        no_token: false,
+        no_disk: false,
+    };
+    let facts = crate::client::Facts {
+        endpoint: ENDPOINT.to_owned(),
+        token: Some(Secret::new("token")),
+        socket: None,
+    };
+    let text = env_text(&args, &facts).unwrap();
+    let lines = text.lines().filter_map(|line| line.split_once('='));
+    lines
+        .filter(|(name, _)| !name.starts_with('#'))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
+}
+
+fn judged(environment: &Environment) -> Vec<Check> {
+    environment::judge(environment, &Endpoint::parse(ENDPOINT).unwrap())
+}
+
+/// Adds `pairs` to a good environment for `lane`; expects exactly these verdicts beside the good ones.
+fn check(lane: Lane, pairs: &[(&str, &str)], expected: &[(&str, Verdict)]) {
+    let mut environment = whole_set(lane);
+    for (name, value) in pairs {
+        match *value {
+            "(unset)" => environment.remove(*name),
+            _ => environment.insert((*name).to_owned(), (*value).to_owned()),
+        };
+    }
+    let checks = judged(&environment);
+    let bad = checks.iter().filter(|it| it.verdict != Verdict::Ok);
+    let bad: Vec<(&str, Verdict)> = bad.map(|it| (it.what.as_str(), it.verdict)).collect();
+    assert_eq!(bad, expected, "{pairs:?}: {checks:#?}");
+}
+
+#[test]
+fn what_client_env_prints_has_no_finding() {
+    for lane in [Lane::Webdav, Lane::Ipc, Lane::Socket] {
+        check(lane, &[], &[]);
+    }
+}
+
+#[test]
+fn an_empty_environment_shares_nothing() {
+    let report = Report {
+        checks: judged(&Environment::new()),
+    };
+    assert!(!report.passed());
+    assert!(report.table().contains("FAIL  lane"), "{}", report.table());
+}
+
+#[test]
+fn the_guides_variables_are_named_with_the_real_ones() {
+    let guide = [
+        ("SCCACHE_ENDPOINT", "tcp://127.0.0.1:4226"),
+        ("SCCACHE_DIST_PREFIX", "tcp://127.0.0.1:10500"),
+        ("SCCACHE_STORAGE_MODE", "persistent"),
+    ];
+    let expected = [
+        ("SCCACHE_ENDPOINT", Verdict::Warn),
+        ("SCCACHE_DIST_PREFIX", Verdict::Warn),
+        ("SCCACHE_STORAGE_MODE", Verdict::Warn),
+    ];
+    check(Lane::Webdav, &guide, &expected);
+    let mends: Vec<String> = judged(&environment_of(&guide))
+        .into_iter()
+        .filter_map(|it| it.mend)
+        .collect();
+    assert!(
+        mends
+            .iter()
+            .any(|it| it.contains("SCCACHE_WEBDAV_ENDPOINT=http://HOST:4226")),
+        "{mends:?}"
+    );
+}
+
+#[test]
+fn typo_is_named_with_the_nearest_name() {
+    let checks = judged(&environment_of(&[("SCCACHE_WEBDAV_ENPOINT", "x")]));
+    let check = checks
+        .iter()
+        .find(|it| it.what == "SCCACHE_WEBDAV_ENPOINT")
+        .unwrap();
+    assert_eq!(
+        check.mend.as_deref(),
+        Some("did you mean SCCACHE_WEBDAV_ENDPOINT?")
+    );
+}
+
+#[test]
+fn names_of_the_management_script_are_no_strangers() {
+    check(
+        Lane::Webdav,
+        &[("SCCACHE_CONTAINER_NAME", "x"), ("SCCACHE_BIND", "0.0.0.0")],
+        &[],
+    );
+}
+
+#[test]
+fn another_store_is_fatal_only_where_no_chain_names_the_store() {
+    check(
+        Lane::Webdav,
+        &[("SCCACHE_BUCKET", "b")],
+        &[("SCCACHE_BUCKET", Verdict::Warn)],
+    );
+    check(
+        Lane::Webdav,
+        &[
+            ("SCCACHE_BUCKET", "b"),
+            ("SCCACHE_MULTILEVEL_CHAIN", "(unset)"),
+        ],
+        &[
+            ("SCCACHE_MULTILEVEL_CHAIN", Verdict::Warn),
+            ("SCCACHE_BUCKET", Verdict::Fail),
+        ],
+    );
+    check(Lane::Webdav, &[("SCCACHE_GHA_ENABLED", "false")], &[]);
+    check(Lane::Ipc, &[("SCCACHE_BUCKET", "b")], &[]);
+}
+
+#[test]
+fn what_makes_sccache_refuse_to_run_fails() {
+    let fail = Verdict::Fail;
+    check(
+        Lane::Webdav,
+        &[("CARGO_INCREMENTAL", "1")],
+        &[("CARGO_INCREMENTAL", fail)],
+    );
+    check(
+        Lane::Webdav,
+        &[("CARGO_BUILD_INCREMENTAL", "1")],
+        &[("CARGO_BUILD_INCREMENTAL", fail)],
+    );
+    check(
+        Lane::Webdav,
+        &[("SCCACHE_START_SERVER", "1")],
+        &[("SCCACHE_START_SERVER", fail)],
+    );
+    check(
+        Lane::Ipc,
+        &[("SCCACHE_DIRECT", "maybe")],
+        &[("SCCACHE_DIRECT", fail)],
+    );
+    check(
+        Lane::Webdav,
+        &[("SCCACHE_MULTILEVEL_CHAIN", "disk")],
+        &[("SCCACHE_MULTILEVEL_CHAIN", fail)],
+    );
+    let long = format!("/{}", "x".repeat(107));
+    check(
+        Lane::Webdav,
+        &[("SCCACHE_SERVER_UDS", &long)],
+        &[("SCCACHE_SERVER_UDS", fail)],
+    );
+}
+
+#[test]
+fn log_level_turns_only_the_own_protocol_off() {
+    check(
+        Lane::Ipc,
+        &[("SCCACHE_LOG", "")],
+        &[("SCCACHE_LOG", Verdict::Fail)],
+    );
+    check(Lane::Webdav, &[("SCCACHE_LOG", "debug")], &[]);
+}
+
+#[test]
+fn port_must_be_the_gateways_for_ipc_and_must_not_be_for_webdav() {
+    let (unset, fail) = (
+        ("SCCACHE_SERVER_UDS", "(unset)"),
+        [("SCCACHE_SERVER_PORT", Verdict::Fail)],
+    );
+    check(
+        Lane::Webdav,
+        &[unset, ("SCCACHE_SERVER_PORT", "(unset)")],
+        &fail,
+    );
+    check(
+        Lane::Webdav,
+        &[unset, ("SCCACHE_SERVER_PORT", "4226")],
+        &fail,
+    );
+    check(Lane::Webdav, &[unset, ("SCCACHE_SERVER_PORT", "4227")], &[]);
+    check(Lane::Ipc, &[("SCCACHE_SERVER_PORT", "4227")], &fail);
+    check(Lane::Ipc, &[("SCCACHE_SERVER_PORT", "(unset)")], &[]);
+}
+
+#[test]
+fn proxy_without_exception_is_a_warning() {
+    let proxy = ("http_proxy", "http://proxy:3128");
+    check(Lane::Webdav, &[proxy], &[("http_proxy", Verdict::Warn)]);
+    check(
+        Lane::Webdav,
+        &[proxy, ("NO_PROXY", "localhost, 127.0.0.1")],
+        &[],
+    );
+    check(Lane::Ipc, &[proxy], &[]);
+}
+
+fn check_version(ours: &str, theirs: Option<&str>, lane: Lane, expected: &[Verdict]) {
+    let version = daemon::Version::parse(ours).unwrap();
+    let checks = daemon::versions(version, theirs, Some(lane));
+    let verdicts: Vec<Verdict> = checks.iter().map(|it| it.verdict).collect();
+    assert_eq!(verdicts, expected, "{ours} {theirs:?} {lane:?}");
+}
+
+#[test]
+fn versions_are_judged_by_what_the_lane_needs() {
+    use Verdict::{Fail, Ok, Warn};
+    check_version("sccache 0.19.0", Some("0.19.0"), Lane::Webdav, &[Ok]);
+    check_version("sccache 0.16.0\n", None, Lane::Webdav, &[Warn]);
+    check_version("0.10.0", None, Lane::Webdav, &[Warn]);
+    check_version("0.10.0", None, Lane::Ipc, &[Fail]);
+    check_version("0.17.0", Some("0.19.0"), Lane::Socket, &[Ok, Warn]);
+    check_version("0.20.0-alpha.1", None, Lane::Ipc, &[Ok]);
+    assert_eq!(daemon::Version::parse("sccache"), None);
+}
+
+fn check_daemon(stats: &str, expected: Verdict) {
+    let check = daemon::judge(daemon::Stats::Text(stats.to_owned()), Some(Lane::Webdav));
+    assert_eq!(check.verdict, expected, "{check:?}");
+}
+
+#[test]
+fn daemon_with_other_settings_is_told_from_a_good_one() {
+    let idle = r#"{"stats":{},"cache_location":"Local disk: \"/x\"","effective_cache_mode":null}"#;
+    check_daemon(idle, Verdict::Ok);
+    let private =
+        r#"{"stats":{},"cache_location":"Local disk: \"/x\"","effective_cache_mode":"ReadWrite"}"#;
+    check_daemon(private, Verdict::Fail);
+    let remote = r#"{"stats":{},"cache_location":"webdav, name: , prefix: /","effective_cache_mode":"ReadWrite"}"#;
+    check_daemon(remote, Verdict::Ok);
+    check_daemon(&remote.replace("ReadWrite", "ReadOnly"), Verdict::Warn);
+    let chain = r#"{"stats":{"multi_level":[{"location":"Local disk: \"/x\""},{"location":"webdav, name: , prefix: /","writes":3,"write_failures":0}]},"cache_location":"Multi-level (2 levels)","effective_cache_mode":"ReadWrite"}"#;
+    check_daemon(chain, Verdict::Ok);
+    check_daemon(
+        &chain.replace("\"write_failures\":0", "\"write_failures\":3"),
+        Verdict::Warn,
+    );
+    check_daemon("no json", Verdict::Warn);
+    let silent = daemon::judge(daemon::Stats::Silent, None);
+    assert_eq!(silent.verdict, Verdict::Fail);
+}
+
+fn gateway_checks(endpoint: &str) -> Vec<Check> {
+    let mut checks = Vec::new();
+    probe::gateway(&Endpoint::parse(endpoint).unwrap(), None, &mut checks);
+    checks
+}
+
+#[test]
+fn refused_unresolved_and_foreign_servers_are_told_apart() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let closes_at_once = std::thread::spawn(move || {
+        // Two connections: one that is only opened, one with a request.
+        for stream in listener.incoming().take(2) {
+            drop(stream);
+        }
+        port
+    });
+    let foreign = gateway_checks(&format!("http://127.0.0.1:{port}"));
+    let last = foreign.last().unwrap();
+    assert!(last.found.contains("does not speak HTTP"), "{last:?}");
+    let port = closes_at_once.join().unwrap();
+    let refused = gateway_checks(&format!("http://127.0.0.1:{port}"));
+    assert!(refused[0].found.contains("refused"), "{refused:?}");
+    let unresolved = gateway_checks("http://no-such-host.invalid:4226");
+    assert!(
+        unresolved[0].found.contains("cannot resolve"),
+        "{unresolved:?}"
+    );
+}
+
+#[test]
+fn bad_endpoint_ends_the_report_with_the_mend() {
+    let args = Args {
+        endpoint: Some("tcp://cache:4226".to_owned()),
+        token: None,
+        json: false,
+    };
+    let report = client(&args, &Environment::new());
+    assert_eq!(report.checks.len(), 1);
+    assert_eq!(
+        report.checks[0].mend.as_deref(),
+        Some("write http://cache:4226")
+    );
+    let json: serde_json::Value = serde_json::from_str(&report.json()).unwrap();
+    assert_eq!(json["passed"], false);
+    assert_eq!(json["checks"][0]["verdict"], "fail");
+}
+
+#[test]
+fn missing_folder_of_the_socket_and_a_scheduler_in_the_config_file_are_found() {
+    let home = tempfile::tempdir().unwrap();
+    let text = |path: &str| home.path().join(path).display().to_string();
+    std::fs::create_dir_all(home.path().join(".config/sccache")).unwrap();
+    std::fs::write(
+        home.path().join(".config/sccache/config"),
+        "dist.scheduler_url = \"http://x\"\n",
+    )
+    .unwrap();
+    let environment = environment_of(&[
+        ("HOME", &text("")),
+        ("SCCACHE_SERVER_UDS", &text("gone/s.sock")),
+        ("SCCACHE_CLIENT_SIDE", "1"),
+    ]);
+    let checks = probe::files(&environment);
+    let verdicts: Vec<(&str, Verdict)> = checks
+        .iter()
+        .map(|it| (it.what.as_str(), it.verdict))
+        .collect();
+    assert_eq!(
+        verdicts,
+        [
+            ("SCCACHE_SERVER_UDS", Verdict::Fail),
+            ("config file", Verdict::Fail)
+        ]
+    );
+}
