@@ -64,7 +64,14 @@ need_docker() {
 
 have_image() { docker image inspect "$1" >/dev/null 2>&1; }
 
-state_of_container() { docker inspect --type container --format '{{.State.Status}}' "$container" 2>/dev/null || echo absent; }
+state_of_container() {
+    # docker inspect prints an empty line before it fails.
+    if found=$(docker inspect --type container --format '{{.State.Status}}' "$container" 2>/dev/null); then
+        echo "$found"
+    else
+        echo absent
+    fi
+}
 
 label() { docker inspect --type container --format "{{index .Config.Labels \"sccache-dock.$1\"}}" "$container"; }
 
@@ -373,18 +380,20 @@ env_of_client() {
 install_client() {
     to=${1:-$home/.local/bin}
     mkdir -p "$to"
-    fresh=$to/.sccache.new
+    # A folder, not another name for the file: under any other name sccache takes itself for a compiler.
+    fresh=$(mktemp -d "$to/.new.XXXXXX")
+    trap 'rm -rf "$fresh"' EXIT
     if command -v docker >/dev/null 2>&1 && have_image "$image"; then
         source=$(docker create "$image")
-        docker cp "$source:/usr/local/bin/sccache" "$fresh" >/dev/null
+        docker cp "$source:/usr/local/bin/sccache" "$fresh/sccache" >/dev/null
         docker rm --volumes "$source" >/dev/null
     else
         sccache_programs || fail "cannot get sccache" "the lines above say why"
-        cp "$sccache_bin/sccache" "$fresh"
+        cp "$sccache_bin/sccache" "$fresh/sccache"
     fi
-    version=$("$fresh" --version) || fail "cannot run the image's sccache on this machine" \
-        "its C library is older than the image's; install one of the same version: cargo install --locked sccache"
-    mv -f "$fresh" "$to/sccache"
+    version=$("$fresh/sccache" --version) || fail "cannot run the image's sccache on this machine" \
+        "its C library is older than the image's; compile one of the same version: cargo install --locked sccache"
+    mv -f "$fresh/sccache" "$to/sccache"
     say "$to/sccache is $version"
     found=$(command -v sccache || true)
     [ "$found" = "$to/sccache" ] || say "put it first on PATH: export PATH=\"$to:\$PATH\""
