@@ -1,6 +1,6 @@
 //! What can be typed, and the exit codes. No logic.
 
-use crate::client;
+use crate::{client, doctor};
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -50,6 +50,8 @@ pub enum Command {
     },
     /// Print what a client needs to use this cache
     ClientEnv(client::EnvArgs),
+    /// Look for what is wrong: inside the container, or on a client
+    Doctor(doctor::Args),
     /// Show the versions of sccache-dock and of its sccache
     Version,
     /// Print completions for a shell

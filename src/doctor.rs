@@ -1,17 +1,26 @@
-//! `doctor --endpoint URL`: why this client does not share, and what to do about it.
+//! `doctor`: on a client, why it does not share; inside the container, what keeps it from serving.
 //!
-//! The judgement is pure (`environment`, `daemon`: facts in, checks out); the edges (`probe`) ask the gateway and run sccache, each bounded in time. It changes nothing: the write it tries is sccache's own probe
-//! object, which the gateway answers from memory.
+//! The judgement of a client is pure (`environment`, `daemon`: facts in, checks out); the edges (`probe`) ask the
+//! gateway and run sccache, each bounded in time. It changes nothing: the write it tries is sccache's own probe
+//! object, which the gateway answers from memory. `inside` looks at a sccache-dock itself.
 
 mod daemon;
 mod environment;
+mod inside;
 mod probe;
 
+use crate::cli::exit;
 use crate::client::endpoint::{Endpoint, GATEWAY_PORT};
+use crate::plan::paths;
 use crate::secret::Secret;
+use crate::settings::{self, Loaded, Problems};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::path::Path;
+
+pub use inside::inside;
 
 /// Arguments of `doctor`.
 #[derive(Debug, Clone, clap::Args)]
@@ -129,6 +138,38 @@ impl Report {
         let value = serde_json::json!({ "passed": self.passed(), "checks": self.checks });
         format!("{value:#}\n")
     }
+}
+
+/// Looks and prints. Without `--endpoint` it looks at a sccache-dock, where this is a container of ours or a
+/// supervisor runs on the folder that is set; else at a client. The exit code is 0 when nothing failed.
+///
+/// # Errors
+/// The output is closed.
+pub fn run(args: &Args) -> io::Result<u8> {
+    let loaded = settings::load();
+    let report = if args.endpoint.is_none() && is_ours(&loaded) {
+        inside(loaded)
+    } else {
+        client(args, &std::env::vars().collect())
+    };
+    let text = if args.json {
+        report.json()
+    } else {
+        report.table()
+    };
+    io::stdout().write_all(text.as_bytes())?;
+    Ok(if report.passed() {
+        exit::OK
+    } else {
+        exit::FAILED
+    })
+}
+
+fn is_ours(loaded: &Result<Loaded, Problems>) -> bool {
+    let marks = [Path::new("/.dockerenv"), Path::new("/run/.containerenv")];
+    let in_container = marks.iter().any(|mark| mark.exists()) && std::env::var_os("MODE").is_some();
+    let supervised = |loaded: &Loaded| paths::control_socket(&loaded.settings.run_dir).exists();
+    in_container || loaded.as_ref().is_ok_and(supervised)
 }
 
 /// The environment of a process, by name.

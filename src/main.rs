@@ -2,7 +2,7 @@
 
 use clap::{CommandFactory, Parser};
 use sccache_dock::cli::{Cli, Command, exit};
-use sccache_dock::{gateway, settings, status, supervise};
+use sccache_dock::{doctor, gateway, settings, status, supervise};
 use std::error::Error;
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -19,6 +19,7 @@ fn main() -> ExitCode {
             );
             Ok(exit::OK)
         }
+        Command::Doctor(args) => given(doctor::run(&args)),
         Command::Version => done(status::version()),
         settled => match settings::load() {
             Ok(loaded) => with_settings(settled, loaded),
@@ -50,7 +51,10 @@ fn with_settings(command: Command, loaded: settings::Loaded) -> Outcome {
         } => given(status::purge(settings, older_than, namespace.as_deref())),
         Command::Config => done(settings::print(&loaded, &mut io::stdout().lock())),
         Command::ClientEnv(args) => given(status::client_env(settings, &args)),
-        Command::Gateway { .. } | Command::Completions { .. } | Command::Version => {
+        Command::Gateway { .. }
+        | Command::Completions { .. }
+        | Command::Doctor(_)
+        | Command::Version => {
             unreachable!("handled without settings")
         }
     }

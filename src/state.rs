@@ -291,17 +291,30 @@ fn checked_token(path: &Path, text: &str) -> Result<Secret, Error> {
 }
 
 fn check_persistent(dir: &Path) -> Result<(), Error> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let real = fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
-    let in_container =
-        Path::new("/.dockerenv").exists() || Path::new("/run/.containerenv").exists();
-    match why_lost(&mounts, &real, in_container) {
+    match lost(dir) {
         Some(found) => Err(Error::NotPersistent {
             dir: dir.to_owned(),
             found,
         }),
         None => Ok(()),
     }
+}
+
+/// Why data in `dir` would not outlive the container, if so.
+pub fn lost(dir: &Path) -> Option<String> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let real = fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
+    let in_container =
+        Path::new("/.dockerenv").exists() || Path::new("/run/.containerenv").exists();
+    why_lost(&mounts, &real, in_container)
+}
+
+/// Whether the state folder is there, or can be made, and takes a write.
+///
+/// # Errors
+/// It does not; the error says what mends it.
+pub fn try_folder(dir: &Path) -> Result<(), Error> {
+    make_folder(dir, 0o755, None)
 }
 
 /// Why data in `dir` would not outlive the container, by the text of `/proc/self/mountinfo` (proc(5)).

@@ -2,7 +2,7 @@
 
 use crate::cli::exit;
 use crate::client;
-use crate::gateway::status::Status as CacheStatus;
+use crate::gateway::status::{PurgeAnswer, Status as CacheStatus};
 use crate::plan::{self, paths};
 use crate::settings::Settings;
 use crate::state;
@@ -48,13 +48,6 @@ pub struct Status {
     pub cache: Option<CacheStatus>,
 }
 
-/// Counts of a purge, as the gateway answers them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Purged {
-    pub entries: u64,
-    pub bytes: u64,
-}
-
 fn ask(settings: &Settings, request: &str) -> Result<Response, Error> {
     let socket = paths::control_socket(&settings.run_dir);
     match control::ask(&socket, request) {
@@ -64,7 +57,11 @@ fn ask(settings: &Settings, request: &str) -> Result<Response, Error> {
     }
 }
 
-fn report(settings: &Settings) -> Result<Report, Error> {
+/// The supervisor's own view.
+///
+/// # Errors
+/// No supervisor answers.
+pub fn report(settings: &Settings) -> Result<Report, Error> {
     match ask(settings, "status")? {
         Response::Status(report) => Ok(report),
         Response::Done | Response::Error(_) => {
@@ -104,6 +101,14 @@ fn cache_status(settings: &Settings, report: &Report) -> Result<CacheStatus, Err
         .and_then(|mut response| response.body_mut().read_to_string())
         .map_err(|error| fail(error.to_string()))?;
     serde_json::from_str(&text).map_err(|error| fail(error.to_string()))
+}
+
+/// The gateway's view of the cache.
+///
+/// # Errors
+/// No supervisor or no gateway answers.
+pub fn cache(settings: &Settings) -> Result<CacheStatus, Error> {
+    cache_status(settings, &report(settings)?)
 }
 
 /// Prints services and cache, as a table or as JSON. The exit code is 0 when every service is ready.
@@ -312,7 +317,8 @@ pub fn purge(
         .send(body.to_string())
         .and_then(|mut response| response.body_mut().read_to_string())
         .map_err(|error| fail(error.to_string()))?;
-    let purged: Purged = serde_json::from_str(&text).map_err(|error| fail(error.to_string()))?;
+    let purged: PurgeAnswer =
+        serde_json::from_str(&text).map_err(|error| fail(error.to_string()))?;
     writeln!(
         io::stdout(),
         "purged {} blobs, {}",

@@ -9,6 +9,7 @@
 mod builds;
 mod clients;
 mod dock;
+mod doctor;
 mod gateway;
 mod harness;
 mod supervise;
