@@ -92,21 +92,12 @@ registry_answers() {
 # Compiled once for each machine and version, outside the repository.
 sccache_programs() {
     version=$("$repo/images/binaries.sh" version)
-    kept=$tools/sccache-$version
-    [ "${SCCACHE_LTO:-0}" != 1 ] || kept=$kept-lto
-    if [ ! -x "$kept/bin/sccache" ]; then
-        say "getting sccache $version (${SCCACHE_FROM:-source}), once for this machine: $kept"
-        mkdir -p "$tools"
-        fresh=$(mktemp -d "$tools/.new.XXXXXX")
-        chmod 755 "$fresh"
-        if ! "$repo/images/binaries.sh" sccache "$fresh/bin" "$version"; then
-            rm -rf "$fresh"
-            return 1
-        fi
-        rm -rf "$kept"
-        mv "$fresh" "$kept"
-    fi
-    sccache_bin=$kept/bin
+    sccache_bin=$tools/sccache-$version/bin
+    [ "${SCCACHE_LTO:-0}" != 1 ] || sccache_bin=$tools/sccache-$version-lto/bin
+    [ -x "$sccache_bin/sccache" ] || {
+        say "getting sccache $version (${SCCACHE_FROM:-source}), once for this machine, into $sccache_bin"
+        "$repo/images/binaries.sh" sccache "$sccache_bin" "$version"
+    }
 }
 
 dock_program() {
@@ -323,7 +314,8 @@ local_environment() {
 }
 
 run_local() {
-    mode=${1:-persistent}
+    # Both modes keep the folder here; "persistent" also insists that no container's end takes it away.
+    mode=${1:-ephemeral}
     folder=${2:-${XDG_DATA_HOME:-$home/.local/share}/sccache-dock}
     case $folder in
     /*) ;;
