@@ -319,24 +319,29 @@ pub fn try_folder(dir: &Path) -> Result<(), Error> {
 
 /// Why data in `dir` would not outlive the container, by the text of `/proc/self/mountinfo` (proc(5)).
 fn why_lost(mountinfo: &str, dir: &Path, in_container: bool) -> Option<String> {
-    let (point, root, kind) = mountinfo
+    let (point, root, kind, source) = mountinfo
         .lines()
         .filter_map(|line| {
             let (fields, rest) = line.split_once(" - ")?;
             let mut fields = fields.split(' ').skip(3);
             let (root, point) = (fields.next()?, unescape(fields.next()?));
+            let mut rest = rest.split(' ');
+            let (kind, source) = (rest.next()?, rest.next()?);
             dir.starts_with(&point)
-                .then_some((point, root, rest.split(' ').next()?))
+                .then_some((point, root, kind, source))
         })
         // Later lines are mounted over earlier ones.
-        .max_by_key(|(point, _, _)| point.as_os_str().len())?;
+        .max_by_key(|(point, ..)| point.as_os_str().len())?;
     if kind.contains("overlay") || matches!(kind, "tmpfs" | "ramfs" | "aufs") {
         return Some(match kind {
             "tmpfs" | "ramfs" => format!("it lies in memory ({kind})"),
             _ => "nothing is mounted there".to_owned(),
         });
     }
-    if in_container && point == Path::new("/") {
+    // Docker on btrfs, zfs or devicemapper: the container's root is a real file system, and goes all the same. The
+    // marker alone is not enough: machines that were made from an image have it too.
+    let of_image = root != "/" || source.contains("docker");
+    if in_container && of_image && point == Path::new("/") {
         return Some("nothing is mounted there".to_owned());
     }
     let volume = root
@@ -435,6 +440,8 @@ mod tests {
         );
         let btrfs = "700 600 0:50 /subvol / rw - btrfs /dev/sda rw\n";
         assert!(why_lost(btrfs, Path::new("/var/sccache"), true).is_some());
+        let machine = "27 1 254:0 / / rw - ext4 /dev/vda rw\n";
+        assert!(why_lost(machine, Path::new("/srv"), true).is_none());
         assert!(
             why_lost(btrfs, Path::new("/home/me/x"), false).is_none(),
             "outside a container the root persists"
