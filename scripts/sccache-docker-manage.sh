@@ -92,21 +92,12 @@ registry_answers() {
 # Compiled once for each machine and version, outside the repository.
 sccache_programs() {
     version=$("$repo/images/binaries.sh" version)
-    folder=$tools/sccache-$version
-    [ "${SCCACHE_LTO:-0}" != 1 ] || folder=$folder-lto
-    if [ ! -x "$folder/bin/sccache" ]; then
-        say "getting sccache $version (${SCCACHE_FROM:-source}), once for this machine: $folder"
-        mkdir -p "$tools"
-        fresh=$(mktemp -d "$tools/.new.XXXXXX")
-        chmod 755 "$fresh"
-        if ! "$repo/images/binaries.sh" sccache "$fresh/bin" "$version"; then
-            rm -rf "$fresh"
-            return 1
-        fi
-        rm -rf "$folder"
-        mv "$fresh" "$folder"
-    fi
-    sccache_bin=$folder/bin
+    sccache_bin=$tools/sccache-$version/bin
+    [ "${SCCACHE_LTO:-0}" != 1 ] || sccache_bin=$tools/sccache-$version-lto/bin
+    [ -x "$sccache_bin/sccache" ] || {
+        say "getting sccache $version (${SCCACHE_FROM:-source}), once for this machine, into $sccache_bin"
+        "$repo/images/binaries.sh" sccache "$sccache_bin" "$version"
+    }
 }
 
 dock_program() {
@@ -177,12 +168,18 @@ build() {
 
 # --- start
 
-# Makes a folder that belongs to the user of the container.
+# The user of the container: the caller, so that its files are the caller's. Root respects who owns the cache's folder.
+choose_user() {
+    user=$(id -u):$(id -g)
+    if [ "$user" = 0:0 ] && [ -d "$folder" ]; then
+        user=$(stat -c %u:%g "$folder")
+    fi
+    user=${SCCACHE_USER:-$user}
+}
+
 own_folder() {
-    [ -d "$1" ] || {
-        mkdir -p "$1" || fail "cannot make folder \"$1\"" "choose one below your home, or make it first"
-        [ "$(id -u)" -ne 0 ] || chown "$user" "$1"
-    }
+    mkdir -p "$1" || fail "cannot make folder \"$1\"" "choose one below your home, or make it first"
+    [ "$(id -u)" -ne 0 ] || chown "$user" "$1"
 }
 
 check_mode() {
@@ -216,7 +213,7 @@ start_existing() {
 
 create() {
     have_image "$image" || build
-    user=${SCCACHE_USER:-$(id -u):$(id -g)}
+    choose_user
     own_folder "$sockets"
     chmod 700 "$sockets"
     # No restart policy until it has been healthy once: a container that cannot start says so once, and stays down.
@@ -317,7 +314,8 @@ local_environment() {
 }
 
 run_local() {
-    mode=${1:-persistent}
+    # Both modes keep the folder here; "persistent" also insists that no container's end takes it away.
+    mode=${1:-ephemeral}
     folder=${2:-${XDG_DATA_HOME:-$home/.local/share}/sccache-dock}
     case $folder in
     /*) ;;
