@@ -37,7 +37,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::signal::unix::{SignalKind, signal};
@@ -258,6 +258,7 @@ pub struct Gateway {
     pub(crate) disk: Disk,
     pub(crate) metrics: Metrics,
     pub(crate) warnings: Warnings,
+    sccache_version: OnceLock<String>,
     started: Instant,
 }
 
@@ -271,6 +272,7 @@ impl Gateway {
             metrics: Metrics::new(move || scraped.usage()),
             disk,
             warnings: Warnings::default(),
+            sccache_version: OnceLock::new(),
             started: Instant::now(),
         }
     }
@@ -291,12 +293,32 @@ impl Gateway {
         );
     }
 
+    /// Runs the supervised sccache once; without an answer the version stays unknown.
+    fn ask_sccache_version(&self) {
+        let Some(program) = &self.config.sccache else {
+            return;
+        };
+        let asked = std::process::Command::new(program)
+            .arg("--version")
+            .output();
+        // "sccache 0.19.0"
+        let version = asked.ok().and_then(|output| {
+            let text = String::from_utf8(output.stdout).ok()?;
+            Some(text.split_ascii_whitespace().nth(1)?.to_owned())
+        });
+        if let Some(version) = version {
+            // Asked once, so set once.
+            let _ = self.sccache_version.set(version);
+        }
+    }
+
     /// The answer of `/api/status`.
     pub(crate) fn status(&self) -> Status {
         let usage = self.disk.usage();
         let fault = self.disk.write_fault();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            sccache_version: self.sccache_version.get().cloned(),
             uptime_seconds: self.started.elapsed().as_secs(),
             ready: fault.is_none(),
             totals: self.metrics.totals(),
@@ -346,6 +368,8 @@ pub async fn run(
     }
     let drain = config.drain;
     let gateway = Arc::new(Gateway::new(config, store));
+    let asking = Arc::clone(&gateway);
+    tokio::task::spawn_blocking(move || asking.ask_sccache_version());
     let most = connection_limit();
     let slots = Arc::new(Semaphore::new(most));
     let (stop, stopping) = watch::channel(false);
