@@ -138,7 +138,9 @@ build_without_registry() {
     cp "$sccache_bin"/sccache* "$context/images/prebuilt/"
     cp "$dock" "$context/images/prebuilt/sccache-dock"
     docker build --file "$context/images/Dockerfile" --build-arg "BASE_IMAGE=sccache-dock-base:$base" \
-        --build-arg "BUILD_IMAGE=sccache-dock-base:$base" --tag "$image" "$context" >&2
+        --build-arg "BUILD_IMAGE=sccache-dock-base:$base" --build-arg "BUILD_ID=$context" --tag "$image" "$context" >&2
+    # Copies of files that lie in the tools folder anyway.
+    docker image prune --force --filter "label=sccache-dock.build=$context" >/dev/null
 }
 
 build() {

@@ -9,6 +9,7 @@
 mod builds;
 mod clients;
 mod dock;
+mod docs;
 mod doctor;
 mod gateway;
 mod harness;
