@@ -32,12 +32,13 @@ use crate::gateway::store::Store;
 use crate::gateway::warnings::{REFUSALS, Warnings};
 use crate::listeners;
 use std::fmt;
-use std::io;
+use std::io::{self, BufRead};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::signal::unix::{SignalKind, signal};
@@ -53,6 +54,8 @@ const SPARE_FILES: u64 = 512;
 const FIRST_BYTE: Duration = Duration::from_secs(10);
 /// Pause after the kernel refused to accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Most bytes of a version's line.
+const LONGEST_VERSION: u64 = 256;
 /// How often suppressed warnings are looked after.
 const TICK: Duration = Duration::from_secs(5);
 
@@ -259,12 +262,17 @@ pub struct Gateway {
     pub(crate) metrics: Metrics,
     pub(crate) warnings: Warnings,
     started: Instant,
+    sccache_version: Arc<OnceLock<String>>,
 }
 
 impl Gateway {
     fn new(config: Config, store: Store) -> Gateway {
         let disk = Disk::new(store);
         let scraped = disk.clone();
+        let sccache_version = Arc::<OnceLock<String>>::default();
+        let (told, program) = (Arc::clone(&sccache_version), config.sccache.clone());
+        // Beside the start, not before it: the program may be slow, or never answer.
+        std::thread::spawn(move || version_of(&program).map(|version| told.set(version)));
         Gateway {
             access: Access::new(&config),
             config,
@@ -272,6 +280,7 @@ impl Gateway {
             disk,
             warnings: Warnings::default(),
             started: Instant::now(),
+            sccache_version,
         }
     }
 
@@ -297,6 +306,7 @@ impl Gateway {
         let fault = self.disk.write_fault();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            sccache_version: self.sccache_version.get().cloned(),
             uptime_seconds: self.started.elapsed().as_secs(),
             ready: fault.is_none(),
             totals: self.metrics.totals(),
@@ -316,6 +326,36 @@ impl Gateway {
             },
         }
     }
+}
+
+/// The last word of the first line that `PROGRAM --version` prints.
+fn version_of(program: &Path) -> Option<String> {
+    let mut child = Command::new(program)
+        .arg("--version")
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .inspect_err(|cause| warn!("cannot run \"{}\": {cause}", program.display()))
+        .ok()?;
+    let mut line = String::new();
+    let mut output = io::BufReader::new(io::Read::take(child.stdout.take()?, LONGEST_VERSION));
+    let read = output.read_line(&mut line);
+    // It may go on printing for ever; a program that has ended cannot be killed, which is fine.
+    drop(output);
+    let _ = child.kill();
+    reap(&mut child);
+    read.ok()?;
+    line.split_whitespace().last().map(str::to_owned)
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the gateway's own child, not a service"
+)]
+fn reap(child: &mut Child) {
+    let _ = child.wait();
 }
 
 /// Serves `store` on `listeners` until `shutdown` ends, then lets requests in flight finish within the

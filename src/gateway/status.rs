@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 pub struct Status {
     /// Of sccache-dock.
     pub version: String,
+    /// Of the sccache beside it; missing until it has said so.
+    pub sccache_version: Option<String>,
     /// Since the gateway's process started.
     pub uptime_seconds: u64,
     /// The store takes writes, as far as is known without trying.

@@ -195,6 +195,7 @@ pub(crate) fn config(folder: &Path) -> Config {
         budget_bytes: 64 << 20,
         ipc: IpcPolicy::Local,
         server_socket: folder.join("server.sock"),
+        sccache: sccache_bin(),
         write_tokens: vec![Secret::new(WRITER)],
         read_tokens: vec![Secret::new(READER)],
         anonymous_read: false,
@@ -288,20 +289,24 @@ pub(crate) fn finish(command: &mut Command) -> Outcome {
     Outcome { code, output }
 }
 
-/// The real sccache 0.19.0.
-pub(crate) fn sccache_bin() -> PathBuf {
-    if let Some(path) = std::env::var_os("SCCACHE_BIN") {
-        return path.into();
-    }
-    let tools = std::env::var_os("SCCACHE_DOCK_TOOLS").map_or_else(
+/// Where programs lie that the tests need, as `scripts/test` puts them there.
+pub(crate) fn tools() -> PathBuf {
+    std::env::var_os("SCCACHE_DOCK_TOOLS").map_or_else(
         || {
             let home = || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache");
             let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
             cache.unwrap_or_else(home).join("sccache-dock/tools")
         },
         PathBuf::from,
-    );
-    let path = tools.join("sccache-0.19.0/bin/sccache");
+    )
+}
+
+/// The real sccache 0.19.0.
+pub(crate) fn sccache_bin() -> PathBuf {
+    if let Some(path) = std::env::var_os("SCCACHE_BIN") {
+        return path.into();
+    }
+    let path = tools().join("sccache-0.19.0/bin/sccache");
     assert!(
         path.exists(),
         "no sccache at {}: run scripts/test",

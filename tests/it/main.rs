@@ -8,8 +8,11 @@
 
 mod builds;
 mod clients;
+mod compiles;
 mod dock;
 mod doctor;
 mod gateway;
 mod harness;
+mod machine;
+mod older;
 mod supervise;
