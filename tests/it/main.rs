@@ -7,6 +7,7 @@
 )]
 
 mod builds;
+mod cli;
 mod clients;
 mod compiles;
 mod dock;
