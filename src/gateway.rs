@@ -261,26 +261,22 @@ pub struct Gateway {
     pub(crate) disk: Disk,
     pub(crate) metrics: Metrics,
     pub(crate) warnings: Warnings,
+    sccache_version: OnceLock<String>,
     started: Instant,
-    sccache_version: Arc<OnceLock<String>>,
 }
 
 impl Gateway {
     fn new(config: Config, store: Store) -> Gateway {
         let disk = Disk::new(store);
         let scraped = disk.clone();
-        let sccache_version = Arc::<OnceLock<String>>::default();
-        let (told, program) = (Arc::clone(&sccache_version), config.sccache.clone());
-        // Beside the start, not before it: the program may be slow, or never answer.
-        std::thread::spawn(move || version_of(&program).map(|version| told.set(version)));
         Gateway {
             access: Access::new(&config),
             config,
             metrics: Metrics::new(move || scraped.usage()),
             disk,
             warnings: Warnings::default(),
+            sccache_version: OnceLock::new(),
             started: Instant::now(),
-            sccache_version,
         }
     }
 
@@ -298,6 +294,14 @@ impl Gateway {
             reason,
             &format!("refused {what} peer={peer} reason={reason}: {cause}"),
         );
+    }
+
+    /// Runs the supervised sccache once; without an answer the version stays unknown.
+    fn ask_sccache_version(&self) {
+        if let Some(version) = self.config.sccache.as_deref().and_then(version_of) {
+            // Asked once, so set once.
+            let _ = self.sccache_version.set(version);
+        }
     }
 
     /// The answer of `/api/status`.
@@ -386,6 +390,9 @@ pub async fn run(
     }
     let drain = config.drain;
     let gateway = Arc::new(Gateway::new(config, store));
+    let asking = Arc::clone(&gateway);
+    // On a thread that the end of the runtime does not wait for: the program may never answer.
+    std::thread::spawn(move || asking.ask_sccache_version());
     let most = connection_limit();
     let slots = Arc::new(Semaphore::new(most));
     let (stop, stopping) = watch::channel(false);

@@ -170,7 +170,7 @@ fn gateway_config(settings: &Settings, facts: &Facts) -> Config {
         budget_bytes: settings.cache_size_bytes,
         ipc: settings.ipc.clone(),
         server_socket: paths::server_socket(&settings.run_dir),
-        sccache: settings.sccache.clone(),
+        sccache: Some(settings.sccache.clone()),
         write_tokens: vec![facts.auth_token.clone()],
         read_tokens: settings.read_token.iter().cloned().collect(),
         anonymous_read: settings.anonymous_read,

@@ -166,7 +166,7 @@ pub fn run(loaded: Loaded) -> Result<u8, Error> {
         settings,
         prepared,
         listen: facts.listen.to_string(),
-        cache: sockets.cache,
+        cache: Some(sockets.cache),
         client: sockets.client,
         control: Control::new(sockets.control),
         notify: Notify::new(sockets.notify),
@@ -279,7 +279,7 @@ struct Supervisor {
     settings: Settings,
     prepared: Prepared,
     listen: String,
-    cache: TcpListener,
+    cache: Option<TcpListener>,
     client: Option<UnixListener>,
     machine: Machine,
     children: Children,
@@ -618,7 +618,7 @@ impl Supervisor {
             self.log.say(Level::Error, &text);
         })?;
         if let Some(stream) = &spawned.handover {
-            let mut fds = vec![self.cache.as_fd()];
+            let mut fds: Vec<_> = self.cache.iter().map(AsFd::as_fd).collect();
             fds.extend(self.client.iter().map(AsFd::as_fd));
             if let Err(error) = listeners::send(stream, &fds) {
                 // The service will end by itself, without listeners, and its exit is handled.
@@ -654,6 +654,11 @@ impl Supervisor {
             self.children.signal(id, Signal::SIGTERM);
         }
         self.runtimes[id.0].farewell = asked;
+        if self.machine.is_draining() && self.plan.services[id.0].handover {
+            // From here on nobody will accept: clients are to be refused at once, not to wait.
+            self.cache = None;
+            self.client = None;
+        }
     }
 
     /// The last lines, then the exit code.

@@ -195,7 +195,7 @@ pub(crate) fn config(folder: &Path) -> Config {
         budget_bytes: 64 << 20,
         ipc: IpcPolicy::Local,
         server_socket: folder.join("server.sock"),
-        sccache: sccache_bin(),
+        sccache: None,
         write_tokens: vec![Secret::new(WRITER)],
         read_tokens: vec![Secret::new(READER)],
         anonymous_read: false,

@@ -11,6 +11,7 @@ mod cli;
 mod clients;
 mod compiles;
 mod dock;
+mod docs;
 mod doctor;
 mod gateway;
 mod harness;
