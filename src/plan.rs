@@ -22,14 +22,14 @@ pub mod paths {
         dir.join("state")
     }
 
-    /// Scratch space of the services.
-    pub fn tmp(dir: &Path) -> PathBuf {
-        dir.join("tmp")
+    /// Scratch space of the services, emptied by each start: not `tmp`, which a folder may have of its own.
+    pub fn scratch(dir: &Path) -> PathBuf {
+        state(dir).join("scratch")
     }
 
     /// The sccache server's own first level, inside the scratch space.
     pub fn server_level(dir: &Path) -> PathBuf {
-        tmp(dir).join("server")
+        scratch(dir).join("server")
     }
 
     /// The generated token for clients.
@@ -188,7 +188,7 @@ const SERVER_LEVEL_SIZE: &str = "64M";
 /// server would share none of them with the clients that `client-env` sets up.
 fn server(settings: &Settings, facts: &Facts, gateway: Id) -> Service {
     let socket = paths::server_socket(&settings.run_dir);
-    let tmp = paths::tmp(&settings.dir).display().to_string();
+    let tmp = paths::scratch(&settings.dir).display().to_string();
     let env = [
         ("PATH", facts.path.clone()),
         ("HOME", tmp.clone()),

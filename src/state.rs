@@ -64,17 +64,17 @@ pub fn prepare(settings: &Settings) -> Result<Prepared, Error> {
     let run_as = identity(dir, &mut notes)?;
     make_folder(&paths::state(dir), 0o700, run_as)?;
     let lock = lock(dir, run_as)?;
-    let tmp = paths::tmp(dir);
+    let scratch = paths::scratch(dir);
     // What a kill left there would pile up in a folder that outlives the container.
-    match fs::remove_dir_all(&tmp) {
+    match fs::remove_dir_all(&scratch) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            notes.push(format!("cannot empty \"{}\": {error}", tmp.display()));
+            notes.push(format!("cannot empty \"{}\": {error}", scratch.display()));
         }
         Ok(()) | Err(_) => {}
     }
     for (path, mode) in [
         (paths::cache(dir), 0o755),
-        (tmp, 0o700),
+        (scratch, 0o700),
         (settings.run_dir.clone(), 0o755),
     ] {
         make_folder(&path, mode, run_as)?;
@@ -411,10 +411,10 @@ mod tests {
             .unwrap()
             .settings;
         let token = prepare(&settings).unwrap().auth_token;
-        let left_over = paths::tmp(folder.path()).join("sccacheXYZ/deep");
+        let left_over = paths::scratch(folder.path()).join("sccacheXYZ/deep");
         fs::create_dir_all(&left_over).unwrap();
         assert_eq!(prepare(&settings).unwrap().auth_token, token);
-        assert!(!left_over.exists() && paths::tmp(folder.path()).is_dir());
+        assert!(!left_over.exists() && paths::scratch(folder.path()).is_dir());
     }
 
     #[test]
