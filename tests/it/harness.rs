@@ -260,7 +260,9 @@ pub(crate) struct Outcome {
 /// Runs a client's command to its end, at most a minute: a hang is a failure.
 pub(crate) fn finish(command: &mut Command) -> Outcome {
     let file = tempfile::NamedTempFile::new().unwrap();
-    let (stdout, stderr) = (file.reopen().unwrap(), file.reopen().unwrap());
+    let stdout = file.reopen().unwrap();
+    // One place in the file for both, or each would write over the other.
+    let stderr = stdout.try_clone().unwrap();
     let mut process = command
         .process_group(0)
         .stdin(Stdio::null())

@@ -6,6 +6,7 @@
     reason = "figures of a run are shown by --no-capture"
 )]
 
+mod builders;
 mod builds;
 mod cli;
 mod clients;
