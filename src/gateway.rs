@@ -32,11 +32,12 @@ use crate::gateway::store::Store;
 use crate::gateway::warnings::{REFUSALS, Warnings};
 use crate::listeners;
 use std::fmt;
-use std::io;
+use std::io::{self, BufRead};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
@@ -53,6 +54,8 @@ const SPARE_FILES: u64 = 512;
 const FIRST_BYTE: Duration = Duration::from_secs(10);
 /// Pause after the kernel refused to accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Most bytes of a version's line.
+const LONGEST_VERSION: u64 = 256;
 /// How often suppressed warnings are looked after.
 const TICK: Duration = Duration::from_secs(5);
 
@@ -295,18 +298,7 @@ impl Gateway {
 
     /// Runs the supervised sccache once; without an answer the version stays unknown.
     fn ask_sccache_version(&self) {
-        let Some(program) = &self.config.sccache else {
-            return;
-        };
-        let asked = std::process::Command::new(program)
-            .arg("--version")
-            .output();
-        // "sccache 0.19.0"
-        let version = asked.ok().and_then(|output| {
-            let text = String::from_utf8(output.stdout).ok()?;
-            Some(text.split_ascii_whitespace().nth(1)?.to_owned())
-        });
-        if let Some(version) = version {
+        if let Some(version) = self.config.sccache.as_deref().and_then(version_of) {
             // Asked once, so set once.
             let _ = self.sccache_version.set(version);
         }
@@ -340,6 +332,36 @@ impl Gateway {
     }
 }
 
+/// The last word of the first line that `PROGRAM --version` prints.
+fn version_of(program: &Path) -> Option<String> {
+    let mut child = Command::new(program)
+        .arg("--version")
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .inspect_err(|cause| warn!("cannot run \"{}\": {cause}", program.display()))
+        .ok()?;
+    let mut line = String::new();
+    let mut output = io::BufReader::new(io::Read::take(child.stdout.take()?, LONGEST_VERSION));
+    let read = output.read_line(&mut line);
+    // It may go on printing for ever; a program that has ended cannot be killed, which is fine.
+    drop(output);
+    let _ = child.kill();
+    reap(&mut child);
+    read.ok()?;
+    line.split_whitespace().last().map(str::to_owned)
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the gateway's own child, not a service"
+)]
+fn reap(child: &mut Child) {
+    let _ = child.wait();
+}
+
 /// Serves `store` on `listeners` until `shutdown` ends, then lets requests in flight finish within the
 /// configuration's `drain`. An error means that the listeners cannot be used at all.
 pub async fn run(
@@ -369,7 +391,8 @@ pub async fn run(
     let drain = config.drain;
     let gateway = Arc::new(Gateway::new(config, store));
     let asking = Arc::clone(&gateway);
-    tokio::task::spawn_blocking(move || asking.ask_sccache_version());
+    // On a thread that the end of the runtime does not wait for: the program may never answer.
+    std::thread::spawn(move || asking.ask_sccache_version());
     let most = connection_limit();
     let slots = Arc::new(Semaphore::new(most));
     let (stop, stopping) = watch::channel(false);

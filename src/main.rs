@@ -20,7 +20,13 @@ fn main() -> ExitCode {
             Ok(exit::OK)
         }
         Command::Doctor(args) => given(doctor::run(&args)),
-        Command::Version => done(status::version()),
+        Command::Version => {
+            // Wrong settings are no reason not to say who we are.
+            let loaded = settings::load().map(|loaded| loaded.settings.sccache);
+            done(status::version(
+                &loaded.unwrap_or_else(|_| "sccache".into()),
+            ))
+        }
         settled => match settings::load() {
             Ok(loaded) => with_settings(settled, loaded),
             Err(problems) => Err((exit::USAGE, problems.into())),

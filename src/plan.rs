@@ -22,9 +22,14 @@ pub mod paths {
         dir.join("state")
     }
 
-    /// Scratch space of the services.
-    pub fn tmp(dir: &Path) -> PathBuf {
-        dir.join("tmp")
+    /// Scratch space of the services, emptied by each start: not `tmp`, which a folder may have of its own.
+    pub fn scratch(dir: &Path) -> PathBuf {
+        state(dir).join("scratch")
+    }
+
+    /// The sccache server's own first level, inside the scratch space.
+    pub fn server_level(dir: &Path) -> PathBuf {
+        scratch(dir).join("server")
     }
 
     /// The generated token for clients.
@@ -174,10 +179,16 @@ fn gateway_config(settings: &Settings, facts: &Facts) -> Config {
     }
 }
 
+/// The sccache server's own first level: small, because what it answers the gateway neither counts nor keeps fresh.
+const SERVER_LEVEL_SIZE: &str = "64M";
+
 /// sccache itself, in the foreground, its storage the gateway.
+///
+/// A disk before it, because only that turns on direct mode, which is part of the keys of C and C++: without it the
+/// server would share none of them with the clients that `client-env` sets up.
 fn server(settings: &Settings, facts: &Facts, gateway: Id) -> Service {
     let socket = paths::server_socket(&settings.run_dir);
-    let tmp = paths::tmp(&settings.dir).display().to_string();
+    let tmp = paths::scratch(&settings.dir).display().to_string();
     let env = [
         ("PATH", facts.path.clone()),
         ("HOME", tmp.clone()),
@@ -202,6 +213,14 @@ fn server(settings: &Settings, facts: &Facts, gateway: Id) -> Service {
         ("SCCACHE_WEBDAV_DISABLE_CREATE_DIR", "1".into()),
         // A gateway that restarts at that moment would turn writes off for the server's whole life.
         ("SCCACHE_SKIP_CACHE_CHECK", "1".into()),
+        ("SCCACHE_MULTILEVEL_CHAIN", "disk,webdav".into()),
+        // An entry that the disk cannot take must still reach the gateway.
+        ("SCCACHE_MULTILEVEL_WRITE_ERROR_POLICY", "ignore".into()),
+        (
+            "SCCACHE_DIR",
+            paths::server_level(&settings.dir).display().to_string(),
+        ),
+        ("SCCACHE_CACHE_SIZE", SERVER_LEVEL_SIZE.into()),
         ("SCCACHE_LOG", settings.log.clone()),
     ];
     Service {

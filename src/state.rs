@@ -62,15 +62,23 @@ pub fn prepare(settings: &Settings) -> Result<Prepared, Error> {
     }
     let mut notes = Vec::new();
     let run_as = identity(dir, &mut notes)?;
+    make_folder(&paths::state(dir), 0o700, run_as)?;
+    let lock = lock(dir, run_as)?;
+    let scratch = paths::scratch(dir);
+    // What a kill left there would pile up in a folder that outlives the container.
+    match fs::remove_dir_all(&scratch) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            notes.push(format!("cannot empty \"{}\": {error}", scratch.display()));
+        }
+        Ok(()) | Err(_) => {}
+    }
     for (path, mode) in [
-        (paths::state(dir), 0o700),
         (paths::cache(dir), 0o755),
-        (paths::tmp(dir), 0o700),
+        (scratch, 0o700),
         (settings.run_dir.clone(), 0o755),
     ] {
         make_folder(&path, mode, run_as)?;
     }
-    let lock = lock(dir, run_as)?;
     let auth_token = match &settings.auth_token {
         Some(token) => token.clone(),
         None => kept_token(dir, run_as)?,
@@ -117,12 +125,15 @@ fn make_folder(path: &Path, mode: u32, owner: Option<RunAs>) -> Result<(), Error
         .map_err(|cause| fail("create the folder", cause))?;
     let metadata = fs::metadata(path).map_err(|cause| fail("look at the folder", cause))?;
     if let Some(RunAs { uid, gid }) = owner.filter(|owner| owner.uid != metadata.uid()) {
-        std::os::unix::fs::chown(path, Some(uid), Some(gid))
+        // Not through a link: as root we would give away what another user points us at.
+        std::os::unix::fs::lchown(path, Some(uid), Some(gid))
             .map_err(|cause| fail("hand over the folder", cause))?;
     }
     // A real write tells more than permission bits: read-only mounts, user namespaces, ACLs.
     let probe = path.join(".sccache-dock-probe");
-    File::create(&probe)
+    // Left over from a crash; anything else that is wrong shows in a moment.
+    let _ = fs::remove_file(&probe);
+    File::create_new(&probe)
         .and_then(|mut file| file.write_all(b"probe"))
         .and_then(|()| fs::remove_file(&probe))
         .map_err(|cause| fail("write to the folder", cause))
@@ -226,6 +237,8 @@ fn private_file(path: &Path, owner: Option<RunAs>) -> io::Result<File> {
         .create(true)
         .truncate(false)
         .mode(0o600)
+        // Its folder belongs to the services' user, and a link there must not make us hand over another file.
+        .custom_flags(nix::libc::O_NOFOLLOW)
         .open(path)?;
     file.set_permissions(fs::Permissions::from_mode(0o600))?;
     if let Some(RunAs { uid, gid }) = owner {
@@ -386,6 +399,37 @@ mod tests {
 
     fn lost(mount: &str, dir: &str) -> Option<String> {
         why_lost(&format!("{ROOT}{mount}"), Path::new(dir), true)
+    }
+
+    #[test]
+    fn scratch_space_is_emptied_and_the_token_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let environment = [("SCCACHE_DIR", folder.path().to_str().unwrap())];
+        let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let read = |_: &Path| Err(io::ErrorKind::NotFound.into());
+        let settings = crate::settings::check(&environment.into(), &read)
+            .unwrap()
+            .settings;
+        let token = prepare(&settings).unwrap().auth_token;
+        let left_over = paths::scratch(folder.path()).join("sccacheXYZ/deep");
+        fs::create_dir_all(&left_over).unwrap();
+        assert_eq!(prepare(&settings).unwrap().auth_token, token);
+        assert!(!left_over.exists() && paths::scratch(folder.path()).is_dir());
+    }
+
+    #[test]
+    fn link_in_the_place_of_a_private_file_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("target");
+        fs::write(&target, "theirs").unwrap();
+        for name in [".sccache-dock-probe", "lock"] {
+            std::os::unix::fs::symlink(&target, folder.path().join(name)).unwrap();
+        }
+        make_folder(folder.path(), 0o755, None).unwrap();
+        assert!(private_file(&folder.path().join("lock"), None).is_err());
+        assert_eq!(fs::read_to_string(&target).unwrap(), "theirs");
+        let mode = fs::metadata(&target).unwrap().permissions().mode();
+        assert_ne!(mode & 0o777, 0o600);
     }
 
     #[test]

@@ -445,6 +445,9 @@ impl Supervisor {
             let level = if asked { Level::Info } else { Level::Warn };
             self.log.say(level, &format!("{name} exited: {exit}"));
             self.runtimes[id.0] = Runtime::default();
+            if !self.plan.services[id.0].handover {
+                self.notify.forget();
+            }
             outcome = outcome.or(self.step(now, Event::Exited(id, exit)));
         }
         outcome

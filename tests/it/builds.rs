@@ -2,6 +2,7 @@
 
 use crate::dock::{Dock, eventually, program};
 use crate::harness::sccache_bin;
+use crate::machine::kill_daemons;
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -64,24 +65,7 @@ impl Project {
 
 impl Drop for Project {
     fn drop(&mut self) {
-        // Daemons of the WebDAV lane carry the project's folder in their environment.
-        let marker = format!("HOME={}", self.home.path().display());
-        for entry in std::fs::read_dir("/proc").unwrap().filter_map(Result::ok) {
-            let Some(pid) = entry
-                .file_name()
-                .to_str()
-                .and_then(|name| name.parse::<i32>().ok())
-            else {
-                continue;
-            };
-            let environment = std::fs::read(entry.path().join("environ")).unwrap_or_default();
-            if environment
-                .split(|byte| *byte == 0)
-                .any(|line| line == marker.as_bytes())
-            {
-                let _ = kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL);
-            }
-        }
+        kill_daemons(self.home.path());
     }
 }
 

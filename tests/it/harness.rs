@@ -260,7 +260,9 @@ pub(crate) struct Outcome {
 /// Runs a client's command to its end, at most a minute: a hang is a failure.
 pub(crate) fn finish(command: &mut Command) -> Outcome {
     let file = tempfile::NamedTempFile::new().unwrap();
-    let (stdout, stderr) = (file.reopen().unwrap(), file.reopen().unwrap());
+    let stdout = file.reopen().unwrap();
+    // One place in the file for both, or each would write over the other.
+    let stderr = stdout.try_clone().unwrap();
     let mut process = command
         .process_group(0)
         .stdin(Stdio::null())
@@ -289,20 +291,24 @@ pub(crate) fn finish(command: &mut Command) -> Outcome {
     Outcome { code, output }
 }
 
-/// The real sccache 0.19.0.
-pub(crate) fn sccache_bin() -> PathBuf {
-    if let Some(path) = std::env::var_os("SCCACHE_BIN") {
-        return path.into();
-    }
-    let tools = std::env::var_os("SCCACHE_DOCK_TOOLS").map_or_else(
+/// Where programs lie that the tests need, as `scripts/test` puts them there.
+pub(crate) fn tools() -> PathBuf {
+    std::env::var_os("SCCACHE_DOCK_TOOLS").map_or_else(
         || {
             let home = || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache");
             let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
             cache.unwrap_or_else(home).join("sccache-dock/tools")
         },
         PathBuf::from,
-    );
-    let path = tools.join("sccache-0.19.0/bin/sccache");
+    )
+}
+
+/// The real sccache 0.19.0.
+pub(crate) fn sccache_bin() -> PathBuf {
+    if let Some(path) = std::env::var_os("SCCACHE_BIN") {
+        return path.into();
+    }
+    let path = tools().join("sccache-0.19.0/bin/sccache");
     assert!(
         path.exists(),
         "no sccache at {}: run scripts/test",

@@ -6,11 +6,16 @@
     reason = "figures of a run are shown by --no-capture"
 )]
 
+mod builders;
 mod builds;
+mod cli;
 mod clients;
+mod compiles;
 mod dock;
 mod docs;
 mod doctor;
 mod gateway;
 mod harness;
+mod machine;
+mod older;
 mod supervise;
