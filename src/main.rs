@@ -50,7 +50,11 @@ fn with_settings(command: Command, loaded: settings::Loaded) -> Outcome {
         Command::Run => supervise::run(loaded).map_err(|error| (exit::USAGE, error.into())),
         Command::Status { json } => given(status::status(settings, json)),
         Command::Healthcheck => given(status::healthcheck(settings)),
-        Command::Restart { service } => given(status::restart(settings, &service)),
+        Command::Restart { service } => {
+            given(status::tell(settings, &format!("restart {service}")))
+        }
+        Command::Stop { service } => given(status::tell(settings, &format!("stop {service}"))),
+        Command::Reload => given(status::tell(settings, "reload")),
         Command::Purge {
             older_than,
             namespace,

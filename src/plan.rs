@@ -89,7 +89,17 @@ pub struct Service {
     /// handover reports over the notification socket.
     pub handover: bool,
     pub stop_by: StopBy,
+    /// What it reads at its start.
+    pub files: Vec<File>,
     pub rules: Rules,
+}
+
+impl Service {
+    /// Whether a running process of `self` is as good as one of `other`.
+    fn runs_like(&self, other: &Service) -> bool {
+        (&self.program, &self.args, &self.env, &self.files)
+            == (&other.program, &other.args, &other.env, &other.files)
+    }
 }
 
 /// A file that a service reads, mode 0600.
@@ -103,9 +113,19 @@ pub struct File {
 #[derive(Debug, Clone)]
 pub struct Plan {
     pub services: Vec<Service>,
-    pub files: Vec<File>,
     /// What the log must hide.
     pub secrets: Vec<Secret>,
+}
+
+impl Plan {
+    /// The services that must restart to run by this plan instead of by `before`, which has the same services.
+    pub fn changed_since(&self, before: &Plan) -> Vec<Id> {
+        let pairs = self.services.iter().zip(&before.services).enumerate();
+        pairs
+            .filter(|(_, (new, old))| !new.runs_like(old))
+            .map(|(index, _)| Id(index))
+            .collect()
+    }
 }
 
 /// What the plan needs to know beside the settings.
@@ -143,6 +163,10 @@ pub fn plan(settings: &Settings, facts: &Facts) -> Result<Plan, toml::ser::Error
         ],
         handover: true,
         stop_by: StopBy::Term,
+        files: vec![File {
+            path: config_path,
+            text: toml::to_string(&config)?,
+        }],
         rules: Rules {
             depends_on: Vec::new(),
             ready_timeout: Duration::from_secs(30),
@@ -151,13 +175,8 @@ pub fn plan(settings: &Settings, facts: &Facts) -> Result<Plan, toml::ser::Error
         },
     };
     let server = server(settings, facts, Id(0));
-    let files = vec![File {
-        path: config_path,
-        text: toml::to_string(&config)?,
-    }];
     Ok(Plan {
         services: vec![gateway, server],
-        files,
         secrets,
     })
 }
@@ -233,6 +252,7 @@ fn server(settings: &Settings, facts: &Facts, gateway: Id) -> Service {
             .collect(),
         handover: false,
         stop_by: StopBy::SccacheShutdown(socket),
+        files: Vec::new(),
         rules: Rules {
             depends_on: vec![gateway],
             ready_timeout: Duration::from_secs(30),
@@ -309,7 +329,7 @@ mod tests {
             ("SCCACHE_IPC", "10.0.0.0/8"),
             ("SCCACHE_READ_TOKEN", "read-only-token"),
         ]);
-        let config: Config = toml::from_str(&plan.files[0].text).unwrap();
+        let config: Config = toml::from_str(&plan.services[0].files[0].text).unwrap();
         assert_eq!(config.budget_bytes, 10 << 30);
         assert_eq!(
             config.ipc,
@@ -331,6 +351,15 @@ mod tests {
             Some("/var/sccache/run/server.sock")
         );
         assert_eq!(env_of(&plan, 1, "MODE"), None);
+    }
+
+    #[test]
+    fn only_what_changed_restarts() {
+        let names = |pairs: &[(&str, &str)]| planned(pairs).changed_since(&planned(&[]));
+        assert_eq!(names(&[]), []);
+        assert_eq!(names(&[("SCCACHE_CACHE_SIZE", "5G")]), [Id(0)]);
+        assert_eq!(names(&[("SCCACHE_READ_TOKEN", "read-only-token")]), [Id(0)]);
+        assert_eq!(names(&[("SCCACHE_LOG", "warn")]), [Id(0), Id(1)]);
     }
 
     #[test]

@@ -164,7 +164,14 @@ fn table(report: &Report, cache: Result<&CacheStatus, &Error>) -> String {
                 .map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
             service.ready_seconds.map_or_else(|| "-".to_owned(), span),
             service.restarts,
-            service.last_exit.as_deref().unwrap_or("-"),
+            match (&service.last_exit, &service.last_crash) {
+                (Some(exit), Some(crash)) if crash.exit == *exit => match &crash.cause {
+                    Some(cause) => format!("{exit}: {cause}"),
+                    None => exit.clone(),
+                },
+                (Some(exit), _) => exit.clone(),
+                (None, _) => "-".to_owned(),
+            },
         );
     }
     match cache {
@@ -283,12 +290,12 @@ pub fn healthcheck(settings: &Settings) -> Result<u8, Error> {
     }
 }
 
-/// Restarts one service.
+/// Tells the supervisor to do something: `restart SERVICE`, `stop SERVICE`, `reload`.
 ///
 /// # Errors
-/// No supervisor answers, or there is no such service.
-pub fn restart(settings: &Settings, service: &str) -> Result<u8, Error> {
-    ask(settings, &format!("restart {service}"))?;
+/// No supervisor answers, or it refuses.
+pub fn tell(settings: &Settings, request: &str) -> Result<u8, Error> {
+    ask(settings, request)?;
     Ok(exit::OK)
 }
 

@@ -21,6 +21,10 @@ const CAPACITY: usize = 1 << 20;
 const LINE_LIMIT: usize = 1 << 20;
 /// Bytes read from one pipe at a time, so that none starves another.
 const CHUNK: usize = 64 << 10;
+/// Of each source the log keeps so much, for the record of its death.
+const TAIL: usize = 4 << 10;
+/// Lines of that in a record.
+const TAIL_LINES: usize = 20;
 /// The supervisor's own tag.
 pub const OWN: &str = "dock";
 
@@ -285,20 +289,56 @@ impl Log {
         open
     }
 
+    /// What the source wrote last, secrets hidden.
+    pub fn last_lines(&self, source: &Source) -> Vec<String> {
+        let tail = &source.tail[source.tail.len().saturating_sub(TAIL)..];
+        // A line that was cut at its beginning may hold the rest of a secret that nobody would recognise.
+        let whole = match memchr::memchr(b'\n', tail) {
+            Some(end) if source.bytes > tail.len() as u64 => &tail[end + 1..],
+            None if source.bytes > tail.len() as u64 => &[],
+            _ => tail,
+        };
+        let lines = whole
+            .split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty());
+        let mut lines: Vec<String> = lines
+            .map(|line| {
+                let clean = self.formatter.redact(line);
+                String::from_utf8_lossy(clean.as_deref().unwrap_or(line)).into_owned()
+            })
+            .collect();
+        lines.drain(..lines.len().saturating_sub(TAIL_LINES));
+        lines
+    }
+
+    /// Other settings from now on. Secrets of before stay hidden.
+    pub fn set(&mut self, format: LogFormat, secrets: &[Secret], stall: Duration) {
+        let known = std::mem::take(&mut self.formatter.secrets);
+        self.formatter = Formatter::new(format, secrets);
+        self.formatter.secrets.extend(known);
+        self.stall = stall;
+    }
+
     /// Reads all that is left of a source, waiting for nothing, and ends its last line.
     pub fn finish(&mut self, mut source: Source) {
+        self.catch_up(&mut source);
+        self.flush(&mut source);
+    }
+
+    /// Reads all that a source has by now, waiting for nothing.
+    pub fn catch_up(&mut self, source: &mut Source) {
         // Bounded: a grandchild that left the group could write for ever.
         for _ in 0..1024 {
             let before = source.bytes;
-            if !self.read(&mut source) || source.bytes == before {
+            if !self.read(source) || source.bytes == before {
                 break;
             }
         }
-        self.flush(&mut source);
     }
 
     fn take(&mut self, source: &mut Source, chunk: &[u8]) {
         source.bytes += chunk.len() as u64;
+        source.keep_tail(chunk);
         let mut rest = chunk;
         while let Some(at) = memchr::memchr(b'\n', rest) {
             if source.partial.is_empty() {
@@ -386,6 +426,8 @@ pub struct Source {
     pub pipe: io::PipeReader,
     partial: Vec<u8>,
     bytes: u64,
+    /// At most twice [`TAIL`] of what came last.
+    tail: Vec<u8>,
 }
 
 impl Source {
@@ -396,7 +438,18 @@ impl Source {
             pipe,
             partial: Vec::new(),
             bytes: 0,
+            tail: Vec::new(),
         }
+    }
+
+    fn keep_tail(&mut self, chunk: &[u8]) {
+        let new = &chunk[chunk.len().saturating_sub(TAIL)..];
+        if self.tail.len() + new.len() > 2 * TAIL {
+            let kept = TAIL - new.len();
+            self.tail
+                .drain(..self.tail.len() - kept.min(self.tail.len()));
+        }
+        self.tail.extend_from_slice(new);
     }
 }
 
@@ -471,6 +524,36 @@ mod tests {
             b"token-one token-two token-one!",
         );
         assert_eq!(line, "server   *** *** ***!\n");
+    }
+
+    #[test]
+    fn last_lines_are_whole_few_and_without_secrets() {
+        let (pipe, mut write) = io::pipe().unwrap();
+        let secrets = [Secret::new("the-token")];
+        let log = Log::start(LogFormat::Text, &secrets, Duration::from_secs(1), None).unwrap();
+        let mut source = Source::new("server", pipe);
+        for number in 0..500 {
+            writeln!(write, "line {number} with the-token").unwrap();
+        }
+        write!(write, "the end").unwrap();
+        drop(write);
+        let mut chunk = [0; 7];
+        loop {
+            let count = source.pipe.read(&mut chunk).unwrap();
+            if count == 0 {
+                break;
+            }
+            source.bytes += count as u64;
+            source.keep_tail(&chunk[..count]);
+        }
+        let lines = log.last_lines(&source);
+        assert_eq!(lines.len(), TAIL_LINES);
+        assert!(
+            lines.iter().all(|line| !line.contains("token")),
+            "{lines:?}"
+        );
+        assert!(source.tail.len() <= 2 * TAIL);
+        log.close(Duration::from_secs(1));
     }
 
     #[test]
