@@ -83,6 +83,7 @@ need_container() {
 # --- build
 
 registry_answers() {
+    say "asking the image registry for $1"
     # Bounded: a firewall that drops packets would hold the answer back for minutes.
     for wanted in "$1" rust:1.95-bookworm; do
         have_image "$wanted" || timeout 20 docker manifest inspect "$wanted" >/dev/null 2>&1 || return 1
@@ -137,7 +138,9 @@ build_without_registry() {
     cp "$sccache_bin"/sccache* "$context/images/prebuilt/"
     cp "$dock" "$context/images/prebuilt/sccache-dock"
     docker build --file "$context/images/Dockerfile" --build-arg "BASE_IMAGE=sccache-dock-base:$base" \
-        --build-arg "BUILD_IMAGE=sccache-dock-base:$base" --tag "$image" "$context" >&2
+        --build-arg "BUILD_IMAGE=sccache-dock-base:$base" --build-arg "BUILD_ID=$context" --tag "$image" "$context" >&2
+    # Copies of files that lie in the tools folder anyway.
+    docker image prune --force --filter "label=sccache-dock.build=$context" >/dev/null
 }
 
 build() {
@@ -179,7 +182,7 @@ choose_user() {
 
 own_folder() {
     mkdir -p "$1" || fail "cannot make folder \"$1\"" "choose one below your home, or make it first"
-    [ "$(id -u)" -ne 0 ] || chown "$user" "$1"
+    [ "$(id -u)" -ne 0 ] || chown "$user" "$1" || fail "cannot give folder \"$1\" to user \"$user\"" "SCCACHE_USER is a number: uid:gid"
 }
 
 check_mode() {
@@ -236,7 +239,7 @@ create() {
         case $problem in
         *"already allocated"* | *"already in use"*)
             fail "cannot publish port $port: it is in use" \
-                "stop who has it (often a local sccache: sccache --stop-server), or choose another: SCCACHE_DEFAULT_PORT=4326 $me start $mode $folder"
+                "stop who has it (often a local sccache: sccache --stop-server), or choose another: SCCACHE_DEFAULT_PORT=4326 $me start $mode${folder:+ $folder}"
             ;;
         esac
         fail "cannot run container \"$container\": $problem"
@@ -351,7 +354,7 @@ ask() {
         exec "$dock" "$@"
     fi
     need_container
-    [ "$(state_of_container)" = running ] || fail "container \"$container\" is not running" "start it: $me start $(label mode) $(label folder)"
+    [ "$(state_of_container)" = running ] || fail "container \"$container\" is not running" "start it: $me restart"
     exec docker exec "$container" sccache-dock "$@"
 }
 
