@@ -94,6 +94,13 @@ pub enum Error {
     Start(io::Error),
 }
 
+impl Error {
+    /// Whether another try with the same configuration file must fail too.
+    pub fn is_in_the_file(&self) -> bool {
+        matches!(self, Error::Read { .. } | Error::Parse { .. })
+    }
+}
+
 /// Where clients connect.
 #[derive(Debug)]
 pub struct Listeners {

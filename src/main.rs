@@ -9,7 +9,12 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
-        Command::Gateway { config, inherit } => done(gateway::serve(&config, inherit)),
+        Command::Gateway { config, inherit } => match gateway::serve(&config, inherit) {
+            Ok(()) => Ok(exit::OK),
+            // The supervisor gives up at once on this code: the same file would be as wrong the next time.
+            Err(error) if error.is_in_the_file() => Err((exit::USAGE, error.into())),
+            Err(error) => Err((exit::FAILED, error.into())),
+        },
         Command::Completions { shell } => {
             clap_complete::generate(
                 shell,

@@ -240,7 +240,7 @@ fn server(settings: &Settings, facts: &Facts, gateway: Id) -> Service {
             paths::server_level(&settings.dir).display().to_string(),
         ),
         ("SCCACHE_CACHE_SIZE", SERVER_LEVEL_SIZE.into()),
-        ("SCCACHE_LOG", settings.log.clone()),
+        ("SCCACHE_LOG", server_log(&settings.log)),
     ];
     Service {
         name: "server",
@@ -259,6 +259,15 @@ fn server(settings: &Settings, facts: &Facts, gateway: Id) -> Service {
             grace: settings.stop_grace / 2,
             fatal_codes: &[],
         },
+    }
+}
+
+/// Its storage library warns of every miss, which would fill the log of warnings; what matters, sccache says itself.
+fn server_log(log: &str) -> String {
+    if log == "off" || log.contains("opendal") {
+        log.to_owned()
+    } else {
+        format!("{log},opendal=error")
     }
 }
 
@@ -360,6 +369,19 @@ mod tests {
         assert_eq!(names(&[("SCCACHE_CACHE_SIZE", "5G")]), [Id(0)]);
         assert_eq!(names(&[("SCCACHE_READ_TOKEN", "read-only-token")]), [Id(0)]);
         assert_eq!(names(&[("SCCACHE_LOG", "warn")]), [Id(0), Id(1)]);
+    }
+
+    #[test]
+    fn misses_of_the_server_are_no_warnings_unless_they_are_asked_for() {
+        for (set, expected) in [
+            ("debug", "debug,opendal=error"),
+            ("info,sccache=trace", "info,sccache=trace,opendal=error"),
+            ("off", "off"),
+            ("info,opendal=debug", "info,opendal=debug"),
+        ] {
+            let plan = planned(&[("SCCACHE_LOG", set)]);
+            assert_eq!(env_of(&plan, 1, "SCCACHE_LOG").as_deref(), Some(expected));
+        }
     }
 
     #[test]

@@ -50,6 +50,7 @@ fn c_compiled_by_the_server_and_by_clients_is_shared_both_ways() {
         assert_eq!(client.code, Some(0), "{}", client.output);
         assert_eq!(hits_and_writes(&dock), (hits, 2), "{lane}: {}", dock.log());
     }
+    assert!(!dock.log().contains("WARN"), "{}", dock.log());
     let stats = machine.sh(&beside_the_server(
         &dock,
         "sccache --show-stats --stats-format json",
