@@ -51,7 +51,9 @@ pub fn run(loaded: Loaded) -> Result<u8, Error> {
         settings, warnings, ..
     } = loaded;
     let ground = start::lay_ground(settings)?;
+    let out = io::stdout().as_fd().try_clone_to_owned();
     let mut log = Log::start(
+        out.map_err(system("use standard output"))?.into(),
         ground.settings.log_format,
         &ground.plan.secrets,
         ground.settings.log_stall,
@@ -218,7 +220,11 @@ impl Supervisor {
         let mut fds: Vec<PollFd<'_>> = Vec::with_capacity(8 + self.sources.len());
         fds.push(input(signals.get_read().as_fd()));
         fds.push(input(self.log.wake_fd()));
-        fds.push(input(self.control.listener.as_fd()));
+        let interest = match self.control.is_open(now) {
+            true => PollFlags::POLLIN,
+            false => PollFlags::empty(),
+        };
+        fds.push(PollFd::new(self.control.listener.as_fd(), interest));
         fds.push(input(self.notify.listener.as_fd()));
         let controls = fds.len();
         fds.extend(
@@ -419,7 +425,7 @@ impl Supervisor {
     }
 
     fn serve_control(&mut self, now: Instant, fired: bool) -> Option<Outcome> {
-        if !fired && self.control.clients.is_empty() {
+        if !fired && self.control.deadline().is_none() {
             return None;
         }
         self.control.accept(now);
@@ -584,8 +590,11 @@ impl Supervisor {
                     Action::Terminate(id) => self.terminate(id),
                     Action::Kill(id) => {
                         let name = self.plan.services[id.0].name;
-                        self.log
-                            .say(Level::Warn, &format!("{name} did not stop in time: killed"));
+                        let why = match event {
+                            Event::Kill => "killed",
+                            _ => "did not stop in time: killed",
+                        };
+                        self.log.say(Level::Warn, &format!("{name} {why}"));
                         self.children.signal(id, Signal::SIGKILL);
                     }
                     Action::Finish(end) => outcome = Some(end),

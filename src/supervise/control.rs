@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 /// A client must have asked and read within this time.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Pause after the kernel refused to accept.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 /// Longest request.
 const LINE_LIMIT: usize = 256;
 /// Clients at the same time; more are turned away.
@@ -107,6 +109,8 @@ impl fmt::Display for Report {
 pub struct Control {
     pub listener: UnixListener,
     pub clients: Vec<Client>,
+    /// The kernel refused to accept (no descriptor is free): the listener is left alone until then.
+    closed_until: Option<Instant>,
 }
 
 /// One connection that has not been answered yet.
@@ -122,25 +126,43 @@ impl Control {
         Control {
             listener,
             clients: Vec::new(),
+            closed_until: None,
         }
     }
 
     /// Accepts whoever waits.
     pub fn accept(&mut self, now: Instant) {
-        while let Ok((stream, _)) = self.listener.accept() {
-            if self.clients.len() < CLIENTS && stream.set_nonblocking(true).is_ok() {
-                self.clients.push(Client {
-                    stream,
-                    line: Vec::new(),
-                    until: now + PATIENCE,
-                });
+        loop {
+            match self.listener.accept() {
+                Ok((stream, _)) => {
+                    if self.clients.len() < CLIENTS && stream.set_nonblocking(true).is_ok() {
+                        self.clients.push(Client {
+                            stream,
+                            line: Vec::new(),
+                            until: now + PATIENCE,
+                        });
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    // Anything but "nobody waits" would come again at once, and the loop would spin.
+                    let refused = error.kind() != io::ErrorKind::WouldBlock;
+                    self.closed_until = refused.then(|| now + ACCEPT_PAUSE);
+                    return;
+                }
             }
         }
     }
 
+    /// Whether the listener is to be waited for.
+    pub fn is_open(&self, now: Instant) -> bool {
+        self.closed_until.is_none_or(|until| now >= until)
+    }
+
     /// When the next client runs out of patience.
     pub fn deadline(&self) -> Option<Instant> {
-        self.clients.iter().map(|client| client.until).min()
+        let patience = self.clients.iter().map(|client| client.until);
+        patience.chain(self.closed_until).min()
     }
 
     /// Takes every request that is whole with the client to answer, and forgets clients that are done or too slow.

@@ -7,6 +7,8 @@
 use crate::secret::Secret;
 use crate::settings::LogFormat;
 use memchr::memmem::Finder;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -118,6 +120,11 @@ impl Formatter {
         out.push(b'\n');
     }
 
+    fn longest_secret(&self) -> usize {
+        let lengths = self.secrets.iter().map(|finder| finder.needle().len());
+        lengths.max().unwrap_or(0)
+    }
+
     fn redact(&self, line: &[u8]) -> Option<Vec<u8>> {
         let mut clean: Option<Vec<u8>> = None;
         for finder in &self.secrets {
@@ -177,17 +184,17 @@ pub struct Log {
 }
 
 impl Log {
-    /// Starts the writing thread on standard output and, where given, the file for warnings and errors.
+    /// Starts the writing thread on `out` and, where given, the file for warnings and errors.
     ///
     /// # Errors
     /// No thread or socket pair could be made.
     pub fn start(
+        out: File,
         format: LogFormat,
         secrets: &[Secret],
         stall: Duration,
         error_file: Option<File>,
     ) -> io::Result<Log> {
-        let out = File::from(io::stdout().as_fd().try_clone_to_owned()?);
         let (wake, waker) = UnixStream::pair()?;
         wake.set_nonblocking(true)?;
         waker.set_nonblocking(true)?;
@@ -351,7 +358,7 @@ impl Log {
         }
         source.partial.extend_from_slice(rest);
         if source.partial.len() >= LINE_LIMIT {
-            self.flush(source);
+            self.cut(source);
         }
     }
 
@@ -362,6 +369,16 @@ impl Log {
             partial.clear();
             source.partial = partial;
         }
+    }
+
+    /// Prints the beginning of a line that is too long, and keeps so much that no secret is cut in two.
+    fn cut(&mut self, source: &mut Source) {
+        let clean = self.formatter.redact(&source.partial);
+        let clean = clean.unwrap_or_else(|| std::mem::take(&mut source.partial));
+        let kept = self.formatter.longest_secret().min(clean.len());
+        let (head, rest) = clean.split_at(clean.len() - kept);
+        self.line(source.service, head);
+        source.partial = rest.to_vec();
     }
 
     fn line(&mut self, service: &'static str, line: &[u8]) {
@@ -471,7 +488,7 @@ fn write_out(shared: &Shared, mut out: File, mut error_file: Option<File>, waker
         pending.in_flight = text.len();
         drop(pending);
         // Nobody is left to tell: standard output is the log. A closed one must not end the services.
-        let _ = out.write_all(&text);
+        write_all(&mut out, &text);
         if let Some(file) = &mut error_file {
             let _ = file.write_all(&errors);
         }
@@ -488,9 +505,84 @@ fn write_out(shared: &Shared, mut out: File, mut error_file: Option<File>, waker
     }
 }
 
+/// Writes everything, also to a standard output that somebody made non-blocking. Gives up when it is closed.
+fn write_all(out: &mut File, mut text: &[u8]) {
+    while !text.is_empty() {
+        match out.write(text) {
+            Ok(0) => return,
+            Ok(count) => text = &text[count..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let mut fds = [PollFd::new(out.as_fd(), PollFlags::POLLOUT)];
+                if poll(&mut fds, PollTimeout::NONE).is_err_and(|errno| errno != Errno::EINTR) {
+                    return;
+                }
+            }
+            Err(_) => return,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn nowhere() -> File {
+        File::options().write(true).open("/dev/null").unwrap()
+    }
+
+    #[test]
+    fn secret_across_the_cut_of_a_long_line_is_hidden() {
+        let (pipe, _write) = io::pipe().unwrap();
+        let secrets = [Secret::new("the-secret-token")];
+        let mut log = Log::start(
+            nowhere(),
+            LogFormat::Text,
+            &secrets,
+            Duration::from_secs(1),
+            None,
+        )
+        .unwrap();
+        for before in LINE_LIMIT - 20..LINE_LIMIT + 2 {
+            let mut source = Source::new("server", pipe.try_clone().unwrap());
+            let mut line = vec![b'x'; before];
+            line.extend_from_slice(b"the-secret-token");
+            line.resize(LINE_LIMIT + 40, b'y');
+            // The cut is decided at the end of a chunk.
+            let (first, second) = line.split_at(LINE_LIMIT);
+            let printed = |log: &Log| log.shared.lock().text.clone();
+            log.shared.lock().text.clear();
+            log.take(&mut source, first);
+            let head = printed(&log);
+            log.take(&mut source, second);
+            log.take(&mut source, b"\n");
+            let all = printed(&log);
+            for text in [head, all] {
+                let text = String::from_utf8_lossy(&text).into_owned();
+                assert!(
+                    !text.contains("secret") && !text.contains("token"),
+                    "{before}"
+                );
+            }
+        }
+        log.close(Duration::from_secs(5));
+    }
+
+    #[test]
+    fn everything_reaches_an_output_that_does_not_block() {
+        let (mut read, write) = io::pipe().unwrap();
+        let flags = nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK);
+        nix::fcntl::fcntl(&write, flags).unwrap();
+        let text = vec![b'x'; 1 << 20];
+        let reader = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            read.read_to_end(&mut all).map(|_| all.len())
+        });
+        let mut out = File::from(std::os::fd::OwnedFd::from(write));
+        write_all(&mut out, &text);
+        drop(out);
+        assert_eq!(reader.join().unwrap().unwrap(), text.len());
+    }
 
     fn formatted(format: LogFormat, secrets: &[&str], line: &[u8]) -> String {
         let secrets: Vec<Secret> = secrets.iter().map(|text| Secret::new(text)).collect();
@@ -530,7 +622,14 @@ mod tests {
     fn last_lines_are_whole_few_and_without_secrets() {
         let (pipe, mut write) = io::pipe().unwrap();
         let secrets = [Secret::new("the-token")];
-        let log = Log::start(LogFormat::Text, &secrets, Duration::from_secs(1), None).unwrap();
+        let log = Log::start(
+            nowhere(),
+            LogFormat::Text,
+            &secrets,
+            Duration::from_secs(1),
+            None,
+        )
+        .unwrap();
         let mut source = Source::new("server", pipe);
         for number in 0..500 {
             writeln!(write, "line {number} with the-token").unwrap();
