@@ -9,22 +9,23 @@ mod crash;
 pub mod logs;
 pub mod machine;
 pub mod probe;
+mod reload;
 mod start;
+mod wait;
 
 pub use start::Error;
 
 use crate::cli::exit;
 use crate::listeners;
-use crate::plan::{self, Facts, Plan, StopBy, paths};
-use crate::settings::{self, Loaded, Settings};
-use crate::state::{self, Prepared};
+use crate::plan::{Facts, Plan, StopBy, paths};
+use crate::settings::{Loaded, Settings};
+use crate::state::Prepared;
 use children::Children;
 use control::{Control, Report, Request, Response, ServiceReport};
 use crash::{Crash, Oom};
 use logs::{Level, Log, Source};
 use machine::{Action, Event, Exit, Id, Machine, Outcome, State};
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::Signal;
 use probe::{Notify, Said};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
@@ -37,6 +38,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
+use wait::Turn;
 
 type Signals = SignalDelivery<UnixStream, SignalOnly>;
 
@@ -161,17 +163,6 @@ struct Supervisor {
     oom: Oom,
 }
 
-/// What one turn of waiting found.
-#[derive(Default)]
-struct Turn {
-    signals: bool,
-    control: bool,
-    notify: bool,
-    handovers: Vec<Id>,
-    farewells: Vec<Id>,
-    sources: Vec<usize>,
-}
-
 impl Supervisor {
     fn supervise(mut self, mut signals: Signals) -> Result<u8, Error> {
         let mut outcome = self.step(now(), Event::Wake);
@@ -196,87 +187,6 @@ impl Supervisor {
         }
         let outcome = outcome.unwrap_or(Outcome::Drained);
         Ok(self.finish(outcome))
-    }
-
-    /// The only place that waits.
-    fn wait(&mut self, signals: &Signals) -> io::Result<Turn> {
-        let now = now();
-        let has_room = self.log.has_room(now);
-        let deadlines = [
-            self.machine.deadline(),
-            self.control.deadline(),
-            self.log.deadline().filter(|_| !has_room),
-        ];
-        let timeout = deadlines
-            .into_iter()
-            .flatten()
-            .min()
-            .map_or(PollTimeout::NONE, |at| {
-                // Rounded up: waking a moment early would spin until the deadline.
-                let left = at.saturating_duration_since(now) + Duration::from_micros(999);
-                PollTimeout::try_from(left.as_millis().min(60_000)).unwrap_or(PollTimeout::ZERO)
-            });
-        let input = |fd| PollFd::new(fd, PollFlags::POLLIN);
-        let mut fds: Vec<PollFd<'_>> = Vec::with_capacity(8 + self.sources.len());
-        fds.push(input(signals.get_read().as_fd()));
-        fds.push(input(self.log.wake_fd()));
-        let interest = match self.control.is_open(now) {
-            true => PollFlags::POLLIN,
-            false => PollFlags::empty(),
-        };
-        fds.push(PollFd::new(self.control.listener.as_fd(), interest));
-        fds.push(input(self.notify.listener.as_fd()));
-        let controls = fds.len();
-        fds.extend(
-            self.control
-                .clients
-                .iter()
-                .map(|client| input(client.stream.as_fd())),
-        );
-        let notifies = fds.len();
-        fds.extend(
-            self.notify
-                .connection
-                .iter()
-                .map(|stream| input(stream.as_fd())),
-        );
-        let handovers = fds.len();
-        let have = |kept: fn(&Runtime) -> Option<&UnixStream>| -> Vec<(Id, &UnixStream)> {
-            let runtimes = self.runtimes.iter().enumerate();
-            runtimes
-                .filter_map(|(index, runtime)| Some((Id(index), kept(runtime)?)))
-                .collect()
-        };
-        let handing = have(|runtime| runtime.handover.as_ref());
-        fds.extend(handing.iter().map(|(_, stream)| input(stream.as_fd())));
-        let farewells = fds.len();
-        let leaving = have(|runtime| runtime.farewell.as_ref());
-        fds.extend(leaving.iter().map(|(_, stream)| input(stream.as_fd())));
-        let sources = fds.len();
-        if has_room {
-            fds.extend(self.sources.iter().map(|source| input(source.pipe.as_fd())));
-        }
-        match nix::poll::poll(&mut fds, timeout) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let fired = |index: usize| fds.get(index).is_some_and(|fd| fd.any().unwrap_or(true));
-        Ok(Turn {
-            signals: fired(0),
-            control: fired(2) || (controls..notifies).any(fired),
-            notify: fired(3) || (notifies..handovers).any(fired),
-            handovers: (0..handing.len())
-                .filter(|i| fired(handovers + i))
-                .map(|i| handing[i].0)
-                .collect(),
-            farewells: (0..leaving.len())
-                .filter(|i| fired(farewells + i))
-                .map(|i| leaving[i].0)
-                .collect(),
-            sources: (0..self.sources.len())
-                .filter(|index| fired(sources + index))
-                .collect(),
-        })
     }
 
     fn take_signals(&mut self, now: Instant, signals: &mut Signals) -> Option<Outcome> {
@@ -478,70 +388,6 @@ impl Supervisor {
                 (Response::Done, self.step(now, event))
             }
         }
-    }
-
-    /// Reads the settings again and restarts what they change. On any error everything stays as it is.
-    fn reload(&mut self, now: Instant) -> Result<Option<Outcome>, String> {
-        match self.replan() {
-            Ok(changed) => {
-                let names: Vec<&str> = changed
-                    .iter()
-                    .map(|id| self.plan.services[id.0].name)
-                    .collect();
-                let what = match names.as_slice() {
-                    [] => "nothing changed".to_owned(),
-                    names => format!("restarting {}", names.join(", ")),
-                };
-                self.log
-                    .say(Level::Info, &format!("settings read again: {what}"));
-                let mut outcome = None;
-                for id in changed {
-                    outcome = outcome.or(self.step(now, Event::Restart(id)));
-                }
-                Ok(outcome)
-            }
-            Err(message) => {
-                let text = format!("cannot reload, going on as before: {message}");
-                self.log.say(Level::Error, &text);
-                Err(text)
-            }
-        }
-    }
-
-    fn replan(&mut self) -> Result<Vec<Id>, String> {
-        if self.machine.is_draining() {
-            return Err("everything is stopping".into());
-        }
-        let loaded = settings::load().map_err(|problems| problems.to_string())?;
-        let settings = start::resolved(loaded.settings).map_err(|error| error.to_string())?;
-        let fixed = |settings: &Settings| {
-            (
-                settings.mode,
-                settings.dir.clone(),
-                settings.run_dir.clone(),
-                settings.listen,
-                settings.error_log.clone(),
-                plan::client_socket(settings).is_some(),
-            )
-        };
-        if fixed(&settings) != fixed(&self.settings) {
-            return Err("MODE, SCCACHE_DIR, SCCACHE_RUN_DIR, SCCACHE_LISTEN, SCCACHE_ERROR_LOG and \"off\" of \
-                        SCCACHE_IPC take a restart of the container"
-                .into());
-        }
-        let auth_token = state::auth_token(&settings).map_err(|error| error.to_string())?;
-        let facts = Facts {
-            auth_token,
-            ..self.facts.clone()
-        };
-        let plan = plan::plan(&settings, &facts).map_err(|error| error.to_string())?;
-        start::write_files(&plan, &self.prepared).map_err(|error| error.to_string())?;
-        let changed = plan.changed_since(&self.plan);
-        self.log
-            .set(settings.log_format, &plan.secrets, settings.log_stall);
-        self.machine.set_grace(settings.stop_grace);
-        (self.plan, self.facts, self.settings) = (plan, facts, settings);
-        Ok(changed)
     }
 
     fn report(&self, now: Instant) -> Report {

@@ -1,0 +1,181 @@
+//! Texts into values: sizes, durations, addresses, levels, networks, tokens. Pure.
+
+use super::LogFormat;
+use crate::gateway::config::IpcPolicy;
+use crate::secret::Secret;
+use ipnet::IpNet;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A value that does not parse.
+pub(super) struct Fault {
+    pub(super) message: String,
+    pub(super) hint: Option<String>,
+}
+
+impl Fault {
+    pub(super) fn hint(message: impl Into<String>, hint: impl Into<String>) -> Fault {
+        Fault {
+            message: message.into(),
+            hint: Some(hint.into()),
+        }
+    }
+}
+
+pub(super) fn optional<T>(
+    parse: impl FnOnce(&str) -> Result<T, Fault>,
+) -> impl FnOnce(&str) -> Result<Option<T>, Fault> {
+    move |text| {
+        if text.is_empty() {
+            Ok(None)
+        } else {
+            parse(text).map(Some)
+        }
+    }
+}
+
+pub(super) fn absolute(text: &str) -> Result<PathBuf, Fault> {
+    let path = PathBuf::from(text);
+    if !path.is_absolute() {
+        return Err(Fault::hint(
+            "is not an absolute path",
+            format!("write /{}", text.trim_start_matches("./")),
+        ));
+    }
+    Ok(path)
+}
+
+pub(super) fn address(text: &str) -> Result<SocketAddr, Fault> {
+    if let Ok(port) = text.trim_start_matches(':').parse::<u16>() {
+        return Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port));
+    }
+    text.parse()
+        .map_err(|_| Fault::hint("is not an address", "write it as 0.0.0.0:4226 or [::]:4226"))
+}
+
+/// Bytes from "10G", "500 MiB", "1.5T" or "1048576". K, M, G and T are powers of 1024, as in sccache.
+pub(super) fn size(text: &str) -> Result<u64, Fault> {
+    let fault = |message: &str| Fault::hint(message, "write it as 10G, 500M or a number of bytes");
+    let trimmed = text.trim();
+    let split = trimmed
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(trimmed.len());
+    let (number, unit) = trimmed.split_at(split);
+    let number: f64 = number.parse().map_err(|_| fault("is not a size"))?;
+    let power = match unit.trim().to_ascii_uppercase().as_str() {
+        "" | "B" => 0,
+        "K" | "KB" | "KIB" => 1,
+        "M" | "MB" | "MIB" => 2,
+        "G" | "GB" | "GIB" => 3,
+        "T" | "TB" | "TIB" => 4,
+        _ => return Err(fault("has an unknown unit")),
+    };
+    let bytes = number * 1024_f64.powi(power);
+    if bytes < 1_048_576.0 {
+        return Err(fault("is less than 1M, too small for a cache"));
+    }
+    if bytes > 9.0e18 {
+        return Err(fault("is more than a file system can hold"));
+    }
+    Ok(bytes as u64)
+}
+
+pub(super) fn duration(text: &str) -> Result<Duration, Fault> {
+    let parsed = match text.parse::<u64>() {
+        Ok(seconds) => Ok(Duration::from_secs(seconds)),
+        Err(_) => humantime::parse_duration(text),
+    };
+    match parsed {
+        Ok(duration) if duration <= Duration::from_secs(24 * 3600) => Ok(duration),
+        Ok(_) => Err(Fault::hint(
+            "is longer than a day",
+            "write it as 8s or 500ms",
+        )),
+        Err(error) => Err(Fault::hint(
+            format!("is not a duration: {error}"),
+            "write it as 8s or 500ms",
+        )),
+    }
+}
+
+pub(super) fn log_filter(text: &str) -> Result<String, Fault> {
+    const LEVELS: &[&str] = &["off", "error", "warn", "info", "debug", "trace"];
+    for directive in text.split(',') {
+        let level = directive
+            .rsplit('=')
+            .next()
+            .unwrap_or(directive)
+            .trim()
+            .to_ascii_lowercase();
+        if !LEVELS.contains(&level.as_str()) {
+            return Err(Fault::hint(
+                format!("\"{directive}\" is not a level"),
+                "use off, error, warn, info, debug, trace, or target=level pairs",
+            ));
+        }
+    }
+    Ok(text.to_owned())
+}
+
+pub(super) fn log_format(text: &str) -> Result<LogFormat, Fault> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        other => Err(Fault::hint(
+            format!("\"{other}\" is not a format"),
+            "use text or json",
+        )),
+    }
+}
+
+pub(super) fn ipc(text: &str) -> Result<IpcPolicy, Fault> {
+    match text {
+        "off" => Ok(IpcPolicy::Off),
+        "local" => Ok(IpcPolicy::Local),
+        list => list
+            .split(',')
+            .map(|item| {
+                let item = item.trim();
+                item.parse::<IpNet>()
+                    .or_else(|_| item.parse::<IpAddr>().map(IpNet::from))
+                    .map_err(|_| {
+                        Fault::hint(
+                            format!("\"{item}\" is neither a network nor an address"),
+                            "use off, local, or a list such as 10.0.0.0/8,192.168.1.7",
+                        )
+                    })
+            })
+            .collect::<Result<Vec<IpNet>, Fault>>()
+            .map(IpcPolicy::Networks),
+    }
+}
+
+pub(super) fn writing_token(text: &str) -> Result<Secret, Fault> {
+    if text == "anonymous" {
+        return Err(Fault::hint(
+            "nobody may write without a token",
+            "SCCACHE_READ_TOKEN=anonymous lets anyone read; leave this one unset to have one generated",
+        ));
+    }
+    token(text)
+}
+
+pub(super) fn token(text: &str) -> Result<Secret, Fault> {
+    if text
+        .chars()
+        .any(|c| c.is_whitespace() || c.is_control() || !c.is_ascii())
+    {
+        return Err(Fault::hint(
+            "has a character that an HTTP header cannot carry",
+            "use letters, digits and -._~+/=",
+        ));
+    }
+    if text != "anonymous" && text.len() < 8 {
+        return Err(Fault::hint(
+            "is shorter than 8 characters",
+            "leave it unset to have a strong one generated",
+        ));
+    }
+    Ok(Secret::new(text))
+}

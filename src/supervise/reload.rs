@@ -1,0 +1,75 @@
+//! Settings read again while the services run.
+
+use super::logs::Level;
+use super::machine::{Event, Id, Outcome};
+use super::{Supervisor, start};
+use crate::plan::{self, Facts};
+use crate::settings::{self, Settings};
+use crate::state;
+use std::time::Instant;
+
+impl Supervisor {
+    /// Reads the settings again and restarts what they change. On any error everything stays as it is.
+    pub(super) fn reload(&mut self, now: Instant) -> Result<Option<Outcome>, String> {
+        match self.replan() {
+            Ok(changed) => {
+                let names: Vec<&str> = changed
+                    .iter()
+                    .map(|id| self.plan.services[id.0].name)
+                    .collect();
+                let what = match names.as_slice() {
+                    [] => "nothing changed".to_owned(),
+                    names => format!("restarting {}", names.join(", ")),
+                };
+                self.log
+                    .say(Level::Info, &format!("settings read again: {what}"));
+                let mut outcome = None;
+                for id in changed {
+                    outcome = outcome.or(self.step(now, Event::Restart(id)));
+                }
+                Ok(outcome)
+            }
+            Err(message) => {
+                let text = format!("cannot reload, going on as before: {message}");
+                self.log.say(Level::Error, &text);
+                Err(text)
+            }
+        }
+    }
+
+    fn replan(&mut self) -> Result<Vec<Id>, String> {
+        if self.machine.is_draining() {
+            return Err("everything is stopping".into());
+        }
+        let loaded = settings::load().map_err(|problems| problems.to_string())?;
+        let settings = start::resolved(loaded.settings).map_err(|error| error.to_string())?;
+        let fixed = |settings: &Settings| {
+            (
+                settings.mode,
+                settings.dir.clone(),
+                settings.run_dir.clone(),
+                settings.listen,
+                settings.error_log.clone(),
+                plan::client_socket(settings).is_some(),
+            )
+        };
+        if fixed(&settings) != fixed(&self.settings) {
+            return Err("MODE, SCCACHE_DIR, SCCACHE_RUN_DIR, SCCACHE_LISTEN, SCCACHE_ERROR_LOG and \"off\" of \
+                        SCCACHE_IPC take a restart of the container"
+                .into());
+        }
+        let auth_token = state::auth_token(&settings).map_err(|error| error.to_string())?;
+        let facts = Facts {
+            auth_token,
+            ..self.facts.clone()
+        };
+        let plan = plan::plan(&settings, &facts).map_err(|error| error.to_string())?;
+        start::write_files(&plan, &self.prepared).map_err(|error| error.to_string())?;
+        let changed = plan.changed_since(&self.plan);
+        self.log
+            .set(settings.log_format, &plan.secrets, settings.log_stall);
+        self.machine.set_grace(settings.stop_grace);
+        (self.plan, self.facts, self.settings) = (plan, facts, settings);
+        Ok(changed)
+    }
+}

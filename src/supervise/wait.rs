@@ -1,0 +1,104 @@
+//! The only place that waits: one `poll(2)` over everything that can happen, until the next deadline.
+
+use super::machine::Id;
+use super::{Runtime, Signals, Supervisor, now};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+/// What one turn of waiting found.
+#[derive(Default)]
+pub(super) struct Turn {
+    pub(super) signals: bool,
+    pub(super) control: bool,
+    pub(super) notify: bool,
+    pub(super) handovers: Vec<Id>,
+    pub(super) farewells: Vec<Id>,
+    pub(super) sources: Vec<usize>,
+}
+
+impl Supervisor {
+    /// Waits for events, or until something is due.
+    pub(super) fn wait(&mut self, signals: &Signals) -> io::Result<Turn> {
+        let now = now();
+        let has_room = self.log.has_room(now);
+        let deadlines = [
+            self.machine.deadline(),
+            self.control.deadline(),
+            self.log.deadline().filter(|_| !has_room),
+        ];
+        let timeout = deadlines
+            .into_iter()
+            .flatten()
+            .min()
+            .map_or(PollTimeout::NONE, |at| {
+                // Rounded up: waking a moment early would spin until the deadline.
+                let left = at.saturating_duration_since(now) + Duration::from_micros(999);
+                PollTimeout::try_from(left.as_millis().min(60_000)).unwrap_or(PollTimeout::ZERO)
+            });
+        let input = |fd| PollFd::new(fd, PollFlags::POLLIN);
+        let mut fds: Vec<PollFd<'_>> = Vec::with_capacity(8 + self.sources.len());
+        fds.push(input(signals.get_read().as_fd()));
+        fds.push(input(self.log.wake_fd()));
+        let interest = match self.control.is_open(now) {
+            true => PollFlags::POLLIN,
+            false => PollFlags::empty(),
+        };
+        fds.push(PollFd::new(self.control.listener.as_fd(), interest));
+        fds.push(input(self.notify.listener.as_fd()));
+        let controls = fds.len();
+        fds.extend(
+            self.control
+                .clients
+                .iter()
+                .map(|client| input(client.stream.as_fd())),
+        );
+        let notifies = fds.len();
+        fds.extend(
+            self.notify
+                .connection
+                .iter()
+                .map(|stream| input(stream.as_fd())),
+        );
+        let handovers = fds.len();
+        let have = |kept: fn(&Runtime) -> Option<&UnixStream>| -> Vec<(Id, &UnixStream)> {
+            let runtimes = self.runtimes.iter().enumerate();
+            runtimes
+                .filter_map(|(index, runtime)| Some((Id(index), kept(runtime)?)))
+                .collect()
+        };
+        let handing = have(|runtime| runtime.handover.as_ref());
+        fds.extend(handing.iter().map(|(_, stream)| input(stream.as_fd())));
+        let farewells = fds.len();
+        let leaving = have(|runtime| runtime.farewell.as_ref());
+        fds.extend(leaving.iter().map(|(_, stream)| input(stream.as_fd())));
+        let sources = fds.len();
+        if has_room {
+            fds.extend(self.sources.iter().map(|source| input(source.pipe.as_fd())));
+        }
+        match nix::poll::poll(&mut fds, timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let fired = |index: usize| fds.get(index).is_some_and(|fd| fd.any().unwrap_or(true));
+        Ok(Turn {
+            signals: fired(0),
+            control: fired(2) || (controls..notifies).any(fired),
+            notify: fired(3) || (notifies..handovers).any(fired),
+            handovers: (0..handing.len())
+                .filter(|i| fired(handovers + i))
+                .map(|i| handing[i].0)
+                .collect(),
+            farewells: (0..leaving.len())
+                .filter(|i| fired(farewells + i))
+                .map(|i| leaving[i].0)
+                .collect(),
+            sources: (0..self.sources.len())
+                .filter(|index| fired(sources + index))
+                .collect(),
+        })
+    }
+}
