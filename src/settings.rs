@@ -3,11 +3,13 @@
 //! Each setting is looked up in this order: the variable `NAME`, the file named by `NAME_FILE` (Docker secrets),
 //! the TOML file, the default. The edges (reading the real environment and files) are in [`load`].
 
+mod rows;
 mod values;
 
 use crate::gateway::config::IpcPolicy;
 use crate::secret::Secret;
 use crate::variables;
+use rows::{EXPECTED, NOT_YET, ROWS, Row};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
@@ -174,133 +176,6 @@ pub struct Loaded {
     pub effective: Vec<Effective>,
     pub warnings: Vec<Problem>,
 }
-
-/// A setting's row: README.md shows the same table.
-struct Row {
-    name: &'static str,
-    /// Key in the TOML file.
-    key: &'static str,
-    default: &'static str,
-    secret: bool,
-    about: &'static str,
-}
-
-const fn row(
-    name: &'static str,
-    key: &'static str,
-    default: &'static str,
-    about: &'static str,
-) -> Row {
-    Row {
-        name,
-        key,
-        default,
-        secret: false,
-        about,
-    }
-}
-
-const fn secret(name: &'static str, key: &'static str, about: &'static str) -> Row {
-    Row {
-        name,
-        key,
-        default: "",
-        secret: true,
-        about,
-    }
-}
-
-const ROWS: &[Row] = &[
-    row("MODE", "mode", "ephemeral", "ephemeral or persistent"),
-    row(
-        "SCCACHE_DIR",
-        "dir",
-        "/var/sccache",
-        "root of all state: cache/, state/, run/",
-    ),
-    row(
-        "SCCACHE_RUN_DIR",
-        "run_dir",
-        "",
-        "folder of the sockets; run/ below SCCACHE_DIR where empty",
-    ),
-    row(
-        "SCCACHE_LISTEN",
-        "listen",
-        "0.0.0.0:4226",
-        "address of the cache port",
-    ),
-    row(
-        "SCCACHE_CACHE_SIZE",
-        "cache_size",
-        "10G",
-        "budget of the cache",
-    ),
-    row("SCCACHE_LOG", "log", "debug", "level for all processes"),
-    row("SCCACHE_LOG_FORMAT", "log_format", "text", "text or json"),
-    row(
-        "SCCACHE_ERROR_LOG",
-        "error_log",
-        "",
-        "also write warnings and errors to this file",
-    ),
-    row(
-        "SCCACHE_LOG_STALL",
-        "log_stall",
-        "5s",
-        "how long a standing reader of the log may hold the services back",
-    ),
-    row(
-        "SCCACHE_IPC",
-        "ipc",
-        "local",
-        "who may use sccache's own protocol on the port: off, local, CIDR list",
-    ),
-    secret(
-        "SCCACHE_AUTH_TOKEN",
-        "auth_token",
-        "clients: read and write; generated and kept where empty",
-    ),
-    secret(
-        "SCCACHE_READ_TOKEN",
-        "read_token",
-        "clients: read only; \"anonymous\" lets anyone read",
-    ),
-    row(
-        "SCCACHE_STOP_GRACE",
-        "stop_grace",
-        "8s",
-        "bound of an orderly stop",
-    ),
-    row(
-        "SCCACHE_BINARY",
-        "binary",
-        "sccache",
-        "the sccache to run, a name on PATH or a path",
-    ),
-];
-
-/// Settings of later versions: never silently without effect.
-const NOT_YET: &[&str] = &[
-    "SCCACHE_SERVER_TOKEN",
-    "SCCACHE_TLS_CERT",
-    "SCCACHE_TLS_KEY",
-    "SCCACHE_PUBLIC_ADDR",
-    "SCCACHE_SCHEDULER_URL",
-    "SCCACHE_BUILDER_ISOLATION",
-    "SCCACHE_BUILDER_SLOTS",
-    "SCCACHE_TOOLCHAIN_CACHE_SIZE",
-    "SCCACHE_UPSTREAM",
-];
-
-/// Set by the image for programs started with `docker exec`, or read by the tests: no warning.
-const EXPECTED: &[&str] = &[
-    "SCCACHE_SERVER_UDS",
-    "SCCACHE_CLIENT_SIDE",
-    "SCCACHE_SERVER_PORT",
-    "SCCACHE_DOCK_CONFIG",
-    "SCCACHE_DOCK_TOOLS",
-];
 
 /// Reads the process's environment, secret files and TOML file.
 ///
