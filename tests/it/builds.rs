@@ -1,7 +1,7 @@
 //! Real builds of a project of more than a hundred crates through a running sccache-dock.
 
 use crate::dock::{Dock, eventually, program};
-use crate::harness::sccache_bin;
+use crate::harness::{end_processes_of, sccache_bin};
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -64,24 +64,8 @@ impl Project {
 
 impl Drop for Project {
     fn drop(&mut self) {
-        // Daemons of the WebDAV lane carry the project's folder in their environment.
-        let marker = format!("HOME={}", self.home.path().display());
-        for entry in std::fs::read_dir("/proc").unwrap().filter_map(Result::ok) {
-            let Some(pid) = entry
-                .file_name()
-                .to_str()
-                .and_then(|name| name.parse::<i32>().ok())
-            else {
-                continue;
-            };
-            let environment = std::fs::read(entry.path().join("environ")).unwrap_or_default();
-            if environment
-                .split(|byte| *byte == 0)
-                .any(|line| line == marker.as_bytes())
-            {
-                let _ = kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL);
-            }
-        }
+        // Daemons of the WebDAV lane.
+        end_processes_of(self.home.path());
     }
 }
 

@@ -323,3 +323,22 @@ pub(crate) fn clean(program: impl AsRef<std::ffi::OsStr>) -> Command {
     command.env("SCCACHE_CONF", "/nonexistent");
     command
 }
+
+/// Kills what was started with this folder as its home: a client's daemons outlive the client.
+pub(crate) fn end_processes_of(home: &Path) {
+    let marker = format!("HOME={}", home.display());
+    for entry in std::fs::read_dir("/proc").unwrap().filter_map(Result::ok) {
+        let name = entry.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
+        let environment = std::fs::read(entry.path().join("environ")).unwrap_or_default();
+        if environment
+            .split(|byte| *byte == 0)
+            .any(|line| line == marker.as_bytes())
+        {
+            let pid = nix::unistd::Pid::from_raw(pid);
+            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+        }
+    }
+}

@@ -9,7 +9,10 @@
 mod builds;
 mod clients;
 mod dock;
+mod docker;
 mod doctor;
 mod gateway;
 mod harness;
+mod image;
+mod reboot;
 mod supervise;

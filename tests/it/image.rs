@@ -1,0 +1,3 @@
+//! The image and the host's script in real Docker. Skipped, with a line, where there is no daemon.
+
+mod clients;

@@ -1,0 +1,1 @@
+//! What a reboot does.
