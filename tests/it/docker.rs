@@ -140,12 +140,17 @@ impl Docker {
 
     /// Waits until the program's own check passes.
     pub(crate) fn wait_healthy(&self, container: &str) {
-        wait_for(&format!("health of {container}"), PATIENCE, || {
+        let start = now();
+        loop {
             let state = self.inspect(container, "{{.State.Status}}");
-            assert_ne!(state, "exited", "{}", self.logs(container));
             let check = self.run(&["exec", container, "sccache-dock", "healthcheck"]);
-            (check.code == Some(0)).then_some(())
-        });
+            if check.code == Some(0) {
+                return;
+            }
+            let is_hopeless = state == "exited" || start.elapsed() > PATIENCE;
+            assert!(!is_hopeless, "{state}: {check:?}\n{}", self.logs(container));
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// One request to the published port; the answer's code and body.

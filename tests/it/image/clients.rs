@@ -223,9 +223,7 @@ fn another_container_may_not_speak_the_protocol_that_knows_no_token() {
         &ask,
     ]);
     assert!(
-        answer
-            .stdout
-            .contains("may not use the cache"),
+        answer.stdout.contains("may not use the cache"),
         "{answer:?}"
     );
     assert_eq!(script.status()["cache"]["store"]["entries"], 0);
