@@ -15,7 +15,7 @@ fn serves<'a>(site: &'a Site, what: &str, flags: &[&str]) -> Container<'a> {
     container.wait_healthy();
     let path = "/it/blob-of-the-test";
     let put = site.docker.request(&container.name, "PUT", path, b"bytes");
-    assert_eq!(put.code, 201, "{what}: {}", put.text());
+    assert!([201, 204].contains(&put.code), "{what}: {}", put.text());
     let got = site.docker.request(&container.name, "GET", path, b"");
     assert_eq!((got.code, got.text().as_str()), (200, "bytes"), "{what}");
     container
@@ -23,7 +23,7 @@ fn serves<'a>(site: &'a Site, what: &str, flags: &[&str]) -> Container<'a> {
 
 /// The user of the gateway's process, as the container sees it.
 fn uid_of_gateway(container: &Container) -> u32 {
-    let find = "for p in /proc/[0-9]*; do if tr '\\0' ' ' <$p/cmdline | grep -q 'dock gateway'; then stat -c %u $p; fi; done";
+    let find = "for p in /proc/[0-9]*; do if tr '\\0' ' ' <$p/cmdline | grep -q 'dock[ ]gateway'; then stat -c %u $p; fi; done";
     container
         .exec(&["sh", "-c", find])
         .ok()
@@ -111,16 +111,10 @@ fn root_steps_down_to_the_users_of_the_image_and_becomes_healthy_for_docker() {
 }
 
 #[test]
-fn named_volume_keeps_blobs_and_token_from_one_container_to_the_next() {
+fn named_volume_keeps_blobs_from_one_container_to_the_next_and_its_owner() {
     let Some(site) = Site::open() else { return };
     let volume = site.name("volume");
     let mount = format!("--volume={volume}:/var/sccache");
-    let flags = ["--env=MODE=persistent", "--env=SCCACHE_AUTH_TOKEN", &mount];
-    let token = |container: &Container| {
-        container
-            .exec(&["cat", "/var/sccache/state/auth-token"])
-            .ok()
-    };
     let first = serves(&site, "volume", &[&mount, "--env=MODE=persistent"]);
     site.docker.ok(&["stop", &first.name]);
     drop(first);
@@ -142,7 +136,6 @@ fn named_volume_keeps_blobs_and_token_from_one_container_to_the_next() {
         .request(&third.name, "GET", "/it/blob-of-the-test", b"");
     assert_eq!((got.code, got.text().as_str()), (200, "bytes"));
     drop(third);
-    let _ = (flags, token);
     site.docker.ok(&["volume", "rm", &volume]);
 }
 

@@ -2,7 +2,7 @@
 
 use crate::dock::eventually;
 use crate::docker::{Ran, Script, Site, run, skip};
-use crate::harness::{Process, now, sccache_bin};
+use crate::harness::{Process, now};
 use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
@@ -195,7 +195,7 @@ fn the_same_cache_runs_without_docker() {
             .args(["run-local", "persistent"])
             .arg(&folder),
     );
-    process.wait_for_line("in another terminal");
+    process.wait_for_line("In another terminal");
     eventually("it is ready", || {
         let status = script.call(&["status", "--json"]);
         (status.code == Some(0) && status.stdout.matches("\"ready\"").count() >= 2).then_some(())
@@ -213,5 +213,4 @@ fn the_same_cache_runs_without_docker() {
     println!("ended in {:.1?}", start.elapsed());
     let after: Ran = script.call(&["status"]);
     assert_eq!(after.code, Some(1), "{after:?}");
-    let _ = sccache_bin;
 }
