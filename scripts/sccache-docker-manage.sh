@@ -83,6 +83,7 @@ need_container() {
 # --- build
 
 registry_answers() {
+    say "asking the image registry for $1"
     # Bounded: a firewall that drops packets would hold the answer back for minutes.
     for wanted in "$1" rust:1.95-bookworm; do
         have_image "$wanted" || timeout 20 docker manifest inspect "$wanted" >/dev/null 2>&1 || return 1
@@ -92,21 +93,12 @@ registry_answers() {
 # Compiled once for each machine and version, outside the repository.
 sccache_programs() {
     version=$("$repo/images/binaries.sh" version)
-    kept=$tools/sccache-$version
-    [ "${SCCACHE_LTO:-0}" != 1 ] || kept=$kept-lto
-    if [ ! -x "$kept/bin/sccache" ]; then
-        say "getting sccache $version (${SCCACHE_FROM:-source}), once for this machine: $kept"
-        mkdir -p "$tools"
-        fresh=$(mktemp -d "$tools/.new.XXXXXX")
-        chmod 755 "$fresh"
-        if ! "$repo/images/binaries.sh" sccache "$fresh/bin" "$version"; then
-            rm -rf "$fresh"
-            return 1
-        fi
-        rm -rf "$kept"
-        mv "$fresh" "$kept"
-    fi
-    sccache_bin=$kept/bin
+    sccache_bin=$tools/sccache-$version/bin
+    [ "${SCCACHE_LTO:-0}" != 1 ] || sccache_bin=$tools/sccache-$version-lto/bin
+    [ -x "$sccache_bin/sccache" ] || {
+        say "getting sccache $version (${SCCACHE_FROM:-source}), once for this machine, into $sccache_bin"
+        "$repo/images/binaries.sh" sccache "$sccache_bin" "$version"
+    }
 }
 
 dock_program() {
@@ -146,7 +138,9 @@ build_without_registry() {
     cp "$sccache_bin"/sccache* "$context/images/prebuilt/"
     cp "$dock" "$context/images/prebuilt/sccache-dock"
     docker build --file "$context/images/Dockerfile" --build-arg "BASE_IMAGE=sccache-dock-base:$base" \
-        --build-arg "BUILD_IMAGE=sccache-dock-base:$base" --tag "$image" "$context" >&2
+        --build-arg "BUILD_IMAGE=sccache-dock-base:$base" --build-arg "BUILD_ID=$context" --tag "$image" "$context" >&2
+    # Copies of files that lie in the tools folder anyway.
+    docker image prune --force --filter "label=sccache-dock.build=$context" >/dev/null
 }
 
 build() {
@@ -188,7 +182,7 @@ choose_user() {
 
 own_folder() {
     mkdir -p "$1" || fail "cannot make folder \"$1\"" "choose one below your home, or make it first"
-    [ "$(id -u)" -ne 0 ] || chown "$user" "$1"
+    [ "$(id -u)" -ne 0 ] || chown "$user" "$1" || fail "cannot give folder \"$1\" to user \"$user\"" "SCCACHE_USER is a number: uid:gid"
 }
 
 check_mode() {
@@ -245,7 +239,7 @@ create() {
         case $problem in
         *"already allocated"* | *"already in use"*)
             fail "cannot publish port $port: it is in use" \
-                "stop who has it (often a local sccache: sccache --stop-server), or choose another: SCCACHE_DEFAULT_PORT=4326 $me start $mode $folder"
+                "stop who has it (often a local sccache: sccache --stop-server), or choose another: SCCACHE_DEFAULT_PORT=4326 $me start $mode${folder:+ $folder}"
             ;;
         esac
         fail "cannot run container \"$container\": $problem"
@@ -323,7 +317,8 @@ local_environment() {
 }
 
 run_local() {
-    mode=${1:-persistent}
+    # Both modes keep the folder here; "persistent" also insists that no container's end takes it away.
+    mode=${1:-ephemeral}
     folder=${2:-${XDG_DATA_HOME:-$home/.local/share}/sccache-dock}
     case $folder in
     /*) ;;
@@ -359,7 +354,7 @@ ask() {
         exec "$dock" "$@"
     fi
     need_container
-    [ "$(state_of_container)" = running ] || fail "container \"$container\" is not running" "start it: $me start $(label mode) $(label folder)"
+    [ "$(state_of_container)" = running ] || fail "container \"$container\" is not running" "start it: $me restart"
     exec docker exec "$container" sccache-dock "$@"
 }
 

@@ -205,7 +205,7 @@ pub fn client(args: &Args, environment: &Environment) -> Report {
 
     let mut checks = Vec::new();
     let status = probe::gateway(&endpoint, token.as_ref(), &mut checks);
-    let version = probe::sccache_version(&mut checks);
+    let version = probe::sccache_version(Path::new("sccache"), &mut checks);
     if let Some(version) = version {
         let theirs = status.sccache_version.as_deref();
         checks.extend(daemon::versions(version, theirs, lane));

@@ -32,12 +32,13 @@ use crate::gateway::store::Store;
 use crate::gateway::warnings::{REFUSALS, Warnings};
 use crate::listeners;
 use std::fmt;
-use std::io;
+use std::io::{self, BufRead};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::signal::unix::{SignalKind, signal};
@@ -53,6 +54,8 @@ const SPARE_FILES: u64 = 512;
 const FIRST_BYTE: Duration = Duration::from_secs(10);
 /// Pause after the kernel refused to accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Most bytes of a version's line.
+const LONGEST_VERSION: u64 = 256;
 /// How often suppressed warnings are looked after.
 const TICK: Duration = Duration::from_secs(5);
 
@@ -89,6 +92,13 @@ pub enum Error {
     /// The runtime or its signal handlers.
     #[error("cannot start the gateway: {0}")]
     Start(io::Error),
+}
+
+impl Error {
+    /// Whether another try with the same configuration file must fail too.
+    pub fn is_in_the_file(&self) -> bool {
+        matches!(self, Error::Read { .. } | Error::Parse { .. })
+    }
 }
 
 /// Where clients connect.
@@ -258,6 +268,7 @@ pub struct Gateway {
     pub(crate) disk: Disk,
     pub(crate) metrics: Metrics,
     pub(crate) warnings: Warnings,
+    sccache_version: OnceLock<String>,
     started: Instant,
 }
 
@@ -271,6 +282,7 @@ impl Gateway {
             metrics: Metrics::new(move || scraped.usage()),
             disk,
             warnings: Warnings::default(),
+            sccache_version: OnceLock::new(),
             started: Instant::now(),
         }
     }
@@ -291,12 +303,21 @@ impl Gateway {
         );
     }
 
+    /// Runs the supervised sccache once; without an answer the version stays unknown.
+    fn ask_sccache_version(&self) {
+        if let Some(version) = self.config.sccache.as_deref().and_then(version_of) {
+            // Asked once, so set once.
+            let _ = self.sccache_version.set(version);
+        }
+    }
+
     /// The answer of `/api/status`.
     pub(crate) fn status(&self) -> Status {
         let usage = self.disk.usage();
         let fault = self.disk.write_fault();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            sccache_version: self.sccache_version.get().cloned(),
             uptime_seconds: self.started.elapsed().as_secs(),
             ready: fault.is_none(),
             totals: self.metrics.totals(),
@@ -316,6 +337,36 @@ impl Gateway {
             },
         }
     }
+}
+
+/// The last word of the first line that `PROGRAM --version` prints.
+fn version_of(program: &Path) -> Option<String> {
+    let mut child = Command::new(program)
+        .arg("--version")
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .inspect_err(|cause| warn!("cannot run \"{}\": {cause}", program.display()))
+        .ok()?;
+    let mut line = String::new();
+    let mut output = io::BufReader::new(io::Read::take(child.stdout.take()?, LONGEST_VERSION));
+    let read = output.read_line(&mut line);
+    // It may go on printing for ever; a program that has ended cannot be killed, which is fine.
+    drop(output);
+    let _ = child.kill();
+    reap(&mut child);
+    read.ok()?;
+    line.split_whitespace().last().map(str::to_owned)
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the gateway's own child, not a service"
+)]
+fn reap(child: &mut Child) {
+    let _ = child.wait();
 }
 
 /// Serves `store` on `listeners` until `shutdown` ends, then lets requests in flight finish within the
@@ -346,6 +397,9 @@ pub async fn run(
     }
     let drain = config.drain;
     let gateway = Arc::new(Gateway::new(config, store));
+    let asking = Arc::clone(&gateway);
+    // On a thread that the end of the runtime does not wait for: the program may never answer.
+    std::thread::spawn(move || asking.ask_sccache_version());
     let most = connection_limit();
     let slots = Arc::new(Semaphore::new(most));
     let (stop, stopping) = watch::channel(false);

@@ -9,7 +9,12 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
-        Command::Gateway { config, inherit } => done(gateway::serve(&config, inherit)),
+        Command::Gateway { config, inherit } => match gateway::serve(&config, inherit) {
+            Ok(()) => Ok(exit::OK),
+            // The supervisor gives up at once on this code: the same file would be as wrong the next time.
+            Err(error) if error.is_in_the_file() => Err((exit::USAGE, error.into())),
+            Err(error) => Err((exit::FAILED, error.into())),
+        },
         Command::Completions { shell } => {
             clap_complete::generate(
                 shell,
@@ -20,7 +25,13 @@ fn main() -> ExitCode {
             Ok(exit::OK)
         }
         Command::Doctor(args) => given(doctor::run(&args)),
-        Command::Version => done(status::version()),
+        Command::Version => {
+            // Wrong settings are no reason not to say who we are.
+            let loaded = settings::load().map(|loaded| loaded.settings.sccache);
+            done(status::version(
+                &loaded.unwrap_or_else(|_| "sccache".into()),
+            ))
+        }
         settled => match settings::load() {
             Ok(loaded) => with_settings(settled, loaded),
             Err(problems) => Err((exit::USAGE, problems.into())),
@@ -44,7 +55,11 @@ fn with_settings(command: Command, loaded: settings::Loaded) -> Outcome {
         Command::Run => supervise::run(loaded).map_err(|error| (exit::USAGE, error.into())),
         Command::Status { json } => given(status::status(settings, json)),
         Command::Healthcheck => given(status::healthcheck(settings)),
-        Command::Restart { service } => given(status::restart(settings, &service)),
+        Command::Restart { service } => {
+            given(status::tell(settings, &format!("restart {service}")))
+        }
+        Command::Stop { service } => given(status::tell(settings, &format!("stop {service}"))),
+        Command::Reload => given(status::tell(settings, "reload")),
         Command::Purge {
             older_than,
             namespace,

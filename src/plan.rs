@@ -22,9 +22,14 @@ pub mod paths {
         dir.join("state")
     }
 
-    /// Scratch space of the services.
-    pub fn tmp(dir: &Path) -> PathBuf {
-        dir.join("tmp")
+    /// Scratch space of the services, emptied by each start: not `tmp`, which a folder may have of its own.
+    pub fn scratch(dir: &Path) -> PathBuf {
+        state(dir).join("scratch")
+    }
+
+    /// The sccache server's own first level, inside the scratch space.
+    pub fn server_level(dir: &Path) -> PathBuf {
+        scratch(dir).join("server")
     }
 
     /// The generated token for clients.
@@ -84,7 +89,17 @@ pub struct Service {
     /// handover reports over the notification socket.
     pub handover: bool,
     pub stop_by: StopBy,
+    /// What it reads at its start.
+    pub files: Vec<File>,
     pub rules: Rules,
+}
+
+impl Service {
+    /// Whether a running process of `self` is as good as one of `other`.
+    fn runs_like(&self, other: &Service) -> bool {
+        (&self.program, &self.args, &self.env, &self.files)
+            == (&other.program, &other.args, &other.env, &other.files)
+    }
 }
 
 /// A file that a service reads, mode 0600.
@@ -98,9 +113,19 @@ pub struct File {
 #[derive(Debug, Clone)]
 pub struct Plan {
     pub services: Vec<Service>,
-    pub files: Vec<File>,
     /// What the log must hide.
     pub secrets: Vec<Secret>,
+}
+
+impl Plan {
+    /// The services that must restart to run by this plan instead of by `before`, which has the same services.
+    pub fn changed_since(&self, before: &Plan) -> Vec<Id> {
+        let pairs = self.services.iter().zip(&before.services).enumerate();
+        pairs
+            .filter(|(_, (new, old))| !new.runs_like(old))
+            .map(|(index, _)| Id(index))
+            .collect()
+    }
 }
 
 /// What the plan needs to know beside the settings.
@@ -138,6 +163,10 @@ pub fn plan(settings: &Settings, facts: &Facts) -> Result<Plan, toml::ser::Error
         ],
         handover: true,
         stop_by: StopBy::Term,
+        files: vec![File {
+            path: config_path,
+            text: toml::to_string(&config)?,
+        }],
         rules: Rules {
             depends_on: Vec::new(),
             ready_timeout: Duration::from_secs(30),
@@ -146,13 +175,8 @@ pub fn plan(settings: &Settings, facts: &Facts) -> Result<Plan, toml::ser::Error
         },
     };
     let server = server(settings, facts, Id(0));
-    let files = vec![File {
-        path: config_path,
-        text: toml::to_string(&config)?,
-    }];
     Ok(Plan {
         services: vec![gateway, server],
-        files,
         secrets,
     })
 }
@@ -165,6 +189,7 @@ fn gateway_config(settings: &Settings, facts: &Facts) -> Config {
         budget_bytes: settings.cache_size_bytes,
         ipc: settings.ipc.clone(),
         server_socket: paths::server_socket(&settings.run_dir),
+        sccache: Some(settings.sccache.clone()),
         write_tokens: vec![facts.auth_token.clone()],
         read_tokens: settings.read_token.iter().cloned().collect(),
         anonymous_read: settings.anonymous_read,
@@ -173,10 +198,16 @@ fn gateway_config(settings: &Settings, facts: &Facts) -> Config {
     }
 }
 
+/// The sccache server's own first level: small, because what it answers the gateway neither counts nor keeps fresh.
+const SERVER_LEVEL_SIZE: &str = "64M";
+
 /// sccache itself, in the foreground, its storage the gateway.
+///
+/// A disk before it, because only that turns on direct mode, which is part of the keys of C and C++: without it the
+/// server would share none of them with the clients that `client-env` sets up.
 fn server(settings: &Settings, facts: &Facts, gateway: Id) -> Service {
     let socket = paths::server_socket(&settings.run_dir);
-    let tmp = paths::tmp(&settings.dir).display().to_string();
+    let tmp = paths::scratch(&settings.dir).display().to_string();
     let env = [
         ("PATH", facts.path.clone()),
         ("HOME", tmp.clone()),
@@ -201,7 +232,15 @@ fn server(settings: &Settings, facts: &Facts, gateway: Id) -> Service {
         ("SCCACHE_WEBDAV_DISABLE_CREATE_DIR", "1".into()),
         // A gateway that restarts at that moment would turn writes off for the server's whole life.
         ("SCCACHE_SKIP_CACHE_CHECK", "1".into()),
-        ("SCCACHE_LOG", settings.log.clone()),
+        ("SCCACHE_MULTILEVEL_CHAIN", "disk,webdav".into()),
+        // An entry that the disk cannot take must still reach the gateway.
+        ("SCCACHE_MULTILEVEL_WRITE_ERROR_POLICY", "ignore".into()),
+        (
+            "SCCACHE_DIR",
+            paths::server_level(&settings.dir).display().to_string(),
+        ),
+        ("SCCACHE_CACHE_SIZE", SERVER_LEVEL_SIZE.into()),
+        ("SCCACHE_LOG", server_log(&settings.log)),
     ];
     Service {
         name: "server",
@@ -213,12 +252,22 @@ fn server(settings: &Settings, facts: &Facts, gateway: Id) -> Service {
             .collect(),
         handover: false,
         stop_by: StopBy::SccacheShutdown(socket),
+        files: Vec::new(),
         rules: Rules {
             depends_on: vec![gateway],
             ready_timeout: Duration::from_secs(30),
             grace: settings.stop_grace / 2,
             fatal_codes: &[],
         },
+    }
+}
+
+/// Its storage library warns of every miss, which would fill the log of warnings; what matters, sccache says itself.
+fn server_log(log: &str) -> String {
+    if log == "off" || log.contains("opendal") {
+        log.to_owned()
+    } else {
+        format!("{log},opendal=error")
     }
 }
 
@@ -289,7 +338,7 @@ mod tests {
             ("SCCACHE_IPC", "10.0.0.0/8"),
             ("SCCACHE_READ_TOKEN", "read-only-token"),
         ]);
-        let config: Config = toml::from_str(&plan.files[0].text).unwrap();
+        let config: Config = toml::from_str(&plan.services[0].files[0].text).unwrap();
         assert_eq!(config.budget_bytes, 10 << 30);
         assert_eq!(
             config.ipc,
@@ -311,6 +360,28 @@ mod tests {
             Some("/var/sccache/run/server.sock")
         );
         assert_eq!(env_of(&plan, 1, "MODE"), None);
+    }
+
+    #[test]
+    fn only_what_changed_restarts() {
+        let names = |pairs: &[(&str, &str)]| planned(pairs).changed_since(&planned(&[]));
+        assert_eq!(names(&[]), []);
+        assert_eq!(names(&[("SCCACHE_CACHE_SIZE", "5G")]), [Id(0)]);
+        assert_eq!(names(&[("SCCACHE_READ_TOKEN", "read-only-token")]), [Id(0)]);
+        assert_eq!(names(&[("SCCACHE_LOG", "warn")]), [Id(0), Id(1)]);
+    }
+
+    #[test]
+    fn misses_of_the_server_are_no_warnings_unless_they_are_asked_for() {
+        for (set, expected) in [
+            ("debug", "debug,opendal=error"),
+            ("info,sccache=trace", "info,sccache=trace,opendal=error"),
+            ("off", "off"),
+            ("info,opendal=debug", "info,opendal=debug"),
+        ] {
+            let plan = planned(&[("SCCACHE_LOG", set)]);
+            assert_eq!(env_of(&plan, 1, "SCCACHE_LOG").as_deref(), Some(expected));
+        }
     }
 
     #[test]

@@ -360,7 +360,7 @@ pub fn print(loaded: &Loaded, out: &mut impl io::Write) -> io::Result<()> {
         .map(|line| line.shown.len())
         .max()
         .unwrap_or(0)
-        .clamp(5, 40);
+        .max(5);
     writeln!(
         out,
         "{:<20} {:<width$} {:<14} ABOUT",
@@ -563,7 +563,7 @@ impl<'a> Lookup<'a> {
         let error_log = self.parsed("SCCACHE_ERROR_LOG", optional(absolute));
         let log_stall = self.parsed("SCCACHE_LOG_STALL", duration);
         let ipc = self.parsed("SCCACHE_IPC", ipc);
-        let auth_token = self.parsed("SCCACHE_AUTH_TOKEN", optional(token));
+        let auth_token = self.parsed("SCCACHE_AUTH_TOKEN", optional(writing_token));
         let read_token = self.parsed("SCCACHE_READ_TOKEN", optional(token));
         let stop_grace = self.parsed("SCCACHE_STOP_GRACE", duration);
         let sccache = self.parsed("SCCACHE_BINARY", |text| Ok(PathBuf::from(text)));
@@ -781,6 +781,16 @@ fn ipc(text: &str) -> Result<IpcPolicy, Fault> {
             .collect::<Result<Vec<IpNet>, Fault>>()
             .map(IpcPolicy::Networks),
     }
+}
+
+fn writing_token(text: &str) -> Result<Secret, Fault> {
+    if text == "anonymous" {
+        return Err(Fault::hint(
+            "nobody may write without a token",
+            "SCCACHE_READ_TOKEN=anonymous lets anyone read; leave this one unset to have one generated",
+        ));
+    }
+    token(text)
 }
 
 fn token(text: &str) -> Result<Secret, Fault> {

@@ -62,18 +62,26 @@ pub fn prepare(settings: &Settings) -> Result<Prepared, Error> {
     }
     let mut notes = Vec::new();
     let run_as = identity(dir, &mut notes)?;
+    make_folder(&paths::state(dir), 0o700, None)?;
+    let lock = lock(dir, run_as)?;
     if let Some(user) = run_as {
         hand_over_all(dir, user)?;
     }
+    let scratch = paths::scratch(dir);
+    // What a kill left there would pile up in a folder that outlives the container.
+    match fs::remove_dir_all(&scratch) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            notes.push(format!("cannot empty \"{}\": {error}", scratch.display()));
+        }
+        Ok(()) | Err(_) => {}
+    }
     for (path, mode) in [
-        (paths::state(dir), 0o700),
         (paths::cache(dir), 0o755),
-        (paths::tmp(dir), 0o700),
+        (scratch, 0o700),
         (settings.run_dir.clone(), 0o755),
     ] {
         make_folder(&path, mode, run_as)?;
     }
-    let lock = lock(dir, run_as)?;
     let auth_token = match &settings.auth_token {
         Some(token) => token.clone(),
         None => kept_token(dir, run_as)?,
@@ -120,12 +128,15 @@ fn make_folder(path: &Path, mode: u32, owner: Option<RunAs>) -> Result<(), Error
         .map_err(|cause| fail("create the folder", cause))?;
     let metadata = fs::metadata(path).map_err(|cause| fail("look at the folder", cause))?;
     if let Some(RunAs { uid, gid }) = owner.filter(|owner| owner.uid != metadata.uid()) {
-        std::os::unix::fs::chown(path, Some(uid), Some(gid))
+        // Not through a link: as root we would give away what another user points us at.
+        std::os::unix::fs::lchown(path, Some(uid), Some(gid))
             .map_err(|cause| fail("hand over the folder", cause))?;
     }
     // A real write tells more than permission bits: read-only mounts, user namespaces, ACLs.
     let probe = path.join(".sccache-dock-probe");
-    File::create(&probe)
+    // Left over from a crash; anything else that is wrong shows in a moment.
+    let _ = fs::remove_file(&probe);
+    File::create_new(&probe)
         .and_then(|mut file| file.write_all(b"probe"))
         .and_then(|()| fs::remove_file(&probe))
         .map_err(|cause| fail("write to the folder", cause))
@@ -271,6 +282,8 @@ fn private_file(path: &Path, owner: Option<RunAs>) -> io::Result<File> {
         .create(true)
         .truncate(false)
         .mode(0o600)
+        // Its folder belongs to the services' user, and a link there must not make us hand over another file.
+        .custom_flags(nix::libc::O_NOFOLLOW)
         .open(path)?;
     file.set_permissions(fs::Permissions::from_mode(0o600))?;
     if let Some(RunAs { uid, gid }) = owner {
@@ -364,24 +377,29 @@ pub fn try_folder(dir: &Path) -> Result<(), Error> {
 
 /// Why data in `dir` would not outlive the container, by the text of `/proc/self/mountinfo` (proc(5)).
 fn why_lost(mountinfo: &str, dir: &Path, in_container: bool) -> Option<String> {
-    let (point, root, kind) = mountinfo
+    let (point, root, kind, source) = mountinfo
         .lines()
         .filter_map(|line| {
             let (fields, rest) = line.split_once(" - ")?;
             let mut fields = fields.split(' ').skip(3);
             let (root, point) = (fields.next()?, unescape(fields.next()?));
+            let mut rest = rest.split(' ');
+            let (kind, source) = (rest.next()?, rest.next()?);
             dir.starts_with(&point)
-                .then_some((point, root, rest.split(' ').next()?))
+                .then_some((point, root, kind, source))
         })
         // Later lines are mounted over earlier ones.
-        .max_by_key(|(point, _, _)| point.as_os_str().len())?;
+        .max_by_key(|(point, ..)| point.as_os_str().len())?;
     if kind.contains("overlay") || matches!(kind, "tmpfs" | "ramfs" | "aufs") {
         return Some(match kind {
             "tmpfs" | "ramfs" => format!("it lies in memory ({kind})"),
             _ => "nothing is mounted there".to_owned(),
         });
     }
-    if in_container && point == Path::new("/") {
+    // Docker on btrfs, zfs or devicemapper: the container's root is a real file system, and goes all the same. The
+    // marker alone is not enough: machines that were made from an image have it too.
+    let of_image = root != "/" || source.contains("docker");
+    if in_container && of_image && point == Path::new("/") {
         return Some("nothing is mounted there".to_owned());
     }
     let volume = root
@@ -426,6 +444,37 @@ mod tests {
 
     fn lost(mount: &str, dir: &str) -> Option<String> {
         why_lost(&format!("{ROOT}{mount}"), Path::new(dir), true)
+    }
+
+    #[test]
+    fn scratch_space_is_emptied_and_the_token_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let environment = [("SCCACHE_DIR", folder.path().to_str().unwrap())];
+        let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let read = |_: &Path| Err(io::ErrorKind::NotFound.into());
+        let settings = crate::settings::check(&environment.into(), &read)
+            .unwrap()
+            .settings;
+        let token = prepare(&settings).unwrap().auth_token;
+        let left_over = paths::scratch(folder.path()).join("sccacheXYZ/deep");
+        fs::create_dir_all(&left_over).unwrap();
+        assert_eq!(prepare(&settings).unwrap().auth_token, token);
+        assert!(!left_over.exists() && paths::scratch(folder.path()).is_dir());
+    }
+
+    #[test]
+    fn link_in_the_place_of_a_private_file_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("target");
+        fs::write(&target, "theirs").unwrap();
+        for name in [".sccache-dock-probe", "lock"] {
+            std::os::unix::fs::symlink(&target, folder.path().join(name)).unwrap();
+        }
+        make_folder(folder.path(), 0o755, None).unwrap();
+        assert!(private_file(&folder.path().join("lock"), None).is_err());
+        assert_eq!(fs::read_to_string(&target).unwrap(), "theirs");
+        let mode = fs::metadata(&target).unwrap().permissions().mode();
+        assert_ne!(mode & 0o777, 0o600);
     }
 
     #[test]
@@ -480,6 +529,8 @@ mod tests {
         );
         let btrfs = "700 600 0:50 /subvol / rw - btrfs /dev/sda rw\n";
         assert!(why_lost(btrfs, Path::new("/var/sccache"), true).is_some());
+        let machine = "27 1 254:0 / / rw - ext4 /dev/vda rw\n";
+        assert!(why_lost(machine, Path::new("/srv"), true).is_none());
         assert!(
             why_lost(btrfs, Path::new("/home/me/x"), false).is_none(),
             "outside a container the root persists"

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Longest wait for the gateway's answer.
@@ -164,7 +164,14 @@ fn table(report: &Report, cache: Result<&CacheStatus, &Error>) -> String {
                 .map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
             service.ready_seconds.map_or_else(|| "-".to_owned(), span),
             service.restarts,
-            service.last_exit.as_deref().unwrap_or("-"),
+            match (&service.last_exit, &service.last_crash) {
+                (Some(exit), Some(crash)) if crash.exit == *exit => match &crash.cause {
+                    Some(cause) => format!("{exit}: {cause}"),
+                    None => exit.clone(),
+                },
+                (Some(exit), _) => exit.clone(),
+                (None, _) => "-".to_owned(),
+            },
         );
     }
     match cache {
@@ -196,9 +203,11 @@ fn cache_table(text: &mut String, cache: &CacheStatus) {
     if let Some(fault) = &store.fault {
         let _ = writeln!(text, "fault      {fault}");
     }
+    let names = cache.namespaces.keys().map(|name| name.chars().count());
+    let width = names.max().unwrap_or(0).max(20);
     let _ = writeln!(
         text,
-        "\n{:<20} {:>9} {:>9} {:>7} {:>9} {:>10} {:>10}",
+        "\n{:<width$} {:>9} {:>9} {:>7} {:>9} {:>10} {:>10}",
         "NAMESPACE", "HITS", "MISSES", "RATE", "WRITES", "READ", "SIZE"
     );
     for (name, namespace) in &cache.namespaces {
@@ -209,8 +218,8 @@ fn cache_table(text: &mut String, cache: &CacheStatus) {
         };
         let _ = writeln!(
             text,
-            "{:<20} {:>9} {:>9} {:>7} {:>9} {:>10} {:>10}",
-            if name.is_empty() { "(default)" } else { name },
+            "{:<width$} {:>9} {:>9} {:>7} {:>9} {:>10} {:>10}",
+            name,
             namespace.hits,
             namespace.misses,
             rate,
@@ -281,12 +290,12 @@ pub fn healthcheck(settings: &Settings) -> Result<u8, Error> {
     }
 }
 
-/// Restarts one service.
+/// Tells the supervisor to do something: `restart SERVICE`, `stop SERVICE`, `reload`.
 ///
 /// # Errors
-/// No supervisor answers, or there is no such service.
-pub fn restart(settings: &Settings, service: &str) -> Result<u8, Error> {
-    ask(settings, &format!("restart {service}"))?;
+/// No supervisor answers, or it refuses.
+pub fn tell(settings: &Settings, request: &str) -> Result<u8, Error> {
+    ask(settings, request)?;
     Ok(exit::OK)
 }
 
@@ -307,7 +316,8 @@ pub fn purge(
     };
     let token = state::auth_token(settings)?;
     let body = serde_json::json!({
-        "older_than_seconds": older_than.map(|age| age.as_secs()),
+        // Rounded up: half a second must not become none, which matches everything.
+        "older_than_seconds": older_than.map(|age| age.as_secs() + u64::from(age.subsec_nanos() > 0)),
         "namespace": namespace,
     });
     let text = agent(PURGE_PATIENCE)
@@ -350,17 +360,20 @@ pub fn client_env(settings: &Settings, args: &client::EnvArgs) -> Result<u8, Err
     Ok(exit::OK)
 }
 
-/// Prints our version and that of the sccache beside us.
+/// Prints our version and that of `sccache`, the program that runs as the server.
 ///
 /// # Errors
 /// The output is closed.
-pub fn version() -> io::Result<()> {
-    let asked = std::process::Command::new("sccache")
+pub fn version(sccache: &Path) -> io::Result<()> {
+    let asked = std::process::Command::new(sccache)
         .arg("--version")
         .output();
     let sccache = match asked {
-        Ok(output) => String::from_utf8_lossy(&output.stdout).trim().to_owned(),
-        Err(error) => format!("sccache: {error}"),
+        Ok(output) if output.status.success() => {
+            String::from_utf8_lossy(&output.stdout).trim().to_owned()
+        }
+        Ok(output) => format!("{} --version: {}", sccache.display(), output.status),
+        Err(error) => format!("{}: {error}", sccache.display()),
     };
     writeln!(
         io::stdout(),

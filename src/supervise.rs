@@ -5,80 +5,38 @@
 
 pub mod children;
 pub mod control;
+mod crash;
 pub mod logs;
 pub mod machine;
 pub mod probe;
+mod start;
+
+pub use start::Error;
 
 use crate::cli::exit;
 use crate::listeners;
 use crate::plan::{self, Facts, Plan, StopBy, paths};
-use crate::settings::{Loaded, Settings};
+use crate::settings::{self, Loaded, Settings};
 use crate::state::{self, Prepared};
 use children::Children;
 use control::{Control, Report, Request, Response, ServiceReport};
+use crash::{Crash, Oom};
 use logs::{Level, Log, Source};
 use machine::{Action, Event, Exit, Id, Machine, Outcome, State};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::Signal;
 use probe::{Notify, Said};
-use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
-use std::fs::OpenOptions;
+use start::system;
 use std::io::{self, Write};
 use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
-
-/// Why nothing was started.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error(transparent)]
-    State(#[from] state::Error),
-    #[error("{cause}\nhint: {hint}")]
-    Listen {
-        cause: io::Error,
-        hint: &'static str,
-    },
-    #[error(
-        "cannot find \"{name}\": it is neither a file nor on PATH\nhint: set SCCACHE_BINARY to the sccache to run"
-    )]
-    NoSccache { name: String },
-    #[error("cannot write \"{path}\": {cause}", path = path.display())]
-    Write { path: PathBuf, cause: io::Error },
-    #[error("cannot write the gateway's configuration: {0}")]
-    Plan(#[from] toml::ser::Error),
-    #[error("cannot {action}: {cause}")]
-    System {
-        action: &'static str,
-        cause: io::Error,
-    },
-}
-
-fn listening(cause: io::Error) -> Error {
-    let hint = match cause.kind() {
-        io::ErrorKind::AddrInUse => {
-            "4226 is also the port of sccache's own server: \"sccache --stop-server\" ends one; \
-             or set SCCACHE_LISTEN to another port"
-        }
-        io::ErrorKind::InvalidInput => "set SCCACHE_RUN_DIR to a folder with a shorter path",
-        io::ErrorKind::PermissionDenied => {
-            "ports below 1024 need root: set SCCACHE_LISTEN to a higher one"
-        }
-        io::ErrorKind::AddrNotAvailable => {
-            "no interface has this address: set SCCACHE_LISTEN to 0.0.0.0:4226"
-        }
-        _ => "SCCACHE_RUN_DIR must lie on a file system that holds Unix sockets",
-    };
-    Error::Listen { cause, hint }
-}
-
-fn system(action: &'static str) -> impl Fn(io::Error) -> Error {
-    move |cause| Error::System { action, cause }
-}
 
 type Signals = SignalDelivery<UnixStream, SignalOnly>;
 
@@ -87,45 +45,19 @@ type Signals = SignalDelivery<UnixStream, SignalOnly>;
 /// # Errors
 /// The state folder, an address or a program cannot be used; nothing was started.
 pub fn run(loaded: Loaded) -> Result<u8, Error> {
+    // First of all: PID 1 ignores every signal that it does not catch.
+    let signals = catch_signals().map_err(system("catch signals"))?;
     let Loaded {
         settings, warnings, ..
     } = loaded;
-    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
-    let sccache = find_program(&settings.sccache)?;
-    let settings = Settings {
-        sccache,
-        ..settings
-    };
-    let prepared = state::prepare(&settings)?;
-    let sockets = Sockets::bind(&settings, &prepared)?;
-    let facts = Facts {
-        program: std::env::current_exe().map_err(system("find our own program"))?,
-        listen: sockets
-            .cache
-            .local_addr()
-            .map_err(system("read the address of the cache port"))?,
-        auth_token: prepared.auth_token.clone(),
-        path: std::env::var("PATH").unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".into()),
-    };
-    let plan = plan::plan(&settings, &facts)?;
-    for file in &plan.files {
-        state::write_private(&file.path, &file.text, prepared.run_as).map_err(|cause| {
-            Error::Write {
-                path: file.path.clone(),
-                cause,
-            }
-        })?;
-    }
-    let error_log = settings
-        .error_log
-        .as_deref()
-        .map(open_error_log)
-        .transpose()?;
+    let ground = start::lay_ground(settings)?;
+    let out = io::stdout().as_fd().try_clone_to_owned();
     let mut log = Log::start(
-        settings.log_format,
-        &plan.secrets,
-        settings.log_stall,
-        error_log,
+        out.map_err(system("use standard output"))?.into(),
+        ground.settings.log_format,
+        &ground.plan.secrets,
+        ground.settings.log_stall,
+        ground.error_log,
     )
     .map_err(system("start the log"))?;
     log.say(
@@ -133,15 +65,15 @@ pub fn run(loaded: Loaded) -> Result<u8, Error> {
         &format!(
             "sccache-dock {} in mode {} on {}, state in {}",
             env!("CARGO_PKG_VERSION"),
-            settings.mode.as_str(),
-            facts.listen,
-            settings.dir.display()
+            ground.settings.mode.as_str(),
+            ground.facts.listen,
+            ground.settings.dir.display()
         ),
     );
     for warning in &warnings {
         log.say(Level::Warn, &warning.to_string());
     }
-    for note in &prepared.notes {
+    for note in &ground.prepared.notes {
         log.say(Level::Info, note);
     }
     // Orphans of the services come to us, whether or not we are PID 1.
@@ -151,30 +83,32 @@ pub fn run(loaded: Loaded) -> Result<u8, Error> {
             &format!("cannot become the subreaper: {error}; orphans go to PID 1"),
         );
     }
-    let signals = catch_signals().map_err(system("catch signals"))?;
-    let machine = Machine::new(
-        plan.services
-            .iter()
-            .map(|service| service.rules.clone())
-            .collect(),
-        settings.stop_grace,
-    );
+    let rules = ground.plan.services.iter();
     let supervisor = Supervisor {
-        runtimes: plan.services.iter().map(|_| Runtime::default()).collect(),
-        machine,
-        plan,
-        settings,
-        prepared,
-        listen: facts.listen.to_string(),
-        cache: sockets.cache,
-        client: sockets.client,
-        control: Control::new(sockets.control),
-        notify: Notify::new(sockets.notify),
+        machine: Machine::new(
+            rules.map(|service| service.rules.clone()).collect(),
+            ground.settings.stop_grace,
+        ),
+        runtimes: ground
+            .plan
+            .services
+            .iter()
+            .map(|_| Runtime::default())
+            .collect(),
+        plan: ground.plan,
+        settings: ground.settings,
+        prepared: ground.prepared,
+        facts: ground.facts,
+        cache: Some(ground.sockets.cache),
+        client: ground.sockets.client,
+        control: Control::new(ground.sockets.control),
+        notify: Notify::new(ground.sockets.notify),
         children: Children::default(),
         sources: Vec::new(),
         log,
         started: now(),
         orphans: 0,
+        oom: Oom::now(),
     };
     supervisor.supervise(signals)
 }
@@ -184,84 +118,14 @@ fn now() -> Instant {
     Instant::now()
 }
 
-fn find_program(name: &Path) -> Result<PathBuf, Error> {
-    let usable = |path: &Path| {
-        nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).is_ok() && path.is_file()
-    };
-    let missing = || Error::NoSccache {
-        name: name.display().to_string(),
-    };
-    if name.components().count() > 1 {
-        return if usable(name) {
-            Ok(name.to_owned())
-        } else {
-            Err(missing())
-        };
-    }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .map(|dir| dir.join(name))
-        .find(|path| usable(path))
-        .ok_or_else(missing)
-}
-
-fn open_error_log(path: &Path) -> Result<std::fs::File, Error> {
-    OpenOptions::new()
-        .append(true)
-        .create(true)
-        .open(path)
-        .map_err(|cause| Error::Write {
-            path: path.to_owned(),
-            cause,
-        })
-}
-
 fn catch_signals() -> io::Result<Signals> {
     let (read, write) = UnixStream::pair()?;
     SignalDelivery::with_pipe(
         read,
         write,
         SignalOnly,
-        [SIGTERM, SIGINT, SIGQUIT, SIGCHLD, SIGHUP],
+        [SIGTERM, SIGINT, SIGQUIT, SIGCHLD, SIGHUP, SIGUSR1],
     )
-}
-
-/// What is bound before anything starts, and held across restarts of the services.
-struct Sockets {
-    cache: TcpListener,
-    client: Option<UnixListener>,
-    control: UnixListener,
-    notify: UnixListener,
-}
-
-impl Sockets {
-    fn bind(settings: &Settings, prepared: &Prepared) -> Result<Sockets, Error> {
-        let run_dir = &settings.run_dir;
-        let private = |path: PathBuf| -> Result<UnixListener, Error> {
-            let listener = listeners::bind_unix(&path, 0o600).map_err(listening)?;
-            if let Some(owner) = prepared.run_as {
-                std::os::unix::fs::chown(&path, Some(owner.uid), Some(owner.gid)).map_err(
-                    |cause| Error::Write {
-                        path: path.clone(),
-                        cause,
-                    },
-                )?;
-            }
-            listener
-                .set_nonblocking(true)
-                .map_err(system("set up a socket"))?;
-            Ok(listener)
-        };
-        let client = plan::client_socket(settings)
-            .map(|path| listeners::bind_unix(&path, 0o666).map_err(listening))
-            .transpose()?;
-        Ok(Sockets {
-            cache: listeners::bind_tcp(settings.listen).map_err(listening)?,
-            client,
-            control: private(paths::control_socket(run_dir))?,
-            notify: private(paths::notify_socket(run_dir))?,
-        })
-    }
 }
 
 /// What the loop holds for one service beside its state.
@@ -269,6 +133,10 @@ impl Sockets {
 struct Runtime {
     handover: Option<UnixStream>,
     spawned_at: Option<Instant>,
+    /// What it wrote before it closed its output.
+    last_lines: Vec<String>,
+    /// How the process before this one ended, where nobody had asked for it.
+    crash: Option<Crash>,
     /// Over which it was asked to stop: kept until it answers, because sccache drops a request whose connection
     /// closes, and closed then, because it waits for every connection that is open.
     farewell: Option<UnixStream>,
@@ -278,8 +146,8 @@ struct Supervisor {
     plan: Plan,
     settings: Settings,
     prepared: Prepared,
-    listen: String,
-    cache: TcpListener,
+    facts: Facts,
+    cache: Option<TcpListener>,
     client: Option<UnixListener>,
     machine: Machine,
     children: Children,
@@ -290,6 +158,7 @@ struct Supervisor {
     log: Log,
     started: Instant,
     orphans: u64,
+    oom: Oom,
 }
 
 /// What one turn of waiting found.
@@ -351,7 +220,11 @@ impl Supervisor {
         let mut fds: Vec<PollFd<'_>> = Vec::with_capacity(8 + self.sources.len());
         fds.push(input(signals.get_read().as_fd()));
         fds.push(input(self.log.wake_fd()));
-        fds.push(input(self.control.listener.as_fd()));
+        let interest = match self.control.is_open(now) {
+            true => PollFlags::POLLIN,
+            false => PollFlags::empty(),
+        };
+        fds.push(PollFd::new(self.control.listener.as_fd(), interest));
         fds.push(input(self.notify.listener.as_fd()));
         let controls = fds.len();
         fds.extend(
@@ -412,10 +285,12 @@ impl Supervisor {
             outcome = outcome.or(match signal {
                 SIGCHLD => self.take_exits(now),
                 SIGHUP => {
-                    self.log.say(
-                        Level::Info,
-                        "SIGHUP has no effect: restart the container to change settings",
-                    );
+                    // What went wrong was said; the services go on as they are.
+                    self.reload(now).unwrap_or_default()
+                }
+                SIGUSR1 => {
+                    let report = self.report(now);
+                    self.log.say(Level::Info, &report.to_string());
                     None
                 }
                 _ if self.machine.is_draining() => {
@@ -436,18 +311,54 @@ impl Supervisor {
         let (exits, orphans) = self.children.reap();
         self.orphans += orphans;
         let mut outcome = None;
-        for (id, exit) in exits {
+        for ended in exits {
+            let (id, exit) = (ended.id, ended.exit);
             let name = self.plan.services[id.0].name;
             let asked = matches!(
                 self.machine.services()[id.0].state,
                 State::Stopping { .. } | State::Killed { .. }
             );
-            let level = if asked { Level::Info } else { Level::Warn };
-            self.log.say(level, &format!("{name} exited: {exit}"));
-            self.runtimes[id.0] = Runtime::default();
+            let last_lines = self.last_lines(id);
+            let runtime = std::mem::take(&mut self.runtimes[id.0]);
+            let crash = (!asked).then(|| {
+                let lived = runtime
+                    .spawned_at
+                    .map(|at| now.saturating_duration_since(at));
+                let oom = self.oom.has_moved();
+                Crash::new(exit, oom, lived.unwrap_or_default(), ended.cpu, last_lines)
+            });
+            match &crash {
+                None => self.log.say(Level::Info, &format!("{name} exited: {exit}")),
+                Some(crash) => {
+                    let cause = crash.cause.as_ref().map(|cause| format!(": {cause}"));
+                    let cause = cause.unwrap_or_default();
+                    let lived = crash.lived_seconds;
+                    self.log.say(
+                        Level::Warn,
+                        &format!("{name} exited after {lived:.1} s: {exit}{cause}"),
+                    );
+                }
+            }
+            self.runtimes[id.0].crash = crash.or(runtime.crash);
+            if !self.plan.services[id.0].handover {
+                self.notify.forget();
+            }
             outcome = outcome.or(self.step(now, Event::Exited(id, exit)));
         }
         outcome
+    }
+
+    /// What the service wrote last, with what is still in its pipe.
+    fn last_lines(&mut self, id: Id) -> Vec<String> {
+        let name = self.plan.services[id.0].name;
+        let mut sources = self.sources.iter_mut();
+        match sources.rfind(|source| source.service == name) {
+            Some(source) => {
+                self.log.catch_up(source);
+                self.log.last_lines(source)
+            }
+            None => std::mem::take(&mut self.runtimes[id.0].last_lines),
+        }
     }
 
     fn take_handover(&mut self, now: Instant, id: Id) -> Option<Outcome> {
@@ -503,46 +414,134 @@ impl Supervisor {
         // From the end, so that removal keeps the earlier places.
         for index in turn.sources.iter().rev() {
             if !self.log.read(&mut self.sources[*index]) {
-                self.sources.remove(*index);
+                let source = self.sources.remove(*index);
+                let services = &self.plan.services;
+                if let Some(place) = services.iter().position(|it| it.name == source.service) {
+                    // Its end may be seen before its death.
+                    self.runtimes[place].last_lines = self.log.last_lines(&source);
+                }
             }
         }
     }
 
     fn serve_control(&mut self, now: Instant, fired: bool) -> Option<Outcome> {
-        if !fired && self.control.clients.is_empty() {
+        if !fired && self.control.deadline().is_none() {
             return None;
         }
-        let report = self.report(now);
-        let names: Vec<&str> = self
-            .plan
-            .services
-            .iter()
-            .map(|service| service.name)
-            .collect();
-        let mut restarts = Vec::new();
         self.control.accept(now);
-        self.control.serve(now, |request| match request {
-            Request::Status => Response::Status(report.clone()),
-            Request::Restart(service) => match names.iter().position(|name| *name == service) {
-                Some(index) => {
-                    restarts.push(Id(index));
-                    Response::Done
-                }
-                None => Response::Error(format!(
-                    "no service \"{service}\"; there are {}",
-                    names.join(", ")
-                )),
-            },
-        });
         let mut outcome = None;
-        for id in restarts {
-            self.log.say(
-                Level::Info,
-                &format!("restart of {} was asked for", self.plan.services[id.0].name),
-            );
-            outcome = outcome.or(self.step(now, Event::Restart(id)));
+        for (client, request) in self.control.requests(now) {
+            let (response, ended) = self.answer(now, request);
+            client.send(&response);
+            outcome = outcome.or(ended);
         }
         outcome
+    }
+
+    fn answer(&mut self, now: Instant, request: Request) -> (Response, Option<Outcome>) {
+        let named = |service: &str| {
+            let services = &self.plan.services;
+            let place = services.iter().position(|known| known.name == service);
+            place.map(Id).ok_or_else(|| {
+                let names: Vec<&str> = services.iter().map(|known| known.name).collect();
+                Response::Error(format!(
+                    "no service \"{service}\"; there are {}",
+                    names.join(", ")
+                ))
+            })
+        };
+        let (event, what) = match &request {
+            Request::Status => return (Response::Status(self.report(now)), None),
+            Request::Garbage(message) => return (Response::Error(message.clone()), None),
+            Request::Reload => {
+                return match self.reload(now) {
+                    Ok(outcome) => (Response::Done, outcome),
+                    Err(message) => (Response::Error(message), None),
+                };
+            }
+            Request::Restart(service) => (named(service).map(Event::Restart), service),
+            Request::Stop(service) => (named(service).map(Event::Stop), service),
+        };
+        match event {
+            Err(response) => (response, None),
+            Ok(_) if self.machine.is_draining() => {
+                (Response::Error("everything is stopping".into()), None)
+            }
+            Ok(event) => {
+                let verb = if matches!(event, Event::Stop(_)) {
+                    "stop"
+                } else {
+                    "restart"
+                };
+                self.log
+                    .say(Level::Info, &format!("{verb} of {what} was asked for"));
+                (Response::Done, self.step(now, event))
+            }
+        }
+    }
+
+    /// Reads the settings again and restarts what they change. On any error everything stays as it is.
+    fn reload(&mut self, now: Instant) -> Result<Option<Outcome>, String> {
+        match self.replan() {
+            Ok(changed) => {
+                let names: Vec<&str> = changed
+                    .iter()
+                    .map(|id| self.plan.services[id.0].name)
+                    .collect();
+                let what = match names.as_slice() {
+                    [] => "nothing changed".to_owned(),
+                    names => format!("restarting {}", names.join(", ")),
+                };
+                self.log
+                    .say(Level::Info, &format!("settings read again: {what}"));
+                let mut outcome = None;
+                for id in changed {
+                    outcome = outcome.or(self.step(now, Event::Restart(id)));
+                }
+                Ok(outcome)
+            }
+            Err(message) => {
+                let text = format!("cannot reload, going on as before: {message}");
+                self.log.say(Level::Error, &text);
+                Err(text)
+            }
+        }
+    }
+
+    fn replan(&mut self) -> Result<Vec<Id>, String> {
+        if self.machine.is_draining() {
+            return Err("everything is stopping".into());
+        }
+        let loaded = settings::load().map_err(|problems| problems.to_string())?;
+        let settings = start::resolved(loaded.settings).map_err(|error| error.to_string())?;
+        let fixed = |settings: &Settings| {
+            (
+                settings.mode,
+                settings.dir.clone(),
+                settings.run_dir.clone(),
+                settings.listen,
+                settings.error_log.clone(),
+                plan::client_socket(settings).is_some(),
+            )
+        };
+        if fixed(&settings) != fixed(&self.settings) {
+            return Err("MODE, SCCACHE_DIR, SCCACHE_RUN_DIR, SCCACHE_LISTEN, SCCACHE_ERROR_LOG and \"off\" of \
+                        SCCACHE_IPC take a restart of the container"
+                .into());
+        }
+        let auth_token = state::auth_token(&settings).map_err(|error| error.to_string())?;
+        let facts = Facts {
+            auth_token,
+            ..self.facts.clone()
+        };
+        let plan = plan::plan(&settings, &facts).map_err(|error| error.to_string())?;
+        start::write_files(&plan, &self.prepared).map_err(|error| error.to_string())?;
+        let changed = plan.changed_since(&self.plan);
+        self.log
+            .set(settings.log_format, &plan.secrets, settings.log_stall);
+        self.machine.set_grace(settings.stop_grace);
+        (self.plan, self.facts, self.settings) = (plan, facts, settings);
+        Ok(changed)
     }
 
     fn report(&self, now: Instant) -> Report {
@@ -557,11 +556,12 @@ impl Supervisor {
             },
             restarts: service.restarts,
             last_exit: service.last_exit.map(|exit| exit.to_string()),
+            last_crash: self.runtimes[index].crash.clone(),
         };
         Report {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             mode: self.settings.mode.as_str().to_owned(),
-            listen: self.listen.clone(),
+            listen: self.facts.listen.to_string(),
             uptime_seconds: seconds(self.started),
             stopping: self.machine.is_draining(),
             services: self
@@ -590,8 +590,11 @@ impl Supervisor {
                     Action::Terminate(id) => self.terminate(id),
                     Action::Kill(id) => {
                         let name = self.plan.services[id.0].name;
-                        self.log
-                            .say(Level::Warn, &format!("{name} did not stop in time: killed"));
+                        let why = match event {
+                            Event::Kill => "killed",
+                            _ => "did not stop in time: killed",
+                        };
+                        self.log.say(Level::Warn, &format!("{name} {why}"));
                         self.children.signal(id, Signal::SIGKILL);
                     }
                     Action::Finish(end) => outcome = Some(end),
@@ -615,7 +618,7 @@ impl Supervisor {
             self.log.say(Level::Error, &text);
         })?;
         if let Some(stream) = &spawned.handover {
-            let mut fds = vec![self.cache.as_fd()];
+            let mut fds: Vec<_> = self.cache.iter().map(AsFd::as_fd).collect();
             fds.extend(self.client.iter().map(AsFd::as_fd));
             if let Err(error) = listeners::send(stream, &fds) {
                 // The service will end by itself, without listeners, and its exit is handled.
@@ -634,11 +637,11 @@ impl Supervisor {
             ),
         );
         self.sources.push(Source::new(service.name, spawned.output));
-        self.runtimes[id.0] = Runtime {
-            handover: spawned.handover,
-            spawned_at: Some(now),
-            farewell: None,
-        };
+        let runtime = &mut self.runtimes[id.0];
+        runtime.handover = spawned.handover;
+        runtime.spawned_at = Some(now);
+        runtime.farewell = None;
+        runtime.last_lines.clear();
         Ok(())
     }
 
@@ -651,6 +654,11 @@ impl Supervisor {
             self.children.signal(id, Signal::SIGTERM);
         }
         self.runtimes[id.0].farewell = asked;
+        if self.machine.is_draining() && self.plan.services[id.0].handover {
+            // From here on nobody will accept: clients are to be refused at once, not to wait.
+            self.cache = None;
+            self.client = None;
+        }
     }
 
     /// The last lines, then the exit code.

@@ -52,7 +52,7 @@ pub(super) fn lane(environment: &Environment) -> Option<Lane> {
     }
 }
 
-/// All findings about the environment of a client of `endpoint`, the bad ones first named.
+/// All findings about the environment of a client of `endpoint`.
 pub(super) fn judge(environment: &Environment, endpoint: &Endpoint) -> Vec<Check> {
     let mut checks = Vec::new();
     wrapper(environment, &mut checks);
@@ -169,7 +169,33 @@ fn webdav(environment: &Environment, endpoint: &Endpoint, checks: &mut Vec<Check
             Check::fail(name, cause, hint)
         }
     });
-    let skips_check = is_on(environment, "SCCACHE_SKIP_CACHE_CHECK");
+    chain(environment, checks);
+    if !is_on(environment, "SCCACHE_SKIP_CACHE_CHECK") {
+        checks.push(Check::warn(
+            "SCCACHE_SKIP_CACHE_CHECK",
+            "not set: puts are preceded by a check each, and while the gateway is away a build may fail",
+            "export SCCACHE_SKIP_CACHE_CHECK=1 (sccache 0.19 or newer)",
+        ));
+    }
+    if !is_on(environment, "SCCACHE_WEBDAV_DISABLE_CREATE_DIR") {
+        checks.push(Check::warn(
+            "SCCACHE_WEBDAV_DISABLE_CREATE_DIR",
+            "not set: a needless request before each put",
+            "export SCCACHE_WEBDAV_DISABLE_CREATE_DIR=1",
+        ));
+    }
+    if value(environment, "SCCACHE_WEBDAV_RW_MODE")
+        .is_some_and(|it| it.eq_ignore_ascii_case("READ_ONLY"))
+    {
+        checks.push(Check::warn(
+            "SCCACHE_WEBDAV_RW_MODE",
+            "READ_ONLY: this client gives nothing to the cache",
+            "unset SCCACHE_WEBDAV_RW_MODE, unless that is meant",
+        ));
+    }
+}
+
+fn chain(environment: &Environment, checks: &mut Vec<Check>) {
     match value(environment, "SCCACHE_MULTILEVEL_CHAIN") {
         Some(chain) => {
             let levels: Vec<String> = chain
@@ -196,29 +222,6 @@ fn webdav(environment: &Environment, endpoint: &Endpoint, checks: &mut Vec<Check
             "not set: each put is waited for, and nothing is kept on this machine",
             WHOLE_SET,
         )),
-    }
-    if !skips_check {
-        checks.push(Check::warn(
-            "SCCACHE_SKIP_CACHE_CHECK",
-            "not set: puts are preceded by a check each, and while the gateway is away a build may fail",
-            "export SCCACHE_SKIP_CACHE_CHECK=1 (sccache 0.19 or newer)",
-        ));
-    }
-    if !is_on(environment, "SCCACHE_WEBDAV_DISABLE_CREATE_DIR") {
-        checks.push(Check::warn(
-            "SCCACHE_WEBDAV_DISABLE_CREATE_DIR",
-            "not set: a needless request before each put",
-            "export SCCACHE_WEBDAV_DISABLE_CREATE_DIR=1",
-        ));
-    }
-    if value(environment, "SCCACHE_WEBDAV_RW_MODE")
-        .is_some_and(|it| it.eq_ignore_ascii_case("READ_ONLY"))
-    {
-        checks.push(Check::warn(
-            "SCCACHE_WEBDAV_RW_MODE",
-            "READ_ONLY: this client gives nothing to the cache",
-            "unset SCCACHE_WEBDAV_RW_MODE, unless that is meant",
-        ));
     }
 }
 

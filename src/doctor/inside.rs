@@ -86,7 +86,9 @@ pub fn inside(loaded: Result<Loaded, Problems>) -> Report {
             ),
         });
     }
-    probe::sccache_version(&mut checks);
+    if let Some(version) = probe::sccache_version(&settings.sccache, &mut checks) {
+        checks.push(Check::ok("sccache", version.to_string()));
+    }
     Report { checks }
 }
 

@@ -273,11 +273,11 @@ impl Http<'_> {
     }
 }
 
-/// The version of the sccache on the PATH.
-pub(super) fn sccache_version(checks: &mut Vec<Check>) -> Option<Version> {
+/// The version of `sccache`, a name on the PATH or a path.
+pub(super) fn sccache_version(sccache: &Path, checks: &mut Vec<Check>) -> Option<Version> {
     let failed = |found: &str, mend: &str| Some(Check::fail("sccache", found, mend));
     let mut version = None;
-    let check = match run(&["--version"]) {
+    let check = match run(sccache, &["--version"]) {
         Ok(Ended::Well(text) | Ended::Badly(text)) => {
             version = Version::parse(&text);
             match version {
@@ -307,7 +307,10 @@ pub(super) fn sccache_version(checks: &mut Vec<Check>) -> Option<Version> {
 
 /// What the daemon of this client says about itself; starts none.
 pub(super) fn stats() -> Stats {
-    match run(&["--show-stats", "--stats-format", "json"]) {
+    match run(
+        Path::new("sccache"),
+        &["--show-stats", "--stats-format", "json"],
+    ) {
         Ok(Ended::Well(text)) => Stats::Text(text),
         Ok(Ended::Badly(complaint)) => Stats::Failed(complaint),
         Ok(Ended::Late) => Stats::Silent,
@@ -324,8 +327,8 @@ enum Ended {
 }
 
 /// Runs sccache; what it prints must fit into a pipe, and does: some 4 KiB of 64.
-fn run(arguments: &[&str]) -> std::io::Result<Ended> {
-    let mut child = Command::new("sccache")
+fn run(sccache: &Path, arguments: &[&str]) -> std::io::Result<Ended> {
+    let mut child = Command::new(sccache)
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

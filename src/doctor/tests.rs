@@ -278,12 +278,15 @@ fn refused_unresolved_and_foreign_servers_are_told_apart() {
         for stream in listener.incoming().take(2) {
             drop(stream);
         }
-        port
     });
     let foreign = gateway_checks(&format!("http://127.0.0.1:{port}"));
     let last = foreign.last().unwrap();
     assert!(last.found.contains("does not speak HTTP"), "{last:?}");
-    let port = closes_at_once.join().unwrap();
+    closes_at_once.join().unwrap();
+    // Bound and never listening: nobody else can get the port meanwhile.
+    let bound = tokio::net::TcpSocket::new_v4().unwrap();
+    bound.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let port = bound.local_addr().unwrap().port();
     let refused = gateway_checks(&format!("http://127.0.0.1:{port}"));
     assert!(refused[0].found.contains("refused"), "{refused:?}");
     let unresolved = gateway_checks("http://no-such-host.invalid:4226");

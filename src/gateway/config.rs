@@ -24,6 +24,8 @@ pub struct Config {
     /// Socket of the supervised sccache server: statistics are relayed to it, and compile requests of
     /// clients inside the same container.
     pub server_socket: PathBuf,
+    /// The supervised sccache, asked once for its version so that clients can compare.
+    pub sccache: Option<PathBuf>,
     /// Tokens that may read and write.
     pub write_tokens: Vec<Secret>,
     /// Tokens that may only read.

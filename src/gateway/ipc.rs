@@ -473,8 +473,8 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W> {
         } else {
             let message = format!(
                 "client compiles without cache peer={}: it has sccache's default settings, which ask the server \
-                 to compile; set SCCACHE_CLIENT_SIDE=1 and unset SCCACHE_LOG there, or use the settings that \
-                 `sccache-dock client-env` prints",
+                 to compile; set SCCACHE_CLIENT_SIDE=1 (sccache 0.17 or newer) and unset SCCACHE_LOG there, or use \
+                 what `sccache-dock client-env --lane webdav` prints, which every version knows",
                 self.peer
             );
             self.gateway

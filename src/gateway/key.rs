@@ -88,7 +88,11 @@ impl Key {
         if text.len() > MAX_KEY_BYTES {
             return Err(KeyError::TooLong);
         }
-        let namespace = namespace_of(&text);
+        // The name under which the nameless one is shown, and purged.
+        let namespace = match namespace_of(&text) {
+            "default" => "",
+            other => other,
+        };
         if folder_name(namespace).len() > MAX_NAMESPACE_BYTES {
             return Err(KeyError::NamespaceTooLong);
         }
@@ -104,7 +108,8 @@ impl Key {
         &self.text
     }
 
-    /// What stands before the entry, without slashes at its ends; empty for the default namespace.
+    /// What stands before the entry, without slashes at its ends; empty for the default namespace, which may also
+    /// be called by its name.
     pub fn namespace(&self) -> &str {
         &self.text[..usize::from(self.namespace_bytes)]
     }

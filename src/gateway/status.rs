@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 pub struct Status {
     /// Of sccache-dock.
     pub version: String,
+    /// Of the supervised sccache, such as "0.19.0": clients of the same version share.
+    pub sccache_version: Option<String>,
     /// Since the gateway's process started.
     pub uptime_seconds: u64,
     /// The store takes writes, as far as is known without trying.

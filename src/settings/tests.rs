@@ -194,6 +194,15 @@ fn sizes_are_read_as_sccache_reads_them() {
 }
 
 #[test]
+fn anonymous_is_a_word_for_readers_only() {
+    let text = problems(&[("SCCACHE_AUTH_TOKEN", "anonymous")]);
+    assert!(
+        text.contains("nobody may write without a token\nhint: SCCACHE_READ_TOKEN=anonymous"),
+        "{text}"
+    );
+}
+
+#[test]
 fn read_token_must_differ_from_the_write_token() {
     let text = problems(&[
         ("SCCACHE_AUTH_TOKEN", "same-token"),

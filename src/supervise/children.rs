@@ -16,6 +16,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 /// User and group that services run as, where they differ from our own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +29,15 @@ pub struct RunAs {
 pub struct Spawned {
     pub output: io::PipeReader,
     pub handover: Option<UnixStream>,
+}
+
+/// A service's process that was reaped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    pub id: Id,
+    pub exit: Exit,
+    /// Processor time of the process and the children that it waited for.
+    pub cpu: Duration,
 }
 
 /// The living processes of the services.
@@ -93,7 +103,7 @@ impl Children {
     }
 
     /// Collects every process that ended: ours are returned, orphans are only laid to rest and counted.
-    pub fn reap(&mut self) -> (Vec<(Id, Exit)>, u64) {
+    pub fn reap(&mut self) -> (Vec<Ended>, u64) {
         let (mut exits, mut orphans) = (Vec::new(), 0);
         while let Some(pid) = next_zombie() {
             let ours = self
@@ -105,11 +115,13 @@ impl Children {
                 // The zombie still pins the group's number: what is left of the group goes with its leader.
                 let _ = killpg(pid, Signal::SIGKILL);
             }
+            let before = ours.map(|_| cpu_of_children());
             let exit = collect(pid);
             match ours {
                 Some(id) => {
                     self.pids.remove(&id);
-                    exits.push((id, exit));
+                    let cpu = cpu_of_children().saturating_sub(before.unwrap_or_default());
+                    exits.push(Ended { id, exit, cpu });
                 }
                 None => orphans += 1,
             }
@@ -135,6 +147,20 @@ fn collect(pid: Pid) -> Exit {
         // A signal number that nix has no name for (real-time signals) ends up here.
         _ => Exit::Signal(0),
     }
+}
+
+/// Processor time of all processes reaped so far.
+fn cpu_of_children() -> Duration {
+    use nix::sys::resource::{UsageWho, getrusage};
+    let Ok(usage) = getrusage(UsageWho::RUSAGE_CHILDREN) else {
+        return Duration::ZERO;
+    };
+    let part = |time: nix::sys::time::TimeVal| {
+        let seconds = u64::try_from(time.tv_sec()).unwrap_or(0);
+        let micros = u64::try_from(time.tv_usec()).unwrap_or(0);
+        Duration::from_secs(seconds) + Duration::from_micros(micros)
+    };
+    part(usage.user_time()) + part(usage.system_time())
 }
 
 fn set_nonblocking(fd: &impl AsFd) -> Result<(), Errno> {

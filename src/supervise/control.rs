@@ -1,8 +1,10 @@
 //! The control socket: one line in, one JSON document out.
 //!
-//! Requests: `status` and `restart SERVICE`. The socket has mode 0600; whoever may open it may ask.
+//! Requests: `status`, `restart SERVICE`, `stop SERVICE` and `reload`. The socket has mode 0600; whoever may open it may ask.
 
+use super::crash::Crash;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -10,6 +12,8 @@ use std::time::{Duration, Instant};
 
 /// A client must have asked and read within this time.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Pause after the kernel refused to accept.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 /// Longest request.
 const LINE_LIMIT: usize = 256;
 /// Clients at the same time; more are turned away.
@@ -20,17 +24,24 @@ const CLIENTS: usize = 16;
 pub enum Request {
     Status,
     Restart(String),
+    Stop(String),
+    Reload,
+    /// Not understood; the text says what is.
+    Garbage(String),
 }
 
 impl Request {
-    fn parse(line: &str) -> Result<Request, String> {
+    fn parse(line: &str) -> Request {
         let mut words = line.split_ascii_whitespace();
         match (words.next(), words.next(), words.next()) {
-            (Some("status"), None, None) => Ok(Request::Status),
-            (Some("restart"), Some(service), None) => Ok(Request::Restart(service.to_owned())),
-            _ => {
-                Err("cannot understand the request: send \"status\" or \"restart SERVICE\"".into())
-            }
+            (Some("status"), None, None) => Request::Status,
+            (Some("reload"), None, None) => Request::Reload,
+            (Some("stop"), Some(service), None) => Request::Stop(service.to_owned()),
+            (Some("restart"), Some(service), None) => Request::Restart(service.to_owned()),
+            _ => Request::Garbage(
+                "cannot understand the request: send \"status\", \"restart SERVICE\", \"stop SERVICE\" or \"reload\""
+                    .into(),
+            ),
         }
     }
 }
@@ -68,12 +79,38 @@ pub struct ServiceReport {
     pub ready_seconds: Option<f64>,
     pub restarts: u32,
     pub last_exit: Option<String>,
+    /// The last death that nobody had asked for.
+    pub last_crash: Option<Crash>,
+}
+
+impl fmt::Display for Report {
+    /// One line a service, for the log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "up {:.0} s, {} orphans reaped",
+            self.uptime_seconds, self.orphans_reaped
+        )?;
+        for service in &self.services {
+            write!(
+                f,
+                "\n{} is {}, {} restarts",
+                service.name, service.state, service.restarts
+            )?;
+            if let Some(exit) = &service.last_exit {
+                write!(f, ", last {exit}")?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The listening side, inside the loop.
 pub struct Control {
     pub listener: UnixListener,
     pub clients: Vec<Client>,
+    /// The kernel refused to accept (no descriptor is free): the listener is left alone until then.
+    closed_until: Option<Instant>,
 }
 
 /// One connection that has not been answered yet.
@@ -89,41 +126,56 @@ impl Control {
         Control {
             listener,
             clients: Vec::new(),
+            closed_until: None,
         }
     }
 
     /// Accepts whoever waits.
     pub fn accept(&mut self, now: Instant) {
-        while let Ok((stream, _)) = self.listener.accept() {
-            if self.clients.len() < CLIENTS && stream.set_nonblocking(true).is_ok() {
-                self.clients.push(Client {
-                    stream,
-                    line: Vec::new(),
-                    until: now + PATIENCE,
-                });
+        loop {
+            match self.listener.accept() {
+                Ok((stream, _)) => {
+                    if self.clients.len() < CLIENTS && stream.set_nonblocking(true).is_ok() {
+                        self.clients.push(Client {
+                            stream,
+                            line: Vec::new(),
+                            until: now + PATIENCE,
+                        });
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    // Anything but "nobody waits" would come again at once, and the loop would spin.
+                    let refused = error.kind() != io::ErrorKind::WouldBlock;
+                    self.closed_until = refused.then(|| now + ACCEPT_PAUSE);
+                    return;
+                }
             }
         }
     }
 
-    /// When the next client runs out of patience.
-    pub fn deadline(&self) -> Option<Instant> {
-        self.clients.iter().map(|client| client.until).min()
+    /// Whether the listener is to be waited for.
+    pub fn is_open(&self, now: Instant) -> bool {
+        self.closed_until.is_none_or(|until| now >= until)
     }
 
-    /// Answers every request that is whole, and forgets clients that are done or too slow.
-    pub fn serve(&mut self, now: Instant, mut answer: impl FnMut(Request) -> Response) {
-        self.clients.retain_mut(|client| match client.read() {
-            Ok(None) => now < client.until,
-            Ok(Some(line)) => {
-                let response = match Request::parse(&line) {
-                    Ok(request) => answer(request),
-                    Err(message) => Response::Error(message),
-                };
-                client.send(&response);
-                false
+    /// When the next client runs out of patience.
+    pub fn deadline(&self) -> Option<Instant> {
+        let patience = self.clients.iter().map(|client| client.until);
+        patience.chain(self.closed_until).min()
+    }
+
+    /// Takes every request that is whole with the client to answer, and forgets clients that are done or too slow.
+    pub fn requests(&mut self, now: Instant) -> Vec<(Client, Request)> {
+        let mut asked = Vec::new();
+        for mut client in std::mem::take(&mut self.clients) {
+            match client.read() {
+                Ok(None) if now < client.until => self.clients.push(client),
+                Ok(Some(line)) => asked.push((client, Request::parse(&line))),
+                Ok(None) | Err(_) => {}
             }
-            Err(_) => false,
-        });
+        }
+        asked
     }
 }
 
@@ -149,7 +201,7 @@ impl Client {
     }
 
     /// The answer is far smaller than a socket's buffer: a client that does not read loses it.
-    fn send(&mut self, response: &Response) {
+    pub fn send(mut self, response: &Response) {
         if let Ok(mut text) = serde_json::to_vec(response) {
             text.push(b'\n');
             let _ = self.stream.write_all(&text);
@@ -177,10 +229,15 @@ mod tests {
 
     #[test]
     fn requests_are_read_word_by_word() {
-        assert_eq!(Request::parse("status"), Ok(Request::Status));
+        assert_eq!(Request::parse("status"), Request::Status);
+        assert_eq!(
+            Request::parse("stop gateway"),
+            Request::Stop("gateway".into())
+        );
+        assert_eq!(Request::parse("reload"), Request::Reload);
         assert_eq!(
             Request::parse(" restart  server "),
-            Ok(Request::Restart("server".into()))
+            Request::Restart("server".into())
         );
         for garbage in [
             "",
@@ -190,7 +247,10 @@ mod tests {
             "\u{0}\u{0}",
             "status now",
         ] {
-            assert!(Request::parse(garbage).is_err(), "{garbage:?}");
+            assert!(
+                matches!(Request::parse(garbage), Request::Garbage(_)),
+                "{garbage:?}"
+            );
         }
     }
 }

@@ -7,6 +7,8 @@
 use crate::secret::Secret;
 use crate::settings::LogFormat;
 use memchr::memmem::Finder;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -21,6 +23,10 @@ const CAPACITY: usize = 1 << 20;
 const LINE_LIMIT: usize = 1 << 20;
 /// Bytes read from one pipe at a time, so that none starves another.
 const CHUNK: usize = 64 << 10;
+/// Of each source the log keeps so much, for the record of its death.
+const TAIL: usize = 4 << 10;
+/// Lines of that in a record.
+const TAIL_LINES: usize = 20;
 /// The supervisor's own tag.
 pub const OWN: &str = "dock";
 
@@ -114,6 +120,11 @@ impl Formatter {
         out.push(b'\n');
     }
 
+    fn longest_secret(&self) -> usize {
+        let lengths = self.secrets.iter().map(|finder| finder.needle().len());
+        lengths.max().unwrap_or(0)
+    }
+
     fn redact(&self, line: &[u8]) -> Option<Vec<u8>> {
         let mut clean: Option<Vec<u8>> = None;
         for finder in &self.secrets {
@@ -173,17 +184,17 @@ pub struct Log {
 }
 
 impl Log {
-    /// Starts the writing thread on standard output and, where given, the file for warnings and errors.
+    /// Starts the writing thread on `out` and, where given, the file for warnings and errors.
     ///
     /// # Errors
     /// No thread or socket pair could be made.
     pub fn start(
+        out: File,
         format: LogFormat,
         secrets: &[Secret],
         stall: Duration,
         error_file: Option<File>,
     ) -> io::Result<Log> {
-        let out = File::from(io::stdout().as_fd().try_clone_to_owned()?);
         let (wake, waker) = UnixStream::pair()?;
         wake.set_nonblocking(true)?;
         waker.set_nonblocking(true)?;
@@ -285,20 +296,56 @@ impl Log {
         open
     }
 
+    /// What the source wrote last, secrets hidden.
+    pub fn last_lines(&self, source: &Source) -> Vec<String> {
+        let tail = &source.tail[source.tail.len().saturating_sub(TAIL)..];
+        // A line that was cut at its beginning may hold the rest of a secret that nobody would recognise.
+        let whole = match memchr::memchr(b'\n', tail) {
+            Some(end) if source.bytes > tail.len() as u64 => &tail[end + 1..],
+            None if source.bytes > tail.len() as u64 => &[],
+            _ => tail,
+        };
+        let lines = whole
+            .split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty());
+        let mut lines: Vec<String> = lines
+            .map(|line| {
+                let clean = self.formatter.redact(line);
+                String::from_utf8_lossy(clean.as_deref().unwrap_or(line)).into_owned()
+            })
+            .collect();
+        lines.drain(..lines.len().saturating_sub(TAIL_LINES));
+        lines
+    }
+
+    /// Other settings from now on. Secrets of before stay hidden.
+    pub fn set(&mut self, format: LogFormat, secrets: &[Secret], stall: Duration) {
+        let known = std::mem::take(&mut self.formatter.secrets);
+        self.formatter = Formatter::new(format, secrets);
+        self.formatter.secrets.extend(known);
+        self.stall = stall;
+    }
+
     /// Reads all that is left of a source, waiting for nothing, and ends its last line.
     pub fn finish(&mut self, mut source: Source) {
+        self.catch_up(&mut source);
+        self.flush(&mut source);
+    }
+
+    /// Reads all that a source has by now, waiting for nothing.
+    pub fn catch_up(&mut self, source: &mut Source) {
         // Bounded: a grandchild that left the group could write for ever.
         for _ in 0..1024 {
             let before = source.bytes;
-            if !self.read(&mut source) || source.bytes == before {
+            if !self.read(source) || source.bytes == before {
                 break;
             }
         }
-        self.flush(&mut source);
     }
 
     fn take(&mut self, source: &mut Source, chunk: &[u8]) {
         source.bytes += chunk.len() as u64;
+        source.keep_tail(chunk);
         let mut rest = chunk;
         while let Some(at) = memchr::memchr(b'\n', rest) {
             if source.partial.is_empty() {
@@ -311,7 +358,7 @@ impl Log {
         }
         source.partial.extend_from_slice(rest);
         if source.partial.len() >= LINE_LIMIT {
-            self.flush(source);
+            self.cut(source);
         }
     }
 
@@ -322,6 +369,16 @@ impl Log {
             partial.clear();
             source.partial = partial;
         }
+    }
+
+    /// Prints the beginning of a line that is too long, and keeps so much that no secret is cut in two.
+    fn cut(&mut self, source: &mut Source) {
+        let clean = self.formatter.redact(&source.partial);
+        let clean = clean.unwrap_or_else(|| std::mem::take(&mut source.partial));
+        let kept = self.formatter.longest_secret().min(clean.len());
+        let (head, rest) = clean.split_at(clean.len() - kept);
+        self.line(source.service, head);
+        source.partial = rest.to_vec();
     }
 
     fn line(&mut self, service: &'static str, line: &[u8]) {
@@ -386,6 +443,8 @@ pub struct Source {
     pub pipe: io::PipeReader,
     partial: Vec<u8>,
     bytes: u64,
+    /// At most twice [`TAIL`] of what came last.
+    tail: Vec<u8>,
 }
 
 impl Source {
@@ -396,7 +455,18 @@ impl Source {
             pipe,
             partial: Vec::new(),
             bytes: 0,
+            tail: Vec::new(),
         }
+    }
+
+    fn keep_tail(&mut self, chunk: &[u8]) {
+        let new = &chunk[chunk.len().saturating_sub(TAIL)..];
+        if self.tail.len() + new.len() > 2 * TAIL {
+            let kept = TAIL - new.len();
+            self.tail
+                .drain(..self.tail.len() - kept.min(self.tail.len()));
+        }
+        self.tail.extend_from_slice(new);
     }
 }
 
@@ -418,7 +488,7 @@ fn write_out(shared: &Shared, mut out: File, mut error_file: Option<File>, waker
         pending.in_flight = text.len();
         drop(pending);
         // Nobody is left to tell: standard output is the log. A closed one must not end the services.
-        let _ = out.write_all(&text);
+        write_all(&mut out, &text);
         if let Some(file) = &mut error_file {
             let _ = file.write_all(&errors);
         }
@@ -435,9 +505,84 @@ fn write_out(shared: &Shared, mut out: File, mut error_file: Option<File>, waker
     }
 }
 
+/// Writes everything, also to a standard output that somebody made non-blocking. Gives up when it is closed.
+fn write_all(out: &mut File, mut text: &[u8]) {
+    while !text.is_empty() {
+        match out.write(text) {
+            Ok(0) => return,
+            Ok(count) => text = &text[count..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let mut fds = [PollFd::new(out.as_fd(), PollFlags::POLLOUT)];
+                if poll(&mut fds, PollTimeout::NONE).is_err_and(|errno| errno != Errno::EINTR) {
+                    return;
+                }
+            }
+            Err(_) => return,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn nowhere() -> File {
+        File::options().write(true).open("/dev/null").unwrap()
+    }
+
+    #[test]
+    fn secret_across_the_cut_of_a_long_line_is_hidden() {
+        let (pipe, _write) = io::pipe().unwrap();
+        let secrets = [Secret::new("the-secret-token")];
+        let mut log = Log::start(
+            nowhere(),
+            LogFormat::Text,
+            &secrets,
+            Duration::from_secs(1),
+            None,
+        )
+        .unwrap();
+        for before in LINE_LIMIT - 20..LINE_LIMIT + 2 {
+            let mut source = Source::new("server", pipe.try_clone().unwrap());
+            let mut line = vec![b'x'; before];
+            line.extend_from_slice(b"the-secret-token");
+            line.resize(LINE_LIMIT + 40, b'y');
+            // The cut is decided at the end of a chunk.
+            let (first, second) = line.split_at(LINE_LIMIT);
+            let printed = |log: &Log| log.shared.lock().text.clone();
+            log.shared.lock().text.clear();
+            log.take(&mut source, first);
+            let head = printed(&log);
+            log.take(&mut source, second);
+            log.take(&mut source, b"\n");
+            let all = printed(&log);
+            for text in [head, all] {
+                let text = String::from_utf8_lossy(&text).into_owned();
+                assert!(
+                    !text.contains("secret") && !text.contains("token"),
+                    "{before}"
+                );
+            }
+        }
+        log.close(Duration::from_secs(5));
+    }
+
+    #[test]
+    fn everything_reaches_an_output_that_does_not_block() {
+        let (mut read, write) = io::pipe().unwrap();
+        let flags = nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK);
+        nix::fcntl::fcntl(&write, flags).unwrap();
+        let text = vec![b'x'; 1 << 20];
+        let reader = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            read.read_to_end(&mut all).map(|_| all.len())
+        });
+        let mut out = File::from(std::os::fd::OwnedFd::from(write));
+        write_all(&mut out, &text);
+        drop(out);
+        assert_eq!(reader.join().unwrap().unwrap(), text.len());
+    }
 
     fn formatted(format: LogFormat, secrets: &[&str], line: &[u8]) -> String {
         let secrets: Vec<Secret> = secrets.iter().map(|text| Secret::new(text)).collect();
@@ -471,6 +616,43 @@ mod tests {
             b"token-one token-two token-one!",
         );
         assert_eq!(line, "server   *** *** ***!\n");
+    }
+
+    #[test]
+    fn last_lines_are_whole_few_and_without_secrets() {
+        let (pipe, mut write) = io::pipe().unwrap();
+        let secrets = [Secret::new("the-token")];
+        let log = Log::start(
+            nowhere(),
+            LogFormat::Text,
+            &secrets,
+            Duration::from_secs(1),
+            None,
+        )
+        .unwrap();
+        let mut source = Source::new("server", pipe);
+        for number in 0..500 {
+            writeln!(write, "line {number} with the-token").unwrap();
+        }
+        write!(write, "the end").unwrap();
+        drop(write);
+        let mut chunk = [0; 7];
+        loop {
+            let count = source.pipe.read(&mut chunk).unwrap();
+            if count == 0 {
+                break;
+            }
+            source.bytes += count as u64;
+            source.keep_tail(&chunk[..count]);
+        }
+        let lines = log.last_lines(&source);
+        assert_eq!(lines.len(), TAIL_LINES);
+        assert!(
+            lines.iter().all(|line| !line.contains("token")),
+            "{lines:?}"
+        );
+        assert!(source.tail.len() <= 2 * TAIL);
+        log.close(Duration::from_secs(1));
     }
 
     #[test]

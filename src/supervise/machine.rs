@@ -53,8 +53,10 @@ pub enum Event {
     Ready(Id),
     /// The process of this service is gone.
     Exited(Id, Exit),
-    /// Restart this service now.
+    /// Restart this service now, or start it again after [`Event::Stop`].
     Restart(Id),
+    /// Stop this service and keep it stopped.
+    Stop(Id),
     /// Stop everything in order.
     Drain,
     /// Stop everything at once.
@@ -156,8 +158,18 @@ pub struct Service {
     failures: u32,
     spawned: bool,
     was_ready: bool,
-    /// The coming exit was asked for and is no failure.
-    asked: bool,
+    then: Then,
+}
+
+/// What the coming exit of a service means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    /// A failure: back off, or give up.
+    Judge,
+    /// Asked for: start again at once.
+    Restart,
+    /// Asked for: stay stopped.
+    Hold,
 }
 
 /// All services, and whether they are to go on.
@@ -186,7 +198,7 @@ impl Machine {
             failures: 0,
             spawned: false,
             was_ready: false,
-            asked: false,
+            then: Then::Judge,
         };
         Machine {
             services: rules.into_iter().map(service).collect(),
@@ -230,7 +242,8 @@ impl Machine {
             Event::Wake => {}
             Event::Ready(id) => self.ready(now, id),
             Event::Exited(id, exit) => self.exited(now, id, exit),
-            Event::Restart(id) => self.restart(now, id, &mut actions),
+            Event::Restart(id) => self.ask(now, id, Then::Restart, &mut actions),
+            Event::Stop(id) => self.ask(now, id, Then::Hold, &mut actions),
             Event::Drain => self.drain(now, Outcome::Drained),
             Event::Kill => self.kill_all(now, &mut actions),
         }
@@ -297,9 +310,16 @@ impl Machine {
             service.state = State::Stopped;
             return;
         }
-        if std::mem::take(&mut service.asked) {
-            service.state = State::Waiting;
-            return;
+        match std::mem::replace(&mut service.then, Then::Judge) {
+            Then::Restart => {
+                service.state = State::Waiting;
+                return;
+            }
+            Then::Hold => {
+                service.state = State::Stopped;
+                return;
+            }
+            Then::Judge => {}
         }
         let hopeless = matches!(exit, Exit::Code(code) if service.rules.fatal_codes.contains(&code))
             || matches!(exit, Exit::NotSpawned(errno) if never_mends(errno));
@@ -314,23 +334,33 @@ impl Machine {
         };
     }
 
-    fn restart(&mut self, now: Instant, id: Id, actions: &mut Vec<Action>) {
+    /// A restart or a stop that the operator asked for.
+    fn ask(&mut self, now: Instant, id: Id, then: Then, actions: &mut Vec<Action>) {
         if self.draining.is_some() {
             return;
         }
         let service = &mut self.services[id.0];
         match service.state {
             State::Starting { .. } | State::Ready { .. } => {
-                service.asked = true;
+                service.then = then;
                 service.state = State::Stopping {
                     kill_at: now + service.rules.grace,
                 };
                 actions.push(Action::Terminate(id));
             }
-            State::Backoff { .. } => service.state = State::Waiting,
-            State::Stopping { .. } | State::Killed { .. } => service.asked = true,
-            State::Waiting | State::Stopped => {}
+            State::Stopping { .. } | State::Killed { .. } => service.then = then,
+            State::Waiting | State::Backoff { .. } | State::Stopped => {
+                service.state = match then {
+                    Then::Hold => State::Stopped,
+                    Then::Restart | Then::Judge => State::Waiting,
+                };
+            }
         }
+    }
+
+    /// Replaces the bound of a drain that has not begun.
+    pub fn set_grace(&mut self, grace: Duration) {
+        self.grace = grace;
     }
 
     fn drain(&mut self, now: Instant, outcome: Outcome) {

@@ -51,6 +51,12 @@ impl Notify {
         }
     }
 
+    /// Forgets what a process that has ended said, or its successor would count as ready before it is.
+    pub fn forget(&mut self) {
+        self.connection = None;
+        while self.listener.accept().is_ok() {}
+    }
+
     /// Accepts a connection and reads what is there. Bounded by the ready timeout of the service.
     pub fn read(&mut self) -> Said {
         if let Ok((stream, _)) = self.listener.accept()
@@ -116,11 +122,30 @@ fn decode(frame: &[u8]) -> Said {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write;
 
     fn frame(payload: &[u8]) -> Vec<u8> {
         let mut frame = u32::try_from(payload.len()).unwrap().to_be_bytes().to_vec();
         frame.extend_from_slice(payload);
         frame
+    }
+
+    #[test]
+    fn what_the_dead_said_does_not_count_for_their_successors() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("n.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let mut notify = Notify::new(listener);
+        let say = || {
+            let mut stream = UnixStream::connect(&path).unwrap();
+            stream.write_all(&frame(b"\0\0\0\0")).unwrap();
+        };
+        say();
+        notify.forget();
+        assert_eq!(notify.read(), Said::Nothing);
+        say();
+        assert_eq!(notify.read(), Said::Ready);
     }
 
     #[test]

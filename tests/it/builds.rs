@@ -1,7 +1,8 @@
 //! Real builds of a project of more than a hundred crates through a running sccache-dock.
 
 use crate::dock::{Dock, eventually, program};
-use crate::harness::{end_processes_of, sccache_bin};
+use crate::harness::sccache_bin;
+use crate::machine::kill_daemons;
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -64,8 +65,7 @@ impl Project {
 
 impl Drop for Project {
     fn drop(&mut self) {
-        // Daemons of the WebDAV lane.
-        end_processes_of(self.home.path());
+        kill_daemons(self.home.path());
     }
 }
 

@@ -3,7 +3,8 @@
 //! The tests take turns, by a lock: they share the image, the project's folder and the machine's two or more cores.
 //! Whatever they make carries the prefix of this checkout in its name, and a later test removes what a killed one left.
 
-use crate::harness::{Answer, clean, end_processes_of, now, sccache_bin, wait_for};
+use crate::harness::{Answer, clean, now, sccache_bin, wait_for};
+use crate::machine::kill_daemons;
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::Value;
 use std::fs::{self, File};
@@ -402,7 +403,7 @@ impl Site {
 
 impl Drop for Site {
     fn drop(&mut self) {
-        end_processes_of(self.home.path());
+        kill_daemons(self.home.path());
         self.sweep();
     }
 }

@@ -601,12 +601,12 @@ fn wrong_configuration_is_one_clear_message() {
     let mut right = command(folder.path(), &config);
     std::fs::write(folder.path().join("gateway.toml"), "listen = 1").unwrap();
     let mut process = Process::start(&mut right);
-    assert_eq!(process.exit().code(), Some(1));
+    assert_eq!(process.exit().code(), Some(2));
     process.wait_for_line("error: cannot understand");
     let mut command = command(folder.path(), &config);
     std::fs::remove_file(folder.path().join("gateway.toml")).unwrap();
     let mut process = Process::start(&mut command);
-    assert_eq!(process.exit().code(), Some(1));
+    assert_eq!(process.exit().code(), Some(2));
     process.wait_for_line("error: cannot read");
 }
 

@@ -195,6 +195,7 @@ pub(crate) fn config(folder: &Path) -> Config {
         budget_bytes: 64 << 20,
         ipc: IpcPolicy::Local,
         server_socket: folder.join("server.sock"),
+        sccache: None,
         write_tokens: vec![Secret::new(WRITER)],
         read_tokens: vec![Secret::new(READER)],
         anonymous_read: false,
@@ -259,7 +260,9 @@ pub(crate) struct Outcome {
 /// Runs a client's command to its end, at most a minute: a hang is a failure.
 pub(crate) fn finish(command: &mut Command) -> Outcome {
     let file = tempfile::NamedTempFile::new().unwrap();
-    let (stdout, stderr) = (file.reopen().unwrap(), file.reopen().unwrap());
+    let stdout = file.reopen().unwrap();
+    // One place in the file for both, or each would write over the other.
+    let stderr = stdout.try_clone().unwrap();
     let mut process = command
         .process_group(0)
         .stdin(Stdio::null())
@@ -288,20 +291,24 @@ pub(crate) fn finish(command: &mut Command) -> Outcome {
     Outcome { code, output }
 }
 
-/// The real sccache 0.19.0.
-pub(crate) fn sccache_bin() -> PathBuf {
-    if let Some(path) = std::env::var_os("SCCACHE_BIN") {
-        return path.into();
-    }
-    let tools = std::env::var_os("SCCACHE_DOCK_TOOLS").map_or_else(
+/// Where programs lie that the tests need, as `scripts/test` puts them there.
+pub(crate) fn tools() -> PathBuf {
+    std::env::var_os("SCCACHE_DOCK_TOOLS").map_or_else(
         || {
             let home = || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache");
             let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
             cache.unwrap_or_else(home).join("sccache-dock/tools")
         },
         PathBuf::from,
-    );
-    let path = tools.join("sccache-0.19.0/bin/sccache");
+    )
+}
+
+/// The real sccache 0.19.0.
+pub(crate) fn sccache_bin() -> PathBuf {
+    if let Some(path) = std::env::var_os("SCCACHE_BIN") {
+        return path.into();
+    }
+    let path = tools().join("sccache-0.19.0/bin/sccache");
     assert!(
         path.exists(),
         "no sccache at {}: run scripts/test",
@@ -322,23 +329,4 @@ pub(crate) fn clean(program: impl AsRef<std::ffi::OsStr>) -> Command {
     }
     command.env("SCCACHE_CONF", "/nonexistent");
     command
-}
-
-/// Kills what was started with this folder as its home: a client's daemons outlive the client.
-pub(crate) fn end_processes_of(home: &Path) {
-    let marker = format!("HOME={}", home.display());
-    for entry in std::fs::read_dir("/proc").unwrap().filter_map(Result::ok) {
-        let name = entry.file_name();
-        let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else {
-            continue;
-        };
-        let environment = std::fs::read(entry.path().join("environ")).unwrap_or_default();
-        if environment
-            .split(|byte| *byte == 0)
-            .any(|line| line == marker.as_bytes())
-        {
-            let pid = nix::unistd::Pid::from_raw(pid);
-            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
-        }
-    }
 }

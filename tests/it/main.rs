@@ -6,13 +6,19 @@
     reason = "figures of a run are shown by --no-capture"
 )]
 
+mod builders;
 mod builds;
+mod cli;
 mod clients;
+mod compiles;
 mod dock;
 mod docker;
+mod docs;
 mod doctor;
 mod gateway;
 mod harness;
 mod image;
+mod machine;
+mod older;
 mod reboot;
 mod supervise;

@@ -437,3 +437,109 @@ fn unknown_variable_is_a_warning_with_a_suggestion() {
     assert!(lines.contains("WARN"), "{lines}");
     dock.wait_log("did you mean SCCACHE_CACHE_SIZE?");
 }
+
+#[test]
+fn stopped_service_stays_stopped_until_it_is_restarted() {
+    let dock = Dock::start(&[]);
+    let state = || dock.service("server")["state"].clone();
+    assert_eq!(dock.command(&["stop", "server"]).status.code(), Some(0));
+    eventually("it is stopped", || (state() == "stopped").then_some(()));
+    assert_eq!(dock.command(&["healthcheck"]).status.code(), Some(1));
+    assert_eq!(dock.command(&["restart", "server"]).status.code(), Some(0));
+    eventually("it is back", || (state() == "ready").then_some(()));
+}
+
+#[test]
+fn death_is_recorded_with_cause_and_last_lines() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = wrapped_sccache(dir.path(), "echo 'famous last words' >&2");
+    let dock = Dock::start(&[("SCCACHE_BINARY", &program), ("SCCACHE_LOG", "off")]);
+    kill(dock.pid_of("server"), Signal::SIGKILL).unwrap();
+    let crash = eventually("the record", || {
+        let crash = dock.service("server")["last_crash"].clone();
+        crash.is_object().then_some(crash)
+    });
+    assert_eq!(crash["exit"], "signal 9");
+    assert_eq!(crash["last_lines"][0], "famous last words");
+    assert!(
+        crash["cause"]
+            .as_str()
+            .is_some_and(|cause| cause.contains("killed from outside")),
+        "{crash}"
+    );
+    assert!(
+        crash["lived_seconds"]
+            .as_f64()
+            .is_some_and(|lived| lived > 0.0)
+    );
+}
+
+#[test]
+fn reload_restarts_only_what_changed_and_keeps_serving_on_a_mistake() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("dock.toml");
+    std::fs::write(&file, "cache_size = \"2G\"\n").unwrap();
+    let dock = Dock::start(&[("SCCACHE_DOCK_CONFIG", file.to_str().unwrap())]);
+    let budget = || dock.status().unwrap()["cache"]["store"]["budget_bytes"].as_u64();
+    assert_eq!(budget(), Some(2 << 30));
+
+    std::fs::write(&file, "cache_size = \"3G\"\n").unwrap();
+    dock.signal(Signal::SIGHUP);
+    eventually("the new budget", || {
+        (budget() == Some(3 << 30)).then_some(())
+    });
+    assert_eq!(dock.service("gateway")["restarts"], 1);
+    assert_eq!(
+        dock.service("server")["restarts"],
+        0,
+        "nothing of it changed"
+    );
+
+    std::fs::write(&file, "cache_size = \"lots\"\n").unwrap();
+    let output = dock.command(&["reload"]);
+    assert_eq!(
+        output.status.code(),
+        Some(2),
+        "the command reads the settings too"
+    );
+    dock.signal(Signal::SIGHUP);
+    dock.wait_log("cannot reload, going on as before");
+
+    std::fs::write(&file, "cache_size = \"3G\"\nmode = \"persistent\"\n").unwrap();
+    dock.signal(Signal::SIGHUP);
+    dock.wait_log("take a restart of the container");
+    std::fs::write(&file, "cache_size = \"3G\"\n").unwrap();
+    assert_eq!(dock.command(&["reload"]).status.code(), Some(0));
+    dock.wait_log("settings read again: nothing changed");
+    assert_eq!(dock.service("gateway")["restarts"], 1);
+}
+
+#[test]
+fn usr1_prints_the_status_to_the_log() {
+    let dock = Dock::start(&[]);
+    dock.signal(Signal::SIGUSR1);
+    dock.wait_log("server is ready, 0 restarts");
+}
+
+#[test]
+fn garbage_on_the_control_socket_is_answered_and_disturbs_nobody() {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+    let dock = Dock::start(&[]);
+    let socket = dock.dir.path().join("run/control.sock");
+    let silent: Vec<UnixStream> = (0..8)
+        .map(|_| UnixStream::connect(&socket).unwrap())
+        .collect();
+    for garbage in [&b"\0\xff\n"[..], b"status now\n", &[b'x'; 4096]] {
+        let mut stream = UnixStream::connect(&socket).unwrap();
+        let _ = stream.write_all(garbage);
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer);
+        assert!(
+            answer.is_empty() || answer.contains("cannot understand"),
+            "{answer:?}"
+        );
+    }
+    assert_eq!(dock.command(&["healthcheck"]).status.code(), Some(0));
+    drop(silent);
+}

@@ -22,6 +22,19 @@ fn slashes_collapse() {
 }
 
 #[test]
+fn default_namespace_may_be_called_by_its_name() {
+    let digits = hex("abc");
+    for path in [
+        format!("default/a/b/c/{digits}"),
+        "default/x/y".to_owned(),
+        format!("a/b/c/{digits}"),
+    ] {
+        assert_eq!(Key::parse(&path).unwrap().namespace(), "", "{path}");
+    }
+    check("defaults/x", "defaults/x", "defaults", false);
+}
+
+#[test]
 fn namespace_is_what_stands_before_an_sccache_entry() {
     let digits = hex("abc");
     let entry = format!("a/b/c/{digits}");

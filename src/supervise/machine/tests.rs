@@ -210,6 +210,35 @@ fn requested_restart_is_no_failure() {
     );
 }
 
+#[test]
+fn stopped_service_stays_stopped_until_it_is_restarted() {
+    let (mut machine, now) = running();
+    assert_eq!(
+        machine.step(now, Event::Stop(SERVER)),
+        [Action::Terminate(SERVER)]
+    );
+    assert_eq!(machine.step(now, Event::Exited(SERVER, KILLED)), []);
+    assert_eq!(machine.services()[SERVER.0].state, State::Stopped);
+    assert_eq!(machine.deadline(), None, "nothing more is due");
+    assert_eq!(
+        machine.step(now, Event::Restart(SERVER)),
+        [Action::Spawn(SERVER)]
+    );
+}
+
+#[test]
+fn stop_during_backoff_cancels_the_retry() {
+    let (mut machine, now) = running();
+    machine.step(now, Event::Exited(SERVER, KILLED));
+    machine.step(now, Event::Exited(SERVER, KILLED));
+    assert!(matches!(
+        machine.services()[SERVER.0].state,
+        State::Backoff { .. }
+    ));
+    assert_eq!(machine.step(now, Event::Stop(SERVER)), []);
+    assert_eq!(machine.step(now + BACKOFF_MAX, Event::Wake), []);
+}
+
 /// What the real world would know: which processes live.
 #[derive(Default)]
 struct World {
@@ -262,6 +291,7 @@ proptest! {
                 0..=2 if world.alive[id.0] => Event::Ready(id),
                 3 | 4 if world.alive[id.0] => Event::Exited(id, KILLED),
                 5 if world.alive[id.0] => Event::Exited(id, Exit::Code(1)),
+                6 if pause % 2 == 0 => Event::Stop(id),
                 6 => Event::Restart(id),
                 7 if pause % 7 == 0 => Event::Drain,
                 8 if pause % 31 == 0 => Event::Kill,

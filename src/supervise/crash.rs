@@ -1,0 +1,165 @@
+//! What is kept of a process that ended without having been asked to: why, after how long, with which last lines.
+
+use crate::supervise::machine::Exit;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The record of one death, as status shows it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Crash {
+    /// Exit code, signal, or why it could not start.
+    pub exit: String,
+    /// What stands behind it and what mends it, where that is known.
+    pub cause: Option<String>,
+    /// Between its start and its end.
+    pub lived_seconds: f64,
+    /// Of the process and the children that it waited for.
+    pub cpu_seconds: f64,
+    /// Its last output, secrets hidden.
+    pub last_lines: Vec<String>,
+}
+
+impl Crash {
+    /// Judges a death: `oom` says that the kernel's counter of out-of-memory kills has moved.
+    pub(super) fn new(
+        exit: Exit,
+        oom: bool,
+        lived: Duration,
+        cpu: Duration,
+        last_lines: Vec<String>,
+    ) -> Crash {
+        Crash {
+            exit: exit.to_string(),
+            cause: cause(exit, oom).map(str::to_owned),
+            lived_seconds: lived.as_secs_f64(),
+            cpu_seconds: cpu.as_secs_f64(),
+            last_lines,
+        }
+    }
+}
+
+fn cause(exit: Exit, oom: bool) -> Option<&'static str> {
+    use nix::libc::{SIGABRT, SIGBUS, SIGILL, SIGKILL, SIGSEGV};
+    match exit {
+        Exit::Signal(SIGKILL) if oom => {
+            Some("out of memory: give the container more (docker run --memory)")
+        }
+        Exit::Signal(SIGKILL) => Some("killed from outside the container, or by a user in it"),
+        Exit::Signal(SIGSEGV | SIGBUS | SIGILL | SIGABRT) | Exit::Code(101) => {
+            Some("a fault of the program: report it with its last lines")
+        }
+        Exit::NotSpawned(_) | Exit::Signal(_) | Exit::Code(_) => None,
+    }
+}
+
+/// The kernel's counter of out-of-memory kills in our control group, at one moment.
+pub(super) struct Oom {
+    file: Option<PathBuf>,
+    count: u64,
+}
+
+impl Oom {
+    /// Finds the counter: version 2 of control groups first, then version 1, in a container and outside of one.
+    pub(super) fn now() -> Oom {
+        let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let file = candidates(&groups)
+            .into_iter()
+            .find(|path| counter(path).is_some());
+        let count = file.as_ref().and_then(counter).unwrap_or(0);
+        Oom { file, count }
+    }
+
+    /// Whether the kernel has killed since the last look.
+    pub(super) fn has_moved(&mut self) -> bool {
+        let count = self.file.as_ref().and_then(counter).unwrap_or(self.count);
+        std::mem::replace(&mut self.count, count) < count
+    }
+}
+
+fn candidates(groups: &str) -> Vec<PathBuf> {
+    let path_of = |controller: &str| {
+        groups.lines().find_map(|line| {
+            let mut fields = line.splitn(3, ':').skip(1);
+            let controllers = fields.next()?;
+            controllers
+                .split(',')
+                .any(|it| it == controller)
+                .then(|| fields.next())?
+        })
+    };
+    let mut found = Vec::new();
+    let mut add = |root: &str, group: Option<&str>, file: &str| {
+        for group in group.into_iter().chain(["/"]) {
+            found.push(PathBuf::from(format!(
+                "{root}{}/{file}",
+                group.trim_end_matches('/')
+            )));
+        }
+    };
+    add("/sys/fs/cgroup", path_of(""), "memory.events");
+    add(
+        "/sys/fs/cgroup/memory",
+        path_of("memory"),
+        "memory.oom_control",
+    );
+    found
+}
+
+/// `oom_kill N` stands in both versions' files.
+fn counter(path: &PathBuf) -> Option<u64> {
+    parse(&std::fs::read_to_string(path).ok()?)
+}
+
+fn parse(text: &str) -> Option<u64> {
+    text.lines()
+        .find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_of_both_versions_are_read() {
+        assert_eq!(
+            parse("low 0\nhigh 0\nmax 7\noom 2\noom_kill 3\noom_group_kill 0\n"),
+            Some(3)
+        );
+        assert_eq!(
+            parse("oom_kill_disable 0\nunder_oom 0\noom_kill 5\n"),
+            Some(5)
+        );
+        assert_eq!(parse("oom_kill_disable 0\nunder_oom 0\n"), None);
+    }
+
+    #[test]
+    fn counters_are_looked_for_in_our_group_then_at_the_root() {
+        let paths = |groups: &str| -> Vec<String> {
+            candidates(groups)
+                .iter()
+                .map(|path| path.display().to_string())
+                .collect()
+        };
+        assert_eq!(
+            paths("0::/system.slice/docker-1.scope\n"),
+            [
+                "/sys/fs/cgroup/system.slice/docker-1.scope/memory.events",
+                "/sys/fs/cgroup/memory.events",
+                "/sys/fs/cgroup/memory/memory.oom_control"
+            ]
+        );
+        assert_eq!(
+            paths("9:cpu,memory:/docker/1\n")[1],
+            "/sys/fs/cgroup/memory/docker/1/memory.oom_control"
+        );
+    }
+
+    #[test]
+    fn only_a_kill_with_a_moved_counter_is_blamed_on_memory() {
+        let kill = Exit::Signal(9);
+        assert!(cause(kill, true).is_some_and(|text| text.contains("--memory")));
+        assert!(cause(kill, false).is_some_and(|text| text.contains("from outside")));
+        assert_eq!(cause(Exit::Code(1), true), None);
+    }
+}

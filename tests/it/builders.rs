@@ -1,0 +1,121 @@
+//! Builders that are no compilers: the real Bazel and the real Gradle, where they are installed.
+
+use crate::dock::Dock;
+use crate::harness::Outcome;
+use crate::machine::Machine;
+
+/// Whether `program` is here; a skipped test says so.
+#[expect(clippy::print_stderr, reason = "a skipped test says so")]
+fn is_here(machine: &Machine, program: &str) -> bool {
+    let is_here = machine.sh(&format!("command -v {program}")).code == Some(0);
+    if !is_here {
+        eprintln!("skipped: {program} is not installed");
+    }
+    is_here
+}
+
+/// Hits, misses and writes of a namespace.
+fn counts(dock: &Dock, namespace: &str) -> [u64; 3] {
+    let status = dock.status().unwrap();
+    let counters = &status["cache"]["namespaces"][namespace];
+    ["hits", "misses", "writes"].map(|name| counters[name].as_u64().unwrap_or(0))
+}
+
+fn listen(dock: &Dock) -> String {
+    dock.status().unwrap()["listen"]
+        .as_str()
+        .unwrap()
+        .to_owned()
+}
+
+fn assert_built(outcome: &Outcome) {
+    assert_eq!(outcome.code, Some(0), "{}", outcome.output);
+    assert!(outcome.output.ends_with("HELLO\n"), "{}", outcome.output);
+}
+
+#[test]
+fn bazel_stores_and_hits() {
+    let dock = Dock::start(&[]);
+    let machine = Machine::new();
+    if !is_here(&machine, "bazel") {
+        return;
+    }
+    machine.write("WORKSPACE", "");
+    machine.write("in.txt", "hello\n");
+    machine.write(
+        "BUILD",
+        "genrule(name = \"it\", srcs = [\"in.txt\"], outs = [\"out.txt\"], cmd = \"tr a-z A-Z < $< > $@\")\n",
+    );
+    // What Bazel has of its own is as new each time; its files are read-only.
+    let script = format!(
+        "chmod -R u+w own 2>gone; rm -rf own
+        bazel --batch --output_user_root=\"$PWD/own\" build --spawn_strategy=local \\
+            --remote_cache=http://{} --remote_header='Authorization=Bearer {}' //:it &&
+        cat bazel-bin/out.txt",
+        listen(&dock),
+        dock.token()
+    );
+    assert_built(&machine.sh(&script));
+    let [_, _, written] = counts(&dock, "cas");
+    assert_eq!(counts(&dock, "ac"), [0, 1, 1]);
+    assert!(written >= 1);
+    let warm = machine.sh(&script);
+    assert_built(&warm);
+    assert!(
+        warm.output.contains("1 remote cache hit"),
+        "{}",
+        warm.output
+    );
+    assert_eq!(counts(&dock, "ac"), [1, 1, 1]);
+    let [hits, _, written_warm] = counts(&dock, "cas");
+    assert!(
+        hits >= 1 && written_warm == written,
+        "{hits} {written_warm}"
+    );
+}
+
+#[test]
+fn gradle_stores_and_hits() {
+    let dock = Dock::start(&[]);
+    let machine = Machine::new();
+    if !is_here(&machine, "gradle") {
+        return;
+    }
+    machine.write(
+        "settings.gradle",
+        "buildCache {
+            local { enabled = false }
+            remote(HttpBuildCache) {
+                url = System.getenv('CACHE_URL')
+                push = true
+                if (GradleVersion.current() >= GradleVersion.version('6.0')) allowInsecureProtocol = true
+                credentials { username = 'any'; password = System.getenv('CACHE_TOKEN') }
+            }
+        }\n",
+    );
+    machine.write(
+        "build.gradle",
+        "@CacheableTask
+        class Shout extends DefaultTask {
+            @InputFile @PathSensitive(PathSensitivity.RELATIVE) File source
+            @OutputFile File result
+            @TaskAction void shout() { result.text = source.text.toUpperCase() }
+        }
+        task shout(type: Shout) { source = file('in.txt'); result = file(\"$buildDir/out.txt\") }\n",
+    );
+    machine.write("in.txt", "hello\n");
+    let script = format!(
+        "rm -rf build .gradle
+        export CACHE_URL=http://{}/gradle/ CACHE_TOKEN={}
+        gradle --gradle-user-home \"$PWD/own\" --no-daemon --build-cache --console=plain shout &&
+        cat build/out.txt",
+        listen(&dock),
+        dock.token()
+    );
+    assert_built(&machine.sh(&script));
+    assert_eq!(counts(&dock, "gradle"), [0, 1, 1]);
+    let warm = machine.sh(&script);
+    assert_built(&warm);
+    assert!(warm.output.contains("1 from cache"), "{}", warm.output);
+    assert_eq!(counts(&dock, "gradle"), [1, 1, 1]);
+}

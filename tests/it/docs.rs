@@ -1,0 +1,174 @@
+//! The documents say what the program does.
+
+use clap::{CommandFactory, Parser};
+use sccache_dock::cli::Cli;
+use std::path::Path;
+use std::process::Command;
+
+fn document(name: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
+}
+
+/// Cells of the table rows below the heading that begins with `heading`.
+fn table(text: &str, heading: &str) -> Vec<Vec<String>> {
+    let rows = text.lines().skip_while(|line| !line.starts_with(heading));
+    let rows = rows.skip(2).take_while(|line| line.starts_with('|'));
+    rows.map(|row| {
+        let cells = row.trim_start_matches('|').split('|');
+        cells.map(|cell| cell.trim().to_owned()).collect()
+    })
+    .collect()
+}
+
+/// What stands between backquotes.
+fn code(text: &str) -> Vec<String> {
+    let parts = text.split('`').skip(1).step_by(2);
+    parts.map(str::to_owned).collect()
+}
+
+#[test]
+fn readme_lists_every_setting_with_its_default() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = Command::new(crate::dock::program())
+        .arg("config")
+        .env_clear()
+        .env("HOME", dir.path())
+        .output()
+        .unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let rows = table(&document("README.md"), "| setting | default |");
+    let documented: Vec<String> = rows.iter().map(|row| code(&row[0])[0].clone()).collect();
+    let real: Vec<&str> = printed
+        .lines()
+        .skip(1)
+        .filter_map(|line| line.split(' ').next())
+        .collect();
+    assert_eq!(
+        documented, real,
+        "the table of settings and `config` differ"
+    );
+    for (row, line) in rows.iter().zip(printed.lines().skip(1)) {
+        let default = code(&row[1]);
+        if let Some(default) = default.first() {
+            let words: Vec<&str> = line.split_ascii_whitespace().collect();
+            assert_eq!(words[1], default, "default of {}", row[0]);
+        }
+    }
+}
+
+#[test]
+fn readme_names_every_command_and_only_real_ones() {
+    let text = document("README.md");
+    let documented: Vec<String> = table(&text, "| command | |")
+        .iter()
+        .flat_map(|row| code(&row[0]))
+        .map(|command| command.split(' ').next().unwrap().to_owned())
+        .collect();
+    for command in Cli::command()
+        .get_subcommands()
+        .filter(|c| !c.is_hide_set())
+    {
+        let name = command.get_name();
+        assert!(
+            name == "run" || documented.iter().any(|known| known == name),
+            "README.md does not list {name}"
+        );
+    }
+    for name in &documented {
+        let known = Cli::command();
+        assert!(
+            known.find_subcommand(name).is_some(),
+            "{name} is no command"
+        );
+    }
+}
+
+/// Command lines of the script and the program in all documents that people copy from.
+fn command_lines(program: &str) -> Vec<(String, Vec<String>)> {
+    let documents = [
+        "README.md",
+        "images/compose/ephemeral.yml",
+        "images/compose/persistent.yml",
+    ];
+    let mut found = Vec::new();
+    for name in documents {
+        for line in document(name).lines() {
+            let Some((_, rest)) = line.split_once(&format!("{program} ")) else {
+                continue;
+            };
+            let end = rest
+                .find(['`', ')', '>', '#', '|', ';', '\\', ','])
+                .unwrap_or(rest.len());
+            let words = rest[..end]
+                .split_ascii_whitespace()
+                .map(|w| w.trim_matches('"').to_owned());
+            found.push((name.to_owned(), words.collect()));
+        }
+    }
+    assert!(found.len() >= 3, "no command lines of {program} found");
+    found
+}
+
+#[test]
+fn command_lines_of_the_program_in_the_documents_parse() {
+    for (name, words) in command_lines("sccache-dock") {
+        let prose = words
+            .first()
+            .is_none_or(|word| !word.starts_with(|c: char| c.is_ascii_lowercase()));
+        if prose || words[0] == "on" || words[0] == "..." {
+            continue;
+        }
+        let parsed =
+            Cli::try_parse_from(std::iter::once("sccache-dock".to_owned()).chain(words.clone()));
+        assert!(
+            parsed.is_ok(),
+            "{name}: sccache-dock {}: {}",
+            words.join(" "),
+            parsed.unwrap_err()
+        );
+    }
+}
+
+#[test]
+fn commands_of_the_script_in_the_documents_are_in_its_help() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/sccache-docker-manage.sh");
+    let help = Command::new(&script).arg("help").output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    for (name, words) in command_lines("sccache-docker-manage.sh") {
+        assert!(
+            help.contains(&format!(" {}", words[0])),
+            "{name}: {words:?} is not in the help:\n{help}"
+        );
+    }
+}
+
+#[test]
+fn architecture_maps_every_source_file() {
+    let text = document("ARCHITECTURE.md");
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut missing = Vec::new();
+    for folder in [src.clone(), src.join("supervise"), src.join("gateway")] {
+        for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            let name = entry.file_name().into_string().unwrap();
+            if name.ends_with(".rs") && name != "tests.rs" && !text.contains(&name) {
+                missing.push(name);
+            }
+        }
+    }
+    assert!(missing.is_empty(), "not in the code map: {missing:?}");
+}
+
+#[test]
+fn documents_stay_short_and_free_of_local_paths() {
+    for (name, most) in [("README.md", 200), ("ARCHITECTURE.md", 120)] {
+        let text = document(name);
+        assert!(
+            text.lines().count() <= most,
+            "{name} has more than {most} lines"
+        );
+        assert!(
+            !text.contains("/home/") && !text.contains("/root/"),
+            "{name} names a private path"
+        );
+    }
+}
