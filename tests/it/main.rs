@@ -21,4 +21,5 @@ mod image;
 mod machine;
 mod older;
 mod reboot;
+mod site;
 mod supervise;

@@ -1,7 +1,8 @@
 //! What a reboot does, with a Docker daemon of the test's own: never the machine's.
 
-use crate::docker::{Docker, FAILING_PROBES, PATIENCE, Script, Site, run, skip};
+use crate::docker::{Docker, PATIENCE, run};
 use crate::harness::{now, wait_for};
+use crate::site::{FAILING_PROBES, Script, Site, skip};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::{self, File};

@@ -1,7 +1,8 @@
 //! Real builds: on the host by every lane, from another container, inside the container, with default settings.
 
-use crate::docker::{Container, FAILING_PROBES, LONG, PATIENCE, Script, Site, project, run};
+use crate::docker::{Container, LONG, PATIENCE, run};
 use crate::harness::{now, sccache_bin};
+use crate::site::{FAILING_PROBES, Script, Site, project};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
@@ -144,29 +145,23 @@ fn build_inside_the_container_hits_the_same_cache() {
     let build = format!("SCCACHE_LOG=debug {BUILD} -p indexmap -p anyhow");
     container.exec(&["sh", "-c", &build]).ok();
     let log = site.docker.logs(&container.name);
+    let advice = log
+        .lines()
+        .find(|line| line.contains("SCCACHE_CLIENT_SIDE=1"));
     assert!(
-        log.contains("set SCCACHE_CLIENT_SIDE=1 and unset SCCACHE_LOG"),
+        advice.is_some_and(|line| line.contains("unset SCCACHE_LOG")),
         "{log}"
     );
 }
 
 #[test]
-fn server_mode_inside_the_container_shares_the_cache() {
+fn server_mode_inside_the_container_hits_the_same_cache() {
     let Some(site) = Site::open() else { return };
     let (folder, stored) = site.warm_folder();
     // As the host's script runs it: the services are the caller's, and may write where the caller may.
     let container = compiling(&site, folder.path(), &[&user(), "--cap-drop=ALL"]);
     build_in(&container, "SCCACHE_LOG=debug");
-    let (hits, misses, writes) = container.counts();
-    println!("server mode: {hits} hits, {misses} misses, {writes} writes");
-    assert_eq!(misses, writes + FAILING_PROBES);
-    // A client without a disk level preprocesses C in another way: the keys of these few objects are its own.
-    assert!(writes * 10 <= stored, "{hits} hits, {writes} writes");
-    build_in(&container, "SCCACHE_LOG=debug");
-    assert_eq!(
-        container.counts(),
-        (hits + stored, misses + FAILING_PROBES, writes)
-    );
+    assert_eq!(container.counts(), (stored, FAILING_PROBES, 0));
 }
 
 #[test]

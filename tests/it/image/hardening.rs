@@ -1,7 +1,8 @@
 //! Every way in which people lock a container down.
 
-use crate::docker::{Container, PATIENCE, Site};
+use crate::docker::{Container, PATIENCE};
 use crate::harness::wait_for;
+use crate::site::Site;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 

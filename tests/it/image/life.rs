@@ -1,7 +1,7 @@
 //! Stop, kill and start again.
 
-use crate::docker::{FAILING_PROBES, Script, Site};
 use crate::harness::now;
+use crate::site::{FAILING_PROBES, Script, Site};
 use std::path::Path;
 use std::time::Duration;
 

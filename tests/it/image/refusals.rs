@@ -1,7 +1,8 @@
 //! What cannot work ends at once, with exit code 2 and a line that names the mend.
 
-use crate::docker::{PATIENCE, Site};
+use crate::docker::PATIENCE;
 use crate::harness::now;
+use crate::site::Site;
 
 #[test]
 fn persistent_mode_wants_a_real_mount() {

@@ -1,8 +1,9 @@
 //! Every command of the host's script, and everything that people do wrong with it.
 
 use crate::dock::eventually;
-use crate::docker::{Ran, Script, Site, run, skip};
+use crate::docker::{Ran, run};
 use crate::harness::{Process, now};
+use crate::site::{Script, Site, skip};
 use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
