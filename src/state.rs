@@ -62,8 +62,11 @@ pub fn prepare(settings: &Settings) -> Result<Prepared, Error> {
     }
     let mut notes = Vec::new();
     let run_as = identity(dir, &mut notes)?;
-    make_folder(&paths::state(dir), 0o700, run_as)?;
+    make_folder(&paths::state(dir), 0o700, None)?;
     let lock = lock(dir, run_as)?;
+    if let Some(user) = run_as {
+        hand_over_all(dir, user)?;
+    }
     let scratch = paths::scratch(dir);
     // What a kill left there would pile up in a folder that outlives the container.
     match fs::remove_dir_all(&scratch) {
@@ -137,6 +140,48 @@ fn make_folder(path: &Path, mode: u32, owner: Option<RunAs>) -> Result<(), Error
         .and_then(|mut file| file.write_all(b"probe"))
         .and_then(|()| fs::remove_file(&probe))
         .map_err(|cause| fail("write to the folder", cause))
+}
+
+/// Gives the services' user what an earlier run as another user has left: it could neither read the token nor evict.
+fn hand_over_all(dir: &Path, user: RunAs) -> Result<(), Error> {
+    let cache = paths::cache(dir);
+    let ours = ["blobs", "tmp", "ceiling"].map(|name| cache.join(name));
+    for path in ours.into_iter().chain([paths::state(dir)]) {
+        hand_over(&path, user).map_err(|cause| Error::Folder {
+            action: "hand over",
+            hint: folder_hint(&path, &cause),
+            path,
+            cause,
+        })?;
+    }
+    let fail = |cause: io::Error| Error::Folder {
+        action: "open up the folder",
+        path: dir.to_owned(),
+        hint: folder_hint(dir, &cause),
+        cause,
+    };
+    let metadata = fs::metadata(dir).map_err(fail)?;
+    if metadata.uid() != user.uid && metadata.mode() & 0o001 == 0 {
+        std::os::unix::fs::chown(dir, Some(user.uid), Some(user.gid)).map_err(fail)?;
+    }
+    Ok(())
+}
+
+/// The top goes last, so that its owner tells whether all below it is done.
+fn hand_over(path: &Path, user: RunAs) -> io::Result<()> {
+    let metadata = match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        found => found?,
+    };
+    if metadata.uid() == user.uid {
+        return Ok(());
+    }
+    if metadata.is_dir() {
+        for entry in fs::read_dir(path)? {
+            hand_over(&entry?.path(), user)?;
+        }
+    }
+    std::os::unix::fs::lchown(path, Some(user.uid), Some(user.gid))
 }
 
 fn folder_hint(path: &Path, cause: &io::Error) -> String {

@@ -518,14 +518,13 @@ async fn send_frame(server: &mut UnixStream, body: &[u8]) -> io::Result<()> {
     server.write_all(body).await
 }
 
-/// Does the client live where our sccache server lives, seeing the same files, as a user whose compilers the
-/// server may run?
+/// Does the client live where our sccache server lives, seeing the same files, as the same user? For another user,
+/// root too, the server may lack the right to enter the folders, and a server that cannot look at the compiler
+/// leaves the client waiting for ever.
 fn is_beside_us(peer: &Peer) -> bool {
     match peer {
         Peer::Tcp { .. } => false,
-        Peer::Unix { uid, pid } => {
-            *pid > 0 && (*uid == 0 || *uid == nix::unistd::geteuid().as_raw())
-        }
+        Peer::Unix { uid, pid } => *pid > 0 && *uid == nix::unistd::geteuid().as_raw(),
     }
 }
 

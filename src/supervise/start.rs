@@ -161,23 +161,23 @@ pub(super) struct Sockets {
 impl Sockets {
     fn bind(settings: &Settings, prepared: &Prepared) -> Result<Sockets, Error> {
         let run_dir = &settings.run_dir;
-        let private = |path: PathBuf| -> Result<UnixListener, Error> {
-            let listener = listeners::bind_unix(&path, 0o600).map_err(listening)?;
+        let bind = |path: PathBuf, mode: u32| -> Result<UnixListener, Error> {
+            let listener = listeners::bind_unix(&path, mode).map_err(listening)?;
             if let Some(owner) = prepared.run_as {
-                std::os::unix::fs::chown(&path, Some(owner.uid), Some(owner.gid)).map_err(
-                    |cause| Error::Write {
-                        path: path.clone(),
-                        cause,
-                    },
-                )?;
+                std::os::unix::fs::chown(&path, Some(owner.uid), Some(owner.gid))
+                    .map_err(|cause| Error::Write { path, cause })?;
             }
+            Ok(listener)
+        };
+        let private = |path: PathBuf| -> Result<UnixListener, Error> {
+            let listener = bind(path, 0o600)?;
             listener
                 .set_nonblocking(true)
                 .map_err(system("set up a socket"))?;
             Ok(listener)
         };
         let client = plan::client_socket(settings)
-            .map(|path| listeners::bind_unix(&path, 0o666).map_err(listening))
+            .map(|path| bind(path, 0o666))
             .transpose()?;
         Ok(Sockets {
             cache: listeners::bind_tcp(settings.listen).map_err(listening)?,

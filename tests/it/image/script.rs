@@ -1,0 +1,217 @@
+//! Every command of the host's script, and everything that people do wrong with it.
+
+use crate::dock::eventually;
+use crate::docker::{Ran, run};
+use crate::harness::{Process, now};
+use crate::site::{Script, Site, skip};
+use std::net::TcpListener;
+use std::os::unix::fs::{MetadataExt, chown};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+fn entries(script: &Script) -> u64 {
+    script.status()["cache"]["store"]["entries"]
+        .as_u64()
+        .unwrap()
+}
+
+#[test]
+fn every_command_does_what_it_says() {
+    let Some(site) = Site::open() else { return };
+    let (folder, stored) = site.warm_folder();
+    let script = site.script("commands");
+    let folder = folder.path().to_str().unwrap();
+    script.call(&["start", "persistent", folder]).ok();
+    eventually("the index", || (entries(&script) == stored).then_some(()));
+
+    let again = script.call(&["start", "persistent", folder]);
+    assert!(
+        again.stderr.contains("runs already") && again.stdout.contains("cargo build"),
+        "{again:?}"
+    );
+    script
+        .call(&["start", "ephemeral"])
+        .refused(1, &["exists with mode persistent", "hint: ", "remove"]);
+
+    let table = script.call(&["status"]).ok();
+    for part in ["gateway", "server", "ready", "NAMESPACE"] {
+        assert!(table.contains(part), "{table}");
+    }
+    assert_eq!(script.status()["services"].as_array().unwrap().len(), 2);
+    let logs = script.call(&["logs", "--tail", "1000"]).ok();
+    assert!(logs.contains("gateway ready"), "{logs}");
+    let doctor = script.call(&["doctor"]);
+    assert_eq!(doctor.code, Some(0), "{doctor:?}");
+
+    for (format, part) in [
+        ("sh", "export RUSTC_WRAPPER='sccache';"),
+        ("fish", "set -gx RUSTC_WRAPPER 'sccache';"),
+        ("toml", "[cache.webdav]"),
+        ("docker", "RUSTC_WRAPPER=sccache\n"),
+        ("github", "RUSTC_WRAPPER=sccache\n"),
+        ("cargo", "rustc-wrapper = \"sccache\""),
+    ] {
+        let text = script.call(&["env", "--format", format]).ok();
+        assert!(text.contains(part), "{format}: {text}");
+        assert!(
+            text.contains(&format!("127.0.0.1:{}", script.port)),
+            "{format}: {text}"
+        );
+    }
+    let socket = site
+        .home
+        .path()
+        .join(".cache/sccache-dock")
+        .join(&script.container)
+        .join("sccache.sock");
+    let text = script.call(&["env", "--lane", "socket"]).ok();
+    assert!(
+        text.contains(&format!("SCCACHE_SERVER_UDS='{}'", socket.display())),
+        "{text}"
+    );
+
+    script.call(&["restart"]).ok();
+    eventually("the index", || (entries(&script) == stored).then_some(()));
+    let purged = script.call(&["purge"]).ok();
+    assert!(
+        purged.contains(&format!("purged {stored} blobs")),
+        "{purged}"
+    );
+    assert_eq!(entries(&script), 0);
+
+    script.call(&["stop"]).ok();
+    script
+        .call(&["status"])
+        .refused(1, &["is not running", "hint: start it"]);
+    script.call(&["start", "persistent", folder]).ok();
+    script.call(&["remove"]).ok();
+    script
+        .call(&["status"])
+        .refused(1, &["there is no container", "hint: start it"]);
+    script
+        .call(&["remove"])
+        .refused(1, &["there is no container"]);
+    assert!(
+        Path::new(folder).join("state/auth-token").exists(),
+        "the folder stays"
+    );
+}
+
+#[test]
+fn mistakes_are_named_with_their_mend() {
+    let Some(site) = Site::open() else { return };
+    let script = site.script("mistakes");
+    let call = |args: &[&str]| script.call(args);
+    call(&["start", "persistent", "some/where"])
+        .refused(2, &["the path is relative", "hint: give it whole: "]);
+    call(&["start", "persistent"]).refused(2, &["needs a folder", "hint: for example: "]);
+    call(&["start", "ephemeral", "/tmp"]).refused(2, &["takes no folder", "persistent /tmp"]);
+    call(&["start", "volatile"]).refused(
+        2,
+        &["cannot start mode \"volatile\"", "hint: choose ephemeral"],
+    );
+    call(&["start"]).refused(2, &["start needs a mode"]);
+    call(&["frobnicate"]).refused(2, &["there is no command \"frobnicate\"", "help"]);
+    call(&["build", "gentoo"]).refused(2, &["gentoo", "hint: choose arch, ubuntu or debian"]);
+    let bad_size = run(
+        script
+            .command()
+            .env("SCCACHE_CACHE_SIZE", "lots")
+            .args(["start", "ephemeral"]),
+        Duration::from_secs(60),
+    );
+    bad_size.refused(2, &["SCCACHE_CACHE_SIZE", "lots", "hint: "]);
+
+    let taken = TcpListener::bind(("127.0.0.1", script.port)).unwrap();
+    let refused = call(&["start", "ephemeral"]);
+    refused.refused(1, &["it is in use", "SCCACHE_DEFAULT_PORT="]);
+    drop(taken);
+    script.call(&["start", "ephemeral"]).ok();
+
+    let mut lost = site.script("unreachable");
+    lost.docker.host = Some(format!("unix://{}/none.sock", site.home.path().display()));
+    for args in [
+        &["start", "ephemeral"][..],
+        &["stop"],
+        &["status"],
+        &["logs"],
+    ] {
+        lost.call(args)
+            .refused(1, &["cannot reach the Docker daemon", "hint: start it"]);
+    }
+}
+
+#[test]
+fn unprivileged_caller_owns_what_the_container_writes() {
+    let Some(site) = Site::open() else { return };
+    if !nix::unistd::getuid().is_root() {
+        return skip("only root can become another user").unwrap_or(());
+    }
+    let (uid, home) = (1000, tempfile::tempdir().unwrap());
+    chown(home.path(), Some(uid), Some(uid)).unwrap();
+    let mut script = site.script("owner");
+    script.user = Some((uid, home.path().to_owned()));
+    let folder = home.path().join("cache");
+    script
+        .call(&["start", "persistent", folder.to_str().unwrap()])
+        .ok();
+    let mut found = vec![folder.clone()];
+    let mut at = 0;
+    while let Some(path) = found.get(at).cloned() {
+        assert_eq!(
+            path.symlink_metadata().unwrap().uid(),
+            uid,
+            "{}",
+            path.display()
+        );
+        if path.is_dir() {
+            found.extend(
+                std::fs::read_dir(&path)
+                    .unwrap()
+                    .map(|entry| entry.unwrap().path()),
+            );
+        }
+        at += 1;
+    }
+    assert!(
+        found.contains(&folder.join("state/auth-token")),
+        "{found:?}"
+    );
+    let text = script.call(&["env"]).ok();
+    assert!(text.contains("SCCACHE_WEBDAV_TOKEN="), "{text}");
+    script.call(&["install-client"]).ok();
+    let client = home.path().join(".local/bin/sccache");
+    assert_eq!(client.metadata().unwrap().uid(), uid);
+}
+
+#[test]
+fn the_same_cache_runs_without_docker() {
+    let Some(site) = Site::open() else { return };
+    let mut script = site.script("local");
+    script.docker.host = Some("unix:///nonexistent".to_owned());
+    let folder: PathBuf = site.home.path().join("cache");
+    let mut process = Process::start(
+        script
+            .command()
+            .args(["run-local", "persistent"])
+            .arg(&folder),
+    );
+    process.wait_for_line("In another terminal");
+    eventually("it is ready", || {
+        let status = script.call(&["status", "--json"]);
+        (status.code == Some(0) && status.stdout.matches("\"ready\"").count() >= 2).then_some(())
+    });
+    let text = script.call(&["env"]).ok();
+    assert!(
+        text.contains(&format!("http://127.0.0.1:{}", script.port)),
+        "{text}"
+    );
+    let doctor = script.call(&["doctor"]);
+    assert_eq!(doctor.code, Some(0), "{doctor:?}");
+    let start = now();
+    process.signal(nix::sys::signal::Signal::SIGINT);
+    assert_eq!(process.exit().code(), Some(0), "{}", process.log());
+    println!("ended in {:.1?}", start.elapsed());
+    let after: Ran = script.call(&["status"]);
+    assert_eq!(after.code, Some(1), "{after:?}");
+}
