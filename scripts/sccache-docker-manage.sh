@@ -12,7 +12,7 @@ home=${HOME:-/tmp}
 tools=${SCCACHE_DOCK_TOOLS:-${XDG_CACHE_HOME:-$home/.cache}/sccache-dock/tools}
 # Not below XDG_RUNTIME_DIR: that is gone after a reboot, when Docker starts the container again before anyone logs in.
 sockets=${SCCACHE_SOCKET_DIR:-${XDG_CACHE_HOME:-$home/.cache}/sccache-dock/$container}
-# Remembers the folder of run-local, so that status and env find it.
+# Remembers folder, mode and sccache of run-local, so that status, env and doctor find them.
 local_note=${XDG_STATE_HOME:-$home/.local/state}/sccache-dock/run-local
 
 # Settings of the container. A client's variables share the prefix and must not leak into it, hence a list.
@@ -336,7 +336,7 @@ run_local() {
     esac
     programs
     mkdir -p "$folder" "$(dirname "$local_note")"
-    printf '%s\n' "$folder" >"$local_note"
+    printf '%s\n' "$folder" "$mode" "$sccache_bin/sccache" >"$local_note"
     say "running in the foreground, folder $folder; Ctrl-C stops it. In another terminal:"
     next_steps "http://127.0.0.1:$port" "$("$sccache_bin/sccache" --version)" >&2
     local_environment "$folder"
@@ -346,7 +346,7 @@ run_local() {
 
 local_folder() {
     [ ! -s "$local_note" ] || {
-        noted=$(cat "$local_note")
+        noted=$(sed -n 1p "$local_note")
         [ ! -S "$noted/run/control.sock" ] || echo "$noted"
     }
 }
@@ -361,6 +361,9 @@ ask() {
     if [ -n "$folder" ]; then
         dock=${SCCACHE_DOCK_PROGRAM:-$tools/sccache-dock/bin/sccache-dock}
         local_environment "$folder"
+        MODE=$(sed -n 2p "$local_note")
+        SCCACHE_BINARY=$(sed -n 3p "$local_note")
+        export MODE SCCACHE_BINARY
         exec "$dock" "$@"
     fi
     need_container
