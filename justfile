@@ -16,5 +16,5 @@ deny:
     if cargo deny --locked fetch db 2>/dev/null; then cargo deny --locked check advisories; else echo "advisories: not checked, the database cannot be reached"; fi
 
 test:
-    cargo nextest run --locked
     cargo test --locked --doc
+    cargo nextest run --locked
