@@ -6,10 +6,11 @@ use crate::plan::{self, Facts, Plan, paths};
 use crate::settings::Settings;
 use crate::state::{self, Prepared};
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Read};
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Why nothing was started.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +59,9 @@ pub(super) fn system(action: &'static str) -> impl Fn(io::Error) -> Error {
     move |cause| Error::System { action, cause }
 }
 
+/// How long a server without a supervisor may take to answer.
+const LEFT_OVER_PATIENCE: Duration = Duration::from_secs(2);
+
 /// What the loop stands on.
 pub(super) struct Ground {
     pub(super) settings: Settings,
@@ -73,6 +77,7 @@ pub(super) fn lay_ground(settings: Settings) -> Result<Ground, Error> {
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     let settings = resolved(settings)?;
     let prepared = state::prepare(&settings)?;
+    end_left_over_server(&paths::server_socket(&settings.run_dir));
     let sockets = Sockets::bind(&settings, &prepared)?;
     let facts = Facts {
         program: std::env::current_exe().map_err(system("find our own program"))?,
@@ -94,6 +99,19 @@ pub(super) fn lay_ground(settings: Settings) -> Result<Ground, Error> {
         facts,
         plan,
     })
+}
+
+/// A supervisor that was killed outside a container leaves its sccache server behind, which would run for ever. The
+/// folder's lock is ours, so whoever answers there has no supervisor any more.
+fn end_left_over_server(socket: &Path) {
+    let asked = super::sccache_shutdown(socket).and_then(|mut stream| {
+        stream.set_nonblocking(false)?;
+        stream.set_read_timeout(Some(LEFT_OVER_PATIENCE))?;
+        // It hears the request only while the connection is open.
+        stream.read_exact(&mut [0; 4])
+    });
+    // Nobody there is the rule; one that does not answer cannot be ended by asking.
+    drop(asked);
 }
 
 /// The settings with the program that `server` runs as a path.

@@ -281,6 +281,24 @@ fn token_and_folder_survive_a_restart() {
 }
 
 #[test]
+fn server_of_a_killed_supervisor_is_ended_by_the_next_one() {
+    let mut dock = Dock::start(&[]);
+    let (gateway, server) = (dock.pid_of("gateway"), dock.pid_of("server"));
+    dock.signal(Signal::SIGKILL);
+    dock.wait_end();
+    eventually("the gateway sees that its supervisor is gone", || {
+        (!is_alive(gateway)).then_some(())
+    });
+    assert!(is_alive(server), "sccache does not notice");
+    let dir = std::mem::replace(&mut dock.dir, tempfile::tempdir().unwrap());
+    let mut again = Dock::launch_in(dir, &[]);
+    again.wait_ready();
+    eventually("the old server is gone", || {
+        (!is_alive(server)).then_some(())
+    });
+}
+
+#[test]
 fn closed_standard_output_does_not_end_the_services() {
     let dir = tempfile::tempdir().unwrap();
     let mut child = Command::new("sh")
