@@ -178,7 +178,10 @@ impl Site {
     pub(crate) fn install_client(&self) {
         let bin = self.home.path().join(".local/bin");
         fs::create_dir_all(&bin).unwrap();
-        fs::copy(sccache_bin(), bin.join("sccache")).unwrap();
+        // A daemon of an earlier build may run the one that is there: it is replaced, not written to.
+        let fresh = bin.join("sccache.new");
+        fs::copy(sccache_bin(), &fresh).unwrap();
+        fs::rename(fresh, bin.join("sccache")).unwrap();
     }
 
     /// A shell of the user, in the project's folder, with the toolchain itself instead of rustup's proxies: what
