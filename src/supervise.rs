@@ -31,11 +31,10 @@ use probe::{Notify, Said};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
-use start::system;
+use start::{Doors, system};
 use std::io::{self, Write};
-use std::net::TcpListener;
 use std::os::fd::AsFd;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use wait::Turn;
@@ -101,8 +100,7 @@ pub fn run(loaded: Loaded) -> Result<u8, Error> {
         settings: ground.settings,
         prepared: ground.prepared,
         facts: ground.facts,
-        cache: Some(ground.sockets.cache),
-        client: ground.sockets.client,
+        doors: Some(ground.sockets.doors),
         control: Control::new(ground.sockets.control),
         notify: Notify::new(ground.sockets.notify),
         children: Children::default(),
@@ -149,8 +147,7 @@ struct Supervisor {
     settings: Settings,
     prepared: Prepared,
     facts: Facts,
-    cache: Option<TcpListener>,
-    client: Option<UnixListener>,
+    doors: Option<Doors>,
     machine: Machine,
     children: Children,
     runtimes: Vec<Runtime>,
@@ -385,6 +382,9 @@ impl Supervisor {
                 };
                 self.log
                     .say(Level::Info, &format!("{verb} of {what} was asked for"));
+                if let Event::Stop(id) = event {
+                    self.close_doors(id);
+                }
                 (Response::Done, self.step(now, event))
             }
         }
@@ -451,6 +451,14 @@ impl Supervisor {
     }
 
     fn spawn(&mut self, now: Instant, id: Id) -> Result<(), Errno> {
+        if self.plan.services[id.0].handover && self.doors.is_none() {
+            let doors = Doors::open(&self.settings, &self.prepared, self.facts.listen);
+            self.doors = Some(doors.map_err(|error| {
+                self.log.say(Level::Error, &error.to_string());
+                // Whoever took the address may give it back: another try can help.
+                Errno::EADDRINUSE
+            })?);
+        }
         let service = &self.plan.services[id.0];
         let spawned = self
             .children
@@ -464,8 +472,13 @@ impl Supervisor {
             self.log.say(Level::Error, &text);
         })?;
         if let Some(stream) = &spawned.handover {
-            let mut fds: Vec<_> = self.cache.iter().map(AsFd::as_fd).collect();
-            fds.extend(self.client.iter().map(AsFd::as_fd));
+            let doors = self.doors.iter();
+            let fds: Vec<_> = doors
+                .flat_map(|doors| {
+                    let client = doors.client.as_ref().map(AsFd::as_fd);
+                    std::iter::once(doors.cache.as_fd()).chain(client)
+                })
+                .collect();
             if let Err(error) = listeners::send(stream, &fds) {
                 // The service will end by itself, without listeners, and its exit is handled.
                 self.log.say(
@@ -500,10 +513,15 @@ impl Supervisor {
             self.children.signal(id, Signal::SIGTERM);
         }
         self.runtimes[id.0].farewell = asked;
-        if self.machine.is_draining() && self.plan.services[id.0].handover {
-            // From here on nobody will accept: clients are to be refused at once, not to wait.
-            self.cache = None;
-            self.client = None;
+        if self.machine.is_draining() {
+            self.close_doors(id);
+        }
+    }
+
+    /// From here on nobody will accept: clients are to be refused at once, not to wait.
+    fn close_doors(&mut self, id: Id) {
+        if self.plan.services[id.0].handover {
+            self.doors = None;
         }
     }
 

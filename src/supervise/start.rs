@@ -7,7 +7,7 @@ use crate::settings::Settings;
 use crate::state::{self, Prepared};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -82,6 +82,7 @@ pub(super) fn lay_ground(settings: Settings) -> Result<Ground, Error> {
     let facts = Facts {
         program: std::env::current_exe().map_err(system("find our own program"))?,
         listen: sockets
+            .doors
             .cache
             .local_addr()
             .map_err(system("read the address of the cache port"))?,
@@ -168,10 +169,30 @@ fn open_error_log(path: &Path) -> Result<File, Error> {
         })
 }
 
-/// What is bound before anything starts, and held across restarts of the services.
-pub(super) struct Sockets {
+/// Where clients connect. Held across restarts of the gateway, so that none is refused; closed while nobody will accept
+/// for longer, so that none waits in vain.
+pub(super) struct Doors {
     pub(super) cache: TcpListener,
     pub(super) client: Option<UnixListener>,
+}
+
+impl Doors {
+    pub(super) fn open(
+        settings: &Settings,
+        prepared: &Prepared,
+        listen: SocketAddr,
+    ) -> Result<Doors, Error> {
+        let client = plan::client_socket(settings).map(|path| bind_unix(path, 0o666, prepared));
+        Ok(Doors {
+            cache: listeners::bind_tcp(listen).map_err(listening)?,
+            client: client.transpose()?,
+        })
+    }
+}
+
+/// What is bound before anything starts.
+pub(super) struct Sockets {
+    pub(super) doors: Doors,
     pub(super) control: UnixListener,
     pub(super) notify: UnixListener,
 }
@@ -179,29 +200,27 @@ pub(super) struct Sockets {
 impl Sockets {
     fn bind(settings: &Settings, prepared: &Prepared) -> Result<Sockets, Error> {
         let run_dir = &settings.run_dir;
-        let bind = |path: PathBuf, mode: u32| -> Result<UnixListener, Error> {
-            let listener = listeners::bind_unix(&path, mode).map_err(listening)?;
-            if let Some(owner) = prepared.run_as {
-                std::os::unix::fs::chown(&path, Some(owner.uid), Some(owner.gid))
-                    .map_err(|cause| Error::Write { path, cause })?;
-            }
-            Ok(listener)
-        };
         let private = |path: PathBuf| -> Result<UnixListener, Error> {
-            let listener = bind(path, 0o600)?;
+            let listener = bind_unix(path, 0o600, prepared)?;
             listener
                 .set_nonblocking(true)
                 .map_err(system("set up a socket"))?;
             Ok(listener)
         };
-        let client = plan::client_socket(settings)
-            .map(|path| bind(path, 0o666))
-            .transpose()?;
         Ok(Sockets {
-            cache: listeners::bind_tcp(settings.listen).map_err(listening)?,
-            client,
+            doors: Doors::open(settings, prepared, settings.listen)?,
             control: private(paths::control_socket(run_dir))?,
             notify: private(paths::notify_socket(run_dir))?,
         })
     }
+}
+
+/// A socket that belongs to the services' user.
+fn bind_unix(path: PathBuf, mode: u32, prepared: &Prepared) -> Result<UnixListener, Error> {
+    let listener = listeners::bind_unix(&path, mode).map_err(listening)?;
+    if let Some(owner) = prepared.run_as {
+        std::os::unix::fs::chown(&path, Some(owner.uid), Some(owner.gid))
+            .map_err(|cause| Error::Write { path, cause })?;
+    }
+    Ok(listener)
 }

@@ -468,6 +468,30 @@ fn stopped_service_stays_stopped_until_it_is_restarted() {
 }
 
 #[test]
+fn clients_of_a_stopped_gateway_are_refused_and_find_it_again_at_the_same_place() {
+    use std::net::{SocketAddr, TcpStream};
+    use std::os::unix::net::UnixStream;
+    let dock = Dock::start(&[]);
+    let address: SocketAddr = dock.status().unwrap()["listen"]
+        .as_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    let socket = dock.dir.path().join("run/sccache.sock");
+    assert!(TcpStream::connect(address).is_ok() && UnixStream::connect(&socket).is_ok());
+    assert_eq!(dock.command(&["stop", "gateway"]).status.code(), Some(0));
+    eventually("clients are refused", || {
+        (TcpStream::connect(address).is_err() && UnixStream::connect(&socket).is_err())
+            .then_some(())
+    });
+    assert_eq!(dock.command(&["restart", "gateway"]).status.code(), Some(0));
+    eventually("the gateway is back", || {
+        (dock.command(&["healthcheck"]).status.code() == Some(0)).then_some(())
+    });
+    assert!(TcpStream::connect(address).is_ok() && UnixStream::connect(&socket).is_ok());
+}
+
+#[test]
 fn death_is_recorded_with_cause_and_last_lines() {
     let dir = tempfile::tempdir().unwrap();
     let program = wrapped_sccache(dir.path(), "echo 'famous last words' >&2");
