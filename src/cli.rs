@@ -1,6 +1,6 @@
 //! What can be typed, and the exit codes. No logic.
 
-use crate::{client, doctor};
+use crate::{builder, client, doctor};
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,6 +13,8 @@ pub mod exit {
     pub const FAILED: u8 = 1;
     /// The settings, the arguments or the state folder are wrong; nothing was started.
     pub const USAGE: u8 = 2;
+    /// The jobs of a builder cannot be isolated on this machine.
+    pub const ISOLATION: u8 = 3;
 }
 
 /// One container, one compiler cache for the whole team.
@@ -54,6 +56,8 @@ pub enum Command {
     },
     /// Print what a client needs to use this cache
     ClientEnv(client::EnvArgs),
+    /// Bring the compilers to every builder of the cluster, on a client and before its first build
+    Warm(client::warm::Args),
     /// Look for what is wrong: inside the container, or on a client
     Doctor(doctor::Args),
     /// Show the versions of sccache-dock and of its sccache
@@ -69,6 +73,22 @@ pub enum Command {
         /// Take the listeners from standard input, a Unix socket, and report readiness there
         #[arg(long)]
         inherit: bool,
+    },
+    /// Build for clients (started by `run`)
+    #[command(hide = true)]
+    Builder {
+        /// The builder's configuration file, as `run` writes it
+        #[arg(long)]
+        config: PathBuf,
+        /// What this process is to do
+        #[arg(long, value_enum, default_value_t = builder::Part::Keep)]
+        part: builder::Part,
+    },
+    /// Print the seccomp profile that a builder's container needs
+    Seccomp {
+        /// For which kind of isolation
+        #[arg(value_enum, default_value_t = builder::Profile::Userns)]
+        profile: builder::Profile,
     },
 }
 

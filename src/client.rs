@@ -1,19 +1,25 @@
 //! `client-env`: everything a client must set to use this cache, as text for a shell, a file or a CI runner.
 //!
-//! Pure: arguments and facts go in, text comes out. Always the whole set, because half of it is worse than none:
+//! Pure but for [`write_conf`]: arguments and facts go in, text comes out. Always the whole set, because half of it is worse than none:
 //! a client without `SCCACHE_SKIP_CACHE_CHECK` fails its build while the cache restarts, one on the default port
 //! talks to our gateway instead of its own daemon, one with a stray `SCCACHE_BUCKET` shares nothing.
 //!
 //! The client's own daemon gets a Unix socket whose name is made from the settings. A daemon that was started with
 //! other settings (an old token, another cache) is therefore never met again, and another user's never at all.
 
+mod conf;
 pub(crate) mod endpoint;
 mod render;
+pub(crate) mod run;
 mod set;
+pub mod warm;
 
 use crate::secret::Secret;
+use crate::state;
 use clap::ValueEnum;
-use std::path::PathBuf;
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
 
 pub use set::Error;
 
@@ -29,6 +35,8 @@ pub enum Lane {
     Ipc,
     /// The same over a Unix socket in a folder that the container shares
     Socket,
+    /// WebDAV, and what misses is compiled by the cluster; sccache 0.19 or newer
+    Dist,
 }
 
 /// How the set is written.
@@ -39,6 +47,7 @@ pub enum Format {
     /// Fish: sccache-dock client-env --format fish | source
     Fish,
     /// Sccache's own config file, ~/.config/sccache/config
+    #[value(alias = "conf")]
     Toml,
     /// A file for docker run --env-file, or env_file in Compose
     Docker,
@@ -66,9 +75,27 @@ pub struct EnvArgs {
     /// The gateway's socket as the client sees it, for --lane socket
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
+    /// Where the client reaches the scheduler, for --lane dist [default: the endpoint's host, port 10600]
+    #[arg(long, value_name = "URL")]
+    pub scheduler: Option<String>,
+    /// A config file that the client has already, for --lane dist; sh and fish write one of their own without it
+    #[arg(long, value_name = "PATH")]
+    pub conf: Option<PathBuf>,
+    /// Write the config file of --lane dist on this machine [default: in ~/.cache/sccache-dock]
+    #[arg(
+        long,
+        value_name = "PATH",
+        num_args = 0..=1,
+        require_equals = true,
+        conflicts_with = "conf"
+    )]
+    pub write: Option<Option<PathBuf>>,
     /// Leave the token out, for a file that is committed; the client reads SCCACHE_WEBDAV_TOKEN from its environment
     #[arg(long)]
     pub no_token: bool,
+    /// The token of this name: auth, read, or one of the file that SCCACHE_TOKENS_FILE names
+    #[arg(long, value_name = "NAME", default_value = "auth")]
+    pub token_name: String,
     /// No level on the client's own disk, where it would end up in an image or where it is thrown away anyway
     #[arg(long)]
     pub no_disk: bool,
@@ -83,6 +110,8 @@ pub struct Facts {
     pub token: Option<Secret>,
     /// The gateway's socket in a folder shared with clients, if there is one; `--socket` overrides it.
     pub socket: Option<PathBuf>,
+    /// The port of the scheduler's front, in the modes that distribute; `--scheduler` overrides it.
+    pub scheduler_port: Option<u16>,
 }
 
 /// The text that `args` ask for, ending in a newline.
@@ -100,6 +129,69 @@ pub fn env_text(args: &EnvArgs, facts: &Facts) -> Result<String, Error> {
         Format::Docker => render::docker(&set),
         Format::Github => render::github(&set),
         Format::Cargo => render::cargo(&set),
+    })
+}
+
+/// Writes the config file that `--write` asks for, and gives the arguments with which the text names it.
+///
+/// # Errors
+/// When the set cannot be made, the path is taken by somebody else's file, or cannot be written.
+pub fn write_conf(args: &EnvArgs, facts: &Facts, home: Option<&Path>) -> Result<EnvArgs, Error> {
+    let Some(given) = &args.write else {
+        return Ok(args.clone());
+    };
+    let set = set::Set::new(
+        &EnvArgs {
+            format: Format::Toml,
+            ..args.clone()
+        },
+        facts,
+    )?;
+    let refused = |path: &Path, cause: String, hint| Error::Conf {
+        path: path.display().to_string(),
+        cause,
+        hint,
+    };
+    if set.lane != Lane::Dist {
+        let (cause, hint) = (
+            "this lane needs no file".to_owned(),
+            "leave --write out, or use --lane dist",
+        );
+        return Err(refused(
+            given.as_deref().unwrap_or(Path::new("")),
+            cause,
+            hint,
+        ));
+    }
+    let path = match (given, home) {
+        (Some(given), _) => std::path::absolute(given)
+            .map_err(|error| refused(given, error.to_string(), "give the whole path"))?,
+        (None, Some(home)) => home.join(render::HOME_FOLDER).join(render::conf_name(&set)),
+        (None, None) => {
+            let cause = "HOME is not set".to_owned();
+            return Err(refused(Path::new(""), cause, "name the file: --write=PATH"));
+        }
+    };
+    if let Ok(text) = std::fs::read_to_string(&path)
+        && !text.starts_with(conf::MARK)
+    {
+        let cause = "it exists and was not written by this command".to_owned();
+        return Err(refused(&path, cause, "name another file: --write=PATH"));
+    }
+    let written = path
+        .parent()
+        .map_or(Ok(()), |folder| {
+            DirBuilder::new().recursive(true).mode(0o700).create(folder)
+        })
+        .and_then(|()| state::write_private(&path, &conf::marked(&set), None));
+    written.map_err(|error| {
+        let hint = "name a file that this user can write: --write=PATH";
+        refused(&path, error.to_string(), hint)
+    })?;
+    Ok(EnvArgs {
+        conf: Some(path),
+        write: None,
+        ..args.clone()
     })
 }
 

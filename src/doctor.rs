@@ -4,12 +4,14 @@
 //! gateway and run sccache, each bounded in time. It changes nothing: the write it tries is sccache's own probe
 //! object, which the gateway answers from memory. `inside` looks at a sccache-dock itself.
 
+mod cluster;
 mod daemon;
 mod environment;
 mod inside;
 mod probe;
 
 use crate::cli::exit;
+use crate::client::Lane;
 use crate::client::endpoint::{Endpoint, GATEWAY_PORT};
 use crate::plan::paths;
 use crate::secret::Secret;
@@ -20,6 +22,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::Path;
 
+use cluster::Conf;
 pub use inside::inside;
 
 /// Arguments of `doctor`.
@@ -181,10 +184,13 @@ pub type Environment = BTreeMap<String, String>;
 /// that did not pass.
 pub fn client(args: &Args, environment: &Environment) -> Report {
     let default = format!("http://127.0.0.1:{GATEWAY_PORT}");
+    let conf = probe::conf(environment);
+    let in_conf = |field: fn(&Conf) -> Option<&String>| conf.as_ref().and_then(field);
     let given = args
         .endpoint
         .as_ref()
         .or(environment.get("SCCACHE_WEBDAV_ENDPOINT"))
+        .or(in_conf(|it| it.webdav.as_ref()))
         .unwrap_or(&default);
     let endpoint = match Endpoint::parse(given) {
         Ok(endpoint) => endpoint,
@@ -200,20 +206,32 @@ pub fn client(args: &Args, environment: &Environment) -> Report {
     let token = args
         .token
         .clone()
-        .or(from_environment.map(|it| Secret::new(it)));
-    let lane = environment::lane(environment);
+        .or(from_environment.map(|it| Secret::new(it)))
+        .or(conf.as_ref().and_then(|it| it.webdav_token.clone()));
+    let scheduler = in_conf(|it| it.scheduler.as_ref());
+    let lane = environment::lane(environment, scheduler.map(String::as_str));
 
     let mut checks = Vec::new();
     let status = probe::gateway(&endpoint, token.as_ref(), &mut checks);
+    if let (Some(conf), Some(url), Some(Lane::Dist)) = (&conf, scheduler, lane) {
+        cluster::examine(conf, url, status.dist.as_ref(), &mut checks);
+    }
     let version = probe::sccache_version(Path::new("sccache"), &mut checks);
     if let Some(version) = version {
         let theirs = status.sccache_version.as_deref();
         checks.extend(daemon::versions(version, theirs, lane));
     }
-    checks.extend(environment::judge(environment, &endpoint));
-    checks.extend(probe::files(environment));
+    checks.extend(environment::judge(environment, &endpoint, lane));
+    checks.extend(probe::files(environment, conf.as_ref(), lane));
     if version.is_some() {
-        checks.push(daemon::judge(probe::stats(), lane));
+        let stats = probe::stats();
+        checks.push(daemon::judge(&stats, lane));
+        // Asking sccache for more would start a daemon where none runs.
+        if lane == Some(Lane::Dist)
+            && let Some(check) = daemon::distributed(&stats)
+        {
+            checks.extend([probe::dist_status(), check]);
+        }
     }
     Report { checks }
 }

@@ -6,30 +6,48 @@
 //! ```text
 //! accept -> first byte -+- 0x00   -> ipc.rs  -+-> disk.rs -> store.rs
 //!                       +- letter -> http.rs -+
-//!                       +- 0x16 (TLS) and others: closed, with a line in the log
+//!                       +- 0x16   -> tls.rs -> http.rs
+//!                       +- others: closed, with a line in the log
 //! ```
+//!
+//! Where TLS is set, HTTP without it is for this machine (this container) only. sccache's own protocol knows no TLS;
+//! who may speak it is decided by address, as ever.
 
 pub mod access;
 pub mod config;
+mod crowd;
 pub mod disk;
+pub mod files;
 pub mod http;
 pub mod ipc;
 pub mod key;
-mod log;
+pub(crate) mod log;
 pub mod lru;
 pub mod metrics;
+pub mod scheduler;
+mod socket;
 pub mod status;
 pub mod store;
+pub mod tls;
+pub mod tokens;
+pub mod upstream;
 pub mod warnings;
 pub mod zip;
 
 use crate::gateway::access::Access;
 use crate::gateway::config::{Config, IpcPolicy};
-use crate::gateway::disk::Disk;
+use crate::gateway::crowd::{Crowd, End};
+use crate::gateway::disk::{Disk, Download, Fault};
+use crate::gateway::files::Files;
+use crate::gateway::key::Key;
 use crate::gateway::metrics::{Metrics, Protocol};
-use crate::gateway::status::{Status, StoreStatus};
+use crate::gateway::scheduler::{Front, Supervisor, SupervisorEnds};
+use crate::gateway::socket::Socket;
+use crate::gateway::status::{Status, StoreStatus, TlsStatus, TokensStatus};
 use crate::gateway::store::Store;
-use crate::gateway::warnings::{REFUSALS, Warnings};
+use crate::gateway::tls::Tls;
+use crate::gateway::upstream::{Found, Upstream};
+use crate::gateway::warnings::{ADVICE, REFUSALS, Warnings, unix_seconds};
 use crate::listeners;
 use std::fmt;
 use std::io::{self, BufRead};
@@ -40,9 +58,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader, WriteHalf};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, interval, sleep, timeout};
 use tracing::{info, warn};
 
@@ -52,10 +70,16 @@ const CONNECTIONS: usize = 4096;
 const SPARE_FILES: u64 = 512;
 /// How long a new connection may stay without a first byte.
 const FIRST_BYTE: Duration = Duration::from_secs(10);
+/// How long a connection without a request may still bring one once we are stopping.
+const LAST_WORDS: Duration = Duration::from_millis(250);
+/// Read buffer of a connection in sccache's own protocol.
+const FRAME_BUFFER: usize = 4 << 10;
 /// Pause after the kernel refused to accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Most bytes of a version's line.
 const LONGEST_VERSION: u64 = 256;
+/// The supervisor's word for reading files again.
+pub(crate) const REREAD: [u8; 1] = *b"F";
 /// How often suppressed warnings are looked after.
 const TICK: Duration = Duration::from_secs(5);
 
@@ -86,9 +110,22 @@ pub enum Error {
         /// Why.
         cause: store::Error,
     },
+    /// A file that is read while the gateway runs may not be read by its user.
+    #[error("cannot read \"{}\": {cause}\nhint: the gateway runs as uid {uid}, which must be allowed to read it", path.display())]
+    Forbidden {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        cause: io::Error,
+        /// Our user.
+        uid: u32,
+    },
     /// No listeners.
     #[error("{0}")]
     Listen(io::Error),
+    /// The second level cannot be used as it is configured.
+    #[error("{0}")]
+    Upstream(upstream::Error),
     /// The runtime or its signal handlers.
     #[error("cannot start the gateway: {0}")]
     Start(io::Error),
@@ -97,7 +134,10 @@ pub enum Error {
 impl Error {
     /// Whether another try with the same configuration file must fail too.
     pub fn is_in_the_file(&self) -> bool {
-        matches!(self, Error::Read { .. } | Error::Parse { .. })
+        matches!(
+            self,
+            Error::Read { .. } | Error::Parse { .. } | Error::Forbidden { .. } | Error::Upstream(_)
+        )
     }
 }
 
@@ -106,6 +146,8 @@ impl Error {
 pub struct Listeners {
     /// The cache port.
     pub tcp: TcpListener,
+    /// The front of the scheduler, in the modes that distribute.
+    pub dist: Option<TcpListener>,
     /// The socket for clients on the same machine.
     pub unix: Option<UnixListener>,
 }
@@ -125,12 +167,20 @@ pub fn serve(config: &Path, inherit: bool) -> Result<(), Error> {
         path: path.into(),
         cause,
     })?;
+    files::check_rights(&config).map_err(|(path, cause)| Error::Forbidden {
+        path,
+        cause,
+        uid: nix::unistd::geteuid().as_raw(),
+    })?;
     let (listeners, supervisor) = if inherit {
-        let (listeners, supervisor) = inherited().map_err(Error::Listen)?;
+        let (listeners, supervisor) = inherited(&config).map_err(Error::Listen)?;
         (listeners, Some(supervisor))
     } else {
         (bind(&config).map_err(Error::Listen)?, None)
     };
+    if let Some(config) = &config.upstream {
+        upstream::operator(config).map_err(Error::Upstream)?;
+    }
     let options = store::Options {
         dir: config.store_dir.clone(),
         budget_bytes: config.budget_bytes,
@@ -144,8 +194,10 @@ pub fn serve(config: &Path, inherit: bool) -> Result<(), Error> {
         .build()
         .map_err(Error::Start)?;
     let served = runtime.block_on(async {
-        let shutdown = shutdown(supervisor).map_err(Error::Start)?;
-        run(listeners, config, store, shutdown)
+        let (talk, ends) = scheduler::talk();
+        let asked = Arc::<Notify>::default();
+        let shutdown = shutdown(supervisor, ends, Arc::clone(&asked)).map_err(Error::Start)?;
+        run(listeners, config, store, (talk, asked), shutdown)
             .await
             .map_err(Error::Start)
     });
@@ -157,28 +209,39 @@ pub fn serve(config: &Path, inherit: bool) -> Result<(), Error> {
 /// The listeners of the configuration, bound here.
 fn bind(config: &Config) -> io::Result<Listeners> {
     let tcp = listeners::bind_tcp(config.listen)?;
+    let dist = config.dist.as_ref();
+    let dist = dist
+        .map(|dist| listeners::bind_tcp(dist.listen))
+        .transpose()?;
     let unix = match config.ipc {
         IpcPolicy::Off => None,
         IpcPolicy::Local | IpcPolicy::Networks(_) => {
             Some(listeners::bind_unix(&config.socket, 0o666)?)
         }
     };
-    Ok(Listeners { tcp, unix })
+    Ok(Listeners { tcp, dist, unix })
 }
 
 /// The supervisor's listeners, and the socket that leads to it.
-fn inherited() -> io::Result<(Listeners, UnixStream)> {
+fn inherited(config: &Config) -> io::Result<(Listeners, UnixStream)> {
     let supervisor = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let mut sockets = listeners::receive(&supervisor)?.into_iter();
-    let Some(tcp) = sockets.next() else {
-        return Err(io::Error::other(
-            "cannot receive the listeners: the message holds none",
-        ));
+    let missing = |which| io::Error::other(format!("cannot receive the listeners: {which}"));
+    let tcp = sockets.next();
+    let tcp = tcp.ok_or_else(|| missing("the message holds none"))?;
+    let dist = match config.dist {
+        None => None,
+        Some(_) => Some(
+            sockets
+                .next()
+                .ok_or_else(|| missing("that of the scheduler's front is not among them"))?,
+        ),
     };
     let unix = sockets.next().map(UnixListener::from);
     Ok((
         Listeners {
             tcp: TcpListener::from(tcp),
+            dist: dist.map(TcpListener::from),
             unix,
         },
         supervisor,
@@ -186,7 +249,13 @@ fn inherited() -> io::Result<(Listeners, UnixStream)> {
 }
 
 /// Ends when the gateway is to stop. Says that it is ready when it is first polled, by the accept loop.
-fn shutdown(supervisor: Option<UnixStream>) -> io::Result<impl Future<Output = ()>> {
+/// Carries the bytes between the supervisor and the front of the scheduler meanwhile. Whoever waits for `asked` hears of
+/// each request of the supervisor to read files again.
+fn shutdown(
+    supervisor: Option<UnixStream>,
+    mut ends: SupervisorEnds,
+    asked: Arc<Notify>,
+) -> io::Result<impl Future<Output = ()>> {
     let mut term = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let supervisor = match supervisor {
@@ -198,18 +267,28 @@ fn shutdown(supervisor: Option<UnixStream>) -> io::Result<impl Future<Output = (
     };
     Ok(async move {
         let supervisor_gone = async {
-            let Some(mut supervisor) = supervisor else {
+            let Some(supervisor) = supervisor else {
                 return std::future::pending().await;
             };
-            if let Err(cause) = tokio::io::AsyncWriteExt::write_all(&mut supervisor, b"R").await {
+            let (mut hear, mut say) = supervisor.into_split();
+            if let Err(cause) = say.write_all(b"R").await {
                 warn!("cannot report readiness: {cause}");
             }
             let mut byte = [0];
-            while supervisor
-                .read(&mut byte)
-                .await
-                .is_ok_and(|count| count > 0)
-            {}
+            loop {
+                tokio::select! {
+                    read = hear.read(&mut byte) => match read {
+                        Ok(1) if byte == REREAD => asked.notify_one(),
+                        Ok(1) => { let _ = ends.hear.send(byte[0]); }
+                        Ok(_) | Err(_) => return,
+                    },
+                    Some(word) = ends.said.recv() => {
+                        if let Err(cause) = say.write_all(&[word]).await {
+                            warn!("cannot report readiness: {cause}");
+                        }
+                    }
+                }
+            }
         };
         tokio::select! {
             _ = term.recv() => info!("stopping signal=TERM"),
@@ -251,6 +330,14 @@ impl fmt::Display for Peer {
 }
 
 impl Peer {
+    /// Is it this machine, or this container?
+    fn is_ourselves(&self) -> bool {
+        match self {
+            Peer::Unix { .. } => true,
+            Peer::Tcp { address, local } => access::is_ourselves(address.ip(), *local),
+        }
+    }
+
     /// The same for all connections of one client machine (or user): what advice is limited by.
     pub fn origin(&self) -> String {
         match self {
@@ -264,26 +351,79 @@ impl Peer {
 #[derive(Debug)]
 pub struct Gateway {
     pub(crate) config: Config,
-    pub(crate) access: Access,
+    pub(crate) access: Arc<Access>,
     pub(crate) disk: Disk,
+    upstream: Option<Arc<Upstream>>,
     pub(crate) metrics: Metrics,
     pub(crate) warnings: Warnings,
+    front: Option<Arc<Front>>,
+    tls: Option<Arc<Tls>>,
+    files: Files,
+    crowd: Crowd,
     sccache_version: OnceLock<String>,
     started: Instant,
 }
 
 impl Gateway {
-    fn new(config: Config, store: Store) -> Gateway {
+    fn new(
+        config: Config,
+        store: Store,
+        front: Option<Arc<Front>>,
+        asked: Arc<Notify>,
+        slots: usize,
+    ) -> Result<Gateway, upstream::Error> {
         let disk = Disk::new(store);
         let scraped = disk.clone();
-        Gateway {
-            access: Access::new(&config),
+        let upstream = config.upstream.as_ref();
+        let upstream = upstream.map(|config| Upstream::start(config, disk.clone()));
+        let upstream = upstream.transpose()?;
+        let access = Arc::new(Access::new(&config));
+        let mut metrics = Metrics::new(move || scraped.usage());
+        metrics.scrape_tokens(&access);
+        let tls = config.tls.as_ref().map(|_| Arc::<Tls>::default());
+        if let Some(tls) = &tls {
+            metrics.scrape_expiry(tls);
+        }
+        if let Some(front) = &front {
+            metrics.also(front.collector());
+        }
+        if let Some(upstream) = &upstream {
+            metrics.also(Box::new(upstream::Scrape(Arc::clone(upstream))));
+        }
+        Ok(Gateway {
+            upstream,
+            access,
+            tls,
+            files: Files::new(asked),
+            crowd: Crowd::new(slots),
             config,
-            metrics: Metrics::new(move || scraped.usage()),
+            metrics,
+            front,
             disk,
             warnings: Warnings::default(),
             sccache_version: OnceLock::new(),
             started: Instant::now(),
+        })
+    }
+
+    /// A blob of our store or, where it is missing here, of the upstream.
+    pub(crate) async fn blob(&self, key: &Key) -> Result<Download, Fault> {
+        let found = self.disk.get(key).await;
+        match (&self.upstream, &found) {
+            (Some(upstream), Err(Fault::Store(store::Error::Missing))) => {
+                match upstream.fetch(key).await {
+                    Found::Here => self.disk.get(key).await,
+                    Found::Nowhere => found,
+                }
+            }
+            _ => found,
+        }
+    }
+
+    /// Tells the upstream of a blob that a client has stored here.
+    pub(crate) fn pass_on(&self, key: &Key) {
+        if let Some(upstream) = &self.upstream {
+            upstream.offer(key);
         }
     }
 
@@ -303,6 +443,15 @@ impl Gateway {
         );
     }
 
+    /// To be called every few seconds.
+    fn tick(&self) {
+        self.warnings.tick();
+        let tls = self.tls.as_ref();
+        if let Some(advice) = tls.and_then(|tls| tls.daily_advice(unix_seconds())) {
+            self.warnings.warn(ADVICE, "certificate", &advice);
+        }
+    }
+
     /// Runs the supervised sccache once; without an answer the version stays unknown.
     fn ask_sccache_version(&self) {
         if let Some(version) = self.config.sccache.as_deref().and_then(version_of) {
@@ -320,11 +469,18 @@ impl Gateway {
             sccache_version: self.sccache_version.get().cloned(),
             uptime_seconds: self.started.elapsed().as_secs(),
             ready: fault.is_none(),
+            upstream: self.upstream.as_ref().map(|upstream| upstream.status()),
             totals: self.metrics.totals(),
             namespaces: self.metrics.namespaces(&usage),
             protocols: self.metrics.protocols(),
             refusals: self.metrics.refusals(),
+            tokens: TokensStatus::new(&self.access, self.files.faults().tokens),
+            tls: self.tls.as_ref().map(|tls| TlsStatus {
+                not_after_unix_seconds: tls.not_after(),
+                fault: self.files.faults().tls,
+            }),
             recent_warnings: self.warnings.recent(),
+            dist: self.front.as_ref().map(|front| front.status()),
             store: StoreStatus {
                 bytes: usage.bytes,
                 budget_bytes: usage.budget_bytes,
@@ -370,11 +526,12 @@ fn reap(child: &mut Child) {
 }
 
 /// Serves `store` on `listeners` until `shutdown` ends, then lets requests in flight finish within the
-/// configuration's `drain`. An error means that the listeners cannot be used at all.
+/// configuration's `drain`. Files are read again when `asked` is notified. An error means that the listeners cannot be used at all.
 pub async fn run(
     listeners: Listeners,
     config: Config,
     store: Store,
+    (supervisor, asked): (Supervisor, Arc<Notify>),
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     listeners.tcp.set_nonblocking(true)?;
@@ -396,20 +553,43 @@ pub async fn run(
         );
     }
     let drain = config.drain;
-    let gateway = Arc::new(Gateway::new(config, store));
+    let most = connection_limit();
+    let dist = config.dist.clone();
+    let front = dist.map(|dist| Arc::new(Front::new(dist, supervisor.say)));
+    let gateway = Gateway::new(config, store, front, asked, most).map_err(io::Error::other)?;
+    let gateway = Arc::new(gateway);
+    files::reread(&gateway);
+    files::follow(&gateway);
     let asking = Arc::clone(&gateway);
     // On a thread that the end of the runtime does not wait for: the program may never answer.
     std::thread::spawn(move || asking.ask_sccache_version());
-    let most = connection_limit();
     let slots = Arc::new(Semaphore::new(most));
     let (stop, stopping) = watch::channel(false);
+    let fronting = match (listeners.dist, &gateway.front) {
+        (Some(listener), Some(front)) => {
+            listener.set_nonblocking(true)?;
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            info!("scheduler's front on {}", listener.local_addr()?);
+            let (gateway, front) = (Arc::clone(&gateway), Arc::clone(front));
+            let heard = supervisor.heard;
+            let serving = scheduler::serve(gateway, front, listener, heard, stopping.clone());
+            Some(tokio::spawn(serving))
+        }
+        (None, _) | (_, None) => None,
+    };
     accept_until(shutdown, &gateway, &tcp, unix.as_ref(), &slots, &stopping).await;
     drop((tcp, unix));
     stop.send_replace(true);
     let all = u32::try_from(most).unwrap_or(u32::MAX);
-    let outcome = timeout(drain, slots.acquire_many(all)).await;
-    match outcome {
-        Ok(_) => info!("drained"),
+    let drained = async {
+        // Neither fails: nobody closes the semaphore, and a front that panicked has nothing to drain.
+        let _ = slots.acquire_many(all).await;
+        if let Some(fronting) = fronting {
+            let _ = fronting.await;
+        }
+    };
+    match timeout(drain, drained).await {
+        Ok(()) => info!("drained"),
         Err(_) => warn!(
             "stopped with {} connections still busy after {drain:?}",
             most - slots.available_permits()
@@ -444,7 +624,7 @@ async fn accept_until(
         let accepted = tokio::select! {
             biased;
             () = &mut shutdown => return,
-            _ = tick.tick() => { gateway.warnings.tick(); continue }
+            _ = tick.tick() => { gateway.tick(); continue }
             accepted = tcp.accept() => accepted.map(|(stream, address)| {
                 let local = stream.local_addr().map_or(address.ip(), |local| local.ip());
                 let socket = rustix::net::sockopt::set_socket_keepalive(&stream, true);
@@ -466,7 +646,7 @@ async fn accept_until(
     }
 }
 
-fn spawn<S: AsyncRead + AsyncWrite + Send + 'static>(
+fn spawn<S: Socket>(
     gateway: &Arc<Gateway>,
     stream: S,
     peer: Peer,
@@ -475,48 +655,74 @@ fn spawn<S: AsyncRead + AsyncWrite + Send + 'static>(
 ) {
     let (gateway, stopping) = (Arc::clone(gateway), stopping.clone());
     tokio::spawn(async move {
-        converse(gateway, stream, peer, stopping).await;
+        let conversation = converse(Arc::clone(&gateway), stream, peer, stopping);
+        let end = gateway.crowd.attend(&peer, conversation).await;
         drop(slot);
+        let (reason, cause) = match end {
+            End::Over => return,
+            End::Slow => (
+                "slow_head",
+                "no whole request came in time; clients of the cache send one at once",
+            ),
+            End::Crowded => (
+                "crowded",
+                "there are too many connections without an allowed request; do all of that address have a right token?",
+            ),
+        };
+        gateway.refuse(reason, &peer, &"a connection", &cause);
     });
 }
 
 /// Finds out which protocol the peer speaks, and speaks it.
 ///
 /// The first frame of sccache's own protocol is shorter than 16 MiB, so its big-endian length starts with 0.
-async fn converse<S: AsyncRead + AsyncWrite + Send + 'static>(
+async fn converse<S: Socket>(
     gateway: Arc<Gateway>,
-    stream: S,
+    mut stream: S,
     peer: Peer,
     mut stopping: watch::Receiver<bool>,
 ) {
-    let (mut reader, writer) = tokio::io::split(stream);
     let mut first = [0];
     let read = tokio::select! {
-        read = timeout(FIRST_BYTE, reader.read(&mut first)) => read,
-        _ = stopping.wait_for(|stopping| *stopping) => return,
+        read = timeout(FIRST_BYTE, stream.read(&mut first)) => read,
+        () = a_moment_after(&mut stopping) => return,
     };
     match read {
         Ok(Ok(1)) => {}
         // Port scanners and health checks of others connect and say nothing.
         Ok(Ok(_) | Err(_)) | Err(_) => return,
     }
-    let reader = io::Cursor::new(first).chain(reader);
     let what = "a connection";
     match first[0] {
         0 => {
             let _open = gateway.metrics.connection(Protocol::sccache);
+            let (reader, writer) = after(first, stream);
+            // A frame's length and its head arrive together; what is longer is read past this buffer.
+            let reader = BufReader::with_capacity(FRAME_BUFFER, reader);
             ipc::converse(&gateway, reader, writer, peer, stopping).await;
+        }
+        b'A'..=b'Z' | b'a'..=b'z' if gateway.tls.is_some() && !peer.is_ourselves() => {
+            let (reader, writer) = after(first, stream);
+            http::refuse_plain(&gateway, tokio::io::join(reader, writer), &peer).await;
         }
         b'A'..=b'Z' | b'a'..=b'z' => {
             let _open = gateway.metrics.connection(Protocol::http);
-            http::converse(&gateway, tokio::io::join(reader, writer), peer, stopping).await;
+            http::converse(&gateway, stream, &first, peer, stopping).await;
         }
-        0x16 => gateway.refuse(
-            "tls",
-            &peer,
-            &what,
-            &"the client speaks TLS, which is not configured; use http://",
-        ),
+        0x16 => {
+            let Some(tls) = &gateway.tls else {
+                let cause = "the client speaks TLS, which is not configured; use http://, or set SCCACHE_TLS_CERT";
+                return gateway.refuse("tls", &peer, &what, &cause);
+            };
+            let (reader, writer) = after(first, stream);
+            match tls.shake_hands(tokio::io::join(reader, writer)).await {
+                Ok(stream) => {
+                    let _open = gateway.metrics.connection(Protocol::http);
+                    http::converse_by_hyper(&gateway, stream, peer, stopping).await;
+                }
+                Err(cause) => gateway.refuse("tls", &peer, &what, &cause),
+            }
+        }
         byte => gateway.refuse(
             "protocol",
             &peer,
@@ -524,6 +730,20 @@ async fn converse<S: AsyncRead + AsyncWrite + Send + 'static>(
             &format!("no known protocol starts with byte {byte:#04x}"),
         ),
     }
+}
+
+/// The two directions of a connection whose first byte was read already.
+fn after<S: Socket>(first: [u8; 1], stream: S) -> (impl AsyncRead + Unpin, WriteHalf<S>) {
+    let (reader, writer) = tokio::io::split(stream);
+    (io::Cursor::new(first).chain(reader), writer)
+}
+
+/// Ends when what a client has sent before we began to stop must have arrived. A connection whose greeting is not
+/// answered fails the build of a client that speaks sccache's own protocol; one that was greeted survives its end.
+pub(crate) async fn a_moment_after(stopping: &mut watch::Receiver<bool>) {
+    // The sender lives as long as the gateway.
+    let _ = stopping.wait_for(|stopping| *stopping).await;
+    sleep(LAST_WORDS).await;
 }
 
 /// As many connections as descriptors allow, after asking for all that may be had.

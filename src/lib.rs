@@ -4,8 +4,10 @@
 //! those services and serves the cache; the other commands ask a running sccache-dock or help its clients.
 //! ARCHITECTURE.md has the map and the invariants.
 
+pub mod builder;
 pub mod cli;
 pub mod client;
+pub mod dist;
 pub mod doctor;
 pub mod gateway;
 pub mod listeners;

@@ -1,6 +1,7 @@
 //! Listening sockets: bound here, handed from the supervisor to the gateway over a Unix socket, so that
 //! they stay open while the gateway restarts and no client is ever refused.
 
+use nix::sys::stat::{Mode, umask};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
@@ -9,7 +10,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
@@ -44,10 +45,11 @@ pub fn bind_unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
         }
         Err(_) => {}
     }
-    let listener = UnixListener::bind(path).map_err(|cause| explain(&cause, &what))?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
-        .map_err(|cause| explain(&cause, &what))?;
-    Ok(listener)
+    // The socket is born with its mode: changed by path afterwards, it could be another file's by then.
+    let before = umask(Mode::from_bits_truncate(!mode & 0o777));
+    let bound = UnixListener::bind(path);
+    umask(before);
+    bound.map_err(|cause| explain(&cause, &what))
 }
 
 /// Sends `sockets`, at most four, in one message with one byte of data.
@@ -101,6 +103,7 @@ mod tests {
     use std::io::{Read, Write};
     use std::net::TcpStream;
     use std::os::fd::AsFd;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn listeners_arrive_in_order_and_work() {

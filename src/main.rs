@@ -1,13 +1,19 @@
 //! Parses the command line, chooses a command, maps its outcome to an exit code. The only printer of errors.
 
 use clap::{CommandFactory, Parser};
+use sccache_dock::builder::{self, shim};
 use sccache_dock::cli::{Cli, Command, exit};
-use sccache_dock::{doctor, gateway, settings, status, supervise};
+use sccache_dock::{client, doctor, gateway, settings, status, supervise};
 use std::error::Error;
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    let variable = std::env::var_os(shim::VARIABLE);
+    if shim::is_called(variable.as_deref(), std::env::args_os().nth(1).as_deref()) {
+        return as_bubblewrap(variable.unwrap_or_default());
+    }
     let outcome = match Cli::parse().command {
         Command::Gateway { config, inherit } => match gateway::serve(&config, inherit) {
             Ok(()) => Ok(exit::OK),
@@ -15,6 +21,12 @@ fn main() -> ExitCode {
             Err(error) if error.is_in_the_file() => Err((exit::USAGE, error.into())),
             Err(error) => Err((exit::FAILED, error.into())),
         },
+        Command::Builder { config, part } => {
+            builder::run(&config, part).map_err(|error| (error.code(), error.into()))
+        }
+        Command::Seccomp { profile } => {
+            done(io::stdout().write_all(builder::seccomp(profile).as_bytes()))
+        }
         Command::Completions { shell } => {
             clap_complete::generate(
                 shell,
@@ -24,6 +36,7 @@ fn main() -> ExitCode {
             );
             Ok(exit::OK)
         }
+        Command::Warm(args) => given(client::warm::run(&args)),
         Command::Doctor(args) => given(doctor::run(&args)),
         Command::Version => {
             // Wrong settings are no reason not to say who we are.
@@ -32,6 +45,12 @@ fn main() -> ExitCode {
                 &loaded.unwrap_or_else(|_| "sccache".into()),
             ))
         }
+        // Whatever is wrong with the settings, what runs can be asked.
+        Command::Status { json } => given(status::status(&settings::place(), json)),
+        Command::Healthcheck => given(status::healthcheck(&settings::place())),
+        Command::Restart { service } => tell(&format!("restart {service}")),
+        Command::Stop { service } => tell(&format!("stop {service}")),
+        Command::Reload => tell("reload"),
         settled => match settings::load() {
             Ok(loaded) => with_settings(settled, loaded),
             Err(problems) => Err((exit::USAGE, problems.into())),
@@ -47,19 +66,21 @@ fn main() -> ExitCode {
     }
 }
 
+/// `sccache-dist` started us for a job.
+fn as_bubblewrap(terms: OsString) -> ExitCode {
+    let arguments = std::env::args_os().skip(1).collect();
+    match shim::run(&terms.to_string_lossy(), arguments) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => shim::complain(&error),
+    }
+}
+
 type Outcome = Result<u8, (u8, Box<dyn Error>)>;
 
 fn with_settings(command: Command, loaded: settings::Loaded) -> Outcome {
     let settings = &loaded.settings;
     match command {
         Command::Run => supervise::run(loaded).map_err(|error| (exit::USAGE, error.into())),
-        Command::Status { json } => given(status::status(settings, json)),
-        Command::Healthcheck => given(status::healthcheck(settings)),
-        Command::Restart { service } => {
-            given(status::tell(settings, &format!("restart {service}")))
-        }
-        Command::Stop { service } => given(status::tell(settings, &format!("stop {service}"))),
-        Command::Reload => given(status::tell(settings, "reload")),
         Command::Purge {
             older_than,
             namespace,
@@ -67,12 +88,24 @@ fn with_settings(command: Command, loaded: settings::Loaded) -> Outcome {
         Command::Config => done(settings::print(&loaded, &mut io::stdout().lock())),
         Command::ClientEnv(args) => given(status::client_env(settings, &args)),
         Command::Gateway { .. }
+        | Command::Builder { .. }
+        | Command::Seccomp { .. }
         | Command::Completions { .. }
         | Command::Doctor(_)
+        | Command::Status { .. }
+        | Command::Healthcheck
+        | Command::Restart { .. }
+        | Command::Stop { .. }
+        | Command::Reload
+        | Command::Warm(_)
         | Command::Version => {
             unreachable!("handled without settings")
         }
     }
+}
+
+fn tell(request: &str) -> Outcome {
+    given(status::tell(&settings::place(), request))
 }
 
 fn given<E: Error + 'static>(outcome: Result<u8, E>) -> Outcome {

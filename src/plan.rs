@@ -1,8 +1,12 @@
 //! Settings into the plan: which services run, with which program, files, environment and order. Pure.
 
-use crate::gateway::config::{Config, IpcPolicy};
+mod dist;
+
+pub use dist::{BUILDER_REGISTERED, DistFacts, SCHEDULER_ANSWERS};
+
+use crate::gateway::config::{Config, IpcPolicy, Upstream};
 use crate::secret::Secret;
-use crate::settings::Settings;
+use crate::settings::{Mode, Settings};
 use crate::supervise::machine::{Id, Rules};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -37,6 +41,36 @@ pub mod paths {
         state(dir).join("auth-token")
     }
 
+    /// The generated token for builders.
+    pub fn server_token(dir: &Path) -> PathBuf {
+        state(dir).join("server-token")
+    }
+
+    /// Toolchains and jobs of the builder.
+    pub fn builder(dir: &Path) -> PathBuf {
+        dir.join("builder")
+    }
+
+    /// The scheduler's configuration.
+    pub fn scheduler_config(dir: &Path) -> PathBuf {
+        state(dir).join("scheduler.toml")
+    }
+
+    /// The builder's configuration, ours.
+    pub fn builder_config(dir: &Path) -> PathBuf {
+        state(dir).join("builder.toml")
+    }
+
+    /// The builder's configuration, that of `sccache-dist`.
+    pub fn server_config(dir: &Path) -> PathBuf {
+        state(dir).join("builder-server.toml")
+    }
+
+    /// What the upstream has not got yet.
+    pub fn upstream_queue(dir: &Path) -> PathBuf {
+        state(dir).join("upstream-queue")
+    }
+
     /// The gateway's configuration.
     pub fn gateway_config(dir: &Path) -> PathBuf {
         state(dir).join("gateway.toml")
@@ -62,6 +96,11 @@ pub mod paths {
         run_dir.join("notify.sock")
     }
 
+    /// Where the builder's jobs are reported; bound by the gateway.
+    pub fn jobs_socket(run_dir: &Path) -> PathBuf {
+        run_dir.join("jobs.sock")
+    }
+
     /// `status`, `restart` and `healthcheck` talk to the supervisor here.
     pub fn control_socket(run_dir: &Path) -> PathBuf {
         run_dir.join("control.sock")
@@ -77,6 +116,19 @@ pub enum StopBy {
     SccacheShutdown(PathBuf),
 }
 
+/// How a service says that it is ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadyBy {
+    /// It takes the listeners over its standard input, and answers there.
+    Handover,
+    /// It connects to the notification socket.
+    Notify,
+    /// It says nothing: it counts as ready when it runs.
+    Spawn,
+    /// The gateway says so, with this byte over its handover socket.
+    Gateway(u8),
+}
+
 /// One service of the plan.
 #[derive(Debug, Clone)]
 pub struct Service {
@@ -85,9 +137,9 @@ pub struct Service {
     pub args: Vec<String>,
     /// The whole environment: nothing is inherited.
     pub env: Vec<(String, String)>,
-    /// Takes the listeners over its standard input and reports there that it is ready. A service without
-    /// handover reports over the notification socket.
-    pub handover: bool,
+    pub ready_by: ReadyBy,
+    /// Runs as the supervisor does, and steps down by itself.
+    pub keeps_root: bool,
     pub stop_by: StopBy,
     /// What it reads at its start.
     pub files: Vec<File>,
@@ -137,16 +189,30 @@ pub struct Facts {
     pub listen: SocketAddr,
     pub auth_token: Secret,
     pub path: String,
+    /// In the modes that distribute.
+    pub dist: Option<DistFacts>,
 }
+
+/// How settings become a plan: [`plan`], or what a bench puts in its place.
+pub type Planner = fn(&Settings, &Facts) -> Result<Plan, toml::ser::Error>;
 
 /// The plan of these settings.
 ///
 /// # Errors
-/// The gateway's configuration cannot be written as TOML (a path that is not UTF-8).
+/// A configuration cannot be written as TOML (a path that is not UTF-8).
 pub fn plan(settings: &Settings, facts: &Facts) -> Result<Plan, toml::ser::Error> {
     let config = gateway_config(settings, facts);
     let mut secrets = config.write_tokens.clone();
     secrets.extend(config.read_tokens.iter().cloned());
+    secrets.extend(settings.upstream.iter().flat_map(secrets_of_url));
+    secrets.extend(settings.upstream_token.iter().cloned());
+    let keys = settings.aws.iter();
+    secrets.extend(
+        keys.filter(|(name, _)| name.contains("SECRET") || name.contains("TOKEN"))
+            .map(|(_, value)| value.clone()),
+    );
+    let aws = settings.aws.iter();
+    let aws = aws.map(|(name, value)| (name.clone(), value.reveal().to_owned()));
     let config_path = paths::gateway_config(&settings.dir);
     let gateway = Service {
         name: "gateway",
@@ -157,11 +223,15 @@ pub fn plan(settings: &Settings, facts: &Facts) -> Result<Plan, toml::ser::Error
             "--config".into(),
             config_path.display().to_string(),
         ],
-        env: vec![
+        env: [
             ("SCCACHE_LOG".into(), settings.log.clone()),
             ("PATH".into(), facts.path.clone()),
-        ],
-        handover: true,
+        ]
+        .into_iter()
+        .chain(aws)
+        .collect(),
+        ready_by: ReadyBy::Handover,
+        keeps_root: false,
         stop_by: StopBy::Term,
         files: vec![File {
             path: config_path,
@@ -174,11 +244,45 @@ pub fn plan(settings: &Settings, facts: &Facts) -> Result<Plan, toml::ser::Error
             fatal_codes: &[2],
         },
     };
-    let server = server(settings, facts, Id(0));
-    Ok(Plan {
-        services: vec![gateway, server],
-        secrets,
-    })
+    let mut services = vec![gateway];
+    // Nobody uses the cache of a machine that only builds.
+    if settings.mode != Mode::Builder {
+        services.push(server(settings, facts, Id(0)));
+    }
+    if let Some(dist) = &facts.dist {
+        secrets.extend([dist.server_token.clone(), dist.scheduler_token.clone()]);
+        let mut needs = vec![Id(0)];
+        if settings.mode.schedules() {
+            needs.push(Id(services.len()));
+            services.push(dist::scheduler(settings, facts, dist, Id(0))?);
+        }
+        services.push(dist::builder(settings, facts, dist, needs)?);
+    }
+    Ok(Plan { services, secrets })
+}
+
+/// What must not be seen of a URL: its password, and the keys of its query.
+fn secrets_of_url(url: &Secret) -> Vec<Secret> {
+    let text = url.reveal();
+    let (bare, query) = text.split_once('?').unwrap_or((text, ""));
+    let host = bare.split_once("://").map_or("", |(_, rest)| rest);
+    let user = host
+        .split('/')
+        .next()
+        .and_then(|host| host.rsplit_once('@'));
+    let password = user
+        .and_then(|(user, _)| user.split_once(':'))
+        .map(|(_, word)| word);
+    let keys = query
+        .split('&')
+        .filter_map(|pair| pair.split_once('='))
+        .filter(|(name, _)| name.contains("key") || name.contains("token"))
+        .map(|(_, value)| value);
+    let secrets = password.into_iter().chain(keys);
+    secrets
+        .filter(|word| !word.is_empty())
+        .map(Secret::new)
+        .collect()
 }
 
 fn gateway_config(settings: &Settings, facts: &Facts) -> Config {
@@ -193,8 +297,16 @@ fn gateway_config(settings: &Settings, facts: &Facts) -> Config {
         write_tokens: vec![facts.auth_token.clone()],
         read_tokens: settings.read_token.iter().cloned().collect(),
         anonymous_read: settings.anonymous_read,
+        tokens_file: settings.tokens_file.clone(),
+        tls: settings.tls.clone(),
         // It shares the grace with the server, which stops first.
         drain: settings.stop_grace / 2,
+        dist: facts.dist.as_ref().map(|dist| dist::front(settings, dist)),
+        upstream: settings.upstream.clone().map(|url| Upstream {
+            url,
+            token: settings.upstream_token.clone(),
+            queue: paths::upstream_queue(&settings.dir),
+        }),
     }
 }
 
@@ -250,7 +362,8 @@ fn server(settings: &Settings, facts: &Facts, gateway: Id) -> Service {
             .into_iter()
             .map(|(name, value)| (name.to_owned(), value))
             .collect(),
-        handover: false,
+        ready_by: ReadyBy::Notify,
+        keeps_root: false,
         stop_by: StopBy::SccacheShutdown(socket),
         files: Vec::new(),
         rules: Rules {
@@ -306,6 +419,15 @@ mod tests {
             listen: "0.0.0.0:4226".parse().unwrap(),
             auth_token: Secret::new("the-token"),
             path: "/usr/bin".into(),
+            dist: loaded.settings.mode.builds().then(|| DistFacts {
+                front: "0.0.0.0:10600".parse().unwrap(),
+                scheduler: "127.0.0.1:10599".parse().unwrap(),
+                scheduler_token: Secret::new("the-scheduler-token"),
+                server_token: Secret::new("the-server-token"),
+                public_addr: "172.17.0.2:10501".parse().unwrap(),
+                bwrap: "/usr/bin/bwrap".into(),
+                run_as: None,
+            }),
         };
         plan(&loaded.settings, &facts).unwrap()
     }
@@ -330,6 +452,51 @@ mod tests {
         );
         assert!(plan.services[0].rules.depends_on.is_empty());
         assert_eq!(plan.services[1].rules.depends_on, [Id(0)]);
+    }
+
+    #[test]
+    fn builder_waits_for_the_scheduler_of_its_mode() {
+        let needs = |plan: &Plan| -> Vec<(&'static str, Vec<Id>)> {
+            let services = plan.services.iter();
+            services
+                .map(|service| (service.name, service.rules.depends_on.clone()))
+                .collect()
+        };
+        assert_eq!(
+            needs(&planned(&[("MODE", "distributed-ephemeral")])),
+            [
+                ("gateway", vec![]),
+                ("server", vec![Id(0)]),
+                ("scheduler", vec![Id(0)]),
+                ("builder", vec![Id(0), Id(2)]),
+            ]
+        );
+        let builder = planned(&[
+            ("MODE", "builder"),
+            ("SCCACHE_SCHEDULER_URL", "build-host"),
+            ("SCCACHE_SERVER_TOKEN", "the-server-token"),
+        ]);
+        assert_eq!(
+            needs(&builder),
+            [("gateway", vec![]), ("builder", vec![Id(0)])]
+        );
+        let config: Config = toml::from_str(&builder.services[0].files[0].text).unwrap();
+        assert_eq!(
+            config.dist.unwrap().scheduler,
+            crate::gateway::config::Scheduler::Remote("http://build-host:10600".into())
+        );
+    }
+
+    #[test]
+    fn builder_reaches_its_scheduler_through_the_front_on_loopback() {
+        let plan = planned(&[("MODE", "distributed-ephemeral")]);
+        let server: toml::Table = plan.services[3].files[1].text.parse().unwrap();
+        assert_eq!(
+            server["scheduler_url"].as_str(),
+            Some("http://127.0.0.1:10600")
+        );
+        assert_eq!(server["public_addr"].as_str(), Some("172.17.0.2:10501"));
+        assert_eq!(plan.secrets.len(), 3, "all tokens are hidden from the log");
     }
 
     #[test]
@@ -386,12 +553,12 @@ mod tests {
 
     #[test]
     fn no_argument_shows_a_token() {
-        let plan = planned(&[]);
+        let plan = planned(&[("MODE", "distributed-ephemeral")]);
         assert!(
             plan.services
                 .iter()
                 .flat_map(|service| &service.args)
-                .all(|arg| !arg.contains("the-token"))
+                .all(|arg| !arg.contains("-token"))
         );
     }
 }

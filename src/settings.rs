@@ -3,13 +3,16 @@
 //! Each setting is looked up in this order: the variable `NAME`, the file named by `NAME_FILE` (Docker secrets),
 //! the TOML file, the default. The edges (reading the real environment and files) are in [`load`].
 
+mod dist;
 mod rows;
 mod values;
 
-use crate::gateway::config::IpcPolicy;
+pub use dist::{Distribution, Isolation, PublicAddr};
+
+use crate::gateway::config::{IpcPolicy, TlsFiles};
 use crate::secret::Secret;
 use crate::variables;
-use rows::{EXPECTED, NOT_YET, ROWS, Row};
+use rows::{DEFAULT_DIR, EXPECTED, ROWS, Row};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
@@ -17,8 +20,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use values::{
-    Fault, absolute, address, duration, ipc, log_filter, log_format, optional, size, token,
-    writing_token,
+    Fault, absolute, address, duration, file, ipc, log_filter, log_format, optional, size, token,
+    upstream, writing_token,
 };
 
 /// Where the optional TOML file stands, unless `SCCACHE_DOCK_CONFIG` names another.
@@ -31,25 +34,40 @@ pub enum Mode {
     Ephemeral,
     /// The cache lies on a mount.
     Persistent,
+    /// As ephemeral, with a scheduler and a builder.
+    DistributedEphemeral,
+    /// As persistent, with a scheduler and a builder.
+    DistributedPersistent,
+    /// A builder for the scheduler of another machine.
+    Builder,
 }
+
+const MODES: [Mode; 5] = [
+    Mode::Ephemeral,
+    Mode::Persistent,
+    Mode::DistributedEphemeral,
+    Mode::DistributedPersistent,
+    Mode::Builder,
+];
 
 impl Mode {
     fn parse(text: &str) -> Result<Mode, Fault> {
-        match text {
-            "ephemeral" | "volatile" => Ok(Mode::Ephemeral),
-            "persistent" => Ok(Mode::Persistent),
-            "distributed-ephemeral" | "distributed-persistent" | "builder" => Err(Fault::hint(
-                "distributed compilation is not in this version",
-                "use MODE=ephemeral or MODE=persistent: the shared cache works without it",
-            )),
-            other => Err(Fault::hint(
-                format!("\"{other}\" is not a mode"),
-                match variables::suggest(other, ["ephemeral", "persistent"]) {
+        let text = if text == "volatile" {
+            "ephemeral"
+        } else {
+            text
+        };
+        let words = MODES.map(Mode::as_str);
+        let found = MODES.into_iter().find(|mode| mode.as_str() == text);
+        found.ok_or_else(|| {
+            Fault::hint(
+                format!("\"{text}\" is not a mode"),
+                match variables::suggest(text, words) {
                     Some(near) => format!("did you mean \"{near}\"?"),
-                    None => "use \"ephemeral\" or \"persistent\"".into(),
+                    None => format!("use one of {}", words.join(", ")),
                 },
-            )),
-        }
+            )
+        })
     }
 
     /// The word as it is written in `MODE`.
@@ -57,7 +75,28 @@ impl Mode {
         match self {
             Mode::Ephemeral => "ephemeral",
             Mode::Persistent => "persistent",
+            Mode::DistributedEphemeral => "distributed-ephemeral",
+            Mode::DistributedPersistent => "distributed-persistent",
+            Mode::Builder => "builder",
         }
+    }
+
+    /// Whether the state folder must outlive the container.
+    pub fn persists(self) -> bool {
+        matches!(self, Mode::Persistent | Mode::DistributedPersistent)
+    }
+
+    /// Whether the scheduler runs here.
+    pub fn schedules(self) -> bool {
+        matches!(
+            self,
+            Mode::DistributedEphemeral | Mode::DistributedPersistent
+        )
+    }
+
+    /// Whether a builder runs here.
+    pub fn builds(self) -> bool {
+        self.schedules() || self == Mode::Builder
     }
 }
 
@@ -95,10 +134,22 @@ pub struct Settings {
     pub read_token: Option<Secret>,
     /// Anyone may read.
     pub anonymous_read: bool,
+    /// The second level of the cache; may hold keys.
+    pub upstream: Option<Secret>,
+    /// Bearer token for an upstream over HTTP.
+    pub upstream_token: Option<Secret>,
+    /// The environment's `AWS_*` variables, where the upstream is S3: with it they are the gateway's.
+    pub aws: Vec<(String, Secret)>,
+    /// More tokens, by name.
+    pub tokens_file: Option<PathBuf>,
+    /// TLS on the cache port.
+    pub tls: Option<TlsFiles>,
     /// Bound of an orderly stop.
     pub stop_grace: Duration,
     /// Program that runs as `server`.
     pub sccache: PathBuf,
+    /// What only the modes with a builder use.
+    pub dist: Distribution,
 }
 
 /// Where a value came from.
@@ -182,15 +233,18 @@ pub struct Loaded {
 /// # Errors
 /// All problems found, each with its variable.
 pub fn load() -> Result<Loaded, Problems> {
-    let environment: BTreeMap<String, String> = std::env::vars_os()
-        .map(|(name, value)| {
-            (
-                name.to_string_lossy().into_owned(),
-                value.to_string_lossy().into_owned(),
-            )
-        })
-        .collect();
-    check(&environment, &|path| std::fs::read_to_string(path))
+    check(&environment(), &|path| std::fs::read_to_string(path))
+}
+
+fn environment() -> BTreeMap<String, String> {
+    let text = |part: std::ffi::OsString| part.to_string_lossy().into_owned();
+    std::env::vars_os()
+        .map(|(name, value)| (text(name), text(value)))
+        .collect()
+}
+
+fn run_dir_of(dir: &Path) -> PathBuf {
+    dir.join("run")
 }
 
 /// [`load`] with its edges as arguments.
@@ -211,6 +265,54 @@ pub fn check(
             warnings,
         }),
         _ => Err(Problems(lookup.problems)),
+    }
+}
+
+/// Where a running sccache-dock is to be found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Place {
+    pub dir: PathBuf,
+    pub run_dir: PathBuf,
+    pub auth_token: Option<Secret>,
+    /// What is wrong with the settings that this was read from.
+    pub doubts: Option<Problems>,
+}
+
+impl Settings {
+    /// Where a sccache-dock with these settings is to be found.
+    pub fn place(&self) -> Place {
+        Place {
+            dir: self.dir.clone(),
+            run_dir: self.run_dir.clone(),
+            auth_token: self.auth_token.clone(),
+            doubts: None,
+        }
+    }
+}
+
+/// The place alone: a mistake in some other setting must not hide a sccache-dock that runs.
+pub fn place() -> Place {
+    place_in(&environment(), &|path| std::fs::read_to_string(path))
+}
+
+fn place_in(
+    environment: &BTreeMap<String, String>,
+    read: &dyn Fn(&Path) -> io::Result<String>,
+) -> Place {
+    let problems = match check(environment, read) {
+        Ok(loaded) => return loaded.settings.place(),
+        Err(problems) => problems,
+    };
+    let mut lookup = Lookup::new(environment, read);
+    let dir = lookup.parsed("SCCACHE_DIR", absolute);
+    let dir = dir.unwrap_or_else(|| PathBuf::from(DEFAULT_DIR));
+    let run_dir = lookup.parsed("SCCACHE_RUN_DIR", optional(absolute));
+    let auth_token = lookup.parsed("SCCACHE_AUTH_TOKEN", optional(writing_token));
+    Place {
+        run_dir: run_dir.flatten().unwrap_or_else(|| run_dir_of(&dir)),
+        dir,
+        auth_token: auth_token.flatten(),
+        doubts: Some(problems),
     }
 }
 
@@ -430,8 +532,13 @@ impl<'a> Lookup<'a> {
         let ipc = self.parsed("SCCACHE_IPC", ipc);
         let auth_token = self.parsed("SCCACHE_AUTH_TOKEN", optional(writing_token));
         let read_token = self.parsed("SCCACHE_READ_TOKEN", optional(token));
+        let upstream = self.parsed("SCCACHE_UPSTREAM", optional(upstream));
+        let upstream_token = self.parsed("SCCACHE_UPSTREAM_TOKEN", optional(token));
+        let tokens_file = self.parsed("SCCACHE_TOKENS_FILE", optional(file));
+        let tls = self.tls();
         let stop_grace = self.parsed("SCCACHE_STOP_GRACE", duration);
         let sccache = self.parsed("SCCACHE_BINARY", |text| Ok(PathBuf::from(text)));
+        let dist = self.distribution(mode);
         let (auth_token, read_token) = (auth_token?, read_token?);
         if auth_token.is_some() && auth_token == read_token {
             self.problem(
@@ -443,10 +550,34 @@ impl<'a> Lookup<'a> {
         let anonymous_read = read_token
             .as_ref()
             .is_some_and(|token| token.reveal() == "anonymous");
+        let (upstream, upstream_token) = (upstream?, upstream_token?);
+        let takes_a_token = upstream
+            .as_ref()
+            .is_some_and(|url| url.reveal().starts_with("http"));
+        if upstream_token.is_some() && !takes_a_token {
+            self.problem(
+                "SCCACHE_UPSTREAM_TOKEN",
+                "is for an upstream over http:// or https://, and there is none".into(),
+                Some("set SCCACHE_UPSTREAM, or unset this".into()),
+            );
+        }
+        let s3 = upstream
+            .as_ref()
+            .is_some_and(|url| url.reveal().starts_with("s3:"));
+        let aws = self
+            .environment
+            .iter()
+            .filter(|(name, _)| s3 && name.starts_with("AWS_"));
+        let aws = aws
+            .map(|(name, value)| (name.clone(), Secret::new(value)))
+            .collect();
         let dir = dir?;
         Some(Settings {
+            upstream,
+            upstream_token,
+            aws,
             mode: mode?,
-            run_dir: run_dir?.unwrap_or_else(|| dir.join("run")),
+            run_dir: run_dir?.unwrap_or_else(|| run_dir_of(&dir)),
             dir,
             listen: listen?,
             cache_size_bytes: cache_size_bytes?,
@@ -458,9 +589,27 @@ impl<'a> Lookup<'a> {
             auth_token,
             read_token: read_token.filter(|_| !anonymous_read),
             anonymous_read,
+            tokens_file: tokens_file?,
+            tls,
             stop_grace: stop_grace?,
             sccache: sccache?,
+            dist: dist?,
         })
+    }
+
+    /// Certificate and key: both or none.
+    fn tls(&mut self) -> Option<TlsFiles> {
+        let cert = self.parsed("SCCACHE_TLS_CERT", optional(file))?;
+        let key = self.parsed("SCCACHE_TLS_KEY", optional(file))?;
+        let (missing, there) = match (cert, key) {
+            (Some(cert), Some(key)) => return Some(TlsFiles { cert, key }),
+            (None, None) => return None,
+            (Some(_), None) => ("SCCACHE_TLS_KEY", "SCCACHE_TLS_CERT"),
+            (None, Some(_)) => ("SCCACHE_TLS_CERT", "SCCACHE_TLS_KEY"),
+        };
+        let hint = "set both for TLS, or none".to_owned();
+        self.problem(missing, format!("is not set, but {there} is"), Some(hint));
+        None
     }
 
     /// Variables that look like settings and are none: unknown, of a later version, or sccache's own.
@@ -472,20 +621,8 @@ impl<'a> Lookup<'a> {
             .filter(|name| name.starts_with("SCCACHE_"))
         {
             let bare = name.strip_suffix("_FILE").unwrap_or(name);
-            let known = ROWS.iter().any(|row| row.name == bare);
+            let known = ROWS.iter().any(|row| row.name == bare || row.name == name);
             if known || EXPECTED.contains(&name.as_str()) || name == "SCCACHE_STORAGE_MODE" {
-                continue;
-            }
-            if NOT_YET.contains(&bare) {
-                let message = "is not in this version".to_owned();
-                let hint = Some(
-                    "unset it: going on without it could be less safe than you think".to_owned(),
-                );
-                self.problems.push(Problem {
-                    subject: name.clone(),
-                    message,
-                    hint,
-                });
                 continue;
             }
             let (message, hint) = explain_stray(name);

@@ -2,7 +2,7 @@
 
 use crate::plan::paths;
 use crate::secret::Secret;
-use crate::settings::{Mode, Settings};
+use crate::settings::{Mode, Place, Settings};
 use crate::supervise::children::RunAs;
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -24,11 +24,15 @@ pub enum Error {
         hint: String,
     },
     #[error(
-        "MODE=persistent needs a mount at \"{dir}\", but {found}: the cache would be lost with the container\n\
-         hint: add -v /absolute/path:{dir} or -v a-name:{dir} to docker run, or use MODE=ephemeral",
-        dir = dir.display()
+        "MODE={mode} needs a mount at \"{dir}\", but {found}: the cache would be lost with the container\n\
+         hint: add -v /absolute/path:{dir} or -v a-name:{dir} to docker run, or use MODE={instead}",
+        mode = mode.as_str(), instead = mode.as_str().replace("persistent", "ephemeral"), dir = dir.display()
     )]
-    NotPersistent { dir: PathBuf, found: String },
+    NotPersistent {
+        mode: Mode,
+        dir: PathBuf,
+        found: String,
+    },
     #[error(
         "cannot use \"{dir}\": another sccache-dock runs on this folder\n\
          hint: stop it, or give this one a folder of its own with SCCACHE_DIR",
@@ -57,8 +61,8 @@ pub struct Prepared {
 pub fn prepare(settings: &Settings) -> Result<Prepared, Error> {
     let dir = &settings.dir;
     make_folder(dir, 0o755, None)?;
-    if settings.mode == Mode::Persistent {
-        check_persistent(dir)?;
+    if settings.mode.persists() {
+        check_persistent(dir, settings.mode)?;
     }
     let mut notes = Vec::new();
     let run_as = identity(dir, &mut notes)?;
@@ -82,9 +86,12 @@ pub fn prepare(settings: &Settings) -> Result<Prepared, Error> {
     ] {
         make_folder(&path, mode, run_as)?;
     }
+    if settings.mode.builds() {
+        make_folder(&paths::builder(dir), 0o755, run_as)?;
+    }
     let auth_token = match &settings.auth_token {
         Some(token) => token.clone(),
-        None => kept_token(dir, run_as)?,
+        None => kept_token(paths::auth_token(dir), run_as)?,
     };
     Ok(Prepared {
         run_as,
@@ -99,10 +106,18 @@ pub fn prepare(settings: &Settings) -> Result<Prepared, Error> {
 /// # Errors
 /// None is set and none was generated yet, or the file cannot be read by this user.
 pub fn auth_token(settings: &Settings) -> Result<Secret, Error> {
-    if let Some(token) = &settings.auth_token {
+    auth_token_at(&settings.place())
+}
+
+/// The same, of a sccache-dock that runs.
+///
+/// # Errors
+/// As [`auth_token`].
+pub fn auth_token_at(place: &Place) -> Result<Secret, Error> {
+    if let Some(token) = &place.auth_token {
         return Ok(token.clone());
     }
-    let path = paths::auth_token(&settings.dir);
+    let path = paths::auth_token(&place.dir);
     match fs::read_to_string(&path) {
         Ok(text) => checked_token(&path, &text),
         Err(cause) => Err(Error::Folder {
@@ -228,11 +243,7 @@ fn identity(dir: &Path, notes: &mut Vec<String>) -> Result<Option<RunAs>, Error>
             gid: metadata.gid(),
         })
     } else {
-        let user = nix::unistd::User::from_name(IMAGE_USER).ok().flatten();
-        user.map(|user| RunAs {
-            uid: user.uid.as_raw(),
-            gid: user.gid.as_raw(),
-        })
+        image_user(&fs::read_to_string("/etc/passwd").unwrap_or_default())
     };
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     match wanted {
@@ -250,6 +261,17 @@ fn identity(dir: &Path, notes: &mut Vec<String>) -> Result<Option<RunAs>, Error>
         }
         found => Ok(found),
     }
+}
+
+/// Not by getpwnam: it would load the name services of the distribution into PID 1, for a user that the image made.
+fn image_user(passwd: &str) -> Option<RunAs> {
+    let mut users = passwd.lines().map(|line| line.split(':'));
+    let mut fields =
+        users.find_map(|mut fields| (fields.next()? == IMAGE_USER).then_some(fields))?;
+    Some(RunAs {
+        uid: fields.nth(1)?.parse().ok()?,
+        gid: fields.next()?.parse().ok()?,
+    })
 }
 
 /// CAP_CHOWN, CAP_SETGID and CAP_SETUID are all effective.
@@ -305,8 +327,26 @@ pub fn write_private(path: &Path, text: &str, owner: Option<RunAs>) -> io::Resul
     fs::rename(&temporary, path)
 }
 
-fn kept_token(dir: &Path, owner: Option<RunAs>) -> Result<Secret, Error> {
-    let path = paths::auth_token(dir);
+/// The token that builders prove themselves with, where none is set.
+///
+/// # Errors
+/// It cannot be read or written.
+pub fn kept_server_token(dir: &Path, owner: Option<RunAs>) -> Result<Secret, Error> {
+    kept_token(paths::server_token(dir), owner)
+}
+
+/// A token that nobody can guess.
+///
+/// # Errors
+/// The system gives no randomness.
+pub fn new_token() -> io::Result<Secret> {
+    let mut bytes = [0_u8; 32];
+    getrandom::fill(&mut bytes)?;
+    let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(Secret::new(&text))
+}
+
+fn kept_token(path: PathBuf, owner: Option<RunAs>) -> Result<Secret, Error> {
     let fail = |action, cause: io::Error| Error::Folder {
         action,
         path: path.clone(),
@@ -321,13 +361,10 @@ fn kept_token(dir: &Path, owner: Option<RunAs>) -> Result<Secret, Error> {
             checked_token(&path, &text)
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let mut bytes = [0_u8; 32];
-            getrandom::fill(&mut bytes)
-                .map_err(|cause| fail("generate the token", cause.into()))?;
-            let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-            write_private(&path, &format!("{text}\n"), owner)
+            let token = new_token().map_err(|cause| fail("generate the token", cause))?;
+            write_private(&path, &format!("{}\n", token.reveal()), owner)
                 .map_err(|cause| fail("write the token", cause))?;
-            Ok(Secret::new(&text))
+            Ok(token)
         }
         Err(cause) => Err(fail("read the token", cause)),
     }
@@ -348,9 +385,10 @@ fn checked_token(path: &Path, text: &str) -> Result<Secret, Error> {
     })
 }
 
-fn check_persistent(dir: &Path) -> Result<(), Error> {
+fn check_persistent(dir: &Path, mode: Mode) -> Result<(), Error> {
     match lost(dir) {
         Some(found) => Err(Error::NotPersistent {
+            mode,
             dir: dir.to_owned(),
             found,
         }),
@@ -444,6 +482,15 @@ mod tests {
 
     fn lost(mount: &str, dir: &str) -> Option<String> {
         why_lost(&format!("{ROOT}{mount}"), Path::new(dir), true)
+    }
+
+    #[test]
+    fn user_of_the_image_is_known_by_its_whole_name() {
+        let find = |text: &str| image_user(text).map(|user| (user.uid, user.gid));
+        let root = "root:x:0:0:root:/root:/bin/sh\n";
+        assert_eq!(find(&format!("{root}sccache2:x:1:1::/:/\n")), None);
+        let found = find(&format!("{root}sccache:x:10426:10427::/:/\n"));
+        assert_eq!(found, Some((10426, 10427)));
     }
 
     #[test]
@@ -549,14 +596,17 @@ mod tests {
     fn generated_token_is_kept_private_and_the_same_next_time() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("state")).unwrap();
-        let first = kept_token(dir.path(), None).unwrap();
+        let first = kept_token(paths::auth_token(dir.path()), None).unwrap();
         let mode = fs::metadata(paths::auth_token(dir.path()))
             .unwrap()
             .permissions()
             .mode();
         assert_eq!(mode & 0o777, 0o600);
         assert_eq!(first.reveal().len(), 64);
-        assert_eq!(kept_token(dir.path(), None).unwrap(), first);
+        assert_eq!(
+            kept_token(paths::auth_token(dir.path()), None).unwrap(),
+            first
+        );
     }
 
     #[test]
@@ -564,7 +614,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("state")).unwrap();
         fs::write(paths::auth_token(dir.path()), "short\n").unwrap();
-        let text = kept_token(dir.path(), None).unwrap_err().to_string();
+        let text = kept_token(paths::auth_token(dir.path()), None)
+            .unwrap_err()
+            .to_string();
         assert!(
             text.contains("shorter than 8") && text.contains("hint: remove the file"),
             "{text}"

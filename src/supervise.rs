@@ -6,6 +6,7 @@
 pub mod children;
 pub mod control;
 mod crash;
+mod lives;
 pub mod logs;
 pub mod machine;
 pub mod probe;
@@ -17,12 +18,13 @@ pub use start::Error;
 
 use crate::cli::exit;
 use crate::listeners;
-use crate::plan::{Facts, Plan, StopBy, paths};
+use crate::plan::{self, Facts, Plan, Planner, ReadyBy, StopBy, paths};
 use crate::settings::{Loaded, Settings};
 use crate::state::Prepared;
 use children::Children;
-use control::{Control, Report, Request, Response, ServiceReport};
-use crash::{Crash, Oom};
+use control::{Control, Request, Response};
+use crash::Oom;
+use lives::Lives;
 use logs::{Level, Log, Source};
 use machine::{Action, Event, Exit, Id, Machine, Outcome, State};
 use nix::errno::Errno;
@@ -31,13 +33,16 @@ use probe::{Notify, Said};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
-use start::{Doors, system};
+use start::{Addresses, Doors, system};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use wait::Turn;
+
+/// The longest pause of the gateway for which clients wait instead of being refused.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 type Signals = SignalDelivery<UnixStream, SignalOnly>;
 
@@ -46,12 +51,20 @@ type Signals = SignalDelivery<UnixStream, SignalOnly>;
 /// # Errors
 /// The state folder, an address or a program cannot be used; nothing was started.
 pub fn run(loaded: Loaded) -> Result<u8, Error> {
+    run_plan(loaded, plan::plan)
+}
+
+/// Runs the services of another plan, on the same ground and in the same loop.
+///
+/// # Errors
+/// The state folder, an address or a program cannot be used; nothing was started.
+pub fn run_plan(loaded: Loaded, planner: Planner) -> Result<u8, Error> {
     // First of all: PID 1 ignores every signal that it does not catch.
     let signals = catch_signals().map_err(system("catch signals"))?;
     let Loaded {
         settings, warnings, ..
     } = loaded;
-    let ground = start::lay_ground(settings)?;
+    let ground = start::lay_ground(settings, planner)?;
     let out = io::stdout().as_fd().try_clone_to_owned();
     let mut log = Log::start(
         out.map_err(system("use standard output"))?.into(),
@@ -96,6 +109,7 @@ pub fn run(loaded: Loaded) -> Result<u8, Error> {
             .iter()
             .map(|_| Runtime::default())
             .collect(),
+        planner,
         plan: ground.plan,
         settings: ground.settings,
         prepared: ground.prepared,
@@ -108,6 +122,7 @@ pub fn run(loaded: Loaded) -> Result<u8, Error> {
         log,
         started: now(),
         orphans: 0,
+        orphans_came: false,
         oom: Oom::now(),
     };
     supervisor.supervise(signals)
@@ -135,14 +150,15 @@ struct Runtime {
     spawned_at: Option<Instant>,
     /// What it wrote before it closed its output.
     last_lines: Vec<String>,
-    /// How the process before this one ended, where nobody had asked for it.
-    crash: Option<Crash>,
+    /// What is kept from one process to the next.
+    lives: Lives,
     /// Over which it was asked to stop: kept until it answers, because sccache drops a request whose connection
     /// closes, and closed then, because it waits for every connection that is open.
     farewell: Option<UnixStream>,
 }
 
 struct Supervisor {
+    planner: Planner,
     plan: Plan,
     settings: Settings,
     prepared: Prepared,
@@ -157,6 +173,8 @@ struct Supervisor {
     log: Log,
     started: Instant,
     orphans: u64,
+    /// More are to be expected: the next wait takes its time.
+    orphans_came: bool,
     oom: Oom,
 }
 
@@ -214,60 +232,6 @@ impl Supervisor {
         outcome
     }
 
-    fn take_exits(&mut self, now: Instant) -> Option<Outcome> {
-        let (exits, orphans) = self.children.reap();
-        self.orphans += orphans;
-        let mut outcome = None;
-        for ended in exits {
-            let (id, exit) = (ended.id, ended.exit);
-            let name = self.plan.services[id.0].name;
-            let asked = matches!(
-                self.machine.services()[id.0].state,
-                State::Stopping { .. } | State::Killed { .. }
-            );
-            let last_lines = self.last_lines(id);
-            let runtime = std::mem::take(&mut self.runtimes[id.0]);
-            let crash = (!asked).then(|| {
-                let lived = runtime
-                    .spawned_at
-                    .map(|at| now.saturating_duration_since(at));
-                let oom = self.oom.has_moved();
-                Crash::new(exit, oom, lived.unwrap_or_default(), ended.cpu, last_lines)
-            });
-            match &crash {
-                None => self.log.say(Level::Info, &format!("{name} exited: {exit}")),
-                Some(crash) => {
-                    let cause = crash.cause.as_ref().map(|cause| format!(": {cause}"));
-                    let cause = cause.unwrap_or_default();
-                    let lived = crash.lived_seconds;
-                    self.log.say(
-                        Level::Warn,
-                        &format!("{name} exited after {lived:.1} s: {exit}{cause}"),
-                    );
-                }
-            }
-            self.runtimes[id.0].crash = crash.or(runtime.crash);
-            if !self.plan.services[id.0].handover {
-                self.notify.forget();
-            }
-            outcome = outcome.or(self.step(now, Event::Exited(id, exit)));
-        }
-        outcome
-    }
-
-    /// What the service wrote last, with what is still in its pipe.
-    fn last_lines(&mut self, id: Id) -> Vec<String> {
-        let name = self.plan.services[id.0].name;
-        let mut sources = self.sources.iter_mut();
-        match sources.rfind(|source| source.service == name) {
-            Some(source) => {
-                self.log.catch_up(source);
-                self.log.last_lines(source)
-            }
-            None => std::mem::take(&mut self.runtimes[id.0].last_lines),
-        }
-    }
-
     fn take_handover(&mut self, now: Instant, id: Id) -> Option<Outcome> {
         let said = self.runtimes[id.0]
             .handover
@@ -275,6 +239,9 @@ impl Supervisor {
             .map_or(Said::Nothing, probe::handover);
         match said {
             Said::Ready => self.ready(now, id),
+            Said::Of(byte) => self
+                .place(ReadyBy::Gateway(byte))
+                .and_then(|id| self.ready(now, id)),
             Said::Gone => {
                 self.runtimes[id.0].handover = None;
                 None
@@ -284,37 +251,33 @@ impl Supervisor {
     }
 
     fn take_notification(&mut self, now: Instant) -> Option<Outcome> {
-        let index = self
-            .plan
-            .services
-            .iter()
-            .position(|service| !service.handover)?;
+        let id = self.place(ReadyBy::Notify)?;
         match self.notify.read() {
-            Said::Ready => self.ready(now, Id(index)),
+            Said::Ready => self.ready(now, id),
             Said::Failed(reason) => {
                 self.log.say(
                     Level::Error,
-                    &format!("{} cannot start: {reason}", self.plan.services[index].name),
+                    &format!("{} cannot start: {reason}", self.plan.services[id.0].name),
                 );
                 None
             }
-            Said::Nothing | Said::Gone => None,
+            Said::Nothing | Said::Gone | Said::Of(_) => None,
         }
     }
 
-    fn ready(&mut self, now: Instant, id: Id) -> Option<Outcome> {
-        let took = self.runtimes[id.0]
-            .spawned_at
-            .map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
-        self.log.say(
-            Level::Info,
-            &format!(
-                "{} ready after {} ms",
-                self.plan.services[id.0].name,
-                took.as_millis()
-            ),
-        );
-        self.step(now, Event::Ready(id))
+    /// The service that says in this way that it is ready.
+    fn place(&self, ready_by: ReadyBy) -> Option<Id> {
+        let mut services = self.plan.services.iter();
+        let place = services.position(|service| service.ready_by == ready_by);
+        place.map(Id)
+    }
+
+    /// Tells the gateway, if one runs.
+    fn tell_gateway(&self, byte: u8) {
+        let gateway = self.place(ReadyBy::Handover);
+        if let Some(stream) = gateway.and_then(|id| self.runtimes[id.0].handover.as_ref()) {
+            probe::tell(stream, byte);
+        }
     }
 
     fn read_logs(&mut self, turn: &Turn) {
@@ -390,37 +353,6 @@ impl Supervisor {
         }
     }
 
-    fn report(&self, now: Instant) -> Report {
-        let seconds = |since: Instant| now.saturating_duration_since(since).as_secs_f64();
-        let service = |(index, service): (usize, &machine::Service)| ServiceReport {
-            name: self.plan.services[index].name.to_owned(),
-            state: service.state.name().to_owned(),
-            pid: self.children.pid(Id(index)),
-            ready_seconds: match service.state {
-                State::Ready { since } => Some(seconds(since)),
-                _ => None,
-            },
-            restarts: service.restarts,
-            last_exit: service.last_exit.map(|exit| exit.to_string()),
-            last_crash: self.runtimes[index].crash.clone(),
-        };
-        Report {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            mode: self.settings.mode.as_str().to_owned(),
-            listen: self.facts.listen.to_string(),
-            uptime_seconds: seconds(self.started),
-            stopping: self.machine.is_draining(),
-            services: self
-                .machine
-                .services()
-                .iter()
-                .enumerate()
-                .map(service)
-                .collect(),
-            orphans_reaped: self.orphans,
-        }
-    }
-
     /// Feeds the machine and performs its actions, until it wants nothing more.
     fn step(&mut self, now: Instant, event: Event) -> Option<Outcome> {
         let mut outcome = None;
@@ -428,11 +360,17 @@ impl Supervisor {
         while let Some(event) = events.pop() {
             for action in self.machine.step(now, event) {
                 match action {
-                    Action::Spawn(id) => {
-                        if let Err(errno) = self.spawn(now, id) {
-                            events.push(Event::Exited(id, Exit::NotSpawned(errno as i32)));
+                    Action::Spawn(id) => match self.spawn(now, id) {
+                        Ok(()) if self.plan.services[id.0].ready_by == ReadyBy::Spawn => {
+                            events.push(Event::Ready(id));
                         }
-                    }
+                        Ok(()) => {}
+                        Err(errno) => {
+                            let exit = Exit::NotSpawned(errno as i32);
+                            self.note_not_spawned(now, id, exit);
+                            events.push(Event::Exited(id, exit));
+                        }
+                    },
                     Action::Terminate(id) => self.terminate(id),
                     Action::Kill(id) => {
                         let name = self.plan.services[id.0].name;
@@ -447,12 +385,17 @@ impl Supervisor {
                 }
             }
         }
+        self.close_doors_for_a_long_pause(now);
         outcome
     }
 
     fn spawn(&mut self, now: Instant, id: Id) -> Result<(), Errno> {
-        if self.plan.services[id.0].handover && self.doors.is_none() {
-            let doors = Doors::open(&self.settings, &self.prepared, self.facts.listen);
+        if self.hands_over(id) && self.doors.is_none() {
+            let doors = Doors::open(
+                &self.settings,
+                &self.prepared,
+                Addresses::bound(&self.facts),
+            );
             self.doors = Some(doors.map_err(|error| {
                 self.log.say(Level::Error, &error.to_string());
                 // Whoever took the address may give it back: another try can help.
@@ -475,8 +418,11 @@ impl Supervisor {
             let doors = self.doors.iter();
             let fds: Vec<_> = doors
                 .flat_map(|doors| {
+                    let front = doors.front.as_ref().map(AsFd::as_fd);
                     let client = doors.client.as_ref().map(AsFd::as_fd);
-                    std::iter::once(doors.cache.as_fd()).chain(client)
+                    std::iter::once(doors.cache.as_fd())
+                        .chain(front)
+                        .chain(client)
                 })
                 .collect();
             if let Err(error) = listeners::send(stream, &fds) {
@@ -496,15 +442,33 @@ impl Supervisor {
             ),
         );
         self.sources.push(Source::new(service.name, spawned.output));
+        let ready_by = service.ready_by;
         let runtime = &mut self.runtimes[id.0];
         runtime.handover = spawned.handover;
         runtime.spawned_at = Some(now);
         runtime.farewell = None;
         runtime.last_lines.clear();
+        self.announce_scheduler(ready_by);
         Ok(())
     }
 
+    /// The gateway watches a scheduler from its start, and a new gateway the one that runs already.
+    fn announce_scheduler(&self, spawned: ReadyBy) {
+        let scheduler = self.place(ReadyBy::Gateway(plan::SCHEDULER_ANSWERS));
+        let runs = scheduler.is_some_and(|id| self.children.pid(id).is_some());
+        match spawned {
+            ReadyBy::Gateway(plan::SCHEDULER_ANSWERS) | ReadyBy::Handover if runs => {
+                self.tell_gateway(b'S');
+            }
+            ReadyBy::Gateway(_) | ReadyBy::Handover | ReadyBy::Notify | ReadyBy::Spawn => {}
+        }
+    }
+
     fn terminate(&mut self, id: Id) {
+        if self.plan.services[id.0].ready_by == ReadyBy::Gateway(plan::BUILDER_REGISTERED) {
+            // No more jobs for it from here on; it finishes those it has.
+            self.tell_gateway(b'L');
+        }
         let asked = match &self.plan.services[id.0].stop_by {
             StopBy::Term => None,
             StopBy::SccacheShutdown(socket) => sccache_shutdown(socket).ok(),
@@ -518,10 +482,27 @@ impl Supervisor {
         }
     }
 
+    fn hands_over(&self, id: Id) -> bool {
+        self.plan.services[id.0].ready_by == ReadyBy::Handover
+    }
+
     /// From here on nobody will accept: clients are to be refused at once, not to wait.
     fn close_doors(&mut self, id: Id) {
-        if self.plan.services[id.0].handover {
+        if self.hands_over(id) {
             self.doors = None;
+        }
+    }
+
+    /// While the first tries follow each other, clients wait in the kernel. In a longer pause they are refused, and go
+    /// on without the cache; the next spawn opens again.
+    fn close_doors_for_a_long_pause(&mut self, now: Instant) {
+        for (index, service) in self.machine.services().iter().enumerate() {
+            if let State::Backoff { retry_at } = service.state
+                && self.plan.services[index].ready_by == ReadyBy::Handover
+                && retry_at.saturating_duration_since(now) > LONGEST_WAIT
+            {
+                self.doors = None;
+            }
         }
     }
 
@@ -536,17 +517,14 @@ impl Supervisor {
                 self.log.say(Level::Info, "stopped");
                 exit::OK
             }
-            Outcome::Failed(id) => {
-                let service = &self.machine.services()[id.0];
-                let last = service
-                    .last_exit
-                    .map_or_else(String::new, |exit| format!(": {exit}"));
-                let name = self.plan.services[id.0].name;
-                self.log.say(
-                    Level::Error,
-                    &format!("{name} cannot run{last}; its last lines are above"),
-                );
-                exit::FAILED
+            Outcome::Failed(id, why) => {
+                self.say_why(now(), id, why);
+                let isolation = Some(Exit::Code(i32::from(exit::ISOLATION)));
+                let builds = self.place(ReadyBy::Gateway(plan::BUILDER_REGISTERED)) == Some(id);
+                match builds && self.machine.services()[id.0].last_exit == isolation {
+                    true => exit::ISOLATION,
+                    false => exit::FAILED,
+                }
             }
         };
         let run_dir = &self.settings.run_dir;
@@ -554,6 +532,7 @@ impl Supervisor {
             paths::client_socket(run_dir),
             paths::server_socket(run_dir),
             paths::notify_socket(run_dir),
+            paths::jobs_socket(run_dir),
             paths::control_socket(run_dir),
         ] {
             // A left-over socket is replaced at the next start; removing it only keeps the folder clean.

@@ -66,6 +66,22 @@ impl Endpoint {
         })
     }
 
+    /// Another port of the same host, without a path.
+    pub(crate) fn with_port(&self, port: u16) -> String {
+        let scheme = if self.tls { "https" } else { "http" };
+        let host = &self.host;
+        if host.contains(':') {
+            format!("{scheme}://[{host}]:{port}")
+        } else {
+            format!("{scheme}://{host}:{port}")
+        }
+    }
+
+    /// Whether there is more than scheme, host and port.
+    pub(crate) fn has_path(&self) -> bool {
+        self.url.split('/').count() > 3
+    }
+
     /// Whether sccache's own protocol can reach it: sccache connects to 127.0.0.1 and nowhere else.
     pub(crate) fn is_loopback(&self) -> bool {
         matches!(self.host.as_str(), "127.0.0.1" | "localhost")

@@ -3,18 +3,25 @@
 //! In the shells' text the comments come last: `eval $(..)` without quotes joins all lines to one, and a comment at
 //! the front would swallow the rest.
 
-use super::Lane;
 use super::set::{Set, Value};
-use serde::Serialize;
+use super::{Lane, conf};
 use std::fmt::Write as _;
 
 /// Below the home of whoever evaluates the text.
-const HOME_FOLDER: &str = ".cache/sccache-dock";
+pub(super) const HOME_FOLDER: &str = ".cache/sccache-dock";
 
 pub(super) fn sh(set: &Set) -> String {
     let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
     let mut out = format!("unset {};\n", set.strays.join(" "));
     let _ = writeln!(out, "mkdir -p -m 700 \"$HOME/{HOME_FOLDER}\";");
+    if let Some(lines) = own_conf(set, quoted) {
+        // By way of a name of this shell's own: a daemon that starts meanwhile reads all of it or nothing.
+        let _ = writeln!(
+            out,
+            "(umask 077; printf '%s\\n' {lines} > {0}.$$\" && mv -f {0}.$$\" {0}\");",
+            own_conf_path(set)
+        );
+    }
     for (name, value) in &set.variables {
         if let Some(word) = shell_word(set, value, quoted) {
             let _ = writeln!(out, "export {name}={word};");
@@ -28,6 +35,14 @@ pub(super) fn fish(set: &Set) -> String {
     let quoted = |text: &str| format!("'{}'", text.replace('\\', r"\\").replace('\'', r"\'"));
     let mut out = format!("set -e {};\n", set.strays.join(" "));
     let _ = writeln!(out, "mkdir -p -m 700 \"$HOME/{HOME_FOLDER}\";");
+    if let Some(lines) = own_conf(set, quoted) {
+        let _ = writeln!(
+            out,
+            "install -m 600 /dev/null {0}.$fish_pid\"; and printf '%s\\n' {lines} > {0}.$fish_pid\"; \
+             and mv -f {0}.$fish_pid\" {0}\";",
+            own_conf_path(set)
+        );
+    }
     for (name, value) in &set.variables {
         if let Some(word) = shell_word(set, value, quoted) {
             let _ = writeln!(out, "set -gx {name} {word};");
@@ -44,7 +59,28 @@ fn shell_word(set: &Set, value: &Value, quoted: impl Fn(&str) -> String) -> Opti
         Value::Inherited => None,
         Value::Folder => Some(format!("\"$HOME/{HOME_FOLDER}/disk-{}\"", set.place)),
         Value::OwnSocket => Some(format!("\"$HOME/{HOME_FOLDER}/{}.sock\"", set.id)),
+        Value::Toolchains => Some(format!("\"$HOME/{HOME_FOLDER}/dist-{}\"", set.place)),
+        Value::OwnConf => Some(format!("{}\"", own_conf_path(set))),
     }
+}
+
+/// The config file as words for `printf`, where the shell writes it: lines of their own would not survive an `eval`
+/// without quotes, which a here-document needs.
+fn own_conf(set: &Set, quoted: impl Fn(&str) -> String) -> Option<String> {
+    let is_ours = |(_, value): &(&str, Value)| *value == Value::OwnConf;
+    set.variables.iter().find(|it| is_ours(it))?;
+    let text = conf::marked(set);
+    let words: Vec<String> = text.lines().map(quoted).collect();
+    Some(words.join(" "))
+}
+
+/// Without its closing quote.
+fn own_conf_path(set: &Set) -> String {
+    format!("\"$HOME/{HOME_FOLDER}/{}", conf_name(set))
+}
+
+pub(super) fn conf_name(set: &Set) -> String {
+    format!("dist-{}.conf", set.id)
 }
 
 fn names(set: &Set) -> String {
@@ -53,16 +89,35 @@ fn names(set: &Set) -> String {
 }
 
 fn shell_comment(set: &Set, usage: &str, undo: &str) -> String {
+    let warm = if set.lane == Lane::Dist {
+        "# then, once: sccache-dock warm, which also says with how many jobs to build\n"
+    } else {
+        ""
+    };
     format!(
-        "# {}\n# use: {usage}\n# undo: {undo}\n# {}\n",
+        "# {}\n# use: {usage}\n{warm}# undo: {undo}\n# {}\n{}",
         about(set),
-        daemon(set.lane)
+        daemon(set.lane),
+        if set.endpoint.starts_with("https:") {
+            PRIVATE_CA
+        } else {
+            ""
+        }
     )
 }
+
+/// sccache trusts what the system trusts, and Mozilla's list.
+const PRIVATE_CA: &str = "# a private CA: add it to the system's store, or export SSL_CERT_FILE=/path/to/ca.pem before \
+     the first compile\n";
 
 fn about(set: &Set) -> String {
     match set.lane {
         Lane::Webdav => format!("sccache with the shared cache at {}", set.endpoint),
+        Lane::Dist => format!(
+            "sccache with the shared cache at {} and the compile cluster at {}",
+            set.endpoint,
+            set.dist.as_ref().map_or("", |dist| &dist.scheduler)
+        ),
         Lane::Ipc => {
             "sccache in client-side mode (0.17 or newer) with the shared cache on this host"
                 .to_owned()
@@ -76,7 +131,7 @@ fn about(set: &Set) -> String {
 
 fn daemon(lane: Lane) -> &'static str {
     match lane {
-        Lane::Webdav => {
+        Lane::Webdav | Lane::Dist => {
             "a daemon with other settings is not in the way: this set has a socket of its own; \
              an idle one ends by itself after 10 minutes"
         }
@@ -123,6 +178,8 @@ fn literal(set: &Set, value: &Value) -> Option<String> {
         Value::Inherited => None,
         Value::Folder => Some(format!("/tmp/sccache-dock-{}", set.place)),
         Value::OwnSocket => Some(format!("/tmp/sccache-dock-{}.sock", set.id)),
+        Value::Toolchains => Some(format!("/tmp/sccache-dock-dist-{}", set.place)),
+        Value::OwnConf => None,
     }
 }
 
@@ -132,7 +189,7 @@ pub(super) fn cargo(set: &Set) -> String {
          # a CARGO_INCREMENTAL=1 in the environment beats this file: unset it\n",
         about(set)
     );
-    if set.lane != Lane::Webdav {
+    if !matches!(set.lane, Lane::Webdav | Lane::Dist) {
         out.push_str("# SCCACHE_LOG turns client-side mode off, and this file cannot unset it\n");
     }
     let _ = writeln!(out, "# {}", daemon(set.lane));
@@ -140,7 +197,8 @@ pub(super) fn cargo(set: &Set) -> String {
     for (name, value) in &set.variables {
         let (name, value, relative) = match value {
             Value::Text(_) if ["RUSTC_WRAPPER", "CARGO_INCREMENTAL"].contains(name) => continue,
-            Value::Inherited => continue,
+            // Sccache's default folder for toolchains is as good.
+            Value::Inherited | Value::Toolchains | Value::OwnConf => continue,
             // Sccache's default folder: naming any setting of the disk level is enough to have one.
             Value::Folder => ("SCCACHE_LOCAL_RW_MODE", "READ_WRITE".to_owned(), ""),
             // Beside the `.cargo` folder that holds this file; git does not see sockets.
@@ -164,82 +222,20 @@ pub(super) fn cargo(set: &Set) -> String {
     out
 }
 
-/// Sccache's own config file, as far as it says what our set says.
-#[derive(Serialize)]
-struct ConfigFile<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    client_side_mode: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cache: Option<Cache<'a>>,
-}
-
-#[derive(Serialize)]
-struct Cache<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    disk: Option<Disk>,
-    multilevel: Multilevel,
-    webdav: Webdav<'a>,
-}
-
-#[derive(Serialize)]
-struct Disk {
-    rw_mode: &'static str,
-}
-
-#[derive(Serialize)]
-struct Multilevel {
-    chain: &'static [&'static str],
-}
-
-#[derive(Serialize)]
-struct Webdav<'a> {
-    endpoint: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    key_prefix: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    token: Option<&'a str>,
-    disable_create_dir: bool,
-}
-
 pub(super) fn toml(set: &Set) -> String {
-    let token = set.variables.iter().find_map(|(_, value)| match value {
-        Value::Token(token) => Some(token.reveal()),
-        _ => None,
-    });
-    let webdav = set.lane == Lane::Webdav;
-    let file = ConfigFile {
-        client_side_mode: (!webdav).then_some(true),
-        cache: webdav.then(|| Cache {
-            disk: set.disk.then_some(Disk {
-                rw_mode: "READ_WRITE",
-            }),
-            multilevel: Multilevel {
-                chain: if set.disk {
-                    &["disk", "webdav"]
-                } else {
-                    &["webdav"]
-                },
-            },
-            webdav: Webdav {
-                endpoint: &set.endpoint,
-                key_prefix: set.namespace.as_deref(),
-                token,
-                disable_create_dir: true,
-            },
-        }),
-    };
     let mut out = format!(
-        "# {}\n# use: save as ~/.config/sccache/config, or anywhere and set SCCACHE_CONF; undo: remove it again\n\
+        "{}\n# {}\n# use: save as ~/.config/sccache/config, or anywhere and set SCCACHE_CONF; undo: remove it again\n\
          # sccache before 0.19 refuses this file: use another format there\n\
          # environment variables beat this file; sccache reads these from the environment only:\n",
+        conf::MARK,
         about(set)
     );
     for (name, value) in &set.variables {
         let value = match value {
-            Value::Text(_) if is_in_file(name) => continue,
+            Value::Text(_) if conf::covers(name) => continue,
             Value::Text(text) => text.clone(),
             Value::OwnSocket => format!("\"$HOME/.sccache-dock-{}.sock\"", set.id),
-            Value::Token(_) | Value::Folder => continue,
+            Value::Token(_) | Value::Folder | Value::Toolchains | Value::OwnConf => continue,
             Value::Inherited => {
                 out.push_str("#   SCCACHE_WEBDAV_TOKEN has no effect: add token = \"..\" to [cache.webdav]\n");
                 continue;
@@ -248,16 +244,5 @@ pub(super) fn toml(set: &Set) -> String {
         let _ = writeln!(out, "#   export {name}={value}");
     }
     out.push_str("# a daemon that runs already keeps its old settings: stop it once with sccache --stop-server\n\n");
-    out + &::toml::to_string(&file).expect("three levels of tables with text and flags")
-}
-
-fn is_in_file(name: &str) -> bool {
-    [
-        "SCCACHE_CLIENT_SIDE",
-        "SCCACHE_MULTILEVEL_CHAIN",
-        "SCCACHE_WEBDAV_DISABLE_CREATE_DIR",
-        "SCCACHE_WEBDAV_ENDPOINT",
-        "SCCACHE_WEBDAV_KEY_PREFIX",
-    ]
-    .contains(&name)
+    out + &conf::text(set)
 }

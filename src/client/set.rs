@@ -1,7 +1,7 @@
 //! The set of variables for a lane, before it is written in a format; checked.
 
 use super::endpoint::Endpoint;
-use super::{EnvArgs, Facts, Lane, SOCKET_PATH_MAX};
+use super::{EnvArgs, Facts, Format, Lane, SOCKET_PATH_MAX};
 use crate::secret::Secret;
 use std::path::Path;
 
@@ -87,6 +87,38 @@ pub enum Error {
     /// The token would break out of the format.
     #[error("cannot print the token: it contains white space or control characters")]
     Token,
+    /// There is no scheduler to name.
+    #[error(
+        "cannot print lane \"dist\": this container runs no scheduler\n\
+         hint: start it with MODE=distributed-ephemeral or distributed-persistent, or name another with --scheduler"
+    )]
+    NoScheduler,
+    /// The file of the lane needs the token.
+    #[error(
+        "cannot print lane \"dist\" without a token: sccache reads the scheduler's token from its config file only\n\
+         hint: leave --no-token out and keep the file private"
+    )]
+    DistToken,
+    /// The format cannot carry the config file.
+    #[error(
+        "cannot print lane \"dist\" as \"{format}\": sccache reads the scheduler from a config file, which this format \
+         cannot carry\n\
+         hint: put the output of --format toml where the client runs, and name that path here with --conf"
+    )]
+    NoConf {
+        /// As it is typed.
+        format: &'static str,
+    },
+    /// The path of the config file cannot be used.
+    #[error("cannot use config file \"{path}\": {cause}\nhint: {hint}")]
+    Conf {
+        /// As it was given.
+        path: String,
+        /// What is wrong with it.
+        cause: String,
+        /// What to do instead.
+        hint: &'static str,
+    },
     /// There is no socket to name.
     #[error(
         "cannot print lane \"socket\": the container shares no socket\n\
@@ -116,6 +148,17 @@ pub(super) enum Value {
     Folder,
     /// The socket of the client's own daemon.
     OwnSocket,
+    /// The folder of packed toolchains.
+    Toolchains,
+    /// The config file that the text itself writes.
+    OwnConf,
+}
+
+/// The compile cluster.
+#[derive(Debug)]
+pub(super) struct Dist {
+    pub(super) scheduler: String,
+    pub(super) token: Secret,
 }
 
 /// What a client sets and unsets.
@@ -125,6 +168,7 @@ pub(super) struct Set {
     pub(super) endpoint: String,
     pub(super) namespace: Option<String>,
     pub(super) disk: bool,
+    pub(super) dist: Option<Dist>,
     pub(super) variables: Vec<(&'static str, Value)>,
     pub(super) strays: Vec<&'static str>,
     /// Names the daemon's socket: changes with everything that the daemon is told.
@@ -145,7 +189,13 @@ impl Set {
             return Err(Error::Token);
         }
         let namespace = args.namespace.as_deref().map(|name| name.trim_matches('/'));
-        let place = fingerprint(&[&endpoint.url, namespace.unwrap_or("")]);
+        let dist = match args.lane {
+            Lane::Dist => Some(cluster(args, facts, &endpoint, token)?),
+            Lane::Webdav | Lane::Ipc | Lane::Socket => None,
+        };
+        // Daemons with a cluster and without one may run at the same time, and a disk level has one owner.
+        let scheduler = dist.as_ref().map_or("", |dist| &dist.scheduler);
+        let place = fingerprint(&[&endpoint.url, namespace.unwrap_or(""), scheduler]);
         let id = fingerprint(&[
             &place,
             token.map_or("", Secret::reveal),
@@ -156,6 +206,7 @@ impl Set {
             endpoint: endpoint.url.clone(),
             namespace: namespace.map(str::to_owned),
             disk: !args.no_disk,
+            dist,
             variables: vec![
                 ("RUSTC_WRAPPER", text("sccache")),
                 ("CARGO_INCREMENTAL", text("0")),
@@ -169,6 +220,10 @@ impl Set {
                 (true, _) => Some(Value::Inherited),
                 (false, token) => token.cloned().map(Value::Token),
             }),
+            Lane::Dist => {
+                set.webdav(token.cloned().map(Value::Token));
+                set.cluster(conf(args)?);
+            }
             Lane::Ipc => {
                 let port = endpoint.loopback_port(given)?;
                 let address = ("SCCACHE_SERVER_PORT", text(&port.to_string()));
@@ -214,6 +269,14 @@ impl Set {
         ]);
     }
 
+    fn cluster(&mut self, conf: Value) {
+        self.strays.retain(|name| *name != "SCCACHE_CONF");
+        self.variables.extend([
+            ("SCCACHE_CONF", conf),
+            ("SCCACHE_DIST_CLIENT_CACHE_DIR", Value::Toolchains),
+        ]);
+    }
+
     fn own_protocol(&mut self, address: (&'static str, Value), other_address: &'static str) {
         self.strays.extend(STRAYS_OWN_PROTOCOL);
         self.strays.push(other_address);
@@ -229,10 +292,62 @@ impl Set {
     /// What a format without `unset` sets on top.
     pub(super) fn neutral(&self) -> &'static [(&'static str, &'static str)] {
         match self.lane {
-            Lane::Webdav => NEUTRAL,
+            Lane::Webdav | Lane::Dist => NEUTRAL,
             Lane::Ipc | Lane::Socket => &[],
         }
     }
+}
+
+/// The scheduler that is named, else the gateway's own on the gateway's host.
+fn cluster(
+    args: &EnvArgs,
+    facts: &Facts,
+    endpoint: &Endpoint,
+    token: Option<&Secret>,
+) -> Result<Dist, Error> {
+    let given = match (&args.scheduler, facts.scheduler_port) {
+        (Some(url), _) => url.clone(),
+        (None, Some(port)) => endpoint.with_port(port),
+        (None, None) => return Err(Error::NoScheduler),
+    };
+    let scheduler = Endpoint::parse(&given)?;
+    if scheduler.has_path() {
+        return Err(Error::Endpoint {
+            endpoint: given,
+            cause: "it has a path, and sccache reaches a scheduler only at the root",
+            hint: format!("write {}", scheduler.with_port(scheduler.port)),
+        });
+    }
+    Ok(Dist {
+        scheduler: scheduler.url,
+        token: token.cloned().ok_or(Error::DistToken)?,
+    })
+}
+
+/// Where the client finds its config file.
+fn conf(args: &EnvArgs) -> Result<Value, Error> {
+    let Some(path) = &args.conf else {
+        let format = match args.format {
+            Format::Sh | Format::Fish | Format::Toml => return Ok(Value::OwnConf),
+            Format::Docker => "docker",
+            Format::Github => "github",
+            Format::Cargo => "cargo",
+        };
+        return Err(Error::NoConf { format });
+    };
+    let refused = |cause: &str| Error::Conf {
+        path: path.display().to_string(),
+        cause: cause.to_owned(),
+        hint: "name it as the client sees it, such as /run/secrets/sccache.conf",
+    };
+    let name = path.to_str().ok_or(refused("it is not UTF-8"))?;
+    if !path.is_absolute() {
+        return Err(refused("it is not absolute"));
+    }
+    if name.chars().any(char::is_control) {
+        return Err(refused("it contains control characters"));
+    }
+    Ok(text(name))
 }
 
 fn text(value: &str) -> Value {

@@ -1,5 +1,6 @@
 use super::*;
 use clap::Parser;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
 #[derive(Parser)]
@@ -13,6 +14,7 @@ fn facts() -> Facts {
         endpoint: "http://127.0.0.1:4226".to_owned(),
         token: Some(Secret::new("it's $HOME`id`\\".replace(' ', "-").as_str())),
         socket: None,
+        scheduler_port: Some(10600),
     }
 }
 
@@ -265,7 +267,7 @@ fn token_that_would_break_out_of_a_line_is_refused() {
 
 #[test]
 fn every_name_in_a_set_is_one_that_sccache_reads() {
-    for lane in ["webdav", "ipc", "socket --socket /s"] {
+    for lane in ["webdav", "ipc", "socket --socket /s", "dist"] {
         let args = format!("client-env --namespace t --lane {lane}");
         let args = Line::try_parse_from(args.split_whitespace()).unwrap().args;
         let set = set::Set::new(&args, &facts()).unwrap();
@@ -277,4 +279,180 @@ fn every_name_in_a_set_is_one_that_sccache_reads() {
             assert!(crate::variables::SCCACHE_OWN.contains(&name), "{name}");
         }
     }
+}
+
+/// What the shell wrote for `--lane dist`, and what its child then sees.
+fn dist_by(shell: &[&str], script: &str) -> Option<(toml::Table, String)> {
+    let home = tempfile::tempdir().unwrap();
+    let format = if shell[0] == "fish" { "fish" } else { "sh" };
+    let output = Command::new(shell[0])
+        .args(&shell[1..])
+        .args(["-c", script])
+        .env(
+            "SET",
+            text(&format!("--lane dist --format {format}")).unwrap(),
+        )
+        .env("HOME", home.path())
+        .env("SCCACHE_CLIENT_SIDE", "1")
+        .output()
+        .ok()?;
+    assert!(output.stderr.is_empty(), "{shell:?}: {output:?}");
+    let seen = String::from_utf8(output.stdout).unwrap();
+    let conf = seen
+        .lines()
+        .find_map(|line| line.strip_prefix("SCCACHE_CONF="));
+    let path = Path::new(conf.unwrap_or_else(|| panic!("{shell:?}: {seen}")));
+    assert!(path.starts_with(home.path()), "{}", path.display());
+    let mode = path.metadata().unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "{shell:?}");
+    let beside = path.parent().unwrap().read_dir().unwrap();
+    assert_eq!(beside.count(), 1, "{shell:?} leaves nothing else behind");
+    let file = std::fs::read_to_string(path).unwrap();
+    Some((file.parse().unwrap(), seen))
+}
+
+#[test]
+fn every_shell_here_writes_the_config_file_of_the_cluster_for_its_owner_alone() {
+    let mut seen_by = Vec::new();
+    for shell in shells() {
+        let script = match shell[0] {
+            "fish" => "printf %s $SET | source; set -e SET; env",
+            _ => "eval \"$SET\"; unset SET; env",
+        };
+        let Some((file, seen)) = dist_by(shell, script) else {
+            continue;
+        };
+        seen_by.push(shell[0]);
+        let dist = &file["dist"];
+        let url = dist["scheduler_url"].as_str();
+        assert_eq!(url, Some("http://127.0.0.1:10600"), "{shell:?}");
+        let auth = &dist["auth"];
+        assert_eq!(auth["type"].as_str(), Some("token"));
+        assert_eq!(
+            auth["token"].as_str(),
+            Some(r"it's-$HOME`id`\"),
+            "{shell:?}"
+        );
+        let cache = &file["cache"];
+        assert_eq!(cache["webdav"]["token"], auth["token"]);
+        assert_eq!(
+            cache["multilevel"]["chain"].to_string(),
+            r#"["disk", "webdav"]"#
+        );
+        assert!(
+            seen.contains("\nSCCACHE_WEBDAV_ENDPOINT=http://127.0.0.1:4226\n"),
+            "{seen}"
+        );
+        assert!(!seen.contains("SCCACHE_CLIENT_SIDE"), "{shell:?}: {seen}");
+    }
+    assert!(
+        seen_by.contains(&"sh") && seen_by.contains(&"bash"),
+        "{seen_by:?}"
+    );
+    let (unquoted, _) = dist_by(&["sh"], "eval $SET; env").unwrap();
+    assert!(unquoted.contains_key("dist"));
+}
+
+#[test]
+fn format_that_cannot_carry_the_file_of_the_cluster_says_how_to_bring_it() {
+    for (format, part) in [
+        ("docker", "SCCACHE_CONF=/run/dock.conf\n"),
+        ("github", "SCCACHE_CONF=/run/dock.conf\n"),
+        (
+            "cargo",
+            "SCCACHE_CONF = { value = \"/run/dock.conf\", force = true }",
+        ),
+    ] {
+        let refused = text(&format!("--lane dist --format {format}")).unwrap_err();
+        assert!(
+            refused.contains(&format!("as \"{format}\"")) && refused.contains("--conf"),
+            "{refused}"
+        );
+        let text = text(&format!(
+            "--lane dist --format {format} --conf /run/dock.conf"
+        ))
+        .unwrap();
+        assert!(text.contains(part), "{text}");
+    }
+    let named = text("--lane dist --conf /run/dock.conf").unwrap();
+    assert!(
+        named.contains("export SCCACHE_CONF='/run/dock.conf';") && !named.contains("printf"),
+        "{named}"
+    );
+    let file = text("--lane dist --format conf").unwrap();
+    assert!(file.starts_with(conf::MARK), "{file}");
+    assert!(file.parse::<toml::Table>().unwrap().contains_key("dist"));
+}
+
+#[test]
+fn scheduler_is_on_the_host_of_the_cache_unless_it_is_named() {
+    for (arguments, expected) in [
+        (
+            "--endpoint http://build-cache:4226",
+            "http://build-cache:10600",
+        ),
+        ("--endpoint http://[fd00::1]:4226", "http://[fd00::1]:10600"),
+        (
+            "--scheduler http://10.0.0.7:10700/",
+            "http://10.0.0.7:10700",
+        ),
+    ] {
+        let text = text(&format!("--lane dist --format toml {arguments}")).unwrap();
+        let file: toml::Table = text.parse().unwrap();
+        assert_eq!(file["dist"]["scheduler_url"].as_str(), Some(expected));
+    }
+    for (arguments, part) in [
+        ("--scheduler http://10.0.0.7:10600/cluster", "it has a path"),
+        ("--scheduler 10.0.0.7:10600", "it has no scheme"),
+        ("--no-token", "config file only"),
+        ("--conf relative.conf", "it is not absolute"),
+    ] {
+        let refused = text(&format!("--lane dist {arguments}")).unwrap_err();
+        assert!(
+            refused.contains(part) && refused.contains("\nhint: "),
+            "{refused}"
+        );
+    }
+    let facts = Facts {
+        scheduler_port: None,
+        ..facts()
+    };
+    let args = Line::try_parse_from(["client-env", "--lane", "dist"])
+        .unwrap()
+        .args;
+    assert_eq!(env_text(&args, &facts), Err(Error::NoScheduler));
+}
+
+#[test]
+fn written_file_is_replaced_and_a_foreign_one_is_not() {
+    let home = tempfile::tempdir().unwrap();
+    let write = |line: &str| {
+        let words = ["client-env", "--lane", "dist"].into_iter();
+        let args = Line::try_parse_from(words.chain(line.split_whitespace())).unwrap();
+        write_conf(&args.args, &facts(), Some(home.path()))
+    };
+    let args = write("--write").unwrap();
+    let path = args.conf.clone().unwrap();
+    assert_eq!(
+        path.parent().unwrap(),
+        home.path().join(".cache/sccache-dock")
+    );
+    assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    let text = env_text(&args, &facts()).unwrap();
+    assert!(
+        text.contains(&format!("export SCCACHE_CONF='{}';", path.display())),
+        "{text}"
+    );
+    assert_eq!(write("--write").unwrap().conf, Some(path.clone()));
+
+    let foreign = home.path().join("config");
+    std::fs::write(&foreign, "[cache]\n").unwrap();
+    let refused = write(&format!("--write={}", foreign.display())).unwrap_err();
+    assert!(
+        refused
+            .to_string()
+            .contains("was not written by this command"),
+        "{refused}"
+    );
+    assert_eq!(std::fs::read_to_string(&foreign).unwrap(), "[cache]\n");
 }

@@ -3,6 +3,7 @@
 use super::Check;
 use crate::client::Lane;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 
 /// A version of sccache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,6 +36,11 @@ pub(super) fn versions(ours: Version, theirs: Option<&str>, lane: Option<Lane>) 
             what,
             format!("{ours} knows no client-side mode: it compiles without cache on this lane"),
             "use --lane webdav, or install sccache 0.17 or newer",
+        )),
+        Some(Lane::Dist) if ours < Version(0, 19, 0) => checks.push(Check::fail(
+            what,
+            format!("{ours} refuses the config file of this lane"),
+            upgrade,
         )),
         Some(Lane::Webdav) | None if ours < Version(0, 16, 0) => checks.push(Check::warn(
             what,
@@ -91,6 +97,10 @@ struct Counters {
     cache_write_errors: u64,
     #[serde(default)]
     multi_level: Option<Vec<Level>>,
+    #[serde(default)]
+    dist_compiles: BTreeMap<String, u64>,
+    #[serde(default)]
+    dist_errors: u64,
 }
 
 #[derive(Deserialize)]
@@ -102,8 +112,31 @@ struct Level {
     write_failures: u64,
 }
 
+/// How many compiles the running daemon gave to builders; nothing while none runs.
+pub(super) fn distributed(stats: &Stats) -> Option<Check> {
+    let Stats::Text(text) = stats else {
+        return None;
+    };
+    let output: Output = serde_json::from_str(text).ok()?;
+    output.effective_cache_mode.as_ref()?;
+    let (what, errors) = ("distributed", output.stats.dist_errors);
+    let done: u64 = output.stats.dist_compiles.values().sum();
+    let found = format!(
+        "{done} compiles on {} builders",
+        output.stats.dist_compiles.len()
+    );
+    Some(if errors == 0 {
+        Check::ok(what, found)
+    } else {
+        let found = format!("{found}; {errors} were compiled here because that failed");
+        let mend =
+            "see above what cannot be reached, and the recent warnings of sccache-dock status";
+        Check::warn(what, found, mend)
+    })
+}
+
 /// The daemon that answers this client now: where does it store, and do its writes arrive?
-pub(super) fn judge(stats: Stats, lane: Option<Lane>) -> Check {
+pub(super) fn judge(stats: &Stats, lane: Option<Lane>) -> Check {
     let what = "daemon";
     let stop = "sccache --stop-server, then build again";
     let text = match stats {
@@ -120,7 +153,7 @@ pub(super) fn judge(stats: Stats, lane: Option<Lane>) -> Check {
             return Check::fail(what, line, "mend what sccache complains about");
         }
     };
-    let Ok(output) = serde_json::from_str::<Output>(&text) else {
+    let Ok(output) = serde_json::from_str::<Output>(text) else {
         return Check::warn(what, "sccache --show-stats prints no JSON", stop);
     };
     let counters = &output.stats;

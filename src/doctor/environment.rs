@@ -12,7 +12,13 @@ const WRAPPER: &[&str] = &[
     "SCCACHE_BIND",
     "SCCACHE_CONTAINER_NAME",
     "SCCACHE_DEFAULT_PORT",
+    "SCCACHE_DOCK_PROGRAM",
+    "SCCACHE_DOCK_TOOLS",
+    "SCCACHE_FROM",
     "SCCACHE_IMAGE_NAME",
+    "SCCACHE_SCHEDULER_PORT",
+    "SCCACHE_SOCKET_DIR",
+    "SCCACHE_USER",
 ];
 
 /// What makes sccache choose another store than WebDAV, where no chain names the store.
@@ -39,9 +45,13 @@ const FLAGS: &[&str] = &[
     "SCCACHE_WEBDAV_DISABLE_CREATE_DIR",
 ];
 
-/// The lane that a client with this environment takes; none when it shares nothing.
-pub(super) fn lane(environment: &Environment) -> Option<Lane> {
-    if value(environment, "SCCACHE_WEBDAV_ENDPOINT").is_some() {
+/// The lane that a client with this environment takes, and with this scheduler in its config file; none when it
+/// shares nothing.
+pub(super) fn lane(environment: &Environment, scheduler: Option<&str>) -> Option<Lane> {
+    let has_endpoint = value(environment, "SCCACHE_WEBDAV_ENDPOINT").is_some();
+    if scheduler.is_some() && (has_endpoint || !is_on(environment, "SCCACHE_CLIENT_SIDE")) {
+        Some(Lane::Dist)
+    } else if has_endpoint {
         Some(Lane::Webdav)
     } else if !is_on(environment, "SCCACHE_CLIENT_SIDE") {
         None
@@ -53,12 +63,20 @@ pub(super) fn lane(environment: &Environment) -> Option<Lane> {
 }
 
 /// All findings about the environment of a client of `endpoint`.
-pub(super) fn judge(environment: &Environment, endpoint: &Endpoint) -> Vec<Check> {
+pub(super) fn judge(
+    environment: &Environment,
+    endpoint: &Endpoint,
+    lane: Option<Lane>,
+) -> Vec<Check> {
     let mut checks = Vec::new();
     wrapper(environment, &mut checks);
     flags(environment, &mut checks);
-    match lane(environment) {
-        Some(Lane::Webdav) => {
+    match lane {
+        // The config file alone may say everything.
+        Some(Lane::Dist) if value(environment, "SCCACHE_WEBDAV_ENDPOINT").is_none() => {
+            proxy(environment, endpoint, &mut checks);
+        }
+        Some(Lane::Webdav | Lane::Dist) => {
             webdav(environment, endpoint, &mut checks);
             other_stores(environment, &mut checks);
             proxy(environment, endpoint, &mut checks);
@@ -70,7 +88,7 @@ pub(super) fn judge(environment: &Environment, endpoint: &Endpoint) -> Vec<Check
             WHOLE_SET,
         )),
     }
-    address(environment, endpoint, &mut checks);
+    address(environment, endpoint, lane, &mut checks);
     names(environment, &mut checks);
     checks
 }
@@ -287,7 +305,12 @@ fn proxy(environment: &Environment, endpoint: &Endpoint, checks: &mut Vec<Check>
 }
 
 /// Where the client looks for its daemon.
-fn address(environment: &Environment, endpoint: &Endpoint, checks: &mut Vec<Check>) {
+fn address(
+    environment: &Environment,
+    endpoint: &Endpoint,
+    lane: Option<Lane>,
+    checks: &mut Vec<Check>,
+) {
     if let Some(socket) = value(environment, "SCCACHE_SERVER_UDS") {
         checks.push(if socket.len() > SOCKET_PATH_MAX {
             let found = format!(
@@ -311,8 +334,8 @@ fn address(environment: &Environment, endpoint: &Endpoint, checks: &mut Vec<Chec
         }),
     };
     let is_gateway = endpoint.is_loopback() && port == endpoint.port;
-    match lane(environment) {
-        Some(Lane::Webdav) if is_gateway => checks.push(Check::fail(
+    match lane {
+        Some(Lane::Webdav | Lane::Dist) if is_gateway => checks.push(Check::fail(
             name,
             format!("{port} is the gateway's own port: this client never starts the daemon that would share"),
             "export SCCACHE_SERVER_PORT=4227, or better SCCACHE_SERVER_UDS=\"$HOME/.cache/sccache.sock\"",

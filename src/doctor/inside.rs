@@ -4,7 +4,7 @@
 
 use super::{Check, Report, probe};
 use crate::plan::paths;
-use crate::settings::{Loaded, Mode, Problem, Problems, Settings};
+use crate::settings::{Loaded, Problem, Problems, Settings};
 use crate::state;
 use crate::status::{self, bytes};
 use nix::sys::statvfs::statvfs;
@@ -38,7 +38,7 @@ pub fn inside(loaded: Result<Loaded, Problems>) -> Report {
     checks.push(folder(settings));
     checks.push(mount(settings));
     checks.push(space(settings));
-    let running = status::report(settings);
+    let running = status::report(&settings.place());
     match &running {
         Ok(report) => checks.extend(report.services.iter().map(|service| {
             let found = format!("{}, {} restarts", service.state, service.restarts);
@@ -63,7 +63,7 @@ pub fn inside(loaded: Result<Loaded, Problems>) -> Report {
         }
     }
     if running.is_ok() {
-        checks.push(match status::cache(settings) {
+        checks.push(match status::cache(&settings.place()) {
             Ok(cache) => match &cache.store.fault {
                 None => Check::ok(
                     "cache",
@@ -116,12 +116,12 @@ fn folder(settings: &Settings) -> Check {
 
 fn mount(settings: &Settings) -> Check {
     let dir = settings.dir.display();
-    match (state::lost(&settings.dir), settings.mode) {
+    match (state::lost(&settings.dir), settings.mode.persists()) {
         (None, _) => Check::ok("mount", format!("{dir} outlives the container")),
-        (Some(why), Mode::Ephemeral) => {
+        (Some(why), false) => {
             Check::ok("mount", format!("the cache goes with the container: {why}"))
         }
-        (Some(why), Mode::Persistent) => Check::fail(
+        (Some(why), true) => Check::fail(
             "mount",
             why,
             format!("add -v /absolute/path:{dir} to docker run"),

@@ -1,22 +1,23 @@
 //! The edges of the doctor: asks the gateway, runs sccache, looks at files. Each step is bounded in time.
 
+use super::cluster::{self, Conf};
 use super::daemon::{Stats, Version};
-use super::{Check, Environment, environment};
+use super::{Check, Environment};
 use crate::client::Lane;
 use crate::client::endpoint::Endpoint;
+use crate::client::run::{Ended, Running};
 use crate::secret::Secret;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// Between two looks at a running sccache, and how often: 10 seconds in all.
-const LOOK: Duration = Duration::from_millis(20);
-const LOOKS: u32 = 500;
+const RUN_TIMEOUT: Duration = Duration::from_secs(10);
 /// What sccache writes to see whether it may, on the path that it uses.
 const PROBE_PATH: &str = "/.sccache_check";
 const PROBE_TEXT: &str = "Hello, World!";
@@ -25,6 +26,30 @@ const PROBE_TEXT: &str = "Hello, World!";
 #[derive(Default, Deserialize)]
 pub(super) struct Status {
     pub(super) sccache_version: Option<String>,
+    pub(super) dist: Option<Cluster>,
+}
+
+/// What it says about the cluster, in the modes that distribute.
+#[derive(Default, Deserialize)]
+pub(super) struct Cluster {
+    #[serde(default)]
+    pub(super) builders: Vec<Builder>,
+    /// Requests for a builder, by outcome.
+    #[serde(default)]
+    pub(super) allocations: BTreeMap<String, u64>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+pub(super) struct Builder {
+    /// Where clients and the scheduler find it.
+    pub(super) address: String,
+    #[serde(default)]
+    pub(super) state: String,
+    /// Jobs that were assigned and never came to their end.
+    #[serde(default)]
+    pub(super) failed: u64,
+    #[serde(default)]
+    pub(super) last_sign_seconds: u64,
 }
 
 /// Reaches the gateway, and tries what a client does there.
@@ -33,7 +58,7 @@ pub(super) fn gateway(
     token: Option<&Secret>,
     checks: &mut Vec<Check>,
 ) -> Status {
-    if !connect(endpoint, checks) {
+    if !connect("connection", endpoint, checks) {
         return Status::default();
     }
     if endpoint.tls {
@@ -42,17 +67,7 @@ pub(super) fn gateway(
         checks.push(Check::warn("gateway", "https: not looked into", mend));
         return Status::default();
     }
-    let http = Http {
-        agent: ureq::Agent::config_builder()
-            .http_status_as_error(false)
-            .timeout_global(Some(ANSWER_TIMEOUT))
-            .proxy(None)
-            .max_redirects(0)
-            .build()
-            .into(),
-        base: endpoint.url.clone(),
-        token,
-    };
+    let http = Http::new(&endpoint.url, token);
     match http.get("/healthz") {
         Ok(answer) if answer.code == 200 => {}
         Ok(answer) => {
@@ -75,8 +90,8 @@ pub(super) fn gateway(
     status.unwrap_or_default()
 }
 
-fn connect(endpoint: &Endpoint, checks: &mut Vec<Check>) -> bool {
-    let what = "connection";
+/// Whether anything accepts connections at `endpoint`.
+pub(super) fn connect(what: &str, endpoint: &Endpoint, checks: &mut Vec<Check>) -> bool {
     let place = format!("{}:{}", endpoint.host, endpoint.port);
     let addresses: Vec<SocketAddr> = match (endpoint.host.as_str(), endpoint.port).to_socket_addrs()
     {
@@ -230,27 +245,43 @@ fn access(http: &Http, checks: &mut Vec<Check>) {
     });
 }
 
-struct Http<'a> {
+/// Requests to one server, each bounded in time.
+pub(super) struct Http<'a> {
     agent: ureq::Agent,
     base: String,
     token: Option<&'a Secret>,
 }
 
-struct Answer {
-    code: u16,
+pub(super) struct Answer {
+    pub(super) code: u16,
     challenge: String,
-    body: String,
+    pub(super) body: String,
 }
 
-impl Http<'_> {
+impl<'a> Http<'a> {
+    pub(super) fn new(base: &str, token: Option<&'a Secret>) -> Http<'a> {
+        Http {
+            agent: ureq::Agent::config_builder()
+                .http_status_as_error(false)
+                .timeout_global(Some(ANSWER_TIMEOUT))
+                .proxy(None)
+                .max_redirects(0)
+                .build()
+                .into(),
+            base: base.to_owned(),
+            token,
+        }
+    }
+
     fn bearer(&self) -> String {
         self.token
             .map(|token| format!("Bearer {}", token.reveal()))
             .unwrap_or_default()
     }
 
-    fn get(&self, path: &str) -> Result<Answer, ureq::Error> {
-        let mut request = self.agent.get(format!("{}{path}", self.base));
+    pub(super) fn get(&self, path: &str) -> Result<Answer, ureq::Error> {
+        let request = self.agent.get(format!("{}{path}", self.base));
+        let mut request = request.header("Accept", "application/json");
         if self.token.is_some() {
             request = request.header("Authorization", self.bearer());
         }
@@ -262,6 +293,18 @@ impl Http<'_> {
             challenge: challenges.collect::<Vec<_>>().join(", "),
             body: response.body_mut().read_to_string()?,
         })
+    }
+
+    /// As sccache posts; gives the code and the body.
+    pub(super) fn post(&self, path: &str, text: &str) -> Result<(u16, String), ureq::Error> {
+        let request = self.agent.post(format!("{}{path}", self.base));
+        let mut request = request.header("Content-Type", "application/octet-stream");
+        if self.token.is_some() {
+            request = request.header("Authorization", self.bearer());
+        }
+        let mut response = request.send(text)?;
+        let code = response.status().as_u16();
+        Ok((code, response.body_mut().read_to_string()?))
     }
 
     fn put(&self, path: &str, text: &str) -> Result<u16, ureq::Error> {
@@ -318,57 +361,38 @@ pub(super) fn stats() -> Stats {
     }
 }
 
-enum Ended {
-    /// With this on its standard output.
-    Well(String),
-    /// With this on its standard error.
-    Badly(String),
-    Late,
-}
-
-/// Runs sccache; what it prints must fit into a pipe, and does: some 4 KiB of 64.
 fn run(sccache: &Path, arguments: &[&str]) -> std::io::Result<Ended> {
-    let mut child = Command::new(sccache)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    for _ in 0..LOOKS {
-        if let Some(exit) = child.try_wait()? {
-            return Ok(if exit.success() {
-                Ended::Well(rest(child.stdout.take()))
-            } else {
-                Ended::Badly(rest(child.stderr.take()))
-            });
-        }
-        std::thread::sleep(LOOK);
-    }
-    abandon(&mut child);
-    Ok(Ended::Late)
+    Running::start(Command::new(sccache).args(arguments), RUN_TIMEOUT)?.end()
 }
 
-fn abandon(child: &mut Child) {
-    // It may have ended since the last look; there is nothing to do about a failure either way.
-    let _ = child.kill();
-    for _ in 0..LOOKS {
-        if matches!(child.try_wait(), Ok(Some(_)) | Err(_)) {
-            return;
+/// What the daemon of this client says about the cluster; there is one.
+pub(super) fn dist_status() -> Check {
+    match run(Path::new("sccache"), &["--dist-status"]) {
+        Ok(Ended::Well(text)) => cluster::judge_daemon(&text),
+        Ok(Ended::Badly(complaint)) => cluster::judge_daemon(&complaint),
+        Ok(Ended::Late) => {
+            cluster::judge_daemon("{\"NotConnected\": [null, \"it does not answer\"]}")
         }
-        std::thread::sleep(LOOK);
+        Err(error) => Check::fail(
+            "daemon's cluster",
+            format!("cannot run sccache: {error}"),
+            "check the file's permissions",
+        ),
     }
 }
 
-/// What is in the pipe of a process that has ended: one read gives all of it. Not up to the end of the stream, which
-/// does not come while a daemon holds the pipe.
-fn rest(pipe: Option<impl std::io::Read>) -> String {
-    let mut bytes = vec![0; 64 * 1024];
-    let length = pipe.and_then(|mut pipe| pipe.read(&mut bytes).ok());
-    String::from_utf8_lossy(&bytes[..length.unwrap_or(0)]).into_owned()
+/// The config file that sccache reads, if there is one and it can be read.
+pub(super) fn conf(environment: &Environment) -> Option<Conf> {
+    let path = config_file(environment)?;
+    Conf::parse(&path, &std::fs::read_to_string(&path).ok()?)
 }
 
 /// Files that decide whether the client works: the folder of its socket, sccache's config file.
-pub(super) fn files(environment: &Environment) -> Vec<Check> {
+pub(super) fn files(
+    environment: &Environment,
+    conf: Option<&Conf>,
+    lane: Option<Lane>,
+) -> Vec<Check> {
     let mut checks = Vec::new();
     let set = |name: &str| environment.get(name).filter(|it| !it.is_empty());
     if let Some(folder) = set("SCCACHE_SERVER_UDS").and_then(|it| Path::new(it).parent())
@@ -382,20 +406,24 @@ pub(super) fn files(environment: &Environment) -> Vec<Check> {
         let mend = format!("mkdir -p {}", folder.display());
         checks.push(Check::fail("SCCACHE_SERVER_UDS", found, mend));
     }
-    let Some(path) = config_file(environment) else {
-        return checks;
-    };
     let what = "config file";
-    match std::fs::read_to_string(&path) {
-        Ok(text) => checks.extend(judge_config(&path, &text, environment::lane(environment))),
-        Err(error) if set("SCCACHE_CONF").is_some() => {
+    match (conf, config_file(environment)) {
+        (Some(conf), _) => checks.extend(judge_config(conf, environment, lane)),
+        (None, Some(path)) if path.exists() => {
+            let path = path.display();
+            let found = format!("{path} is not TOML, or cannot be read: sccache refuses to run");
+            checks.push(Check::fail(what, found, "mend it, or move it away"));
+        }
+        (None, Some(path)) if set("SCCACHE_CONF").is_some() => {
             let found = format!(
-                "cannot read {}: {error}; sccache goes on without it",
+                "there is no {}; sccache goes on without it and without a word",
                 path.display()
             );
-            checks.push(Check::warn(what, found, "mend or unset SCCACHE_CONF"));
+            let mend =
+                "write it again with sccache-dock client-env --lane dist, or unset SCCACHE_CONF";
+            checks.push(Check::warn(what, found, mend));
         }
-        Err(_) => {}
+        (None, _) => {}
     }
     checks
 }
@@ -411,25 +439,17 @@ fn config_file(environment: &Environment) -> Option<PathBuf> {
     Some(folder.join("sccache/config"))
 }
 
-fn judge_config(path: &Path, text: &str, lane: Option<Lane>) -> Option<Check> {
+fn judge_config(conf: &Conf, environment: &Environment, lane: Option<Lane>) -> Vec<Check> {
     let what = "config file";
-    let path = path.display();
-    let table: toml::Table = match text.parse() {
-        Ok(table) => table,
-        Err(_) => {
-            let found = format!("{path} is not TOML: sccache refuses to run");
-            return Some(Check::fail(what, found, "mend it, or move it away"));
-        }
-    };
-    let scheduler = table.get("dist").and_then(|it| it.get("scheduler_url"));
-    if scheduler.is_some() && matches!(lane, Some(Lane::Ipc | Lane::Socket)) {
+    let path = conf.path.display();
+    if conf.scheduler.is_none() {
+        return vec![Check::ok(what, format!("{path} is read too"))];
+    }
+    if matches!(lane, Some(Lane::Ipc | Lane::Socket)) {
         let found =
             format!("{path} names a scheduler, which turns client-side mode off without a word");
-        return Some(Check::fail(
-            what,
-            found,
-            "use --lane webdav, or remove scheduler_url",
-        ));
+        let mend = "use --lane webdav or dist, or remove scheduler_url";
+        return vec![Check::fail(what, found, mend)];
     }
-    Some(Check::ok(what, format!("{path} is read too")))
+    cluster::judge_conf(conf, environment)
 }

@@ -14,11 +14,15 @@ fn environment_of(pairs: &[(&str, &str)]) -> Environment {
 /// A client that has set everything as `client-env` prints it.
 fn whole_set(lane: Lane) -> Environment {
     let args = EnvArgs {
+        token_name: "auth".to_owned(),
         lane,
         format: Format::Docker,
         endpoint: None,
         namespace: None,
         socket: Some("/run/dock/sccache.sock".into()),
+        scheduler: None,
+        conf: Some("/run/dock/sccache.conf".into()),
+        write: None,
         no_token: false,
         no_disk: false,
     };
@@ -26,6 +30,7 @@ fn whole_set(lane: Lane) -> Environment {
         endpoint: ENDPOINT.to_owned(),
         token: Some(Secret::new("token")),
         socket: None,
+        scheduler_port: Some(10600),
     };
     let text = env_text(&args, &facts).unwrap();
     let lines = text.lines().filter_map(|line| line.split_once('='));
@@ -35,8 +40,9 @@ fn whole_set(lane: Lane) -> Environment {
         .collect()
 }
 
-fn judged(environment: &Environment) -> Vec<Check> {
-    environment::judge(environment, &Endpoint::parse(ENDPOINT).unwrap())
+fn judged(environment: &Environment, scheduler: Option<&str>) -> Vec<Check> {
+    let lane = environment::lane(environment, scheduler);
+    environment::judge(environment, &Endpoint::parse(ENDPOINT).unwrap(), lane)
 }
 
 /// Adds `pairs` to a good environment for `lane`; expects exactly these verdicts beside the good ones.
@@ -48,7 +54,8 @@ fn check(lane: Lane, pairs: &[(&str, &str)], expected: &[(&str, Verdict)]) {
             _ => environment.insert((*name).to_owned(), (*value).to_owned()),
         };
     }
-    let checks = judged(&environment);
+    let scheduler = (lane == Lane::Dist).then_some("http://127.0.0.1:10600");
+    let checks = judged(&environment, scheduler);
     let bad = checks.iter().filter(|it| it.verdict != Verdict::Ok);
     let bad: Vec<(&str, Verdict)> = bad.map(|it| (it.what.as_str(), it.verdict)).collect();
     assert_eq!(bad, expected, "{pairs:?}: {checks:#?}");
@@ -56,7 +63,7 @@ fn check(lane: Lane, pairs: &[(&str, &str)], expected: &[(&str, Verdict)]) {
 
 #[test]
 fn what_client_env_prints_has_no_finding() {
-    for lane in [Lane::Webdav, Lane::Ipc, Lane::Socket] {
+    for lane in [Lane::Webdav, Lane::Ipc, Lane::Socket, Lane::Dist] {
         check(lane, &[], &[]);
     }
 }
@@ -64,7 +71,7 @@ fn what_client_env_prints_has_no_finding() {
 #[test]
 fn an_empty_environment_shares_nothing() {
     let report = Report {
-        checks: judged(&Environment::new()),
+        checks: judged(&Environment::new(), None),
     };
     assert!(!report.passed());
     assert!(report.table().contains("FAIL  lane"), "{}", report.table());
@@ -83,7 +90,7 @@ fn the_guides_variables_are_named_with_the_real_ones() {
         ("SCCACHE_STORAGE_MODE", Verdict::Warn),
     ];
     check(Lane::Webdav, &guide, &expected);
-    let mends: Vec<String> = judged(&environment_of(&guide))
+    let mends: Vec<String> = judged(&environment_of(&guide), None)
         .into_iter()
         .filter_map(|it| it.mend)
         .collect();
@@ -97,7 +104,7 @@ fn the_guides_variables_are_named_with_the_real_ones() {
 
 #[test]
 fn typo_is_named_with_the_nearest_name() {
-    let checks = judged(&environment_of(&[("SCCACHE_WEBDAV_ENPOINT", "x")]));
+    let checks = judged(&environment_of(&[("SCCACHE_WEBDAV_ENPOINT", "x")]), None);
     let check = checks
         .iter()
         .find(|it| it.what == "SCCACHE_WEBDAV_ENPOINT")
@@ -238,7 +245,7 @@ fn versions_are_judged_by_what_the_lane_needs() {
 }
 
 fn check_daemon(stats: &str, expected: Verdict) {
-    let check = daemon::judge(daemon::Stats::Text(stats.to_owned()), Some(Lane::Webdav));
+    let check = daemon::judge(&daemon::Stats::Text(stats.to_owned()), Some(Lane::Webdav));
     assert_eq!(check.verdict, expected, "{check:?}");
 }
 
@@ -259,7 +266,7 @@ fn daemon_with_other_settings_is_told_from_a_good_one() {
         Verdict::Warn,
     );
     check_daemon("no json", Verdict::Warn);
-    let silent = daemon::judge(daemon::Stats::Silent, None);
+    let silent = daemon::judge(&daemon::Stats::Silent, None);
     assert_eq!(silent.verdict, Verdict::Fail);
 }
 
@@ -329,7 +336,10 @@ fn missing_folder_of_the_socket_and_a_scheduler_in_the_config_file_are_found() {
         ("SCCACHE_SERVER_UDS", &text("gone/s.sock")),
         ("SCCACHE_CLIENT_SIDE", "1"),
     ]);
-    let checks = probe::files(&environment);
+    let conf = probe::conf(&environment);
+    let lane = conf.as_ref().and_then(|it| it.scheduler.as_deref());
+    let lane = environment::lane(&environment, lane);
+    let checks = probe::files(&environment, conf.as_ref(), lane);
     let verdicts: Vec<(&str, Verdict)> = checks
         .iter()
         .map(|it| (it.what.as_str(), it.verdict))
@@ -341,4 +351,110 @@ fn missing_folder_of_the_socket_and_a_scheduler_in_the_config_file_are_found() {
             ("config file", Verdict::Fail)
         ]
     );
+}
+
+fn conf_of(text: &str) -> Conf {
+    Conf::parse(Path::new("/nonexistent/sccache.conf"), text).unwrap()
+}
+
+#[test]
+fn half_a_config_file_of_the_cluster_is_named() {
+    let whole = "dist.scheduler_url = \"http://h:10600\"\n\
+                 dist.auth = { type = \"token\", token = \"a\" }\n\
+                 cache.webdav = { endpoint = \"http://h:4226\", token = \"a\" }\n";
+    let verdict = |text: &str, environment: &[(&str, &str)]| {
+        let checks = cluster::judge_conf(&conf_of(text), &environment_of(environment));
+        (checks[0].verdict, checks[0].found.clone())
+    };
+    assert_eq!(verdict(whole, &[]).0, Verdict::Ok);
+    let other = verdict(whole, &[("SCCACHE_WEBDAV_TOKEN", "b")]);
+    assert!(other.1.contains("another token"), "{other:?}");
+    let line = |number: usize| whole.lines().nth(number).unwrap().to_owned();
+    let (verdict_without_token, found) = verdict(&line(0), &[]);
+    assert_eq!(verdict_without_token, Verdict::Fail);
+    assert!(found.contains("no token"), "{found}");
+    let alone = verdict(&format!("{}\n{}", line(0), line(1)), &[]);
+    assert!(alone.1.contains("no cache"), "{alone:?}");
+}
+
+#[test]
+fn scheduler_in_the_config_file_makes_the_lane() {
+    let scheduler = Some("http://h:10600");
+    let lane = |pairs: &[(&str, &str)]| environment::lane(&environment_of(pairs), scheduler);
+    assert_eq!(lane(&[]), Some(Lane::Dist));
+    assert_eq!(
+        lane(&[("SCCACHE_WEBDAV_ENDPOINT", ENDPOINT)]),
+        Some(Lane::Dist)
+    );
+    assert_eq!(lane(&[("SCCACHE_CLIENT_SIDE", "1")]), Some(Lane::Ipc));
+    check_version("0.16.0", None, Lane::Dist, &[Verdict::Fail]);
+    check_version("0.19.0", Some("0.19.0"), Lane::Dist, &[Verdict::Ok]);
+}
+
+#[test]
+fn builder_that_is_not_there_is_told_from_one_that_is_something_else() {
+    let scheduler = Endpoint::parse("http://127.0.0.1:10600").unwrap();
+    let bound = tokio::net::TcpSocket::new_v4().unwrap();
+    bound.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let refused = cluster::reach(&bound.local_addr().unwrap().to_string(), &scheduler);
+    assert!(refused.found.contains("refused"), "{refused:?}");
+    assert!(refused.mend.unwrap().contains("publish"));
+
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let answers = std::thread::spawn(move || {
+        use std::io::{Read as _, Write as _};
+        let (mut stream, _) = listener.accept().unwrap();
+        // Closing with unread bytes would reset the connection.
+        stream.read_exact(&mut [0; 50]).unwrap();
+        stream.write_all(b"HTTP/1.1 400\r\n\r\n").unwrap();
+    });
+    let stranger = cluster::reach(&address, &scheduler);
+    answers.join().unwrap();
+    assert!(stranger.found.contains("not speak TLS"), "{stranger:?}");
+
+    let elsewhere = Endpoint::parse("http://build-cache:10600").unwrap();
+    let own = cluster::reach("127.0.0.1:1", &elsewhere);
+    assert!(
+        own.mend.as_ref().unwrap().contains("SCCACHE_PUBLIC_ADDR"),
+        "{own:?}"
+    );
+    let named = cluster::reach("builder:10501", &scheduler);
+    assert!(named.found.contains("is no address"), "{named:?}");
+}
+
+#[test]
+fn what_the_gateway_knows_about_builders_is_judged() {
+    let text = r#"{"builders":[{"address":"127.0.0.1:1","state":"lost","last_sign_seconds":95,"slots":2}],
+                   "allocations":{"assigned":7,"failed":2,"busy":1},"scheduler_up":true}"#;
+    let known: probe::Cluster = serde_json::from_str(text).unwrap();
+    let scheduler = Endpoint::parse("http://127.0.0.1:10600").unwrap();
+    let lost = cluster::judge_builder(&known.builders[0], &scheduler);
+    assert!(lost.found.contains("no sign for 95 s"), "{lost:?}");
+    let handing = cluster::handing_over(&known).unwrap();
+    assert_eq!(handing.verdict, Verdict::Warn);
+    assert!(handing.mend.unwrap().contains("publish 10501"));
+    assert!(cluster::handing_over(&probe::Cluster::default()).is_none());
+}
+
+#[test]
+fn daemon_without_the_scheduler_is_told_from_a_connected_one() {
+    let verdict = |text: &str| cluster::judge_daemon(text).verdict;
+    let connected =
+        r#"{"SchedulerStatus":["http://h/",{"num_servers":1,"num_cpus":2,"in_progress":0}]}"#;
+    assert_eq!(verdict(connected), Verdict::Ok);
+    assert_eq!(
+        verdict(r#"{"NotConnected":["http://h/","retry"]}"#),
+        Verdict::Fail
+    );
+    assert_eq!(verdict(r#"{"Disabled":"disabled"}"#), Verdict::Fail);
+    assert_eq!(verdict("sccache: error"), Verdict::Warn);
+    let stats = |errors: u64| {
+        let text = format!(
+            r#"{{"stats":{{"dist_compiles":{{"a":3,"b":1}},"dist_errors":{errors}}},"effective_cache_mode":"ReadWrite"}}"#
+        );
+        daemon::distributed(&daemon::Stats::Text(text)).unwrap()
+    };
+    assert_eq!(stats(0).found, "4 compiles on 2 builders");
+    assert_eq!(stats(2).verdict, Verdict::Warn);
 }

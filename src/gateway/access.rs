@@ -2,11 +2,14 @@
 //! [`default_gateways`], which reads the kernel's routing table.
 
 use crate::gateway::config::{Config, IpcPolicy};
+use crate::gateway::tokens::{Grant, Named};
 use crate::secret::Secret;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use std::net::{IpAddr, Ipv4Addr};
-use subtle::{Choice, ConstantTimeEq};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, PoisonError, RwLock};
+use subtle::{ConditionallySelectable, ConstantTimeEq};
 
 /// What an HTTP request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,54 +27,219 @@ pub enum Verdict {
     Allowed,
     /// No token, or one that nobody handed out: 401.
     Unauthorized,
-    /// A token that may only read asked to write: 403.
+    /// A token that may not do this: 403.
     Forbidden,
 }
 
-/// The tokens, as digests of one length: comparing them leaks neither a token's text nor its length.
+/// What was done with one token.
+#[derive(Debug, Default)]
+pub struct Uses {
+    /// Requests that came with it.
+    pub requests: AtomicU64,
+    /// Blobs found.
+    pub hits: AtomicU64,
+    /// Blobs asked for that are not there.
+    pub misses: AtomicU64,
+    /// Bytes of blobs taken from the client.
+    pub received_bytes: AtomicU64,
+    /// Bytes of blobs sent to the client.
+    pub sent_bytes: AtomicU64,
+    /// Requests that the token does not allow.
+    pub refusals: AtomicU64,
+}
+
+/// One token, as a digest: all are of one length, so comparing them leaks neither a token's text nor its length.
+#[derive(Debug)]
+struct Entry {
+    name: String,
+    /// `None` for those who need no token.
+    digest: Option<[u8; 32]>,
+    grant: Grant,
+    namespaces: Option<Vec<String>>,
+    uses: Arc<Uses>,
+}
+
+/// The tokens in force. They can be replaced while requests are judged.
 #[derive(Debug)]
 pub struct Access {
-    writers: Vec<[u8; 32]>,
-    readers: Vec<[u8; 32]>,
-    anonymous_read: bool,
+    /// Those of the configuration, which stay.
+    fixed: Vec<Arc<Entry>>,
+    // A lock for the time of a copy of the pointer.
+    entries: RwLock<Arc<Vec<Arc<Entry>>>>,
+    anonymous: Option<Arc<Entry>>,
 }
 
 impl Access {
     /// Takes over the tokens of `config`.
     pub fn new(config: &Config) -> Access {
-        let digests = |tokens: &[Secret]| {
-            tokens
-                .iter()
-                .map(|token| digest(token.reveal().as_bytes()))
-                .collect()
+        let (writers, readers) = (Arc::<Uses>::default(), Arc::<Uses>::default());
+        let entry = |name: &str, digest, grant, uses: &Arc<Uses>| {
+            Arc::new(Entry {
+                name: name.to_owned(),
+                digest,
+                grant,
+                namespaces: None,
+                uses: Arc::clone(uses),
+            })
         };
+        let mut fixed = Vec::new();
+        for (name, tokens, grant, uses) in [
+            ("auth", &config.write_tokens, Grant::Write, &writers),
+            ("read", &config.read_tokens, Grant::Read, &readers),
+        ] {
+            let digests = tokens.iter().map(|token| digest(token.reveal().as_bytes()));
+            fixed.extend(digests.map(|digest| entry(name, Some(digest), grant, uses)));
+        }
+        let anonymous = config
+            .anonymous_read
+            .then(|| entry("anonymous", None, Grant::Read, &Arc::default()));
         Access {
-            writers: digests(&config.write_tokens),
-            readers: digests(&config.read_tokens),
-            anonymous_read: config.anonymous_read,
+            entries: RwLock::new(Arc::new(fixed.clone())),
+            fixed,
+            anonymous,
         }
     }
 
-    /// Judges an `Authorization` header: `Bearer TOKEN`, or `Basic` with any user name and the token as password.
-    pub fn check(&self, authorization: Option<&[u8]>, need: Need) -> Verdict {
+    /// Puts `named` beside the tokens of the configuration, instead of those that were there before. Who keeps the
+    /// name keeps the counters.
+    ///
+    /// # Errors
+    /// The name of the one that is a token of the configuration too; nothing has changed then.
+    pub fn replace(&self, named: &[Named]) -> Result<(), String> {
+        let before = self.entries();
+        let mut entries = self.fixed.clone();
+        for one in named {
+            let digest = digest(one.token.reveal().as_bytes());
+            if let Some(same) = self.fixed.iter().find(|fixed| fixed.digest == Some(digest)) {
+                return Err(format!(
+                    "\"{}\" is the same token as \"{}\"",
+                    one.name, same.name
+                ));
+            }
+            let known = before.iter().find(|entry| entry.name == one.name);
+            entries.push(Arc::new(Entry {
+                name: one.name.clone(),
+                digest: Some(digest),
+                grant: one.access,
+                namespaces: one.namespaces.clone(),
+                uses: known.map_or_else(Arc::default, |entry| Arc::clone(&entry.uses)),
+            }));
+        }
+        *self.entries.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(entries);
+        Ok(())
+    }
+
+    fn entries(&self) -> Arc<Vec<Arc<Entry>>> {
+        Arc::clone(&self.entries.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Who sends this `Authorization` header: `Bearer TOKEN`, or `Basic` with any user name and the token as password.
+    pub fn caller(&self, authorization: Option<&[u8]>) -> Caller {
         let token = authorization.and_then(token).map(|token| digest(&token));
-        let listed = |digests: &[[u8; 32]]| {
-            token.is_some_and(|token| {
-                // Every digest is compared, so that the time says nothing about which one matched.
-                let found = digests
-                    .iter()
-                    .fold(Choice::from(0), |found, one| found | one.ct_eq(&token));
-                bool::from(found)
-            })
-        };
-        let (writer, reader) = (listed(&self.writers), listed(&self.readers));
-        match need {
-            _ if writer => Verdict::Allowed,
-            Need::Read if reader || self.anonymous_read => Verdict::Allowed,
-            Need::Write if reader => Verdict::Forbidden,
-            Need::Read | Need::Write => Verdict::Unauthorized,
+        let entries = self.entries();
+        let found = token.and_then(|token| {
+            // Every digest is compared, so that the time says nothing about which one matched.
+            let mut place = u32::MAX;
+            for (index, entry) in (0_u32..).zip(entries.iter()) {
+                let same = entry.digest.unwrap_or_default().ct_eq(&token);
+                place = u32::conditional_select(&place, &index, same);
+            }
+            entries.get(usize::try_from(place).ok()?).cloned()
+        });
+        Caller {
+            entry: found.or_else(|| self.anonymous.clone()),
+            has_sent_a_token: token.is_some(),
         }
     }
+
+    /// Judges an `Authorization` header where no namespace is asked for; a token of some namespaces only is refused.
+    pub fn check(&self, authorization: Option<&[u8]>, need: Need) -> Verdict {
+        match self.caller(authorization) {
+            caller if caller.is_restricted() => Verdict::Forbidden,
+            caller => caller.may(need),
+        }
+    }
+
+    /// What was done with each token in force, by name.
+    pub fn uses(&self) -> Vec<(String, Arc<Uses>)> {
+        let entries = self.entries();
+        let all = entries.iter().chain(&self.anonymous);
+        let mut uses: Vec<_> = all
+            .map(|entry| (entry.name.clone(), Arc::clone(&entry.uses)))
+            .collect();
+        uses.dedup_by(|one, other| one.0 == other.0);
+        uses
+    }
+}
+
+/// Who sends a request, as far as its token tells.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    entry: Option<Arc<Entry>>,
+    has_sent_a_token: bool,
+}
+
+impl Caller {
+    /// What the token allows, wherever.
+    pub fn may(&self, need: Need) -> Verdict {
+        match (&self.entry, need) {
+            (None, _) => Verdict::Unauthorized,
+            (Some(entry), Need::Write) if entry.digest.is_none() => Verdict::Unauthorized,
+            (Some(_), Need::Read) => Verdict::Allowed,
+            (Some(entry), Need::Write) => match entry.grant {
+                Grant::Write => Verdict::Allowed,
+                Grant::Read => Verdict::Forbidden,
+            },
+        }
+    }
+
+    /// Whether the token is good for this namespace, empty for the default one.
+    pub fn may_use(&self, namespace: &str) -> bool {
+        let namespace = if namespace.is_empty() {
+            "default"
+        } else {
+            namespace
+        };
+        let allowed = self
+            .entry
+            .as_ref()
+            .and_then(|entry| entry.namespaces.as_ref());
+        allowed.is_none_or(|allowed| {
+            allowed.iter().any(|one| {
+                let below = namespace.strip_prefix(one.as_str());
+                below.is_some_and(|below| below.is_empty() || below.starts_with('/'))
+            })
+        })
+    }
+
+    /// Whether the token is good for some namespaces only.
+    pub fn is_restricted(&self) -> bool {
+        self.entry
+            .as_ref()
+            .is_some_and(|entry| entry.namespaces.is_some())
+    }
+
+    /// Whether a token came, right or wrong.
+    pub fn has_sent_a_token(&self) -> bool {
+        self.has_sent_a_token
+    }
+
+    /// The token's name; `None` for a stranger.
+    pub fn name(&self) -> Option<&str> {
+        self.entry.as_ref().map(|entry| entry.name.as_str())
+    }
+
+    /// Adds `count` to one of the token's figures.
+    pub fn count(&self, figure: impl FnOnce(&Uses) -> &AtomicU64, count: u64) {
+        if let Some(entry) = &self.entry {
+            figure(&entry.uses).fetch_add(count, Relaxed);
+        }
+    }
+}
+
+/// Is `given` the secret? The time it takes says nothing about either.
+pub fn is_same(secret: &Secret, given: &[u8]) -> bool {
+    bool::from(digest(secret.reveal().as_bytes()).ct_eq(&digest(given)))
 }
 
 fn digest(token: &[u8]) -> [u8; 32] {
@@ -101,9 +269,8 @@ pub fn may_speak_ipc(
     local: IpAddr,
     gateways: impl FnOnce() -> Vec<Ipv4Addr>,
 ) -> bool {
-    let (peer, local) = (peer.to_canonical(), local.to_canonical());
-    // A peer with the address that it connected to is this very machine (or container).
-    let ourselves = peer.is_loopback() || peer == local;
+    let ourselves = is_ourselves(peer, local);
+    let peer = peer.to_canonical();
     match policy {
         IpcPolicy::Off => false,
         IpcPolicy::Local => {
@@ -116,6 +283,12 @@ pub fn may_speak_ipc(
             ourselves || networks.iter().any(|network| network.contains(&peer))
         }
     }
+}
+
+/// Is `peer` this very machine (or container)? Its address is loopback, or the one that it connected to.
+pub fn is_ourselves(peer: IpAddr, local: IpAddr) -> bool {
+    let (peer, local) = (peer.to_canonical(), local.to_canonical());
+    peer.is_loopback() || peer == local
 }
 
 /// The default gateways of this network namespace: a published port shows the host under that address.
@@ -155,12 +328,34 @@ fn hex(columns: &[&str], index: usize) -> Option<u32> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::time::Duration;
 
     fn access(anonymous_read: bool) -> Access {
-        Access {
-            writers: vec![digest(b"writer"), digest(b"writer2")],
-            readers: vec![digest(b"reader")],
+        Access::new(&Config {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            socket: "/s".into(),
+            store_dir: "/c".into(),
+            budget_bytes: 0,
+            ipc: IpcPolicy::Off,
+            server_socket: "/t".into(),
+            sccache: None,
+            write_tokens: vec![Secret::new("writer"), Secret::new("writer2")],
+            read_tokens: vec![Secret::new("reader")],
             anonymous_read,
+            tokens_file: None,
+            tls: None,
+            drain: Duration::ZERO,
+            dist: None,
+            upstream: None,
+        })
+    }
+
+    fn named(name: &str, token: &str, access: Grant, namespaces: Option<&[&str]>) -> Named {
+        Named {
+            name: name.to_owned(),
+            token: Secret::new(token),
+            access,
+            namespaces: namespaces.map(|list| list.iter().map(|&one| one.to_owned()).collect()),
         }
     }
 
@@ -207,6 +402,74 @@ mod tests {
                 "{header:?} writes"
             );
         }
+    }
+
+    #[test]
+    fn old_and_new_token_are_valid_together_and_the_old_one_ends() {
+        let access = access(false);
+        let caller = |token: &str| access.caller(Some(format!("Bearer {token}").as_bytes()));
+        let old = named("ci-1", "old", Grant::Write, None);
+        let new = named("ci-2", "new", Grant::Read, None);
+        access.replace(&[old.clone(), new.clone()]).unwrap();
+        assert_eq!(caller("old").may(Need::Write), Verdict::Allowed);
+        assert_eq!(caller("new").may(Need::Write), Verdict::Forbidden);
+        caller("new").count(|uses| &uses.hits, 3);
+        assert_eq!(
+            access
+                .replace(&[named("x", "reader", Grant::Write, None)])
+                .unwrap_err(),
+            "\"x\" is the same token as \"read\""
+        );
+        assert_eq!(
+            caller("old").may(Need::Read),
+            Verdict::Allowed,
+            "a fault changes nothing"
+        );
+        access.replace(&[new]).unwrap();
+        assert_eq!(caller("old").may(Need::Read), Verdict::Unauthorized);
+        let names: Vec<_> = access
+            .uses()
+            .into_iter()
+            .map(|(name, uses)| (name, uses.hits.load(Relaxed)))
+            .collect();
+        assert_eq!(
+            names,
+            [
+                ("auth".to_owned(), 0),
+                ("read".to_owned(), 0),
+                ("ci-2".to_owned(), 3)
+            ]
+        );
+    }
+
+    #[test]
+    fn token_of_a_namespace_ends_at_its_borders() {
+        let access = access(false);
+        access
+            .replace(&[
+                named("team", "team", Grant::Write, Some(&["team", "docs/main"])),
+                named("plain", "plain", Grant::Write, Some(&["default"])),
+            ])
+            .unwrap();
+        for (token, namespace, expected) in [
+            ("team", "team", true),
+            ("team", "team/x", true),
+            ("team", "teams", false),
+            ("team", "docs", false),
+            ("team", "docs/main", true),
+            ("team", "", false),
+            ("plain", "", true),
+            ("plain", "team", false),
+            ("writer", "team", true),
+            ("writer", "", true),
+        ] {
+            let caller = access.caller(Some(format!("Bearer {token}").as_bytes()));
+            assert_eq!(caller.may_use(namespace), expected, "{token} {namespace:?}");
+        }
+        assert_eq!(
+            access.check(Some(b"Bearer team"), Need::Read),
+            Verdict::Forbidden
+        );
     }
 
     #[test]

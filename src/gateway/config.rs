@@ -32,9 +32,82 @@ pub struct Config {
     pub read_tokens: Vec<Secret>,
     /// Anyone may read.
     pub anonymous_read: bool,
+    /// More tokens, by name; read again whenever it changes.
+    #[serde(default)]
+    pub tokens_file: Option<PathBuf>,
+    /// TLS on the cache port.
+    #[serde(default)]
+    pub tls: Option<TlsFiles>,
     /// How long requests in flight may still take after SIGTERM.
     #[serde(with = "millis")]
     pub drain: Duration,
+    /// The front of the scheduler, in the modes that distribute.
+    #[serde(default)]
+    pub dist: Option<Dist>,
+    /// The second level.
+    pub upstream: Option<Upstream>,
+}
+
+/// What the front of the scheduler needs to know.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dist {
+    /// Address of the front: 10600 for clients and builders of other machines; loopback in MODE=builder.
+    pub listen: SocketAddr,
+    /// The scheduler behind it.
+    pub scheduler: Scheduler,
+    /// What the local scheduler takes for a client: the front checks clients itself and puts this in its place.
+    pub scheduler_token: Secret,
+    /// Builders prove themselves with it.
+    pub server_token: Secret,
+    /// What a client with a wrong token gets.
+    pub wrong_token: WrongToken,
+    /// Public address of the builder in this container.
+    pub local_builder: Option<SocketAddr>,
+    /// Datagram socket on which the builder's shim reports jobs.
+    pub jobs_socket: PathBuf,
+}
+
+/// Where the scheduler is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scheduler {
+    /// In this container, on loopback.
+    Local(SocketAddr),
+    /// The front of another machine, `http://host:port`.
+    Remote(String),
+}
+
+/// What a client with a wrong token gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WrongToken {
+    /// 401: the client's compile fails, so nobody overlooks it.
+    Fail,
+    /// 503: the client compiles locally.
+    Fallback,
+}
+
+/// The second level of the cache.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Upstream {
+    /// `s3://`, `redis://`, `rediss://`, `http://` or `https://`; may hold keys.
+    pub url: Secret,
+    /// Bearer token for an upstream over HTTP.
+    pub token: Option<Secret>,
+    /// File of what is still to be passed on.
+    pub queue: PathBuf,
+}
+
+/// Where certificate and key stand; both are read again whenever one of them changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsFiles {
+    /// The certificate, then the intermediate ones, in PEM.
+    pub cert: PathBuf,
+    /// Its private key, in PEM.
+    pub key: PathBuf,
 }
 
 /// Who may speak sccache's own protocol, which knows no authentication, on the TCP port.

@@ -5,25 +5,31 @@
 //! Whoever finds no memory or no thread within [`PATIENCE`] is refused at once: a cache that makes builds
 //! wait is worse than none.
 
+mod download;
+
 use crate::gateway::key::Key;
-use crate::gateway::store::{self, Filter, Purged, Store, Usage, Writer};
+use crate::gateway::store::{self, Filter, Purged, Store, Usage, Writer, resident};
 use crate::gateway::zip::ZipCheck;
 use bytes::Bytes;
-use std::fs::File;
+pub use download::Download;
+pub(crate) use download::FilePart;
+use download::{Held, State};
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 /// Longest body that is held in memory whole.
-const SMALL: usize = 1 << 20;
+const SMALL: usize = 256 << 10;
+/// Longest body that is read at once where the kernel has it in memory; longer ones go from there to the socket.
+const INLINE: usize = 64 << 10;
 /// Piece of a longer body.
 const CHUNK: usize = 256 << 10;
+/// Distance of the pages of a file of which it is asked whether they are in memory.
+const PROBE: usize = 128 << 10;
 /// Memory that all bodies on their way may hold, in units of [`UNIT`].
 const MEMORY_UNITS: usize = 4096;
 const UNIT: usize = 64 << 10;
@@ -64,6 +70,8 @@ enum Writable {
 pub struct Disk {
     store: Store,
     slots: Arc<Semaphore>,
+    /// For calls that write blobs. More of them at a time only wait for each other in the file system.
+    writers: Arc<Semaphore>,
     memory: Arc<Semaphore>,
     // A plain mutex: held for an assignment, never across I/O or an await.
     writable: Arc<Mutex<Writable>>,
@@ -75,6 +83,7 @@ impl Disk {
         Disk {
             store,
             slots: Arc::new(Semaphore::new(SLOTS)),
+            writers: Arc::new(Semaphore::new(writers())),
             memory: Arc::new(Semaphore::new(MEMORY_UNITS)),
             writable: Arc::new(Mutex::new(Writable::Unknown)),
         }
@@ -85,23 +94,39 @@ impl Disk {
         self.store.usage()
     }
 
-    /// Opens a blob for reading; a short one is read at once.
+    /// Opens a blob for reading; a short one is read at once. What the kernel has in memory is served on the
+    /// caller's thread, see `resident.rs`.
     pub async fn get(&self, key: &Key) -> Result<Download, Fault> {
-        let mut permit = self.memory(SMALL).await?;
-        let key = key.clone();
-        let (blob, whole) = self
-            .call(move |store| {
-                let blob = store.get(&key)?;
-                if blob.len > SMALL as u64 {
-                    return Ok((blob, None));
-                }
-                let mut body = vec![0; usize::try_from(blob.len).unwrap_or(SMALL)];
-                blob.file.read_exact_at(&mut body, 0)?;
-                Ok((blob, Some(body)))
-            })
-            .await?;
-        let held = whole.as_ref().map_or(CHUNK, Vec::len);
-        drop(permit.split(permit.num_permits() - units(held).min(permit.num_permits())));
+        let (blob, whole, permit) = match self.store.get_resident(key)? {
+            Some(blob) => {
+                let held = usize::try_from(blob.len).unwrap_or(CHUNK).min(CHUNK);
+                let permit = self.memory(held).await?;
+                let whole = if blob.len <= INLINE as u64 {
+                    let mut body = vec![0; held];
+                    let resident = resident::read(&blob.file, &mut body, 0);
+                    resident.is_ok_and(|whole| whole).then_some(body)
+                } else {
+                    None
+                };
+                (blob, whole, permit)
+            }
+            None => {
+                let permit = self.memory(CHUNK).await?;
+                let key = key.clone();
+                let (blob, whole) = self
+                    .call(move |store| {
+                        let blob = store.get(&key)?;
+                        if blob.len > CHUNK as u64 {
+                            return Ok((blob, None));
+                        }
+                        let mut body = vec![0; usize::try_from(blob.len).unwrap_or(CHUNK)];
+                        blob.file.read_exact_at(&mut body, 0)?;
+                        Ok((blob, Some(body)))
+                    })
+                    .await?;
+                (blob, whole, permit)
+            }
+        };
         let state = match whole {
             Some(body) => State::Whole(Some(Bytes::from_owner(Held {
                 body,
@@ -147,7 +172,7 @@ impl Disk {
             } else {
                 SMALL
             },
-            buffer: Vec::with_capacity(small.unwrap_or(CHUNK)),
+            buffer: Vec::with_capacity(small.unwrap_or(CHUNK) + store::TRAILER_ROOM),
             writer: None,
             check: key.is_sccache_entry().then(ZipCheck::default),
             received: 0,
@@ -209,6 +234,23 @@ impl Disk {
         }
     }
 
+    /// Runs `work`, which writes, when it is its turn.
+    async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Store) -> Result<T, store::Error> + Send + 'static,
+    ) -> Result<T, Fault> {
+        let turn = match timeout(CALL, self.writers.clone().acquire_owned()).await {
+            Ok(Ok(turn)) => turn,
+            Ok(Err(_)) | Err(_) => return Err(Fault::Overloaded),
+        };
+        let outcome = self.call(move |store| {
+            let outcome = work(store);
+            drop(turn);
+            outcome
+        });
+        outcome.await
+    }
+
     async fn memory(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Fault> {
         let wanted = u32::try_from(units(bytes)).map_err(|_| Fault::Overloaded)?;
         match timeout(PATIENCE, self.memory.clone().acquire_many_owned(wanted)).await {
@@ -240,6 +282,11 @@ impl Disk {
     }
 }
 
+/// Writes of blobs at one time.
+fn writers() -> usize {
+    std::thread::available_parallelism().map_or(4, |processors| processors.get() + 2)
+}
+
 fn units(bytes: usize) -> usize {
     bytes.div_ceil(UNIT).max(1)
 }
@@ -247,106 +294,6 @@ fn units(bytes: usize) -> usize {
 /// A store call panicked or was cut off by the end of the runtime.
 fn lost(error: tokio::task::JoinError) -> store::Error {
     store::Error::Io(io::Error::other(error))
-}
-
-/// A body in memory with the permit to hold it.
-struct Held {
-    body: Vec<u8>,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl AsRef<[u8]> for Held {
-    fn as_ref(&self) -> &[u8] {
-        &self.body
-    }
-}
-
-/// A blob on its way to a client. As an HTTP body it ends with an error if the disk fails in mid-blob, which
-/// cuts the connection: the client sees a broken answer, never a short one.
-#[derive(Debug)]
-pub struct Download {
-    /// Bytes of the body.
-    pub length: u64,
-    /// When the blob was written.
-    pub modified: SystemTime,
-    state: State,
-}
-
-#[derive(Debug)]
-enum State {
-    Whole(Option<Bytes>),
-    Pieces {
-        file: Arc<File>,
-        at: u64,
-        read: Option<JoinHandle<io::Result<Bytes>>>,
-        _permit: OwnedSemaphorePermit,
-    },
-}
-
-impl Download {
-    /// The next piece; `None` after the last.
-    pub async fn next(&mut self) -> Option<io::Result<Bytes>> {
-        std::future::poll_fn(|context| self.poll_next(context)).await
-    }
-
-    fn rest(&self) -> u64 {
-        match &self.state {
-            State::Whole(body) => body.as_ref().map_or(0, |body| body.len() as u64),
-            State::Pieces { at, .. } => self.length - at,
-        }
-    }
-
-    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
-        let (file, at, read) = match &mut self.state {
-            State::Whole(body) => {
-                return Poll::Ready(body.take().filter(|body| !body.is_empty()).map(Ok));
-            }
-            State::Pieces { file, at, read, .. } => (file, at, read),
-        };
-        if *at == self.length {
-            return Poll::Ready(None);
-        }
-        let rest = usize::try_from(self.length - *at).unwrap_or(CHUNK);
-        let (from, file) = (*at, Arc::clone(file));
-        let task = read.get_or_insert_with(|| {
-            spawn_blocking(move || {
-                let mut piece = vec![0; rest.min(CHUNK)];
-                file.read_exact_at(&mut piece, from)?;
-                Ok(Bytes::from(piece))
-            })
-        });
-        let piece = ready!(Pin::new(task).poll(context))
-            .map_err(io::Error::other)
-            .flatten();
-        *read = None;
-        *at = match &piece {
-            Ok(piece) => *at + piece.len() as u64,
-            // Nothing more can come.
-            Err(_) => self.length,
-        };
-        Poll::Ready(Some(piece))
-    }
-}
-
-impl hyper::body::Body for Download {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<io::Result<hyper::body::Frame<Bytes>>>> {
-        let piece = ready!(self.get_mut().poll_next(context));
-        Poll::Ready(piece.map(|piece| piece.map(hyper::body::Frame::data)))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.rest() == 0
-    }
-
-    fn size_hint(&self) -> hyper::body::SizeHint {
-        hyper::body::SizeHint::with_exact(self.rest())
-    }
 }
 
 /// A blob on its way into the store. Dropped before [`Upload::finish`], it leaves nothing.
@@ -397,13 +344,12 @@ impl Upload {
         let buffer = std::mem::take(&mut self.buffer);
         let outcome = self
             .disk
-            .call(move |store| {
-                let mut writer = match writer {
+            .write(move |store| {
+                let writer = match writer {
                     Some(writer) => writer,
                     None => store.put(&key, length)?,
                 };
-                writer.write(&buffer)?;
-                writer.commit()
+                writer.write_last(buffer)
             })
             .await;
         self.disk.note_write(&outcome);
@@ -416,7 +362,7 @@ impl Upload {
         let mut buffer = std::mem::take(&mut self.buffer);
         let outcome = self
             .disk
-            .call(move |store| {
+            .write(move |store| {
                 let mut writer = match writer {
                     Some(writer) => writer,
                     None => store.put(&key, length)?,
@@ -451,7 +397,6 @@ impl Drop for Upload {
 mod tests {
     use super::*;
     use crate::gateway::store::Options;
-    use std::io::Write;
 
     fn disk(folder: &std::path::Path) -> Disk {
         let options = Options {
@@ -459,26 +404,6 @@ mod tests {
             budget_bytes: 64 << 20,
         };
         Disk::new(Store::open(options).unwrap())
-    }
-
-    #[tokio::test]
-    async fn file_that_shrinks_in_mid_blob_is_an_error_not_an_end() {
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(&[1; CHUNK + 10]).unwrap();
-        let memory = Arc::new(Semaphore::new(1));
-        let mut download = Download {
-            length: 3 * CHUNK as u64,
-            modified: SystemTime::UNIX_EPOCH,
-            state: State::Pieces {
-                file: Arc::new(file),
-                at: 0,
-                read: None,
-                _permit: memory.acquire_owned().await.unwrap(),
-            },
-        };
-        assert_eq!(download.next().await.unwrap().unwrap().len(), CHUNK);
-        assert!(download.next().await.unwrap().is_err());
-        assert!(download.next().await.is_none());
     }
 
     #[tokio::test]
@@ -507,10 +432,19 @@ mod tests {
     async fn request_without_memory_is_refused_soon() {
         let folder = tempfile::tempdir().unwrap();
         let disk = disk(folder.path());
+        let key = Key::parse("cas/x").unwrap();
+        let mut upload = disk.put(&key, None).await.unwrap();
+        upload.push(b"body").await.unwrap();
+        upload.finish().await.unwrap();
         let all = u32::try_from(MEMORY_UNITS).unwrap();
         let _held = disk.memory.clone().acquire_many_owned(all).await.unwrap();
-        let outcome = disk.get(&Key::parse("cas/x").unwrap()).await;
+        let outcome = disk.get(&key).await;
         assert!(matches!(outcome, Err(Fault::Overloaded)), "{outcome:?}");
+        let miss = disk.get(&Key::parse("cas/y").unwrap()).await;
+        assert!(
+            matches!(miss, Err(Fault::Store(store::Error::Missing))),
+            "a miss needs none: {miss:?}"
+        );
     }
 
     #[tokio::test]

@@ -6,26 +6,31 @@
 //! waits for every PUT without limit, so each ends in bounded time, if need be with 503.
 
 mod pages;
+mod plain;
 
-use crate::gateway::access::{Need, Verdict};
+use crate::gateway::access::{Caller, Need, Verdict};
+use crate::gateway::crowd;
 use crate::gateway::disk::{Download, Fault};
 use crate::gateway::key::Key;
 use crate::gateway::metrics::Protocol;
+use crate::gateway::socket::Socket;
 use crate::gateway::store;
 use crate::gateway::{Gateway, Peer};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::body::{Body, Incoming};
-use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::header::{self, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use percent_encoding::percent_decode_str;
 use std::convert::Infallible;
+use std::error::Error;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_io_timeout::TimeoutStream;
@@ -101,15 +106,37 @@ impl From<Fault> for Refusal {
 }
 
 /// Serves one connection until it closes, or until the request in flight is answered once we are stopping.
-pub(crate) async fn converse<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+/// `first` was read already.
+pub(crate) async fn converse<S: Socket>(
+    gateway: &Arc<Gateway>,
+    mut stream: S,
+    first: &[u8],
+    peer: Peer,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let buffer = BytesMut::from(first);
+    let outcome = plain::converse(gateway, &mut stream, buffer, &peer, &mut stopping).await;
+    let plain::Outcome::NotPlain(read) = outcome else {
+        return;
+    };
+    let (reader, writer) = tokio::io::split(stream);
+    let reader = io::Cursor::new(read.freeze()).chain(reader);
+    converse_by_hyper(gateway, tokio::io::join(reader, writer), peer, stopping).await;
+}
+
+/// The same by hyper alone, which can speak over anything.
+pub(crate) async fn converse_by_hyper<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     gateway: &Arc<Gateway>,
     io: IO,
     peer: Peer,
     mut stopping: watch::Receiver<bool>,
 ) {
-    let service = service_fn(|request| {
+    let service = service_fn(|request: Request<Incoming>| {
         let gateway = Arc::clone(gateway);
-        async move { Ok::<_, Infallible>(answer(&gateway, &peer, request).await) }
+        async move {
+            let (parts, mut body) = request.into_parts();
+            Ok::<_, Infallible>(answer(&gateway, &peer, parts, &mut body).await)
+        }
     });
     let mut io = Box::pin(TimeoutStream::new(io));
     io.as_mut().set_write_timeout_pinned(Some(TAKE));
@@ -119,18 +146,63 @@ pub(crate) async fn converse<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static
         .max_buf_size(BUFFER)
         .serve_connection(TokioIo::new(io), service);
     let mut connection = std::pin::pin!(connection);
-    // How a connection ends (reset, idle, cut by the client) concerns nobody: each request was accounted for.
-    tokio::select! {
-        _ = connection.as_mut() => return,
-        _ = stopping.wait_for(|stopping| *stopping) => connection.as_mut().graceful_shutdown(),
+    let ended = tokio::select! {
+        ended = connection.as_mut() => Some(ended),
+        _ = stopping.wait_for(|stopping| *stopping) => None,
+    };
+    let ended = match ended {
+        Some(ended) => ended,
+        None => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    // How a connection ends (reset, idle, cut by the client) concerns nobody: each request was accounted for. What was
+    // no request was not.
+    if let Err(cause) = ended
+        && cause.is_parse()
+    {
+        gateway.refuse("malformed", &peer, &"a request", &cause);
     }
-    let _ = connection.await;
 }
 
-async fn answer(gateway: &Gateway, peer: &Peer, request: Request<Incoming>) -> Answer {
+/// Tells a client of another machine that sends its token in clear to use TLS.
+pub(crate) async fn refuse_plain<IO: AsyncRead + AsyncWrite + Unpin>(
+    gateway: &Gateway,
+    mut io: IO,
+    peer: &Peer,
+) {
+    let cause = "it speaks HTTP without TLS, and what it sent could be read on its way: use https:// and, if that was \
+                 a token, replace it";
+    gateway.refuse("plain", peer, &"a connection", &cause);
+    let body = "this cache speaks HTTPS: use https:// with the name in its certificate\n";
+    let answer = format!(
+        "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: {}\r\n\
+         connection: close\r\n\r\n{body}",
+        body.len()
+    );
+    let farewell = async {
+        io.write_all(answer.as_bytes()).await?;
+        io.shutdown().await?;
+        // A close with bytes unread would be a reset, which takes the answer with it.
+        tokio::io::copy(&mut io.take(LEFT_OVER as u64), &mut tokio::io::sink()).await
+    };
+    let _ = timeout(LEFT_OVER_TIME, farewell).await;
+}
+
+/// A request's body.
+trait Piecewise: Body<Data = Bytes, Error: Error + Send + Sync + 'static> + Unpin {}
+impl<B: Body<Data = Bytes, Error: Error + Send + Sync + 'static> + Unpin> Piecewise for B {}
+
+async fn answer(gateway: &Gateway, peer: &Peer, parts: Parts, body: &mut impl Piecewise) -> Answer {
     let (started, _in_flight) = (Instant::now(), gateway.metrics.in_flight());
-    let (parts, mut body) = request.into_parts();
-    let outcome = route(gateway, peer, &parts, &mut body).await;
+    let authorization = parts.headers.get(header::AUTHORIZATION);
+    let caller = gateway
+        .access
+        .caller(authorization.map(HeaderValue::as_bytes));
+    caller.count(|uses| &uses.requests, 1);
+    let outcome = route(gateway, peer, &caller, &parts, body).await;
+    crowd::answered();
     let answer = outcome.unwrap_or_else(|refusal| refused(gateway, peer, &parts, &refusal));
     if !body.is_end_stream() && !parts.headers.contains_key(header::EXPECT) {
         let _ = timeout(LEFT_OVER_TIME, Limited::new(body, LEFT_OVER).collect()).await;
@@ -161,6 +233,10 @@ fn refused(gateway: &Gateway, peer: &Peer, parts: &Parts, refusal: &Refusal) -> 
             let challenge = HeaderValue::from_static("Bearer, Basic realm=\"sccache-dock\"");
             headers.insert(header::WWW_AUTHENTICATE, challenge);
         }
+        StatusCode::TOO_MANY_REQUESTS => {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         StatusCode::METHOD_NOT_ALLOWED => {
             headers.insert(header::ALLOW, HeaderValue::from_static(METHODS));
         }
@@ -172,24 +248,33 @@ fn refused(gateway: &Gateway, peer: &Peer, parts: &Parts, refusal: &Refusal) -> 
 async fn route(
     gateway: &Gateway,
     peer: &Peer,
+    caller: &Caller,
     parts: &Parts,
-    body: &mut Incoming,
+    body: &mut impl Piecewise,
 ) -> Result<Answer, Refusal> {
     let path = percent_decode_str(parts.uri.path()).decode_utf8();
     let path =
         path.map_err(|_| Refusal::new(StatusCode::BAD_REQUEST, "key", "the path is not UTF-8"))?;
     let names: Vec<&str> = path.split('/').filter(|name| !name.is_empty()).collect();
     if let Some(page) = pages::find(&names, &parts.method) {
-        return pages::answer(gateway, page, parts, body).await;
+        return pages::answer(gateway, peer, caller, page, parts, body).await;
     }
-    let permit = |need| permit(gateway, &parts.headers, need);
+    let permit = |need| permit(gateway, peer, caller, need);
+    // The key of a blob that the caller may touch.
+    let key = |path: &str| {
+        let key = key(path)?;
+        permit_namespace(caller, key.namespace()).map(|()| key)
+    };
     let is_check = names.last() == Some(&CHECK);
+    if is_check {
+        permit_check(caller, &path)?;
+    }
     match parts.method.as_str() {
         "OPTIONS" => Ok(options()),
         "GET" | "HEAD" if is_check => permit(Need::Read).map(|()| check(&parts.method)),
         "GET" => {
             permit(Need::Read)?;
-            get(gateway, &key(&path)?).await
+            get(gateway, caller, &key(&path)?).await
         }
         "HEAD" => {
             permit(Need::Read)?;
@@ -198,7 +283,7 @@ async fn route(
         "PUT" if is_check => permit(Need::Write).map(|()| empty(StatusCode::CREATED)),
         "PUT" => {
             permit(Need::Write)?;
-            put(gateway, &key(&path)?, body).await
+            put(gateway, caller, &key(&path)?, body).await
         }
         "DELETE" if is_check => permit(Need::Write).map(|()| empty(StatusCode::NO_CONTENT)),
         "DELETE" => {
@@ -208,7 +293,7 @@ async fn route(
         }
         "PROPFIND" => {
             permit(Need::Read)?;
-            properties(gateway, &path, parts.uri.path(), is_check).await
+            properties(gateway, key, &path, parts.uri.path(), is_check).await
         }
         "MKCOL" => permit(Need::Write).map(|()| empty(StatusCode::CREATED)),
         method => {
@@ -225,38 +310,80 @@ async fn route(
     }
 }
 
-/// Checks the request's token.
-fn permit(gateway: &Gateway, headers: &HeaderMap, need: Need) -> Result<(), Refusal> {
-    let authorization = headers
-        .get(header::AUTHORIZATION)
-        .map(HeaderValue::as_bytes);
-    match gateway.access.check(authorization, need) {
-        Verdict::Allowed => Ok(()),
+/// Checks what the request's token allows.
+fn permit(gateway: &Gateway, peer: &Peer, caller: &Caller, need: Need) -> Result<(), Refusal> {
+    match caller.may(need) {
+        Verdict::Allowed => {
+            crowd::recognized();
+            Ok(())
+        }
         Verdict::Unauthorized => {
             gateway.metrics.auth_failed();
-            let message = match authorization {
-                Some(_) => "the token is not one of this cache's",
-                None => "this needs a token: as bearer, or as password of any user",
-            };
+            if !caller.has_sent_a_token() {
+                let message = "this needs a token: as bearer, or as password of any user";
+                return Err(Refusal::new(StatusCode::UNAUTHORIZED, "auth", message));
+            }
+            if gateway.crowd.failed(peer) {
+                let message = "too many wrong tokens came from this address; with the right one requests are \
+                               served at any time: see what `sccache-dock client-env` prints now";
+                let status = StatusCode::TOO_MANY_REQUESTS;
+                return Err(Refusal::new(status, "auth_flood", message));
+            }
+            let message = "the token is not one of this cache's";
             Err(Refusal::new(StatusCode::UNAUTHORIZED, "auth", message))
         }
-        Verdict::Forbidden => Err(Refusal::new(
-            StatusCode::FORBIDDEN,
-            "read_only",
-            "this token may only read",
-        )),
+        Verdict::Forbidden => {
+            caller.count(|uses| &uses.refusals, 1);
+            let message = format!(
+                "token {:?} may only read",
+                caller.name().unwrap_or_default()
+            );
+            Err(Refusal::new(StatusCode::FORBIDDEN, "read_only", message))
+        }
     }
+}
+
+/// Checks that the token is good for this namespace, empty for the default one.
+fn permit_namespace(caller: &Caller, namespace: &str) -> Result<(), Refusal> {
+    if caller.may_use(namespace) {
+        return Ok(());
+    }
+    caller.count(|uses| &uses.refusals, 1);
+    let message = format!(
+        "token {:?} may not use the namespace {:?}",
+        caller.name().unwrap_or_default(),
+        if namespace.is_empty() {
+            "default"
+        } else {
+            namespace
+        }
+    );
+    Err(Refusal::new(StatusCode::FORBIDDEN, "namespace", message))
+}
+
+/// The check at a client's start stands at the root of its namespace.
+fn permit_check(caller: &Caller, path: &str) -> Result<(), Refusal> {
+    if !caller.is_restricted() {
+        return Ok(());
+    }
+    let folders: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+    permit_namespace(
+        caller,
+        &folders[..folders.len().saturating_sub(1)].join("/"),
+    )
 }
 
 fn key(path: &str) -> Result<Key, Refusal> {
     Key::parse(path).map_err(|cause| Refusal::new(StatusCode::BAD_REQUEST, "key", cause))
 }
 
-async fn get(gateway: &Gateway, key: &Key) -> Result<Answer, Refusal> {
+async fn get(gateway: &Gateway, caller: &Caller, key: &Key) -> Result<Answer, Refusal> {
     let namespace = gateway.metrics.namespace(key.namespace());
-    match gateway.disk.get(key).await {
+    match gateway.blob(key).await {
         Ok(blob) => {
             namespace.hit(blob.length);
+            caller.count(|uses| &uses.hits, 1);
+            caller.count(|uses| &uses.sent_bytes, blob.length);
             let modified = HeaderValue::from_str(&httpdate::fmt_http_date(blob.modified)).ok();
             let mut answer = head(blob.length);
             if let Some(modified) = modified {
@@ -268,13 +395,19 @@ async fn get(gateway: &Gateway, key: &Key) -> Result<Answer, Refusal> {
         Err(fault) => {
             if matches!(fault, Fault::Store(store::Error::Missing)) {
                 namespace.miss();
+                caller.count(|uses| &uses.misses, 1);
             }
             Err(fault.into())
         }
     }
 }
 
-async fn put(gateway: &Gateway, key: &Key, body: &mut Incoming) -> Result<Answer, Refusal> {
+async fn put(
+    gateway: &Gateway,
+    caller: &Caller,
+    key: &Key,
+    body: &mut impl Piecewise,
+) -> Result<Answer, Refusal> {
     let mut upload = gateway.disk.put(key, body.size_hint().exact()).await?;
     let deadline = Instant::now() + WHOLE_PUT;
     loop {
@@ -306,7 +439,9 @@ async fn put(gateway: &Gateway, key: &Key, body: &mut Incoming) -> Result<Answer
     }
     let received = upload.received();
     let replaced = upload.finish().await?;
+    gateway.pass_on(key);
     gateway.metrics.namespace(key.namespace()).write(received);
+    caller.count(|uses| &uses.received_bytes, received);
     Ok(empty(if replaced {
         StatusCode::NO_CONTENT
     } else {
@@ -325,6 +460,7 @@ fn check(method: &Method) -> Answer {
 /// PROPFIND: a blob is a file, every other path an existing folder.
 async fn properties(
     gateway: &Gateway,
+    key: impl Fn(&str) -> Result<Key, Refusal>,
     path: &str,
     href: &str,
     is_check: bool,

@@ -9,13 +9,14 @@
 pub mod frame;
 
 use crate::gateway::access::{default_gateways, may_speak_ipc};
+use crate::gateway::crowd;
 use crate::gateway::disk::Fault;
 use crate::gateway::key::{Key, KeyError};
 use crate::gateway::metrics::Protocol;
 use crate::gateway::warnings::ADVICE;
-use crate::gateway::{Gateway, Peer, store};
+use crate::gateway::{Gateway, Peer, a_moment_after, store};
 use frame::{Handshake, Malformed, Request, Shelf};
-use std::io;
+use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -70,6 +71,9 @@ pub(crate) async fn converse<R, W>(
     W: AsyncWrite + Unpin + Send,
 {
     let welcome = is_welcome(gateway, &peer);
+    if welcome {
+        crowd::recognized();
+    }
     let mut talk = Talk {
         gateway,
         peer,
@@ -79,13 +83,21 @@ pub(crate) async fn converse<R, W>(
         buffer: Vec::new(),
         rest: 0,
     };
+    let mut greeted = false;
     loop {
+        let end = async {
+            match greeted {
+                // Clients survive it: what they cannot read or store now, they compile or leave.
+                true => drop(stopping.wait_for(|stopping| *stopping).await),
+                false => a_moment_after(&mut stopping).await,
+            }
+        };
         let length = tokio::select! {
             biased;
             length = talk.next_frame() => length,
-            // Clients survive it: what they cannot read or store now, they compile or leave.
-            _ = stopping.wait_for(|stopping| *stopping) => return,
+            () = end => return,
         };
+        greeted = true;
         let outcome = match length {
             Ok(Some(length)) => talk.serve(length).await,
             Ok(None) => return,
@@ -186,6 +198,7 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W> {
         let rest = (length as usize)
             .saturating_sub(self.buffer.len())
             .min(PIECE);
+        self.buffer.reserve(rest);
         let read = timeout(
             PROGRESS,
             (&mut self.reader)
@@ -204,6 +217,21 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W> {
             timeout(PROGRESS, self.writer.write_all(piece)).await??;
         }
         timeout(PROGRESS, self.writer.flush()).await??;
+        Ok(())
+    }
+
+    async fn send_both(&mut self, head: &[u8], body: &[u8]) -> Result<(), End> {
+        let mut sent = 0;
+        while sent < head.len() + body.len() {
+            let pieces = [
+                IoSlice::new(&head[sent.min(head.len())..]),
+                IoSlice::new(&body[sent.saturating_sub(head.len())..]),
+            ];
+            sent += match timeout(PROGRESS, self.writer.write_vectored(&pieces)).await?? {
+                0 => return Err(End::Io(io::ErrorKind::WriteZero.into())),
+                count => count,
+            };
+        }
         Ok(())
     }
 
@@ -267,7 +295,7 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W> {
                 self.send(&miss).await?;
                 return Ok(("error", true));
             }
-            (true, Ok(key)) => (self.gateway.disk.get(&key).await, key),
+            (true, Ok(key)) => (self.gateway.blob(&key).await, key),
         };
         let (mut blob, head) = match blob {
             (Ok(blob), key) => match frame::hit(shelf, blob.length) {
@@ -301,11 +329,12 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W> {
             }
         };
         self.gateway.metrics.sent(Protocol::sccache, blob.length);
-        timeout(PROGRESS, self.writer.write_all(&head)).await??;
+        // The head and a short blob are one packet.
+        let first = blob.next().await.transpose().map_err(End::Blob)?;
+        let first = first.unwrap_or_default();
+        self.send_both(&head, &first).await?;
         while let Some(piece) = blob.next().await {
-            for piece in piece.map_err(End::Blob)?.chunks(PIECE) {
-                timeout(PROGRESS, self.writer.write_all(piece)).await??;
-            }
+            self.send_both(&piece.map_err(End::Blob)?, &[]).await?;
         }
         timeout(PROGRESS, self.writer.flush()).await??;
         Ok(("hit", true))
@@ -359,6 +388,7 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W> {
         }
         let stored = upload.finish().await;
         if stored.is_ok() {
+            self.gateway.pass_on(key);
             self.gateway
                 .metrics
                 .namespace(key.namespace())

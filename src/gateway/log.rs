@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 
 /// Logs to stderr from now on; the level is that of `SCCACHE_LOG`, `info` when there is none.
-pub(super) fn to_stderr() {
+pub(crate) fn to_stderr() {
     let level = std::env::var("SCCACHE_LOG").unwrap_or_default();
     let filter =
         tracing_subscriber::EnvFilter::try_new(if level.is_empty() { "info" } else { &level })

@@ -313,9 +313,7 @@ impl Lru {
         self.link_newest(slot);
         let entry = self.entry_mut(slot);
         entry.used_micros = now_micros;
-        let persisted_micros = u64::from(entry.persisted_secs) * 1_000_000;
-        // A clock that was set back counts as well, or the time on disk would stay in the future.
-        let persist = now_micros.abs_diff(persisted_micros) >= PERSIST_AFTER_MICROS;
+        let persist = is_due(entry.persisted_secs, now_micros);
         if persist {
             entry.persisted_secs = secs(now_micros);
         }
@@ -323,6 +321,22 @@ impl Lru {
             persist,
             checked: entry.checked,
         })
+    }
+
+    /// Makes a live entry the most recently used one if a hit has nothing else to do (see [`Touched`]). Returns
+    /// whether; nothing changes if not.
+    pub fn touch_only(&mut self, digest: &Digest, now_micros: u64) -> bool {
+        let Some(slot) = self.find(digest) else {
+            return false;
+        };
+        let entry = self.entry(slot);
+        if entry.doomed || !entry.checked || is_due(entry.persisted_secs, now_micros) {
+            return false;
+        }
+        self.unlink(slot);
+        self.link_newest(slot);
+        self.entry_mut(slot).used_micros = now_micros;
+        true
     }
 
     /// Notes that a live entry's body agrees with its checksum.
@@ -470,6 +484,13 @@ impl Lru {
         }
         self.oldest = slot;
     }
+}
+
+/// Whether the time of use on disk is too old. A clock that was set back counts as well, or that time would stay
+/// in the future.
+fn is_due(persisted_secs: u32, now_micros: u64) -> bool {
+    let persisted_micros = u64::from(persisted_secs) * 1_000_000;
+    now_micros.abs_diff(persisted_micros) >= PERSIST_AFTER_MICROS
 }
 
 fn units_of(bytes: u64) -> u32 {

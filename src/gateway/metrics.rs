@@ -1,7 +1,11 @@
 //! What the gateway counts, for `/metrics` (Prometheus) and `/api/status`: one source for both.
 
+mod tokens;
+
+use crate::gateway::access::Access;
 use crate::gateway::status::{NamespaceStatus, ProtocolStatus, Totals};
 use crate::gateway::store::Usage;
+use crate::gateway::tls::{Expiry, Tls};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
     DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric,
@@ -158,6 +162,23 @@ impl Metrics {
             auth_failures,
             counters,
         }
+    }
+
+    /// Scrapes these figures too.
+    pub fn also(&mut self, figures: Box<dyn Collector>) {
+        self.registry.register_collector(figures);
+    }
+
+    /// Shows what was done with each token, too.
+    pub fn scrape_tokens(&mut self, access: &Arc<Access>) {
+        let tokens = tokens::Tokens(Arc::clone(access));
+        self.registry.register_collector(Box::new(tokens));
+    }
+
+    /// Shows the end of the certificate, too.
+    pub(crate) fn scrape_expiry(&mut self, tls: &Arc<Tls>) {
+        let expiry = Expiry(Arc::clone(tls));
+        self.registry.register_collector(Box::new(expiry));
     }
 
     /// The counters of a namespace by its name, empty for the default one.
@@ -391,7 +412,7 @@ impl Collector for Scrape {
         self.encode_namespaces(&mut encoder)?;
         self.encode_traffic(&mut encoder)?;
         let usage = (self.usage)();
-        let gauges: [(&str, &str, Option<&Unit>, u64); 5] = [
+        let gauges: [Figure<'_>; 5] = [
             (
                 "store_size",
                 "Bytes of the store on disk",
@@ -418,11 +439,8 @@ impl Collector for Scrape {
                 u64::from(usage.indexing),
             ),
         ];
-        for (name, help, unit, value) in gauges {
-            let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
-            gauge.encode(encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?)?;
-        }
-        let counters: [(&str, &str, Option<&Unit>, u64); 4] = [
+        encode(&mut encoder, MetricType::Gauge, &gauges)?;
+        let counters: [Figure<'_>; 4] = [
             (
                 "store_evicted_entries",
                 "Blobs evicted",
@@ -448,12 +466,27 @@ impl Collector for Scrape {
                 usage.last_fault.map_or(0, |fault| fault.count),
             ),
         ];
-        for (name, help, unit, value) in counters {
-            let counter = ConstCounter::new(value);
-            counter.encode(encoder.encode_descriptor(name, help, unit, MetricType::Counter)?)?;
-        }
-        Ok(())
+        encode(&mut encoder, MetricType::Counter, &counters)
     }
+}
+
+/// Name, help, unit and value of one figure.
+pub(crate) type Figure<'a> = (&'a str, &'a str, Option<&'a Unit>, u64);
+
+/// Figures without labels, all counters or all gauges.
+pub(crate) fn encode(
+    encoder: &mut DescriptorEncoder<'_>,
+    kind: MetricType,
+    figures: &[Figure<'_>],
+) -> fmt::Result {
+    for (name, help, unit, value) in figures {
+        let descriptor = encoder.encode_descriptor(name, help, *unit, kind)?;
+        match kind {
+            MetricType::Counter => ConstCounter::new(*value).encode(descriptor)?,
+            _ => ConstGauge::new(i64::try_from(*value).unwrap_or(i64::MAX)).encode(descriptor)?,
+        }
+    }
+    Ok(())
 }
 
 impl Scrape {

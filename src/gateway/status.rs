@@ -2,9 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 /// The gateway at one moment. All counters start at 0 with the gateway's process.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     /// Of sccache-dock.
     pub version: String,
@@ -15,6 +16,9 @@ pub struct Status {
     /// The store takes writes, as far as is known without trying.
     pub ready: bool,
     pub store: StoreStatus,
+    /// The second level, where there is one.
+    #[serde(default)]
+    pub upstream: Option<UpstreamStatus>,
     pub totals: Totals,
     /// By name; the default namespace is called "default".
     pub namespaces: BTreeMap<String, NamespaceStatus>,
@@ -22,8 +26,81 @@ pub struct Status {
     pub protocols: BTreeMap<String, ProtocolStatus>,
     /// Refused requests by reason.
     pub refusals: BTreeMap<String, u64>,
+    #[serde(default)]
+    pub tokens: TokensStatus,
+    /// Missing where TLS is not set.
+    #[serde(default)]
+    pub tls: Option<TlsStatus>,
     /// Oldest first.
     pub recent_warnings: Vec<Warning>,
+    /// In the modes that distribute.
+    #[serde(default)]
+    pub dist: Option<DistStatus>,
+}
+
+/// The front of the scheduler. Jobs are those that this gateway's process saw being assigned.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DistStatus {
+    /// It answers.
+    pub scheduler_up: bool,
+    /// How often it stopped answering.
+    pub scheduler_outages: u64,
+    /// Heartbeats sent again, to a scheduler that was new.
+    pub replayed_heartbeats: u64,
+    /// By outcome: "assigned", "no_capacity", "busy" (a toolchain was on its way), "leaving", "failed".
+    pub allocations: BTreeMap<String, u64>,
+    /// By address.
+    pub builders: Vec<BuilderStatus>,
+    /// Of the builder in this container.
+    pub local_jobs: LocalJobs,
+}
+
+/// One builder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuilderStatus {
+    /// Where clients and the scheduler reach it.
+    pub address: SocketAddr,
+    /// It is in this container.
+    pub local: bool,
+    pub state: BuilderState,
+    /// Cores that jobs may use.
+    pub slots: u64,
+    /// In flight.
+    pub jobs: u64,
+    /// Jobs that came to their end, however their compilers ended.
+    pub done: u64,
+    /// Jobs that were assigned and never came to their end.
+    pub failed: u64,
+    /// Since its last heartbeat or report.
+    pub last_sign_seconds: u64,
+}
+
+/// What a builder is up to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BuilderState {
+    /// It takes jobs.
+    Ready,
+    /// It receives or unpacks a toolchain; jobs for it wait or go elsewhere.
+    Preparing,
+    /// It is about to stop and gets no more jobs.
+    Leaving,
+    /// There was no sign of it for a while.
+    Lost,
+}
+
+/// Jobs as the shim around their processes reports them.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct LocalJobs {
+    pub running: u64,
+    pub ended: u64,
+    /// Of these, with an exit code other than 0: most are errors in the sources.
+    pub nonzero: u64,
+    pub cpu_seconds: f64,
+    /// The largest that any job was.
+    pub peak_rss_bytes: u64,
+    /// Jobs that were ended because they went over a limit, by limit.
+    pub limits: BTreeMap<String, u64>,
 }
 
 /// The store.
@@ -41,6 +118,36 @@ pub struct StoreStatus {
     pub broken_entries: u64,
     /// The last time that the file system refused something.
     pub fault: Option<String>,
+}
+
+/// The second level.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpstreamStatus {
+    /// Its URL without what is secret.
+    pub name: String,
+    /// It answered the last time; else it is left alone for a while.
+    pub available: bool,
+    /// Blobs brought from it.
+    pub hits: u64,
+    /// Blobs that it did not have either.
+    pub misses: u64,
+    /// Requests that waited for a fetch which another had begun.
+    pub shared_fetches: u64,
+    /// Misses for which it was not asked because it was left alone.
+    pub skipped_reads: u64,
+    pub read_errors: u64,
+    /// Blobs passed on to it.
+    pub uploaded: u64,
+    pub write_errors: u64,
+    /// Blobs that are not passed on: the queue was full, they are gone, or it does not take them.
+    pub dropped_writes: u64,
+    /// Bytes of blobs brought.
+    pub bytes_read: u64,
+    /// Bytes of blobs passed on.
+    pub bytes_written: u64,
+    /// Blobs that wait to be passed on.
+    pub queued: u64,
+    pub last_error: Option<String>,
 }
 
 /// Sums over all namespaces.
@@ -83,6 +190,38 @@ pub struct ProtocolStatus {
     pub bytes_sent: u64,
     /// Open now.
     pub connections: u64,
+}
+
+/// The tokens in force.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokensStatus {
+    /// "auth", "read", "anonymous" and the names of the tokens' file.
+    pub by_name: BTreeMap<String, TokenStatus>,
+    /// What is wrong with the tokens' file; those before stay in force.
+    pub fault: Option<String>,
+}
+
+/// What was done with one token.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenStatus {
+    pub requests: u64,
+    pub hits: u64,
+    pub misses: u64,
+    /// Bytes of blobs.
+    pub bytes_received: u64,
+    /// Bytes of blobs.
+    pub bytes_sent: u64,
+    /// Requests that it does not allow.
+    pub refusals: u64,
+}
+
+/// TLS on the cache port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TlsStatus {
+    /// The end of the certificate in force; missing while there is none.
+    pub not_after_unix_seconds: Option<u64>,
+    /// What is wrong with certificate or key; those before stay in force.
+    pub fault: Option<String>,
 }
 
 /// A line of the log at level WARN.

@@ -22,6 +22,7 @@
 //! - Absent: HTTP, policies, flushing, and any byte of the bodies in memory.
 
 mod found;
+pub mod resident;
 mod room;
 mod scan;
 mod trailer;
@@ -35,6 +36,7 @@ use std::fs::{self, File, FileTimes};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 use thiserror::Error;
@@ -42,6 +44,8 @@ pub use writer::Writer;
 
 /// The most namespaces that are told apart: every one costs counters and folders.
 pub const MAX_NAMESPACES: usize = 4096;
+/// Room behind the last bytes of a body that spares a copy of them.
+pub const TRAILER_ROOM: usize = 256;
 /// How long an owner that is just ending may keep the folder.
 const LOCK_TRIES: u32 = 100;
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
@@ -197,8 +201,11 @@ struct Inner {
     /// Told when files were removed and when the scan ends.
     changed: Condvar,
     stripes: [Mutex<()>; STRIPES],
-    /// What the file of that name says.
-    ceiling: Mutex<u64>,
+    /// What the file of that name says; written under the lock.
+    ceiling: AtomicU64,
+    ceiling_lock: Mutex<()>,
+    /// Wakes the thread that keeps house, see `room.rs`; full when it is awake already.
+    housekeeper: SyncSender<()>,
     next_temp: AtomicU64,
     /// Locked as long as it is open.
     _lock: File,
@@ -275,6 +282,7 @@ impl Store {
         let ceiling = room::read_ceiling(&dir, budget_bytes);
         let mut lru = Lru::new(budget_bytes);
         lru.expect(ceiling);
+        let (housekeeper, wakes) = sync_channel(1);
         let inner = Arc::new(Inner {
             budget: budget_bytes,
             block: block.fragment_size().max(512),
@@ -291,12 +299,16 @@ impl Store {
             }),
             changed: Condvar::new(),
             stripes: [const { Mutex::new(()) }; STRIPES],
-            ceiling: Mutex::new(ceiling),
+            ceiling: AtomicU64::new(ceiling),
+            ceiling_lock: Mutex::new(()),
+            housekeeper,
             next_temp: AtomicU64::new(0),
             _lock: lock,
             dir,
         });
-        scan::start(&inner).map_err(|error| at(&inner.dir, "start scan of", error))?;
+        room::start_housekeeper(&inner, wakes)
+            .and_then(|()| scan::start(&inner))
+            .map_err(|error| at(&inner.dir, "start threads for", error))?;
         Ok(Store { inner })
     }
 

@@ -140,9 +140,9 @@ impl Warnings {
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "the one place where the gateway asks for the date"
+    reason = "the one place that asks for the date"
 )]
-fn unix_seconds() -> u64 {
+pub(crate) fn unix_seconds() -> u64 {
     SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())

@@ -1,5 +1,8 @@
 //! The table of settings, and the names that are none.
 
+/// Root of all state, where nothing else is set.
+pub(super) const DEFAULT_DIR: &str = "/var/sccache";
+
 /// A setting's row: README.md shows the same table.
 pub(super) struct Row {
     pub(super) name: &'static str,
@@ -36,11 +39,16 @@ const fn secret(name: &'static str, key: &'static str, about: &'static str) -> R
 }
 
 pub(super) const ROWS: &[Row] = &[
-    row("MODE", "mode", "ephemeral", "ephemeral or persistent"),
+    row(
+        "MODE",
+        "mode",
+        "ephemeral",
+        "ephemeral, persistent, distributed-ephemeral, distributed-persistent or builder",
+    ),
     row(
         "SCCACHE_DIR",
         "dir",
-        "/var/sccache",
+        DEFAULT_DIR,
         "root of all state: cache/, state/, run/",
     ),
     row(
@@ -91,6 +99,29 @@ pub(super) const ROWS: &[Row] = &[
         "read_token",
         "clients: read only; \"anonymous\" lets anyone read",
     ),
+    secret(
+        "SCCACHE_UPSTREAM",
+        "upstream",
+        "second level: s3://BUCKET/FOLDER?region=R, redis://HOST:PORT, or http(s)://HOST of another cache",
+    ),
+    secret(
+        "SCCACHE_UPSTREAM_TOKEN",
+        "upstream_token",
+        "token for an upstream over HTTP",
+    ),
+    row(
+        "SCCACHE_TOKENS_FILE",
+        "tokens_file",
+        "",
+        "file of more tokens by name, each for reading or writing; followed while it runs",
+    ),
+    row(
+        "SCCACHE_TLS_CERT",
+        "tls_cert",
+        "",
+        "PEM file of the certificate: TLS on the port; followed while it runs",
+    ),
+    row("SCCACHE_TLS_KEY", "tls_key", "", "PEM file of its key"),
     row(
         "SCCACHE_STOP_GRACE",
         "stop_grace",
@@ -103,19 +134,83 @@ pub(super) const ROWS: &[Row] = &[
         "sccache",
         "the sccache to run, a name on PATH or a path",
     ),
-];
-
-/// Settings of later versions: never silently without effect.
-pub(super) const NOT_YET: &[&str] = &[
-    "SCCACHE_SERVER_TOKEN",
-    "SCCACHE_TLS_CERT",
-    "SCCACHE_TLS_KEY",
-    "SCCACHE_PUBLIC_ADDR",
-    "SCCACHE_SCHEDULER_URL",
-    "SCCACHE_BUILDER_ISOLATION",
-    "SCCACHE_BUILDER_SLOTS",
-    "SCCACHE_TOOLCHAIN_CACHE_SIZE",
-    "SCCACHE_UPSTREAM",
+    secret(
+        "SCCACHE_SERVER_TOKEN",
+        "server_token",
+        "builders to scheduler; generated and kept where empty",
+    ),
+    row(
+        "SCCACHE_PUBLIC_ADDR",
+        "public_addr",
+        "",
+        "ip[:port] at which clients and scheduler reach the builder; the container's own where empty",
+    ),
+    row(
+        "SCCACHE_SCHEDULER_URL",
+        "scheduler_url",
+        "",
+        "scheduler that a MODE=builder joins",
+    ),
+    row(
+        "SCCACHE_SCHEDULER_LISTEN",
+        "scheduler_listen",
+        "0.0.0.0:10600",
+        "address of the scheduler's port",
+    ),
+    row(
+        "SCCACHE_BUILDER_LISTEN",
+        "builder_listen",
+        "0.0.0.0:10501",
+        "address of the builder's port",
+    ),
+    row(
+        "SCCACHE_BUILDER_ISOLATION",
+        "builder_isolation",
+        "auto",
+        "auto, userns (no privilege) or root (CAP_SYS_ADMIN)",
+    ),
+    row(
+        "SCCACHE_BUILDER_SLOTS",
+        "builder_slots",
+        "",
+        "processors that jobs may use; all where empty",
+    ),
+    row(
+        "SCCACHE_TOOLCHAIN_CACHE_SIZE",
+        "toolchain_cache_size",
+        "10G",
+        "budget of the builder's packed toolchains",
+    ),
+    row(
+        "SCCACHE_DIST_WRONG_TOKEN",
+        "dist_wrong_token",
+        "fail",
+        "compiles of a client with a wrong token: fail, or fallback to compile locally",
+    ),
+    row(
+        "SCCACHE_JOB_MEMORY",
+        "job_memory",
+        "",
+        "most memory of one job; half of the container's where empty",
+    ),
+    row(
+        "SCCACHE_JOB_PROCESSES",
+        "job_processes",
+        "",
+        "most processes and threads of one job; 512, or half of the container's, where empty",
+    ),
+    row(
+        "SCCACHE_JOB_TIME",
+        "job_time",
+        "20m",
+        "longest that one job may take; clients wait 20 minutes",
+    ),
+    row(
+        "SCCACHE_DIST_BINARY",
+        "dist_binary",
+        "sccache-dist",
+        "the sccache-dist to run: a name beside SCCACHE_BINARY or on PATH, or a path",
+    ),
 ];
 
 /// Set by the image for programs started with `docker exec`, or read by the tests: no warning.

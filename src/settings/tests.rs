@@ -150,12 +150,85 @@ fn invented_unknown_and_foreign_variables_are_named() {
 }
 
 #[test]
-fn setting_of_a_later_version_is_refused_not_ignored() {
+fn builder_needs_a_scheduler_and_its_token() {
+    let text = problems(&[("MODE", "builder")]);
     assert!(
-        problems(&[("SCCACHE_TLS_CERT", "/cert.pem")])
-            .contains("SCCACHE_TLS_CERT: is not in this version")
+        text.contains("SCCACHE_SCHEDULER_URL: is needed in MODE=builder")
+            && text.contains("SCCACHE_SERVER_TOKEN: is needed in MODE=builder"),
+        "{text}"
     );
-    assert!(problems(&[("MODE", "distributed-persistent")]).contains("not in this version"));
+    let text = problems(&[("SCCACHE_SCHEDULER_URL", "http://h:10600")]);
+    assert!(text.contains("use MODE=builder"), "{text}");
+}
+
+#[test]
+fn url_of_a_scheduler_is_made_whole() {
+    for (text, expected) in [
+        ("build-host", Some("http://build-host:10600")),
+        ("http://10.0.0.7/", Some("http://10.0.0.7:10600")),
+        ("10.0.0.7:99", Some("http://10.0.0.7:99")),
+        ("http://[fd00::7]", Some("http://[fd00::7]:10600")),
+        ("https://build-host", None),
+        ("http://h/path", None),
+        ("h:0", None),
+        ("http://", None),
+    ] {
+        let loaded = load_from(
+            &[
+                ("MODE", "builder"),
+                ("SCCACHE_SERVER_TOKEN", "the-token"),
+                ("SCCACHE_SCHEDULER_URL", text),
+            ],
+            &[],
+        );
+        let url = loaded.ok().and_then(|it| it.settings.dist.scheduler_url);
+        assert_eq!(url.as_deref(), expected, "{text}");
+    }
+}
+
+#[test]
+fn builder_has_an_address_and_never_a_name() {
+    let public = |text| {
+        let loaded = load_from(&[("SCCACHE_PUBLIC_ADDR", text)], &[]).unwrap();
+        loaded.settings.dist.public_addr.unwrap()
+    };
+    assert_eq!(public("192.168.1.7").port, None);
+    assert_eq!(public("192.168.1.7:99").port, Some(99));
+    let text = problems(&[("SCCACHE_PUBLIC_ADDR", "build-host:10501")]);
+    assert!(
+        text.contains("never a name\nhint: write what the name stands for"),
+        "{text}"
+    );
+    assert!(problems(&[("SCCACHE_PUBLIC_ADDR", "0.0.0.0:10501")]).contains("could connect"));
+}
+
+#[test]
+fn certificate_and_key_come_together_and_are_paths() {
+    let text = problems(&[("SCCACHE_TLS_CERT", "/cert.pem")]);
+    assert!(
+        text.contains("SCCACHE_TLS_KEY: is not set, but SCCACHE_TLS_CERT is\nhint: set both"),
+        "{text}"
+    );
+    let text = problems(&[
+        ("SCCACHE_TLS_CERT", "/cert.pem"),
+        ("SCCACHE_TLS_KEY", "-----BEGIN PRIVATE KEY-----\nhidden"),
+    ]);
+    assert!(text.contains("name the file, not what is in it"), "{text}");
+    let loaded = load_from(
+        &[
+            ("SCCACHE_TLS_CERT", "/cert.pem"),
+            ("SCCACHE_TLS_KEY", "/key.pem"),
+            ("SCCACHE_TOKENS_FILE", "/tokens.toml"),
+        ],
+        &[],
+    )
+    .unwrap();
+    assert_eq!(loaded.warnings, []);
+    assert_eq!(loaded.settings.tls.unwrap().key, Path::new("/key.pem"));
+    assert_eq!(
+        loaded.settings.tokens_file.as_deref(),
+        Some(Path::new("/tokens.toml"))
+    );
 }
 
 #[test]
@@ -231,4 +304,26 @@ proptest! {
     fn accepted_sizes_never_lose_to_rounding(mib in 1_u64..1_000_000) {
         prop_assert_eq!(size(&format!("{mib}M")).ok(), Some(mib << 20));
     }
+}
+
+#[test]
+fn place_is_known_while_other_settings_are_broken() {
+    let nothing = |_: &Path| Err(io::ErrorKind::NotFound.into());
+    let place = |pairs: &[(&str, &str)], read: &dyn Fn(&Path) -> io::Result<String>| {
+        let pairs = pairs.iter().map(|(n, v)| ((*n).into(), (*v).into()));
+        super::place_in(&pairs.collect(), read)
+    };
+    let whole = place(&[("SCCACHE_DIR", "/srv/cache")], &nothing);
+    assert_eq!(whole.run_dir, Path::new("/srv/cache/run"));
+    assert_eq!(whole.doubts, None);
+    let broken = [("SCCACHE_DIR", "/srv/cache"), ("MODE", "nonsense")];
+    let found = place(&broken, &nothing);
+    assert_eq!(found.run_dir, Path::new("/srv/cache/run"));
+    assert!(found.doubts.unwrap().to_string().contains("nonsense"));
+    let file = |_: &Path| Ok("run_dir = \"/run/dock\"\ncache_size = \"lots\"\n".to_owned());
+    assert_eq!(place(&[], &file).run_dir, Path::new("/run/dock"));
+    let torn = |_: &Path| Ok("run_dir = \"/run/do".to_owned());
+    let guess = place(&[], &torn);
+    assert_eq!(guess.run_dir, Path::new("/var/sccache/run"));
+    assert!(guess.doubts.unwrap().to_string().contains("cannot parse"));
 }

@@ -46,6 +46,18 @@ pub(super) fn absolute(text: &str) -> Result<PathBuf, Fault> {
     Ok(path)
 }
 
+/// The absolute path of a file with a secret in it.
+pub(super) fn file(text: &str) -> Result<PathBuf, Fault> {
+    // Whoever gives the content instead must not find it in the message.
+    if !text.starts_with('/') || text.contains('\n') {
+        return Err(Fault::hint(
+            "is not the absolute path of a file",
+            "name the file, not what is in it, as /run/secrets/name",
+        ));
+    }
+    Ok(PathBuf::from(text))
+}
+
 pub(super) fn address(text: &str) -> Result<SocketAddr, Fault> {
     if let Ok(port) = text.trim_start_matches(':').parse::<u16>() {
         return Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port));
@@ -176,6 +188,27 @@ pub(super) fn token(text: &str) -> Result<Secret, Fault> {
             "is shorter than 8 characters",
             "leave it unset to have a strong one generated",
         ));
+    }
+    Ok(Secret::new(text))
+}
+
+/// Schemes of stores that may stand behind this one.
+const UPSTREAMS: &[&str] = &["s3", "redis", "rediss", "http", "https"];
+
+pub(super) fn upstream(text: &str) -> Result<Secret, Fault> {
+    let hint =
+        "write s3://BUCKET/FOLDER?endpoint=URL&region=R, redis://HOST:PORT, or http://HOST:4226";
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return Err(Fault::hint("is not a URL", hint));
+    };
+    if !UPSTREAMS.contains(&scheme) {
+        return Err(Fault::hint(
+            format!("\"{scheme}\" is not a store that can stand behind this one"),
+            hint,
+        ));
+    }
+    if rest.split(['/', '?']).next().is_none_or(str::is_empty) {
+        return Err(Fault::hint("names no host or bucket", hint));
     }
     Ok(Secret::new(text))
 }

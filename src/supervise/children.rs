@@ -3,10 +3,10 @@
 //! The machine speaks of services; this table alone knows pids, and forgets one in the call that reaps it, so that a
 //! late signal cannot reach a stranger.
 
-use crate::plan::Service;
+use crate::plan::{ReadyBy, Service};
 use crate::supervise::machine::{Exit, Id};
 use nix::errno::Errno;
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, killpg};
 use nix::sys::wait::{WaitPidFlag, WaitStatus};
 use nix::unistd::Pid;
 use std::collections::BTreeMap;
@@ -62,7 +62,7 @@ impl Children {
         let errno = |error: io::Error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
         let (output, write_end) = io::pipe().map_err(errno)?;
         set_nonblocking(&output)?;
-        let (handover, stdin) = if service.handover {
+        let (handover, stdin) = if service.ready_by == ReadyBy::Handover {
             let (ours, theirs) = UnixStream::pair().map_err(errno)?;
             ours.set_nonblocking(true).map_err(errno)?;
             (Some(ours), Stdio::from(OwnedFd::from(theirs)))
@@ -79,7 +79,7 @@ impl Children {
             .stdout(write_end.try_clone().map_err(errno)?)
             .stderr(write_end)
             .process_group(0);
-        if let Some(RunAs { uid, gid }) = run_as {
+        if let Some(RunAs { uid, gid }) = run_as.filter(|_| !service.keeps_root) {
             command.uid(uid).gid(gid);
         }
         let child = command.spawn().map_err(errno)?;
@@ -104,6 +104,8 @@ impl Children {
 
     /// Collects every process that ended: ours are returned, orphans are only laid to rest and counted.
     pub fn reap(&mut self) -> (Vec<Ended>, u64) {
+        // Who ends meanwhile is found by this loop, or signalled when it is over. Nothing is spawned in between.
+        let mask = SigSet::from_iter([Signal::SIGCHLD]).thread_swap_mask(SigmaskHow::SIG_BLOCK);
         let (mut exits, mut orphans) = (Vec::new(), 0);
         while let Some(pid) = next_zombie() {
             let ours = self
@@ -125,6 +127,10 @@ impl Children {
                 }
                 None => orphans += 1,
             }
+        }
+        if let Ok(mask) = mask {
+            // It fails for no mask that the kernel gave us.
+            let _ = mask.thread_set_mask();
         }
         (exits, orphans)
     }

@@ -78,9 +78,35 @@ pub struct ServiceReport {
     /// Since when it is ready.
     pub ready_seconds: Option<f64>,
     pub restarts: u32,
+    /// Within the last hour, where nobody had asked for them.
+    pub deaths_last_hour: usize,
+    /// What is wrong, until it has been ready for a minute.
+    pub trouble: Option<TroubleReport>,
+    /// From spawn to ready, the last time.
+    pub time_to_ready_seconds: Option<f64>,
+    /// From the end of a process until its successor was ready, the last time.
+    pub away_seconds: Option<f64>,
     pub last_exit: Option<String>,
     /// The last death that nobody had asked for.
     pub last_crash: Option<Crash>,
+}
+
+/// How a service fails.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TroubleReport {
+    /// `never ran` or `ran and died`.
+    pub verdict: String,
+    /// Since the first failure in this row.
+    pub since_seconds: f64,
+    /// In this row.
+    pub failures: u32,
+}
+
+impl fmt::Display for TroubleReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (times, since) = (self.failures, self.since_seconds);
+        write!(f, "{}, {times} failures in {since:.0} s", self.verdict)
+    }
 }
 
 impl fmt::Display for Report {
@@ -99,6 +125,9 @@ impl fmt::Display for Report {
             )?;
             if let Some(exit) = &service.last_exit {
                 write!(f, ", last {exit}")?;
+            }
+            if let Some(trouble) = &service.trouble {
+                write!(f, " ({trouble})")?;
             }
         }
         Ok(())

@@ -21,17 +21,22 @@ pub struct Crash {
 }
 
 impl Crash {
-    /// Judges a death: `oom` says that the kernel's counter of out-of-memory kills has moved.
+    /// Judges a death: `hung` says that we ended it, because it was not ready in time.
     pub(super) fn new(
         exit: Exit,
-        oom: bool,
+        hung: bool,
         lived: Duration,
         cpu: Duration,
         last_lines: Vec<String>,
     ) -> Crash {
+        let cause = if hung {
+            Some("it was not ready in time, and was ended")
+        } else {
+            cause(exit).or_else(|| told(exit, &last_lines))
+        };
         Crash {
             exit: exit.to_string(),
-            cause: cause(exit, oom).map(str::to_owned),
+            cause: cause.map(str::to_owned),
             lived_seconds: lived.as_secs_f64(),
             cpu_seconds: cpu.as_secs_f64(),
             last_lines,
@@ -39,18 +44,52 @@ impl Crash {
     }
 }
 
-fn cause(exit: Exit, oom: bool) -> Option<&'static str> {
+fn cause(exit: Exit) -> Option<&'static str> {
+    use nix::errno::Errno;
     use nix::libc::{SIGABRT, SIGBUS, SIGILL, SIGKILL, SIGSEGV};
+    let spawn = |errno| match Errno::from_raw(errno) {
+        Errno::EADDRINUSE => Some("another program has taken the address: end it"),
+        Errno::EAGAIN => Some("no process may be added: raise the limit (docker run --pids-limit)"),
+        Errno::EMFILE | Errno::ENFILE => {
+            Some("no file may be opened: raise the limit (docker run --ulimit nofile=1024)")
+        }
+        Errno::ENOMEM => Some("out of memory: give the container more (docker run --memory)"),
+        _ => None,
+    };
     match exit {
-        Exit::Signal(SIGKILL) if oom => {
-            Some("out of memory: give the container more (docker run --memory)")
+        Exit::OutOfMemory => {
+            Some("the container has too little: give it more (docker run --memory)")
         }
         Exit::Signal(SIGKILL) => Some("killed from outside the container, or by a user in it"),
         Exit::Signal(SIGSEGV | SIGBUS | SIGILL | SIGABRT) | Exit::Code(101) => {
             Some("a fault of the program: report it with its last lines")
         }
-        Exit::NotSpawned(_) | Exit::Signal(_) | Exit::Code(_) => None,
+        Exit::NotSpawned(errno) => spawn(errno),
+        Exit::Signal(_) | Exit::Code(_) => None,
     }
+}
+
+/// What the last lines say of a process that ended by itself.
+fn told(exit: Exit, last_lines: &[String]) -> Option<&'static str> {
+    const TELLING: [(&str, &str); 3] = [
+        (
+            "No space left on device",
+            "the disk is full: free some space, or lower SCCACHE_CACHE_SIZE",
+        ),
+        (
+            "Address already in use",
+            "another program has taken its address: end it",
+        ),
+        (
+            "Too many open files",
+            "no file may be opened: raise the limit (docker run --ulimit nofile=1024)",
+        ),
+    ];
+    let says = |part: &str| last_lines.iter().any(|line| line.contains(part));
+    let found = TELLING.iter().find(|(part, _)| says(part));
+    found
+        .filter(|_| matches!(exit, Exit::Code(code) if code != 0))
+        .map(|(_, cause)| *cause)
 }
 
 /// The kernel's counter of out-of-memory kills in our control group, at one moment.
@@ -155,11 +194,28 @@ mod tests {
         );
     }
 
+    fn judged(exit: Exit, hung: bool, line: &str) -> String {
+        let (none, lines) = (Duration::ZERO, vec![line.to_owned()]);
+        let crash = Crash::new(exit, hung, none, none, lines);
+        crash.cause.unwrap_or_default()
+    }
+
     #[test]
-    fn only_a_kill_with_a_moved_counter_is_blamed_on_memory() {
-        let kill = Exit::Signal(9);
-        assert!(cause(kill, true).is_some_and(|text| text.contains("--memory")));
-        assert!(cause(kill, false).is_some_and(|text| text.contains("from outside")));
-        assert_eq!(cause(Exit::Code(1), true), None);
+    fn cause_names_what_mends_it() {
+        let in_use = Exit::NotSpawned(nix::errno::Errno::EADDRINUSE as i32);
+        let full = "error: No space left on device (os error 28)";
+        for (exit, hung, line, part) in [
+            (Exit::OutOfMemory, false, "", "--memory"),
+            (Exit::Signal(9), false, "", "from outside"),
+            (Exit::Signal(11), false, full, "a fault of the program"),
+            (Exit::Signal(15), true, full, "not ready in time"),
+            (Exit::Code(1), false, full, "SCCACHE_CACHE_SIZE"),
+            (in_use, false, "", "taken the address"),
+        ] {
+            let cause = judged(exit, hung, line);
+            assert!(cause.contains(part), "{exit}: {cause}");
+        }
+        assert_eq!(judged(Exit::Code(1), false, "all is well"), "");
+        assert_eq!(judged(Exit::Code(0), false, full), "");
     }
 }

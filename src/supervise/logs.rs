@@ -1,172 +1,65 @@
 //! One log: every line of every service on standard output, whole, tagged, without secrets.
 //!
-//! The loop reads the services' pipes into [`Log`], which formats whole lines into a bounded buffer; a thread of its
-//! own writes the buffer out, so that a standing reader can never stop the loop. While the buffer is full the loop
-//! stops reading, which slows the service that fills it; after the stall bound it reads on and drops, counted.
+//! ```text
+//! pipe of a service --.   the loop, a chunk at a time                    the thread (output.rs)
+//! pipe of a service --+-> lines, no secret, tagged (format.rs) -> buffer -> write -> standard output
+//! the supervisor    --'                                        bounded
+//! ```
+//!
+//! Only the thread ever waits for the reader, so that a standing reader can never stop the loop. While the buffer is
+//! full the loop stops reading, which slows the services that fill it, and nothing is lost. When the reader has taken
+//! nothing for the stall bound, the loop reads on and drops, counted, and says so when the reader reads again.
+//! Each turn of the loop reads at most one chunk of each pipe, so that none starves another.
+
+mod format;
+mod output;
+
+pub use format::Level;
 
 use crate::secret::Secret;
 use crate::settings::LogFormat;
-use memchr::memmem::Finder;
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use format::Formatter;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::signal::SigSet;
+use output::{Pending, Shared, write_out};
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Bytes that may wait for the reader before the services are held back.
 const CAPACITY: usize = 1 << 20;
+/// Bytes that may wait after that: the last words of a service that died, and the supervisor's own lines.
+const LIMIT: usize = 4 * CAPACITY;
 /// A line longer than this is cut into several.
 const LINE_LIMIT: usize = 1 << 20;
-/// Bytes read from one pipe at a time, so that none starves another.
+/// Bytes read from one pipe at a time.
 const CHUNK: usize = 64 << 10;
+/// The same where a chunk of empty lines would grow a hundredfold.
+const CHUNK_JSON: usize = 16 << 10;
 /// Of each source the log keeps so much, for the record of its death.
 const TAIL: usize = 4 << 10;
 /// Lines of that in a record.
 const TAIL_LINES: usize = 20;
+/// What a service's pipe should hold.
+const PIPE: i32 = 256 << 10;
+/// How long the end waits for a reader that takes nothing.
+const LAST_PATIENCE: Duration = Duration::from_secs(1);
 /// The supervisor's own tag.
 pub const OWN: &str = "dock";
 
-/// How much a line matters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Level {
-    Error,
-    Warn,
-    Info,
-    Debug,
-    Trace,
-}
-
-impl Level {
-    fn upper(self) -> &'static str {
-        match self {
-            Level::Error => "ERROR",
-            Level::Warn => "WARN",
-            Level::Info => "INFO",
-            Level::Debug => "DEBUG",
-            Level::Trace => "TRACE",
-        }
-    }
-
-    /// The level that a service's line states near its beginning, in the manner of env_logger and tracing.
-    fn of_line(line: &[u8]) -> Option<Level> {
-        let head = &line[..line.len().min(48)];
-        [
-            Level::Error,
-            Level::Warn,
-            Level::Info,
-            Level::Debug,
-            Level::Trace,
-        ]
-        .into_iter()
-        .find(|level| {
-            let word = level.upper().as_bytes();
-            let found = head.windows(word.len()).position(|window| window == word);
-            found.is_some_and(|at| {
-                let before = at == 0 || matches!(head[at - 1], b' ' | b'[');
-                before && matches!(head.get(at + word.len()), None | Some(b' ' | b']' | b':'))
-            })
-        })
-    }
-}
-
-/// Turns lines into what is printed; pure.
-struct Formatter {
-    format: LogFormat,
-    secrets: Vec<Finder<'static>>,
-}
-
-impl Formatter {
-    fn new(format: LogFormat, secrets: &[Secret]) -> Formatter {
-        let finder = |secret: &Secret| Finder::new(secret.reveal().as_bytes()).into_owned();
-        Formatter {
-            format,
-            secrets: secrets
-                .iter()
-                .filter(|s| !s.reveal().is_empty())
-                .map(finder)
-                .collect(),
-        }
-    }
-
-    fn line(
-        &self,
-        out: &mut Vec<u8>,
-        stamp: &str,
-        service: &str,
-        level: Option<Level>,
-        line: &[u8],
-    ) {
-        let clean = self.redact(line);
-        let line = clean.as_deref().unwrap_or(line);
-        match self.format {
-            LogFormat::Text => {
-                out.extend_from_slice(service.as_bytes());
-                out.resize(out.len() + 8_usize.saturating_sub(service.len()) + 1, b' ');
-                out.extend_from_slice(line);
-            }
-            LogFormat::Json => {
-                let level = level.map(|level| level.upper().to_ascii_lowercase());
-                let message = String::from_utf8_lossy(line);
-                let object = serde_json::json!({
-                    "ts": stamp, "service": service, "level": level, "message": message,
-                });
-                out.extend_from_slice(object.to_string().as_bytes());
-            }
-        }
-        out.push(b'\n');
-    }
-
-    fn longest_secret(&self) -> usize {
-        let lengths = self.secrets.iter().map(|finder| finder.needle().len());
-        lengths.max().unwrap_or(0)
-    }
-
-    fn redact(&self, line: &[u8]) -> Option<Vec<u8>> {
-        let mut clean: Option<Vec<u8>> = None;
-        for finder in &self.secrets {
-            let text = clean.as_deref().unwrap_or(line);
-            if finder.find(text).is_none() {
-                continue;
-            }
-            let (mut rest, mut replaced) = (text, Vec::with_capacity(text.len()));
-            while let Some(at) = finder.find(rest) {
-                replaced.extend_from_slice(&rest[..at]);
-                replaced.extend_from_slice(b"***");
-                rest = &rest[at + finder.needle().len()..];
-            }
-            replaced.extend_from_slice(rest);
-            clean = Some(replaced);
-        }
-        clean
-    }
-}
-
-/// What the loop and the writing thread share.
-struct Shared {
-    state: Mutex<Pending>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct Pending {
-    text: Vec<u8>,
-    errors: Vec<u8>,
-    /// Bytes that the thread is writing now.
-    in_flight: usize,
-    /// The loop waits for room and wants a byte on the wake socket.
-    wanted: bool,
-    closing: bool,
-}
-
-impl Shared {
-    // A panic cannot happen while the lock is held: it only guards moves of buffers.
-    fn lock(&self) -> MutexGuard<'_, Pending> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// What the loop may do with the services' pipes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Room {
+    /// Read them.
+    Free,
+    /// Leave them, the reader is slower than the services.
+    Full { since: Instant },
+    /// Read them and drop what they hold.
+    Standing,
 }
 
 /// The log as the loop sees it.
@@ -176,10 +69,13 @@ pub struct Log {
     writer: Option<JoinHandle<()>>,
     wake: UnixStream,
     stall: Duration,
-    full_since: Option<Instant>,
+    room: Room,
+    /// Bytes that the reader had taken when the loop last looked.
+    taken: u64,
     dropped: u64,
     has_error_file: bool,
     stamp: String,
+    head: Vec<u8>,
     scratch: Box<[u8]>,
 }
 
@@ -198,26 +94,29 @@ impl Log {
         let (wake, waker) = UnixStream::pair()?;
         wake.set_nonblocking(true)?;
         waker.set_nonblocking(true)?;
-        let shared = Arc::new(Shared {
-            state: Mutex::default(),
-            changed: Condvar::new(),
-        });
+        let shared = Arc::new(Shared::default());
         let has_error_file = error_file.is_some();
         let for_thread = Arc::clone(&shared);
         let writer = std::thread::Builder::new()
             .name("log".into())
             .stack_size(64 << 10)
-            .spawn(move || write_out(&for_thread, out, error_file, &waker))?;
+            .spawn(move || {
+                // All signals are the loop's: none is to wake this thread in its place.
+                let _ = SigSet::all().thread_block();
+                write_out(&for_thread, out, error_file, &waker);
+            })?;
         Ok(Log {
             formatter: Formatter::new(format, secrets),
             shared,
             writer: Some(writer),
             wake,
             stall,
-            full_since: None,
+            room: Room::Free,
+            taken: 0,
             dropped: 0,
             has_error_file,
             stamp: String::new(),
+            head: Vec::new(),
             scratch: vec![0; CHUNK].into_boxed_slice(),
         })
     }
@@ -229,50 +128,70 @@ impl Log {
 
     /// Whether the services' pipes should be read now. Call once a turn of the loop.
     pub fn has_room(&mut self, now: Instant) -> bool {
-        let mut buffer = [0; 64];
-        while matches!((&self.wake).read(&mut buffer), Ok(count) if count > 0) {}
         let mut pending = self.shared.lock();
-        if pending.text.len() + pending.in_flight < CAPACITY {
-            drop(pending);
-            self.full_since = None;
-            if self.dropped > 0 {
-                let dropped = std::mem::take(&mut self.dropped);
-                self.say(
-                    Level::Warn,
-                    &format!("dropped {dropped} log lines: the reader stood still"),
-                );
-            }
-            return true;
+        if std::mem::take(&mut pending.woken) {
+            let mut buffer = [0; 64];
+            while matches!((&self.wake).read(&mut buffer), Ok(count) if count > 0) {}
         }
-        pending.wanted = true;
+        let full = pending.used() >= CAPACITY;
+        pending.wanted = full;
+        let moved = std::mem::replace(&mut self.taken, pending.written) != pending.written;
         drop(pending);
-        let since = *self.full_since.get_or_insert(now);
-        now.saturating_duration_since(since) >= self.stall
+        self.room = match self.room {
+            _ if !full => Room::Free,
+            Room::Full { since }
+                if !moved && now.saturating_duration_since(since) >= self.stall =>
+            {
+                Room::Standing
+            }
+            Room::Free => Room::Full { since: now },
+            Room::Full { .. } if moved => Room::Full { since: now },
+            // Who took a little while all was dropped has to make room before anything is kept again.
+            room => room,
+        };
+        if self.room == Room::Free {
+            self.announce_drops();
+        }
+        !matches!(self.room, Room::Full { .. })
     }
 
     /// When [`Log::has_room`] can change its mind by time alone.
     pub fn deadline(&self) -> Option<Instant> {
-        self.full_since.map(|since| since + self.stall)
+        match self.room {
+            Room::Full { since } => Some(since + self.stall),
+            Room::Free | Room::Standing => None,
+        }
     }
 
     /// A line of the supervisor itself.
     pub fn say(&mut self, level: Level, text: &str) {
-        self.refresh_stamp();
+        let mut page = self.page(OWN);
         for line in text.lines() {
-            let tagged = match self.formatter.format {
+            let tagged = match page.formatter.format {
                 LogFormat::Text => format!("{} {line}", level.upper()),
                 LogFormat::Json => line.to_owned(),
             };
-            self.push(OWN, Some(level), tagged.as_bytes());
+            let clean = page.formatter.redact(tagged.as_bytes());
+            page.print(Some(level), clean.as_deref().unwrap_or(tagged.as_bytes()));
         }
+        page.publish();
     }
 
-    /// Reads what this source has. False when it is at its end.
+    /// Reads what this source has, if there is room for it. False when it is at its end.
     pub fn read(&mut self, source: &mut Source) -> bool {
-        self.refresh_stamp();
+        if self.room != Room::Standing && self.shared.lock().used() >= CAPACITY {
+            return true;
+        }
+        self.read_chunk(source)
+    }
+
+    fn read_chunk(&mut self, source: &mut Source) -> bool {
         let mut scratch = std::mem::take(&mut self.scratch);
-        let outcome = source.pipe.read(&mut scratch);
-        let open = match outcome {
+        let size = match self.formatter.format {
+            LogFormat::Text => CHUNK,
+            LogFormat::Json => CHUNK_JSON,
+        };
+        let open = match source.pipe.read(&mut scratch[..size]) {
             Ok(0) => {
                 self.flush(source);
                 false
@@ -307,10 +226,11 @@ impl Log {
         };
         let lines = whole
             .split(|byte| *byte == b'\n')
+            .map(without_return)
             .filter(|line| !line.is_empty());
         let mut lines: Vec<String> = lines
             .map(|line| {
-                let clean = self.formatter.redact(line);
+                let clean = self.formatter.redact_unfinished(line);
                 String::from_utf8_lossy(clean.as_deref().unwrap_or(line)).into_owned()
             })
             .collect();
@@ -320,24 +240,39 @@ impl Log {
 
     /// Other settings from now on. Secrets of before stay hidden.
     pub fn set(&mut self, format: LogFormat, secrets: &[Secret], stall: Duration) {
-        let known = std::mem::take(&mut self.formatter.secrets);
-        self.formatter = Formatter::new(format, secrets);
-        self.formatter.secrets.extend(known);
+        self.formatter.set(format, secrets);
         self.stall = stall;
     }
 
-    /// Reads all that is left of a source, waiting for nothing, and ends its last line.
+    /// Reads all that is left of a source, and ends its last line. Waits for a reader that reads, not for one that
+    /// stands still.
     pub fn finish(&mut self, mut source: Source) {
-        self.catch_up(&mut source);
+        let mut left = source.waiting();
+        while left > 0 {
+            let patience = self.stall.min(LAST_PATIENCE);
+            if self.room != Room::Standing
+                && !self
+                    .shared
+                    .wait_while(patience, |pending| pending.used() >= CAPACITY)
+            {
+                self.room = Room::Standing;
+            }
+            let before = source.bytes;
+            if !self.read_chunk(&mut source) || source.bytes == before {
+                break;
+            }
+            left = left.saturating_sub(source.bytes - before);
+        }
         self.flush(&mut source);
     }
 
     /// Reads all that a source has by now, waiting for nothing.
     pub fn catch_up(&mut self, source: &mut Source) {
         // Bounded: a grandchild that left the group could write for ever.
-        for _ in 0..1024 {
+        let until = source.bytes + source.waiting();
+        while source.bytes < until {
             let before = source.bytes;
-            if !self.read(source) || source.bytes == before {
+            if !self.read_chunk(source) || source.bytes == before {
                 break;
             }
         }
@@ -346,63 +281,66 @@ impl Log {
     fn take(&mut self, source: &mut Source, chunk: &[u8]) {
         source.bytes += chunk.len() as u64;
         source.keep_tail(chunk);
+        let mut page = self.page(source.service);
         let mut rest = chunk;
-        while let Some(at) = memchr::memchr(b'\n', rest) {
-            if source.partial.is_empty() {
-                self.line(source.service, &rest[..at]);
-            } else {
-                source.partial.extend_from_slice(&rest[..at]);
-                self.flush(source);
-            }
-            rest = &rest[at + 1..];
+        if !source.partial.is_empty() {
+            let Some(end) = memchr::memchr(b'\n', rest) else {
+                source.partial.extend_from_slice(rest);
+                page.cut_if_long(&mut source.partial);
+                return page.publish();
+            };
+            source.partial.extend_from_slice(&rest[..end]);
+            rest = &rest[end + 1..];
+            page.doubtful_line(&source.partial);
+            source.forget_partial();
         }
-        source.partial.extend_from_slice(rest);
-        if source.partial.len() >= LINE_LIMIT {
-            self.cut(source);
-        }
+        let whole = memchr::memrchr(b'\n', rest).map_or(0, |last| last + 1);
+        let (lines, begun) = rest.split_at(whole);
+        page.lines(lines);
+        source.partial.extend_from_slice(begun);
+        page.publish();
     }
 
+    /// Prints a last line that was not ended.
     fn flush(&mut self, source: &mut Source) {
         if !source.partial.is_empty() {
-            let mut partial = std::mem::take(&mut source.partial);
-            self.line(source.service, &partial);
-            partial.clear();
-            source.partial = partial;
+            let mut page = self.page(source.service);
+            let line = without_return(&source.partial);
+            let clean = page.formatter.redact_unfinished(line);
+            let line = clean.as_deref().unwrap_or(line);
+            page.clean_line(line);
+            page.publish();
+            source.forget_partial();
         }
     }
 
-    /// Prints the beginning of a line that is too long, and keeps so much that no secret is cut in two.
-    fn cut(&mut self, source: &mut Source) {
-        let clean = self.formatter.redact(&source.partial);
-        let clean = clean.unwrap_or_else(|| std::mem::take(&mut source.partial));
-        let kept = self.formatter.longest_secret().min(clean.len());
-        let (head, rest) = clean.split_at(clean.len() - kept);
-        self.line(source.service, head);
-        source.partial = rest.to_vec();
+    /// Opens the shared buffer for lines of one service.
+    fn page(&mut self, service: &'static str) -> Page<'_> {
+        self.refresh_stamp();
+        self.formatter.head(&mut self.head, &self.stamp, service);
+        let limit = match self.room {
+            Room::Standing if service != OWN => CAPACITY,
+            _ => LIMIT,
+        };
+        Page {
+            formatter: &self.formatter,
+            shared: &self.shared,
+            pending: self.shared.lock(),
+            head: &self.head,
+            limit,
+            dropped: &mut self.dropped,
+            has_error_file: self.has_error_file,
+        }
     }
 
-    fn line(&mut self, service: &'static str, line: &[u8]) {
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        self.push(service, Level::of_line(line), line);
-    }
-
-    fn push(&mut self, service: &str, level: Option<Level>, line: &[u8]) {
-        let mut pending = self.shared.lock();
-        if pending.text.len() + pending.in_flight >= 2 * CAPACITY {
-            self.dropped += 1;
-            return;
+    fn announce_drops(&mut self) {
+        let dropped = std::mem::take(&mut self.dropped);
+        if dropped > 0 {
+            self.say(
+                Level::Warn,
+                &format!("dropped {dropped} log lines: the reader stood still"),
+            );
         }
-        self.formatter
-            .line(&mut pending.text, &self.stamp, service, level, line);
-        if self.has_error_file
-            && level.is_some_and(|level| level <= Level::Warn)
-            && pending.errors.len() < CAPACITY
-        {
-            self.formatter
-                .line(&mut pending.errors, &self.stamp, service, level, line);
-        }
-        drop(pending);
-        self.shared.changed.notify_all();
     }
 
     #[expect(
@@ -416,25 +354,108 @@ impl Log {
         }
     }
 
-    /// Writes out what waits, for at most `patience`: a standing reader must not hold up the end.
+    /// Writes out what waits; a reader that takes nothing for `patience` must not hold up the end.
     pub fn close(mut self, patience: Duration) {
+        self.announce_drops();
         let mut pending = self.shared.lock();
         pending.closing = true;
-        self.shared.changed.notify_all();
-        let (pending, _) = self
+        self.shared.publish(pending);
+        let drained = self
             .shared
-            .changed
-            .wait_timeout_while(pending, patience, |pending| {
-                !pending.text.is_empty() || pending.in_flight > 0
-            })
-            .unwrap_or_else(PoisonError::into_inner);
-        let drained = pending.text.is_empty() && pending.in_flight == 0;
-        drop(pending);
+            .wait_while(patience, |pending| pending.used() > 0);
         if let Some(writer) = self.writer.take().filter(|_| drained) {
-            // It has nothing left to write, so it is about to return.
+            // It has nothing left to write but the error file, so it is about to return.
             let _ = writer.join();
         }
     }
+}
+
+/// The shared buffer, held for the lines of one chunk.
+struct Page<'a> {
+    formatter: &'a Formatter,
+    shared: &'a Shared,
+    pending: MutexGuard<'a, Pending>,
+    head: &'a [u8],
+    /// Lines beyond it are dropped.
+    limit: usize,
+    dropped: &'a mut u64,
+    has_error_file: bool,
+}
+
+impl Page<'_> {
+    /// Whole lines, each with its end. Only of a chunk that holds a secret is each line looked at.
+    fn lines(&mut self, mut lines: &[u8]) {
+        let doubtful = self.formatter.has_secret(lines);
+        self.pending.text.reserve(lines.len());
+        while let Some(end) = memchr::memchr(b'\n', lines) {
+            let line = &lines[..end];
+            lines = &lines[end + 1..];
+            if doubtful {
+                self.doubtful_line(line);
+            } else {
+                self.clean_line(line);
+            }
+        }
+    }
+
+    fn doubtful_line(&mut self, line: &[u8]) {
+        let clean = self.formatter.redact(line);
+        self.clean_line(clean.as_deref().unwrap_or(line));
+    }
+
+    fn clean_line(&mut self, line: &[u8]) {
+        let line = without_return(line);
+        let matters = self.has_error_file || self.formatter.format == LogFormat::Json;
+        let level = if matters { Level::of_line(line) } else { None };
+        self.print(level, line);
+    }
+
+    /// Prints the beginning of a line that is too long, and keeps so much that no secret is cut in two.
+    fn cut_if_long(&mut self, partial: &mut Vec<u8>) {
+        if partial.len() < LINE_LIMIT {
+            return;
+        }
+        if let Some(clean) = self.formatter.redact(partial) {
+            *partial = clean;
+        }
+        let mut end = partial
+            .len()
+            .saturating_sub(self.formatter.longest_secret());
+        // Nor a character, which has three more bytes at most.
+        for _ in 0..3 {
+            if end > 0 && partial.get(end).is_some_and(|byte| byte & 0xC0 == 0x80) {
+                end -= 1;
+            }
+        }
+        self.print(Level::of_line(partial), &partial[..end]);
+        partial.drain(..end);
+    }
+
+    fn print(&mut self, level: Option<Level>, line: &[u8]) {
+        let pending = &mut *self.pending;
+        if pending.used() >= self.limit {
+            *self.dropped += 1;
+            return;
+        }
+        self.formatter
+            .line(&mut pending.text, self.head, level, line);
+        if self.has_error_file
+            && level.is_some_and(|level| level <= Level::Warn)
+            && pending.errors.len() < CAPACITY
+        {
+            self.formatter
+                .line(&mut pending.errors, self.head, level, line);
+        }
+    }
+
+    fn publish(self) {
+        self.shared.publish(self.pending);
+    }
+}
+
+/// A line without the carriage return of its end.
+fn without_return(line: &[u8]) -> &[u8] {
+    line.strip_suffix(b"\r").unwrap_or(line)
 }
 
 /// One service's output pipe, and the line that is not whole yet.
@@ -450,6 +471,8 @@ pub struct Source {
 impl Source {
     /// `pipe` must not block.
     pub fn new(service: &'static str, pipe: io::PipeReader) -> Source {
+        // A service that may write more before it has to wait is woken less often. Not everybody may ask for it.
+        let _ = fcntl(&pipe, FcntlArg::F_SETPIPE_SZ(PIPE));
         Source {
             service,
             pipe,
@@ -457,6 +480,17 @@ impl Source {
             bytes: 0,
             tail: Vec::new(),
         }
+    }
+
+    /// Bytes in the pipe.
+    fn waiting(&self) -> u64 {
+        rustix::io::ioctl_fionread(&self.pipe).unwrap_or(0)
+    }
+
+    /// A long line's memory is not kept.
+    fn forget_partial(&mut self) {
+        self.partial.clear();
+        self.partial.shrink_to(TAIL);
     }
 
     fn keep_tail(&mut self, chunk: &[u8]) {
@@ -467,59 +501,6 @@ impl Source {
                 .drain(..self.tail.len() - kept.min(self.tail.len()));
         }
         self.tail.extend_from_slice(new);
-    }
-}
-
-fn write_out(shared: &Shared, mut out: File, mut error_file: Option<File>, waker: &UnixStream) {
-    let (mut text, mut errors) = (Vec::new(), Vec::new());
-    loop {
-        let mut pending = shared.lock();
-        while pending.text.is_empty() && pending.errors.is_empty() {
-            if pending.closing {
-                return;
-            }
-            pending = shared
-                .changed
-                .wait(pending)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-        std::mem::swap(&mut pending.text, &mut text);
-        std::mem::swap(&mut pending.errors, &mut errors);
-        pending.in_flight = text.len();
-        drop(pending);
-        // Nobody is left to tell: standard output is the log. A closed one must not end the services.
-        write_all(&mut out, &text);
-        if let Some(file) = &mut error_file {
-            let _ = file.write_all(&errors);
-        }
-        text.clear();
-        errors.clear();
-        let mut pending = shared.lock();
-        pending.in_flight = 0;
-        let wanted = std::mem::take(&mut pending.wanted);
-        drop(pending);
-        shared.changed.notify_all();
-        if wanted {
-            let _ = (&mut &*waker).write(b"w");
-        }
-    }
-}
-
-/// Writes everything, also to a standard output that somebody made non-blocking. Gives up when it is closed.
-fn write_all(out: &mut File, mut text: &[u8]) {
-    while !text.is_empty() {
-        match out.write(text) {
-            Ok(0) => return,
-            Ok(count) => text = &text[count..],
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                let mut fds = [PollFd::new(out.as_fd(), PollFlags::POLLOUT)];
-                if poll(&mut fds, PollTimeout::NONE).is_err_and(|errno| errno != Errno::EINTR) {
-                    return;
-                }
-            }
-            Err(_) => return,
-        }
     }
 }
 

@@ -14,6 +14,13 @@
 //! The loop in `supervise.rs` feeds [`Event`]s and performs [`Action`]s. Every live state has a bound, so
 //! [`Machine::deadline`] always says when to call again.
 
+mod history;
+
+pub use history::{
+    BACKOFF_MAX, BACKOFF_MIN, BUDGET, NEVER_READY_LIMIT, RESET_AFTER, Trouble, Verdict, WINDOW,
+};
+
+use history::History;
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -26,6 +33,8 @@ pub struct Id(pub usize);
 pub enum Exit {
     Code(i32),
     Signal(i32),
+    /// The kernel killed it for want of memory.
+    OutOfMemory,
     /// The process could not be created; the error number says why.
     NotSpawned(i32),
 }
@@ -35,6 +44,7 @@ impl fmt::Display for Exit {
         match self {
             Exit::Code(code) => write!(f, "exit code {code}"),
             Exit::Signal(signal) => write!(f, "signal {signal}"),
+            Exit::OutOfMemory => write!(f, "signal 9, out of memory"),
             Exit::NotSpawned(errno) => write!(
                 f,
                 "cannot start: {}",
@@ -81,7 +91,18 @@ pub enum Outcome {
     /// Drained on request.
     Drained,
     /// This service cannot run; the others were drained.
-    Failed(Id),
+    Failed(Id, Why),
+}
+
+/// Why no further try is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// Its exit says that another try cannot help.
+    Hopeless,
+    /// It was never ready, [`NEVER_READY_LIMIT`] times in a row.
+    NeverReady,
+    /// All services together have spent [`BUDGET`]; this one the most of it, so many times.
+    BudgetSpent(usize),
 }
 
 /// Where a service stands.
@@ -135,14 +156,6 @@ pub struct Rules {
     pub fatal_codes: &'static [i32],
 }
 
-/// First restart at once, then this much, doubling up to [`BACKOFF_MAX`].
-pub const BACKOFF_MIN: Duration = Duration::from_millis(250);
-/// The longest pause between two tries.
-pub const BACKOFF_MAX: Duration = Duration::from_secs(30);
-/// A service that was ready for so long starts over with its backoff.
-pub const RESET_AFTER: Duration = Duration::from_secs(60);
-/// So many failed starts in a row, of a service that was never ready, are a verdict.
-pub const NEVER_READY_LIMIT: u32 = 5;
 /// Between two SIGKILLs to a process that the kernel does not give back.
 const KILL_AGAIN: Duration = Duration::from_secs(1);
 
@@ -154,11 +167,27 @@ pub struct Service {
     /// Spawns after the first.
     pub restarts: u32,
     pub last_exit: Option<Exit>,
-    /// Failures since it last held for [`RESET_AFTER`].
-    failures: u32,
+    history: History,
     spawned: bool,
     was_ready: bool,
     then: Then,
+}
+
+impl Service {
+    /// What is wrong with it, until it has held for [`RESET_AFTER`].
+    pub fn trouble(&self, now: Instant) -> Option<Trouble> {
+        let trouble = self.history.trouble(self.was_ready);
+        trouble.filter(|_| !self.has_held(now))
+    }
+
+    /// Deaths within [`WINDOW`] that nobody had asked for.
+    pub fn recent_deaths(&self, now: Instant) -> usize {
+        self.history.recent(now)
+    }
+
+    fn has_held(&self, now: Instant) -> bool {
+        matches!(self.state, State::Ready { since } if now.saturating_duration_since(since) >= RESET_AFTER)
+    }
 }
 
 /// What the coming exit of a service means.
@@ -195,7 +224,7 @@ impl Machine {
             state: State::Waiting,
             restarts: 0,
             last_exit: None,
-            failures: 0,
+            history: History::default(),
             spawned: false,
             was_ready: false,
             then: Then::Judge,
@@ -216,6 +245,12 @@ impl Machine {
     /// Whether a stop has begun.
     pub fn is_draining(&self) -> bool {
         self.draining.is_some()
+    }
+
+    /// Whether the next exit of this service was asked for, or belongs to a drain. A start that hangs is ended by us, and
+    /// is a failure all the same.
+    pub fn is_asked_to_end(&self, id: Id) -> bool {
+        self.draining.is_some() || self.services[id.0].then != Then::Judge
     }
 
     /// When [`Machine::step`] must be called again at the latest. Never in the past right after `step`.
@@ -298,12 +333,10 @@ impl Machine {
         match service.state {
             // No process of ours is known: nothing can have exited.
             State::Waiting | State::Backoff { .. } | State::Stopped => return,
-            State::Ready { since } => {
-                if now.saturating_duration_since(since) >= RESET_AFTER {
-                    service.failures = 0;
-                }
-            }
-            State::Starting { .. } | State::Stopping { .. } | State::Killed { .. } => {}
+            State::Starting { .. }
+            | State::Ready { .. }
+            | State::Stopping { .. }
+            | State::Killed { .. } => {}
         }
         service.last_exit = Some(exit);
         if draining {
@@ -311,27 +344,43 @@ impl Machine {
             return;
         }
         match std::mem::replace(&mut service.then, Then::Judge) {
-            Then::Restart => {
-                service.state = State::Waiting;
-                return;
-            }
-            Then::Hold => {
-                service.state = State::Stopped;
-                return;
-            }
-            Then::Judge => {}
+            Then::Restart => service.state = State::Waiting,
+            Then::Hold => service.state = State::Stopped,
+            Then::Judge => self.judge(now, id, exit),
         }
-        let hopeless = matches!(exit, Exit::Code(code) if service.rules.fatal_codes.contains(&code))
-            || matches!(exit, Exit::NotSpawned(errno) if never_mends(errno));
-        service.failures = service.failures.saturating_add(1);
-        if hopeless || (!service.was_ready && service.failures >= NEVER_READY_LIMIT) {
+    }
+
+    /// A death that nobody had asked for: another try, now or later, or none.
+    fn judge(&mut self, now: Instant, id: Id, exit: Exit) {
+        let service = &mut self.services[id.0];
+        let held = service.has_held(now);
+        if held {
+            service.history.start_over();
+        }
+        // We send signals to it ourselves when its start hangs.
+        let hung = matches!(service.state, State::Stopping { .. } | State::Killed { .. });
+        let counts = !held && (hung || !history::is_from_outside(exit));
+        service.history.add(now, counts);
+        let why = if history::is_hopeless(exit, &service.rules) {
+            Some(Why::Hopeless)
+        } else if !service.was_ready && service.history.failures() >= NEVER_READY_LIMIT {
+            Some(Why::NeverReady)
+        } else {
+            None
+        };
+        if let Some(why) = why {
             service.state = State::Stopped;
-            self.drain(now, Outcome::Failed(id));
-            return;
+            return self.drain(now, Outcome::Failed(id, why));
         }
         service.state = State::Backoff {
-            retry_at: now + backoff(service.failures),
+            retry_at: now + history::backoff(service.history.failures()),
         };
+        let spent = self.services.iter().map(|it| it.history.spent(now));
+        if spent.clone().sum::<usize>() >= BUDGET {
+            let most = spent.enumerate().max_by_key(|(_, count)| *count);
+            let (culprit, count) = most.unwrap_or((id.0, 0));
+            self.drain(now, Outcome::Failed(Id(culprit), Why::BudgetSpent(count)));
+        }
     }
 
     /// A restart or a stop that the operator asked for.
@@ -340,6 +389,9 @@ impl Machine {
             return;
         }
         let service = &mut self.services[id.0];
+        if service.has_held(now) {
+            service.history.start_over();
+        }
         match service.state {
             State::Starting { .. } | State::Ready { .. } => {
                 service.then = then;
@@ -479,30 +531,6 @@ impl Machine {
             .map(|dependency| self.depth(*dependency));
         1 + below.max().unwrap_or(0)
     }
-}
-
-/// Nothing at the first failure, then doubling.
-fn backoff(failures: u32) -> Duration {
-    match failures {
-        0 | 1 => Duration::ZERO,
-        more => BACKOFF_MIN
-            .saturating_mul(1 << (more - 2).min(16))
-            .min(BACKOFF_MAX),
-    }
-}
-
-/// Missing, not executable, wrong format: the same image will not start it a second later either.
-fn never_mends(errno: i32) -> bool {
-    use nix::errno::Errno;
-    [
-        Errno::ENOENT,
-        Errno::EACCES,
-        Errno::ENOEXEC,
-        Errno::ENOTDIR,
-        Errno::EPERM,
-    ]
-    .iter()
-    .any(|known| *known as i32 == errno)
 }
 
 #[cfg(test)]

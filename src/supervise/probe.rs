@@ -1,10 +1,11 @@
 //! How services say that they are ready: no polling, each writes to a socket once.
 //!
-//! The gateway writes `R` to the socket over which it got its listeners. sccache connects to the socket named by
+//! The gateway writes `R` to the socket over which it got its listeners, and later one byte for each service that only
+//! it can see to be ready. sccache connects to the socket named by
 //! `SCCACHE_STARTUP_NOTIFY` and sends one frame: u32 big-endian length, then bincode of its `ServerStartup`
 //! (`Ok { addr }`, `AddrInUse`, `TimedOut`, `Err { reason }`; sccache 0.19.0, `src/server.rs`).
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 
 /// Longest frame taken from the notification socket.
@@ -14,6 +15,8 @@ const FRAME_LIMIT: usize = 64 << 10;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Said {
     Ready,
+    /// The gateway says that the service of this byte is ready.
+    Of(u8),
     /// It is about to exit for this reason.
     Failed(String),
     /// Nothing yet.
@@ -28,10 +31,15 @@ pub fn handover(mut stream: &UnixStream) -> Said {
     match stream.read(&mut byte) {
         Ok(1) if byte == *b"R" => Said::Ready,
         Ok(0) => Said::Gone,
-        Ok(_) => Said::Nothing,
+        Ok(_) => Said::Of(byte[0]),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Said::Nothing,
         Err(_) => Said::Gone,
     }
+}
+
+/// Tells the gateway what only the supervisor knows. One that does not read is in worse trouble than this.
+pub fn tell(mut gateway: &UnixStream, byte: u8) {
+    let _ = gateway.write(&[byte]);
 }
 
 /// The notification socket, and the connection of a server that is starting.
@@ -122,7 +130,6 @@ fn decode(frame: &[u8]) -> Said {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
 
     fn frame(payload: &[u8]) -> Vec<u8> {
         let mut frame = u32::try_from(payload.len()).unwrap().to_be_bytes().to_vec();

@@ -3,9 +3,11 @@
 use super::logs::Level;
 use super::machine::{Event, Id, Outcome};
 use super::{Supervisor, start};
+use crate::gateway::REREAD;
 use crate::plan::{self, Facts};
 use crate::settings::{self, Settings};
 use crate::state;
+use std::io::Write;
 use std::time::Instant;
 
 impl Supervisor {
@@ -23,6 +25,7 @@ impl Supervisor {
                 };
                 self.log
                     .say(Level::Info, &format!("settings read again: {what}"));
+                self.let_files_be_read(&changed);
                 let mut outcome = None;
                 for id in changed {
                     outcome = outcome.or(self.step(now, Event::Restart(id)));
@@ -33,6 +36,18 @@ impl Supervisor {
                 let text = format!("cannot reload, going on as before: {message}");
                 self.log.say(Level::Error, &text);
                 Err(text)
+            }
+        }
+    }
+
+    /// Asks services that go on running to read their files again. They see most changes by themselves.
+    fn let_files_be_read(&self, restarting: &[Id]) {
+        for (place, runtime) in self.runtimes.iter().enumerate() {
+            if let Some(mut stream) = runtime.handover.as_ref()
+                && !restarting.contains(&Id(place))
+            {
+                // A service that takes nothing is about to end; the next one reads them at its start.
+                let _ = stream.write_all(&REREAD);
             }
         }
     }
@@ -51,19 +66,25 @@ impl Supervisor {
                 settings.listen,
                 settings.error_log.clone(),
                 plan::client_socket(settings).is_some(),
+                settings.dist.scheduler_listen,
             )
         };
         if fixed(&settings) != fixed(&self.settings) {
-            return Err("MODE, SCCACHE_DIR, SCCACHE_RUN_DIR, SCCACHE_LISTEN, SCCACHE_ERROR_LOG and \"off\" of \
-                        SCCACHE_IPC take a restart of the container"
+            return Err("MODE, SCCACHE_DIR, SCCACHE_RUN_DIR, SCCACHE_LISTEN, SCCACHE_ERROR_LOG, \
+                        SCCACHE_SCHEDULER_LISTEN and \"off\" of SCCACHE_IPC take a restart of the container"
                 .into());
         }
         let auth_token = state::auth_token(&settings).map_err(|error| error.to_string())?;
+        let renew = |dist| start::renewed(&settings, &self.prepared, dist);
+        let dist = self.facts.dist.as_ref().map(renew).transpose();
         let facts = Facts {
             auth_token,
+            dist: dist.map_err(|error| error.to_string())?,
             ..self.facts.clone()
         };
-        let plan = plan::plan(&settings, &facts).map_err(|error| error.to_string())?;
+        let named = start::check_files(&settings).map_err(|error| error.to_string())?;
+        let mut plan = (self.planner)(&settings, &facts).map_err(|error| error.to_string())?;
+        plan.secrets.extend(named);
         start::write_files(&plan, &self.prepared).map_err(|error| error.to_string())?;
         let changed = plan.changed_since(&self.plan);
         self.log

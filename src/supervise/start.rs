@@ -1,13 +1,16 @@
 //! Everything before the first process: folder, sockets, plan, files. Whatever is wrong is found here, and ends the
 //! run before anything was started.
 
+use crate::gateway::warnings::unix_seconds;
+use crate::gateway::{files, tls};
 use crate::listeners;
-use crate::plan::{self, Facts, Plan, paths};
-use crate::settings::Settings;
+use crate::plan::{self, DistFacts, Facts, Plan, Planner, paths};
+use crate::secret::Secret;
+use crate::settings::{Mode, Settings};
 use crate::state::{self, Prepared};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,19 +25,39 @@ pub enum Error {
         cause: io::Error,
         hint: &'static str,
     },
+    #[error("cannot find \"{name}\": it is neither a file nor on PATH\nhint: {hint}")]
+    NoProgram { name: String, hint: &'static str },
     #[error(
-        "cannot find \"{name}\": it is neither a file nor on PATH\nhint: set SCCACHE_BINARY to the sccache to run"
+        "cannot tell the address of this machine: {cause}\n\
+         hint: set SCCACHE_PUBLIC_ADDR to the address at which clients reach it"
     )]
-    NoSccache { name: String },
+    NoAddress { cause: io::Error },
     #[error("cannot write \"{path}\": {cause}", path = path.display())]
     Write { path: PathBuf, cause: io::Error },
-    #[error("cannot write the gateway's configuration: {0}")]
+    #[error("{0}\nhint: {1}")]
+    File(String, &'static str),
+    #[error("cannot write the configuration of the services: {0}")]
     Plan(#[from] toml::ser::Error),
+    #[error(
+        "cannot work with {most} open files: sockets, pipes and the services' starts take up to {LEAST_FILES}\n\
+         hint: raise the limit (ulimit -n 1024, docker run --ulimit nofile=1024)"
+    )]
+    Descriptors { most: u64 },
     #[error("cannot {action}: {cause}")]
     System {
         action: &'static str,
         cause: io::Error,
     },
+}
+
+fn front_listening(cause: io::Error) -> Error {
+    let hint = match cause.kind() {
+        io::ErrorKind::AddrInUse => {
+            "another scheduler may run on this machine: set SCCACHE_SCHEDULER_LISTEN to another port"
+        }
+        _ => "set SCCACHE_SCHEDULER_LISTEN to an address of this machine and a port above 1023",
+    };
+    Error::Listen { cause, hint }
 }
 
 fn listening(cause: io::Error) -> Error {
@@ -62,6 +85,23 @@ pub(super) fn system(action: &'static str) -> impl Fn(io::Error) -> Error {
 /// How long a server without a supervisor may take to answer.
 const LEFT_OVER_PATIENCE: Duration = Duration::from_secs(2);
 
+/// What the supervisor and each of its services need at least.
+const LEAST_FILES: u64 = 64;
+
+/// Raises the limit of open files as far as it must and may be, for us and for the services, which inherit it.
+fn enough_descriptors() -> Result<(), Error> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let failed = |errno: nix::errno::Errno| system("look at the limit of open files")(errno.into());
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(failed)?;
+    if hard < LEAST_FILES {
+        return Err(Error::Descriptors { most: hard });
+    }
+    if soft < LEAST_FILES {
+        setrlimit(Resource::RLIMIT_NOFILE, LEAST_FILES, hard).map_err(failed)?;
+    }
+    Ok(())
+}
+
 /// What the loop stands on.
 pub(super) struct Ground {
     pub(super) settings: Settings,
@@ -73,12 +113,20 @@ pub(super) struct Ground {
 }
 
 /// Prepares the folder, binds the sockets, makes the plan and writes its files.
-pub(super) fn lay_ground(settings: Settings) -> Result<Ground, Error> {
+pub(super) fn lay_ground(settings: Settings, planner: Planner) -> Result<Ground, Error> {
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    enough_descriptors()?;
     let settings = resolved(settings)?;
+    let named = check_files(&settings)?;
     let prepared = state::prepare(&settings)?;
     end_left_over_server(&paths::server_socket(&settings.run_dir));
     let sockets = Sockets::bind(&settings, &prepared)?;
+    let front = sockets.doors.front.as_ref();
+    let front = front.map(TcpListener::local_addr).transpose();
+    let dist = match front.map_err(system("read the address of the scheduler's port"))? {
+        Some(front) => Some(dist_facts(&settings, &prepared, front)?),
+        None => None,
+    };
     let facts = Facts {
         program: std::env::current_exe().map_err(system("find our own program"))?,
         listen: sockets
@@ -88,8 +136,10 @@ pub(super) fn lay_ground(settings: Settings) -> Result<Ground, Error> {
             .map_err(system("read the address of the cache port"))?,
         auth_token: prepared.auth_token.clone(),
         path: std::env::var("PATH").unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".into()),
+        dist,
     };
-    let plan = plan::plan(&settings, &facts)?;
+    let mut plan = planner(&settings, &facts)?;
+    plan.secrets.extend(named);
     write_files(&plan, &prepared)?;
     let error_log = settings.error_log.as_deref().map(open_error_log);
     Ok(Ground {
@@ -115,13 +165,146 @@ fn end_left_over_server(socket: &Path) {
     drop(asked);
 }
 
-/// The settings with the program that `server` runs as a path.
+/// Checks the files that the gateway reads while it runs; gives the tokens in them, for the log to hide.
+pub(super) fn check_files(settings: &Settings) -> Result<Vec<Secret>, Error> {
+    let mut tokens = Vec::new();
+    if let Some(path) = &settings.tokens_file {
+        let hint = "SCCACHE_TOKENS_FILE names a file of [[token]] tables with name, token, access and namespaces";
+        tokens = files::read_tokens(path).map_err(|cause| Error::File(cause, hint))?;
+    }
+    let set = [&settings.auth_token, &settings.read_token];
+    if let Some(same) = tokens.iter().find(|one| {
+        let is_same = |token: &Option<Secret>| token.as_ref() == Some(&one.token);
+        set.into_iter().any(is_same)
+    }) {
+        let message = format!(
+            "cannot use the token \"{}\": another setting has the same",
+            same.name
+        );
+        return Err(Error::File(message, "give each name a token of its own"));
+    }
+    if let Some(paths) = &settings.tls {
+        let hint = "SCCACHE_TLS_CERT and SCCACHE_TLS_KEY name PEM files that belong together";
+        tls::load(paths, unix_seconds()).map_err(|error| Error::File(error.to_string(), hint))?;
+    }
+    Ok(tokens.into_iter().map(|one| one.token).collect())
+}
+
+/// The settings with the programs that they name as paths.
 pub(super) fn resolved(settings: Settings) -> Result<Settings, Error> {
-    let sccache = find_program(&settings.sccache)?;
+    let sccache = find_program(
+        &settings.sccache,
+        "set SCCACHE_BINARY to the sccache to run",
+    )?;
+    let mut dist = settings.dist;
+    if settings.mode.builds() {
+        let beside = sccache.with_file_name(&dist.program);
+        let named = dist.program.components().count() == 1 && is_program(&beside);
+        dist.program = match named {
+            true => beside,
+            false => find_program(
+                &dist.program,
+                "set SCCACHE_DIST_BINARY to the sccache-dist to run, or use a MODE without builders",
+            )?,
+        };
+    }
     Ok(Settings {
         sccache,
+        dist,
         ..settings
     })
+}
+
+/// What scheduler and builder need to know beside the settings.
+fn dist_facts(
+    settings: &Settings,
+    prepared: &Prepared,
+    front: SocketAddr,
+) -> Result<DistFacts, Error> {
+    Ok(DistFacts {
+        front,
+        scheduler: scheduler_address().map_err(system("find a free port"))?,
+        scheduler_token: state::new_token().map_err(system("generate a token"))?,
+        server_token: server_token(settings, prepared)?,
+        public_addr: public_addr(settings)?,
+        bwrap: bubblewrap()?,
+        run_as: prepared.run_as,
+    })
+}
+
+/// The same after the settings were read again.
+pub(super) fn renewed(
+    settings: &Settings,
+    prepared: &Prepared,
+    facts: &DistFacts,
+) -> Result<DistFacts, Error> {
+    Ok(DistFacts {
+        server_token: server_token(settings, prepared)?,
+        public_addr: public_addr(settings)?,
+        bwrap: bubblewrap()?,
+        ..facts.clone()
+    })
+}
+
+fn server_token(settings: &Settings, prepared: &Prepared) -> Result<Secret, Error> {
+    Ok(match &settings.dist.server_token {
+        Some(token) => token.clone(),
+        None => state::kept_server_token(&settings.dir, prepared.run_as)?,
+    })
+}
+
+fn bubblewrap() -> Result<PathBuf, Error> {
+    find_program(
+        Path::new("bwrap"),
+        "install bubblewrap, in which each job runs, or use a MODE without builders",
+    )
+}
+
+/// Where the scheduler listens: on an address of its own among those of loopback, because whoever else uses this
+/// machine's network (other containers with `--network host`) may have a scheduler at the same time.
+fn scheduler_address() -> io::Result<SocketAddr> {
+    let mut own = [0; 3];
+    getrandom::fill(&mut own).map_err(io::Error::other)?;
+    let ip = Ipv4Addr::new(127, own[0].max(1), own[1], own[2].clamp(1, 254));
+    let any = SocketAddr::new(ip.into(), 0);
+    let listener = TcpListener::bind((ip, SCHEDULER_PORT)).or_else(|_| TcpListener::bind(any))?;
+    listener.local_addr()
+}
+
+/// The scheduler's port, unless it is taken.
+const SCHEDULER_PORT: u16 = 10599;
+
+fn public_addr(settings: &Settings) -> Result<SocketAddr, Error> {
+    let own = settings.dist.builder_listen;
+    let set = settings.dist.public_addr;
+    let ip = match set {
+        Some(set) => set.ip,
+        None if own.ip().is_unspecified() => own_address()?,
+        None => own.ip(),
+    };
+    let port = set.and_then(|set| set.port).unwrap_or(own.port());
+    Ok(SocketAddr::new(ip, port))
+}
+
+/// The address with which this machine reaches others: the one of the default route, else the first that is not
+/// loopback. Nothing is sent.
+fn own_address() -> Result<IpAddr, Error> {
+    const ELSEWHERE: (Ipv4Addr, u16) = (Ipv4Addr::new(192, 0, 2, 1), 9);
+    let fail = |cause| Error::NoAddress { cause };
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).map_err(fail)?;
+    let routed = socket
+        .connect(ELSEWHERE)
+        .and_then(|()| socket.local_addr())
+        .map(|address| address.ip());
+    let first = || -> io::Result<IpAddr> {
+        let mut interfaces = nix::ifaddrs::getifaddrs()?;
+        let found = interfaces.find_map(|interface| {
+            let ip = interface.address?.as_sockaddr_in()?.ip();
+            (!ip.is_loopback()).then_some(IpAddr::V4(ip))
+        });
+        found.ok_or_else(|| io::Error::other("no interface but loopback has one"))
+    };
+    routed.or_else(|_| first()).map_err(fail)
 }
 
 /// Writes what the services read at their start.
@@ -137,15 +320,17 @@ pub(super) fn write_files(plan: &Plan, prepared: &Prepared) -> Result<(), Error>
     Ok(())
 }
 
-fn find_program(name: &Path) -> Result<PathBuf, Error> {
-    let usable = |path: &Path| {
-        nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).is_ok() && path.is_file()
-    };
-    let missing = || Error::NoSccache {
+fn is_program(path: &Path) -> bool {
+    nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).is_ok() && path.is_file()
+}
+
+fn find_program(name: &Path, hint: &'static str) -> Result<PathBuf, Error> {
+    let missing = || Error::NoProgram {
         name: name.display().to_string(),
+        hint,
     };
     if name.components().count() > 1 {
-        return if usable(name) {
+        return if is_program(name) {
             Ok(name.to_owned())
         } else {
             Err(missing())
@@ -154,7 +339,7 @@ fn find_program(name: &Path) -> Result<PathBuf, Error> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .map(|dir| dir.join(name))
-        .find(|path| usable(path))
+        .find(|path| is_program(path))
         .ok_or_else(missing)
 }
 
@@ -173,18 +358,50 @@ fn open_error_log(path: &Path) -> Result<File, Error> {
 /// for longer, so that none waits in vain.
 pub(super) struct Doors {
     pub(super) cache: TcpListener,
+    /// The scheduler's, in the modes that distribute.
+    pub(super) front: Option<TcpListener>,
     pub(super) client: Option<UnixListener>,
+}
+
+/// What the doors are bound to.
+pub(super) struct Addresses {
+    cache: SocketAddr,
+    front: Option<SocketAddr>,
+}
+
+impl Addresses {
+    fn set(settings: &Settings) -> Addresses {
+        let front = settings.dist.scheduler_listen;
+        Addresses {
+            cache: settings.listen,
+            front: match settings.mode {
+                // Only the builder beside it uses it.
+                Mode::Builder => Some(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), front.port())),
+                mode => mode.schedules().then_some(front),
+            },
+        }
+    }
+
+    /// The real ones, once they are known.
+    pub(super) fn bound(facts: &Facts) -> Addresses {
+        Addresses {
+            cache: facts.listen,
+            front: facts.dist.as_ref().map(|dist| dist.front),
+        }
+    }
 }
 
 impl Doors {
     pub(super) fn open(
         settings: &Settings,
         prepared: &Prepared,
-        listen: SocketAddr,
+        at: Addresses,
     ) -> Result<Doors, Error> {
         let client = plan::client_socket(settings).map(|path| bind_unix(path, 0o666, prepared));
+        let front = at.front.map(listeners::bind_tcp);
         Ok(Doors {
-            cache: listeners::bind_tcp(listen).map_err(listening)?,
+            cache: listeners::bind_tcp(at.cache).map_err(listening)?,
+            front: front.transpose().map_err(front_listening)?,
             client: client.transpose()?,
         })
     }
@@ -208,19 +425,26 @@ impl Sockets {
             Ok(listener)
         };
         Ok(Sockets {
-            doors: Doors::open(settings, prepared, settings.listen)?,
+            doors: Doors::open(settings, prepared, Addresses::set(settings))?,
             control: private(paths::control_socket(run_dir))?,
             notify: private(paths::notify_socket(run_dir))?,
         })
     }
 }
 
-/// A socket that belongs to the services' user.
+/// A socket that belongs to the services' user from the moment it is there. Its folder is theirs too: an owner given by
+/// path afterwards could go to whatever they have put there meanwhile.
 fn bind_unix(path: PathBuf, mode: u32, prepared: &Prepared) -> Result<UnixListener, Error> {
-    let listener = listeners::bind_unix(&path, mode).map_err(listening)?;
+    use nix::unistd::{Gid, Uid, getegid, geteuid, setfsgid, setfsuid};
     if let Some(owner) = prepared.run_as {
-        std::os::unix::fs::chown(&path, Some(owner.uid), Some(owner.gid))
-            .map_err(|cause| Error::Write { path, cause })?;
+        // For this thread alone, and only for what it does with files.
+        setfsgid(Gid::from_raw(owner.gid));
+        setfsuid(Uid::from_raw(owner.uid));
     }
-    Ok(listener)
+    let bound = listeners::bind_unix(&path, mode);
+    if prepared.run_as.is_some() {
+        setfsuid(geteuid());
+        setfsgid(getegid());
+    }
+    bound.map_err(listening)
 }

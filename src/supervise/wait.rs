@@ -3,11 +3,17 @@
 use super::machine::Id;
 use super::{Runtime, Signals, Supervisor, now};
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::poll::{PollFd, PollFlags};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::time::TimeSpec;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
+
+/// After orphans were reaped, exits are collected for so long. Thousands that end together would each wake us, and
+/// each look for the next would pass by all that still live.
+const LULL: Duration = Duration::from_millis(5);
 
 /// What one turn of waiting found.
 #[derive(Default)]
@@ -25,7 +31,11 @@ impl Supervisor {
     pub(super) fn wait(&mut self, signals: &Signals) -> io::Result<Turn> {
         let now = now();
         let has_room = self.log.has_room(now);
+        // Signals stay unblocked everywhere else, so that children need no restoring.
+        let lull = std::mem::take(&mut self.orphans_came);
+        let mask = lull.then(|| SigSet::from_iter([Signal::SIGCHLD]));
         let deadlines = [
+            lull.then(|| now + LULL),
             self.machine.deadline(),
             self.control.deadline(),
             self.log.deadline().filter(|_| !has_room),
@@ -34,11 +44,7 @@ impl Supervisor {
             .into_iter()
             .flatten()
             .min()
-            .map_or(PollTimeout::NONE, |at| {
-                // Rounded up: waking a moment early would spin until the deadline.
-                let left = at.saturating_duration_since(now) + Duration::from_micros(999);
-                PollTimeout::try_from(left.as_millis().min(60_000)).unwrap_or(PollTimeout::ZERO)
-            });
+            .map(|at| TimeSpec::from_duration(at.saturating_duration_since(now)));
         let input = |fd| PollFd::new(fd, PollFlags::POLLIN);
         let mut fds: Vec<PollFd<'_>> = Vec::with_capacity(8 + self.sources.len());
         fds.push(input(signals.get_read().as_fd()));
@@ -79,7 +85,7 @@ impl Supervisor {
         if has_room {
             fds.extend(self.sources.iter().map(|source| input(source.pipe.as_fd())));
         }
-        match nix::poll::poll(&mut fds, timeout) {
+        match nix::poll::ppoll(&mut fds, timeout, mask) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }

@@ -86,12 +86,14 @@ fn status_keeps_its_columns_with_long_names() {
     let rows = table
         .lines()
         .skip_while(|line| !line.starts_with("NAMESPACE"));
-    let rows: Vec<&str> = rows.collect();
+    let rows: Vec<&str> = rows.take_while(|line| !line.is_empty()).collect();
     assert!(rows.len() >= 3, "{table}");
     for row in &rows {
         assert_eq!(row.len(), rows[0].len(), "{table}");
     }
     assert!(rows[0].ends_with("SIZE") && rows[1].ends_with("8.0 KiB"));
+    let token = table.lines().find(|line| line.starts_with("auth "));
+    assert!(token.is_some_and(|line| line.len() > 80), "{table}");
 }
 
 #[test]

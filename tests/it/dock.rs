@@ -5,6 +5,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -46,6 +47,15 @@ impl Dock {
     }
 
     pub(crate) fn launch_in(dir: tempfile::TempDir, env: &[(&str, &str)]) -> Dock {
+        Dock::launch_below(&[], dir, env)
+    }
+
+    /// Starts as the last words of another program's command line.
+    pub(crate) fn launch_below(
+        above: &[&str],
+        dir: tempfile::TempDir,
+        env: &[(&str, &str)],
+    ) -> Dock {
         let mut all = BTreeMap::from([
             ("PATH".to_owned(), std::env::var("PATH").unwrap()),
             ("SCCACHE_DIR".to_owned(), dir.path().display().to_string()),
@@ -60,8 +70,10 @@ impl Dock {
             env.iter()
                 .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
         );
-        let mut child = Command::new(program())
-            .arg("run")
+        let run = [program().into_os_string(), "run".into()];
+        let mut words = above.iter().map(OsString::from).chain(run);
+        let mut child = Command::new(words.next().unwrap())
+            .args(words)
             .env_clear()
             .envs(&all)
             .stdin(Stdio::null())
@@ -115,12 +127,15 @@ impl Dock {
     }
 
     pub(crate) fn service(&self, name: &str) -> Value {
-        let status = self.status().expect("the supervisor answers");
-        let services = status["services"].as_array().unwrap().clone();
-        services
-            .into_iter()
-            .find(|service| service["name"] == name)
-            .expect("the service is in the plan")
+        self.service_if_up(name).expect("the supervisor answers")
+    }
+
+    /// The same, while the supervisor answers.
+    pub(crate) fn service_if_up(&self, name: &str) -> Option<Value> {
+        let services = self.status()?["services"].as_array().unwrap().clone();
+        let mut services = services.into_iter();
+        let found = services.find(|service| service["name"] == name);
+        Some(found.expect("the service is in the plan"))
     }
 
     pub(crate) fn pid_of(&self, name: &str) -> Pid {
@@ -170,26 +185,46 @@ impl Dock {
 
     /// Processes whose parent is the supervisor, with their states as in `/proc/PID/stat`.
     pub(crate) fn children(&self) -> Vec<(i32, char)> {
-        let parent = self.pid().as_raw();
-        let entries = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
-        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-        pids.filter_map(|pid| {
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-            let rest = stat.rsplit_once(") ")?.1;
-            let mut fields = rest.split(' ');
-            let state = fields.next()?.chars().next()?;
-            (fields.next()?.parse::<i32>().ok()? == parent).then_some((pid, state))
-        })
-        .collect()
+        children_of(self.pid().as_raw())
     }
+}
+
+/// Children of a process, with their states as in `/proc/PID/stat`.
+pub(crate) fn children_of(parent: i32) -> Vec<(i32, char)> {
+    let entries = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter_map(|pid| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let rest = stat.rsplit_once(") ")?.1;
+        let mut fields = rest.split(' ');
+        let state = fields.next()?.chars().next()?;
+        (fields.next()?.parse::<i32>().ok()? == parent).then_some((pid, state))
+    })
+    .collect()
+}
+
+/// All processes below one, from the top.
+pub(crate) fn descendants_of(ancestor: i32) -> Vec<i32> {
+    let mut found = vec![ancestor];
+    let mut next = 0;
+    while let Some(parent) = found.get(next) {
+        let below = children_of(*parent);
+        found.extend(below.iter().map(|(pid, _)| pid));
+        next += 1;
+    }
+    found.split_off(1)
 }
 
 impl Drop for Dock {
     fn drop(&mut self) {
-        let leftovers = self.children();
+        let leftovers = match self.child.try_wait() {
+            Ok(Some(_)) => Vec::new(),
+            Ok(None) | Err(_) => descendants_of(self.pid().as_raw()),
+        };
         let _ = self.child.kill();
         let _ = wait(&mut self.child);
-        for (pid, _) in leftovers {
+        for pid in leftovers {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
             let _ = kill(Pid::from_raw(-pid), Signal::SIGKILL);
         }
     }

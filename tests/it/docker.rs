@@ -12,7 +12,7 @@ use std::time::Duration;
 /// Nothing that Docker does here takes longer, on a machine under load either.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// Building an image, or a hundred crates.
-pub(crate) const LONG: Duration = Duration::from_secs(420);
+pub(crate) const LONG: Duration = Duration::from_secs(840);
 /// A token that tests of plain containers set, to know it.
 pub(crate) const TOKEN: &str = "token-of-the-docker-tests";
 

@@ -17,7 +17,7 @@ use std::time::Duration;
 const ENTRY: &str = "/a/b/c/abc0000000000000000000000000000000000000000000000000000000000000";
 
 /// A ZIP with one stored member.
-fn zip(body: &[u8]) -> Vec<u8> {
+pub(crate) fn zip(body: &[u8]) -> Vec<u8> {
     let mut out = b"PK\x03\x04".to_vec();
     out.extend([0; 22]);
     out.extend([3, 0, 0, 0]);
@@ -708,4 +708,21 @@ fn nonsense_in_the_own_protocol_closes_the_connection_with_a_word() {
     let memory = std::fs::read_to_string(format!("/proc/{}/statm", gateway.process.id())).unwrap();
     let pages: u64 = memory.split(' ').nth(1).unwrap().parse().unwrap();
     assert!(pages * 4096 < 200 << 20, "{pages} pages are resident");
+}
+
+#[test]
+fn greeting_that_comes_as_the_gateway_stops_is_answered() {
+    let mut gateway = Gateway::start();
+    let mut stream = gateway.connect();
+    // Connections are accepted in order: once a later one was answered, this one is the gateway's.
+    assert_eq!(gateway.request("GET", "/cas/x", b"").code, 404);
+    gateway.process.signal(nix::sys::signal::Signal::SIGTERM);
+    gateway.process.wait_for_line("stopping");
+    stream.write_all(&[0, 0, 0, 4, 5, 0, 0, 0]).unwrap();
+    let mut length = [0; 4];
+    stream.read_exact(&mut length).unwrap();
+    let mut answer = vec![0; u32::from_be_bytes(length) as usize];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(answer[..4], [6, 0, 0, 0], "a handshake");
+    assert!(gateway.process.exit().success());
 }

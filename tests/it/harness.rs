@@ -199,7 +199,11 @@ pub(crate) fn config(folder: &Path) -> Config {
         write_tokens: vec![Secret::new(WRITER)],
         read_tokens: vec![Secret::new(READER)],
         anonymous_read: false,
+        tokens_file: None,
+        tls: None,
         drain: Duration::from_secs(5),
+        dist: None,
+        upstream: None,
     }
 }
 
@@ -289,6 +293,12 @@ pub(crate) fn finish(command: &mut Command) -> Outcome {
         String::from_utf8_lossy(&std::fs::read(file.path()).unwrap())
     );
     Outcome { code, output }
+}
+
+/// A test that cannot run here says so.
+#[expect(clippy::print_stderr, reason = "a skipped test says so")]
+pub(crate) fn skip(why: &str) {
+    eprintln!("skipped: {why}");
 }
 
 /// Where programs lie that the tests need, as `scripts/test` puts them there.

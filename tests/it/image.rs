@@ -2,7 +2,10 @@
 
 mod clients;
 mod compose;
+mod distributed;
 mod hardening;
+mod isolation;
 mod life;
+mod outages;
 mod refusals;
 mod script;

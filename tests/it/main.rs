@@ -6,20 +6,32 @@
     reason = "figures of a run are shown by --no-capture"
 )]
 
+mod access;
 mod builders;
 mod builds;
 mod cli;
 mod clients;
+mod cluster;
 mod compiles;
+mod distributed;
 mod dock;
 mod docker;
 mod docs;
 mod doctor;
+mod faults;
 mod gateway;
 mod harness;
 mod image;
+mod logs;
 mod machine;
 mod older;
+mod places;
+mod plain;
 mod reboot;
+mod scheduler;
 mod site;
+mod soak;
+mod storm;
 mod supervise;
+mod surroundings;
+mod upstream;

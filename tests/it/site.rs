@@ -362,7 +362,9 @@ impl Script<'_> {
             .env("SCCACHE_DOCK_PROGRAM", crate::dock::program())
             .env("SCCACHE_CONTAINER_NAME", &self.container)
             .env("SCCACHE_IMAGE_NAME", &self.site.image)
-            .env("SCCACHE_DEFAULT_PORT", self.port.to_string());
+            .env("SCCACHE_DEFAULT_PORT", self.port.to_string())
+            // Docker chooses one that is free.
+            .env("SCCACHE_SCHEDULER_PORT", "0");
         for name in [
             "XDG_CACHE_HOME",
             "XDG_DATA_HOME",

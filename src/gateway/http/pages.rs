@@ -1,13 +1,12 @@
 //! The paths that are no keys: liveness, readiness, metrics, status, purge and the front page.
 
-use super::{Answer, Refusal, full, permit, text};
-use crate::gateway::Gateway;
-use crate::gateway::access::Need;
+use super::{Answer, Piecewise, Refusal, full, permit, permit_namespace, text};
+use crate::gateway::access::{Caller, Need};
 use crate::gateway::status::{PurgeAnswer, PurgeRequest};
 use crate::gateway::store::Filter;
+use crate::gateway::{Gateway, Peer};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Either, Full, Limited};
-use hyper::body::Incoming;
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 use serde::Serialize;
@@ -59,9 +58,11 @@ pub(super) fn find(names: &[&str], method: &Method) -> Option<Page> {
 
 pub(super) async fn answer(
     gateway: &Gateway,
+    peer: &Peer,
+    caller: &Caller,
     page: Page,
     parts: &Parts,
-    body: &mut Incoming,
+    body: &mut impl Piecewise,
 ) -> Result<Answer, Refusal> {
     let reads = matches!(parts.method, Method::GET | Method::HEAD);
     if reads == (page == Page::Purge) || (page == Page::Purge && parts.method != Method::POST) {
@@ -72,7 +73,7 @@ pub(super) async fn answer(
             message,
         ));
     }
-    let permit = |need| permit(gateway, &parts.headers, need);
+    let permit = |need| permit(gateway, peer, caller, need);
     let answer = match page {
         Page::Front => text(StatusCode::OK, FRONT),
         Page::Health => text(StatusCode::OK, "ok\n"),
@@ -98,7 +99,7 @@ pub(super) async fn answer(
         }
         Page::Purge => {
             permit(Need::Write)?;
-            purge(gateway, body).await?
+            purge(gateway, caller, body).await?
         }
     };
     Ok(if parts.method == Method::HEAD {
@@ -108,7 +109,11 @@ pub(super) async fn answer(
     })
 }
 
-async fn purge(gateway: &Gateway, body: &mut Incoming) -> Result<Answer, Refusal> {
+async fn purge(
+    gateway: &Gateway,
+    caller: &Caller,
+    body: &mut impl Piecewise,
+) -> Result<Answer, Refusal> {
     let bad = |cause: String| Refusal::new(StatusCode::BAD_REQUEST, "purge", cause);
     let body = timeout(BODY_TIME, Limited::new(body, BODY).collect()).await;
     let body = body.map_err(|_| bad("the body took too long".to_owned()))?;
@@ -128,6 +133,15 @@ async fn purge(gateway: &Gateway, body: &mut Incoming) -> Result<Answer, Refusal
             }
         }),
     };
+    match &filter.namespace {
+        Some(namespace) => permit_namespace(caller, namespace)?,
+        // It would be all of them.
+        None if caller.is_restricted() => {
+            let message = "this token may purge its own namespaces only: name one";
+            return Err(Refusal::new(StatusCode::FORBIDDEN, "namespace", message));
+        }
+        None => {}
+    }
     let purged = gateway.disk.purge(filter.clone()).await?;
     tracing::info!(
         entries = purged.entries,

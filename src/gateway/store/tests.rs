@@ -294,6 +294,8 @@ fn half_written_blob_is_never_served() {
     };
     cut_all(&store);
     for name in &names {
+        let resident = store.get_resident(&key(name));
+        assert!(matches!(resident, Ok(None)), "{name} of {whole}");
         assert_eq!(body(&store, name), None, "{name} of {whole}");
         assert!(!file_of(&store, name).exists());
     }
@@ -309,6 +311,57 @@ fn half_written_blob_is_never_served() {
         );
         assert_eq!(body(&store, name), None, "{name} of {whole}");
     }
+    assert_exact(&store, dir.path());
+}
+
+#[test]
+fn blob_in_memory_is_had_at_once_and_no_other() {
+    let dir = TempDir::new().unwrap();
+    let store = open(dir.path(), 64 * MIB);
+    assert!(matches!(store.get_resident(&key("a")), Err(Error::Missing)));
+    let long = sample("a", 300_000);
+    put(&store, "a", &long);
+    // tmpfs and overlay file systems of older kernels know no reads that never wait.
+    if let Some(blob) = store.get_resident(&key("a")).unwrap() {
+        assert_eq!(blob.len, 300_000);
+        let mut found = vec![0; long.len()];
+        assert!(resident::read(&blob.file, &mut found, 0).unwrap());
+        assert!(found == long);
+        let beyond = &mut [0; 1000];
+        assert!(!resident::read(&blob.file, beyond, 300_000).unwrap());
+    } else {
+        say("this file system has no reads that never wait");
+    }
+    // A start has compared no checksum yet: the long way does, once.
+    drop(store);
+    let store = open(dir.path(), 64 * MIB);
+    assert!(matches!(store.get_resident(&key("a")), Ok(None)));
+    assert_eq!(body(&store, "a"), Some(long));
+    fs::remove_file(file_of(&store, "a")).unwrap();
+    assert!(matches!(store.get_resident(&key("a")), Ok(None)));
+    assert_eq!(body(&store, "a"), None);
+    assert!(matches!(store.get_resident(&key("a")), Err(Error::Missing)));
+}
+
+#[test]
+fn housekeeper_keeps_some_room_and_the_ceiling_ahead() {
+    let dir = TempDir::new().unwrap();
+    let budget = 32 * MIB;
+    let store = open(dir.path(), budget);
+    for n in 0..600 {
+        put(&store, &format!("ns/{n}"), &sample("x", 100_000));
+        let taken = store.inner.state().lru.taken();
+        assert!(taken <= budget && taken <= room::read_ceiling(dir.path(), budget));
+    }
+    wait_until("room to be made", || {
+        let usage = store.usage();
+        usage.bytes + usage.reserved_bytes <= budget - budget / 128
+    });
+    assert!(
+        store.usage().bytes > budget - budget / 16,
+        "no more than some"
+    );
+    assert!(body(&store, "ns/599").is_some() && body(&store, "ns/0").is_none());
     assert_exact(&store, dir.path());
 }
 
@@ -920,7 +973,8 @@ fn start_expects_the_worst_without_a_ceiling() {
         "no look at the blobs is no proof that there are none"
     );
     let store = open(dir.path(), MIB);
-    assert_eq!(*store.inner.ceiling.lock().unwrap(), 0);
+    let known = &store.inner.ceiling;
+    assert_eq!(known.load(std::sync::atomic::Ordering::Acquire), 0);
     put(&store, "a", &sample("a", 100_000));
     drop(store);
     let ceiling = room::read_ceiling(dir.path(), MIB);

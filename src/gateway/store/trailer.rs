@@ -9,6 +9,7 @@
 //! body comes first so that a file can be sent as it is; the trailer comes last so that a file cut short
 //! anywhere has none.
 
+use crate::gateway::key::MAX_KEY_BYTES;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -17,6 +18,9 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 const MAGIC: &[u8; 8] = b"sccdock1";
 const FIXED_BYTES: usize = 44;
 const CHUNK_BYTES: usize = 128 * 1024;
+
+/// A trailer has at most this many bytes.
+pub(in crate::gateway) const MOST_BYTES: usize = FIXED_BYTES + MAX_KEY_BYTES;
 
 /// A blob's file has at least this many bytes.
 pub(super) const MIN_FILE_BYTES: u64 = FIXED_BYTES as u64 + 1;

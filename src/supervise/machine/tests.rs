@@ -41,6 +41,38 @@ fn running() -> (Machine, Instant) {
 const KILLED: Exit = Exit::Signal(9);
 
 #[test]
+fn exits_and_states_read_as_in_status() {
+    let (mut machine, now) = running();
+    let state = |machine: &Machine| machine.services()[SERVER.0].state.name();
+    assert_eq!(state(&pair()), "waiting");
+    assert_eq!(state(&machine), "ready");
+    machine.step(now, Event::Exited(SERVER, KILLED));
+    assert_eq!(state(&machine), "starting");
+    machine.step(now, Event::Exited(SERVER, KILLED));
+    assert_eq!(state(&machine), "backoff");
+    machine.step(now, Event::Restart(SERVER));
+    machine.step(now, Event::Stop(SERVER));
+    assert_eq!(state(&machine), "stopping");
+    machine.step(now + GRACE, Event::Wake);
+    assert_eq!(state(&machine), "killed");
+    machine.step(now + GRACE, Event::Exited(SERVER, KILLED));
+    assert_eq!(state(&machine), "stopped");
+    for (exit, text) in [
+        (Exit::Code(3), "exit code 3"),
+        (KILLED, "signal 9"),
+        (Exit::OutOfMemory, "signal 9, out of memory"),
+        (
+            Exit::NotSpawned(2),
+            "cannot start: No such file or directory (os error 2)",
+        ),
+    ] {
+        assert_eq!(exit.to_string(), text);
+    }
+    assert_eq!(Verdict::NeverRan.to_string(), "never ran");
+    assert_eq!(Verdict::RanAndDied.to_string(), "ran and died");
+}
+
+#[test]
 fn dependent_starts_only_when_its_dependency_is_ready() {
     let (mut machine, now) = (pair(), epoch());
     machine.step(now, Event::Wake);
@@ -102,18 +134,173 @@ fn service_that_is_never_ready_ends_the_run() {
             last = machine.step(now, Event::Wake);
         }
     }
-    assert_eq!(last, [Action::Finish(Outcome::Failed(GATEWAY))]);
+    assert_eq!(
+        last,
+        [Action::Finish(Outcome::Failed(GATEWAY, Why::NeverReady))]
+    );
+}
+
+/// Lets the service die with `exit` at every try until `bound`; gives when the drain began, if it did.
+fn fail_until(
+    machine: &mut Machine,
+    mut now: Instant,
+    bound: Instant,
+    id: Id,
+    exit: Exit,
+) -> Option<Instant> {
+    while now < bound && !machine.is_draining() {
+        machine.step(now, Event::Exited(id, exit));
+        let due = machine.deadline().unwrap_or(now);
+        if matches!(machine.services()[id.0].state, State::Backoff { .. }) {
+            now = due;
+            machine.step(now, Event::Wake);
+        }
+    }
+    machine.is_draining().then_some(now)
 }
 
 #[test]
-fn service_that_once_was_ready_is_tried_for_ever() {
+fn hopeless_storm_ends_the_run_but_not_before_half_an_hour() {
+    for exit in [Exit::Code(1), Exit::Signal(11), Exit::OutOfMemory] {
+        let (mut machine, now) = running();
+        let end = fail_until(&mut machine, now, now + WINDOW, SERVER, exit);
+        let took = end.expect("the budget is spent") - now;
+        assert!(
+            took > WINDOW / 2 && took < WINDOW,
+            "{exit:?} after {took:?}"
+        );
+        assert_eq!(
+            machine.step(now + took, Event::Exited(GATEWAY, Exit::Code(0))),
+            [Action::Finish(Outcome::Failed(
+                SERVER,
+                Why::BudgetSpent(BUDGET)
+            ))]
+        );
+    }
+}
+
+#[test]
+fn what_others_do_to_a_service_does_not_spend_the_budget() {
+    let in_use = Exit::NotSpawned(nix::errno::Errno::EADDRINUSE as i32);
+    for exit in [KILLED, Exit::Signal(15), in_use] {
+        let (mut machine, now) = running();
+        let end = fail_until(&mut machine, now, now + 10 * WINDOW, SERVER, exit);
+        assert_eq!(end, None, "{exit:?}");
+    }
+}
+
+#[test]
+fn death_after_a_minute_of_service_does_not_spend_the_budget() {
     let (mut machine, mut now) = running();
-    for _ in 0..100 {
-        machine.step(now, Event::Exited(GATEWAY, Exit::Code(1)));
-        now = machine.deadline().unwrap_or(now);
-        machine.step(now, Event::Wake);
+    for _ in 0..2 * BUDGET {
+        now += RESET_AFTER;
+        machine.step(now, Event::Exited(SERVER, Exit::Code(1)));
+        machine.step(now, Event::Ready(SERVER));
     }
     assert!(!machine.is_draining());
+    assert_eq!(machine.services()[SERVER.0].recent_deaths(now), 60);
+}
+
+/// One failure, and the next try at once: a requested restart cuts the backoff short.
+fn fail(machine: &mut Machine, now: Instant, id: Id, exit: Exit) -> Vec<Action> {
+    let actions = machine.step(now, Event::Exited(id, exit));
+    if matches!(machine.services()[id.0].state, State::Backoff { .. }) {
+        machine.step(now, Event::Restart(id));
+    }
+    actions
+}
+
+#[test]
+fn budget_belongs_to_the_tree_and_the_worst_is_named() {
+    let (mut machine, mut now) = running();
+    let mut finish = Vec::new();
+    for round in 0..2 * BUDGET {
+        let id = if round % 4 == 0 { GATEWAY } else { SERVER };
+        now += Duration::from_secs(1);
+        finish = fail(&mut machine, now, id, Exit::Code(1));
+        if machine.is_draining() {
+            break;
+        }
+        machine.step(now, Event::Ready(id));
+    }
+    assert_eq!(finish, [Action::Terminate(GATEWAY)], "the other is drained");
+    assert_eq!(
+        machine.step(now, Event::Exited(GATEWAY, Exit::Code(0))),
+        [Action::Finish(Outcome::Failed(
+            SERVER,
+            Why::BudgetSpent(75)
+        ))]
+    );
+}
+
+#[test]
+fn memory_of_deaths_is_bounded() {
+    let (mut machine, now) = running();
+    for _ in 0..10 * BUDGET {
+        fail(&mut machine, now, SERVER, KILLED);
+    }
+    assert_eq!(machine.services()[SERVER.0].recent_deaths(now), 2 * BUDGET);
+}
+
+#[test]
+fn failures_older_than_the_window_are_forgotten() {
+    let (mut machine, mut now) = running();
+    for _ in 0..BUDGET - 1 {
+        fail(&mut machine, now, SERVER, Exit::Code(1));
+    }
+    assert!(!machine.is_draining());
+    now += WINDOW;
+    fail(&mut machine, now, SERVER, Exit::Code(1));
+    assert!(!machine.is_draining());
+    assert_eq!(machine.services()[SERVER.0].recent_deaths(now), 1);
+}
+
+#[test]
+fn trouble_says_whether_it_ever_ran_and_since_when_until_it_has_held() {
+    let (mut machine, now) = (pair(), epoch());
+    let trouble = |machine: &Machine, at| machine.services()[GATEWAY.0].trouble(at);
+    machine.step(now, Event::Wake);
+    assert_eq!(trouble(&machine, now), None);
+    machine.step(now, Event::Exited(GATEWAY, Exit::Code(1)));
+    let later = now + Duration::from_secs(1);
+    machine.step(later, Event::Exited(GATEWAY, Exit::Code(1)));
+    let mut expected = Trouble {
+        verdict: Verdict::NeverRan,
+        since: now,
+        failures: 2,
+    };
+    assert_eq!(trouble(&machine, later), Some(expected));
+    let up = machine.deadline().expect("it is in backoff");
+    machine.step(up, Event::Wake);
+    machine.step(up, Event::Ready(GATEWAY));
+    expected.verdict = Verdict::RanAndDied;
+    assert_eq!(trouble(&machine, up), Some(expected));
+    let held = up + RESET_AFTER;
+    assert_eq!(trouble(&machine, held), None);
+    machine.step(held, Event::Restart(GATEWAY));
+    assert_eq!(
+        trouble(&machine, held),
+        None,
+        "a requested restart ends the row"
+    );
+}
+
+#[test]
+fn hung_start_is_a_failure_and_spends_the_budget() {
+    let (mut machine, mut now) = running();
+    for _ in 0..BUDGET {
+        assert!(!machine.is_draining());
+        machine.step(now, Event::Restart(SERVER));
+        if let State::Stopping { .. } = machine.services()[SERVER.0].state {
+            assert!(machine.is_asked_to_end(SERVER));
+            machine.step(now, Event::Exited(SERVER, Exit::Code(0)));
+        }
+        now += Duration::from_secs(20);
+        machine.step(now, Event::Wake);
+        assert!(!machine.is_asked_to_end(SERVER), "it hangs");
+        machine.step(now, Event::Exited(SERVER, Exit::Signal(15)));
+    }
+    assert!(machine.is_draining());
 }
 
 #[test]
@@ -126,7 +313,7 @@ fn missing_program_and_fatal_code_end_the_run_at_once() {
         machine.step(now, Event::Wake);
         assert_eq!(
             machine.step(now, Event::Exited(GATEWAY, exit)),
-            [Action::Finish(Outcome::Failed(GATEWAY))]
+            [Action::Finish(Outcome::Failed(GATEWAY, Why::Hopeless))]
         );
     }
 }

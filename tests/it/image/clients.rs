@@ -106,6 +106,36 @@ fn user() -> String {
 const BUILD: &str =
     "HOME=/tmp RUSTC_WRAPPER=sccache CARGO_INCREMENTAL=0 cargo build --locked --offline --quiet";
 
+#[test]
+fn lane_to_the_cluster_is_what_the_script_prints() {
+    let Some(site) = Site::open() else { return };
+    let script = site.script("dist");
+    let started = script.call(&["start", "distributed-ephemeral"]).ok();
+    let steps = told(&started);
+    for part in ["env --lane dist", "sccache-dock warm", "cargo build"] {
+        assert!(steps.iter().any(|step| step.contains(part)), "{steps:?}");
+    }
+    let work = site.home.path().join("it.c");
+    std::fs::write(&work, "int one(void) { return 1; }\n").unwrap();
+    let text = format!(
+        "'{}' install-client 2>&1 && {} && sccache-dock warm cc && sccache cc -c '{}' -o '{}' && sccache-dock doctor",
+        Script::path().display(),
+        script.eval("--lane dist"),
+        work.display(),
+        work.with_extension("o").display(),
+    );
+    let told = site.shell(&script, &text, LONG).ok();
+    for part in [
+        "cc: on 1 of 1 builders",
+        "2 jobs handed over",
+        "2 compiles on 1 builders",
+        " 0 failures",
+    ] {
+        assert!(told.contains(part), "{part:?} in\n{told}");
+    }
+    println!("{told}");
+}
+
 /// A container that starts with the blobs of `folder` and has the host's toolchain and project.
 fn compiling<'a>(site: &'a Site, folder: &Path, more: &[&str]) -> Container<'a> {
     let volume = format!("--volume={}:/var/sccache", folder.display());

@@ -90,6 +90,12 @@ fn serves_under_every_restriction() {
         if flags.contains(&all[0]) {
             assert_eq!(uid_of_gateway(&container), 12345, "{what}");
         }
+        if what == "init" {
+            site.docker.ok(&["stop", &container.name]);
+            let (code, said) = container.end();
+            assert_eq!(code, "0", "{said}");
+            assert!(said.ends_with("stopped\n"), "{said}");
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What cannot work ends at once, with exit code 2 and a line that names the mend.
 
-use crate::docker::PATIENCE;
+use crate::docker::{PATIENCE, run};
 use crate::harness::now;
 use crate::site::Site;
 
@@ -43,12 +43,14 @@ fn folder_that_cannot_be_written_is_named_with_its_owner() {
 }
 
 #[test]
-fn mode_of_a_later_version_is_refused_by_the_program_and_the_script_passes_it_on() {
+fn wrong_setting_is_refused_by_the_program_and_the_script_passes_it_on() {
     let Some(site) = Site::open() else { return };
-    let script = site.script("distributed");
+    let script = site.script("refused");
     let start = now();
-    let ran = script.call(&["start", "distributed-ephemeral"]);
-    ran.refused(2, &["MODE", "distributed", "hint: "]);
+    let mut command = script.command();
+    command.args(["start", "ephemeral"]);
+    let ran = run(command.env("SCCACHE_CACHE_SIZE", "plenty"), PATIENCE);
+    ran.refused(2, &["SCCACHE_CACHE_SIZE=plenty", "hint: "]);
     assert!(start.elapsed() < PATIENCE / 2, "{:?}", start.elapsed());
     let left = site.docker.run(&["inspect", &script.container]);
     assert_ne!(left.code, Some(0), "a container that never ran is removed");

@@ -111,6 +111,11 @@ fn mistakes_are_named_with_their_mend() {
         &["cannot start mode \"volatile\"", "hint: choose ephemeral"],
     );
     call(&["start"]).refused(2, &["start needs a mode"]);
+    call(&["start", "builder"]).refused(2, &["needs the URL of a scheduler", "http://"]);
+    call(&["start", "builder", "http://build-cache:10600"])
+        .refused(2, &["needs SCCACHE_SERVER_TOKEN", "server-token"]);
+    call(&["env", "--lane", "dist", "--write"])
+        .refused(2, &["from inside the container", "--format toml"]);
     call(&["frobnicate"]).refused(2, &["there is no command \"frobnicate\"", "help"]);
     call(&["build", "gentoo"]).refused(2, &["gentoo", "hint: choose arch, ubuntu or debian"]);
     let bad_size = run(
@@ -180,8 +185,10 @@ fn unprivileged_caller_owns_what_the_container_writes() {
     let text = script.call(&["env"]).ok();
     assert!(text.contains("SCCACHE_WEBDAV_TOKEN="), "{text}");
     script.call(&["install-client"]).ok();
-    let client = home.path().join(".local/bin/sccache");
-    assert_eq!(client.metadata().unwrap().uid(), uid);
+    for program in ["sccache", "sccache-dock"] {
+        let client = home.path().join(".local/bin").join(program);
+        assert_eq!(client.metadata().unwrap().uid(), uid, "{program}");
+    }
 }
 
 #[test]

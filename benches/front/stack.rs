@@ -1,0 +1,344 @@
+//! Scheduler, builder and client, with or without the front between them.
+
+use nix::sys::resource::{UsageWho, getrusage};
+use sccache_dock::dist::{Overlay, Scheduler, Server, Token};
+use sccache_dock::gateway::config::{self, Config, Dist, IpcPolicy, WrongToken};
+use sccache_dock::secret::Secret;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const CLIENT: &str = "client-token";
+const SERVER: &str = "server-token";
+const STATUS: &str = "/api/v1/scheduler/status";
+
+/// Seconds.
+pub(crate) struct Figures {
+    pub(crate) wall: f64,
+    /// Of all processes of the stack, the compilers and the client.
+    pub(crate) cpu: f64,
+}
+
+pub(crate) struct Stack {
+    ours: bool,
+    folder: tempfile::TempDir,
+    children: Vec<Child>,
+    /// What clients and builders reach.
+    scheduler: SocketAddr,
+    builder: SocketAddr,
+}
+
+fn free_port() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap()
+}
+
+#[expect(clippy::disallowed_methods, reason = "a measurement reads the clock")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+fn tool(name: &str) -> PathBuf {
+    let home =
+        || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/sccache-dock/tools");
+    let tools = std::env::var_os("SCCACHE_DOCK_TOOLS").map_or_else(home, PathBuf::from);
+    tools.join("sccache-0.19.0/bin").join(name)
+}
+
+fn token(text: &str) -> Token {
+    Token {
+        token: Secret::new(text),
+    }
+}
+
+impl Stack {
+    pub(crate) fn start(ours: bool) -> Stack {
+        let (scheduler, builder) = (free_port(), free_port());
+        let mut stack = Stack {
+            ours,
+            folder: tempfile::tempdir().unwrap(),
+            children: Vec::new(),
+            scheduler: if ours { free_port() } else { scheduler },
+            builder,
+        };
+        stack.run_dist(
+            "scheduler",
+            &toml::to_string(&Scheduler {
+                public_addr: scheduler,
+                client_auth: token(CLIENT),
+                server_auth: token(SERVER),
+            })
+            .unwrap(),
+        );
+        if ours {
+            stack.run_gateway(scheduler);
+        }
+        let folder = stack.folder.path();
+        let server = Server {
+            cache_dir: folder.join("toolchains"),
+            toolchain_cache_size: 1 << 30,
+            public_addr: builder,
+            bind_address: builder,
+            scheduler_url: format!("http://{}", stack.scheduler),
+            scheduler_auth: token(SERVER),
+            builder: Overlay {
+                build_dir: folder.join("build"),
+                bwrap_path: "/usr/bin/bwrap".into(),
+            },
+        };
+        // Its first heartbeat must find a scheduler, or the next one comes 10 s later.
+        stack.wait_for("\"num_servers\":0");
+        stack.run_dist("server", &toml::to_string(&server).unwrap());
+        stack.wait_for("\"num_servers\":1");
+        while TcpStream::connect(builder).is_err() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        stack.write_client();
+        stack.first_job();
+        stack
+    }
+
+    pub(crate) fn name(&self) -> &'static str {
+        if self.ours { "ours" } else { "stock" }
+    }
+
+    fn run_dist(&mut self, kind: &str, text: &str) {
+        let file = self.folder.path().join(format!("{kind}.toml"));
+        std::fs::write(&file, text).unwrap();
+        let mut command = Command::new(tool("sccache-dist"));
+        command.args([kind, "--config"]).arg(file);
+        self.run(command.env("SCCACHE_NO_DAEMON", "1"));
+    }
+
+    fn run_gateway(&mut self, scheduler: SocketAddr) {
+        let folder = self.folder.path();
+        let config = Config {
+            listen: free_port(),
+            socket: folder.join("gateway.sock"),
+            store_dir: folder.join("store"),
+            budget_bytes: 1 << 20,
+            ipc: IpcPolicy::Off,
+            server_socket: folder.join("none.sock"),
+            sccache: None,
+            write_tokens: vec![Secret::new(CLIENT)],
+            read_tokens: Vec::new(),
+            anonymous_read: false,
+            drain: Duration::from_secs(1),
+            tls: None,
+            tokens_file: None,
+            upstream: None,
+            dist: Some(Dist {
+                listen: self.scheduler,
+                scheduler: config::Scheduler::Local(scheduler),
+                scheduler_token: Secret::new(CLIENT),
+                server_token: Secret::new(SERVER),
+                wrong_token: WrongToken::Fail,
+                local_builder: Some(self.builder),
+                jobs_socket: folder.join("jobs.sock"),
+            }),
+        };
+        let file = folder.join("gateway.toml");
+        std::fs::write(&file, toml::to_string(&config).unwrap()).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sccache-dock"));
+        self.run(command.args(["gateway", "--config"]).arg(file));
+    }
+
+    fn run(&mut self, command: &mut Command) {
+        command.stderr(Stdio::null()).stdout(Stdio::null());
+        self.children.push(command.spawn().unwrap());
+    }
+
+    fn wait_for(&self, text: &str) {
+        let start = now();
+        while !self.answers(text) {
+            assert!(start.elapsed() < Duration::from_secs(60), "no {text}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn answers(&self, text: &str) -> bool {
+        let Ok(stream) = TcpStream::connect(self.scheduler) else {
+            return false;
+        };
+        let answer = ask(
+            stream,
+            &format!("GET {STATUS} HTTP/1.1\r\nAccept: application/json\r\n"),
+            b"",
+        );
+        String::from_utf8_lossy(&answer).contains(text)
+    }
+
+    fn post(&self, path: &str, bearer: &str, body: &[u8]) -> Vec<u8> {
+        let stream = TcpStream::connect(self.scheduler).unwrap();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nContent-Type: application/octet-stream\r\nAuthorization: Bearer {bearer}\r\n"
+        );
+        let answer = ask(stream, &head, body);
+        assert!(
+            answer.starts_with(b"HTTP/1.1 200"),
+            "{path}: {}",
+            String::from_utf8_lossy(&answer)
+        );
+        answer
+    }
+
+    /// Requests a builder for a toolchain of one letter; the job's number.
+    fn allocate(&self) -> u64 {
+        let body = [64_u64.to_le_bytes().as_slice(), &[b'a'; 64]].concat();
+        let answer = self.post("/api/v1/scheduler/alloc_job", CLIENT, &body);
+        let end = answer
+            .windows(4)
+            .position(|four| four == b"\r\n\r\n")
+            .unwrap();
+        let body = &answer[end + 4..];
+        assert_eq!(body[..4], [0; 4], "{}", String::from_utf8_lossy(body));
+        let number = |at: usize| u64::from_le_bytes(body[at..at + 8].try_into().unwrap());
+        number(12 + usize::try_from(number(4)).unwrap())
+    }
+
+    fn job_state(&self, job: u64, state: u32) {
+        let bearer = format!("{} {SERVER}", self.builder);
+        let path = format!("/api/v1/scheduler/job_state/{job}");
+        self.post(&path, &bearer, &state.to_le_bytes());
+    }
+
+    /// From then on the front knows that the toolchain is there; the builder itself says otherwise, so that
+    /// the states of each job begin with "ready".
+    fn first_job(&self) {
+        let job = self.allocate();
+        for state in 1..=3 {
+            self.job_state(job, state);
+        }
+    }
+
+    /// What a job asks of the scheduler.
+    pub(crate) fn requests(&self, count: usize) {
+        for _ in 0..count {
+            let job = self.allocate();
+            for state in 1..=3 {
+                self.job_state(job, state);
+            }
+        }
+    }
+
+    fn write_client(&self) {
+        let folder = self.folder.path();
+        let text = format!(
+            "[dist]\nscheduler_url = \"http://{}\"\ncache_dir = \"{}\"\n\
+             [dist.auth]\ntype = \"token\"\ntoken = \"{CLIENT}\"\n",
+            self.scheduler,
+            folder.join("client").display()
+        );
+        std::fs::write(folder.join("client.toml"), text).unwrap();
+    }
+
+    fn sccache(&self) -> Command {
+        let folder = self.folder.path();
+        let mut command = Command::new(tool("sccache"));
+        command.current_dir(folder);
+        command.env("SCCACHE_CONF", folder.join("client.toml"));
+        command.env("SCCACHE_DIR", folder.join("cache"));
+        command.env("SCCACHE_SERVER_UDS", folder.join("client.sock"));
+        command
+    }
+
+    /// Compiles files that nobody has compiled.
+    pub(crate) fn compiles(&self, round: usize, count: usize) {
+        for file in 0..count {
+            let name = format!("f{round}_{file}.cpp");
+            let text = format!(
+                "#include <vector>\n#include <string>\nstd::vector<std::string> it{round}_{file}() {{ return {{\"a\"}}; }}\n"
+            );
+            std::fs::write(self.folder.path().join(&name), text).unwrap();
+            let compiled = self
+                .sccache()
+                .args(["g++", "-O1", "-c", &name, "-o", "f.o"])
+                .output();
+            let compiled = compiled.unwrap();
+            assert!(
+                compiled.status.success(),
+                "{}",
+                String::from_utf8_lossy(&compiled.stderr)
+            );
+        }
+    }
+
+    /// Compiles that were distributed, and those that fell back.
+    pub(crate) fn distributed(&self) -> (u64, u64) {
+        let stats = self
+            .sccache()
+            .args(["--show-stats", "--stats-format", "json"])
+            .output();
+        let stats: serde_json::Value = serde_json::from_slice(&stats.unwrap().stdout).unwrap();
+        let stats = &stats["stats"];
+        let distributed = stats["dist_compiles"].as_object().unwrap().values();
+        let distributed = distributed.filter_map(serde_json::Value::as_u64).sum();
+        (distributed, stats["dist_errors"].as_u64().unwrap())
+    }
+
+    pub(crate) fn measure(&self, act: impl FnOnce()) -> Figures {
+        let (before, start) = (cpu(), now());
+        act();
+        Figures {
+            wall: start.elapsed().as_secs_f64(),
+            cpu: cpu() - before,
+        }
+    }
+}
+
+/// Processor time so far of all our descendants. The stack that is not measured does nothing meanwhile.
+///
+/// Orphans (a client's daemon, what bubblewrap leaves) become our children, and the dead ones stay zombies whose times
+/// can be read, because nobody waits for them.
+fn cpu() -> f64 {
+    let parent = std::process::id().to_string();
+    let mut ticks = 0;
+    for entry in std::fs::read_dir("/proc").unwrap().map(Result::unwrap) {
+        let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else {
+            continue;
+        };
+        let fields: Vec<&str> = stat
+            .rsplit(')')
+            .next()
+            .unwrap()
+            .split_whitespace()
+            .collect();
+        if fields.get(1) == Some(&parent.as_str()) {
+            let times = fields[11..15]
+                .iter()
+                .map(|time| time.parse::<u64>().unwrap());
+            ticks += times.sum::<u64>();
+        }
+    }
+    let waited = getrusage(UsageWho::RUSAGE_CHILDREN).unwrap();
+    let seconds = |time: nix::sys::time::TimeVal| {
+        use nix::sys::time::TimeValLike;
+        time.num_microseconds() as f64 / 1e6
+    };
+    ticks as f64 / 100.0 + seconds(waited.user_time()) + seconds(waited.system_time())
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        let _ = self.sccache().arg("--stop-server").output();
+        for child in &mut self.children {
+            let _ = child.kill();
+        }
+    }
+}
+
+/// One request on a connection of its own, as sccache makes them.
+fn ask(mut stream: TcpStream, head: &str, body: &[u8]) -> Vec<u8> {
+    stream.set_nodelay(true).unwrap();
+    let length = body.len();
+    let mut request =
+        format!("{head}Host: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n")
+            .into_bytes();
+    request.extend(body);
+    stream.write_all(&request).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    answer
+}

@@ -1,0 +1,330 @@
+//! `sccache-dock builder`: isolates `sccache-dist server`, so that its jobs need no privileged container.
+//!
+//! ```text
+//!  run -> builder (keep) --- tries each isolation in a process of its own, enters the one that works
+//!           '-> sccache-dist server -> shim (called as bubblewrap) -> bwrap -> compiler      one for each job
+//! ```
+//!
+//! `keep` stays as the parent, because `sccache-dist` handles no signal: at SIGTERM it waits until no request is in
+//! flight, and only then ends it.
+
+mod advice;
+pub mod config;
+mod flight;
+pub mod isolation;
+mod leftovers;
+mod limits;
+pub mod shim;
+mod tree;
+
+use crate::cli::exit;
+use crate::settings::Isolation;
+use advice::Surroundings;
+use clap::ValueEnum;
+use config::Config;
+use isolation::Failure;
+use nix::sys::signal::Signal;
+use serde::{Deserialize, Serialize};
+use shim::{Procfs, Terms};
+use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::convert::Infallible;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+use tracing::{info, warn};
+
+/// Between two looks at what is in flight, in a stop.
+const LOOK: Duration = Duration::from_millis(50);
+/// So many looks in a row without anything in flight are an end: a client pauses between being given a builder and
+/// sending its job.
+const QUIET_LOOKS: u32 = 6;
+
+/// What this process is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// Choose the isolation, enter it, keep `sccache-dist` running
+    Keep,
+    /// Try a user namespace, say how it went on standard output
+    TryUserns,
+    /// Try real root, the same
+    TryRoot,
+    /// Become `sccache-dist`
+    Serve,
+}
+
+/// A seccomp profile that we ship.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Profile {
+    /// Docker's default and the six system calls that user namespaces take
+    Userns,
+    /// Docker's default and pivot_root, for root with CAP_SYS_ADMIN
+    Root,
+}
+
+/// The text of a profile, for `--security-opt seccomp=FILE`.
+pub fn seccomp(profile: Profile) -> &'static str {
+    match profile {
+        Profile::Userns => include_str!("../images/seccomp/userns.json"),
+        Profile::Root => include_str!("../images/seccomp/root.json"),
+    }
+}
+
+/// Why there is no builder.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot read \"{}\": {cause}", path.display())]
+    Read { path: PathBuf, cause: io::Error },
+    #[error("cannot understand \"{}\": {cause}", path.display())]
+    Parse {
+        path: PathBuf,
+        cause: toml::de::Error,
+    },
+    /// Every kind of isolation was tried.
+    #[error("{0}")]
+    Isolation(String),
+    #[error("cannot {action}: {cause}")]
+    System {
+        action: &'static str,
+        cause: io::Error,
+    },
+}
+
+impl Error {
+    /// The exit code that goes with it.
+    pub fn code(&self) -> u8 {
+        match self {
+            Error::Read { .. } | Error::Parse { .. } => exit::USAGE,
+            Error::Isolation(_) => exit::ISOLATION,
+            Error::System { .. } => exit::FAILED,
+        }
+    }
+}
+
+fn system<E: Into<io::Error>>(action: &'static str) -> impl Fn(E) -> Error {
+    move |cause| Error::System {
+        action,
+        cause: cause.into(),
+    }
+}
+
+/// How a trial went, on the standard output of the process that made it.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Tried {
+    Works(Procfs),
+    Fails(Failure),
+}
+
+/// Does its part; gives the exit code.
+///
+/// # Errors
+/// The builder cannot run here.
+pub fn run(path: &Path, part: Part) -> Result<u8, Error> {
+    crate::gateway::log::to_stderr();
+    let text = std::fs::read_to_string(path).map_err(|cause| Error::Read {
+        path: path.into(),
+        cause,
+    })?;
+    let config: Config = toml::from_str(&text).map_err(|cause| Error::Parse {
+        path: path.into(),
+        cause,
+    })?;
+    match part {
+        Part::Keep => keep(path, &config),
+        Part::TryUserns => try_out(&config, Isolation::Userns),
+        Part::TryRoot => try_out(&config, Isolation::Root),
+        Part::Serve => serve(&config).map(|never| match never {}),
+    }
+}
+
+#[expect(
+    clippy::print_stdout,
+    reason = "its parent reads the outcome from there"
+)]
+fn try_out(config: &Config, isolation: Isolation) -> Result<u8, Error> {
+    let terms = terms(config, Procfs::Fresh);
+    let outcome =
+        isolation::enter(isolation, config.user).and_then(|()| isolation::trial(config, &terms));
+    let tried = match outcome {
+        Ok(procfs) => Tried::Works(procfs),
+        Err(failure) => Tried::Fails(failure),
+    };
+    let text = serde_json::to_string(&tried).map_err(|error| Error::System {
+        action: "say how the trial went",
+        cause: error.into(),
+    })?;
+    println!("{text}");
+    Ok(exit::OK)
+}
+
+fn keep(path: &Path, config: &Config) -> Result<u8, Error> {
+    let (isolation, procfs) = choose(path, config)?;
+    if let Some(user) = config.user.filter(|_| isolation != Isolation::Root) {
+        // While we still may: real root could have been chosen the last time.
+        leftovers::clean(&config.dir);
+        leftovers::hand_over(&config.dir, user).map_err(system("take over the folder of root"))?;
+    }
+    isolation::enter(isolation, config.user).map_err(|failure| {
+        // It worked a moment ago.
+        Error::Isolation(failure.to_string())
+    })?;
+    // In a user namespace we may remove what a job has closed.
+    leftovers::clean(&config.dir);
+    leftovers::say_what_stays(&config.dir);
+    let terms = terms(config, procfs);
+    info!(
+        "jobs are isolated by {isolation:?} with a {procfs:?} procfs, each with at most {} MiB, {} processes and {} s",
+        terms.memory_bytes >> 20,
+        terms.processes,
+        terms.time_millis / 1000,
+    );
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGCHLD]).map_err(system("catch signals"))?;
+    let mut child = start(path, &terms).map_err(system("start sccache-dist"))?;
+    for signal in &mut signals {
+        if signal != SIGCHLD {
+            return stop(config, &mut child);
+        }
+        if let Some(status) = child
+            .try_wait()
+            .map_err(system("look after sccache-dist"))?
+        {
+            warn!("sccache-dist ended: {status}");
+            return Ok(exit::FAILED);
+        }
+    }
+    Ok(exit::FAILED)
+}
+
+/// The first kind of isolation that works, and the `/proc` that jobs can have in it.
+fn choose(path: &Path, config: &Config) -> Result<(Isolation, Procfs), Error> {
+    let kinds: &[Isolation] = match config.isolation {
+        Isolation::Userns => &[Isolation::Userns],
+        Isolation::Root => &[Isolation::Root],
+        Isolation::Auto if nix::unistd::geteuid().is_root() => {
+            &[Isolation::Userns, Isolation::Root]
+        }
+        Isolation::Auto => &[Isolation::Userns],
+    };
+    let mut failures = Vec::new();
+    for isolation in kinds {
+        match try_apart(path, *isolation)? {
+            Tried::Works(procfs) => return Ok((*isolation, procfs)),
+            Tried::Fails(failure) => failures.push((*isolation, failure)),
+        }
+    }
+    let around = Surroundings::look(&config.dir);
+    Err(Error::Isolation(advice::explain(
+        &failures,
+        &around,
+        &config.mode,
+    )))
+}
+
+/// A process cannot go back on its namespaces: another one tries.
+fn try_apart(path: &Path, isolation: Isolation) -> Result<Tried, Error> {
+    const FAIL: &str = "try the isolation of jobs";
+    let part = match isolation {
+        Isolation::Root => Part::TryRoot,
+        Isolation::Auto | Isolation::Userns => Part::TryUserns,
+    };
+    let output = ourselves(path, part)
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(system(FAIL))?;
+    serde_json::from_slice(&output.stdout).map_err(|_| Error::System {
+        action: FAIL,
+        cause: io::Error::other(format!("its process ended with {}", output.status)),
+    })
+}
+
+fn ourselves(path: &Path, part: Part) -> Command {
+    let program = std::env::current_exe().unwrap_or_else(|_| "sccache-dock".into());
+    let mut command = Command::new(program);
+    let word = part.to_possible_value();
+    command
+        .args(["builder", "--config"])
+        .arg(path)
+        .arg("--part")
+        .arg(word.as_ref().map_or("keep", |word| word.get_name()))
+        .stdin(Stdio::null());
+    command
+}
+
+fn terms(config: &Config, procfs: Procfs) -> Terms {
+    let ceiling = limits::ceiling(&config.limits);
+    Terms {
+        bwrap: config.bwrap.clone(),
+        procfs,
+        jobs_socket: Some(config.jobs_socket.clone()),
+        memory_bytes: ceiling.memory_bytes,
+        processes: ceiling.processes,
+        time_millis: config.limits.time_millis,
+    }
+}
+
+/// Starts `sccache-dist` in a group of its own: a signal to ours must not end it before its jobs.
+fn start(path: &Path, terms: &Terms) -> io::Result<Child> {
+    ourselves(path, Part::Serve)
+        .env(shim::VARIABLE, serde_json::to_string(terms)?)
+        .process_group(0)
+        .spawn()
+}
+
+/// Becomes `sccache-dist`, which goes with its parent and has the processors of its slots.
+fn serve(config: &Config) -> Result<Infallible, Error> {
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(system("be tied to the parent"))?;
+    if let Some(slots) = config.slots {
+        take_slots(slots).map_err(system("limit the processors"))?;
+    }
+    let cause = Command::new(&config.sccache_dist)
+        .args(["server", "--config"])
+        .arg(&config.server_config)
+        .exec();
+    Err(system("start sccache-dist")(cause))
+}
+
+/// The number of processors is all that `sccache-dist` goes by.
+fn take_slots(slots: usize) -> nix::Result<()> {
+    use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+    let this = nix::unistd::Pid::from_raw(0);
+    let ours = sched_getaffinity(this)?;
+    let mut taken = CpuSet::new();
+    let usable = (0..CpuSet::count()).filter(|cpu| ours.is_set(*cpu).unwrap_or(false));
+    let mut count = 0;
+    for cpu in usable.take(slots) {
+        taken.set(cpu)?;
+        count += 1;
+    }
+    if count < slots {
+        warn!("SCCACHE_BUILDER_SLOTS={slots}, but there are {count} processors");
+    }
+    sched_setaffinity(this, &taken)
+}
+
+/// Lets what is in flight come to its end, within the grace, then ends `sccache-dist`.
+fn stop(config: &Config, child: &mut Child) -> Result<u8, Error> {
+    let looks = config.grace_millis / u64::try_from(LOOK.as_millis()).unwrap_or(1);
+    let (mut quiet, mut most) = (0, 0);
+    for _ in 0..looks {
+        let flying = flight::requests(config.port);
+        most = most.max(flying);
+        quiet = if flying == 0 { quiet + 1 } else { 0 };
+        let ended = child.try_wait().is_ok_and(|status| status.is_some());
+        if quiet >= QUIET_LOOKS || ended {
+            break;
+        }
+        std::thread::sleep(LOOK);
+    }
+    match flight::requests(config.port) {
+        0 if most == 0 => info!("stopping without a job"),
+        0 => info!("stopping after the last of {most} requests"),
+        left => {
+            warn!("stopping with {left} requests in flight: their clients compile by themselves")
+        }
+    }
+    child.kill().map_err(system("end sccache-dist"))?;
+    Ok(exit::OK)
+}

@@ -1,0 +1,269 @@
+//! From the step that failed to what is missing, and to the command that has it. Pure, but for [`Surroundings::look`].
+
+use crate::builder::isolation::{Failure, Step};
+use crate::settings::Isolation;
+use std::fs;
+use std::path::Path;
+
+/// What decides which advice is right.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Surroundings {
+    pub(super) in_container: bool,
+    /// System calls of this process are filtered.
+    pub(super) seccomp: bool,
+    /// The AppArmor profile that confines us.
+    pub(super) apparmor: Option<String>,
+    /// `kernel.apparmor_restrict_unprivileged_userns`.
+    pub(super) apparmor_restricts: bool,
+    /// `kernel.unprivileged_userns_clone` is 0.
+    pub(super) clone_is_off: bool,
+    /// `user.max_user_namespaces` is 0.
+    pub(super) none_allowed: bool,
+    /// The builder's folder lies on the container's own layer.
+    pub(super) folder_is_own_layer: bool,
+}
+
+impl Surroundings {
+    /// Reads them from the kernel.
+    pub(super) fn look(dir: &Path) -> Surroundings {
+        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        let sysctl = |name: &str| read(&format!("/proc/sys/{name}")).trim().to_owned();
+        let status = read("/proc/self/status");
+        let filtered = |line: &str| {
+            line.strip_prefix("Seccomp:")
+                .is_some_and(|mode| mode.trim() != "0")
+        };
+        let apparmor = read("/proc/self/attr/apparmor/current");
+        let apparmor = apparmor.trim_matches(['\0', '\n', ' ']);
+        let own_layer =
+            crate::state::lost(dir).is_some_and(|why| why.contains("nothing is mounted"));
+        Surroundings {
+            in_container: Path::new("/.dockerenv").exists()
+                || Path::new("/run/.containerenv").exists(),
+            seccomp: status.lines().any(filtered),
+            apparmor: (!apparmor.is_empty() && apparmor != "unconfined")
+                .then(|| apparmor.to_owned()),
+            apparmor_restricts: sysctl("kernel/apparmor_restrict_unprivileged_userns") == "1",
+            clone_is_off: sysctl("kernel/unprivileged_userns_clone") == "0",
+            none_allowed: sysctl("user/max_user_namespaces") == "0",
+            folder_is_own_layer: own_layer,
+        }
+    }
+}
+
+/// What mends a failure.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Mend {
+    /// What is missing, in one sentence.
+    text: String,
+    /// The kind of isolation whose flags the command below has.
+    isolation: Isolation,
+}
+
+/// The whole message: what was tried, what is missing, and the command that has it.
+pub(super) fn explain(
+    failures: &[(Isolation, Failure)],
+    around: &Surroundings,
+    mode: &str,
+) -> String {
+    let mut text = String::from("cannot isolate the jobs of a builder here");
+    for (isolation, failure) in failures {
+        text.push_str(&format!("\n  {}: {failure}", word(*isolation)));
+    }
+    // The first is the one that needs least.
+    let Some((isolation, failure)) = failures.first() else {
+        return text;
+    };
+    let mend = mend(*isolation, failure, around);
+    text.push_str(&format!("\nhint: {}", mend.text));
+    if around.in_container {
+        text.push_str(&format!("\n{}", command(mend.isolation, around, mode)));
+    }
+    text
+}
+
+fn word(isolation: Isolation) -> &'static str {
+    match isolation {
+        Isolation::Root => "root",
+        Isolation::Auto | Isolation::Userns => "userns",
+    }
+}
+
+fn mend(isolation: Isolation, failure: &Failure, around: &Surroundings) -> Mend {
+    let here = |text: &str| Mend {
+        text: text.to_owned(),
+        isolation,
+    };
+    let as_root = |text: &str| Mend {
+        text: text.to_owned(),
+        isolation: Isolation::Root,
+    };
+    match failure.step {
+        Step::UserNamespace if around.none_allowed => as_root(
+            "this machine allows no user namespaces: set the sysctl user.max_user_namespaces to 10000 on it, or use root:",
+        ),
+        Step::UserNamespace if around.clone_is_off => as_root(
+            "users may not make namespaces here: set the sysctl kernel.unprivileged_userns_clone to 1 on this machine, or use root:",
+        ),
+        Step::UserNamespace | Step::MapUser | Step::PrivateMounts | Step::MountNamespace
+            if around.apparmor_restricts && isolation != Isolation::Root =>
+        {
+            as_root(
+                "AppArmor restricts user namespaces here: set the sysctl kernel.apparmor_restrict_unprivileged_userns to 0 \
+                 on this machine, or use root:",
+            )
+        }
+        Step::MountOverlay | Step::Folder if around.folder_is_own_layer => here(
+            "the builder's folder lies on the container's own layer, on which no overlay can be mounted: give SCCACHE_DIR a \
+             volume or a tmpfs:",
+        ),
+        Step::MountOverlay if failure.cause.contains("EINVAL") => here(
+            "the file system of the builder's folder takes no overlay: put SCCACHE_DIR on ext4, on xfs with ftype=1 or on a tmpfs:",
+        ),
+        Step::BeRoot => here("root isolation needs a container that runs as root:"),
+        Step::StepDown => here("the container may not change its user: give it one with --user:"),
+        Step::Folder => here("the builder's folder must be writable for the user of the services:"),
+        _ if isolation == Isolation::Root && failure.cause.contains("uid map") => here(
+            "root isolation needs the capabilities that Docker gives by default, and CAP_SYS_ADMIN:",
+        ),
+        _ if around.seccomp && isolation != Isolation::Root => here(
+            "the container's seccomp profile forbids it, and ours is the only flag that is needed:",
+        ),
+        _ if isolation == Isolation::Root => {
+            here("root isolation needs CAP_SYS_ADMIN and a seccomp profile that allows pivot_root:")
+        }
+        _ => here(
+            "the machine forbids it to this user; these are the flags that work in a container:",
+        ),
+    }
+}
+
+/// The lines to type, whole.
+fn command(isolation: Isolation, around: &Surroundings, mode: &str) -> String {
+    let kind = word(isolation);
+    let apparmor = match around.apparmor {
+        Some(_) => " --security-opt apparmor=unconfined",
+        None => "",
+    };
+    let flags = match isolation {
+        Isolation::Root => " --user root --cap-add SYS_ADMIN -e SCCACHE_BUILDER_ISOLATION=root",
+        Isolation::Auto | Isolation::Userns => "",
+    };
+    let joins = match mode {
+        "builder" => {
+            " -e SCCACHE_SCHEDULER_URL=http://build-host:10600 -e SCCACHE_SERVER_TOKEN=..."
+        }
+        _ => " -p 127.0.0.1:4226:4226 -p 10600:10600",
+    };
+    format!(
+        "  docker run --rm sccache-arch seccomp {kind} >sccache-{kind}.json\n  \
+         docker run -d --name sccache-server -e MODE={mode}{flags} --security-opt seccomp=sccache-{kind}.json{apparmor} \
+         -v sccache:/var/sccache{joins} -p 10501:10501 sccache-arch"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(isolation: Isolation, step: Step, cause: &str, around: Surroundings, parts: &[&str]) {
+        let failure = Failure {
+            step,
+            cause: cause.to_owned(),
+        };
+        let text = explain(&[(isolation, failure)], &around, "distributed-ephemeral");
+        for part in parts {
+            assert!(text.contains(part), "{part:?} is missing in:\n{text}");
+        }
+    }
+
+    fn container() -> Surroundings {
+        Surroundings {
+            in_container: true,
+            seccomp: true,
+            ..Surroundings::default()
+        }
+    }
+
+    #[test]
+    fn each_failure_names_what_is_missing_and_prints_the_whole_command() {
+        check(
+            Isolation::Userns,
+            Step::UserNamespace,
+            "EPERM: Operation not permitted",
+            container(),
+            &[
+                "seccomp profile forbids it",
+                "seccomp userns >sccache-userns.json",
+                "--security-opt seccomp=sccache-userns.json -v sccache:/var/sccache",
+                "MODE=distributed-ephemeral",
+            ],
+        );
+        check(
+            Isolation::Userns,
+            Step::UserNamespace,
+            "EPERM",
+            Surroundings {
+                apparmor_restricts: true,
+                apparmor: Some("docker-default (enforce)".into()),
+                ..container()
+            },
+            &[
+                "kernel.apparmor_restrict_unprivileged_userns to 0",
+                "--user root --cap-add SYS_ADMIN",
+                "apparmor=unconfined",
+            ],
+        );
+        check(
+            Isolation::Userns,
+            Step::UserNamespace,
+            "ENOSPC",
+            Surroundings {
+                none_allowed: true,
+                ..container()
+            },
+            &["user.max_user_namespaces"],
+        );
+        check(
+            Isolation::Userns,
+            Step::MountOverlay,
+            "EINVAL: Invalid argument",
+            Surroundings {
+                folder_is_own_layer: true,
+                ..container()
+            },
+            &["volume or a tmpfs"],
+        );
+        check(
+            Isolation::Root,
+            Step::Sandbox,
+            "bwrap: pivot_root: Operation not permitted",
+            container(),
+            &["pivot_root:", "seccomp=sccache-root.json"],
+        );
+        check(
+            Isolation::Root,
+            Step::BeRoot,
+            "we run as user 1000",
+            container(),
+            &["runs as root", "--user root"],
+        );
+    }
+
+    #[test]
+    fn outside_a_container_no_docker_command_is_printed() {
+        let failure = Failure {
+            step: Step::UserNamespace,
+            cause: "EPERM".into(),
+        };
+        let around = Surroundings {
+            clone_is_off: true,
+            ..Surroundings::default()
+        };
+        let text = explain(&[(Isolation::Userns, failure)], &around, "builder");
+        assert!(
+            text.contains("kernel.unprivileged_userns_clone") && !text.contains("docker run"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,89 @@
+//! Limits that nobody set, from what the container has.
+
+use crate::builder::config::Limits;
+use std::fs;
+
+/// Processes and threads that no compiler needs more of.
+const PROCESSES: u64 = 512;
+
+/// What a job may have at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ceiling {
+    pub(super) memory_bytes: u64,
+    pub(super) processes: u64,
+}
+
+/// The limits that are set; where none is, half of what there is, so that one job never takes the others with it.
+pub(super) fn ceiling(set: &Limits) -> Ceiling {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let memory = [
+        total(&read("/proc/meminfo")),
+        number(&read("/sys/fs/cgroup/memory.max")),
+        number(&read("/sys/fs/cgroup/memory/memory.limit_in_bytes")),
+    ];
+    let processes = [
+        number(&read("/sys/fs/cgroup/pids.max")),
+        number(&read("/sys/fs/cgroup/pids/pids.max")),
+    ];
+    chosen(
+        set,
+        memory.into_iter().flatten().min(),
+        processes.into_iter().flatten().min(),
+    )
+}
+
+fn chosen(set: &Limits, memory: Option<u64>, processes: Option<u64>) -> Ceiling {
+    let half = |most: Option<u64>| most.map_or(u64::MAX, |most| (most / 2).max(1));
+    Ceiling {
+        memory_bytes: set.memory_bytes.unwrap_or(half(memory)),
+        processes: set.processes.unwrap_or(half(processes).min(PROCESSES)),
+    }
+}
+
+/// A control group's limit; `max` is none.
+fn number(text: &str) -> Option<u64> {
+    text.trim().parse().ok()
+}
+
+fn total(meminfo: &str) -> Option<u64> {
+    let line = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kib << 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UNSET: Limits = Limits {
+        memory_bytes: None,
+        processes: None,
+        time_millis: 1,
+    };
+
+    #[test]
+    fn half_of_the_container_is_the_limit_of_a_job() {
+        let found = chosen(&UNSET, Some(8 << 30), Some(100));
+        assert_eq!((found.memory_bytes, found.processes), (4 << 30, 50));
+        assert_eq!(chosen(&UNSET, Some(1), None).processes, PROCESSES);
+        let set = Limits {
+            memory_bytes: Some(7),
+            processes: Some(9_000),
+            ..UNSET
+        };
+        let found = chosen(&set, Some(8 << 30), Some(100));
+        assert_eq!((found.memory_bytes, found.processes), (7, 9_000));
+    }
+
+    #[test]
+    fn limits_of_both_kinds_of_control_groups_are_read() {
+        assert_eq!(number("1073741824\n"), Some(1 << 30));
+        assert_eq!(number("max\n"), None);
+        assert_eq!(
+            total("MemTotal:       16 kB\nMemFree: 1 kB\n"),
+            Some(16 << 10)
+        );
+    }
+}

@@ -1,0 +1,331 @@
+//! The distributed lane: the config file that it needs, the scheduler, and each builder as this client reaches it.
+//!
+//! Sccache itself hides all of this: whatever fails is compiled here, slowly and without a word, except a wrong token,
+//! which fails the build.
+
+use super::probe::{Builder, Cluster, Http};
+use super::{Check, Environment, Verdict};
+use crate::client::endpoint::Endpoint;
+use crate::secret::Secret;
+use serde::Deserialize;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const WHOLE_FILE: &str =
+    "eval the output of sccache-dock client-env --lane dist, which writes the whole file";
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What sccache's config file says, as far as it matters here.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Conf {
+    pub(super) path: PathBuf,
+    pub(super) scheduler: Option<String>,
+    /// The scheduler's.
+    pub(super) token: Option<Secret>,
+    /// The endpoint of the cache.
+    pub(super) webdav: Option<String>,
+    pub(super) webdav_token: Option<Secret>,
+}
+
+impl Conf {
+    /// Nothing when it is not TOML.
+    pub(super) fn parse(path: &Path, text: &str) -> Option<Conf> {
+        let table: toml::Table = text.parse().ok()?;
+        let find = |names: &[&str]| {
+            let (last, tables) = names.split_last()?;
+            let mut at = &table;
+            for name in tables {
+                at = at.get(*name)?.as_table()?;
+            }
+            at.get(*last)?.as_str().map(str::to_owned)
+        };
+        let secret = |names: &[&str]| find(names).map(|it| Secret::new(&it));
+        Some(Conf {
+            path: path.to_owned(),
+            scheduler: find(&["dist", "scheduler_url"]),
+            token: secret(&["dist", "auth", "token"]),
+            webdav: find(&["cache", "webdav", "endpoint"]),
+            webdav_token: secret(&["cache", "webdav", "token"]),
+        })
+    }
+}
+
+/// The config file of a client that distributes.
+pub(super) fn judge_conf(conf: &Conf, environment: &Environment) -> Vec<Check> {
+    let what = "config file";
+    let path = conf.path.display();
+    let mut checks = Vec::new();
+    let mode = std::fs::metadata(&conf.path).map_or(0, |it| it.permissions().mode());
+    if mode & 0o077 != 0 {
+        let found = format!("{path} has the token in it, and others can read it");
+        checks.push(Check::warn(what, found, format!("chmod 600 {path}")));
+    }
+    let Some(token) = &conf.token else {
+        let found = format!(
+            "{path} names a scheduler and no token: every compile that misses the cache fails"
+        );
+        checks.push(Check::fail(what, found, WHOLE_FILE));
+        return checks;
+    };
+    let cache = environment.get("SCCACHE_WEBDAV_TOKEN");
+    let cache = cache
+        .map(|it| Secret::new(it))
+        .or(conf.webdav_token.clone());
+    if cache.is_some_and(|cache| cache != *token) {
+        let found =
+            format!("{path} has another token for the scheduler than the one for the cache");
+        checks.push(Check::warn(what, found, WHOLE_FILE));
+    }
+    if conf.webdav.is_none() && !environment.contains_key("SCCACHE_WEBDAV_ENDPOINT") {
+        let found =
+            format!("{path} names a scheduler and no cache: the same is compiled again and again");
+        checks.push(Check::warn(what, found, WHOLE_FILE));
+    }
+    if checks.is_empty() {
+        checks.push(Check::ok(what, format!("{path} has scheduler and token")));
+    }
+    checks
+}
+
+/// What `sccache` sends to a scheduler, at least.
+#[derive(Deserialize)]
+struct Capacity {
+    num_servers: u64,
+    num_cpus: u64,
+}
+
+/// Asks the scheduler as sccache does, then looks for each builder.
+pub(super) fn examine(conf: &Conf, url: &str, cluster: Option<&Cluster>, checks: &mut Vec<Check>) {
+    let what = "scheduler";
+    let endpoint = match Endpoint::parse(url) {
+        Ok(endpoint) if !endpoint.has_path() => endpoint,
+        _ => {
+            let found = format!("\"{url}\" is no URL that sccache takes for a scheduler");
+            checks.push(Check::fail(what, found, "write it as http://HOST:10600"));
+            return;
+        }
+    };
+    if !super::probe::connect(what, &endpoint, checks) {
+        return;
+    }
+    if endpoint.tls {
+        let mend = "give the http:// address to check the rest; sccache itself can use https://";
+        checks.push(Check::warn(what, "https: not looked into", mend));
+        return;
+    }
+    let http = Http::new(&endpoint.url, conf.token.as_ref());
+    if let Some(capacity) = status(&http, &endpoint, checks) {
+        token(&http, checks);
+        if capacity.num_servers > 0 && cluster.is_none() {
+            let mend =
+                "give the token of the cache too, so that this command learns where they are";
+            let found = "not looked for: the gateway does not say where they are";
+            checks.push(Check::warn("builders", found, mend));
+        }
+    }
+    let Some(cluster) = cluster else { return };
+    checks.extend(
+        cluster
+            .builders
+            .iter()
+            .map(|it| judge_builder(it, &endpoint)),
+    );
+    checks.extend(handing_over(cluster));
+}
+
+/// What the gateway knows about a builder, then what this client sees.
+pub(super) fn judge_builder(builder: &Builder, scheduler: &Endpoint) -> Check {
+    let address = &builder.address;
+    if builder.state == "lost" {
+        let found = format!(
+            "{address} has given the scheduler no sign for {} s",
+            builder.last_sign_seconds
+        );
+        let mend = "look whether it runs, and at its log: it must reach the scheduler's port 10600";
+        return Check::fail("builder", found, mend);
+    }
+    let check = reach(address, scheduler);
+    if check.verdict == Verdict::Ok && builder.failed > 0 {
+        let found = format!(
+            "{address} answers, but {} jobs for it were never finished",
+            builder.failed
+        );
+        let mend = "look for clients that do not reach it (this command, there), and at its log";
+        return Check::warn("builder", found, mend);
+    }
+    check
+}
+
+/// Whether the scheduler reaches the builders: it hands every job over itself, at the address that clients use too.
+pub(super) fn handing_over(cluster: &Cluster) -> Option<Check> {
+    let what = "scheduler to builders";
+    let count = |outcome: &str| cluster.allocations.get(outcome).copied().unwrap_or(0);
+    let (assigned, failed) = (count("assigned"), count("failed"));
+    if failed > 0 {
+        let found = format!("{failed} jobs could not be handed to a builder, {assigned} could");
+        let mend = "the scheduler's container must reach each builder's public address: publish 10501 on that address \
+                    and not on 127.0.0.1, and let the firewall of that machine take connections from its own containers";
+        return Some(Check::warn(what, found, mend));
+    }
+    (assigned > 0).then(|| Check::ok(what, format!("{assigned} jobs handed over")))
+}
+
+fn status(http: &Http, endpoint: &Endpoint, checks: &mut Vec<Check>) -> Option<Capacity> {
+    let what = "scheduler";
+    let capacity = match http.get("/api/v1/scheduler/status") {
+        Ok(answer) if answer.code == 200 => serde_json::from_str::<Capacity>(&answer.body).ok(),
+        Ok(answer) => {
+            let found = format!("{} answers {}", endpoint.url, answer.code);
+            let mend = if answer.code >= 500 {
+                "the scheduler is away or restarting: look at sccache-dock status and the container's log"
+            } else {
+                "this is no scheduler: it is at port 10600, the cache at 4226"
+            };
+            checks.push(Check::fail(what, found, mend));
+            return None;
+        }
+        Err(error) => {
+            let found = format!("{} does not answer: {error}", endpoint.url);
+            let mend = "look at sccache-dock status and the container's log";
+            checks.push(Check::fail(what, found, mend));
+            return None;
+        }
+    };
+    let Some(capacity) = capacity else {
+        let found = format!("{} answers, but not as a scheduler does", endpoint.url);
+        checks.push(Check::fail(
+            what,
+            found,
+            "check scheduler_url in the config file",
+        ));
+        return None;
+    };
+    checks.push(if capacity.num_servers == 0 {
+        Check::fail(
+            what,
+            "no builder is registered: everything is compiled here",
+            "look at the builder's lines in its container's log, and at sccache-dock status there",
+        )
+    } else {
+        let found = format!(
+            "{} builders with {} slots at {}",
+            capacity.num_servers, capacity.num_cpus, endpoint.url
+        );
+        Check::ok(what, found)
+    });
+    Some(capacity)
+}
+
+/// By a request for a job that says nothing about the job: refused before or after the token is looked at.
+fn token(http: &Http, checks: &mut Vec<Check>) {
+    let what = "scheduler token";
+    checks.push(match http.post("/api/v1/scheduler/alloc_job", "") {
+        Ok((401 | 403, _)) => Check::fail(
+            what,
+            "wrong: every compile that misses the cache fails",
+            WHOLE_FILE,
+        ),
+        // SCCACHE_DIST_WRONG_TOKEN=fallback.
+        Ok((503, why)) if why.contains("token") => Check::fail(
+            what,
+            "wrong: every compile that misses the cache is compiled here",
+            WHOLE_FILE,
+        ),
+        Ok(_) => Check::ok(what, "accepted"),
+        Err(error) => Check::fail(
+            what,
+            format!("cannot be tried: {error}"),
+            "look at the container's log",
+        ),
+    });
+}
+
+/// A greeting of TLS 1.2, of which any TLS server understands enough to answer.
+const CLIENT_HELLO: [u8; 50] = {
+    let mut hello = [0; 50];
+    // A record of 45 bytes, in it a ClientHello of 41.
+    [hello[0], hello[1], hello[2], hello[4]] = [0x16, 3, 1, 45];
+    [hello[5], hello[8], hello[9], hello[10]] = [1, 41, 3, 3];
+    // After 32 bytes of randomness and no session: one cipher, no compression.
+    [hello[45], hello[47], hello[48]] = [2, 0x9c, 1];
+    hello
+};
+
+/// Whether a builder can be reached from here: sccache hands it the job itself.
+pub(super) fn reach(address: &str, scheduler: &Endpoint) -> Check {
+    let what = "builder";
+    let Ok(at) = address.parse::<SocketAddr>() else {
+        let found = format!("\"{address}\" is no address");
+        return Check::fail(what, found, "set SCCACHE_PUBLIC_ADDR there");
+    };
+    let greeted = TcpStream::connect_timeout(&at, CONNECT_TIMEOUT).and_then(|mut stream| {
+        stream.set_read_timeout(Some(CONNECT_TIMEOUT))?;
+        stream.set_write_timeout(Some(CONNECT_TIMEOUT))?;
+        stream.write_all(&CLIENT_HELLO)?;
+        let mut first = [0];
+        stream.read_exact(&mut first)?;
+        Ok(first[0])
+    });
+    match greeted {
+        // A handshake or an alert.
+        Ok(0x15 | 0x16) => Check::ok(what, format!("{at} answers")),
+        Ok(_) => Check::fail(
+            what,
+            format!("{at} is something else: it does not speak TLS"),
+            "check SCCACHE_PUBLIC_ADDR of the builder and the port that is published for 10501",
+        ),
+        Err(error) => {
+            let found = format!("cannot reach {at} from here: {error}");
+            Check::fail(what, found, mend(at.ip(), error.kind(), scheduler))
+        }
+    }
+}
+
+/// Why a builder that the scheduler reaches cannot be reached from here.
+fn mend(builder: IpAddr, error: ErrorKind, scheduler: &Endpoint) -> String {
+    if builder.is_loopback() && !scheduler.is_loopback() {
+        return "its public address is loopback: set SCCACHE_PUBLIC_ADDR=ADDRESS_OF_ITS_MACHINE:10501 there".into();
+    }
+    match error {
+        ErrorKind::ConnectionRefused | ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset => {
+            "nothing answers there: publish the builder's port 10501 on that address, and see whether it runs".into()
+        }
+        _ if is_private(builder) && !scheduler.is_loopback() => format!(
+            "{builder} looks like the container's own address, which only its machine reaches: set \
+             SCCACHE_PUBLIC_ADDR=ADDRESS_OF_ITS_MACHINE:10501 there and publish 10501"
+        ),
+        _ => "packets are dropped: check the firewall between here and there, and SCCACHE_PUBLIC_ADDR of the builder"
+            .into(),
+    }
+}
+
+/// Where Docker takes the addresses of containers from.
+fn is_private(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_private(),
+        IpAddr::V6(address) => address.is_unique_local(),
+    }
+}
+
+/// What `sccache --dist-status` prints.
+pub(super) fn judge_daemon(printed: &str) -> Check {
+    let what = "daemon's cluster";
+    let stop = "sccache --stop-server, then build again";
+    let value: serde_json::Value = match serde_json::from_str(printed) {
+        Ok(value) => value,
+        Err(_) => return Check::warn(what, "sccache --dist-status prints no JSON", stop),
+    };
+    if value.get("SchedulerStatus").is_some() {
+        Check::ok(what, "connected")
+    } else if let Some(told) = value.get("NotConnected") {
+        let why = told[1].as_str().unwrap_or_default();
+        let mend = "mend the scheduler (see above): sccache tries again by itself";
+        Check::fail(what, format!("not connected: {why}"), mend)
+    } else {
+        let found = "the daemon that runs was started without a scheduler";
+        Check::fail(what, found, stop)
+    }
+}

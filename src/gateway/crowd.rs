@@ -1,0 +1,323 @@
+//! Who takes up room: connections that have not shown that they may be here, and peers that send wrong tokens.
+//!
+//! A connection is a *stranger* until one of its requests was allowed. Strangers have [`STAY`] to get there, whatever
+//! they do meanwhile: send nothing, send a head letter by letter, shake hands for TLS. There is room for a bounded
+//! number of them, by peer and in all; when it is full the oldest one goes, not the newest: a healthy client behind
+//! the same address shows its token with its first bytes and is no stranger any more.
+//!
+//! A wrong token is answered with 401 until a peer has sent too many, then with 429 and a closed connection. The right
+//! token is served at any time, from any address: one machine with an old token must not hurt its neighbours.
+
+use crate::gateway::Peer;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
+
+/// How long a connection may be a stranger.
+const STAY: Duration = Duration::from_secs(10);
+/// Most strangers of one peer.
+const STRANGERS: usize = 256;
+/// Wrong tokens that a peer may send at once.
+const FAILURES: u32 = 30;
+/// How long it takes until it may send one more.
+const FORGIVEN: Duration = Duration::from_secs(1);
+/// Peers whose wrong tokens are counted one by one; ever new ones share one account.
+const PEERS: usize = 4096;
+
+tokio::task_local! {
+    /// The connection that the running task serves: all layers of all protocols are above it, and one of them
+    /// finds out that it is allowed.
+    static GUEST: Arc<Guest>;
+}
+
+/// How the stay of a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// By itself.
+    Over,
+    /// It was a stranger for too long and had no request answered.
+    Slow,
+    /// It was the oldest of too many strangers.
+    Crowded,
+}
+
+/// What is kept of one open connection.
+#[derive(Debug)]
+struct Guest {
+    crowd: Arc<Mutex<Strangers>>,
+    number: u64,
+    is_stranger: AtomicBool,
+    answers: AtomicU32,
+    has_to_go: Notify,
+}
+
+impl Guest {
+    /// Takes it off the list of strangers.
+    fn strike(&self) {
+        if self.is_stranger.swap(false, Relaxed) {
+            let mut crowd = self.crowd.lock().unwrap_or_else(PoisonError::into_inner);
+            crowd.remove(self.number);
+        }
+    }
+}
+
+/// The connection that the running task serves had a request allowed.
+pub(super) fn recognized() {
+    // Connections of other listeners are in no crowd.
+    let _ = GUEST.try_with(|guest| guest.strike());
+}
+
+/// The connection that the running task serves had a request answered.
+pub(super) fn answered() {
+    let _ = GUEST.try_with(|guest| guest.answers.fetch_add(1, Relaxed));
+}
+
+/// All strangers, and what is known of peers.
+#[derive(Debug)]
+pub(super) struct Crowd {
+    // Plain mutexes: held for a look-up, never across I/O or an await.
+    strangers: Arc<Mutex<Strangers>>,
+    failures: Mutex<Failures>,
+}
+
+impl Crowd {
+    /// For as many connections as there are `slots`.
+    pub(super) fn new(slots: usize) -> Crowd {
+        Crowd {
+            strangers: Arc::new(Mutex::new(Strangers {
+                next: 0,
+                by_age: BTreeMap::new(),
+                by_peer: HashMap::new(),
+                most: (slots / 4 * 3).max(1),
+                most_by_peer: STRANGERS.min(slots / 2).max(1),
+            })),
+            failures: Mutex::default(),
+        }
+    }
+
+    /// Serves a connection by `conversation`, as long as it may stay.
+    pub(super) async fn attend(&self, peer: &Peer, conversation: impl Future<Output = ()>) -> End {
+        let guest = self.enter(peer);
+        let leaves = async {
+            tokio::select! {
+                () = guest.has_to_go.notified() => End::Crowded,
+                () = sleep(STAY) => {
+                    if !guest.is_stranger.load(Relaxed) {
+                        return std::future::pending().await;
+                    }
+                    if guest.answers.load(Relaxed) > 0 { End::Over } else { End::Slow }
+                }
+            }
+        };
+        let end = tokio::select! {
+            () = GUEST.scope(Arc::clone(&guest), conversation) => End::Over,
+            end = leaves => end,
+        };
+        guest.strike();
+        end
+    }
+
+    fn enter(&self, peer: &Peer) -> Arc<Guest> {
+        let mut strangers = self
+            .strangers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let guest = Arc::new(Guest {
+            crowd: Arc::clone(&self.strangers),
+            number: strangers.next,
+            is_stranger: AtomicBool::new(true),
+            answers: AtomicU32::new(0),
+            has_to_go: Notify::new(),
+        });
+        strangers.next += 1;
+        if let Some(oldest) = strangers.enter(network(peer), &guest) {
+            oldest.is_stranger.store(false, Relaxed);
+            oldest.has_to_go.notify_one();
+        }
+        guest
+    }
+
+    /// A wrong token came from `peer`: whether it is one too many.
+    pub(super) fn failed(&self, peer: &Peer) -> bool {
+        let Some(network) = network(peer) else {
+            return false;
+        };
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.is_too_many(network, Instant::now())
+    }
+}
+
+/// What one owner has: an IPv4 address, or an IPv6 network. `None` for this machine's own socket.
+fn network(peer: &Peer) -> Option<IpAddr> {
+    const SUBNET: u128 = !0 << 64;
+    match peer {
+        Peer::Unix { .. } => None,
+        Peer::Tcp { address, .. } => Some(match address.ip().to_canonical() {
+            IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & SUBNET)),
+            ip => ip,
+        }),
+    }
+}
+
+/// The strangers, oldest first, and those of each peer.
+#[derive(Debug)]
+struct Strangers {
+    next: u64,
+    by_age: BTreeMap<u64, (Option<IpAddr>, Arc<Guest>)>,
+    by_peer: HashMap<Option<IpAddr>, BTreeSet<u64>>,
+    most: usize,
+    most_by_peer: usize,
+}
+
+impl Strangers {
+    /// Adds one; the one that has to go for it.
+    fn enter(&mut self, peer: Option<IpAddr>, guest: &Arc<Guest>) -> Option<Arc<Guest>> {
+        let beside = self.by_peer.get(&peer).map_or(0, BTreeSet::len);
+        let oldest = if beside >= self.most_by_peer {
+            self.by_peer
+                .get(&peer)
+                .and_then(|beside| beside.first().copied())
+        } else if self.by_age.len() >= self.most {
+            self.by_age.first_key_value().map(|(number, _)| *number)
+        } else {
+            None
+        };
+        self.by_age.insert(guest.number, (peer, Arc::clone(guest)));
+        self.by_peer.entry(peer).or_default().insert(guest.number);
+        oldest.and_then(|number| self.remove(number))
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Arc<Guest>> {
+        let (peer, guest) = self.by_age.remove(&number)?;
+        if let Some(beside) = self.by_peer.get_mut(&peer) {
+            beside.remove(&number);
+            if beside.is_empty() {
+                self.by_peer.remove(&peer);
+            }
+        }
+        Some(guest)
+    }
+}
+
+/// Wrong tokens by peer. Pure: the time is an argument.
+#[derive(Debug, Default)]
+struct Failures {
+    /// When each peer's account is empty again.
+    accounts: HashMap<IpAddr, Instant>,
+    /// The same for all that have none of their own.
+    others: Option<Instant>,
+}
+
+impl Failures {
+    fn is_too_many(&mut self, peer: IpAddr, now: Instant) -> bool {
+        if self.accounts.len() >= PEERS && !self.accounts.contains_key(&peer) {
+            self.accounts.retain(|_, empty| *empty > now);
+        }
+        let full = self.accounts.len() >= PEERS && !self.accounts.contains_key(&peer);
+        let empty = if full {
+            self.others.get_or_insert(now)
+        } else {
+            self.accounts.entry(peer).or_insert(now)
+        };
+        let debt = empty.saturating_duration_since(now) + FORGIVEN;
+        if debt > FORGIVEN * FAILURES {
+            return true;
+        }
+        *empty = now + debt;
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(address: &str) -> Peer {
+        Peer::Tcp {
+            address: address.parse().unwrap(),
+            local: "127.0.0.1".parse().unwrap(),
+        }
+    }
+
+    #[test]
+    fn oldest_stranger_of_the_same_peer_goes_first() {
+        let crowd = Crowd::new(8);
+        let (loud, quiet) = (peer("10.0.0.1:1"), peer("10.0.0.2:1"));
+        let quiet = crowd.enter(&quiet);
+        let first: Vec<_> = (0..4).map(|_| crowd.enter(&loud)).collect();
+        assert!(first.iter().all(|guest| guest.is_stranger.load(Relaxed)));
+        first[1].strike();
+        crowd.enter(&loud);
+        assert!(
+            first[0].is_stranger.load(Relaxed),
+            "one was recognized, so there is room"
+        );
+        crowd.enter(&loud);
+        assert!(!first[0].is_stranger.load(Relaxed));
+        assert!(quiet.is_stranger.load(Relaxed));
+        assert!(first[2].is_stranger.load(Relaxed));
+    }
+
+    #[test]
+    fn strangers_of_ever_new_peers_are_bounded() {
+        let crowd = Crowd::new(8);
+        for number in 0..100 {
+            crowd.enter(&peer(&format!("10.0.0.{number}:1")));
+        }
+        let strangers = crowd.strangers.lock().unwrap();
+        assert_eq!((strangers.by_age.len(), strangers.by_peer.len()), (6, 6));
+    }
+
+    #[test]
+    fn wrong_tokens_are_too_many_until_time_has_passed() {
+        let (mut failures, start) = (Failures::default(), Instant::now());
+        let (loud, quiet) = ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
+        let allowed = (0..1000)
+            .filter(|_| !failures.is_too_many(loud, start))
+            .count();
+        assert_eq!(allowed, FAILURES as usize);
+        assert!(!failures.is_too_many(quiet, start));
+        let later = start + 5 * FORGIVEN;
+        let allowed = (0..1000)
+            .filter(|_| !failures.is_too_many(loud, later))
+            .count();
+        assert_eq!(allowed, 5);
+    }
+
+    #[test]
+    fn ever_new_peers_take_no_more_memory() {
+        let (mut failures, start) = (Failures::default(), Instant::now());
+        for number in 0..20_000 {
+            failures.is_too_many(IpAddr::V4(number.into()), start);
+        }
+        assert_eq!(failures.accounts.len(), PEERS);
+        let newcomer = IpAddr::V4(30_000.into());
+        assert!(
+            failures.is_too_many(newcomer, start),
+            "newcomers share an account"
+        );
+        assert!(!failures.is_too_many(newcomer, start + 60 * FORGIVEN));
+        assert_eq!(
+            failures.accounts.len(),
+            1,
+            "accounts that are empty are closed"
+        );
+    }
+
+    #[test]
+    fn network_of_an_owner_counts_as_one_peer() {
+        assert_eq!(
+            network(&peer("[2001:db8::1]:1")),
+            network(&peer("[2001:db8::2]:1"))
+        );
+        assert_eq!(
+            network(&peer("[::ffff:10.0.0.1]:1")),
+            network(&peer("10.0.0.1:9"))
+        );
+        assert_ne!(network(&peer("10.0.0.2:1")), network(&peer("10.0.0.1:1")));
+    }
+}

@@ -1,0 +1,214 @@
+//! A blob on its way to a client: in memory, in pieces, or as a part of a file.
+
+use super::{CALL, CHUNK, PROBE};
+use crate::gateway::store::resident;
+use bytes::Bytes;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::SystemTime;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::timeout;
+
+/// A body in memory with the permit to hold it.
+pub(super) struct Held {
+    pub(super) body: Vec<u8>,
+    pub(super) _permit: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.body
+    }
+}
+
+/// A blob on its way to a client. As an HTTP body it ends with an error if the disk fails in mid-blob, which
+/// cuts the connection: the client sees a broken answer, never a short one.
+#[derive(Debug)]
+pub struct Download {
+    /// Bytes of the body.
+    pub length: u64,
+    /// When the blob was written.
+    pub modified: SystemTime,
+    pub(super) state: State,
+}
+
+#[derive(Debug)]
+pub(super) enum State {
+    Whole(Option<Bytes>),
+    Pieces {
+        file: Arc<File>,
+        at: u64,
+        read: Option<JoinHandle<io::Result<Bytes>>>,
+        _permit: OwnedSemaphorePermit,
+    },
+}
+
+impl Download {
+    /// The next piece; `None` after the last.
+    pub async fn next(&mut self) -> Option<io::Result<Bytes>> {
+        std::future::poll_fn(|context| self.poll_next(context)).await
+    }
+
+    /// The blob as a part of a file, where its body is not in memory here.
+    pub(crate) fn file_part(&mut self) -> Option<FilePart> {
+        let State::Pieces { file, at, .. } = &mut self.state else {
+            return None;
+        };
+        let part = FilePart {
+            file: Arc::clone(file),
+            at: *at,
+            end: self.length,
+        };
+        // Nothing of it is left to be read piece by piece.
+        *at = self.length;
+        Some(part)
+    }
+
+    fn rest(&self) -> u64 {
+        match &self.state {
+            State::Whole(body) => body.as_ref().map_or(0, |body| body.len() as u64),
+            State::Pieces { at, .. } => self.length - at,
+        }
+    }
+
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        let (file, at, read) = match &mut self.state {
+            State::Whole(body) => {
+                return Poll::Ready(body.take().filter(|body| !body.is_empty()).map(Ok));
+            }
+            State::Pieces { file, at, read, .. } => (file, at, read),
+        };
+        if *at == self.length {
+            return Poll::Ready(None);
+        }
+        let rest = usize::try_from(self.length - *at)
+            .unwrap_or(CHUNK)
+            .min(CHUNK);
+        if read.is_none() {
+            let mut piece = vec![0; rest];
+            if resident::read(file, &mut piece, *at).is_ok_and(|whole| whole) {
+                *at += rest as u64;
+                return Poll::Ready(Some(Ok(Bytes::from(piece))));
+            }
+        }
+        let (from, file) = (*at, Arc::clone(file));
+        let task = read.get_or_insert_with(|| {
+            spawn_blocking(move || {
+                let mut piece = vec![0; rest];
+                file.read_exact_at(&mut piece, from)?;
+                Ok(Bytes::from(piece))
+            })
+        });
+        let piece = ready!(Pin::new(task).poll(context))
+            .map_err(io::Error::other)
+            .flatten();
+        *read = None;
+        *at = match &piece {
+            Ok(piece) => *at + piece.len() as u64,
+            // Nothing more can come.
+            Err(_) => self.length,
+        };
+        Poll::Ready(Some(piece))
+    }
+}
+
+/// What is to be sent of a file.
+#[derive(Debug)]
+pub(crate) struct FilePart {
+    file: Arc<File>,
+    at: u64,
+    end: u64,
+}
+
+impl FilePart {
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    pub(crate) fn at(&self) -> u64 {
+        self.at
+    }
+
+    pub(crate) fn rest(&self) -> u64 {
+        self.end - self.at
+    }
+
+    pub(crate) fn advance(&mut self, sent: usize) {
+        self.at = self.end.min(self.at + sent as u64);
+    }
+
+    /// How many bytes, up to `most`, can be sent from here on without waiting for the disk: at least some, as
+    /// those that are not in memory are fetched, where that may block.
+    ///
+    /// One page in [`PROBE`] bytes is looked at; the kernel reads and drops more than that at a time.
+    pub(crate) async fn resident(&self, most: usize) -> io::Result<usize> {
+        let rest = usize::try_from(self.rest()).unwrap_or(most).min(most);
+        let is_there = |at: &usize| {
+            let probe = resident::read(&self.file, &mut [0], self.at + *at as u64);
+            probe.is_ok_and(|whole| whole)
+        };
+        let absent = (0..rest).step_by(PROBE).find(|at| !is_there(at));
+        match absent.unwrap_or(rest) {
+            0 => {
+                let (file, from, count) = (Arc::clone(&self.file), self.at, rest.min(CHUNK));
+                let fetch = spawn_blocking(move || file.read_exact_at(&mut vec![0; count], from));
+                timeout(CALL, fetch).await?.map_err(io::Error::other)??;
+                Ok(count)
+            }
+            resident => Ok(resident),
+        }
+    }
+}
+
+impl hyper::body::Body for Download {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<hyper::body::Frame<Bytes>>>> {
+        let piece = ready!(self.get_mut().poll_next(context));
+        Poll::Ready(piece.map(|piece| piece.map(hyper::body::Frame::data)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest() == 0
+    }
+
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        hyper::body::SizeHint::with_exact(self.rest())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use tokio::sync::Semaphore;
+
+    #[tokio::test]
+    async fn file_that_shrinks_in_mid_blob_is_an_error_not_an_end() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[1; CHUNK + 10]).unwrap();
+        let memory = Arc::new(Semaphore::new(1));
+        let mut download = Download {
+            length: 3 * CHUNK as u64,
+            modified: SystemTime::UNIX_EPOCH,
+            state: State::Pieces {
+                file: Arc::new(file),
+                at: 0,
+                read: None,
+                _permit: memory.acquire_owned().await.unwrap(),
+            },
+        };
+        assert_eq!(download.next().await.unwrap().unwrap().len(), CHUNK);
+        assert!(download.next().await.unwrap().is_err());
+        assert!(download.next().await.is_none());
+    }
+}

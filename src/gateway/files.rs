@@ -1,0 +1,175 @@
+//! Files that may change while the gateway runs: the named tokens, and certificate and key.
+//!
+//! They are read at the start, whenever they change, and when the supervisor asks (`reload`). A fault changes nothing:
+//! what was in force stays in force, and the log and the status say what is wrong until it is mended. A gateway that
+//! starts with a fault serves what it can: without the tokens of the file, or without TLS, never with less protection.
+
+mod watch;
+
+use crate::gateway::Gateway;
+use crate::gateway::config::Config;
+use crate::gateway::tls;
+use crate::gateway::tokens::{self, Named};
+use crate::gateway::warnings::unix_seconds;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::Notify;
+use tokio::task::spawn_blocking;
+use tracing::{error, info};
+use watch::Watch;
+
+/// Longest file of tokens.
+const LONGEST: u64 = 1 << 20;
+
+/// What is wrong with the files now.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Faults {
+    pub(super) tokens: Option<String>,
+    pub(super) tls: Option<String>,
+}
+
+/// The files' state.
+#[derive(Debug)]
+pub(super) struct Files {
+    // Held while files are read, so that two readings cannot overtake each other; the status waits meanwhile for
+    // nothing, because it reads a copy.
+    reading: Mutex<Seen>,
+    faults: Mutex<Faults>,
+    /// Somebody asks to read now.
+    asked: Arc<Notify>,
+}
+
+/// What is in force, or why not.
+type Found = Result<String, String>;
+
+/// What was found at the last reading, so that only news is told.
+#[derive(Debug, Default)]
+struct Seen {
+    tokens: Option<Found>,
+    tls: Option<Found>,
+}
+
+impl Files {
+    /// Nothing was read yet; `asked` asks for it.
+    pub(super) fn new(asked: Arc<Notify>) -> Files {
+        Files {
+            reading: Mutex::default(),
+            faults: Mutex::default(),
+            asked,
+        }
+    }
+
+    /// What is wrong now.
+    pub(super) fn faults(&self) -> Faults {
+        let faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        faults.clone()
+    }
+
+    fn note(&self, change: impl FnOnce(&mut Faults)) {
+        change(&mut self.faults.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// All files of a configuration that may change.
+pub(super) fn paths(config: &Config) -> Vec<PathBuf> {
+    let tls = config.tls.iter().flat_map(|tls| [&tls.cert, &tls.key]);
+    config.tokens_file.iter().chain(tls).cloned().collect()
+}
+
+/// A file that we may not read now we may not read later either; all other faults can be mended while we run.
+pub(super) fn check_rights(config: &Config) -> Result<(), (PathBuf, io::Error)> {
+    for path in paths(config) {
+        if let Err(cause) = File::open(&path)
+            && cause.kind() == io::ErrorKind::PermissionDenied
+        {
+            return Err((path, cause));
+        }
+    }
+    Ok(())
+}
+
+/// The tokens in the file at `path`.
+///
+/// # Errors
+/// It cannot be read, or something is wrong with it; in words that quote no token.
+pub fn read_tokens(path: &Path) -> Result<Vec<Named>, String> {
+    let fail = |cause: String| format!("cannot use the tokens in \"{}\": {cause}", path.display());
+    let found = std::fs::metadata(path).map_err(|cause| fail(cause.to_string()))?;
+    if found.len() > LONGEST {
+        return Err(fail("the file is longer than 1 MiB".to_owned()));
+    }
+    let text = std::fs::read_to_string(path).map_err(|cause| fail(cause.to_string()))?;
+    tokens::parse(&text).map_err(|faults| fail(faults.to_string()))
+}
+
+/// Reads all files again and puts what is new and right in force. Blocks.
+pub(super) fn reread(gateway: &Gateway) {
+    let files = &gateway.files;
+    let mut seen = files.reading.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(path) = &gateway.config.tokens_file {
+        let found = read_tokens(path).and_then(|tokens| {
+            gateway.access.replace(&tokens).map_err(|cause| {
+                format!("cannot use the tokens in \"{}\": {cause}", path.display())
+            })?;
+            let names: Vec<&str> = tokens.iter().map(|token| token.name.as_str()).collect();
+            Ok(format!("named tokens in force: {}", names.join(", ")))
+        });
+        tell(&mut seen.tokens, &found, "the tokens before stay in force");
+        files.note(|faults| faults.tokens = found.err());
+    }
+    if let (Some(paths), Some(tls)) = (&gateway.config.tls, &gateway.tls) {
+        let found = tls::load(paths, unix_seconds()).map_err(|error| error.to_string());
+        let found = found.map(|certificate| {
+            let news = format!("certificate in force: {certificate}");
+            tls.replace(certificate);
+            news
+        });
+        let before = match tls.acceptor() {
+            Some(_) => "the certificate before stays in force",
+            None => "nobody can connect but by loopback until this is mended",
+        };
+        tell(&mut seen.tls, &found, before);
+        files.note(|faults| faults.tls = found.err());
+    }
+}
+
+/// Logs `found` when it is not what was found before.
+fn tell(seen: &mut Option<Found>, found: &Found, meanwhile: &str) {
+    if seen.as_ref() == Some(found) {
+        return;
+    }
+    match found {
+        Ok(news) => info!("{news}"),
+        Err(cause) => error!("{cause}; {meanwhile}"),
+    }
+    *seen = Some(found.clone());
+}
+
+/// Keeps what is in force like the files, for as long as the gateway lives.
+pub(super) fn follow(gateway: &Arc<Gateway>) {
+    let paths = paths(&gateway.config);
+    if paths.is_empty() {
+        return;
+    }
+    let asking = Arc::clone(gateway);
+    tokio::spawn(async move {
+        loop {
+            asking.files.asked.notified().await;
+            let gateway = Arc::clone(&asking);
+            // It ends with an error only when the runtime does.
+            let _ = spawn_blocking(move || reread(&gateway)).await;
+        }
+    });
+    let gateway = Arc::downgrade(gateway);
+    // On a thread that the end of the runtime does not wait for: it waits in the kernel.
+    std::thread::spawn(move || {
+        let mut watch = Watch::new(paths);
+        while let Some(gateway) = gateway.upgrade() {
+            reread(&gateway);
+            drop(gateway);
+            watch.changed();
+        }
+    });
+}

@@ -1,0 +1,339 @@
+//! The connection of a client that speaks plain HTTP/1.1, as all of sccache's, ccache's and Bazel's do.
+//!
+//! hyper copies what it sends: of a long blob every byte twice. Here a blob's file goes to the socket by
+//! `sendfile(2)`, and its head, or the whole of a short one, in one system call. What a request means is decided
+//! in one place for both, `answer`.
+//!
+//! ```text
+//! read -> head whole? -> plain? -+- yes -> answer -> head + body, or head and sendfile -> read
+//!                                '- no --> hyper takes over, with all bytes from this request's first on
+//! ```
+//!
+//! Plain is what can be framed in one way only: HTTP/1.1, at most one `Content-Length` of digits, no
+//! `Transfer-Encoding`, no `Expect`, no `Upgrade`, and none of `Connection`'s options but `close` and
+//! `keep-alive`. Anything else, and anything that is malformed, is hyper's, for the rest of the connection; what
+//! could be framed in two ways is refused.
+//! Heads are parsed by the parser that hyper uses, so that no two opinions on a head's end can differ.
+
+use super::{Answer, BUFFER, HEAD, TAKE, answer};
+use crate::gateway::disk::{Download, FilePart};
+use crate::gateway::socket::Socket;
+use crate::gateway::warnings::unix_seconds;
+use crate::gateway::{Gateway, Peer};
+use bytes::{Buf, Bytes, BytesMut};
+use http_body_util::{BodyExt, Either};
+use hyper::body::{Body, Frame, SizeHint};
+use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::http::request::Parts;
+use hyper::{Request, StatusCode};
+use std::io::{self, IoSlice, Write};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, SystemTime};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout, timeout_at};
+
+/// Headers of one request.
+const HEADERS: usize = 64;
+/// Most that one call of `sendfile` is to move: other connections wait meanwhile.
+const TURN: usize = 1 << 20;
+
+const AMBIGUOUS: &[u8] =
+    b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+
+/// How the service of a connection ended.
+pub(super) enum Outcome {
+    /// It is closed, or to be closed.
+    Over,
+    /// hyper is to go on with these bytes.
+    NotPlain(BytesMut),
+}
+
+/// What a request's head says about its frame.
+struct Frameable {
+    parts: Parts,
+    head_bytes: usize,
+    body_bytes: u64,
+    closes: bool,
+}
+
+enum Head {
+    Partial,
+    NotPlain,
+    /// What would be its end depends on who reads it.
+    Ambiguous,
+    Plain(Box<Frameable>),
+}
+
+/// Serves plain requests until there is none any more. `buffer` holds what was read already.
+pub(super) async fn converse<S: Socket>(
+    gateway: &Arc<Gateway>,
+    stream: &mut S,
+    mut buffer: BytesMut,
+    peer: &Peer,
+    stopping: &mut watch::Receiver<bool>,
+) -> Outcome {
+    loop {
+        let deadline = Instant::now() + HEAD;
+        let head = loop {
+            match parse(&buffer) {
+                Head::Plain(head) => break head,
+                Head::NotPlain => return Outcome::NotPlain(buffer),
+                Head::Ambiguous => {
+                    let cause = "its length is given twice, or in a form of its own";
+                    gateway.refuse("frame", peer, &"a request", &cause);
+                    let _ = timeout(TAKE, stream.write_all(AMBIGUOUS)).await;
+                    return Outcome::Over;
+                }
+                Head::Partial if buffer.len() >= BUFFER => return Outcome::NotPlain(buffer),
+                Head::Partial => {}
+            }
+            let more = tokio::select! {
+                biased;
+                more = timeout_at(deadline, fill(stream, &mut buffer)) => more,
+                _ = stopping.wait_for(|stopping| *stopping) => return Outcome::Over,
+            };
+            // How a connection ends concerns nobody: each request was accounted for.
+            if !matches!(more, Ok(Ok(1..))) {
+                return Outcome::Over;
+            }
+        };
+        let Frameable {
+            parts,
+            head_bytes,
+            body_bytes,
+            closes,
+        } = *head;
+        buffer.advance(head_bytes);
+        let is_head = parts.method == hyper::Method::HEAD;
+        let mut body = Incoming {
+            stream,
+            buffer: &mut buffer,
+            rest: body_bytes,
+        };
+        let answer = answer(gateway, peer, parts, &mut body).await;
+        // What is left of a body that nobody wanted cannot be told from a next request.
+        let asked = answer.headers().contains_key(header::CONNECTION);
+        let closes = closes || asked || body.rest > 0 || *stopping.borrow();
+        if send(stream, answer, is_head, closes).await.is_err() || closes {
+            let _ = timeout(TAKE, stream.shutdown()).await;
+            return Outcome::Over;
+        }
+        if buffer.is_empty() {
+            // An idle connection holds no memory.
+            buffer = BytesMut::new();
+        }
+    }
+}
+
+async fn fill<S: Socket>(stream: &mut S, buffer: &mut BytesMut) -> io::Result<usize> {
+    stream.until_readable().await?;
+    buffer.reserve(BUFFER);
+    stream.read_buf(buffer).await
+}
+
+/// Reads a head, if it is whole.
+fn parse(bytes: &[u8]) -> Head {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS];
+    let mut request = httparse::Request::new(&mut headers);
+    let head_bytes = match request.parse(bytes) {
+        Ok(httparse::Status::Complete(length)) => length,
+        Ok(httparse::Status::Partial) => return Head::Partial,
+        Err(_) => return Head::NotPlain,
+    };
+    if is_ambiguous(&request) {
+        return Head::Ambiguous;
+    }
+    match frameable(&request, head_bytes) {
+        Some(head) => Head::Plain(Box::new(head)),
+        None => Head::NotPlain,
+    }
+}
+
+/// Whether two readers could see the end of the body in different places: a request could be hidden in it.
+fn is_ambiguous(request: &httparse::Request<'_, '_>) -> bool {
+    let values = |name: HeaderName| {
+        let all = request.headers.iter();
+        all.filter(move |field| field.name.eq_ignore_ascii_case(name.as_str()))
+            .map(|field| field.value)
+    };
+    let lengths = values(header::CONTENT_LENGTH).count();
+    let codings = values(header::TRANSFER_ENCODING).count();
+    let is_number = |value: &[u8]| !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+    lengths + codings > 1
+        || !values(header::CONTENT_LENGTH).all(is_number)
+        || !values(header::TRANSFER_ENCODING).all(|value| value.eq_ignore_ascii_case(b"chunked"))
+}
+
+fn frameable(request: &httparse::Request<'_, '_>, head_bytes: usize) -> Option<Frameable> {
+    let path = request.path.filter(|path| path.starts_with('/'))?;
+    if request.version != Some(1) {
+        return None;
+    }
+    let mut body_bytes = 0;
+    let mut closes = false;
+    let mut built = Request::builder().method(request.method?).uri(path);
+    for field in request.headers.iter() {
+        let is = |name: HeaderName| field.name.eq_ignore_ascii_case(name.as_str());
+        if is(header::CONTENT_LENGTH) {
+            body_bytes = std::str::from_utf8(field.value).ok()?.parse().ok()?;
+        } else if is(header::CONNECTION) {
+            if field.value.eq_ignore_ascii_case(b"close") {
+                closes = true;
+            } else if !field.value.eq_ignore_ascii_case(b"keep-alive") {
+                return None;
+            }
+        } else if is(header::TRANSFER_ENCODING) || is(header::EXPECT) || is(header::UPGRADE) {
+            return None;
+        } else if is(header::AUTHORIZATION) {
+            // The one header whose value matters to the answer.
+            built = built.header(
+                header::AUTHORIZATION,
+                HeaderValue::from_bytes(field.value).ok()?,
+            );
+        }
+    }
+    let (parts, ()) = built.body(()).ok()?.into_parts();
+    Some(Frameable {
+        parts,
+        head_bytes,
+        body_bytes,
+        closes,
+    })
+}
+
+/// The body of a plain request.
+struct Incoming<'a, S> {
+    stream: &'a mut S,
+    buffer: &'a mut BytesMut,
+    rest: u64,
+}
+
+impl<S: Socket> Body for Incoming<'_, S> {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let this = self.get_mut();
+        if this.rest == 0 {
+            return Poll::Ready(None);
+        }
+        let wanted = usize::try_from(this.rest).unwrap_or(usize::MAX);
+        if this.buffer.is_empty() {
+            this.buffer.reserve(wanted.min(4 * BUFFER));
+            // Nothing is lost with this future: bytes are in the buffer as soon as they are read.
+            let read = std::pin::pin!(this.stream.read_buf(this.buffer));
+            match ready!(read.poll(context)) {
+                Ok(0) => return Poll::Ready(Some(Err(io::ErrorKind::UnexpectedEof.into()))),
+                Ok(_) => {}
+                Err(cause) => return Poll::Ready(Some(Err(cause))),
+            }
+        }
+        let piece = this.buffer.split_to(this.buffer.len().min(wanted)).freeze();
+        this.rest -= piece.len() as u64;
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.rest)
+    }
+}
+
+async fn send<S: Socket>(
+    stream: &mut S,
+    answer: Answer,
+    is_head: bool,
+    closes: bool,
+) -> io::Result<()> {
+    let (parts, body) = answer.into_parts();
+    let mut head = Vec::with_capacity(256);
+    write!(
+        head,
+        "HTTP/1.1 {} {}\r\n",
+        parts.status.as_str(),
+        parts.status.canonical_reason().unwrap_or("")
+    )?;
+    for (name, value) in &parts.headers {
+        head.extend_from_slice(name.as_str().as_bytes());
+        head.extend_from_slice(b": ");
+        head.extend_from_slice(value.as_bytes());
+        head.extend_from_slice(b"\r\n");
+    }
+    if !parts.headers.contains_key(header::CONTENT_LENGTH) && parts.status != StatusCode::NO_CONTENT
+    {
+        write!(head, "content-length: {}\r\n", body.size_hint().lower())?;
+    }
+    if closes && !parts.headers.contains_key(header::CONNECTION) {
+        head.extend_from_slice(b"connection: close\r\n");
+    }
+    let date = SystemTime::UNIX_EPOCH + Duration::from_secs(unix_seconds());
+    write!(head, "date: {}\r\n\r\n", httpdate::HttpDate::from(date))?;
+    let bytes = match body {
+        _ if is_head => Bytes::new(),
+        Either::Left(full) => full
+            .collect()
+            .await
+            .map(|whole| whole.to_bytes())
+            .unwrap_or_default(),
+        Either::Right(mut download) => match download.file_part() {
+            Some(part) => {
+                send_head(stream, &head).await?;
+                return send_file(stream, part).await;
+            }
+            None => whole(&mut download).await?,
+        },
+    };
+    send_both(stream, &head, &bytes).await
+}
+
+async fn send_head<S: Socket>(stream: &S, head: &[u8]) -> io::Result<()> {
+    let mut sent = 0;
+    while sent < head.len() {
+        sent += timeout(TAKE, stream.send_more(&head[sent..])).await??;
+    }
+    Ok(())
+}
+
+async fn whole(download: &mut Download) -> io::Result<Bytes> {
+    download.next().await.unwrap_or(Ok(Bytes::new()))
+}
+
+async fn send_both<S: Socket>(stream: &mut S, head: &[u8], body: &[u8]) -> io::Result<()> {
+    let mut sent = 0;
+    while sent < head.len() + body.len() {
+        let pieces = [
+            IoSlice::new(&head[sent.min(head.len())..]),
+            IoSlice::new(&body[sent.saturating_sub(head.len())..]),
+        ];
+        sent += match timeout(TAKE, stream.write_vectored(&pieces)).await?? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            count => count,
+        };
+    }
+    Ok(())
+}
+
+/// Sends a file without a copy. An error cuts the connection: the client sees a broken answer, never a short one.
+async fn send_file<S: Socket>(stream: &S, mut part: FilePart) -> io::Result<()> {
+    while part.rest() > 0 {
+        let resident = part.resident(TURN).await?;
+        let sent = timeout(TAKE, stream.send_file(part.file(), part.at(), resident)).await??;
+        if sent == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        part.advance(sent);
+        if part.rest() > 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    Ok(())
+}

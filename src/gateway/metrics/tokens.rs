@@ -1,0 +1,84 @@
+//! What was done with each token: for `/metrics` and the status.
+
+use crate::gateway::access::{Access, Uses};
+use crate::gateway::status::{TokenStatus, TokensStatus};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::registry::Unit;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+impl From<&Uses> for TokenStatus {
+    fn from(uses: &Uses) -> TokenStatus {
+        TokenStatus {
+            requests: uses.requests.load(Relaxed),
+            hits: uses.hits.load(Relaxed),
+            misses: uses.misses.load(Relaxed),
+            bytes_received: uses.received_bytes.load(Relaxed),
+            bytes_sent: uses.sent_bytes.load(Relaxed),
+            refusals: uses.refusals.load(Relaxed),
+        }
+    }
+}
+
+impl TokensStatus {
+    /// The figures of all tokens in force, and what is wrong with their file.
+    pub fn new(access: &Access, fault: Option<String>) -> TokensStatus {
+        let uses = access.uses().into_iter();
+        TokensStatus {
+            by_name: uses
+                .map(|(name, uses)| (name, TokenStatus::from(&*uses)))
+                .collect(),
+            fault,
+        }
+    }
+}
+
+/// Reads the figures when they are scraped: a token that is gone has none.
+#[derive(Debug)]
+pub(super) struct Tokens(pub(super) Arc<Access>);
+
+impl Collector for Tokens {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        type Figure = fn(&TokenStatus) -> u64;
+        let figures: [(&str, &str, Option<&Unit>, Figure); 6] = [
+            ("token_requests", "Requests with a token", None, |one| {
+                one.requests
+            }),
+            ("token_hits", "Blobs found, by token", None, |one| one.hits),
+            ("token_misses", "Blobs not found, by token", None, |one| {
+                one.misses
+            }),
+            (
+                "token_received",
+                "Bytes of blobs taken, by token",
+                Some(&Unit::Bytes),
+                |one| one.bytes_received,
+            ),
+            (
+                "token_sent",
+                "Bytes of blobs sent, by token",
+                Some(&Unit::Bytes),
+                |one| one.bytes_sent,
+            ),
+            (
+                "token_refusals",
+                "Requests that the token does not allow",
+                None,
+                |one| one.refusals,
+            ),
+        ];
+        let uses = self.0.uses();
+        for (name, help, unit, figure) in figures {
+            let mut family = encoder.encode_descriptor(name, help, unit, MetricType::Counter)?;
+            for (name, uses) in &uses {
+                let count = ConstCounter::new(figure(&TokenStatus::from(&**uses)));
+                count.encode(family.encode_family(&[("token", name.as_str())])?)?;
+            }
+        }
+        Ok(())
+    }
+}

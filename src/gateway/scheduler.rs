@@ -1,0 +1,394 @@
+//! The front of the scheduler: what clients and builders reach on port 10600.
+//!
+//! ```text
+//! client  --- token ----------.                                  .- loopback --> sccache-dist scheduler
+//! builder --- address, token --+-> checked here, bounded, counted +
+//!                                                                '- MODE=builder --> front of another machine
+//! ```
+//!
+//! sccache's client takes every 4xx for a reason to fail the compile and everything else for one to compile by
+//! itself; so nothing that passes is answered 4xx. The scheduler believes any `X-Real-IP`; so it hears only
+//! ours. It forgets everything when it dies; so builders' heartbeats are kept for its successor, and jobs that
+//! only its predecessor knew come to their end. The modules: link.rs (the way to the scheduler), ledger.rs
+//! (builders and jobs, pure), wire.rs (bytes, pure), routes.rs (requests), reports.rs (the jobs' own socket),
+//! figures.rs (metrics).
+
+mod figures;
+pub mod ledger;
+pub mod link;
+mod reports;
+mod routes;
+pub mod wire;
+
+use crate::gateway::config::Dist;
+use crate::gateway::status::DistStatus;
+use crate::gateway::warnings::REFUSALS;
+use crate::gateway::{Gateway, Peer};
+use bytes::Bytes;
+use figures::Figures;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use ledger::Ledger;
+use link::Link;
+use reports::Reports;
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{Instant, sleep};
+use tokio_io_timeout::TimeoutStream;
+use tracing::{info, warn};
+
+/// Most connections at one time.
+const CONNECTIONS: usize = 1024;
+/// Most connections of one address, so that nobody takes them all.
+const CONNECTIONS_OF_ONE: usize = 512;
+/// How long a request's head may take, and a connection stay idle.
+const HEAD: Duration = Duration::from_secs(10);
+/// How long a peer may leave an answer standing.
+const TAKE: Duration = Duration::from_secs(10);
+/// Read and write buffer of a connection.
+const BUFFER: usize = 16 << 10;
+/// Pause after the kernel refused to accept.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Threads of the scheduler that allocations leave to everything else.
+const SPARE_THREADS: usize = 4;
+
+/// The two directions between the front and the supervisor, one byte a message.
+#[derive(Debug)]
+pub struct Supervisor {
+    /// `S`: a scheduler was started; `L`: the local builder is about to stop.
+    pub heard: UnboundedReceiver<u8>,
+    /// `s`: the scheduler answers; `b`: the local builder is registered.
+    pub say: UnboundedSender<u8>,
+}
+
+/// The supervisor's ends of it.
+#[derive(Debug)]
+pub struct SupervisorEnds {
+    /// What the supervisor says goes in here.
+    pub hear: UnboundedSender<u8>,
+    /// What it is told comes out here.
+    pub said: UnboundedReceiver<u8>,
+}
+
+/// Both ends.
+pub fn talk() -> (Supervisor, SupervisorEnds) {
+    let (hear, heard) = unbounded_channel();
+    let (say, said) = unbounded_channel();
+    (Supervisor { heard, say }, SupervisorEnds { hear, said })
+}
+
+/// What all connections of the front share.
+#[derive(Debug)]
+pub(crate) struct Front {
+    config: Dist,
+    link: Link,
+    // Plain mutexes: held for a look-up, never across I/O or an await.
+    ledger: Mutex<Ledger>,
+    /// Something happened in the ledger that held allocations wait for.
+    changed: Notify,
+    /// Held by the one allocation whose answer decides about the next.
+    single: tokio::sync::Mutex<()>,
+    /// Each allocation holds a thread of the scheduler until the builder has answered.
+    allocations: Semaphore,
+    figures: Figures,
+    reports: Reports,
+    replayed: AtomicU64,
+    say: UnboundedSender<u8>,
+    /// The local builder's process that the supervisor knows to be registered.
+    registered: Mutex<Option<u64>>,
+    of_one: Mutex<HashMap<IpAddr, usize>>,
+}
+
+impl Front {
+    pub(crate) fn new(config: Dist, say: UnboundedSender<u8>) -> Front {
+        let threads = 8 * std::thread::available_parallelism().map_or(1, usize::from);
+        Front {
+            link: Link::new(config.scheduler.clone()),
+            config,
+            ledger: Mutex::default(),
+            changed: Notify::new(),
+            single: tokio::sync::Mutex::default(),
+            allocations: Semaphore::new(threads - SPARE_THREADS),
+            figures: Figures::default(),
+            reports: Reports::default(),
+            replayed: AtomicU64::new(0),
+            say,
+            registered: Mutex::default(),
+            of_one: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn status(&self) -> DistStatus {
+        let local = self.config.local_builder;
+        DistStatus {
+            scheduler_up: self.link.health() == link::Health::Up,
+            scheduler_outages: self.link.outages(),
+            replayed_heartbeats: self.replayed.load(Relaxed),
+            allocations: self.figures.allocations(),
+            builders: self.ledger().builders(Instant::now(), local),
+            local_jobs: self.reports.jobs(),
+        }
+    }
+
+    /// Figures for `/metrics`.
+    pub(crate) fn collector(self: &Arc<Front>) -> Box<dyn prometheus_client::collector::Collector> {
+        figures::collector(self)
+    }
+
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says once of every process of the local builder that it is registered.
+    fn registered(&self, builder: SocketAddr, nonce: u64) {
+        if self.config.local_builder != Some(builder) {
+            return;
+        }
+        let mut registered = self
+            .registered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if registered.replace(nonce) != Some(nonce) {
+            // Without a supervisor nobody listens.
+            let _ = self.say.send(b'b');
+        }
+    }
+
+    /// Tells a scheduler that has come back of all builders, and the supervisor of the scheduler.
+    async fn look_after_the_scheduler(&self) {
+        loop {
+            self.link.returned().await;
+            let since = match self.link.health() {
+                link::Health::Down { since, .. } => since,
+                link::Health::Up => Instant::now(),
+            };
+            let kept = self.ledger().heartbeats(Instant::now());
+            let (all, mut told) = (kept.len(), 0);
+            for (builder, body) in kept {
+                told += usize::from(self.replay(builder, body).await);
+            }
+            self.link.up();
+            self.changed.notify_waiters();
+            let down_ms = since.elapsed().as_millis();
+            info!("the scheduler answers down_ms={down_ms} builders_told={told}/{all}");
+            let _ = self.say.send(b's');
+        }
+    }
+
+    async fn replay(&self, builder: SocketAddr, body: Bytes) -> bool {
+        let heartbeat = wire::heartbeat(&body);
+        let request = self.builders_request(builder, routes::HEARTBEAT, body);
+        match self.link.ask(request, routes::QUICK).await {
+            Ok(answer) if answer.status().is_success() => {
+                self.replayed.fetch_add(1, Relaxed);
+                if let Ok(heartbeat) = heartbeat {
+                    self.registered(builder, heartbeat.nonce);
+                }
+                true
+            }
+            Ok(answer) => {
+                warn!(
+                    "cannot tell the scheduler of builder {builder}: {}",
+                    answer.status()
+                );
+                false
+            }
+            Err(fault) => {
+                warn!("cannot tell the scheduler of builder {builder}: {fault}");
+                false
+            }
+        }
+    }
+
+    /// Does what the supervisor says, until it is gone.
+    async fn obey(&self, mut heard: UnboundedReceiver<u8>) {
+        while let Some(word) = heard.recv().await {
+            match word {
+                b'S' => {
+                    self.ledger().scheduler_started();
+                    self.link.started();
+                }
+                b'L' => self.local_builder_leaves().await,
+                // A later supervisor may have more to say.
+                _ => {}
+            }
+        }
+    }
+
+    async fn local_builder_leaves(&self) {
+        let Some(builder) = self.config.local_builder else {
+            return;
+        };
+        info!("builder {builder} leaves");
+        self.ledger().leave(&builder);
+        self.changed.notify_waiters();
+        if !self.link.is_local() {
+            let request = self.builders_request(builder, routes::LEAVING, Bytes::new());
+            let told = self.link.ask(request, routes::QUICK).await;
+            if let Err(fault) = told {
+                warn!("cannot tell the scheduler's machine that builder {builder} leaves: {fault}");
+            }
+        }
+    }
+
+    /// A connection's place among those of its address; `None`: there are too many.
+    fn place(self: &Arc<Front>, ip: IpAddr) -> Option<Place> {
+        let mut of_one = self.of_one.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = of_one.entry(ip).or_default();
+        if *count >= CONNECTIONS_OF_ONE {
+            return None;
+        }
+        *count += 1;
+        let front = Arc::clone(self);
+        Some(Place { front, ip })
+    }
+}
+
+/// See [`Front::place`].
+struct Place {
+    front: Arc<Front>,
+    ip: IpAddr,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let of_one = &self.front.of_one;
+        let mut of_one = of_one.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = of_one.get_mut(&self.ip) {
+            *count -= 1;
+            if *count == 0 {
+                of_one.remove(&self.ip);
+            }
+        }
+    }
+}
+
+/// Serves the front until `stopping`, then ends as soon as the requests in flight are answered.
+pub(crate) async fn serve(
+    gateway: Arc<Gateway>,
+    front: Arc<Front>,
+    listener: TcpListener,
+    heard: UnboundedReceiver<u8>,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let slots = Arc::new(Semaphore::new(CONNECTIONS));
+    let of_connections = stopping.clone();
+    let beside = async {
+        tokio::join!(
+            front.look_after_the_scheduler(),
+            front.obey(heard),
+            reports::listen(&front),
+        )
+    };
+    tokio::select! {
+        () = accept(&gateway, &front, &listener, &slots, &of_connections) => {}
+        _ = beside => {}
+        _ = stopping.wait_for(|stopping| *stopping) => {}
+    }
+    drop(listener);
+    // It fails only when the semaphore is closed, which nobody does.
+    let _ = slots.acquire_many(CONNECTIONS as u32).await;
+}
+
+async fn accept(
+    gateway: &Arc<Gateway>,
+    front: &Arc<Front>,
+    listener: &TcpListener,
+    slots: &Arc<Semaphore>,
+    stopping: &watch::Receiver<bool>,
+) {
+    loop {
+        let Ok(slot) = Arc::clone(slots).acquire_owned().await else {
+            return;
+        };
+        match listener.accept().await {
+            Ok((stream, address)) => {
+                welcome(gateway, front, stream, address, slot, stopping.clone());
+            }
+            Err(cause) => {
+                let message = format!("cannot accept a connection to the scheduler: {cause}");
+                gateway.warnings.warn(REFUSALS, "dist_accept", &message);
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn welcome(
+    gateway: &Arc<Gateway>,
+    front: &Arc<Front>,
+    stream: TcpStream,
+    address: SocketAddr,
+    slot: OwnedSemaphorePermit,
+    stopping: watch::Receiver<bool>,
+) {
+    let local = stream.local_addr().map_or(address.ip(), |local| local.ip());
+    let peer = Peer::Tcp { address, local };
+    let Some(place) = front.place(address.ip()) else {
+        let cause = format!("its address has {CONNECTIONS_OF_ONE} connections already");
+        gateway.refuse("dist_connections", &peer, &"a connection", &cause);
+        return;
+    };
+    // What cannot be set is only slower.
+    let _ = stream.set_nodelay(true);
+    let _ = rustix::net::sockopt::set_socket_keepalive(&stream, true).map_err(io::Error::from);
+    let (gateway, front) = (Arc::clone(gateway), Arc::clone(front));
+    tokio::spawn(async move {
+        converse(&gateway, &front, stream, peer, stopping).await;
+        drop((place, slot));
+    });
+}
+
+/// Serves one connection until it closes, or until the request in flight is answered once we are stopping.
+async fn converse(
+    gateway: &Arc<Gateway>,
+    front: &Arc<Front>,
+    stream: TcpStream,
+    peer: Peer,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let service = service_fn(|request| {
+        let (gateway, front) = (Arc::clone(gateway), Arc::clone(front));
+        async move { Ok::<_, Infallible>(routes::answer(&gateway, &front, &peer, request).await) }
+    });
+    let mut io = Box::pin(TimeoutStream::new(stream));
+    io.as_mut().set_write_timeout_pinned(Some(TAKE));
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .max_buf_size(BUFFER)
+        .serve_connection(TokioIo::new(io), service);
+    let mut connection = std::pin::pin!(connection);
+    let over = tokio::select! {
+        outcome = connection.as_mut() => Some(outcome),
+        _ = stopping.wait_for(|stopping| *stopping) => {
+            connection.as_mut().graceful_shutdown();
+            None
+        }
+    };
+    let outcome = match over {
+        Some(outcome) => outcome,
+        None => connection.await,
+    };
+    // How else a connection ends concerns nobody: each request was accounted for.
+    if let Err(cause) = outcome {
+        if cause.is_parse() {
+            gateway.refuse("dist_protocol", &peer, &"a connection", &cause);
+        } else if cause.is_timeout() {
+            gateway.refuse(
+                "dist_slow",
+                &peer,
+                &"a connection",
+                &"the request's head took too long",
+            );
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! What the front counts, for `/metrics`.
+
+use super::{Front, link};
+use crate::gateway::status::{BuilderState, BuilderStatus};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Unit;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    route: &'static str,
+    code: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RouteLabels {
+    route: &'static str,
+}
+
+/// The counters.
+#[derive(Debug)]
+pub(super) struct Figures {
+    requests: Family<RequestLabels, Counter>,
+    seconds: Family<RouteLabels, Histogram>,
+    in_flight: Gauge,
+    allocations: Mutex<BTreeMap<&'static str, u64>>,
+}
+
+impl Default for Figures {
+    fn default() -> Figures {
+        let seconds = || Histogram::new(exponential_buckets(0.000_25, 4.0, 10));
+        Figures {
+            requests: Family::default(),
+            seconds: Family::new_with_constructor(seconds),
+            in_flight: Gauge::default(),
+            allocations: Mutex::default(),
+        }
+    }
+}
+
+impl Figures {
+    /// A request was answered.
+    pub(super) fn answered(&self, route: &'static str, code: &str, took: Duration) {
+        let code = code.to_owned();
+        self.requests
+            .get_or_create(&RequestLabels { route, code })
+            .inc();
+        let seconds = self.seconds.get_or_create(&RouteLabels { route });
+        seconds.observe(took.as_secs_f64());
+    }
+
+    /// A request is being answered until the guard is dropped.
+    pub(super) fn in_flight(&self) -> InFlight {
+        self.in_flight.inc();
+        InFlight(self.in_flight.clone())
+    }
+
+    /// An allocation was decided.
+    pub(super) fn allocation(&self, outcome: &'static str) {
+        let mut allocations = self
+            .allocations
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *allocations.entry(outcome).or_default() += 1;
+    }
+
+    /// Allocations by outcome.
+    pub(super) fn allocations(&self) -> BTreeMap<String, u64> {
+        let allocations = self
+            .allocations
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let named = allocations.iter();
+        named
+            .map(|(outcome, count)| ((*outcome).to_owned(), *count))
+            .collect()
+    }
+}
+
+/// See [`Figures::in_flight`].
+#[derive(Debug)]
+pub(super) struct InFlight(Gauge);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// Reads the front when somebody scrapes.
+pub(super) fn collector(front: &Arc<Front>) -> Box<dyn Collector> {
+    Box::new(Scrape {
+        front: Arc::clone(front),
+    })
+}
+
+#[derive(Debug)]
+struct Scrape {
+    front: Arc<Front>,
+}
+
+impl Collector for Scrape {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let front = &self.front;
+        let figures = &front.figures;
+        let requests = encoder.encode_descriptor(
+            "dist_requests",
+            "Requests of clients and builders that the scheduler's front answered",
+            None,
+            MetricType::Counter,
+        )?;
+        figures.requests.encode(requests)?;
+        let seconds = encoder.encode_descriptor(
+            "dist_request_duration",
+            "Time from a request's head to its answer at the scheduler's front",
+            Some(&Unit::Seconds),
+            MetricType::Histogram,
+        )?;
+        figures.seconds.encode(seconds)?;
+        let help = "Requests that the scheduler's front is answering now";
+        let gauge =
+            encoder.encode_descriptor("dist_requests_in_flight", help, None, MetricType::Gauge)?;
+        figures.in_flight.encode(gauge)?;
+        let help = "Answers to clients that asked for a builder";
+        let mut family =
+            encoder.encode_descriptor("dist_allocations", help, None, MetricType::Counter)?;
+        for (outcome, count) in figures.allocations() {
+            let labels = [("outcome", outcome.as_str())];
+            ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+        }
+        let up = i64::from(front.link.health() == link::Health::Up);
+        let help = "1 while the scheduler answers";
+        let gauge =
+            encoder.encode_descriptor("dist_scheduler_up", help, None, MetricType::Gauge)?;
+        ConstGauge::new(up).encode(gauge)?;
+        for (name, help, value) in [
+            (
+                "dist_scheduler_outages",
+                "Times that the scheduler stopped answering",
+                front.link.outages(),
+            ),
+            (
+                "dist_replayed_heartbeats",
+                "Heartbeats sent again, to a new scheduler",
+                front.replayed.load(Relaxed),
+            ),
+        ] {
+            let counter = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            ConstCounter::new(value).encode(counter)?;
+        }
+        encode_builders(&front.status().builders, &mut encoder)?;
+        encode_local_jobs(front, &mut encoder)
+    }
+}
+
+fn encode_builders(builders: &[BuilderStatus], encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    type Figure = fn(&BuilderStatus) -> u64;
+    let up: Figure = |one| u64::from(one.state != BuilderState::Lost);
+    let gauges: [(&str, &str, Figure); 3] = [
+        (
+            "dist_builder_up",
+            "1 while there are signs of the builder",
+            up,
+        ),
+        ("dist_builder_slots", "Cores that jobs may use", |one| {
+            one.slots
+        }),
+        ("dist_jobs_in_flight", "Jobs assigned and not over", |one| {
+            one.jobs
+        }),
+    ];
+    for (name, help, figure) in gauges {
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for builder in builders {
+            let labels = [("builder", builder.address.to_string())];
+            let gauge = ConstGauge::new(i64::try_from(figure(builder)).unwrap_or(i64::MAX));
+            gauge.encode(family.encode_family(&labels)?)?;
+        }
+    }
+    let counters: [(&str, &str, Figure); 2] = [
+        ("dist_jobs_done", "Jobs that came to their end", |one| {
+            one.done
+        }),
+        (
+            "dist_jobs_failed",
+            "Jobs that were assigned and never came to their end",
+            |one| one.failed,
+        ),
+    ];
+    for (name, help, figure) in counters {
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for builder in builders {
+            let labels = [("builder", builder.address.to_string())];
+            ConstCounter::new(figure(builder)).encode(family.encode_family(&labels)?)?;
+        }
+    }
+    Ok(())
+}
+
+fn encode_local_jobs(front: &Front, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let jobs = front.reports.jobs();
+    let help = "Processes of jobs that run on the builder in this container";
+    let gauge =
+        encoder.encode_descriptor("dist_local_jobs_running", help, None, MetricType::Gauge)?;
+    ConstGauge::new(i64::try_from(jobs.running).unwrap_or(i64::MAX)).encode(gauge)?;
+    let help = "Processes of jobs that ended on the builder in this container";
+    let counter =
+        encoder.encode_descriptor("dist_local_jobs_ended", help, None, MetricType::Counter)?;
+    ConstCounter::new(jobs.ended).encode(counter)?;
+    let help = "Processor time of jobs on the builder in this container";
+    let seconds = Some(&Unit::Seconds);
+    let counter =
+        encoder.encode_descriptor("dist_local_jobs_cpu", help, seconds, MetricType::Counter)?;
+    ConstCounter::new(jobs.cpu_seconds).encode(counter)?;
+    let help = "Jobs on the builder in this container that went over a limit";
+    let mut family =
+        encoder.encode_descriptor("dist_local_jobs_limited", help, None, MetricType::Counter)?;
+    for (limit, count) in &jobs.limits {
+        let labels = [("limit", limit.as_str())];
+        ConstCounter::new(*count).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,432 @@
+//! What the front knows of builders and jobs, and what follows from it. Pure: the time is an argument.
+//!
+//! ```text
+//! builder: heartbeat -> alive -> (90 s without a sign) lost; leaving until a process with a new nonce comes
+//! job:     assigned -> ready -> started -> complete; lost by the scheduler's restart, it may still complete
+//! toolchain on a builder: unknown -> preparing (upload, unpack) -> there
+//! ```
+
+use super::wire::{Heartbeat, JobState};
+use crate::gateway::status::{BuilderState, BuilderStatus};
+use bytes::Bytes;
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Without a sign for this long a builder is lost: the scheduler's own bound.
+const LOST: Duration = Duration::from_secs(90);
+/// A heartbeat comes every 30 s; one that is older than this is not replayed to a new scheduler.
+const REPLAYED: Duration = Duration::from_secs(45);
+/// The scheduler gives up jobs whose client does not claim them, at the builder's next heartbeat.
+const UNCLAIMED: Duration = Duration::from_secs(90);
+/// It waits longer for those whose toolchain is missing.
+const UNCLAIMED_PENDING: Duration = Duration::from_secs(300);
+/// A job that started so long ago is forgotten: the client itself waits for 20 minutes at most.
+const LONGEST_JOB: Duration = Duration::from_secs(3600);
+/// How long a client may take to begin with the upload of a toolchain, or to send the inputs.
+const BEGINS: Duration = Duration::from_secs(20);
+/// How long a builder may be busy with an upload.
+const UPLOAD: Duration = Duration::from_secs(120);
+/// How long it may unpack after that. The scheduler itself waits 30 s for a builder that is busy.
+const UNPACK: Duration = Duration::from_secs(10);
+/// How long clients are held while a builder prepares a toolchain, before they compile by themselves.
+const HOLD: Duration = Duration::from_secs(3);
+/// Most builders.
+const BUILDERS: usize = 256;
+/// Most jobs that are remembered.
+const JOBS: usize = 1 << 16;
+/// Most former processes of a builder that are remembered.
+const RETIRED: usize = 16;
+/// Most toolchains of a builder that are remembered.
+const TOOLCHAINS: usize = 1024;
+
+/// Why a heartbeat does not count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Stale {
+    /// It is that of a process that another one has replaced.
+    #[error(
+        "it is that of an earlier process at this address: either it was captured and sent again, or two builders \
+         use the same address (hint: give each its own SCCACHE_PUBLIC_ADDR)"
+    )]
+    Retired,
+    /// There are too many builders.
+    #[error("there are {BUILDERS} builders already")]
+    Full,
+}
+
+/// May an allocation be passed on to the scheduler, which alone chooses the builder?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// Yes, beside others.
+    Open,
+    /// Yes, when no other one is on its way: its answer decides about the next.
+    Single,
+    /// It would choose a builder that is busy with a toolchain: not before this moment, unless things change.
+    Hold(Instant),
+    /// The same, and it took too long already.
+    Busy,
+}
+
+/// What became of an allocation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Assignment {
+    /// The client may go there.
+    Taken,
+    /// The builder is about to stop.
+    Leaving,
+}
+
+/// What the front knows about a job whose state changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Known {
+    /// Nothing: it was assigned before this process started, or to another builder, or never.
+    No,
+    /// The scheduler that assigned it is gone: its successor does not know it.
+    Lost,
+    /// The scheduler should know it.
+    Yes,
+}
+
+#[derive(Debug)]
+struct Builder {
+    cores: u64,
+    nonce: u64,
+    /// The body of the last heartbeat.
+    heartbeat: Bytes,
+    last_sign: Instant,
+    leaving: bool,
+    /// Nonces of former processes.
+    retired: VecDeque<u64>,
+    toolchains: HashSet<String>,
+    preparing: Option<Preparing>,
+    done: u64,
+    failed: u64,
+}
+
+/// A builder holds one lock while it receives or unpacks a toolchain; whoever assigns it a job meanwhile waits.
+#[derive(Debug, Clone)]
+struct Preparing {
+    job: u64,
+    toolchain: String,
+    since: Instant,
+    until: Instant,
+    started: bool,
+}
+
+#[derive(Debug)]
+struct Job {
+    builder: SocketAddr,
+    toolchain: String,
+    state: JobState,
+    since: Instant,
+    lost: bool,
+}
+
+/// Builders and jobs.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    builders: BTreeMap<SocketAddr, Builder>,
+    jobs: HashMap<u64, Job>,
+}
+
+impl Ledger {
+    /// Takes note of a genuine heartbeat; true when its process is new here.
+    pub fn heartbeat(
+        &mut self,
+        now: Instant,
+        address: SocketAddr,
+        heartbeat: Heartbeat,
+        body: Bytes,
+    ) -> Result<bool, Stale> {
+        self.expire(now);
+        let Heartbeat { cores, nonce } = heartbeat;
+        if let Some(builder) = self.builders.get_mut(&address) {
+            if builder.nonce == nonce {
+                builder.last_sign = now;
+                builder.heartbeat = body;
+                return Ok(false);
+            }
+            if builder.retired.contains(&nonce) && builder.is_alive(now) {
+                return Err(Stale::Retired);
+            }
+        } else if self.builders.len() >= BUILDERS {
+            return Err(Stale::Full);
+        }
+        let former = self.builders.remove(&address);
+        let mut retired = VecDeque::new();
+        let (mut done, mut failed) = (0, 0);
+        if let Some(former) = former {
+            (retired, done, failed) = (former.retired, former.done, former.failed);
+            retired.retain(|known| *known != nonce);
+            retired.push_back(former.nonce);
+            if retired.len() > RETIRED {
+                retired.pop_front();
+            }
+            // Its jobs died with it.
+            let dead = self.jobs.extract_if(|_, job| job.builder == address);
+            failed += dead.count() as u64;
+        }
+        let builder = Builder {
+            cores,
+            nonce,
+            heartbeat: body,
+            last_sign: now,
+            leaving: false,
+            retired,
+            toolchains: HashSet::new(),
+            preparing: None,
+            done,
+            failed,
+        };
+        self.builders.insert(address, builder);
+        Ok(true)
+    }
+
+    /// The builder is about to stop. False when there is none at that address.
+    pub fn leave(&mut self, address: &SocketAddr) -> bool {
+        let builder = self.builders.get_mut(address);
+        builder.map(|builder| builder.leaving = true).is_some()
+    }
+
+    /// A new scheduler has taken the place of the one that knew the jobs.
+    pub fn scheduler_started(&mut self) {
+        for job in self.jobs.values_mut() {
+            job.lost = true;
+        }
+    }
+
+    /// Heartbeats that tell a new scheduler of all builders that are there, as far as anybody knows.
+    pub fn heartbeats(&self, now: Instant) -> Vec<(SocketAddr, Bytes)> {
+        let there = |builder: &&Builder| {
+            !builder.leaving && now.duration_since(builder.last_sign) < REPLAYED
+        };
+        let builders = self.builders.iter();
+        builders
+            .filter(|(_, builder)| there(builder))
+            .map(|(address, builder)| (*address, builder.heartbeat.clone()))
+            .collect()
+    }
+
+    /// May a job with this toolchain be allocated now?
+    pub fn admit(&mut self, now: Instant, toolchain: &str) -> Admission {
+        self.expire(now);
+        let (mut all_have_it, mut free, mut busy) = (true, f64::INFINITY, f64::INFINITY);
+        let mut hold = None;
+        for (address, builder) in &self.builders {
+            if !builder.is_alive(now) {
+                continue;
+            }
+            all_have_it &= builder.toolchains.contains(toolchain);
+            let weight = builder.weight(self.load(now, address));
+            match &builder.preparing {
+                None => free = free.min(weight),
+                Some(preparing) => {
+                    busy = busy.min(weight);
+                    let until = preparing.since + HOLD;
+                    hold = Some(hold.map_or(until, |hold: Instant| hold.min(until)));
+                }
+            }
+        }
+        match hold {
+            // Equal ones are tried in an order that only the scheduler knows.
+            Some(until) if free >= busy && until > now => Admission::Hold(until),
+            Some(_) if free >= busy => Admission::Busy,
+            None if all_have_it && !self.builders.is_empty() => Admission::Open,
+            Some(_) | None => Admission::Single,
+        }
+    }
+
+    /// The scheduler gave the job to the builder.
+    pub fn assigned(
+        &mut self,
+        now: Instant,
+        job: u64,
+        address: SocketAddr,
+        toolchain: &str,
+        needs_it: bool,
+    ) -> Assignment {
+        if self.jobs.len() < JOBS {
+            let job_there = Job {
+                builder: address,
+                toolchain: toolchain.to_owned(),
+                state: if needs_it {
+                    JobState::Pending
+                } else {
+                    JobState::Ready
+                },
+                since: now,
+                lost: false,
+            };
+            self.jobs.insert(job, job_there);
+        }
+        let Some(builder) = self.builders.get_mut(&address) else {
+            return Assignment::Taken;
+        };
+        if builder.leaving {
+            self.jobs.remove(&job);
+            return Assignment::Leaving;
+        }
+        if needs_it {
+            builder.toolchains.remove(toolchain);
+        }
+        if builder.preparing.is_none() && !builder.toolchains.contains(toolchain) {
+            builder.preparing = Some(Preparing {
+                job,
+                toolchain: toolchain.to_owned(),
+                since: now,
+                until: now + BEGINS,
+                started: false,
+            });
+        }
+        Assignment::Taken
+    }
+
+    /// What is known of a job that the builder at `address` speaks of.
+    pub fn known(&self, job: u64, address: &SocketAddr) -> Known {
+        match self.jobs.get(&job) {
+            Some(found) if found.builder != *address => Known::No,
+            Some(found) if found.lost => Known::Lost,
+            Some(_) => Known::Yes,
+            None => Known::No,
+        }
+    }
+
+    /// The builder brought the job into a new state.
+    pub fn progressed(&mut self, now: Instant, job: u64, address: SocketAddr, state: JobState) {
+        let Some(builder) = self.builders.get_mut(&address) else {
+            return;
+        };
+        builder.last_sign = now;
+        let complete = state == JobState::Complete;
+        if let Some(preparing) = builder
+            .preparing
+            .as_mut()
+            .filter(|preparing| preparing.job == job)
+        {
+            preparing.started |= state == JobState::Started;
+            preparing.until = match state {
+                JobState::Pending => preparing.until,
+                JobState::Ready => now + UPLOAD,
+                JobState::Started => now + UNPACK,
+                JobState::Complete => now,
+            };
+            if complete {
+                builder.preparing = None;
+            }
+        }
+        if complete {
+            builder.done += 1;
+            if let Some(over) = self.jobs.remove(&job) {
+                builder.remember(over.toolchain);
+            }
+        } else if let Some(known) = self.jobs.get_mut(&job) {
+            known.state = state;
+            known.since = now;
+        }
+    }
+
+    /// A job's process runs on the builder: its toolchain is unpacked.
+    pub fn runs(&mut self, address: &SocketAddr) {
+        let Some(builder) = self.builders.get_mut(address) else {
+            return;
+        };
+        if let Some(preparing) = builder.preparing.take_if(|preparing| preparing.started) {
+            builder.remember(preparing.toolchain);
+        }
+    }
+
+    /// Every builder, for people.
+    pub fn builders(&self, now: Instant, local: Option<SocketAddr>) -> Vec<BuilderStatus> {
+        let builders = self.builders.iter();
+        builders
+            .map(|(address, builder)| BuilderStatus {
+                address: *address,
+                local: local == Some(*address),
+                state: match builder {
+                    builder if !builder.is_alive(now) => BuilderState::Lost,
+                    builder if builder.leaving => BuilderState::Leaving,
+                    builder if builder.preparing.is_some() => BuilderState::Preparing,
+                    _ => BuilderState::Ready,
+                },
+                slots: builder.cores,
+                jobs: self.jobs_of(address),
+                done: builder.done,
+                failed: builder.failed,
+                last_sign_seconds: now.duration_since(builder.last_sign).as_secs(),
+            })
+            .collect()
+    }
+
+    /// Forgets what is over without anybody having said so.
+    fn expire(&mut self, now: Instant) {
+        for (_, job) in self.jobs.extract_if(|_, job| job.is_over(now)) {
+            if let Some(builder) = self.builders.get_mut(&job.builder) {
+                builder.failed += 1;
+            }
+        }
+        for builder in self.builders.values_mut() {
+            let over = |preparing: &mut Preparing| preparing.until <= now;
+            if let Some(preparing) = builder.preparing.take_if(over)
+                && preparing.started
+            {
+                builder.remember(preparing.toolchain);
+            }
+        }
+    }
+
+    /// Jobs that the scheduler counts.
+    fn load(&self, now: Instant, address: &SocketAddr) -> u64 {
+        let counted = |job: &&Job| job.builder == *address && job.is_counted(now);
+        self.jobs.values().filter(counted).count() as u64
+    }
+
+    fn jobs_of(&self, address: &SocketAddr) -> u64 {
+        let of_it = |job: &&Job| job.builder == *address;
+        self.jobs.values().filter(of_it).count() as u64
+    }
+}
+
+impl Builder {
+    fn is_alive(&self, now: Instant) -> bool {
+        now.duration_since(self.last_sign) < LOST
+    }
+
+    /// By this the scheduler chooses: the lowest wins, and 2 or more gets no job.
+    fn weight(&self, jobs: u64) -> f64 {
+        if jobs > self.cores + self.cores / 8 {
+            f64::INFINITY
+        } else {
+            jobs as f64 / self.cores as f64
+        }
+    }
+
+    fn remember(&mut self, toolchain: String) {
+        if self.toolchains.len() >= TOOLCHAINS {
+            self.toolchains.clear();
+        }
+        self.toolchains.insert(toolchain);
+    }
+}
+
+impl Job {
+    fn is_over(&self, now: Instant) -> bool {
+        let bound = match self.state {
+            JobState::Pending | JobState::Ready => UNCLAIMED_PENDING,
+            JobState::Started | JobState::Complete => LONGEST_JOB,
+        };
+        now.duration_since(self.since) > bound
+    }
+
+    fn is_counted(&self, now: Instant) -> bool {
+        let bound = match self.state {
+            JobState::Pending => UNCLAIMED_PENDING,
+            JobState::Ready => UNCLAIMED,
+            JobState::Started | JobState::Complete => LONGEST_JOB,
+        };
+        !self.lost && now.duration_since(self.since) <= bound
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,184 @@
+use super::*;
+
+const T: &str = "t";
+
+fn address(port: u16) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, 1], port))
+}
+
+fn beat(ledger: &mut Ledger, now: Instant, port: u16, nonce: u64) -> Result<bool, Stale> {
+    let heartbeat = Heartbeat { cores: 4, nonce };
+    ledger.heartbeat(now, address(port), heartbeat, Bytes::from_static(b"body"))
+}
+
+/// A ledger with builders at these ports.
+fn with(now: Instant, ports: &[u16]) -> Ledger {
+    let mut ledger = Ledger::default();
+    for port in ports {
+        assert_eq!(beat(&mut ledger, now, *port, 1), Ok(true));
+    }
+    ledger
+}
+
+/// Takes a job through all its states.
+fn whole_job(ledger: &mut Ledger, now: Instant, job: u64, port: u16) {
+    ledger.assigned(now, job, address(port), T, false);
+    ledger.progressed(now, job, address(port), JobState::Started);
+    ledger.progressed(now, job, address(port), JobState::Complete);
+}
+
+fn seconds(count: u64) -> Duration {
+    Duration::from_secs(count)
+}
+
+#[test]
+fn heartbeat_of_a_replaced_process_is_refused_while_the_new_one_lives() {
+    let now = Instant::now();
+    let mut ledger = with(now, &[1]);
+    assert_eq!(beat(&mut ledger, now, 1, 1), Ok(false));
+    assert_eq!(beat(&mut ledger, now, 1, 2), Ok(true));
+    assert_eq!(beat(&mut ledger, now, 1, 1), Err(Stale::Retired));
+    assert_eq!(beat(&mut ledger, now + LOST, 1, 1), Ok(true));
+    assert_eq!(beat(&mut ledger, now + LOST, 1, 2), Err(Stale::Retired));
+}
+
+#[test]
+fn builders_are_bounded() {
+    let now = Instant::now();
+    let ports: Vec<u16> = (1..=u16::try_from(BUILDERS).unwrap()).collect();
+    let mut ledger = with(now, &ports);
+    assert_eq!(beat(&mut ledger, now, 999, 1), Err(Stale::Full));
+    assert_eq!(beat(&mut ledger, now, 1, 1), Ok(false));
+}
+
+#[test]
+fn only_fresh_heartbeats_of_staying_builders_are_replayed() {
+    let now = Instant::now();
+    let mut ledger = with(now, &[1, 2]);
+    assert!(ledger.leave(&address(2)));
+    assert!(!ledger.leave(&address(3)));
+    let replayed = |ledger: &Ledger, now| -> Vec<SocketAddr> {
+        let heartbeats = ledger.heartbeats(now);
+        heartbeats.into_iter().map(|(address, _)| address).collect()
+    };
+    assert_eq!(replayed(&ledger, now + seconds(44)), [address(1)]);
+    assert_eq!(replayed(&ledger, now + REPLAYED), []);
+    // A job's new state is a sign of life too.
+    ledger.progressed(now + seconds(40), 7, address(1), JobState::Started);
+    assert_eq!(replayed(&ledger, now + REPLAYED), [address(1)]);
+}
+
+#[test]
+fn leaving_builder_gets_no_job_until_its_successor_comes() {
+    let now = Instant::now();
+    let mut ledger = with(now, &[1]);
+    ledger.leave(&address(1));
+    let assigned = ledger.assigned(now, 1, address(1), T, false);
+    assert_eq!(assigned, Assignment::Leaving);
+    assert_eq!(beat(&mut ledger, now, 1, 1), Ok(false));
+    let assigned = ledger.assigned(now, 2, address(1), T, false);
+    assert_eq!(assigned, Assignment::Leaving);
+    assert_eq!(beat(&mut ledger, now, 1, 2), Ok(true));
+    let assigned = ledger.assigned(now, 3, address(1), T, false);
+    assert_eq!(assigned, Assignment::Taken);
+}
+
+#[test]
+fn clients_are_held_and_then_sent_home_while_a_toolchain_is_on_its_way() {
+    let now = Instant::now();
+    let mut ledger = with(now, &[1]);
+    assert_eq!(ledger.admit(now, T), Admission::Single);
+    ledger.assigned(now, 1, address(1), T, true);
+    assert_eq!(ledger.admit(now, T), Admission::Hold(now + HOLD));
+    assert_eq!(ledger.admit(now + HOLD, T), Admission::Busy);
+    let uploading = now + seconds(19);
+    ledger.progressed(uploading, 1, address(1), JobState::Ready);
+    beat(&mut ledger, uploading + seconds(60), 1, 1).unwrap();
+    assert_eq!(ledger.admit(uploading + seconds(119), T), Admission::Busy);
+    let unpacking = uploading + seconds(119);
+    ledger.progressed(unpacking, 1, address(1), JobState::Started);
+    assert_eq!(
+        ledger.admit(unpacking + seconds(9), "other"),
+        Admission::Busy
+    );
+    ledger.progressed(unpacking + seconds(9), 1, address(1), JobState::Complete);
+    assert_eq!(ledger.admit(unpacking + seconds(9), T), Admission::Open);
+    let other = ledger.admit(unpacking + seconds(9), "other");
+    assert_eq!(other, Admission::Single);
+}
+
+#[test]
+fn upload_that_never_comes_blocks_nobody_for_long() {
+    let now = Instant::now();
+    let mut ledger = with(now, &[1]);
+    ledger.assigned(now, 1, address(1), T, true);
+    assert_eq!(ledger.admit(now + BEGINS, T), Admission::Single);
+    ledger.assigned(now + BEGINS, 2, address(1), T, true);
+    ledger.progressed(now + BEGINS, 2, address(1), JobState::Ready);
+    beat(&mut ledger, now + BEGINS + seconds(60), 1, 1).unwrap();
+    assert_eq!(ledger.admit(now + BEGINS + UPLOAD, T), Admission::Single);
+}
+
+#[test]
+fn long_job_keeps_the_builder_closed_only_while_it_may_unpack() {
+    let now = Instant::now();
+    let mut ledger = with(now, &[1]);
+    ledger.assigned(now, 1, address(1), T, false);
+    ledger.progressed(now, 1, address(1), JobState::Started);
+    assert_eq!(ledger.admit(now + seconds(9), T), Admission::Busy);
+    assert_eq!(ledger.admit(now + UNPACK, T), Admission::Open);
+    // The local builder's shim says it sooner.
+    let mut ledger = with(now, &[1]);
+    ledger.assigned(now, 1, address(1), T, true);
+    ledger.runs(&address(1));
+    assert_eq!(ledger.admit(now + HOLD, T), Admission::Busy);
+    ledger.progressed(now, 1, address(1), JobState::Started);
+    ledger.runs(&address(1));
+    assert_eq!(ledger.admit(now, T), Admission::Open);
+}
+
+#[test]
+fn free_builder_with_less_to_do_keeps_the_gate_open() {
+    let now = Instant::now();
+    let mut ledger = with(now, &[1, 2]);
+    ledger.assigned(now, 1, address(1), T, true);
+    assert_eq!(ledger.admit(now, T), Admission::Single);
+    whole_job(&mut ledger, now, 2, 2);
+    ledger.assigned(now, 3, address(2), T, false);
+    // As much to do on both: the scheduler may choose either.
+    assert_eq!(ledger.admit(now, T), Admission::Hold(now + HOLD));
+    ledger.progressed(now, 3, address(2), JobState::Complete);
+    assert_eq!(ledger.admit(now, T), Admission::Single);
+}
+
+#[test]
+fn job_survives_the_scheduler_that_assigned_it() {
+    let now = Instant::now();
+    let mut ledger = with(now, &[1, 2]);
+    ledger.assigned(now, 1, address(1), T, false);
+    assert_eq!(ledger.known(1, &address(1)), Known::Yes);
+    ledger.scheduler_started();
+    assert_eq!(ledger.known(1, &address(1)), Known::Lost);
+    assert_eq!(ledger.known(1, &address(2)), Known::No);
+    assert_eq!(ledger.known(2, &address(1)), Known::No);
+    ledger.progressed(now, 1, address(1), JobState::Complete);
+    let builders = ledger.builders(now, Some(address(1)));
+    assert!(builders[0].local && !builders[1].local);
+    assert_eq!((builders[0].jobs, builders[0].done), (0, 1));
+}
+
+#[test]
+fn jobs_of_a_dead_process_and_unclaimed_ones_have_failed() {
+    let now = Instant::now();
+    let mut ledger = with(now, &[1]);
+    ledger.assigned(now, 1, address(1), T, false);
+    beat(&mut ledger, now, 1, 2).unwrap();
+    assert_eq!(ledger.builders(now, None)[0].failed, 1);
+    ledger.assigned(now, 2, address(1), T, false);
+    let later = now + UNCLAIMED_PENDING + seconds(1);
+    beat(&mut ledger, later, 1, 2).unwrap();
+    let builder = &ledger.builders(later, None)[0];
+    assert_eq!((builder.failed, builder.jobs), (2, 0));
+    let lost = &ledger.builders(later + LOST, None)[0];
+    assert_eq!(lost.state, BuilderState::Lost);
+}

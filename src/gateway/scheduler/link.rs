@@ -1,0 +1,277 @@
+//! The way to the scheduler: one connection a request, bounded in time, and the knowledge whether it answers.
+//!
+//! An idle link does nothing. It looks after the scheduler only when a request went wrong or the supervisor
+//! has started another one, and then until it answers.
+
+use crate::gateway::config::Scheduler;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::header::{self, HeaderValue};
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+/// Longest answer of a scheduler; certificates are the largest.
+const ANSWER: usize = 1 << 20;
+/// A request that is not answered within this time makes us look whether the scheduler lives.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How long a live scheduler may take to say how it is.
+const PROBE: Duration = Duration::from_secs(2);
+/// First and longest pause between two looks at a scheduler that does not answer.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+/// The longest pause where the scheduler is another machine's.
+const LONGEST_REMOTE_PAUSE: Duration = Duration::from_secs(5);
+/// The route that asks nothing of the scheduler but to be there.
+const STATUS: &str = "/api/v1/scheduler/status";
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// Nobody listens: its process is gone.
+    #[error("the scheduler is not there: {0}")]
+    Gone(io::Error),
+    /// It closed the connection, or did not speak HTTP.
+    #[error("the scheduler broke the connection off: {0}")]
+    Broken(String),
+    /// It is there and does not answer.
+    #[error("the scheduler does not answer")]
+    Silent,
+    /// It answers others, and not this request: the builder that it asks does not answer.
+    #[error("the scheduler took longer than {0:?}; a builder may hang")]
+    Slow(Duration),
+}
+
+/// Does the scheduler answer?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Health {
+    /// The last time that anybody asked it did.
+    Up,
+    /// It does not.
+    Down {
+        /// From when on.
+        since: Instant,
+        /// Its process is gone, and what it knew with it.
+        gone: bool,
+    },
+}
+
+/// The link.
+#[derive(Debug)]
+pub struct Link {
+    scheduler: Scheduler,
+    health: watch::Sender<Health>,
+    look_now: Notify,
+    outages: AtomicU64,
+}
+
+impl Link {
+    /// Down until the first look.
+    pub fn new(scheduler: Scheduler) -> Link {
+        let since = Instant::now();
+        Link {
+            scheduler,
+            health: watch::Sender::new(Health::Down { since, gone: true }),
+            look_now: Notify::new(),
+            outages: AtomicU64::new(0),
+        }
+    }
+
+    /// The scheduler is in this container.
+    pub fn is_local(&self) -> bool {
+        matches!(self.scheduler, Scheduler::Local(_))
+    }
+
+    /// Does it answer, as far as anybody knows?
+    pub fn health(&self) -> Health {
+        *self.health.borrow()
+    }
+
+    /// How often it stopped answering.
+    pub fn outages(&self) -> u64 {
+        self.outages.load(Relaxed)
+    }
+
+    /// Another scheduler was started, whatever became of the former.
+    pub fn started(&self) {
+        let since = Instant::now();
+        let former = self.health.send_replace(Health::Down { since, gone: true });
+        if former == Health::Up {
+            self.outages.fetch_add(1, Relaxed);
+        }
+        self.look_now.notify_one();
+    }
+
+    /// The scheduler answers, and knows what it must know.
+    pub fn up(&self) {
+        self.health.send_replace(Health::Up);
+    }
+
+    /// Waits until it is up, at most until `deadline`.
+    pub async fn wait_up(&self, deadline: Instant) -> bool {
+        let mut health = self.health.subscribe();
+        let up = health.wait_for(|health| *health == Health::Up);
+        matches!(timeout_at(deadline, up).await, Ok(Ok(_)))
+    }
+
+    /// Waits until it is up or known to be gone, at most until `deadline`.
+    pub async fn wait_known(&self, deadline: Instant) {
+        let mut health = self.health.subscribe();
+        let known = |health: &Health| !matches!(health, Health::Down { gone: false, .. });
+        let _ = timeout_at(deadline, health.wait_for(known)).await;
+    }
+
+    /// Ends when the scheduler is down and answers again: at once after it came back.
+    pub async fn returned(&self) {
+        let mut health = self.health.subscribe();
+        // The sender lives as long as we do.
+        let _ = health.wait_for(|health| *health != Health::Up).await;
+        let longest = if self.is_local() {
+            LONGEST_PAUSE
+        } else {
+            LONGEST_REMOTE_PAUSE
+        };
+        let mut pause = FIRST_PAUSE;
+        while let Err(fault) = self.probe().await {
+            if matches!(fault, Fault::Gone(_)) {
+                self.down(true);
+            }
+            tokio::select! {
+                () = sleep(pause) => pause = (pause * 2).min(longest),
+                () = self.look_now.notified() => pause = FIRST_PAUSE,
+            }
+        }
+    }
+
+    /// Sends a request. A live scheduler may take `bound` for it; one that hangs is found out much sooner.
+    pub async fn ask(
+        &self,
+        request: Request<Full<Bytes>>,
+        bound: Duration,
+    ) -> Result<Response<Bytes>, Fault> {
+        let deadline = Instant::now() + bound;
+        let mut exchange = std::pin::pin!(self.exchange(request));
+        let outcome = loop {
+            let patience = deadline.min(Instant::now() + PATIENCE);
+            if let Ok(outcome) = timeout_at(patience, &mut exchange).await {
+                break outcome;
+            }
+            if self.probe().await.is_err() {
+                break Err(Fault::Silent);
+            }
+            if Instant::now() >= deadline {
+                break Err(Fault::Slow(bound));
+            }
+        };
+        match &outcome {
+            Ok(_) | Err(Fault::Slow(_)) => {}
+            Err(Fault::Gone(_)) => self.down(true),
+            Err(Fault::Broken(_) | Fault::Silent) => self.down(false),
+        }
+        outcome
+    }
+
+    fn down(&self, gone: bool) {
+        self.health.send_if_modified(|health| match health {
+            Health::Up => {
+                let since = Instant::now();
+                *health = Health::Down { since, gone };
+                self.outages.fetch_add(1, Relaxed);
+                true
+            }
+            Health::Down { gone: known, .. } => {
+                let news = gone && !*known;
+                *known |= gone;
+                news
+            }
+        });
+    }
+
+    async fn probe(&self) -> Result<(), Fault> {
+        let mut request = Request::new(Full::default());
+        *request.uri_mut() = hyper::Uri::from_static(STATUS);
+        match timeout(PROBE, self.exchange(request)).await {
+            Ok(Ok(answer)) if answer.status() == StatusCode::OK => Ok(()),
+            Ok(Ok(answer)) => Err(Fault::Broken(format!("status {}", answer.status()))),
+            Ok(Err(fault)) => Err(fault),
+            Err(_) => Err(Fault::Silent),
+        }
+    }
+
+    async fn exchange(&self, mut request: Request<Full<Bytes>>) -> Result<Response<Bytes>, Fault> {
+        let broken = |cause: hyper::Error| Fault::Broken(cause.to_string());
+        let connected = match &self.scheduler {
+            Scheduler::Local(address) => TcpStream::connect(address).await,
+            Scheduler::Remote(url) => TcpStream::connect(authority(url)).await,
+        };
+        let stream = connected.map_err(Fault::Gone)?;
+        // What cannot be set is only slower.
+        let _ = stream.set_nodelay(true);
+        let host = match &self.scheduler {
+            Scheduler::Local(address) => HeaderValue::from_str(&address.to_string()),
+            Scheduler::Remote(url) => HeaderValue::from_str(authority(url)),
+        };
+        let headers = request.headers_mut();
+        if let Ok(host) = host {
+            headers.insert(header::HOST, host);
+        }
+        // The scheduler's HTTP library keeps a thread for every connection that stays open.
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(broken)?;
+        let answer = async {
+            let answer = sender.send_request(request).await.map_err(broken)?;
+            let (parts, body) = answer.into_parts();
+            let body = Limited::new(body, ANSWER).collect().await;
+            let body = body.map_err(|cause| Fault::Broken(cause.to_string()))?;
+            Ok(Response::from_parts(parts, body.to_bytes()))
+        };
+        // The connection does the reading and writing for the other; how it ends, that one tells.
+        let connection = async {
+            let _ = connection.await;
+            std::future::pending().await
+        };
+        tokio::select! {
+            answer = answer => answer,
+            never = connection => never,
+        }
+    }
+}
+
+/// `host:port` of `http://host:port`.
+fn authority(url: &str) -> &str {
+    let rest = url.strip_prefix("http://").unwrap_or(url);
+    rest.split('/').next().unwrap_or(rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn authority_is_what_connect_takes() {
+        assert_eq!(authority("http://build-host:10600"), "build-host:10600");
+        assert_eq!(authority("http://[::1]:10600/"), "[::1]:10600");
+    }
+
+    #[tokio::test]
+    async fn absent_scheduler_is_gone_and_counted_once() {
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = closed.local_addr().unwrap();
+        drop(closed);
+        let link = Link::new(Scheduler::Local(address));
+        link.up();
+        for _ in 0..2 {
+            let answer = link.ask(Request::default(), Duration::from_secs(5)).await;
+            assert!(matches!(answer, Err(Fault::Gone(_))), "{answer:?}");
+        }
+        assert!(matches!(link.health(), Health::Down { gone: true, .. }));
+        assert_eq!(link.outages(), 1);
+    }
+}

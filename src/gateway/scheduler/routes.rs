@@ -1,0 +1,583 @@
+//! The requests of clients and builders, one function each.
+
+use super::ledger::{Admission, Assignment, Known};
+use super::link::{Fault, Health};
+use super::wire::{self, Allocation};
+use super::{Front, ledger};
+use crate::gateway::access::{self, Need, Verdict};
+use crate::gateway::config::WrongToken;
+use crate::gateway::warnings::REFUSALS;
+use crate::gateway::{Gateway, Peer};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::{Body, Incoming};
+use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::http::request::Parts;
+use hyper::{Method, Request, Response, StatusCode};
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::sync::{MutexGuard, SemaphorePermit};
+use tokio::time::{Instant, timeout, timeout_at};
+use tracing::info;
+
+/// How long an allocation may take. The scheduler waits up to 30 s for the builder that it chose, and shuns it after
+/// that; its client need not wait so long.
+const ALLOCATION: Duration = Duration::from_secs(15);
+/// How long everything else may take that the scheduler answers from memory.
+pub(super) const QUICK: Duration = Duration::from_secs(10);
+/// How long an allocation waits for a scheduler that has just gone, or for its turn.
+const WAIT: Duration = Duration::from_secs(2);
+/// How long a builder's report waits for it: its own patience is 30 s.
+const REPORT_WAIT: Duration = Duration::from_secs(10);
+/// How long a body may take.
+const BODY_TIME: Duration = Duration::from_secs(5);
+/// Longest body of a client's request and of a job's new state; both have less than 80 bytes.
+const SMALL: usize = 4 << 10;
+/// Longest heartbeat; its certificate has about 1,100 bytes.
+const LARGE: usize = 64 << 10;
+/// Bytes of a refused request's body that are read, so that the peer sees the answer instead of a reset.
+const LEFT_OVER: usize = 1 << 20;
+/// How long that may take.
+const LEFT_OVER_TIME: Duration = Duration::from_secs(2);
+
+const ALLOCATE: &str = "/api/v1/scheduler/alloc_job";
+pub(super) const HEARTBEAT: &str = "/api/v1/scheduler/heartbeat_server";
+const STATUS: &str = "/api/v1/scheduler/status";
+const CERTIFICATE: &str = "/api/v1/scheduler/server_certificate/";
+const JOB_STATE: &str = "/api/v1/scheduler/job_state/";
+/// Ours: a builder's machine says that it leaves.
+pub(super) const LEAVING: &str = "/api/v1/dock/leaving";
+
+const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+
+type Answer = Response<Full<Bytes>>;
+
+/// Why a request was not done.
+#[derive(Debug)]
+struct Refusal {
+    status: StatusCode,
+    reason: &'static str,
+    message: String,
+}
+
+impl Refusal {
+    fn new(status: StatusCode, reason: &'static str, message: impl ToString) -> Refusal {
+        Refusal {
+            status,
+            reason,
+            message: message.to_string(),
+        }
+    }
+
+    /// What may be otherwise the next time: clients compile by themselves.
+    fn passing(reason: &'static str, message: impl ToString) -> Refusal {
+        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, reason, message)
+    }
+}
+
+impl From<Fault> for Refusal {
+    fn from(fault: Fault) -> Refusal {
+        Refusal::passing("dist_scheduler", fault)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Route {
+    Allocate,
+    Certificate(SocketAddr),
+    Heartbeat,
+    JobState(u64),
+    Status,
+    Leaving,
+    Unknown,
+}
+
+impl Route {
+    fn find(method: &Method, path: &str) -> Route {
+        match (method.as_str(), path) {
+            ("POST", ALLOCATE) => Route::Allocate,
+            ("POST", HEARTBEAT) => Route::Heartbeat,
+            ("POST", LEAVING) => Route::Leaving,
+            ("GET", STATUS) => Route::Status,
+            ("POST", _) => path
+                .strip_prefix(JOB_STATE)
+                .and_then(|job| job.parse().ok())
+                .map_or(Route::Unknown, Route::JobState),
+            ("GET", _) => path
+                .strip_prefix(CERTIFICATE)
+                .and_then(|builder| builder.parse().ok())
+                .map_or(Route::Unknown, Route::Certificate),
+            _ => Route::Unknown,
+        }
+    }
+
+    /// For metrics.
+    fn label(self) -> &'static str {
+        match self {
+            Route::Allocate => "alloc_job",
+            Route::Certificate(_) => "server_certificate",
+            Route::Heartbeat => "heartbeat_server",
+            Route::JobState(_) => "job_state",
+            Route::Status => "status",
+            Route::Leaving => "leaving",
+            Route::Unknown => "unknown",
+        }
+    }
+}
+
+/// Answers one request, in bounded time.
+pub(super) async fn answer(
+    gateway: &Gateway,
+    front: &Front,
+    peer: &Peer,
+    request: Request<Incoming>,
+) -> Answer {
+    let (started, _in_flight) = (Instant::now(), front.figures.in_flight());
+    let (parts, mut body) = request.into_parts();
+    let route = Route::find(&parts.method, parts.uri.path());
+    let scene = Scene {
+        gateway,
+        front,
+        peer,
+        parts: &parts,
+    };
+    let outcome = match route {
+        Route::Allocate => scene.allocate(&mut body).await,
+        Route::Certificate(builder) => scene.certificate(builder).await,
+        Route::Heartbeat => scene.heartbeat(&mut body).await,
+        Route::JobState(job) => scene.job_state(job, &mut body).await,
+        Route::Status => scene.status().await,
+        Route::Leaving => scene.leaving().await,
+        Route::Unknown => Err(Refusal::new(
+            StatusCode::NOT_FOUND,
+            "dist_route",
+            "the scheduler knows no such request",
+        )),
+    };
+    let answer = outcome.unwrap_or_else(|refusal| scene.refused(&refusal));
+    if !body.is_end_stream() && !parts.headers.contains_key(header::EXPECT) {
+        let _ = timeout(LEFT_OVER_TIME, Limited::new(body, LEFT_OVER).collect()).await;
+    }
+    let code = answer.status();
+    front
+        .figures
+        .answered(route.label(), code.as_str(), started.elapsed());
+    answer
+}
+
+/// One request and what it is about.
+struct Scene<'a> {
+    gateway: &'a Gateway,
+    front: &'a Front,
+    peer: &'a Peer,
+    parts: &'a Parts,
+}
+
+/// What an allocation holds on its way.
+struct Pass<'a> {
+    _thread: SemaphorePermit<'a>,
+    _single: Option<MutexGuard<'a, ()>>,
+}
+
+impl Scene<'_> {
+    fn refused(&self, refusal: &Refusal) -> Answer {
+        let what = format!("{} {:?}", self.parts.method, self.parts.uri.path());
+        self.gateway
+            .refuse(refusal.reason, self.peer, &what, &refusal.message);
+        let mut answer = reply(TEXT, format!("{}\n", refusal.message));
+        *answer.status_mut() = refusal.status;
+        if refusal.status == StatusCode::UNAUTHORIZED {
+            let challenge = HeaderValue::from_static("Bearer");
+            answer
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        answer
+    }
+
+    async fn allocate(&self, body: &mut Incoming) -> Result<Answer, Refusal> {
+        self.check_client()?;
+        let body = whole(body, SMALL).await?;
+        let toolchain =
+            wire::toolchain(&body).map_err(|cause| Refusal::passing("dist_body", cause))?;
+        let front = self.front;
+        if !front.link.is_local() {
+            let message = "this machine only builds; clients ask the one that schedules";
+            return Err(Refusal::passing("dist_route", message));
+        }
+        self.await_scheduler().await?;
+        let Some(pass) = front.pass(&toolchain).await else {
+            return Ok(self.no_capacity("busy", "the builders are busy with a toolchain"));
+        };
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = hyper::Uri::from_static(ALLOCATE);
+        let headers = request.headers_mut();
+        headers.insert(header::CONTENT_TYPE, OCTETS);
+        headers.insert(header::ACCEPT, OCTETS);
+        headers.insert(
+            header::AUTHORIZATION,
+            bearer(front.config.scheduler_token.reveal()),
+        );
+        let answer = front.link.ask(request, ALLOCATION).await.inspect_err(|_| {
+            front.figures.allocation("failed");
+        })?;
+        let outcome = self.allocated(&toolchain, answer);
+        drop(pass);
+        front.changed.notify_waiters();
+        outcome
+    }
+
+    /// Learns from the scheduler's answer what it decided.
+    fn allocated(&self, toolchain: &str, answer: Response<Bytes>) -> Result<Answer, Refusal> {
+        let front = self.front;
+        let status = answer.status();
+        if !status.is_success() {
+            front.figures.allocation("failed");
+            let told = String::from_utf8_lossy(answer.body()).into_owned();
+            if status.is_client_error() {
+                let message = format!("the scheduler refused what the front sent: {status} {told}");
+                return Err(Refusal::passing("dist_scheduler", message));
+            }
+            let message = format!("the scheduler could not place a job: {told}");
+            self.gateway
+                .warnings
+                .warn(REFUSALS, "dist_assign", &message);
+            return Ok(passed_on(answer));
+        }
+        match wire::allocation(answer.body()) {
+            Ok(Allocation::Assigned {
+                job,
+                builder,
+                needs_toolchain,
+            }) => {
+                let now = Instant::now();
+                let assignment =
+                    front
+                        .ledger()
+                        .assigned(now, job, builder, toolchain, needs_toolchain);
+                if assignment == Assignment::Leaving {
+                    let message = format!("builder {builder} is about to stop");
+                    return Ok(self.no_capacity("leaving", &message));
+                }
+                front.figures.allocation("assigned");
+            }
+            Ok(Allocation::Refused(_)) => front.figures.allocation("no_capacity"),
+            Err(cause) => {
+                front.figures.allocation("failed");
+                let message = format!("cannot understand the scheduler's answer: {cause}");
+                return Err(Refusal::passing("dist_scheduler", message));
+            }
+        }
+        Ok(passed_on(answer))
+    }
+
+    /// The scheduler's own words for it: the client compiles by itself.
+    fn no_capacity(&self, outcome: &'static str, message: &str) -> Answer {
+        self.front.figures.allocation(outcome);
+        reply(OCTETS, wire::no_capacity(message))
+    }
+
+    async fn certificate(&self, builder: SocketAddr) -> Result<Answer, Refusal> {
+        self.await_scheduler().await?;
+        self.pass_on(&format!("{CERTIFICATE}{builder}")).await
+    }
+
+    async fn status(&self) -> Result<Answer, Refusal> {
+        self.await_scheduler().await?;
+        self.pass_on(STATUS).await
+    }
+
+    async fn pass_on(&self, path: &str) -> Result<Answer, Refusal> {
+        let mut request = Request::new(Full::default());
+        *request.uri_mut() = uri(path);
+        let wants_json = self.parts.headers.get(header::ACCEPT) == Some(&JSON);
+        let accept = if wants_json { JSON } else { OCTETS };
+        request.headers_mut().insert(header::ACCEPT, accept);
+        let answer = self.front.link.ask(request, QUICK).await?;
+        if answer.status().is_client_error() {
+            let message = format!("the scheduler answered {}", answer.status());
+            return Err(Refusal::passing("dist_scheduler", message));
+        }
+        Ok(passed_on(answer))
+    }
+
+    async fn heartbeat(&self, body: &mut Incoming) -> Result<Answer, Refusal> {
+        let builder = self.check_builder()?;
+        let body = whole(body, LARGE).await?;
+        let bad = |cause| Refusal::new(StatusCode::BAD_REQUEST, "dist_body", cause);
+        let heartbeat = wire::heartbeat(&body).map_err(bad)?;
+        let front = self.front;
+        let noted = front
+            .ledger()
+            .heartbeat(Instant::now(), builder, heartbeat, body.clone());
+        let is_new = noted.map_err(|stale| {
+            let reason = match stale {
+                ledger::Stale::Retired => "dist_replay",
+                ledger::Stale::Full => "dist_builders",
+            };
+            let message = format!("a heartbeat of builder {builder}: {stale}");
+            Refusal::new(StatusCode::UNAUTHORIZED, reason, message)
+        })?;
+        if is_new {
+            let cores = heartbeat.cores;
+            info!("builder {builder} reports slots={cores} peer={}", self.peer);
+            front.changed.notify_waiters();
+        }
+        let answer = self.report(builder, HEARTBEAT, body).await?;
+        if answer.status().is_success() {
+            front.registered(builder, heartbeat.nonce);
+        } else {
+            let message = format!(
+                "the scheduler did not take a heartbeat of builder {builder}: {}",
+                answer.status()
+            );
+            self.gateway
+                .warnings
+                .warn(REFUSALS, "dist_heartbeat", &message);
+        }
+        Ok(passed_on(answer))
+    }
+
+    async fn job_state(&self, job: u64, body: &mut Incoming) -> Result<Answer, Refusal> {
+        let builder = self.check_builder()?;
+        let body = whole(body, SMALL).await?;
+        let bad = |cause| Refusal::new(StatusCode::BAD_REQUEST, "dist_body", cause);
+        let state = wire::job_state(&body).map_err(bad)?;
+        let front = self.front;
+        let known = front.ledger().known(job, &builder);
+        let path = format!("{JOB_STATE}{job}");
+        let answer = match known {
+            Known::Lost => None,
+            Known::Yes if front.link.is_local() => {
+                self.report_of_known_job(builder, &path, body).await?
+            }
+            Known::Yes | Known::No => Some(self.report(builder, &path, body).await?),
+        };
+        let taken = answer
+            .as_ref()
+            .is_none_or(|answer| answer.status().is_success());
+        if taken {
+            front
+                .ledger()
+                .progressed(Instant::now(), job, builder, state);
+            front.changed.notify_waiters();
+        }
+        // The scheduler that knew the job is gone, or gave it up. The job is well, so it may go on.
+        Ok(answer.map_or_else(|| reply(OCTETS, wire::STATE_TAKEN.to_vec()), passed_on))
+    }
+
+    /// Passes on what a builder says of a job that the front knows; `None`: the scheduler does not know it.
+    async fn report_of_known_job(
+        &self,
+        builder: SocketAddr,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Option<Response<Bytes>>, Refusal> {
+        let link = &self.front.link;
+        let gone = || matches!(link.health(), Health::Down { gone: true, .. });
+        if gone() {
+            return Ok(None);
+        }
+        let answer = match self.report(builder, path, body.clone()).await {
+            Ok(answer) => answer,
+            Err(refusal) => {
+                // It may have died over this request.
+                link.wait_known(Instant::now() + WAIT).await;
+                if gone() {
+                    return Ok(None);
+                }
+                if link.health() != Health::Up {
+                    return Err(refusal);
+                }
+                self.report(builder, path, body).await?
+            }
+        };
+        Ok(Some(answer).filter(|answer| !is_forgotten(answer)))
+    }
+
+    async fn leaving(&self) -> Result<Answer, Refusal> {
+        let builder = self.check_builder()?;
+        let front = self.front;
+        if front.link.is_local() {
+            let known = front.ledger().leave(&builder);
+            info!("builder {builder} leaves known={known} peer={}", self.peer);
+            front.changed.notify_waiters();
+            return Ok(reply(TEXT, "noted\n"));
+        }
+        Ok(passed_on(
+            self.report(builder, LEAVING, Bytes::new()).await?,
+        ))
+    }
+
+    /// Passes on what a builder says. A scheduler that is away is waited for: the builder can wait.
+    async fn report(
+        &self,
+        builder: SocketAddr,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Response<Bytes>, Refusal> {
+        let front = self.front;
+        if !front.link.wait_up(Instant::now() + REPORT_WAIT).await {
+            let message = "the scheduler does not answer";
+            return Err(Refusal::passing("dist_scheduler", message));
+        }
+        let request = front.builders_request(builder, path, body);
+        Ok(front.link.ask(request, QUICK).await?)
+    }
+
+    /// Waits for a scheduler whose process ended a moment ago, not for one that stays away or hangs.
+    async fn await_scheduler(&self) -> Result<(), Refusal> {
+        let link = &self.front.link;
+        let up = match link.health() {
+            Health::Up => true,
+            Health::Down { since, gone: true } => link.wait_up(since + WAIT).await,
+            Health::Down { gone: false, .. } => false,
+        };
+        if up {
+            return Ok(());
+        }
+        let message = "the scheduler does not answer; it is being looked after";
+        Err(Refusal::passing("dist_scheduler", message))
+    }
+
+    fn check_client(&self) -> Result<(), Refusal> {
+        let authorization = self.parts.headers.get(header::AUTHORIZATION);
+        let given = authorization.map(HeaderValue::as_bytes);
+        let message = match self.gateway.access.check(given, Need::Write) {
+            Verdict::Allowed => return Ok(()),
+            Verdict::Forbidden => {
+                "this token may only read the cache (hint: builds need the token that `client-env` prints)"
+            }
+            Verdict::Unauthorized => {
+                "the client's token is not this scheduler's (hint: write the client's file anew with \
+                 `client-env --lane dist`)"
+            }
+        };
+        self.gateway.metrics.auth_failed();
+        let status = match self.front.config.wrong_token {
+            WrongToken::Fail => StatusCode::UNAUTHORIZED,
+            WrongToken::Fallback => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Err(Refusal::new(status, "dist_client_token", message))
+    }
+
+    fn check_builder(&self) -> Result<SocketAddr, Refusal> {
+        let token = &self.front.config.server_token;
+        let given = credentials(&self.parts.headers).and_then(wire::builder_bearer);
+        let genuine = given.filter(|(_, given)| access::is_same(token, given.as_bytes()));
+        genuine.map(|(address, _)| address).ok_or_else(|| {
+            self.gateway.metrics.auth_failed();
+            let message = "the builder's token is not this scheduler's (hint: give both the same SCCACHE_SERVER_TOKEN)";
+            Refusal::new(StatusCode::UNAUTHORIZED, "dist_server_token", message)
+        })
+    }
+}
+
+impl Front {
+    /// Waits until an allocation may be passed on; `None`: the client had better compile by itself.
+    async fn pass(&self, toolchain: &str) -> Option<Pass<'_>> {
+        let deadline = Instant::now() + 2 * WAIT;
+        let turn = timeout_at(deadline, self.allocations.acquire()).await;
+        let thread = turn.ok()?.ok()?;
+        let mut single = None;
+        loop {
+            let changed = self.changed.notified();
+            let admission = self.ledger().admit(Instant::now(), toolchain);
+            match admission {
+                Admission::Open => break,
+                Admission::Single if single.is_some() => break,
+                // Things may be otherwise when it is our turn: the next round looks.
+                Admission::Single => {
+                    single = Some(timeout_at(deadline, self.single.lock()).await.ok()?);
+                }
+                Admission::Hold(until) => {
+                    single = None;
+                    let _ = timeout_at(until.min(deadline), changed).await;
+                    if Instant::now() >= deadline {
+                        return None;
+                    }
+                }
+                Admission::Busy => return None,
+            }
+        }
+        Some(Pass {
+            _thread: thread,
+            _single: single,
+        })
+    }
+
+    /// A request of a builder as the scheduler, or the next front, takes it.
+    pub(super) fn builders_request(
+        &self,
+        builder: SocketAddr,
+        path: &str,
+        body: Bytes,
+    ) -> Request<Full<Bytes>> {
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = uri(path);
+        let headers = request.headers_mut();
+        headers.insert(header::CONTENT_TYPE, OCTETS);
+        headers.insert(header::ACCEPT, OCTETS);
+        let token = format!("{builder} {}", self.config.server_token.reveal());
+        headers.insert(header::AUTHORIZATION, bearer(&token));
+        // It must be the address that the builder names, wherever its request came from.
+        if let Ok(ip) = HeaderValue::from_str(&builder.ip().to_string()) {
+            headers.insert("x-real-ip", ip);
+        }
+        request
+    }
+}
+
+/// The text after `Bearer`.
+fn credentials(headers: &HeaderMap) -> Option<&str> {
+    let text = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, rest) = text.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| rest.trim())
+}
+
+fn bearer(token: &str) -> HeaderValue {
+    let mut value = HeaderValue::from_str(&format!("Bearer {token}"))
+        // The settings refuse tokens that do not fit a header; an empty one is refused by the scheduler.
+        .unwrap_or(HeaderValue::from_static(""));
+    value.set_sensitive(true);
+    value
+}
+
+/// Paths are ours, with numbers and addresses in them.
+fn uri(path: &str) -> hyper::Uri {
+    path.parse().unwrap_or_default()
+}
+
+/// The scheduler does not know the job, or not its builder: it is new, or it gave the job up.
+fn is_forgotten(answer: &Response<Bytes>) -> bool {
+    let says = |words: &[u8]| memchr::memmem::find(answer.body(), words).is_some();
+    answer.status() == StatusCode::INTERNAL_SERVER_ERROR
+        && (says(b"Unknown job") || says(b"server is not known to scheduler"))
+}
+
+async fn whole(body: &mut Incoming, most: usize) -> Result<Bytes, Refusal> {
+    let collected = timeout(BODY_TIME, Limited::new(body, most).collect()).await;
+    match collected {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(cause)) => Err(Refusal::passing("dist_body", cause)),
+        Err(_) => Err(Refusal::passing("dist_slow", "the body took too long")),
+    }
+}
+
+fn passed_on(answer: Response<Bytes>) -> Answer {
+    let (parts, body) = answer.into_parts();
+    let kind = parts.headers.get(header::CONTENT_TYPE);
+    let mut answer = reply(kind.cloned().unwrap_or(OCTETS), body);
+    *answer.status_mut() = parts.status;
+    answer
+}
+
+fn reply(kind: HeaderValue, body: impl Into<Bytes>) -> Answer {
+    let mut answer = Response::new(Full::new(body.into()));
+    answer.headers_mut().insert(header::CONTENT_TYPE, kind);
+    answer
+}

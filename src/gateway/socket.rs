@@ -1,0 +1,63 @@
+//! What the gateway asks of a connection beyond reading and writing, for both kinds alike.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use tokio::io::{AsyncRead, AsyncWrite, Interest};
+use tokio::net::{TcpStream, UnixStream};
+
+/// A connected stream socket.
+pub(crate) trait Socket:
+    AsyncRead + AsyncWrite + AsFd + Unpin + Send + Sync + 'static
+{
+    /// Waits for bytes, so that the memory for them can be had afterwards.
+    fn until_readable(&self) -> impl Future<Output = io::Result<()>> + Send;
+
+    /// Does `work` when the socket takes bytes, again and again until that would not block.
+    fn when_writable<T>(
+        &self,
+        work: impl FnMut() -> io::Result<T> + Send,
+    ) -> impl Future<Output = io::Result<T>> + Send;
+
+    /// Sends some of `bytes`, which more are to follow: they may wait for those.
+    fn send_more(&self, bytes: &[u8]) -> impl Future<Output = io::Result<usize>> + Send {
+        use rustix::net::SendFlags;
+        self.when_writable(move || {
+            let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
+            Ok(rustix::net::send(self, bytes, flags)?)
+        })
+    }
+
+    /// Sends some of `count` bytes of `file`, from `offset` on, without a copy. Returns how many; 0 at its end.
+    fn send_file(
+        &self,
+        file: &File,
+        offset: u64,
+        count: usize,
+    ) -> impl Future<Output = io::Result<usize>> + Send {
+        self.when_writable(move || {
+            let mut offset = offset;
+            Ok(rustix::fs::sendfile(self, file, Some(&mut offset), count)?)
+        })
+    }
+}
+
+impl Socket for TcpStream {
+    async fn until_readable(&self) -> io::Result<()> {
+        self.readable().await
+    }
+
+    async fn when_writable<T>(&self, work: impl FnMut() -> io::Result<T> + Send) -> io::Result<T> {
+        self.async_io(Interest::WRITABLE, work).await
+    }
+}
+
+impl Socket for UnixStream {
+    async fn until_readable(&self) -> io::Result<()> {
+        self.readable().await
+    }
+
+    async fn when_writable<T>(&self, work: impl FnMut() -> io::Result<T> + Send) -> io::Result<T> {
+        self.async_io(Interest::WRITABLE, work).await
+    }
+}

@@ -1,0 +1,257 @@
+//! The file of named tokens (`SCCACHE_TOKENS_FILE`): text into checked tokens, all faults at once. Pure.
+//!
+//! ```toml
+//! [[token]]
+//! name = "ci-main"                 # shown in metrics, status and logs
+//! token = "a long random text"
+//! access = "write"                 # or "read"
+//! namespaces = ["team", "docs"]    # only these; all where the key is missing
+//! ```
+//!
+//! No message quotes a value: a token may stand where something else belongs.
+
+use crate::secret::Secret;
+use std::collections::BTreeSet;
+use std::fmt;
+
+/// Most tokens in the file: each has counters of its own, and each request is compared with every one.
+pub const MOST: usize = 256;
+/// Longest name: it is a label of the metrics.
+const LONGEST_NAME: usize = 64;
+/// Shortest token; those of people's own invention are guessed first.
+const SHORTEST_TOKEN: usize = 16;
+/// Names of the tokens that are set otherwise.
+pub const RESERVED: [&str; 3] = ["auth", "read", "anonymous"];
+const KEYS: [&str; 4] = ["name", "token", "access", "namespaces"];
+
+/// What a token is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Grant {
+    /// Reads the cache, metrics and status.
+    Read,
+    /// Changes the cache too.
+    Write,
+}
+
+/// One token of the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    /// Unique in the file.
+    pub name: String,
+    /// The token itself.
+    pub token: Secret,
+    /// What it is good for.
+    pub access: Grant,
+    /// The namespaces that it may use, with all below them; `None` for all.
+    pub namespaces: Option<Vec<String>>,
+}
+
+/// Everything that is wrong with the file's text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Faults(pub Vec<String>);
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("; "))
+    }
+}
+
+impl std::error::Error for Faults {}
+
+/// The tokens in the file's text, in its order.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn parse(text: &str) -> Result<Vec<Named>, Faults> {
+    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
+        // The error's own text quotes the line, with a token in it.
+        let at = error.span().map_or(0, |span| span.start);
+        let line = text[..text.floor_char_boundary(at)].matches('\n').count() + 1;
+        Faults(vec![format!("line {line} is no TOML")])
+    })?;
+    let mut faults = Vec::new();
+    let mut tokens = Vec::new();
+    for (key, value) in &table {
+        match value {
+            toml::Value::Array(entries) if key == "token" => {
+                for (index, entry) in entries.iter().enumerate() {
+                    match entry.as_table() {
+                        Some(entry) => tokens.extend(named(index + 1, entry, &mut faults)),
+                        None => faults.push(format!("token {} is no table", index + 1)),
+                    }
+                }
+            }
+            _ if key == "token" => faults.push("tokens are written as [[token]] tables".into()),
+            _ => faults.push(format!(
+                "there is a key beside the [[token]] tables ({} letters long)",
+                key.chars().count()
+            )),
+        }
+    }
+    if tokens.len() > MOST {
+        faults.push(format!("there are more than {MOST} tokens"));
+    }
+    let mut names = BTreeSet::new();
+    for (index, one) in tokens.iter().enumerate() {
+        if !names.insert(one.name.as_str()) {
+            faults.push(format!("two tokens are called \"{}\"", one.name));
+        }
+        if tokens[..index].iter().any(|other| other.token == one.token) {
+            faults.push(format!("\"{}\" is the same as another token", one.name));
+        }
+    }
+    if faults.is_empty() {
+        Ok(tokens)
+    } else {
+        Err(Faults(faults))
+    }
+}
+
+fn named(number: usize, entry: &toml::Table, faults: &mut Vec<String>) -> Option<Named> {
+    let before = faults.len();
+    let string = |key: &str| entry.get(key).and_then(toml::Value::as_str);
+    let name = string("name").unwrap_or_default();
+    let who = if is_name(name) {
+        format!("token {number} (\"{name}\")")
+    } else {
+        faults.push(format!(
+            "token {number} has no name of 1 to {LONGEST_NAME} letters, digits, \".\", \"_\" and \"-\""
+        ));
+        format!("token {number}")
+    };
+    if RESERVED.contains(&name) {
+        faults.push(format!(
+            "{who} has the name of a token that is set otherwise"
+        ));
+    }
+    let token = string("token").unwrap_or_default();
+    if token.len() < SHORTEST_TOKEN || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        faults.push(format!(
+            "{who} has no \"token\" of at least {SHORTEST_TOKEN} visible ASCII characters"
+        ));
+    }
+    let access = match string("access") {
+        Some("read") => Grant::Read,
+        Some("write") => Grant::Write,
+        Some(_) | None => {
+            faults.push(format!(
+                "{who} has no \"access\" that is \"read\" or \"write\""
+            ));
+            Grant::Read
+        }
+    };
+    let namespaces = entry.get("namespaces").map(namespaces);
+    if namespaces == Some(None) {
+        faults.push(format!(
+            "{who} has \"namespaces\" that are no list of at least one folder such as \"team\" or \"team/main\""
+        ));
+    }
+    if entry.keys().any(|key| !KEYS.contains(&key.as_str())) {
+        faults.push(format!(
+            "{who} has a key that is none of {}",
+            KEYS.join(", ")
+        ));
+    }
+    (faults.len() == before).then(|| Named {
+        name: name.to_owned(),
+        token: Secret::new(token),
+        access,
+        namespaces: namespaces.flatten(),
+    })
+}
+
+fn is_name(name: &str) -> bool {
+    (1..=LONGEST_NAME).contains(&name.len())
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+}
+
+fn namespaces(value: &toml::Value) -> Option<Vec<String>> {
+    let list = value.as_array().filter(|list| !list.is_empty())?;
+    list.iter()
+        .map(|one| {
+            let name = one.as_str()?.trim_matches('/');
+            let is_folder = |part: &str| !part.is_empty() && part != "." && part != "..";
+            let fits = name.split('/').all(is_folder) && !name.chars().any(char::is_control);
+            fits.then(|| name.to_owned())
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const GOOD: &str = "
+        [[token]]
+        name = 'ci'
+        token = '0123456789abcdef-ci'
+        access = 'write'
+        namespaces = ['team', '/docs/main/']
+        [[token]]
+        name = 'laptop'
+        token = '0123456789abcdef-laptop'
+        access = 'read'
+    ";
+
+    #[test]
+    fn tokens_are_read_in_their_order() {
+        let tokens = parse(GOOD).unwrap();
+        assert_eq!(
+            (tokens[0].name.as_str(), tokens[0].access),
+            ("ci", Grant::Write)
+        );
+        assert_eq!(
+            tokens[0].namespaces.as_deref(),
+            Some(&["team".to_owned(), "docs/main".to_owned()][..])
+        );
+        assert_eq!(
+            (tokens[1].access, &tokens[1].namespaces),
+            (Grant::Read, &None)
+        );
+        assert_eq!(tokens[1].token.reveal(), "0123456789abcdef-laptop");
+        assert_eq!(parse("").unwrap(), []);
+    }
+
+    #[test]
+    fn every_fault_is_named_and_no_value_is() {
+        let entry = |rest: &str| format!("[[token]]\n{rest}");
+        let whole = "name = 'a'\ntoken = 'hidden-hidden-hidden'\naccess = 'read'\n";
+        for (text, word) in [
+            (entry("name = 'hidden hidden'"), "token 1 has no name"),
+            (entry("name = 'auth'"), "set otherwise"),
+            (entry("name = 'a'\ntoken = 'hidden'"), "at least 16"),
+            (
+                entry("name = 'a'\naccess = 'hidden'"),
+                "\"read\" or \"write\"",
+            ),
+            (entry(&format!("{whole}namespaces = 'hidden'")), "no list"),
+            (
+                entry(&format!("{whole}namespaces = ['../hidden']")),
+                "no list",
+            ),
+            (
+                entry(&format!("{whole}hidden = 1")),
+                "a key that is none of",
+            ),
+            (entry(whole) + &entry(whole), "two tokens are called \"a\""),
+            (entry(whole) + &entry(whole), "the same as another token"),
+            ("hidden = 1".to_owned(), "a key beside"),
+            ("token = 'hidden'".to_owned(), "[[token]]"),
+            ("\n\ntoken = 'hidden".to_owned(), "line 3 is no TOML"),
+        ] {
+            let said = parse(&text).unwrap_err().to_string();
+            assert!(said.contains(word), "{said}");
+            assert!(!said.contains("hidden"), "{said}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_judged(text in "\\PC{0,200}") {
+            let _ = parse(&text);
+        }
+    }
+}

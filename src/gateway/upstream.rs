@@ -1,0 +1,629 @@
+//! The second level: another store that this one asks on a miss and passes its writes on to.
+//!
+//! Reads go through: one fetch for all that wait for the same key, the blob is stored here and served from here.
+//! Nobody waits longer than [`PATIENCE`]; the fetch goes on without them. Writes follow behind: a queue in a file,
+//! a few uploads at a time. An upstream that fails is left alone for a while ([`breaker`]); until it answers again
+//! this cache works as if it had none.
+
+pub mod breaker;
+pub mod queue;
+
+use crate::gateway::config::Upstream as Config;
+use crate::gateway::disk::{Disk, Fault};
+use crate::gateway::key::Key;
+use crate::gateway::metrics::{self, Figure};
+use crate::gateway::status::UpstreamStatus;
+use crate::gateway::store;
+use breaker::Breaker;
+use bytes::Bytes;
+use futures_util::TryStreamExt;
+use opendal::{Buffer, ErrorKind, HttpTransporter, Operator, OperatorRegistry};
+use opendal_http_transport_reqwest::ReqwestTransport;
+use percent_encoding::percent_decode_str;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::DescriptorEncoder;
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Unit;
+use queue::Queue;
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::time::{sleep_until, timeout};
+use tracing::{info, warn};
+
+/// How long a request waits for a fetch; its client compiles instead.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a connection to it may take.
+const CONNECT: Duration = Duration::from_secs(5);
+/// How long it may stand still in mid-answer.
+const SILENCE: Duration = Duration::from_secs(15);
+/// How long a fetch or an upload may take.
+const WHOLE: Duration = Duration::from_secs(120);
+/// Fetches at one time.
+const FETCHES: usize = 32;
+/// Uploads at one time.
+const UPLOADS: usize = 4;
+/// Keys that may wait to be passed on.
+const QUEUE: usize = 100_000;
+/// Keys between a write and the queue's file.
+const OFFERS: usize = 4096;
+/// A larger blob is not passed on: it would be held in memory whole.
+const LARGEST: u64 = 256 << 20;
+/// So often an upload of one key is tried while the upstream answers others.
+const TRIES: u32 = 3;
+
+/// Why an upstream cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The URL is not one that OpenDAL takes.
+    #[error("cannot use the upstream: {0}")]
+    Url(opendal::Error),
+    /// No HTTP client: the certificates of the system cannot be read.
+    #[error("cannot start a client for the upstream: {0}")]
+    Client(reqwest::Error),
+    /// The queue's file.
+    #[error("cannot open the upstream's queue \"{}\": {cause}", path.display())]
+    Queue {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What the system says.
+        cause: io::Error,
+    },
+}
+
+/// What a fetch found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// It is in our store now.
+    Here,
+    /// The upstream does not have it either, or did not say in time.
+    Nowhere,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    hits: AtomicU64,
+    misses: AtomicU64,
+    shared: AtomicU64,
+    skipped: AtomicU64,
+    read_errors: AtomicU64,
+    uploaded: AtomicU64,
+    write_errors: AtomicU64,
+    dropped: AtomicU64,
+    bytes_read: AtomicU64,
+    bytes_written: AtomicU64,
+}
+
+/// The upstream of one gateway.
+#[derive(Debug)]
+pub struct Upstream {
+    operator: Operator,
+    disk: Disk,
+    /// How the log and the status name it, without what is secret.
+    name: String,
+    breaker: Mutex<Breaker>,
+    flights: Mutex<HashMap<Key, watch::Receiver<Option<Found>>>>,
+    fetches: Semaphore,
+    queue: Mutex<Queue>,
+    queued: Notify,
+    offers: mpsc::Sender<Key>,
+    counts: Counts,
+    last_error: Mutex<Option<String>>,
+}
+
+// Plain mutexes: held for assignments and short appends, never across an await.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[expect(clippy::disallowed_methods, reason = "the breaker's clock")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+/// The store behind `config.url`: `s3://BUCKET/FOLDER?endpoint=...&region=...`, `redis://HOST:PORT/...`, or
+/// `http(s)://HOST:PORT/...` for another sccache-dock or any WebDAV server.
+///
+/// # Errors
+/// The URL cannot be used. Nothing is sent yet.
+pub fn operator(config: &Config) -> Result<Operator, Error> {
+    // Fails only where a provider was chosen before, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    opendal::init_default_registry();
+    let client = reqwest::Client::builder()
+        .connect_timeout(CONNECT)
+        .read_timeout(SILENCE)
+        .build();
+    let client = client.map_err(Error::Client)?;
+    // The first one stays, and they are all alike.
+    HttpTransporter::install_default(ReqwestTransport::from(client));
+    let url = config.url.reveal();
+    let web = url.starts_with("http://") || url.starts_with("https://");
+    if web {
+        let (endpoint, root) = split_web(url);
+        let mut webdav = opendal::services::Webdav::default()
+            .endpoint(endpoint)
+            .root(root)
+            // Ours has every folder; for other servers the writes would each cost two requests more.
+            .disable_create_dir(true);
+        if let Some(token) = &config.token {
+            webdav = webdav.token(token.reveal());
+        }
+        return Operator::new(webdav).map_err(Error::Url);
+    }
+    if url.starts_with("redis") {
+        return Operator::new(redis(url)).map_err(Error::Url);
+    }
+    OperatorRegistry::get().load(url).map_err(Error::Url)
+}
+
+/// Redis by its usual URL, of which OpenDAL leaves out user and password: `redis[s]://[USER][:PASSWORD]@HOST/DB/FOLDER`.
+fn redis(url: &str) -> opendal::services::Redis {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("redis", url));
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let (login, host) = authority.rsplit_once('@').unwrap_or(("", authority));
+    let (user, password) = login.split_once(':').unwrap_or((login, ""));
+    let (db, root) = match path.split_once('/').unwrap_or((path, "")) {
+        (first, rest) if first.parse::<i64>().is_ok() => (first.parse().unwrap_or(0), rest),
+        _ => (0, path),
+    };
+    let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+    let redis = opendal::services::Redis::default()
+        .endpoint(&format!("{scheme}://{host}"))
+        .root(&format!("/{root}"))
+        .db(db);
+    let redis = if user.is_empty() {
+        redis
+    } else {
+        redis.username(&decoded(user))
+    };
+    if password.is_empty() {
+        redis
+    } else {
+        redis.password(&decoded(password))
+    }
+}
+
+/// Scheme and host, and the path below it.
+fn split_web(url: &str) -> (&str, &str) {
+    let host = url.find("://").map_or(0, |at| at + 3);
+    match url[host..].find('/') {
+        Some(at) => url.split_at(host + at),
+        None => (url, "/"),
+    }
+}
+
+/// The URL without user, password and query, which may hold keys.
+pub fn public_name(url: &str) -> String {
+    let bare = url.split(['?', '#']).next().unwrap_or_default();
+    match bare.split_once("://") {
+        Some((scheme, rest)) => {
+            let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+            let host = host.rsplit('@').next().unwrap_or_default();
+            let slash = if path.is_empty() { "" } else { "/" };
+            format!("{scheme}://{host}{slash}{path}")
+        }
+        None => String::new(),
+    }
+}
+
+impl Upstream {
+    /// Connects a store to its upstream and starts to pass on what the last run left. Runs on tokio.
+    ///
+    /// # Errors
+    /// The URL or the queue's file cannot be used.
+    pub fn start(config: &Config, disk: Disk) -> Result<Arc<Upstream>, Error> {
+        let operator = operator(config)?;
+        let queue = Queue::open(&config.queue, QUEUE).map_err(|cause| Error::Queue {
+            path: config.queue.clone(),
+            cause,
+        })?;
+        let (offers, taken) = mpsc::channel(OFFERS);
+        let upstream = Arc::new(Upstream {
+            operator,
+            disk,
+            name: public_name(config.url.reveal()),
+            breaker: Mutex::default(),
+            flights: Mutex::default(),
+            fetches: Semaphore::new(FETCHES),
+            queue: Mutex::new(queue),
+            queued: Notify::new(),
+            offers,
+            counts: Counts::default(),
+            last_error: Mutex::default(),
+        });
+        info!(
+            "upstream {} with {} blobs to pass on",
+            upstream.name,
+            lock(&upstream.queue).len()
+        );
+        tokio::spawn(Arc::clone(&upstream).keep_queue(taken));
+        for _ in 0..UPLOADS {
+            tokio::spawn(Arc::clone(&upstream).upload_queued());
+        }
+        Ok(upstream)
+    }
+
+    /// Brings a blob that our store misses from the upstream, if it has it. One fetch for all who ask at a time.
+    pub async fn fetch(self: &Arc<Self>, key: &Key) -> Found {
+        let mut landed = {
+            let mut flights = lock(&self.flights);
+            if let Some(landed) = flights.get(key) {
+                self.counts.shared.fetch_add(1, Relaxed);
+                landed.clone()
+            } else {
+                if !lock(&self.breaker).admits(now()) {
+                    self.counts.skipped.fetch_add(1, Relaxed);
+                    return Found::Nowhere;
+                }
+                let (land, landed) = watch::channel(None);
+                flights.insert(key.clone(), landed.clone());
+                // On a task of its own: whoever asked first may go away.
+                let (upstream, key) = (Arc::clone(self), key.clone());
+                tokio::spawn(async move {
+                    let found = upstream.bring(&key).await;
+                    lock(&upstream.flights).remove(&key);
+                    land.send_replace(Some(found));
+                });
+                landed
+            }
+        };
+        let landing = timeout(PATIENCE, landed.wait_for(Option::is_some)).await;
+        match landing {
+            Ok(Ok(found)) => (*found).unwrap_or(Found::Nowhere),
+            Ok(Err(_)) | Err(_) => Found::Nowhere,
+        }
+    }
+
+    /// Queues a blob that was just written here. Waits for nothing.
+    pub fn offer(&self, key: &Key) {
+        if self.offers.try_send(key.clone()).is_err() {
+            self.counts.dropped.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Figures for status and metrics.
+    pub fn status(&self) -> UpstreamStatus {
+        let count = |counter: &AtomicU64| counter.load(Relaxed);
+        UpstreamStatus {
+            name: self.name.clone(),
+            available: !lock(&self.breaker).is_open(),
+            hits: count(&self.counts.hits),
+            misses: count(&self.counts.misses),
+            shared_fetches: count(&self.counts.shared),
+            skipped_reads: count(&self.counts.skipped),
+            read_errors: count(&self.counts.read_errors),
+            uploaded: count(&self.counts.uploaded),
+            write_errors: count(&self.counts.write_errors),
+            dropped_writes: count(&self.counts.dropped),
+            bytes_read: count(&self.counts.bytes_read),
+            bytes_written: count(&self.counts.bytes_written),
+            queued: lock(&self.queue).len() as u64,
+            last_error: lock(&self.last_error).clone(),
+        }
+    }
+
+    async fn bring(&self, key: &Key) -> Found {
+        let Ok(_slot) = self.fetches.acquire().await else {
+            return Found::Nowhere;
+        };
+        let outcome = match timeout(WHOLE, self.copy_here(key)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(Trouble::Upstream("it did not answer in time".into())),
+        };
+        match outcome {
+            Ok(Some(bytes)) => {
+                self.heard();
+                self.counts.hits.fetch_add(1, Relaxed);
+                self.counts.bytes_read.fetch_add(bytes, Relaxed);
+                Found::Here
+            }
+            Ok(None) => {
+                self.heard();
+                self.counts.misses.fetch_add(1, Relaxed);
+                Found::Nowhere
+            }
+            Err(Trouble::Upstream(cause)) => {
+                self.counts.read_errors.fetch_add(1, Relaxed);
+                self.broke(&format!("cannot read {key}: {cause}"));
+                Found::Nowhere
+            }
+            Err(Trouble::Here(fault)) => {
+                // The upstream did its part.
+                self.heard();
+                self.counts.read_errors.fetch_add(1, Relaxed);
+                warn!("cannot keep {key} of the upstream: {fault}");
+                Found::Nowhere
+            }
+        }
+    }
+
+    /// Bytes of the blob, which is in our store then; `None` where the upstream has none.
+    async fn copy_here(&self, key: &Key) -> Result<Option<u64>, Trouble> {
+        let reader = self.operator.reader(key.as_str()).await?;
+        let mut pieces = match reader.into_bytes_stream(..).await {
+            Ok(pieces) => pieces,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let mut upload = None;
+        loop {
+            // The answer's head comes with the first piece.
+            let piece = match pieces.try_next().await {
+                Ok(piece) => piece,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(error) => return Err(Trouble::Upstream(error.to_string())),
+            };
+            let upload = match &mut upload {
+                Some(upload) => upload,
+                None => upload.insert(self.disk.put(key, None).await?),
+            };
+            match piece {
+                Some(piece) => upload.push(&piece).await?,
+                None => break,
+            }
+        }
+        let Some(upload) = upload else {
+            return Ok(None);
+        };
+        let bytes = upload.received();
+        upload.finish().await?;
+        Ok(Some(bytes))
+    }
+
+    /// Moves offers into the queue, many at a time.
+    async fn keep_queue(self: Arc<Self>, mut offers: mpsc::Receiver<Key>) {
+        let mut batch = Vec::new();
+        while offers.recv_many(&mut batch, 1024).await > 0 {
+            let upstream = Arc::clone(&self);
+            let keys = std::mem::take(&mut batch);
+            let added = tokio::task::spawn_blocking(move || lock(&upstream.queue).add(keys)).await;
+            if let Ok((lost, outcome)) = added {
+                self.counts.dropped.fetch_add(lost, Relaxed);
+                if let Err(cause) = outcome {
+                    warn!("cannot write the upstream's queue: {cause}; a restart would forget it");
+                }
+            }
+            self.queued.notify_waiters();
+        }
+    }
+
+    /// One of the uploads at a time.
+    async fn upload_queued(self: Arc<Self>) {
+        let mut tries: HashMap<Key, u32> = HashMap::new();
+        loop {
+            // Asked for before the look, so that no key slips in between.
+            let more = self.queued.notified();
+            let next = {
+                let moment = now();
+                let mut breaker = lock(&self.breaker);
+                let mut queue = lock(&self.queue);
+                if queue.has_waiting() && !breaker.admits(moment) {
+                    Err(breaker.retry_at(moment))
+                } else {
+                    Ok(queue.take())
+                }
+            };
+            let key = match next {
+                Ok(Some(key)) => key,
+                Ok(None) => {
+                    more.await;
+                    continue;
+                }
+                Err(at) => {
+                    sleep_until(at.into()).await;
+                    continue;
+                }
+            };
+            let outcome = match timeout(WHOLE, self.copy_there(&key)).await {
+                Ok(outcome) => outcome,
+                Err(_) => Err(Trouble::Upstream("it did not answer in time".into())),
+            };
+            match outcome {
+                Ok(bytes) => {
+                    self.heard();
+                    tries.remove(&key);
+                    self.counts
+                        .uploaded
+                        .fetch_add(u64::from(bytes > 0), Relaxed);
+                    self.counts.bytes_written.fetch_add(bytes, Relaxed);
+                    self.done(&key);
+                }
+                Err(Trouble::Here(fault)) => {
+                    self.heard();
+                    self.counts.dropped.fetch_add(1, Relaxed);
+                    if !matches!(fault, Fault::Store(store::Error::Missing)) {
+                        warn!("cannot pass {key} on to the upstream: {fault}");
+                    }
+                    self.done(&key);
+                }
+                Err(Trouble::Upstream(cause)) => {
+                    self.counts.write_errors.fetch_add(1, Relaxed);
+                    self.broke(&format!("cannot write {key}: {cause}"));
+                    let tried = tries.entry(key.clone()).or_default();
+                    *tried += 1;
+                    // While others pass, it is this one that the upstream does not want.
+                    if *tried >= TRIES && !lock(&self.breaker).is_open() {
+                        tries.remove(&key);
+                        self.counts.dropped.fetch_add(1, Relaxed);
+                        self.done(&key);
+                    } else {
+                        lock(&self.queue).put_back(key);
+                    }
+                }
+            }
+        }
+    }
+
+    fn done(&self, key: &Key) {
+        if let Err(cause) = lock(&self.queue).done(key) {
+            warn!("cannot write the upstream's queue: {cause}");
+        }
+    }
+
+    /// Bytes that were passed on.
+    async fn copy_there(&self, key: &Key) -> Result<u64, Trouble> {
+        let mut blob = self.disk.get(key).await?;
+        if blob.length > LARGEST {
+            return Err(Trouble::Here(Fault::Store(store::Error::TooLarge {
+                size: blob.length,
+                limit: LARGEST,
+            })));
+        }
+        let mut pieces: Vec<Bytes> = Vec::new();
+        while let Some(piece) = blob.next().await {
+            let piece = piece.map_err(|cause| Fault::Store(store::Error::Io(cause)))?;
+            pieces.push(piece);
+        }
+        let length = blob.length;
+        self.operator
+            .write(key.as_str(), Buffer::from(pieces))
+            .await?;
+        Ok(length)
+    }
+
+    fn heard(&self) {
+        if lock(&self.breaker).succeeded() {
+            info!("upstream {} answers again", self.name);
+            *lock(&self.last_error) = None;
+            self.queued.notify_waiters();
+        }
+    }
+
+    fn broke(&self, cause: &str) {
+        *lock(&self.last_error) = Some(cause.to_owned());
+        if lock(&self.breaker).failed(now()) {
+            warn!(
+                "upstream {} is left alone for a while: {cause}; the cache goes on without it",
+                self.name
+            );
+        }
+    }
+}
+
+/// The upstream's figures for `/metrics`.
+#[derive(Debug)]
+pub(crate) struct Scrape(pub(crate) Arc<Upstream>);
+
+impl Collector for Scrape {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let status = self.0.status();
+        let gauges: [Figure<'_>; 2] = [
+            (
+                "upstream_available",
+                "1 while the second level answers",
+                None,
+                u64::from(status.available),
+            ),
+            (
+                "upstream_queued",
+                "Blobs that wait to be passed on",
+                None,
+                status.queued,
+            ),
+        ];
+        metrics::encode(&mut encoder, MetricType::Gauge, &gauges)?;
+        let bytes = Some(&Unit::Bytes);
+        let counters: [Figure<'_>; 9] = [
+            ("upstream_hits", "Blobs brought from it", None, status.hits),
+            (
+                "upstream_misses",
+                "Blobs that it did not have",
+                None,
+                status.misses,
+            ),
+            (
+                "upstream_skipped_reads",
+                "Misses while it was left alone",
+                None,
+                status.skipped_reads,
+            ),
+            (
+                "upstream_read_errors",
+                "Reads that failed",
+                None,
+                status.read_errors,
+            ),
+            (
+                "upstream_writes",
+                "Blobs passed on to it",
+                None,
+                status.uploaded,
+            ),
+            (
+                "upstream_write_errors",
+                "Writes that failed",
+                None,
+                status.write_errors,
+            ),
+            (
+                "upstream_dropped_writes",
+                "Blobs not passed on",
+                None,
+                status.dropped_writes,
+            ),
+            (
+                "upstream_read",
+                "Bytes of blobs brought",
+                bytes,
+                status.bytes_read,
+            ),
+            (
+                "upstream_written",
+                "Bytes of blobs passed on",
+                bytes,
+                status.bytes_written,
+            ),
+        ];
+        metrics::encode(&mut encoder, MetricType::Counter, &counters)
+    }
+}
+
+/// Whose fault it is that a blob did not move.
+#[derive(Debug)]
+enum Trouble {
+    Upstream(String),
+    Here(Fault),
+}
+
+impl From<opendal::Error> for Trouble {
+    fn from(error: opendal::Error) -> Trouble {
+        Trouble::Upstream(error.to_string())
+    }
+}
+
+impl From<Fault> for Trouble {
+    fn from(fault: Fault) -> Trouble {
+        Trouble::Here(fault)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn name_shows_no_secret() {
+        for (url, name) in [
+            ("redis://:secret@host:6379/2", "redis://host:6379/2"),
+            ("s3://bucket/folder?access_key_id=a", "s3://bucket/folder"),
+            ("http://host:4226", "http://host:4226"),
+            ("nonsense", ""),
+        ] {
+            assert_eq!(public_name(url), name, "{url}");
+        }
+    }
+
+    #[test]
+    fn web_addresses_are_split_at_the_path() {
+        assert_eq!(
+            split_web("http://host:4226/team/x"),
+            ("http://host:4226", "/team/x")
+        );
+        assert_eq!(split_web("https://host"), ("https://host", "/"));
+    }
+}

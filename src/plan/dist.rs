@@ -1,0 +1,192 @@
+//! The services of the modes that distribute: scheduler and builder.
+
+use super::{Facts, File, ReadyBy, Service, StopBy, loopback, paths};
+use crate::builder::config::{Config, Limits, User};
+use crate::cli::exit;
+use crate::dist;
+use crate::gateway::config::{Dist, Scheduler};
+use crate::secret::Secret;
+use crate::settings::{Mode, Settings};
+use crate::supervise::children::RunAs;
+use crate::supervise::machine::{Id, Rules};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The gateway says it of the scheduler: it answers.
+pub const SCHEDULER_ANSWERS: u8 = b's';
+/// The gateway says it of the local builder: the scheduler has accepted its heartbeat.
+pub const BUILDER_REGISTERED: u8 = b'b';
+
+/// What the plan of these services needs to know beside the settings.
+#[derive(Debug, Clone)]
+pub struct DistFacts {
+    /// The address that the front of the scheduler is really bound to.
+    pub front: SocketAddr,
+    /// The loopback address of the scheduler itself.
+    pub scheduler: SocketAddr,
+    /// What the scheduler takes for a client.
+    pub scheduler_token: Secret,
+    pub server_token: Secret,
+    /// Where clients and the scheduler reach the builder.
+    pub public_addr: SocketAddr,
+    /// The real bubblewrap.
+    pub bwrap: PathBuf,
+    /// Who the services run as, where that is not who we are.
+    pub run_as: Option<RunAs>,
+}
+
+/// What the front of the scheduler needs to know.
+pub(super) fn front(settings: &Settings, facts: &DistFacts) -> Dist {
+    Dist {
+        listen: facts.front,
+        scheduler: match &settings.dist.scheduler_url {
+            Some(url) => Scheduler::Remote(url.clone()),
+            None => Scheduler::Local(facts.scheduler),
+        },
+        scheduler_token: facts.scheduler_token.clone(),
+        server_token: facts.server_token.clone(),
+        wrong_token: settings.dist.wrong_token,
+        local_builder: Some(facts.public_addr),
+        jobs_socket: paths::jobs_socket(&settings.run_dir),
+    }
+}
+
+/// `sccache-dist scheduler`, reached through the gateway only.
+pub(super) fn scheduler(
+    settings: &Settings,
+    facts: &Facts,
+    dist: &DistFacts,
+    gateway: Id,
+) -> Result<Service, toml::ser::Error> {
+    let path = paths::scheduler_config(&settings.dir);
+    let token = |token: &Secret| dist::Token {
+        token: token.clone(),
+    };
+    let config = dist::Scheduler {
+        public_addr: dist.scheduler,
+        client_auth: token(&dist.scheduler_token),
+        server_auth: token(&dist.server_token),
+    };
+    let mut env = environment(settings, facts);
+    // Without it the scheduler goes into the background, out of our sight.
+    env.push(("SCCACHE_NO_DAEMON".into(), "1".into()));
+    Ok(Service {
+        name: "scheduler",
+        program: settings.dist.program.clone(),
+        args: vec![
+            "scheduler".into(),
+            "--config".into(),
+            path.display().to_string(),
+        ],
+        env,
+        ready_by: ReadyBy::Gateway(SCHEDULER_ANSWERS),
+        keeps_root: false,
+        stop_by: StopBy::Term,
+        files: vec![File {
+            path,
+            text: toml::to_string(&config)?,
+        }],
+        rules: Rules {
+            depends_on: vec![gateway],
+            ready_timeout: Duration::from_secs(30),
+            // It handles no signal and ends at once.
+            grace: settings.stop_grace / 4,
+            fatal_codes: &[],
+        },
+    })
+}
+
+/// `sccache-dist server` below our own program, which isolates it.
+pub(super) fn builder(
+    settings: &Settings,
+    facts: &Facts,
+    dist: &DistFacts,
+    depends_on: Vec<Id>,
+) -> Result<Service, toml::ser::Error> {
+    let (dir, set) = (paths::builder(&settings.dir), &settings.dist);
+    let server_config = paths::server_config(&settings.dir);
+    let config_path = paths::builder_config(&settings.dir);
+    let server = dist::Server {
+        cache_dir: dir.join("cache"),
+        toolchain_cache_size: set.toolchain_cache_bytes,
+        public_addr: dist.public_addr,
+        bind_address: set.builder_listen,
+        scheduler_url: format!("http://{}", loopback(dist.front)),
+        scheduler_auth: dist::Token {
+            token: dist.server_token.clone(),
+        },
+        builder: dist::Overlay {
+            build_dir: dir.join("build"),
+            bwrap_path: facts.program.clone(),
+        },
+    };
+    let config = Config {
+        mode: settings.mode.as_str().to_owned(),
+        isolation: set.isolation,
+        user: dist.run_as.map(|RunAs { uid, gid }| User { uid, gid }),
+        slots: set.slots,
+        dir,
+        sccache_dist: set.program.clone(),
+        server_config: server_config.clone(),
+        bwrap: dist.bwrap.clone(),
+        port: set.builder_listen.port(),
+        jobs_socket: paths::jobs_socket(&settings.run_dir),
+        grace_millis: millis(settings.stop_grace / 2),
+        limits: Limits {
+            memory_bytes: set.job_memory_bytes,
+            processes: set.job_processes,
+            time_millis: millis(set.job_time),
+        },
+    };
+    let waits_for_another_machine = settings.mode == Mode::Builder;
+    Ok(Service {
+        name: "builder",
+        program: facts.program.clone(),
+        args: vec![
+            "builder".into(),
+            "--config".into(),
+            config_path.display().to_string(),
+        ],
+        env: environment(settings, facts),
+        ready_by: ReadyBy::Gateway(BUILDER_REGISTERED),
+        // It steps down itself, unless the isolation takes real root.
+        keeps_root: true,
+        stop_by: StopBy::Term,
+        files: vec![
+            File {
+                path: config_path,
+                text: toml::to_string(&config)?,
+            },
+            File {
+                path: server_config,
+                text: toml::to_string(&server)?,
+            },
+        ],
+        rules: Rules {
+            depends_on,
+            ready_timeout: Duration::from_secs(match waits_for_another_machine {
+                // A scheduler that is away is no fault of the builder's, which goes on trying.
+                true => 24 * 3600,
+                false => 60,
+            }),
+            grace: settings.stop_grace,
+            fatal_codes: &[exit::USAGE as i32, exit::ISOLATION as i32],
+        },
+    })
+}
+
+/// What both programs inherit; `CARGO_INCREMENTAL` and the like would end them.
+fn environment(settings: &Settings, facts: &Facts) -> Vec<(String, String)> {
+    let tmp = paths::scratch(&settings.dir).display().to_string();
+    vec![
+        ("PATH".into(), facts.path.clone()),
+        ("HOME".into(), tmp.clone()),
+        ("TMPDIR".into(), tmp),
+        ("SCCACHE_LOG".into(), settings.log.clone()),
+    ]
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

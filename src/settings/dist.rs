@@ -1,0 +1,231 @@
+//! The settings of scheduler and builder.
+
+use super::values::{Fault, address, duration, optional, size, token};
+use super::{Lookup, Mode};
+use crate::gateway::config::WrongToken;
+use crate::secret::Secret;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Port of a scheduler's front that no address names.
+const SCHEDULER_PORT: u16 = 10600;
+
+/// How jobs are kept apart from the rest of the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Isolation {
+    /// The first of the others that its self-test proves.
+    Auto,
+    /// A user namespace of its own: needs no privilege, only the seccomp profile.
+    Userns,
+    /// Real root with CAP_SYS_ADMIN.
+    Root,
+}
+
+/// Where clients and the scheduler reach the builder: sccache takes no host name here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PublicAddr {
+    /// Its address.
+    pub ip: IpAddr,
+    /// The builder's own port where none is given.
+    pub port: Option<u16>,
+}
+
+/// Checked settings of scheduler and builder.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Distribution {
+    /// Builders prove themselves with it; generated and kept where none is set.
+    pub server_token: Option<Secret>,
+    /// The container's own address where none is set.
+    pub public_addr: Option<PublicAddr>,
+    /// `http://host:port` of the scheduler's front, in `MODE=builder`.
+    pub scheduler_url: Option<String>,
+    /// Address of the scheduler's front.
+    pub scheduler_listen: SocketAddr,
+    /// Address of the builder.
+    pub builder_listen: SocketAddr,
+    pub isolation: Isolation,
+    /// Processors that jobs may use.
+    pub slots: Option<usize>,
+    /// Budget of the packed toolchains.
+    pub toolchain_cache_bytes: u64,
+    pub wrong_token: WrongToken,
+    /// Limits of one job.
+    pub job_memory_bytes: Option<u64>,
+    pub job_processes: Option<u64>,
+    pub job_time: Duration,
+    /// Program that runs as `scheduler` and `builder`.
+    pub program: PathBuf,
+}
+
+impl Lookup<'_> {
+    pub(super) fn distribution(&mut self, mode: Option<Mode>) -> Option<Distribution> {
+        let server_token = self.parsed("SCCACHE_SERVER_TOKEN", optional(server_token));
+        let public_addr = self.parsed("SCCACHE_PUBLIC_ADDR", optional(public_addr));
+        let scheduler_url = self.parsed("SCCACHE_SCHEDULER_URL", optional(scheduler_url));
+        let scheduler_listen = self.parsed("SCCACHE_SCHEDULER_LISTEN", address);
+        let builder_listen = self.parsed("SCCACHE_BUILDER_LISTEN", address);
+        let isolation = self.parsed("SCCACHE_BUILDER_ISOLATION", isolation);
+        let slots = self.parsed("SCCACHE_BUILDER_SLOTS", optional(count));
+        let toolchain_cache_bytes = self.parsed("SCCACHE_TOOLCHAIN_CACHE_SIZE", size);
+        let wrong_token = self.parsed("SCCACHE_DIST_WRONG_TOKEN", wrong_token);
+        let job_memory_bytes = self.parsed("SCCACHE_JOB_MEMORY", optional(job_memory));
+        let job_processes = self.parsed("SCCACHE_JOB_PROCESSES", optional(count));
+        let job_time = self.parsed("SCCACHE_JOB_TIME", job_time);
+        let program = self.parsed("SCCACHE_DIST_BINARY", |text| Ok(PathBuf::from(text)));
+        let (server_token, scheduler_url) = (server_token?, scheduler_url?);
+        match mode {
+            Some(Mode::Builder) => {
+                if scheduler_url.is_none() {
+                    self.problem(
+                        "SCCACHE_SCHEDULER_URL",
+                        "is needed in MODE=builder: a builder works for a scheduler".into(),
+                        Some("set it to http://host:10600 of the machine that runs MODE=distributed-...".into()),
+                    );
+                }
+                if server_token.is_none() {
+                    self.problem(
+                        "SCCACHE_SERVER_TOKEN",
+                        "is needed in MODE=builder: the scheduler takes no builder without it".into(),
+                        Some("set it, or SCCACHE_SERVER_TOKEN_FILE, to what state/server-token holds beside the scheduler".into()),
+                    );
+                }
+            }
+            Some(_) if scheduler_url.is_some() => self.problem(
+                "SCCACHE_SCHEDULER_URL",
+                "has no effect in this mode, which joins no other machine".into(),
+                Some("use MODE=builder to add this machine to that scheduler, or unset it".into()),
+            ),
+            Some(_) | None => {}
+        }
+        Some(Distribution {
+            server_token,
+            public_addr: public_addr?,
+            scheduler_url,
+            scheduler_listen: scheduler_listen?,
+            builder_listen: builder_listen?,
+            isolation: isolation?,
+            slots: slots?.map(|slots| usize::try_from(slots).unwrap_or(usize::MAX)),
+            toolchain_cache_bytes: toolchain_cache_bytes?,
+            wrong_token: wrong_token?,
+            job_memory_bytes: job_memory_bytes?,
+            job_processes: job_processes?,
+            job_time: job_time?,
+            program: program?,
+        })
+    }
+}
+
+fn server_token(text: &str) -> Result<Secret, Fault> {
+    if text == "anonymous" {
+        return Err(Fault::hint(
+            "a builder without a token could be anybody",
+            "leave it unset to have one generated",
+        ));
+    }
+    token(text)
+}
+
+fn public_addr(text: &str) -> Result<PublicAddr, Fault> {
+    let parsed = match text.parse::<SocketAddr>() {
+        Ok(address) => Some(PublicAddr {
+            ip: address.ip(),
+            port: Some(address.port()),
+        }),
+        Err(_) => text.parse().ok().map(|ip| PublicAddr { ip, port: None }),
+    };
+    match parsed {
+        Some(address) if address.ip.is_unspecified() || address.port == Some(0) => {
+            Err(Fault::hint(
+                "is no address that anybody could connect to",
+                "write the address that clients reach this machine at, 192.168.1.7:10501",
+            ))
+        }
+        Some(address) => Ok(address),
+        None => Err(Fault::hint(
+            "is not an IP address: a builder's certificate holds an address, never a name",
+            "write what the name stands for, as 192.168.1.7 or 192.168.1.7:10501",
+        )),
+    }
+}
+
+/// `http://host[:port]` or `host[:port]`, made whole.
+fn scheduler_url(text: &str) -> Result<String, Fault> {
+    let fault = |message: &str| Fault::hint(message, "write it as http://build-host:10600");
+    if text.starts_with("https://") {
+        return Err(Fault::hint(
+            "the port of the scheduler speaks no TLS yet",
+            "write it as http://build-host:10600, on a private network",
+        ));
+    }
+    let host = text.strip_prefix("http://").unwrap_or(text);
+    let host = host.strip_suffix('/').unwrap_or(host);
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
+    if host.is_empty() || !host.chars().all(allowed) {
+        return Err(fault("is not the address of a scheduler"));
+    }
+    // The last colon of an address in brackets is its own.
+    let after = host.rfind(']').map_or(0, |at| at + 1);
+    match host[after..].split_once(':') {
+        None => Ok(format!("http://{host}:{SCHEDULER_PORT}")),
+        Some((_, port)) if port.parse::<u16>().is_ok_and(|port| port > 0) => {
+            Ok(format!("http://{host}"))
+        }
+        Some(_) => Err(fault("has a port that is none")),
+    }
+}
+
+fn isolation(text: &str) -> Result<Isolation, Fault> {
+    match text {
+        "auto" => Ok(Isolation::Auto),
+        "userns" => Ok(Isolation::Userns),
+        "root" => Ok(Isolation::Root),
+        other => Err(Fault::hint(
+            format!("\"{other}\" is not a kind of isolation"),
+            "use auto, userns or root",
+        )),
+    }
+}
+
+fn wrong_token(text: &str) -> Result<WrongToken, Fault> {
+    match text {
+        "fail" => Ok(WrongToken::Fail),
+        "fallback" => Ok(WrongToken::Fallback),
+        other => Err(Fault::hint(
+            format!("\"{other}\" is not an answer to a wrong token"),
+            "use fail or fallback",
+        )),
+    }
+}
+
+fn count(text: &str) -> Result<u64, Fault> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err(Fault::hint(
+            "is not a number of 1 or more",
+            "leave it unset for the default",
+        )),
+        Ok(count) => Ok(count),
+    }
+}
+
+fn job_memory(text: &str) -> Result<u64, Fault> {
+    const LEAST: u64 = 64 << 20;
+    match size(text)? {
+        bytes if bytes < LEAST => Err(Fault::hint(
+            "is less than 64M, in which no compiler runs",
+            "write it as 4G, or leave it unset",
+        )),
+        bytes => Ok(bytes),
+    }
+}
+
+fn job_time(text: &str) -> Result<Duration, Fault> {
+    match duration(text)? {
+        time if time < Duration::from_secs(1) => Err(Fault::hint(
+            "is less than a second",
+            "write it as 20m or 300s",
+        )),
+        time => Ok(time),
+    }
+}

@@ -1,0 +1,206 @@
+//! From a service's line to what is printed: tag or object, level, and no secret; pure.
+
+use crate::secret::Secret;
+use crate::settings::LogFormat;
+use memchr::memmem::Finder;
+use std::ops::Range;
+
+/// So many bytes of a secret's beginning, at the end of a text that may go on, are hidden too.
+const HIDDEN_START: usize = 4;
+/// A level is looked for in so many bytes of a line.
+const HEAD: usize = 48;
+
+/// How much a line matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+impl Level {
+    pub(super) fn upper(self) -> &'static str {
+        match self {
+            Level::Error => "ERROR",
+            Level::Warn => "WARN",
+            Level::Info => "INFO",
+            Level::Debug => "DEBUG",
+            Level::Trace => "TRACE",
+        }
+    }
+
+    /// As a value of JSON.
+    fn json(level: Option<Level>) -> &'static str {
+        match level {
+            Some(Level::Error) => "\"error\"",
+            Some(Level::Warn) => "\"warn\"",
+            Some(Level::Info) => "\"info\"",
+            Some(Level::Debug) => "\"debug\"",
+            Some(Level::Trace) => "\"trace\"",
+            None => "null",
+        }
+    }
+
+    /// The first level that a service's line states near its beginning, in the manner of env_logger and tracing.
+    pub(super) fn of_line(line: &[u8]) -> Option<Level> {
+        let head = &line[..line.len().min(HEAD)];
+        let after_gaps = memchr::memchr2_iter(b' ', b'[', head).map(|gap| gap + 1);
+        [0].into_iter().chain(after_gaps).find_map(|start| {
+            let level = match head.get(start)? {
+                b'E' => Level::Error,
+                b'W' => Level::Warn,
+                b'I' => Level::Info,
+                b'D' => Level::Debug,
+                b'T' => Level::Trace,
+                _ => return None,
+            };
+            let rest = head[start..].strip_prefix(level.upper().as_bytes())?;
+            matches!(rest.first(), None | Some(b' ' | b']' | b':')).then_some(level)
+        })
+    }
+}
+
+/// Turns lines into what is printed.
+pub(super) struct Formatter {
+    pub(super) format: LogFormat,
+    secrets: Vec<Finder<'static>>,
+}
+
+impl Formatter {
+    pub(super) fn new(format: LogFormat, secrets: &[Secret]) -> Formatter {
+        let finder = |secret: &Secret| Finder::new(secret.reveal().as_bytes()).into_owned();
+        Formatter {
+            format,
+            secrets: secrets
+                .iter()
+                .filter(|secret| !secret.reveal().is_empty())
+                .map(finder)
+                .collect(),
+        }
+    }
+
+    /// Another format and other secrets from now on. Those of before stay hidden.
+    pub(super) fn set(&mut self, format: LogFormat, secrets: &[Secret]) {
+        let known = std::mem::replace(self, Formatter::new(format, secrets)).secrets;
+        for finder in known {
+            if !self.secrets.iter().any(|it| it.needle() == finder.needle()) {
+                self.secrets.push(finder);
+            }
+        }
+    }
+
+    /// What comes before every line of a service, as long as the stamp holds.
+    pub(super) fn head(&self, into: &mut Vec<u8>, stamp: &str, service: &str) {
+        into.clear();
+        match self.format {
+            LogFormat::Text => {
+                into.extend_from_slice(service.as_bytes());
+                into.resize(service.len().max(8) + 1, b' ');
+            }
+            LogFormat::Json => {
+                into.extend_from_slice(b"{\"ts\":");
+                json_string(into, stamp);
+                into.extend_from_slice(b",\"service\":");
+                json_string(into, service);
+                into.extend_from_slice(b",\"level\":");
+            }
+        }
+    }
+
+    /// One whole line, in which no secret is left.
+    pub(super) fn line(&self, out: &mut Vec<u8>, head: &[u8], level: Option<Level>, line: &[u8]) {
+        out.extend_from_slice(head);
+        match self.format {
+            LogFormat::Text => out.extend_from_slice(line),
+            LogFormat::Json => {
+                out.extend_from_slice(Level::json(level).as_bytes());
+                out.extend_from_slice(b",\"message\":");
+                if line
+                    .iter()
+                    .fold(true, |plain, byte| plain & is_plain(*byte))
+                {
+                    out.push(b'"');
+                    out.extend_from_slice(line);
+                    out.push(b'"');
+                } else {
+                    json_string(out, &String::from_utf8_lossy(line));
+                }
+                out.push(b'}');
+            }
+        }
+        out.push(b'\n');
+    }
+
+    pub(super) fn longest_secret(&self) -> usize {
+        let lengths = self.secrets.iter().map(|finder| finder.needle().len());
+        lengths.max().unwrap_or(0)
+    }
+
+    /// Whether there is anything to hide, in a text of any number of lines.
+    pub(super) fn has_secret(&self, text: &[u8]) -> bool {
+        self.secrets
+            .iter()
+            .any(|finder| finder.find(text).is_some())
+    }
+
+    /// The text without secrets; `None` where it has none.
+    pub(super) fn redact(&self, text: &[u8]) -> Option<Vec<u8>> {
+        self.hide(text, self.whole_secrets(text))
+    }
+
+    /// As [`Formatter::redact`], for a text whose end may be missing: the beginning of a secret is hidden there too.
+    pub(super) fn redact_unfinished(&self, text: &[u8]) -> Option<Vec<u8>> {
+        let mut found = self.whole_secrets(text);
+        for secret in self.secrets.iter().map(Finder::needle) {
+            let longest = text.len().min(secret.len().saturating_sub(1));
+            let start = (HIDDEN_START..=longest)
+                .rev()
+                .find(|count| text.ends_with(&secret[..*count]));
+            found.extend(start.map(|count| text.len() - count..text.len()));
+        }
+        self.hide(text, found)
+    }
+
+    /// Every place of every secret, also where they overlap.
+    fn whole_secrets(&self, text: &[u8]) -> Vec<Range<usize>> {
+        let mut found = Vec::new();
+        for finder in &self.secrets {
+            let mut from = 0;
+            while let Some(at) = finder.find(&text[from..]) {
+                found.push(from + at..from + at + finder.needle().len());
+                from += at + 1;
+            }
+        }
+        found
+    }
+
+    fn hide(&self, text: &[u8], mut found: Vec<Range<usize>>) -> Option<Vec<u8>> {
+        if found.is_empty() {
+            return None;
+        }
+        found.sort_by_key(|range| range.start);
+        let (mut clean, mut done) = (Vec::with_capacity(text.len()), 0);
+        for range in found {
+            // Of overlapping places only the first leaves its mark.
+            if range.start >= done {
+                clean.extend_from_slice(&text[done..range.start]);
+                clean.extend_from_slice(b"***");
+            }
+            done = done.max(range.end);
+        }
+        clean.extend_from_slice(&text[done..]);
+        Some(clean)
+    }
+}
+
+/// Whether this byte stands for itself in a string of JSON. Nearly every line has no other, which is seen at once.
+fn is_plain(byte: u8) -> bool {
+    (b' '..=b'~').contains(&byte) & (byte != b'"') & (byte != b'\\')
+}
+
+fn json_string(out: &mut Vec<u8>, text: &str) {
+    // Neither a string nor memory can refuse.
+    let _ = serde_json::to_writer(out, text);
+}

@@ -1,0 +1,169 @@
+//! The thread that writes the log out, and what it shares with the loop.
+
+use super::CAPACITY;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Written at a time. A reader that takes less than this within the stall bound stands still.
+const PIECE: usize = 64 << 10;
+/// Buffers up to this size are kept for good.
+const KEPT: usize = 8 << 10;
+/// Larger ones are given back after so much silence.
+const SILENCE: Duration = Duration::from_secs(1);
+
+/// What the loop and the writing thread share.
+#[derive(Default)]
+pub(super) struct Shared {
+    state: Mutex<Pending>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+pub(super) struct Pending {
+    pub(super) text: Vec<u8>,
+    pub(super) errors: Vec<u8>,
+    /// Bytes that the thread has taken and not written yet.
+    in_flight: usize,
+    /// Bytes written since the start.
+    pub(super) written: u64,
+    /// The loop waits for room and wants a byte on the wake socket.
+    pub(super) wanted: bool,
+    /// That byte was sent.
+    pub(super) woken: bool,
+    /// The thread waits for something to write.
+    sleeping: bool,
+    /// Somebody waits in [`Shared::wait_while`].
+    watched: bool,
+    pub(super) closing: bool,
+}
+
+impl Pending {
+    /// Bytes that wait for the reader.
+    pub(super) fn used(&self) -> usize {
+        self.text.len() + self.in_flight
+    }
+}
+
+impl Shared {
+    // A panic cannot happen while the lock is held: it guards formatting and moves of buffers.
+    pub(super) fn lock(&self) -> MutexGuard<'_, Pending> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets go of the lock and sees to it that what was added is written.
+    pub(super) fn publish(&self, mut pending: MutexGuard<'_, Pending>) {
+        let due = pending.closing || !(pending.text.is_empty() && pending.errors.is_empty());
+        let wake = due && std::mem::take(&mut pending.sleeping);
+        drop(pending);
+        if wake {
+            self.changed.notify_all();
+        }
+    }
+
+    /// Waits while `busy` holds; gives up when nothing was written for `patience`. For the end of everything only:
+    /// the loop never waits here.
+    pub(super) fn wait_while(&self, patience: Duration, busy: impl Fn(&Pending) -> bool) -> bool {
+        let mut pending = self.lock();
+        pending.watched = true;
+        while busy(&pending) {
+            let before = pending.written;
+            let still = |pending: &mut Pending| pending.written == before && busy(pending);
+            let waited = self.changed.wait_timeout_while(pending, patience, still);
+            let (state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+            pending = state;
+            if timeout.timed_out() {
+                break;
+            }
+        }
+        pending.watched = false;
+        !busy(&pending)
+    }
+}
+
+/// Writes until the log is closed and empty.
+pub(super) fn write_out(
+    shared: &Shared,
+    mut out: File,
+    mut error_file: Option<File>,
+    waker: &UnixStream,
+) {
+    let (mut text, mut errors) = (Vec::new(), Vec::new());
+    loop {
+        let mut pending = shared.lock();
+        while pending.text.is_empty() && pending.errors.is_empty() {
+            if pending.closing {
+                return;
+            }
+            pending.sleeping = true;
+            let large = [&text, &pending.text, &errors, &pending.errors]
+                .into_iter()
+                .any(|it| it.capacity() > KEPT);
+            let limit = if large { SILENCE } else { Duration::MAX };
+            let waited = shared.changed.wait_timeout(pending, limit);
+            let (state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+            pending = state;
+            if timeout.timed_out() && pending.used() == 0 {
+                let held = &mut *pending;
+                for buffer in [&mut text, &mut held.text, &mut errors, &mut held.errors] {
+                    buffer.shrink_to(0);
+                }
+            }
+        }
+        pending.sleeping = false;
+        std::mem::swap(&mut pending.text, &mut text);
+        std::mem::swap(&mut pending.errors, &mut errors);
+        pending.in_flight = text.len();
+        drop(pending);
+        for piece in text.chunks(PIECE) {
+            // Nobody is left to tell: standard output is the log. A closed one must not end the services.
+            write_all(&mut out, piece);
+            advance(shared, piece.len(), waker);
+        }
+        if let Some(file) = &mut error_file {
+            let _ = file.write_all(&errors);
+        }
+        text.clear();
+        errors.clear();
+    }
+}
+
+/// Tells who waits that so much more was written.
+fn advance(shared: &Shared, count: usize, waker: &UnixStream) {
+    let mut pending = shared.lock();
+    pending.in_flight -= count;
+    pending.written += count as u64;
+    if pending.wanted && pending.used() < CAPACITY / 2 {
+        pending.wanted = false;
+        pending.woken = true;
+        // Under the lock, so that who sees the flag finds the byte. It never blocks.
+        let _ = (&mut &*waker).write(b"w");
+    }
+    if pending.watched {
+        drop(pending);
+        shared.changed.notify_all();
+    }
+}
+
+/// Writes everything, also to a standard output that somebody made non-blocking. Gives up when it is closed.
+pub(super) fn write_all(out: &mut File, mut text: &[u8]) {
+    while !text.is_empty() {
+        match out.write(text) {
+            Ok(0) => return,
+            Ok(count) => text = &text[count..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let mut fds = [PollFd::new(out.as_fd(), PollFlags::POLLOUT)];
+                if poll(&mut fds, PollTimeout::NONE).is_err_and(|errno| errno != Errno::EINTR) {
+                    return;
+                }
+            }
+            Err(_) => return,
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! The second level: the real gateway before real stores (another gateway, Redis, an S3-compatible server).
+
+use crate::harness::{Gateway, Process, WRITER, finish, now, skip, tools, wait_for};
+use sccache_dock::gateway::config::Upstream;
+use sccache_dock::gateway::status::UpstreamStatus;
+use sccache_dock::secret::Secret;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+const BODY: &[u8] = b"the blob";
+
+/// A gateway whose second level is at `url`.
+fn before(url: &str) -> Gateway {
+    before_with(url, 64 << 20)
+}
+
+fn before_with(url: &str, budget_bytes: u64) -> Gateway {
+    Gateway::start_with(|config| {
+        config.budget_bytes = budget_bytes;
+        config.upstream = Some(Upstream {
+            url: Secret::new(url),
+            token: url.starts_with("http").then(|| Secret::new(WRITER)),
+            queue: config.socket.with_file_name("upstream-queue"),
+        });
+    })
+}
+
+fn upstream(gateway: &Gateway) -> UpstreamStatus {
+    gateway.status().upstream.expect("it has a second level")
+}
+
+fn wait_status(gateway: &Gateway, what: &str, holds: impl Fn(&UpstreamStatus) -> bool) {
+    wait_for(what, Duration::from_secs(60), || {
+        let status = upstream(gateway);
+        holds(&status).then_some(())
+    });
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+fn wait_port(port: u16) {
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    wait_for("the port", Duration::from_secs(20), || {
+        TcpStream::connect(address).ok().map(drop)
+    });
+}
+
+/// What one gateway stores, a second one finds behind the same second level.
+fn shares(url: &str) {
+    let (first, second) = (before(url), before(url));
+    let large = vec![7; 3 << 20];
+    assert_eq!(first.request("PUT", "/cas/small", BODY).code, 201);
+    assert_eq!(first.request("PUT", "/team/cas/large", &large).code, 201);
+    wait_status(&first, "both are passed on", |status| {
+        status.uploaded == 2 && status.queued == 0
+    });
+    assert_eq!(second.request("GET", "/cas/small", b"").body, BODY);
+    let answer = second.request("GET", "/team/cas/large", b"");
+    assert!(answer.body == large, "{} bytes", answer.body.len());
+    assert_eq!(second.request("GET", "/cas/nowhere", b"").code, 404);
+    let status = upstream(&second);
+    assert_eq!((status.hits, status.misses), (2, 1), "{status:?}");
+    let metrics = second.request("GET", "/metrics", b"").text();
+    assert!(
+        metrics.contains("sccache_dock_upstream_hits_total 2"),
+        "{metrics}"
+    );
+    // From now on it is here.
+    assert_eq!(second.request("GET", "/cas/small", b"").body, BODY);
+    assert_eq!(upstream(&second).hits, 2);
+}
+
+#[test]
+fn two_caches_share_through_a_third() {
+    let third = Gateway::start();
+    shares(&third.url());
+    let namespaces = third.status().namespaces;
+    assert_eq!(namespaces["team"].entries, 1, "{namespaces:?}");
+}
+
+#[test]
+fn two_caches_share_through_redis() {
+    if finish(Command::new("redis-server").arg("--version")).code != Some(0) {
+        return skip("redis-server is not installed");
+    }
+    let (folder, port) = (tempfile::tempdir().unwrap(), free_port());
+    let _redis = Process::start(
+        Command::new("redis-server")
+            .args([
+                "--port",
+                &port.to_string(),
+                "--save",
+                "",
+                "--bind",
+                "127.0.0.1",
+            ])
+            .args(["--requirepass", "redis-password"])
+            .current_dir(folder.path())
+            .stdout(Stdio::null()),
+    );
+    wait_port(port);
+    shares(&format!("redis://:redis-password@127.0.0.1:{port}/folder"));
+}
+
+#[test]
+fn two_caches_share_through_s3() {
+    let server = tools().join("cargo/bin/s3s-fs");
+    if !server.exists() {
+        return skip("s3s-fs is not installed");
+    }
+    let (folder, port) = (tempfile::tempdir().unwrap(), free_port());
+    std::fs::create_dir(folder.path().join("bucket")).unwrap();
+    let _s3 = Process::start(
+        Command::new(server)
+            .args(["--host", "127.0.0.1", "--port", &port.to_string()])
+            .args(["--access-key", "the-key", "--secret-key", "the-secret"])
+            .arg(folder.path())
+            .stdout(Stdio::null()),
+    );
+    wait_port(port);
+    shares(&format!(
+        "s3://bucket/folder?endpoint=http://127.0.0.1:{port}&region=us-east-1\
+         &access_key_id=the-key&secret_access_key=the-secret"
+    ));
+    assert!(folder.path().join("bucket/folder/cas/small").exists());
+}
+
+/// Accepts, answers nothing.
+fn black_hole() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    (listener, url)
+}
+
+#[test]
+fn upstream_that_is_down_costs_nothing_and_gets_all_of_it_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let url = format!("http://127.0.0.1:{port}");
+    let mut gateway = before(&url);
+    for name in ["a", "b", "c", "d", "e"] {
+        assert_eq!(
+            gateway.request("PUT", &format!("/cas/{name}"), BODY).code,
+            201
+        );
+        assert_eq!(
+            gateway
+                .request("GET", &format!("/cas/not-{name}"), b"")
+                .code,
+            404
+        );
+    }
+    wait_status(&gateway, "it is left alone", |status| !status.available);
+    let log = gateway.process.log();
+    assert_eq!(log.matches("is left alone for a while").count(), 1, "{log}");
+    // What waits outlives us.
+    wait_status(&gateway, "all wait", |status| status.queued == 5);
+    gateway.process.signal(nix::sys::signal::Signal::SIGKILL);
+    gateway.process.exit();
+    gateway.restart();
+    wait_status(&gateway, "all wait again", |status| status.queued == 5);
+    let listen = SocketAddr::from(([127, 0, 0, 1], port));
+    let third = Gateway::start_with(|config| {
+        config.listen = listen;
+        config.store_dir = folder.path().join("cache");
+    });
+    wait_status(&gateway, "all are passed on", |status| {
+        status.available && status.queued == 0 && status.uploaded == 5
+    });
+    assert_eq!(third.request("GET", "/cas/e", b"").body, BODY);
+}
+
+#[test]
+fn hanging_upstream_delays_the_first_misses_and_no_write() {
+    let (_hole, url) = black_hole();
+    let gateway = before(&url);
+    let begin = now();
+    assert_eq!(gateway.request("GET", "/cas/x", b"").code, 404);
+    let waited = now() - begin;
+    // Sccache would wait for a minute; the ceiling leaves room for a machine under load.
+    assert!(waited < Duration::from_secs(30), "{waited:?}");
+    assert_eq!(gateway.request("PUT", "/cas/y", BODY).code, 201);
+    assert_eq!(gateway.request("GET", "/cas/y", b"").body, BODY);
+}
+
+#[test]
+fn many_who_miss_the_same_blob_cause_one_fetch() {
+    let third = Gateway::start();
+    assert_eq!(third.request("PUT", "/cas/x", &vec![1; 2 << 20]).code, 201);
+    let gateway = before(&third.url());
+    std::thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| {
+                let answer = gateway.request("GET", "/cas/x", b"");
+                assert_eq!((answer.code, answer.body.len()), (200, 2 << 20));
+            });
+        }
+    });
+    let (status, asked) = (upstream(&gateway), third.status().totals);
+    // Who came after it had landed found it here.
+    assert_eq!((status.hits, asked.hits), (1, 1), "{status:?}");
+}
+
+#[test]
+fn truncated_answer_of_the_upstream_is_not_stored() {
+    let url = answering("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf of it".into());
+    let gateway = before(&url);
+    assert_eq!(gateway.request("GET", "/cas/x", b"").code, 404);
+    assert_eq!(gateway.status().store.entries, 0);
+    assert!(upstream(&gateway).read_errors > 0);
+}
+
+/// Gives every request this answer.
+fn answering(answer: String) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    url
+}
+
+#[test]
+fn blob_of_the_upstream_that_is_no_whole_archive_is_not_served_as_an_entry() {
+    let head = "HTTP/1.1 200 OK\r\nContent-Length: 14\r\nConnection: close\r\n\r\n";
+    let gateway = before(&answering(format!("{head}not an archive")));
+    let entry = format!("/a/b/c/abc{}", "0".repeat(61));
+    assert_eq!(gateway.request("GET", &entry, b"").code, 404);
+    assert_eq!(
+        gateway.request("GET", "/cas/x", b"").body,
+        b"not an archive"
+    );
+}
+
+#[test]
+fn blob_that_is_evicted_before_it_was_passed_on_is_counted() {
+    let port = free_port();
+    let gateway = before_with(&format!("http://127.0.0.1:{port}"), 2 << 20);
+    for turn in 0..8 {
+        let path = format!("/cas/{turn}");
+        assert_eq!(
+            gateway.request("PUT", &path, &vec![turn; 1 << 19]).code,
+            201
+        );
+    }
+    let _third = Gateway::start_with(|config| {
+        config.listen = SocketAddr::from(([127, 0, 0, 1], port));
+    });
+    wait_status(&gateway, "each is passed on or counted", |status| {
+        status.uploaded + status.dropped_writes == 8 && status.dropped_writes > 0
+    });
+}
