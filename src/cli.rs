@@ -64,16 +64,6 @@ pub enum Command {
     Version,
     /// Print completions for a shell
     Completions { shell: clap_complete::Shell },
-    /// Serve the cache (started by `run`)
-    #[command(hide = true)]
-    Gateway {
-        /// The gateway's configuration file, as `run` writes it
-        #[arg(long)]
-        config: PathBuf,
-        /// Take the listeners from standard input, a Unix socket, and report readiness there
-        #[arg(long)]
-        inherit: bool,
-    },
     /// Build for clients (started by `run`)
     #[command(hide = true)]
     Builder {

@@ -3,7 +3,7 @@
 use clap::{CommandFactory, Parser};
 use sccache_dock::builder::{self, shim};
 use sccache_dock::cli::{Cli, Command, exit};
-use sccache_dock::{client, doctor, gateway, settings, status, supervise};
+use sccache_dock::{client, doctor, settings, status, supervise};
 use std::error::Error;
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -15,12 +15,6 @@ fn main() -> ExitCode {
         return as_bubblewrap(variable.unwrap_or_default());
     }
     let outcome = match Cli::parse().command {
-        Command::Gateway { config, inherit } => match gateway::serve(&config, inherit) {
-            Ok(()) => Ok(exit::OK),
-            // The supervisor gives up at once on this code: the same file would be as wrong the next time.
-            Err(error) if error.is_in_the_file() => Err((exit::USAGE, error.into())),
-            Err(error) => Err((exit::FAILED, error.into())),
-        },
         Command::Builder { config, part } => {
             builder::run(&config, part).map_err(|error| (error.code(), error.into()))
         }
@@ -87,8 +81,7 @@ fn with_settings(command: Command, loaded: settings::Loaded) -> Outcome {
         } => given(status::purge(settings, older_than, namespace.as_deref())),
         Command::Config => done(settings::print(&loaded, &mut io::stdout().lock())),
         Command::ClientEnv(args) => given(status::client_env(settings, &args)),
-        Command::Gateway { .. }
-        | Command::Builder { .. }
+        Command::Builder { .. }
         | Command::Seccomp { .. }
         | Command::Completions { .. }
         | Command::Doctor(_)

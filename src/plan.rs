@@ -185,6 +185,8 @@ impl Plan {
 pub struct Facts {
     /// Our own program.
     pub program: PathBuf,
+    /// That of the gateway.
+    pub gateway: PathBuf,
     /// The address that the cache port is really bound to.
     pub listen: SocketAddr,
     pub auth_token: Secret,
@@ -216,9 +218,8 @@ pub fn plan(settings: &Settings, facts: &Facts) -> Result<Plan, toml::ser::Error
     let config_path = paths::gateway_config(&settings.dir);
     let gateway = Service {
         name: "gateway",
-        program: facts.program.clone(),
+        program: facts.gateway.clone(),
         args: vec![
-            "gateway".into(),
             "--inherit".into(),
             "--config".into(),
             config_path.display().to_string(),
@@ -416,6 +417,7 @@ mod tests {
             settings::check(&environment, &|_| Err(io::ErrorKind::NotFound.into())).unwrap();
         let facts = Facts {
             program: "/usr/local/bin/sccache-dock".into(),
+            gateway: "/usr/local/bin/sccache-dock-gateway".into(),
             listen: "0.0.0.0:4226".parse().unwrap(),
             auth_token: Secret::new("the-token"),
             path: "/usr/bin".into(),

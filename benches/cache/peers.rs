@@ -111,13 +111,9 @@ impl Peer {
         let file = folder.join("gateway.toml");
         std::fs::write(&file, toml::to_string(&config).map_err(io::Error::other)?)?;
         let program = std::env::var_os("BENCH_OURS")
-            .unwrap_or_else(|| env!("CARGO_BIN_EXE_sccache-dock").into());
+            .unwrap_or_else(|| env!("CARGO_BIN_EXE_sccache-dock-gateway").into());
         let mut command = Command::new(program);
-        command
-            .arg("gateway")
-            .arg("--config")
-            .arg(file)
-            .env_remove("SCCACHE_LOG");
+        command.arg("--config").arg(file).env_remove("SCCACHE_LOG");
         Peer::start("ours", lane, addr, folder, &mut command)
     }
 

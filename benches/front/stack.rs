@@ -141,8 +141,8 @@ impl Stack {
         };
         let file = folder.join("gateway.toml");
         std::fs::write(&file, toml::to_string(&config).unwrap()).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_sccache-dock"));
-        self.run(command.args(["gateway", "--config"]).arg(file));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sccache-dock-gateway"));
+        self.run(command.arg("--config").arg(file));
     }
 
     fn run(&mut self, command: &mut Command) {

@@ -127,8 +127,10 @@ pub(super) fn lay_ground(settings: Settings, planner: Planner) -> Result<Ground,
         Some(front) => Some(dist_facts(&settings, &prepared, front)?),
         None => None,
     };
+    let program = std::env::current_exe().map_err(system("find our own program"))?;
     let facts = Facts {
-        program: std::env::current_exe().map_err(system("find our own program"))?,
+        gateway: program.with_file_name("sccache-dock-gateway"),
+        program,
         listen: sockets
             .doors
             .cache
@@ -140,6 +142,7 @@ pub(super) fn lay_ground(settings: Settings, planner: Planner) -> Result<Ground,
     };
     let mut plan = planner(&settings, &facts)?;
     plan.secrets.extend(named);
+    have_programs(&plan)?;
     write_files(&plan, &prepared)?;
     let error_log = settings.error_log.as_deref().map(open_error_log);
     Ok(Ground {
@@ -188,6 +191,18 @@ pub(super) fn check_files(settings: &Settings) -> Result<Vec<Secret>, Error> {
         tls::load(paths, unix_seconds()).map_err(|error| Error::File(error.to_string(), hint))?;
     }
     Ok(tokens.into_iter().map(|one| one.token).collect())
+}
+
+/// A program that is missing before the first start will be missing at the second.
+fn have_programs(plan: &Plan) -> Result<(), Error> {
+    let mut programs = plan.services.iter().map(|service| &service.program);
+    match programs.find(|program| !program.is_file()) {
+        None => Ok(()),
+        Some(missing) => Err(Error::NoProgram {
+            name: missing.display().to_string(),
+            hint: "sccache-dock and sccache-dock-gateway belong into one folder: install both",
+        }),
+    }
 }
 
 /// The settings with the programs that they name as paths.

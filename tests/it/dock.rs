@@ -20,6 +20,11 @@ pub(crate) fn program() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_sccache-dock"))
 }
 
+/// The gateway's, beside it.
+pub(crate) fn gateway_program() -> PathBuf {
+    PathBuf::from(env!("CARGO_BIN_EXE_sccache-dock-gateway"))
+}
+
 /// Polls until `probe` gives something, for at most [`CEILING`].
 pub(crate) fn eventually<T>(what: &str, probe: impl FnMut() -> Option<T>) -> T {
     wait_for(what, CEILING, probe)
@@ -217,6 +222,11 @@ pub(crate) fn descendants_of(ancestor: i32) -> Vec<i32> {
 
 impl Drop for Dock {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            // What a failed wait leaves untold.
+            let cache = self.status().map(|status| status["cache"].to_string());
+            eprintln!("--- log:\n{}\n--- cache: {cache:?}", self.log());
+        }
         let leftovers = match self.child.try_wait() {
             Ok(Some(_)) => Vec::new(),
             Ok(None) | Err(_) => descendants_of(self.pid().as_raw()),

@@ -210,12 +210,8 @@ pub(crate) fn config(folder: &Path) -> Config {
 pub(crate) fn command(folder: &Path, config: &Config) -> Command {
     let file = folder.join("gateway.toml");
     std::fs::write(&file, toml::to_string(config).unwrap()).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sccache-dock"));
-    command
-        .arg("gateway")
-        .arg("--config")
-        .arg(file)
-        .env_remove("SCCACHE_LOG");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sccache-dock-gateway"));
+    command.arg("--config").arg(file).env_remove("SCCACHE_LOG");
     command
 }
 

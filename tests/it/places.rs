@@ -22,7 +22,6 @@ const ORPHANS_OF_THE_SERVER: &str =
 fn supervisor_below(dock: &Dock) -> Pid {
     let is_ours =
         |pid: &i32| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|path| path == program());
-    // The gateway is the same program, one level deeper.
     let found = descendants_of(dock.pid().as_raw())
         .into_iter()
         .find(is_ours);

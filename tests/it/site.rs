@@ -93,15 +93,14 @@ impl Site {
         }
         let start = now();
         let program = self.home.path().join("sccache-dock");
-        // Debug information is nine tenths of the file.
-        let stripped = Command::new("strip")
-            .arg("-g")
-            .arg("-o")
-            .arg(&program)
-            .arg(crate::dock::program())
-            .status();
-        if !stripped.is_ok_and(|status| status.success()) {
-            fs::copy(crate::dock::program(), &program).unwrap();
+        for built in [crate::dock::program(), crate::dock::gateway_program()] {
+            let copy = self.home.path().join(built.file_name().unwrap());
+            // Debug information is nine tenths of the file.
+            let mut strip = Command::new("strip");
+            let stripped = strip.arg("-g").arg("-o").arg(&copy).arg(&built).status();
+            if !stripped.is_ok_and(|status| status.success()) {
+                fs::copy(&built, &copy).unwrap();
+            }
         }
         let mut command = self.script("build").command();
         let ran = run(
@@ -292,6 +291,7 @@ fn key_of_image() -> String {
     let mut hasher = blake3::Hasher::new();
     for file in [
         crate::dock::program(),
+        crate::dock::gateway_program(),
         root.join("images/Dockerfile"),
         root.join("images/binaries.sh"),
         root.join("tests/fixtures/hundred/Cargo.lock"),

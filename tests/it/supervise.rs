@@ -47,6 +47,31 @@ fn refused(env: &[(&str, &str)]) -> (Option<i32>, String) {
 }
 
 #[test]
+fn program_without_that_of_the_gateway_beside_it_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let alone = dir.path().join("sccache-dock");
+    if std::fs::hard_link(program(), &alone).is_err() {
+        std::fs::copy(program(), &alone).unwrap();
+    }
+    let output = Command::new(&alone)
+        .arg("run")
+        .env_clear()
+        .env("PATH", std::env::var("PATH").unwrap())
+        .env("SCCACHE_DIR", dir.path().join("state"))
+        .env("SCCACHE_LISTEN", "127.0.0.1:0")
+        .env("SCCACHE_BINARY", sccache_bin())
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    let missing = format!("cannot find \"{}-gateway\"", alone.display());
+    assert!(
+        said.contains(&missing) && said.contains("hint: ") && said.contains("install both"),
+        "{said}"
+    );
+}
+
+#[test]
 fn both_services_become_ready_and_status_says_so() {
     let dock = Dock::start(&[]);
     let table = dock.command(&["status"]);
@@ -541,9 +566,10 @@ fn reload_restarts_only_what_changed_and_keeps_serving_on_a_mistake() {
     );
 
     std::fs::write(&file, "cache_size = \"lots\"\n").unwrap();
-    assert_eq!(dock.command(&["reload"]).status.code(), Some(1));
+    // The signal first: nothing answers it but the log, and the file is not to change under it.
     dock.signal(Signal::SIGHUP);
     dock.wait_log("cannot reload, going on as before");
+    assert_eq!(dock.command(&["reload"]).status.code(), Some(1));
 
     std::fs::write(&file, "cache_size = \"3G\"\nmode = \"persistent\"\n").unwrap();
     dock.signal(Signal::SIGHUP);
