@@ -483,9 +483,12 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W> {
         if is_beside_us(&self.peer) {
             match self.reach_server().await {
                 Ok(mut server) => {
+                    let (mut answers, mut requests) = server.split();
                     // The server watches the connection: when the client goes, its compile is ended.
-                    let mut client = tokio::io::join(&mut self.reader, &mut self.writer);
-                    let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+                    tokio::select! {
+                        _ = tokio::io::copy(&mut self.reader, &mut requests) => {}
+                        _ = relay_responses(&mut answers, &mut self.writer) => {}
+                    }
                     return Ok(("relayed", false));
                 }
                 Err(cause) => {
@@ -538,6 +541,32 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W> {
             &format!("policy for {}", self.peer.origin()),
             &message,
         );
+    }
+}
+
+/// Passes the server's responses on, all but the early notices of a finished `.rmeta`. They are a courtesy to Cargo,
+/// since the last response repeats them, and an older client takes one for an error and starts its own
+/// compiler beside the server's, on the same files.
+async fn relay_responses(
+    server: &mut (impl AsyncRead + Unpin),
+    client: &mut (impl AsyncWrite + Unpin),
+) -> io::Result<()> {
+    loop {
+        let length = u64::from(server.read_u32().await?);
+        let mut head = Vec::new();
+        let tag = length.min(4);
+        (&mut *server).take(tag).read_to_end(&mut head).await?;
+        let mut rest = (&mut *server).take(length - tag);
+        if frame::is_notice(&head) {
+            tokio::io::copy(&mut rest, &mut tokio::io::sink()).await?;
+        } else {
+            client
+                .write_u32(u32::try_from(length).unwrap_or(u32::MAX))
+                .await?;
+            client.write_all(&head).await?;
+            tokio::io::copy(&mut rest, client).await?;
+            client.flush().await?;
+        }
     }
 }
 

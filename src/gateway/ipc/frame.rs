@@ -159,6 +159,11 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Is a response that begins like this an `ArtifactNotification`? sccache 0.16 knows none.
+pub fn is_notice(head: &[u8]) -> bool {
+    head.starts_with(&13_u32.to_le_bytes())
+}
+
 /// "Compile it yourself, without the cache."
 pub fn unhandled_compile() -> Vec<u8> {
     frame(&[0_u32.to_le_bytes(), 1_u32.to_le_bytes()].concat())
