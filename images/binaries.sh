@@ -2,7 +2,7 @@
 # Puts the programs of the image into a folder. Used by images/Dockerfile, the management script and the tests.
 #
 #   images/binaries.sh sccache DIR [VERSION]    sccache and sccache-dist
-#   images/binaries.sh dock DIR                 sccache-dock and sccache-dock-gateway, from the source tree around this file
+#   images/binaries.sh dock DIR                 sccache-dock, -run and -gateway, from the source tree around this file
 #   images/binaries.sh version                  says which version of sccache it would be
 #
 # Whatever lies in images/prebuilt/ is taken from there. Otherwise, for sccache, SCCACHE_FROM says where from:
@@ -50,7 +50,7 @@ sccache() {
     version=${1:-$("$0" version)}
     if [ -x "$prebuilt/sccache" ]; then
         cp "$prebuilt"/sccache* "$out/"
-        rm -f "$out/sccache-dock" "$out/sccache-dock-gateway"
+        rm -f "$out"/sccache-dock*
         return
     fi
     case ${SCCACHE_FROM:-source} in
@@ -62,14 +62,14 @@ sccache() {
 }
 
 dock() {
-    if [ -x "$prebuilt/sccache-dock" ] && [ -x "$prebuilt/sccache-dock-gateway" ]; then
-        cp "$prebuilt/sccache-dock" "$prebuilt/sccache-dock-gateway" "$out/"
+    if [ -x "$prebuilt/sccache-dock" ]; then
+        cp "$prebuilt/sccache-dock" "$prebuilt/sccache-dock-run" "$prebuilt/sccache-dock-gateway" "$out/"
         return
     fi
     command -v cargo >/dev/null 2>&1 || fail "cannot compile sccache-dock: there is no cargo" "install Rust: https://rustup.rs"
     (cd "$here/.." && cargo build --release --locked --bins >&2)
     built=${CARGO_TARGET_DIR:-$here/../target}/release
-    cp "$built/sccache-dock" "$built/sccache-dock-gateway" "$out/"
+    cp "$built/sccache-dock" "$built/sccache-dock-run" "$built/sccache-dock-gateway" "$out/"
 }
 
 here=$(cd "$(dirname "$0")" && pwd)

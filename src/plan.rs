@@ -183,7 +183,7 @@ impl Plan {
 /// What the plan needs to know beside the settings.
 #[derive(Debug, Clone)]
 pub struct Facts {
-    /// Our own program.
+    /// Our program with the commands.
     pub program: PathBuf,
     /// That of the gateway.
     pub gateway: PathBuf,

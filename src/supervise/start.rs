@@ -127,10 +127,10 @@ pub(super) fn lay_ground(settings: Settings, planner: Planner) -> Result<Ground,
         Some(front) => Some(dist_facts(&settings, &prepared, front)?),
         None => None,
     };
-    let program = std::env::current_exe().map_err(system("find our own program"))?;
+    let ours = std::env::current_exe().map_err(system("find our own program"))?;
     let facts = Facts {
-        gateway: program.with_file_name("sccache-dock-gateway"),
-        program,
+        program: ours.with_file_name("sccache-dock"),
+        gateway: ours.with_file_name("sccache-dock-gateway"),
         listen: sockets
             .doors
             .cache
@@ -200,7 +200,7 @@ fn have_programs(plan: &Plan) -> Result<(), Error> {
         None => Ok(()),
         Some(missing) => Err(Error::NoProgram {
             name: missing.display().to_string(),
-            hint: "sccache-dock and sccache-dock-gateway belong into one folder: install both",
+            hint: "the programs sccache-dock, sccache-dock-run and sccache-dock-gateway belong into one folder",
         }),
     }
 }

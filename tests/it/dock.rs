@@ -20,6 +20,11 @@ pub(crate) fn program() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_sccache-dock"))
 }
 
+/// What its `run` becomes.
+pub(crate) fn supervisor_program() -> PathBuf {
+    PathBuf::from(env!("CARGO_BIN_EXE_sccache-dock-run"))
+}
+
 /// The gateway's, beside it.
 pub(crate) fn gateway_program() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_sccache-dock-gateway"))
@@ -225,7 +230,7 @@ impl Drop for Dock {
         if std::thread::panicking() {
             // What a failed wait leaves untold.
             let cache = self.status().map(|status| status["cache"].to_string());
-            eprintln!("--- log:\n{}\n--- cache: {cache:?}", self.log());
+            println!("--- log:\n{}\n--- cache: {cache:?}", self.log());
         }
         let leftovers = match self.child.try_wait() {
             Ok(Some(_)) => Vec::new(),

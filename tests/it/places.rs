@@ -1,7 +1,7 @@
 //! The same behaviour wherever `run` finds itself: as PID 1 of a namespace, under a shell, under an init; and orphans
 //! by the thousand.
 
-use crate::dock::{Dock, children_of, descendants_of, eventually, is_alive, program};
+use crate::dock::{Dock, children_of, descendants_of, eventually, is_alive, supervisor_program};
 use crate::harness::wait_for;
 use crate::supervise::wrapped_sccache;
 use nix::sys::signal::{Signal, kill};
@@ -20,8 +20,9 @@ const ORPHANS_OF_THE_SERVER: &str =
 
 /// The supervisor below the program that was started in its place.
 fn supervisor_below(dock: &Dock) -> Pid {
-    let is_ours =
-        |pid: &i32| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|path| path == program());
+    let is_ours = |pid: &i32| {
+        fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|path| path == supervisor_program())
+    };
     let found = descendants_of(dock.pid().as_raw())
         .into_iter()
         .find(is_ours);

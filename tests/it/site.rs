@@ -93,7 +93,11 @@ impl Site {
         }
         let start = now();
         let program = self.home.path().join("sccache-dock");
-        for built in [crate::dock::program(), crate::dock::gateway_program()] {
+        for built in [
+            crate::dock::program(),
+            crate::dock::supervisor_program(),
+            crate::dock::gateway_program(),
+        ] {
             let copy = self.home.path().join(built.file_name().unwrap());
             // Debug information is nine tenths of the file.
             let mut strip = Command::new("strip");
@@ -291,6 +295,7 @@ fn key_of_image() -> String {
     let mut hasher = blake3::Hasher::new();
     for file in [
         crate::dock::program(),
+        crate::dock::supervisor_program(),
         crate::dock::gateway_program(),
         root.join("images/Dockerfile"),
         root.join("images/binaries.sh"),

@@ -1,6 +1,6 @@
 //! The supervisor with real services: the real sccache, our gateway, real signals.
 
-use crate::dock::{Dock, eventually, is_alive, program};
+use crate::dock::{Dock, eventually, is_alive, program, supervisor_program};
 use crate::harness::{now, sccache_bin};
 use nix::sys::signal::{Signal, kill};
 use std::net::TcpListener;
@@ -47,28 +47,38 @@ fn refused(env: &[(&str, &str)]) -> (Option<i32>, String) {
 }
 
 #[test]
-fn program_without_that_of_the_gateway_beside_it_says_so() {
+fn programs_without_those_beside_them_say_so() {
     let dir = tempfile::tempdir().unwrap();
-    let alone = dir.path().join("sccache-dock");
-    if std::fs::hard_link(program(), &alone).is_err() {
-        std::fs::copy(program(), &alone).unwrap();
+    let here = |name: &str| dir.path().join(name);
+    let run = || {
+        let output = Command::new(here("sccache-dock"))
+            .arg("run")
+            .env_clear()
+            .env("PATH", std::env::var("PATH").unwrap())
+            .env("SCCACHE_DIR", here("state"))
+            .env("SCCACHE_LISTEN", "127.0.0.1:0")
+            .env("SCCACHE_BINARY", sccache_bin())
+            .output()
+            .unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        said
+    };
+    let mut installed = [program(), supervisor_program()].into_iter();
+    for missing in ["sccache-dock-run", "sccache-dock-gateway"] {
+        let next = installed.next().unwrap();
+        let copy = here(next.file_name().unwrap().to_str().unwrap());
+        if std::fs::hard_link(&next, &copy).is_err() {
+            std::fs::copy(&next, &copy).unwrap();
+        }
+        let said = run();
+        assert!(
+            said.contains(&format!("\"{}\"", here(missing).display()))
+                && said.contains("hint: ")
+                && said.contains("belong into one folder"),
+            "{said}"
+        );
     }
-    let output = Command::new(&alone)
-        .arg("run")
-        .env_clear()
-        .env("PATH", std::env::var("PATH").unwrap())
-        .env("SCCACHE_DIR", dir.path().join("state"))
-        .env("SCCACHE_LISTEN", "127.0.0.1:0")
-        .env("SCCACHE_BINARY", sccache_bin())
-        .output()
-        .unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(2), "{said}");
-    let missing = format!("cannot find \"{}-gateway\"", alone.display());
-    assert!(
-        said.contains(&missing) && said.contains("hint: ") && said.contains("install both"),
-        "{said}"
-    );
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Hostile places, made for real in mount namespaces: works there, or says what is wrong before anything starts.
 
-use crate::dock::{eventually, gateway_program, program};
+use crate::dock::{eventually, gateway_program, program, supervisor_program};
 use crate::harness::{Answer, sccache_bin};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -44,6 +44,7 @@ impl Walled {
             mount -t tmpfs -o mode=755 programs /mnt
             mkdir /mnt/bin /mnt/state
             cp '{}' /mnt/bin/sccache-dock
+            cp '{}' /mnt/bin/sccache-dock-run
             cp '{}' /mnt/bin/sccache-dock-gateway
             cp '{}' /mnt/bin/sccache
             {walls}
@@ -51,6 +52,7 @@ impl Walled {
             exec setpriv {user} --no-new-privs --inh-caps=-all env -i PATH=/mnt/bin:/usr/bin:/bin \
                 SCCACHE_DIR=/mnt/state SCCACHE_LISTEN=127.0.0.1:0 SCCACHE_LOG=info /mnt/bin/sccache-dock run 2>&1",
             program().display(),
+            supervisor_program().display(),
             gateway_program().display(),
             sccache_bin().display()
         );
