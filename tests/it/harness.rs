@@ -275,7 +275,7 @@ pub(crate) fn finish(command: &mut Command) -> Outcome {
         if let Some(status) = process.try_wait().unwrap() {
             break status.code();
         }
-        if start.elapsed() > Duration::from_secs(60) {
+        if start.elapsed() > Duration::from_secs(180) {
             let group = nix::unistd::Pid::from_raw(i32::try_from(process.id()).unwrap());
             let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
             panic!("{command:?} hangs");
