@@ -44,6 +44,10 @@ bench-front:
 bench-cluster *ARGS:
     cargo bench --locked --bench cluster -- {{ARGS}}
 
+# A Rust project built through the cache, cold and warm, beside local disk, nginx and Redis; takes ten minutes.
+bench-project *ARGS:
+    cargo bench --locked --bench project -- {{ARGS}}
+
 # The cache beside nginx, Redis and sccache's own server, in a minute; `--full` takes about ten.
 bench-cache *ARGS:
     cargo bench --locked --bench cache -- {{ARGS}}
