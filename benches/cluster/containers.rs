@@ -175,9 +175,9 @@ impl Site {
             let written = stdin.write_all(text.as_bytes());
             assert!(written.is_ok(), "{path}: {written:?}");
         }
-        let status = child.wait();
+        let ended = child.wait_with_output();
         assert!(
-            status.is_ok_and(|status| status.success()),
+            ended.is_ok_and(|ended| ended.status.success()),
             "cannot write {path}"
         );
     }
@@ -253,6 +253,9 @@ fn clean_up_when_ended() {
     std::thread::spawn(move || {
         if let Some(signal) = signals.forever().next() {
             sweep(is_ours);
+            // A container that Docker was just asked for.
+            std::thread::sleep(Duration::from_secs(1));
+            sweep(is_ours);
             std::process::exit(128 + signal);
         }
     });
@@ -282,9 +285,9 @@ fn make_image() {
         if let Some(mut stdin) = child.stdin.take() {
             stdin.write_all(DOCKERFILE.as_bytes())?;
         }
-        child.wait()
+        child.wait_with_output()
     });
-    if !built.is_ok_and(|status| status.success()) {
+    if !built.is_ok_and(|built| built.status.success()) {
         fail("there is no image with the peers; the lines above say why");
     }
 }

@@ -163,26 +163,31 @@ fn report(options: &Options, local: &Row, rows: &[Row]) {
     } = options;
     say(&format!(
         "\n## {files} files on builders of {builder_cpus} cores for a client of {client_cpus}, median of {rounds} rounds\n\n\
-         Ideal: all those cores compile all the time. In brackets: least and most.\n\n\
-         | builders | tool | wall s | speed-up | of the ideal | client CPU s | remote | ours / this |\n\
-         | --- | --- | --- | --- | --- | --- | --- | --- |"
+         Ideal: all those cores compile all the time; of the builders': theirs alone. In brackets: least and most.\n\n\
+         | builders | tool | wall s | speed-up | of the ideal | of the builders' | client CPU s | remote | ours / this |\n\
+         | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
     ));
     for row in [local].into_iter().chain(rows) {
         let walls = || row.builds.iter().map(|build| build.wall);
-        let ideal = (builder_cpus * row.builders as f64 + client_cpus) / client_cpus;
+        let of_builders = builder_cpus * row.builders as f64 / client_cpus;
+        let ideal = of_builders + 1.0;
         let speed_up = alone / row.wall();
         let ours = rows
             .iter()
             .find(|one| one.tool == Tool::Ours && one.builders == row.builders);
         let remote: usize = row.builds.iter().map(|build| build.remote).sum();
         say(&format!(
-            "| {} | {} | {:.2} ({:.2}, {:.2}) | {speed_up:.2} | {:.2} | {:.2} | {remote} of {} | {} |",
+            "| {} | {} | {:.2} ({:.2}, {:.2}) | {speed_up:.2} | {:.2} | {} | {:.2} | {remote} of {} | {} |",
             row.builders,
             row.tool.name(),
             row.wall(),
             walls().fold(f64::INFINITY, f64::min),
             walls().fold(0.0, f64::max),
             speed_up / ideal,
+            match row.builders {
+                0 => "-".to_owned(),
+                _ => format!("{:.2}", speed_up / of_builders),
+            },
             median(row.builds.iter().map(|build| build.client_cpu)),
             files * row.builds.len(),
             ours.map_or("-".to_owned(), |ours| format!(

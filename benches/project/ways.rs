@@ -466,9 +466,10 @@ static FOLDER: OnceLock<PathBuf> = OnceLock::new();
 pub(crate) fn sweep() {
     let this = Pid::this().as_raw();
     let signal_all = |signal: Signal| {
-        let ours = processes().filter(|process| process.parent == this);
-        ours.map(|process| kill(Pid::from_raw(process.pid), signal))
-            .count()
+        for process in processes().filter(|process| process.parent == this) {
+            // One that has ended meanwhile is none to end.
+            let _ = kill(Pid::from_raw(process.pid), signal);
+        }
     };
     signal_all(Signal::SIGTERM);
     std::thread::sleep(Duration::from_millis(500));
