@@ -294,7 +294,7 @@ fn main() {
             let (way, found) = &mut all[place];
             let round = round(&project, &servers, *way);
             say(&format!(
-                "round {}, {:<20} cold {:>6.2} s  warm {:>6.2} s{}",
+                "round {}, {:<24} cold {:>6.2} s  warm {:>6.2} s{}",
                 number + 1,
                 way.name(),
                 round.cold.wall,

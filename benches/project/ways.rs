@@ -24,6 +24,9 @@ const TICKS: f64 = 100.0;
 pub(crate) enum Way {
     /// sccache's own, the measure of the others.
     Disk,
+    /// The same in client-side mode: each compile finds out about its compiler anew. The measure of
+    /// [`Way::OursSocket`].
+    DiskClientSide,
     /// What `client-env` prints: WebDAV behind a level on the client's disk.
     Ours,
     /// WebDAV alone.
@@ -37,8 +40,9 @@ pub(crate) enum Way {
 }
 
 impl Way {
-    pub(crate) const ALL: [Way; 7] = [
+    pub(crate) const ALL: [Way; 8] = [
         Way::Disk,
+        Way::DiskClientSide,
         Way::Ours,
         Way::OursNoDisk,
         Way::OursSocket,
@@ -50,6 +54,7 @@ impl Way {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Way::Disk => "local disk",
+            Way::DiskClientSide => "local disk, client side",
             Way::Ours => "ours",
             Way::OursNoDisk => "ours, no disk",
             Way::OursSocket => "ours, socket",
@@ -175,12 +180,12 @@ impl Servers {
     }
 
     pub(crate) fn has(&self, way: Way) -> bool {
-        way == Way::Disk || self.of(way).is_some()
+        matches!(way, Way::Disk | Way::DiskClientSide) || self.of(way).is_some()
     }
 
     fn of(&self, way: Way) -> Option<&Server> {
         match way {
-            Way::Disk => None,
+            Way::Disk | Way::DiskClientSide => None,
             Way::Ours | Way::OursNoDisk | Way::OursSocket => Some(&self.ours),
             Way::Nginx | Way::NginxNoDisk => self.nginx.as_ref(),
             Way::Redis => self.redis.as_ref(),
@@ -209,6 +214,7 @@ impl Servers {
         };
         match way {
             Way::Disk => own,
+            Way::DiskClientSide => format!("{own} SCCACHE_CLIENT_SIDE=1"),
             Way::Ours => self.client_env(&["--lane", "webdav"]),
             Way::OursNoDisk => self.client_env(&["--lane", "webdav", "--no-disk"]),
             Way::OursSocket => self.client_env(&["--lane", "socket"]),
@@ -263,7 +269,7 @@ impl Servers {
         self.forget_client(project, way);
         let Some(server) = self.of(way) else { return };
         match way {
-            Way::Disk => {}
+            Way::Disk | Way::DiskClientSide => {}
             Way::Ours | Way::OursNoDisk | Way::OursSocket => {
                 let purged = dock(&server.folder, server.addr).arg("purge").output();
                 if !purged.as_ref().is_ok_and(|output| output.status.success()) {
