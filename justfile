@@ -40,6 +40,14 @@ bench-logs *arguments:
 bench-front:
     cargo bench --locked --bench front
 
+# A C++ build on one to three builders in containers, beside distcc or icecc; wants Docker, takes nine minutes.
+bench-cluster *ARGS:
+    cargo bench --locked --bench cluster -- {{ARGS}}
+
+# A Rust project built through the cache, cold and warm, beside local disk, nginx and Redis; takes ten minutes.
+bench-project *ARGS:
+    cargo bench --locked --bench project -- {{ARGS}}
+
 # The cache beside nginx, Redis and sccache's own server, in a minute; `--full` takes about ten.
 bench-cache *ARGS:
     cargo bench --locked --bench cache -- {{ARGS}}

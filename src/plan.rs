@@ -66,6 +66,11 @@ pub mod paths {
         state(dir).join("builder-server.toml")
     }
 
+    /// The builders' last heartbeats, for the next gateway.
+    pub fn heartbeats(dir: &Path) -> PathBuf {
+        state(dir).join("heartbeats")
+    }
+
     /// What the upstream has not got yet.
     pub fn upstream_queue(dir: &Path) -> PathBuf {
         state(dir).join("upstream-queue")

@@ -341,6 +341,7 @@ fn dist_table(text: &mut String, dist: &DistStatus) {
             BuilderState::Ready => "ready",
             BuilderState::Preparing => "preparing",
             BuilderState::Leaving => "leaving",
+            BuilderState::Silent => "silent",
             BuilderState::Lost => "lost",
         };
         let _ = writeln!(

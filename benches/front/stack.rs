@@ -137,6 +137,7 @@ impl Stack {
                 wrong_token: WrongToken::Fail,
                 local_builder: Some(self.builder),
                 jobs_socket: folder.join("jobs.sock"),
+                heartbeats: folder.join("heartbeats"),
             }),
         };
         let file = folder.join("gateway.toml");

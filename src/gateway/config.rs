@@ -66,6 +66,8 @@ pub struct Dist {
     pub local_builder: Option<SocketAddr>,
     /// Datagram socket on which the builder's shim reports jobs.
     pub jobs_socket: PathBuf,
+    /// Where the builders' last heartbeats are kept for the next gateway; it holds keys, so its mode is 0600.
+    pub heartbeats: PathBuf,
 }
 
 /// Where the scheduler is.

@@ -10,10 +10,11 @@
 //! itself; so nothing that passes is answered 4xx. The scheduler believes any `X-Real-IP`; so it hears only
 //! ours. It forgets everything when it dies; so builders' heartbeats are kept for its successor, and jobs that
 //! only its predecessor knew come to their end. The modules: link.rs (the way to the scheduler), ledger.rs
-//! (builders and jobs, pure), wire.rs (bytes, pure), routes.rs (requests), reports.rs (the jobs' own socket),
+//! (builders and jobs, pure), kept.rs (heartbeats in a file), wire.rs (bytes, pure), routes.rs (requests), reports.rs (the jobs' own socket),
 //! figures.rs (metrics).
 
 mod figures;
+pub mod kept;
 pub mod ledger;
 pub mod link;
 mod reports;
@@ -94,10 +95,12 @@ pub(crate) struct Front {
     ledger: Mutex<Ledger>,
     /// Something happened in the ledger that held allocations wait for.
     changed: Notify,
+    /// There are heartbeats that the file does not have.
+    news: Notify,
     /// Held by the one allocation whose answer decides about the next.
-    single: tokio::sync::Mutex<()>,
+    single: Arc<tokio::sync::Mutex<()>>,
     /// Each allocation holds a thread of the scheduler until the builder has answered.
-    allocations: Semaphore,
+    allocations: Arc<Semaphore>,
     figures: Figures,
     reports: Reports,
     replayed: AtomicU64,
@@ -115,8 +118,9 @@ impl Front {
             config,
             ledger: Mutex::default(),
             changed: Notify::new(),
-            single: tokio::sync::Mutex::default(),
-            allocations: Semaphore::new(threads - SPARE_THREADS),
+            news: Notify::new(),
+            single: Arc::default(),
+            allocations: Arc::new(Semaphore::new(threads - SPARE_THREADS)),
             figures: Figures::default(),
             reports: Reports::default(),
             replayed: AtomicU64::new(0),
@@ -164,6 +168,7 @@ impl Front {
 
     /// Tells a scheduler that has come back of all builders, and the supervisor of the scheduler.
     async fn look_after_the_scheduler(&self) {
+        tokio::join!(self.link.returned(), self.recall_heartbeats());
         loop {
             self.link.returned().await;
             let since = match self.link.health() {
@@ -172,8 +177,8 @@ impl Front {
             };
             let kept = self.ledger().heartbeats(Instant::now());
             let (all, mut told) = (kept.len(), 0);
-            for (builder, body) in kept {
-                told += usize::from(self.replay(builder, body).await);
+            for one in kept {
+                told += usize::from(self.replay(one.builder, one.body).await);
             }
             self.link.up();
             self.changed.notify_waiters();
@@ -230,6 +235,7 @@ impl Front {
         info!("builder {builder} leaves");
         self.ledger().leave(&builder);
         self.changed.notify_waiters();
+        self.news.notify_one();
         if !self.link.is_local() {
             let request = self.builders_request(builder, routes::LEAVING, Bytes::new());
             let told = self.link.ask(request, routes::QUICK).await;
@@ -285,6 +291,7 @@ pub(crate) async fn serve(
         tokio::join!(
             front.look_after_the_scheduler(),
             front.obey(heard),
+            front.keep_heartbeats(),
             reports::listen(&front),
         )
     };

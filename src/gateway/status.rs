@@ -47,7 +47,7 @@ pub struct DistStatus {
     pub scheduler_outages: u64,
     /// Heartbeats sent again, to a scheduler that was new.
     pub replayed_heartbeats: u64,
-    /// By outcome: "assigned", "no_capacity", "busy" (a toolchain was on its way), "leaving", "failed".
+    /// By outcome: "assigned", "no_capacity", "busy" (a toolchain was on its way), "leaving", "silent", "failed".
     pub allocations: BTreeMap<String, u64>,
     /// By address.
     pub builders: Vec<BuilderStatus>,
@@ -85,6 +85,9 @@ pub enum BuilderState {
     Preparing,
     /// It is about to stop and gets no more jobs.
     Leaving,
+    /// Its port takes connections and does not answer: it is paused, or its machine is overwhelmed. Clients whose
+    /// jobs are there wait as long as sccache does, 20 minutes.
+    Silent,
     /// There was no sign of it for a while.
     Lost,
 }

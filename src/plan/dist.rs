@@ -49,6 +49,7 @@ pub(super) fn front(settings: &Settings, facts: &DistFacts) -> Dist {
         wrong_token: settings.dist.wrong_token,
         local_builder: Some(facts.public_addr),
         jobs_socket: paths::jobs_socket(&settings.run_dir),
+        heartbeats: paths::heartbeats(&settings.dir),
     }
 }
 

@@ -10,6 +10,7 @@ use nix::sys::signal::Signal;
 use sccache_dock::gateway::config::{self, WrongToken};
 use sccache_dock::gateway::status::BuilderState;
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 
 const READY: u32 = 1;
@@ -167,20 +168,60 @@ fn stopped_scheduler_holds_up_nobody_for_long() {
 }
 
 #[test]
-fn paused_builder_is_not_taken_for_a_dead_scheduler() {
+fn paused_builder_is_found_out_and_its_clients_are_sent_home() {
     let cluster = Cluster::start();
-    let front = &cluster.front;
+    let (front, builder) = (&cluster.front, cluster.builder.address);
     cluster.builder.process.signal(Signal::SIGSTOP);
     let start = crate::harness::now();
-    assert_eq!(front.allocate_as(WRITER, &toolchain('a')).code, 503);
+    let refused = front.allocate('a');
     println!("a client was sent home after {:?}", start.elapsed());
+    let Allocation::Refused(message) = refused else {
+        panic!("{refused:?}");
+    };
+    assert!(message.contains("does not answer"), "{message}");
     let status = front.status();
     assert!(status.scheduler_up && status.scheduler_outages == 0);
-    assert_eq!(status.allocations["failed"], 1);
+    assert_eq!(status.allocations["silent"], 1);
+    assert_eq!(front.builder(builder).state, BuilderState::Silent);
     cluster.builder.process.signal(Signal::SIGCONT);
+    wait_for("the builder to answer", SOON, || {
+        (front.builder(builder).state == BuilderState::Ready).then_some(())
+    });
     // The scheduler's own attempt succeeds now, for a client that is gone; there is room for others.
     let allocation = front.allocate('b');
-    run(front, cluster.builder.address, &allocation);
+    run(front, builder, &allocation);
+}
+
+#[test]
+fn gateway_and_scheduler_that_start_together_know_the_builders_of_before() {
+    let Cluster {
+        mut builder,
+        front,
+        mut scheduler,
+    } = Cluster::start();
+    let file = wait_for("the heartbeat in a file", SOON, || front.heartbeats());
+    let mode = std::fs::metadata(&file).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    scheduler.kill();
+    let front = front.replace();
+    scheduler.start_again();
+    assert_eq!((front.hear(), front.hear()), (b'b', b's'));
+    assert_eq!(
+        (front.servers(), front.status().replayed_heartbeats),
+        (1, 1)
+    );
+    // With the key of the builder, which only its heartbeat has.
+    let allocation = front.allocate('a');
+    run(&front, builder.address, &allocation);
+
+    // One that has gone meanwhile is not believed in.
+    builder.process.signal(Signal::SIGKILL);
+    builder.process.exit();
+    scheduler.kill();
+    let front = front.replace();
+    scheduler.start_again();
+    assert_eq!(front.hear(), b's');
+    assert_eq!((front.servers(), front.status().builders), (0, Vec::new()));
 }
 
 #[test]

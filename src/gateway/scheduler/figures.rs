@@ -165,7 +165,12 @@ impl Collector for Scrape {
 
 fn encode_builders(builders: &[BuilderStatus], encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     type Figure = fn(&BuilderStatus) -> u64;
-    let up: Figure = |one| u64::from(one.state != BuilderState::Lost);
+    let up: Figure = |one| {
+        u64::from(!matches!(
+            one.state,
+            BuilderState::Lost | BuilderState::Silent
+        ))
+    };
     let gauges: [(&str, &str, Figure); 3] = [
         (
             "dist_builder_up",

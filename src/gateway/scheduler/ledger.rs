@@ -2,10 +2,12 @@
 //!
 //! ```text
 //! builder: heartbeat -> alive -> (90 s without a sign) lost; leaving until a process with a new nonce comes
+//!          silent: its port does not answer; until it does, or gives another sign
 //! job:     assigned -> ready -> started -> complete; lost by the scheduler's restart, it may still complete
 //! toolchain on a builder: unknown -> preparing (upload, unpack) -> there
 //! ```
 
+use super::kept::Kept;
 use super::wire::{Heartbeat, JobState};
 use crate::gateway::status::{BuilderState, BuilderStatus};
 use bytes::Bytes;
@@ -30,6 +32,8 @@ const BEGINS: Duration = Duration::from_secs(20);
 const UPLOAD: Duration = Duration::from_secs(120);
 /// How long it may unpack after that. The scheduler itself waits 30 s for a builder that is busy.
 const UNPACK: Duration = Duration::from_secs(10);
+/// The scheduler waits 30 s for a builder that stands still, and for 5 minutes prefers others after that.
+const SHUNNED: Duration = Duration::from_secs(40);
 /// How long clients are held while a builder prepares a toolchain, before they compile by themselves.
 const HOLD: Duration = Duration::from_secs(3);
 /// Most builders.
@@ -95,6 +99,8 @@ struct Builder {
     /// The body of the last heartbeat.
     heartbeat: Bytes,
     last_sign: Instant,
+    /// Since when its port does not answer: its process stands still.
+    silent: Option<Instant>,
     leaving: bool,
     /// Nonces of former processes.
     retired: VecDeque<u64>,
@@ -143,7 +149,7 @@ impl Ledger {
         let Heartbeat { cores, nonce } = heartbeat;
         if let Some(builder) = self.builders.get_mut(&address) {
             if builder.nonce == nonce {
-                builder.last_sign = now;
+                builder.sign(now);
                 builder.heartbeat = body;
                 return Ok(false);
             }
@@ -172,6 +178,7 @@ impl Ledger {
             nonce,
             heartbeat: body,
             last_sign: now,
+            silent: None,
             leaving: false,
             retired,
             toolchains: HashSet::new(),
@@ -196,15 +203,65 @@ impl Ledger {
         }
     }
 
+    /// Takes up a heartbeat that a gateway before this one has kept. False when the builder spoke for itself already.
+    pub fn recall(&mut self, now: Instant, kept: Kept, heartbeat: Heartbeat) -> bool {
+        let Some(then) = now.checked_sub(kept.age) else {
+            return false;
+        };
+        !self.builders.contains_key(&kept.builder)
+            && self
+                .heartbeat(then, kept.builder, heartbeat, kept.body)
+                .is_ok()
+    }
+
+    /// Builders for which the scheduler may be waiting: those without a sign for so long that are not lost, nor known
+    /// to the scheduler as standing still.
+    pub fn quiet(&self, now: Instant, bound: Duration) -> Vec<SocketAddr> {
+        let quiet = |builder: &&Builder| {
+            builder.is_alive(now)
+                && now.duration_since(builder.last_sign) >= bound
+                && !builder.is_shunned(now)
+        };
+        let builders = self.builders.iter();
+        builders
+            .filter(|(_, builder)| quiet(builder))
+            .map(|(address, _)| *address)
+            .collect()
+    }
+
+    /// The port of the builder does not answer. True when that is news.
+    pub fn silent(&mut self, now: Instant, address: &SocketAddr) -> bool {
+        let builder = self.builders.get_mut(address);
+        let builder = builder.filter(|builder| builder.silent.is_none());
+        builder.map(|builder| builder.silent = Some(now)).is_some()
+    }
+
+    /// The port of the builder answers. Not a sign that the scheduler would count.
+    pub fn awake(&mut self, address: &SocketAddr) {
+        if let Some(builder) = self.builders.get_mut(address) {
+            builder.silent = None;
+        }
+    }
+
+    /// The builder is there and does not answer.
+    pub fn is_silent(&self, now: Instant, address: &SocketAddr) -> bool {
+        let builder = self.builders.get(address);
+        builder.is_some_and(|builder| builder.silent.is_some() && builder.is_alive(now))
+    }
+
     /// Heartbeats that tell a new scheduler of all builders that are there, as far as anybody knows.
-    pub fn heartbeats(&self, now: Instant) -> Vec<(SocketAddr, Bytes)> {
+    pub fn heartbeats(&self, now: Instant) -> Vec<Kept> {
         let there = |builder: &&Builder| {
             !builder.leaving && now.duration_since(builder.last_sign) < REPLAYED
         };
         let builders = self.builders.iter();
         builders
             .filter(|(_, builder)| there(builder))
-            .map(|(address, builder)| (*address, builder.heartbeat.clone()))
+            .map(|(address, builder)| Kept {
+                builder: *address,
+                age: now.duration_since(builder.last_sign),
+                body: builder.heartbeat.clone(),
+            })
             .collect()
     }
 
@@ -212,12 +269,14 @@ impl Ledger {
     pub fn admit(&mut self, now: Instant, toolchain: &str) -> Admission {
         self.expire(now);
         let (mut all_have_it, mut free, mut busy) = (true, f64::INFINITY, f64::INFINITY);
+        let mut all_are_awake = true;
         let mut hold = None;
         for (address, builder) in &self.builders {
             if !builder.is_alive(now) {
                 continue;
             }
             all_have_it &= builder.toolchains.contains(toolchain);
+            all_are_awake &= builder.silent.is_none() || builder.is_shunned(now);
             let weight = builder.weight(self.load(now, address));
             match &builder.preparing {
                 None => free = free.min(weight),
@@ -232,7 +291,8 @@ impl Ledger {
             // Equal ones are tried in an order that only the scheduler knows.
             Some(until) if free >= busy && until > now => Admission::Hold(until),
             Some(_) if free >= busy => Admission::Busy,
-            None if all_have_it && !self.builders.is_empty() => Admission::Open,
+            // One at a time finds out whether the scheduler still waits for one that is silent.
+            None if all_have_it && all_are_awake && !self.builders.is_empty() => Admission::Open,
             Some(_) | None => Admission::Single,
         }
     }
@@ -297,7 +357,7 @@ impl Ledger {
         let Some(builder) = self.builders.get_mut(&address) else {
             return;
         };
-        builder.last_sign = now;
+        builder.sign(now);
         let complete = state == JobState::Complete;
         if let Some(preparing) = builder
             .preparing
@@ -345,6 +405,7 @@ impl Ledger {
                 local: local == Some(*address),
                 state: match builder {
                     builder if !builder.is_alive(now) => BuilderState::Lost,
+                    builder if builder.silent.is_some() => BuilderState::Silent,
                     builder if builder.leaving => BuilderState::Leaving,
                     builder if builder.preparing.is_some() => BuilderState::Preparing,
                     _ => BuilderState::Ready,
@@ -387,7 +448,22 @@ impl Ledger {
     }
 }
 
+/// Whether a heartbeat is young enough for a new scheduler.
+pub(super) fn is_fresh(kept: &Kept) -> bool {
+    kept.age < REPLAYED
+}
+
 impl Builder {
+    fn sign(&mut self, now: Instant) {
+        self.last_sign = now;
+        self.silent = None;
+    }
+
+    fn is_shunned(&self, now: Instant) -> bool {
+        self.silent
+            .is_some_and(|since| now.duration_since(since) > SHUNNED)
+    }
+
     fn is_alive(&self, now: Instant) -> bool {
         now.duration_since(self.last_sign) < LOST
     }

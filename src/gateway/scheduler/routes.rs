@@ -1,5 +1,6 @@
 //! The requests of clients and builders, one function each.
 
+use super::kept::{SILENCE, answers};
 use super::ledger::{Admission, Assignment, Known};
 use super::link::{Fault, Health};
 use super::wire::{self, Allocation};
@@ -15,14 +16,17 @@ use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{MutexGuard, SemaphorePermit};
-use tokio::time::{Instant, timeout, timeout_at};
-use tracing::info;
+use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tracing::{info, warn};
 
 /// How long an allocation may take. The scheduler waits up to 30 s for the builder that it chose, and shuns it after
 /// that; its client need not wait so long.
 const ALLOCATION: Duration = Duration::from_secs(15);
+/// After so long, the builders' ports are asked whether one of them stands still.
+const DOUBT: Duration = Duration::from_millis(500);
 /// How long everything else may take that the scheduler answers from memory.
 pub(super) const QUICK: Duration = Duration::from_secs(10);
 /// How long an allocation waits for a scheduler that has just gone, or for its turn.
@@ -130,7 +134,7 @@ impl Route {
 /// Answers one request, in bounded time.
 pub(super) async fn answer(
     gateway: &Gateway,
-    front: &Front,
+    front: &Arc<Front>,
     peer: &Peer,
     request: Request<Incoming>,
 ) -> Answer {
@@ -170,15 +174,15 @@ pub(super) async fn answer(
 /// One request and what it is about.
 struct Scene<'a> {
     gateway: &'a Gateway,
-    front: &'a Front,
+    front: &'a Arc<Front>,
     peer: &'a Peer,
     parts: &'a Parts,
 }
 
 /// What an allocation holds on its way.
-struct Pass<'a> {
-    _thread: SemaphorePermit<'a>,
-    _single: Option<MutexGuard<'a, ()>>,
+struct Pass {
+    thread: OwnedSemaphorePermit,
+    single: Option<OwnedMutexGuard<()>>,
 }
 
 impl Scene<'_> {
@@ -208,7 +212,7 @@ impl Scene<'_> {
             return Err(Refusal::passing("dist_route", message));
         }
         self.await_scheduler().await?;
-        let Some(pass) = front.pass(&toolchain).await else {
+        let Some(Pass { thread, single }) = front.pass(&toolchain).await else {
             return Ok(self.no_capacity("busy", "the builders are busy with a toolchain"));
         };
         let mut request = Request::new(Full::new(body));
@@ -221,11 +225,22 @@ impl Scene<'_> {
             header::AUTHORIZATION,
             bearer(front.config.scheduler_token.reveal()),
         );
-        let answer = front.link.ask(request, ALLOCATION).await.inspect_err(|_| {
-            front.figures.allocation("failed");
-        })?;
+        // It holds its thread of the scheduler for as long as it takes, also when its client has gone home.
+        let asking = Arc::clone(front);
+        let asking = tokio::spawn(async move {
+            let _thread = thread;
+            asking.link.ask(request, ALLOCATION).await
+        });
+        let answer = tokio::select! {
+            answer = asking => answer.unwrap_or_else(|cause| Err(Fault::Broken(cause.to_string()))),
+            builder = front.silent_builder() => {
+                let message = format!("builder {builder} does not answer");
+                return Ok(self.no_capacity("silent", &message));
+            }
+        };
+        let answer = answer.inspect_err(|_| front.figures.allocation("failed"))?;
         let outcome = self.allocated(&toolchain, answer);
-        drop(pass);
+        drop(single);
         front.changed.notify_waiters();
         outcome
     }
@@ -321,6 +336,7 @@ impl Scene<'_> {
             let message = format!("a heartbeat of builder {builder}: {stale}");
             Refusal::new(StatusCode::UNAUTHORIZED, reason, message)
         })?;
+        front.news.notify_one();
         if is_new {
             let cores = heartbeat.cores;
             info!("builder {builder} reports slots={cores} peer={}", self.peer);
@@ -405,6 +421,7 @@ impl Scene<'_> {
             let known = front.ledger().leave(&builder);
             info!("builder {builder} leaves known={known} peer={}", self.peer);
             front.changed.notify_waiters();
+            front.news.notify_one();
             return Ok(reply(TEXT, "noted\n"));
         }
         Ok(passed_on(
@@ -478,9 +495,10 @@ impl Scene<'_> {
 
 impl Front {
     /// Waits until an allocation may be passed on; `None`: the client had better compile by itself.
-    async fn pass(&self, toolchain: &str) -> Option<Pass<'_>> {
+    async fn pass(&self, toolchain: &str) -> Option<Pass> {
         let deadline = Instant::now() + 2 * WAIT;
-        let turn = timeout_at(deadline, self.allocations.acquire()).await;
+        let turn = Arc::clone(&self.allocations).acquire_owned();
+        let turn = timeout_at(deadline, turn).await;
         let thread = turn.ok()?.ok()?;
         let mut single = None;
         loop {
@@ -491,7 +509,8 @@ impl Front {
                 Admission::Single if single.is_some() => break,
                 // Things may be otherwise when it is our turn: the next round looks.
                 Admission::Single => {
-                    single = Some(timeout_at(deadline, self.single.lock()).await.ok()?);
+                    let turn = Arc::clone(&self.single).lock_owned();
+                    single = Some(timeout_at(deadline, turn).await.ok()?);
                 }
                 Admission::Hold(until) => {
                     single = None;
@@ -503,10 +522,48 @@ impl Front {
                 Admission::Busy => return None,
             }
         }
-        Some(Pass {
-            _thread: thread,
-            _single: single,
-        })
+        Some(Pass { thread, single })
+    }
+
+    /// Ends when a builder stands still for which the scheduler may be waiting.
+    async fn silent_builder(self: &Arc<Front>) -> SocketAddr {
+        loop {
+            sleep(DOUBT).await;
+            let quiet = self.ledger().quiet(Instant::now(), DOUBT);
+            let asked = quiet
+                .into_iter()
+                .map(|builder| async move { (!answers(builder).await).then_some(builder) });
+            let silent = futures_util::future::join_all(asked).await;
+            let silent: Vec<SocketAddr> = silent.into_iter().flatten().collect();
+            for builder in &silent {
+                if self.ledger().silent(Instant::now(), builder) {
+                    warn!(
+                        "builder {builder} does not answer on its port: it gets no more jobs, and clients whose jobs \
+                         it has may wait for 20 minutes, as sccache does (hint: is its container paused?)"
+                    );
+                    tokio::spawn(Arc::clone(self).watch(*builder));
+                }
+            }
+            if let Some(first) = silent.first() {
+                return *first;
+            }
+        }
+    }
+
+    /// Follows a silent builder until it answers, gives another sign, or is lost.
+    async fn watch(self: Arc<Front>, builder: SocketAddr) {
+        loop {
+            sleep(SILENCE).await;
+            if !self.ledger().is_silent(Instant::now(), &builder) {
+                return;
+            }
+            if answers(builder).await {
+                info!("builder {builder} answers again");
+                self.ledger().awake(&builder);
+                self.changed.notify_waiters();
+                return;
+            }
+        }
     }
 
     /// A request of a builder as the scheduler, or the next front, takes it.

@@ -127,7 +127,7 @@ impl RealScheduler {
         self.process.exit();
     }
 
-    fn start_again(&mut self) {
+    pub(super) fn start_again(&mut self) {
         self.process = RealScheduler::process(self.folder.path(), self.address);
     }
 }
@@ -139,7 +139,7 @@ pub(super) struct Front {
     pub(super) cache: SocketAddr,
     pub(super) config: Config,
     pub(super) supervisor: UnixStream,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Front {
@@ -148,7 +148,33 @@ impl Front {
         builder: Option<SocketAddr>,
         wrong_token: WrongToken,
     ) -> Front {
-        let folder = tempfile::tempdir().unwrap();
+        Front::start_in(
+            tempfile::tempdir().unwrap(),
+            scheduler,
+            builder,
+            wrong_token,
+        )
+    }
+
+    /// Kills it and starts another one in its folder, at another address: no builder speaks to that.
+    pub(super) fn replace(mut self) -> Front {
+        self.process.signal(Signal::SIGKILL);
+        self.process.exit();
+        let dist = self.config.dist.unwrap();
+        Front::start_in(
+            self.folder,
+            dist.scheduler,
+            dist.local_builder,
+            dist.wrong_token,
+        )
+    }
+
+    fn start_in(
+        folder: tempfile::TempDir,
+        scheduler: config::Scheduler,
+        builder: Option<SocketAddr>,
+        wrong_token: WrongToken,
+    ) -> Front {
         let mut config = harness::config(folder.path());
         let cache = listeners::bind_tcp(config.listen).unwrap();
         let front = listeners::bind_tcp("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -161,6 +187,7 @@ impl Front {
             wrong_token,
             local_builder: builder,
             jobs_socket: folder.path().join("jobs.sock"),
+            heartbeats: folder.path().join("heartbeats"),
         });
         let (supervisor, theirs) = UnixStream::pair().unwrap();
         supervisor.set_read_timeout(Some(SOON)).unwrap();
@@ -174,7 +201,7 @@ impl Front {
             cache: cache.local_addr().unwrap(),
             config,
             supervisor,
-            _folder: folder,
+            folder,
         };
         assert_eq!(front.hear(), b'R');
         front
@@ -182,6 +209,12 @@ impl Front {
 
     pub(super) fn jobs_socket(&self) -> PathBuf {
         self.config.dist.as_ref().unwrap().jobs_socket.clone()
+    }
+
+    /// The file with the builders' heartbeats, once it is there.
+    pub(super) fn heartbeats(&self) -> Option<PathBuf> {
+        let path = self.config.dist.as_ref().unwrap().heartbeats.clone();
+        path.exists().then_some(path)
     }
 
     /// The next byte for the supervisor.

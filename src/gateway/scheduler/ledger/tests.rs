@@ -59,7 +59,7 @@ fn only_fresh_heartbeats_of_staying_builders_are_replayed() {
     assert!(!ledger.leave(&address(3)));
     let replayed = |ledger: &Ledger, now| -> Vec<SocketAddr> {
         let heartbeats = ledger.heartbeats(now);
-        heartbeats.into_iter().map(|(address, _)| address).collect()
+        heartbeats.into_iter().map(|kept| kept.builder).collect()
     };
     assert_eq!(replayed(&ledger, now + seconds(44)), [address(1)]);
     assert_eq!(replayed(&ledger, now + REPLAYED), []);
@@ -181,4 +181,54 @@ fn jobs_of_a_dead_process_and_unclaimed_ones_have_failed() {
     assert_eq!((builder.failed, builder.jobs), (2, 0));
     let lost = &ledger.builders(later + LOST, None)[0];
     assert_eq!(lost.state, BuilderState::Lost);
+}
+
+fn kept(port: u16, age: u64) -> Kept {
+    Kept {
+        builder: address(port),
+        age: seconds(age),
+        body: Bytes::from_static(b"body"),
+    }
+}
+
+#[test]
+fn kept_heartbeat_counts_until_its_builder_speaks_for_itself() {
+    let now = Instant::now() + seconds(1000);
+    let mut ledger = Ledger::default();
+    let of_then = Heartbeat { cores: 4, nonce: 1 };
+    assert!(ledger.recall(now, kept(1, 20), of_then));
+    assert_eq!(ledger.builders(now, None)[0].last_sign_seconds, 20);
+    assert_eq!(ledger.heartbeats(now), [kept(1, 20)]);
+    assert_eq!(ledger.heartbeats(now + seconds(25)), []);
+    assert_eq!(beat(&mut ledger, now, 1, 2), Ok(true));
+    assert!(!ledger.recall(now, kept(1, 20), of_then));
+    assert_eq!(ledger.builders(now, None)[0].last_sign_seconds, 0);
+    assert!(is_fresh(&kept(1, 44)) && !is_fresh(&kept(1, 45)));
+}
+
+#[test]
+fn silent_builder_is_doubted_until_it_gives_a_sign_or_the_scheduler_shuns_it() {
+    let now = Instant::now();
+    let mut ledger = with(now, &[1, 2]);
+    whole_job(&mut ledger, now, 1, 1);
+    whole_job(&mut ledger, now, 2, 2);
+    assert_eq!(ledger.admit(now, T), Admission::Open);
+    assert_eq!(ledger.quiet(now, seconds(1)), []);
+    let later = now + seconds(1);
+    assert_eq!(ledger.quiet(later, seconds(1)), [address(1), address(2)]);
+    assert!(ledger.silent(later, &address(1)));
+    assert!(!ledger.silent(later, &address(1)));
+    assert!(!ledger.silent(later, &address(3)));
+    let state = |ledger: &Ledger, now| ledger.builders(now, None)[0].state;
+    assert_eq!(state(&ledger, later), BuilderState::Silent);
+    assert_eq!(ledger.admit(later, T), Admission::Single);
+    let shunned = later + SHUNNED + seconds(1);
+    assert_eq!(ledger.quiet(shunned, seconds(1)), [address(2)]);
+    assert_eq!(ledger.admit(shunned, T), Admission::Open);
+    assert!(ledger.is_silent(shunned, &address(1)));
+    assert_eq!(beat(&mut ledger, shunned, 1, 1), Ok(false));
+    assert_eq!(state(&ledger, shunned), BuilderState::Ready);
+    ledger.silent(shunned, &address(1));
+    ledger.awake(&address(1));
+    assert!(!ledger.is_silent(shunned, &address(1)));
 }
