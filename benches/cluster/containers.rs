@@ -67,9 +67,15 @@ fn tool(name: &str) -> PathBuf {
 
 /// The programs that are mounted into the containers.
 fn programs() -> Vec<PathBuf> {
-    let dock = Path::new(env!("CARGO_BIN_EXE_sccache-dock"));
-    let gateway = dock.with_file_name("sccache-dock-gateway");
-    let mut programs = vec![dock.to_owned(), tool("sccache"), tool("sccache-dist")];
+    let ours = [
+        env!("CARGO_BIN_EXE_sccache-dock"),
+        env!("CARGO_BIN_EXE_sccache-dock-run"),
+        env!("CARGO_BIN_EXE_sccache-dock-gateway"),
+    ];
+    let ours = ours.into_iter().map(PathBuf::from);
+    let programs: Vec<PathBuf> = ours
+        .chain([tool("sccache"), tool("sccache-dist")])
+        .collect();
     for program in &programs {
         if !program.exists() {
             fail(&format!(
@@ -78,7 +84,6 @@ fn programs() -> Vec<PathBuf> {
             ));
         }
     }
-    programs.extend(Some(gateway).filter(|gateway| gateway.exists()));
     programs
 }
 
