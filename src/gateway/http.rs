@@ -382,6 +382,7 @@ async fn get(gateway: &Gateway, caller: &Caller, key: &Key) -> Result<Answer, Re
     match gateway.blob(key).await {
         Ok(blob) => {
             namespace.hit(blob.length);
+            gateway.metrics.found(Protocol::http);
             caller.count(|uses| &uses.hits, 1);
             caller.count(|uses| &uses.sent_bytes, blob.length);
             let modified = HeaderValue::from_str(&httpdate::fmt_http_date(blob.modified)).ok();
@@ -395,6 +396,7 @@ async fn get(gateway: &Gateway, caller: &Caller, key: &Key) -> Result<Answer, Re
         Err(fault) => {
             if matches!(fault, Fault::Store(store::Error::Missing)) {
                 namespace.miss();
+                gateway.metrics.missed(Protocol::http);
                 caller.count(|uses| &uses.misses, 1);
             }
             Err(fault.into())
