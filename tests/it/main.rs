@@ -24,6 +24,7 @@ mod harness;
 mod image;
 mod logs;
 mod machine;
+mod observe;
 mod older;
 mod places;
 mod plain;
