@@ -144,6 +144,8 @@ pub(crate) async fn converse_by_hyper<IO: AsyncRead + AsyncWrite + Unpin + Send 
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
         .max_buf_size(BUFFER)
+        // The end of what a client sends is not the end of the client.
+        .half_close(true)
         .serve_connection(TokioIo::new(io), service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
