@@ -64,6 +64,9 @@ pub enum Command {
     Version,
     /// Print completions for a shell
     Completions { shell: clap_complete::Shell },
+    /// Write the manual pages of all commands to a folder, for packages
+    #[command(hide = true)]
+    Man { folder: PathBuf },
     /// Serve the cache (started by `run`)
     #[command(hide = true)]
     Gateway {
