@@ -236,6 +236,8 @@ impl Scene {
             assert_eq!(code("GET", &path, b""), 200);
         }
         assert_eq!(code("GET", "/team/cas/nowhere", b""), 404);
+        // Of a turn whose blobs are evicted by now: a hit of the second level, or a lost one.
+        code("GET", &format!("/cas/{}-0", turn.saturating_sub(4)), b"");
         let shared = format!("/team/cas/{turn}");
         assert_eq!(self.upstream.request("PUT", &shared, b"blob").code, 201);
         assert_eq!(code("GET", &shared, b""), 200, "from the second level");
@@ -350,7 +352,10 @@ fn dashboard_and_alerts_name_metrics_that_exist_and_their_names_follow_the_rules
     ) {
         let base = name.trim_end_matches("_sum").trim_end_matches("_count");
         let panel = shown.contains(&name) || shown.contains(&format!("{base}_bucket"));
-        assert!(panel, "no panel and no alert shows {name}");
+        assert!(
+            panel,
+            "no panel and no alert shows {name}: add it to the dashboard"
+        );
     }
     let Some(promtool) = prometheus("promtool") else {
         return;
