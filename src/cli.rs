@@ -60,13 +60,13 @@ pub enum Command {
     Warm(client::warm::Args),
     /// Look for what is wrong: inside the container, or on a client
     Doctor(doctor::Args),
+    /// Write the manual pages of all commands to a folder, for packages
+    #[command(hide = true)]
+    Man { folder: PathBuf },
     /// Show the versions of sccache-dock and of its sccache
     Version,
     /// Print completions for a shell
     Completions { shell: clap_complete::Shell },
-    /// Write the manual pages of all commands to a folder, for packages
-    #[command(hide = true)]
-    Man { folder: PathBuf },
     /// Serve the cache (started by `run`)
     #[command(hide = true)]
     Gateway {
