@@ -51,3 +51,16 @@ bench-project *ARGS:
 # The cache beside nginx, Redis and sccache's own server, in a minute; `--full` takes about ten.
 bench-cache *ARGS:
     cargo bench --locked --bench cache -- {{ARGS}}
+
+# Random bytes for what reads bytes of others, each target for so many seconds; wants cargo-fuzz and a nightly compiler.
+# What it finds lies in fuzz/artifacts: mend it, and keep the input in fuzz/corpus, which the ordinary tests replay.
+fuzz SECONDS="600" *TARGETS="front frames zip settings tokens":
+    #!/bin/sh
+    set -eu
+    for target in {{ TARGETS }}; do
+        # New inputs go to a folder that is not committed; those that are, come second and are read only.
+        mkdir -p "fuzz/target/corpus/$target"
+        echo "== $target"
+        SCCACHE_LOG=off cargo +nightly fuzz run --sanitizer none "$target" "fuzz/target/corpus/$target" "fuzz/corpus/$target" \
+            -- -max_total_time={{ SECONDS }} -max_len=8192 -timeout=60 -print_final_stats=1
+    done

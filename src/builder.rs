@@ -62,6 +62,8 @@ pub enum Profile {
     Userns,
     /// Docker's default and pivot_root, for root with CAP_SYS_ADMIN
     Root,
+    /// The first, as the container runtimes of Kubernetes read it
+    Kubernetes,
 }
 
 /// The text of a profile, for `--security-opt seccomp=FILE`.
@@ -69,6 +71,7 @@ pub fn seccomp(profile: Profile) -> &'static str {
     match profile {
         Profile::Userns => include_str!("../images/seccomp/userns.json"),
         Profile::Root => include_str!("../images/seccomp/root.json"),
+        Profile::Kubernetes => include_str!("../images/seccomp/kubernetes.json"),
     }
 }
 

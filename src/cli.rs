@@ -60,6 +60,9 @@ pub enum Command {
     Warm(client::warm::Args),
     /// Look for what is wrong: inside the container, or on a client
     Doctor(doctor::Args),
+    /// Write the manual pages of all commands to a folder, for packages
+    #[command(hide = true)]
+    Man { folder: PathBuf },
     /// Show the versions of sccache-dock and of its sccache
     Version,
     /// Print completions for a shell

@@ -31,6 +31,12 @@ fn main() -> ExitCode {
             );
             Ok(exit::OK)
         }
+        Command::Man { folder } => {
+            let written = clap_mangen::generate_to(Cli::command(), &folder);
+            let failed = |cause| format!("cannot write manual pages to {folder:?}: {cause}");
+            let outcome = written.map(|()| exit::OK).map_err(failed);
+            outcome.map_err(|text| (exit::FAILED, text.into()))
+        }
         Command::Warm(args) => given(client::warm::run(&args)),
         Command::Doctor(args) => given(doctor::run(&args)),
         Command::Version => {
@@ -98,6 +104,7 @@ fn with_settings(command: Command, loaded: settings::Loaded) -> Outcome {
         | Command::Builder { .. }
         | Command::Seccomp { .. }
         | Command::Completions { .. }
+        | Command::Man { .. }
         | Command::Doctor(_)
         | Command::Status { .. }
         | Command::Healthcheck

@@ -144,6 +144,8 @@ pub(crate) async fn converse_by_hyper<IO: AsyncRead + AsyncWrite + Unpin + Send 
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
         .max_buf_size(BUFFER)
+        // The end of what a client sends is not the end of the client.
+        .half_close(true)
         .serve_connection(TokioIo::new(io), service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
@@ -382,6 +384,7 @@ async fn get(gateway: &Gateway, caller: &Caller, key: &Key) -> Result<Answer, Re
     match gateway.blob(key).await {
         Ok(blob) => {
             namespace.hit(blob.length);
+            gateway.metrics.found(Protocol::http);
             caller.count(|uses| &uses.hits, 1);
             caller.count(|uses| &uses.sent_bytes, blob.length);
             let modified = HeaderValue::from_str(&httpdate::fmt_http_date(blob.modified)).ok();
@@ -395,6 +398,7 @@ async fn get(gateway: &Gateway, caller: &Caller, key: &Key) -> Result<Answer, Re
         Err(fault) => {
             if matches!(fault, Fault::Store(store::Error::Missing)) {
                 namespace.miss();
+                gateway.metrics.missed(Protocol::http);
                 caller.count(|uses| &uses.misses, 1);
             }
             Err(fault.into())

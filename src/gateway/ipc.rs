@@ -304,6 +304,7 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W> {
                         .metrics
                         .namespace(key.namespace())
                         .hit(blob.length);
+                    self.gateway.metrics.found(Protocol::sccache);
                     (blob, head)
                 }
                 None => {
@@ -320,6 +321,7 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W> {
                 let missing = matches!(fault, Fault::Store(store::Error::Missing));
                 if missing {
                     self.gateway.metrics.namespace(key.namespace()).miss();
+                    self.gateway.metrics.missed(Protocol::sccache);
                 } else {
                     self.gateway
                         .refuse("fault", &self.peer, &format!("get {text:?}"), &fault);

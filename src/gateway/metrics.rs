@@ -1,19 +1,21 @@
 //! What the gateway counts, for `/metrics` (Prometheus) and `/api/status`: one source for both.
 
+mod process;
+mod scrape;
 mod tokens;
+
+pub(crate) use scrape::{Figure, encode};
 
 use crate::gateway::access::Access;
 use crate::gateway::status::{NamespaceStatus, ProtocolStatus, Totals};
 use crate::gateway::store::Usage;
 use crate::gateway::tls::{Expiry, Tls};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{
-    DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric,
-};
-use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
@@ -48,11 +50,6 @@ struct RequestLabels {
 struct MethodLabels {
     protocol: Protocol,
     method: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ReasonLabels {
-    reason: &'static str,
 }
 
 /// Counters of one namespace.
@@ -99,6 +96,8 @@ impl Namespace {
 #[derive(Debug, Default)]
 struct Traffic {
     requests: AtomicU64,
+    hits: AtomicU64,
+    misses: AtomicU64,
     received: AtomicU64,
     sent: AtomicU64,
     connections: AtomicU64,
@@ -116,6 +115,8 @@ struct Counters {
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    /// What carries no prefix: names that are the same for every program.
+    common: Registry,
     requests: Family<RequestLabels, Counter>,
     seconds: Family<MethodLabels, Histogram>,
     in_flight: Gauge,
@@ -150,12 +151,15 @@ impl Metrics {
             "Requests without a valid token",
             auth_failures.clone(),
         );
-        registry.register_collector(Box::new(Scrape {
+        registry.register_collector(Box::new(scrape::Scrape {
             counters: Arc::clone(&counters),
             usage: Box::new(usage),
         }));
+        let mut common = Registry::default();
+        common.register_collector(Box::new(process::Process));
         Metrics {
             registry,
+            common,
             requests,
             seconds,
             in_flight,
@@ -224,6 +228,16 @@ impl Metrics {
             .observe(took.as_secs_f64());
     }
 
+    /// A blob was found for a client that speaks so.
+    pub fn found(&self, protocol: Protocol) {
+        self.counters.traffic(protocol).hits.fetch_add(1, Relaxed);
+    }
+
+    /// A client that speaks so asked for a blob that is not there.
+    pub fn missed(&self, protocol: Protocol) {
+        self.counters.traffic(protocol).misses.fetch_add(1, Relaxed);
+    }
+
     /// Body bytes came in.
     pub fn received(&self, protocol: Protocol, bytes: u64) {
         self.counters
@@ -277,7 +291,9 @@ impl Metrics {
     /// Prometheus' (OpenMetrics) text.
     pub fn encode(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
+        encode_registry(&mut text, &self.registry)?;
+        encode_registry(&mut text, &self.common)?;
+        encode_eof(&mut text)?;
         Ok(text)
     }
 
@@ -388,182 +404,12 @@ impl Traffic {
     fn snapshot(&self) -> ProtocolStatus {
         ProtocolStatus {
             requests: self.requests.load(Relaxed),
+            hits: self.hits.load(Relaxed),
+            misses: self.misses.load(Relaxed),
             bytes_received: self.received.load(Relaxed),
             bytes_sent: self.sent.load(Relaxed),
             connections: self.connections.load(Relaxed),
         }
-    }
-}
-
-/// Figures that are kept elsewhere and read when somebody scrapes.
-struct Scrape {
-    counters: Arc<Counters>,
-    usage: Box<dyn Fn() -> Usage + Send + Sync>,
-}
-
-impl fmt::Debug for Scrape {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Scrape").finish_non_exhaustive()
-    }
-}
-
-impl Collector for Scrape {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        self.encode_namespaces(&mut encoder)?;
-        self.encode_traffic(&mut encoder)?;
-        let usage = (self.usage)();
-        let gauges: [Figure<'_>; 5] = [
-            (
-                "store_size",
-                "Bytes of the store on disk",
-                Some(&Unit::Bytes),
-                usage.bytes,
-            ),
-            (
-                "store_reserved",
-                "Bytes held for writes in flight",
-                Some(&Unit::Bytes),
-                usage.reserved_bytes,
-            ),
-            (
-                "store_budget",
-                "Most bytes that the store may take",
-                Some(&Unit::Bytes),
-                usage.budget_bytes,
-            ),
-            ("store_entries", "Blobs in the store", None, usage.entries),
-            (
-                "store_indexing",
-                "1 while the index is not complete",
-                None,
-                u64::from(usage.indexing),
-            ),
-        ];
-        encode(&mut encoder, MetricType::Gauge, &gauges)?;
-        let counters: [Figure<'_>; 4] = [
-            (
-                "store_evicted_entries",
-                "Blobs evicted",
-                None,
-                usage.evicted_entries,
-            ),
-            (
-                "store_evicted",
-                "Bytes evicted",
-                Some(&Unit::Bytes),
-                usage.evicted_bytes,
-            ),
-            (
-                "store_broken_entries",
-                "Files removed because they were not whole",
-                None,
-                usage.broken_entries,
-            ),
-            (
-                "store_faults",
-                "Refusals of the file system",
-                None,
-                usage.last_fault.map_or(0, |fault| fault.count),
-            ),
-        ];
-        encode(&mut encoder, MetricType::Counter, &counters)
-    }
-}
-
-/// Name, help, unit and value of one figure.
-pub(crate) type Figure<'a> = (&'a str, &'a str, Option<&'a Unit>, u64);
-
-/// Figures without labels, all counters or all gauges.
-pub(crate) fn encode(
-    encoder: &mut DescriptorEncoder<'_>,
-    kind: MetricType,
-    figures: &[Figure<'_>],
-) -> fmt::Result {
-    for (name, help, unit, value) in figures {
-        let descriptor = encoder.encode_descriptor(name, help, *unit, kind)?;
-        match kind {
-            MetricType::Counter => ConstCounter::new(*value).encode(descriptor)?,
-            _ => ConstGauge::new(i64::try_from(*value).unwrap_or(i64::MAX)).encode(descriptor)?,
-        }
-    }
-    Ok(())
-}
-
-impl Scrape {
-    fn encode_namespaces(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        type Figure = fn(&NamespaceStatus) -> u64;
-        let figures: [(&str, &str, Option<&Unit>, Figure); 5] = [
-            ("hits", "Blobs found", None, |one| one.hits),
-            (
-                "misses",
-                "Blobs asked for that were not there",
-                None,
-                |one| one.misses,
-            ),
-            ("writes", "Blobs stored", None, |one| one.writes),
-            ("read", "Bytes of hits", Some(&Unit::Bytes), |one| {
-                one.bytes_read
-            }),
-            (
-                "written",
-                "Bytes of stored blobs",
-                Some(&Unit::Bytes),
-                |one| one.bytes_written,
-            ),
-        ];
-        let namespaces = self.counters.namespaces();
-        for (name, help, unit, figure) in figures {
-            let mut family = encoder.encode_descriptor(name, help, unit, MetricType::Counter)?;
-            for (namespace, counters) in &namespaces {
-                let labels = [("namespace", namespace.as_str())];
-                ConstCounter::new(figure(counters)).encode(family.encode_family(&labels)?)?;
-            }
-        }
-        let refusals = self
-            .counters
-            .refusals
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        let help = "Requests refused";
-        let mut family = encoder.encode_descriptor("refusals", help, None, MetricType::Counter)?;
-        for (reason, count) in refusals {
-            ConstCounter::new(count).encode(family.encode_family(&ReasonLabels { reason })?)?;
-        }
-        Ok(())
-    }
-
-    fn encode_traffic(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        type Figure = fn(&ProtocolStatus) -> u64;
-        let figures: [(&str, &str, Figure); 2] = [
-            ("received", "Bytes of bodies received", |one| {
-                one.bytes_received
-            }),
-            ("sent", "Bytes of bodies sent", |one| one.bytes_sent),
-        ];
-        let protocols = [
-            ("http", self.counters.http.snapshot()),
-            ("sccache", self.counters.sccache.snapshot()),
-        ];
-        for (name, help, figure) in figures {
-            let mut family =
-                encoder.encode_descriptor(name, help, Some(&Unit::Bytes), MetricType::Counter)?;
-            for (protocol, traffic) in &protocols {
-                ConstCounter::new(figure(traffic))
-                    .encode(family.encode_family(&[("protocol", *protocol)])?)?;
-            }
-        }
-        let mut family = encoder.encode_descriptor(
-            "connections",
-            "Open connections",
-            None,
-            MetricType::Gauge,
-        )?;
-        for (protocol, traffic) in &protocols {
-            let gauge = ConstGauge::new(i64::try_from(traffic.connections).unwrap_or(i64::MAX));
-            gauge.encode(family.encode_family(&[("protocol", *protocol)])?)?;
-        }
-        Ok(())
     }
 }
 

@@ -187,6 +187,10 @@ pub struct NamespaceStatus {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProtocolStatus {
     pub requests: u64,
+    #[serde(default)]
+    pub hits: u64,
+    #[serde(default)]
+    pub misses: u64,
     /// Bytes of bodies.
     pub bytes_received: u64,
     /// Bytes of bodies.

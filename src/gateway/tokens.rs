@@ -8,7 +8,7 @@
 //! namespaces = ["team", "docs"]    # only these; all where the key is missing
 //! ```
 //!
-//! No message quotes a value: a token may stand where something else belongs.
+//! No message quotes a value that could be a token: one may stand where something else belongs, such as a name.
 
 use crate::secret::Secret;
 use std::collections::BTreeSet;
@@ -93,11 +93,12 @@ pub fn parse(text: &str) -> Result<Vec<Named>, Faults> {
     }
     let mut names = BTreeSet::new();
     for (index, one) in tokens.iter().enumerate() {
+        let name = shown(&one.name);
         if !names.insert(one.name.as_str()) {
-            faults.push(format!("two tokens are called \"{}\"", one.name));
+            faults.push(format!("two tokens are called {name}"));
         }
         if tokens[..index].iter().any(|other| other.token == one.token) {
-            faults.push(format!("\"{}\" is the same as another token", one.name));
+            faults.push(format!("{name} is the same as another token"));
         }
     }
     if faults.is_empty() {
@@ -112,7 +113,7 @@ fn named(number: usize, entry: &toml::Table, faults: &mut Vec<String>) -> Option
     let string = |key: &str| entry.get(key).and_then(toml::Value::as_str);
     let name = string("name").unwrap_or_default();
     let who = if is_name(name) {
-        format!("token {number} (\"{name}\")")
+        format!("token {number} ({})", shown(name))
     } else {
         faults.push(format!(
             "token {number} has no name of 1 to {LONGEST_NAME} letters, digits, \".\", \"_\" and \"-\""
@@ -158,6 +159,15 @@ fn named(number: usize, entry: &toml::Table, faults: &mut Vec<String>) -> Option
         access,
         namespaces: namespaces.flatten(),
     })
+}
+
+/// A name for a message: what is as long as a token may be one.
+fn shown(name: &str) -> String {
+    if name.len() < SHORTEST_TOKEN {
+        format!("\"{name}\"")
+    } else {
+        format!("a name of {} letters", name.len())
+    }
 }
 
 fn is_name(name: &str) -> bool {
@@ -238,6 +248,14 @@ mod tests {
             ),
             (entry(whole) + &entry(whole), "two tokens are called \"a\""),
             (entry(whole) + &entry(whole), "the same as another token"),
+            (
+                entry("name = 'hidden-hidden-hidden'\ntoken = 'ci'"),
+                "(a name of 20 letters) has no \"token\"",
+            ),
+            (
+                entry(&whole.replace("'a'", "'hidden-hidden-more'")).repeat(2),
+                "two tokens are called a name of 18 letters",
+            ),
             ("hidden = 1".to_owned(), "a key beside"),
             ("token = 'hidden'".to_owned(), "[[token]]"),
             ("\n\ntoken = 'hidden".to_owned(), "line 3 is no TOML"),

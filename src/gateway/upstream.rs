@@ -528,13 +528,19 @@ impl Collector for Scrape {
         ];
         metrics::encode(&mut encoder, MetricType::Gauge, &gauges)?;
         let bytes = Some(&Unit::Bytes);
-        let counters: [Figure<'_>; 9] = [
+        let counters: [Figure<'_>; 10] = [
             ("upstream_hits", "Blobs brought from it", None, status.hits),
             (
                 "upstream_misses",
                 "Blobs that it did not have",
                 None,
                 status.misses,
+            ),
+            (
+                "upstream_shared_fetches",
+                "Requests that waited for a fetch which another had begun",
+                None,
+                status.shared_fetches,
             ),
             (
                 "upstream_skipped_reads",

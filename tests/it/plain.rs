@@ -46,6 +46,23 @@ fn exchange(gateway: &Gateway, bytes: &[u8]) -> String {
     String::from_utf8_lossy(&all).into_owned()
 }
 
+/// Found by the fuzzer of the front: hyper takes the end of what a client sends for the end of the client.
+#[test]
+fn client_that_says_that_it_has_sent_everything_is_answered() {
+    let gateway = Gateway::start();
+    gateway.request("PUT", "/cas/x", b"blob");
+    let chunked = head("PUT", "/cas/y", "Transfer-Encoding: chunked\r\n") + "1\r\nx\r\n0\r\n\r\n";
+    for _ in 0..50 {
+        let old = head("GET", "/cas/x", "").replace("HTTP/1.1", "HTTP/1.0");
+        let answer = exchange(&gateway, old.as_bytes());
+        assert!(answer.ends_with("\r\n\r\nblob"), "{answer:?}");
+        let answer = exchange(&gateway, chunked.as_bytes());
+        assert!(answer.starts_with("HTTP/1.1 20"), "{answer:?}");
+        let answer = exchange(&gateway, head("GET", "/cas/x", "").as_bytes());
+        assert!(answer.ends_with("\r\n\r\nblob"), "{answer:?}");
+    }
+}
+
 #[test]
 fn requests_in_one_write_are_answered_in_order() {
     let gateway = Gateway::start();

@@ -59,6 +59,31 @@ fn profiles_are_dockers_default_and_exactly_what_jobs_need() {
     }
 }
 
+/// Runtimes that know no conditions would allow what stands below one.
+#[test]
+fn profile_of_kubernetes_has_no_conditions_and_allows_nothing_more() {
+    let (conditional, flat) = (profile("userns"), profile("kubernetes"));
+    let names = |group: &Value| -> Vec<String> {
+        let names = group["names"].as_array().unwrap().iter();
+        names
+            .map(|name| name.as_str().unwrap().to_owned())
+            .collect()
+    };
+    let groups = conditional["syscalls"].as_array().unwrap();
+    let free = groups.iter().filter(|group| {
+        let caps = group["includes"]["caps"].as_array();
+        caps.is_none_or(Vec::is_empty) && group["action"] == "SCMP_ACT_ALLOW"
+    });
+    let free: BTreeSet<String> = free.flat_map(names).collect();
+    assert!(free.contains("unshare") && !free.contains("bpf"));
+    for group in flat["syscalls"].as_array().unwrap() {
+        assert!(group["includes"].is_null() && group["excludes"].is_null());
+        let refused = group["action"] == "SCMP_ACT_ERRNO";
+        assert!(refused || names(group).iter().all(|name| free.contains(name)));
+    }
+    assert!(flat["archMap"].is_null() && flat["architectures"].is_array());
+}
+
 #[test]
 fn profiles_are_made_by_their_script_and_printed_by_the_program() {
     let folder = tempfile::tempdir().unwrap();
@@ -66,7 +91,7 @@ fn profiles_are_made_by_their_script_and_printed_by_the_program() {
         .arg(folder.path())
         .status();
     assert!(made.unwrap().success());
-    for name in ["userns", "root"] {
+    for name in ["userns", "root", "kubernetes"] {
         let committed = fs::read(profiles().join(format!("{name}.json"))).unwrap();
         let file = folder.path().join(format!("{name}.json"));
         assert!(fs::read(file).unwrap() == committed, "{name}");
@@ -113,6 +138,8 @@ fn every_system_call_of_the_profile_is_needed_by_a_job() {
     let mut whole = profile("userns");
     let all = added(&mut whole).clone();
     let works = trial(&site, folder.path(), &whole);
+    assert_eq!(works, serde_json::json!({ "works": "bind" }));
+    let works = trial(&site, folder.path(), &profile("kubernetes"));
     assert_eq!(works, serde_json::json!({ "works": "bind" }));
     let mut steps = BTreeSet::new();
     for (index, name) in all.iter().enumerate() {

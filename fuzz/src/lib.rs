@@ -1,0 +1,223 @@
+//! What must hold of any bytes: one function a target, each of which panics where it does not.
+//!
+//! libFuzzer calls them with what it makes up; the ordinary tests call them with every file of `corpus/`.
+
+use sccache_dock::gateway::config::{Config, IpcPolicy};
+use sccache_dock::gateway::ipc::frame::{self, Request};
+use sccache_dock::gateway::zip::ZipCheck;
+use sccache_dock::gateway::{self, tokens as tokens_file};
+use sccache_dock::plan::{self, Facts};
+use sccache_dock::secret::Secret;
+use sccache_dock::settings as all_settings;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+/// A secret that no message may show, unless the input had it too.
+const CANARY: &str = "canary-of-the-mine-0451";
+/// The token in requests of `corpus/front`.
+const TOKEN: &str = "writer-token-of-16";
+/// Longer than every wait of the gateway for a client that has gone.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// One whole connection to a real gateway, with a real store: all that its ports can be sent. The first byte chooses HTTP
+/// or sccache's own protocol, as ever.
+pub fn front(data: &[u8]) {
+    static SOCKET: OnceLock<PathBuf> = OnceLock::new();
+    let socket = SOCKET.get_or_init(start_gateway);
+    let answer = talk(socket, data);
+    if data.first().is_some_and(u8::is_ascii_alphabetic) && !answer.is_empty() {
+        assert!(
+            answer.starts_with(b"HTTP/1."),
+            "{:?}",
+            String::from_utf8_lossy(&answer)
+        );
+    }
+    let health = talk(
+        socket,
+        b"GET /healthz HTTP/1.1\r\nconnection: close\r\n\r\n",
+    );
+    assert!(
+        health.starts_with(b"HTTP/1.1 200 OK\r\n") && health.ends_with(b"ok\n"),
+        "it is not well: {:?}",
+        String::from_utf8_lossy(&health)
+    );
+}
+
+/// Runs in this process, so that its coverage is seen; ends with it.
+fn start_gateway() -> PathBuf {
+    let panics = std::panic::take_hook();
+    // The runtime would catch it, and the connection only be closed.
+    std::panic::set_hook(Box::new(move |info| {
+        panics(info);
+        std::process::abort();
+    }));
+    let folder = tempfile::tempdir().expect("a folder").keep();
+    let socket = folder.join("socket");
+    let config = Config {
+        listen: "127.0.0.1:0".parse().expect("an address"),
+        socket: socket.clone(),
+        store_dir: folder.join("cache"),
+        budget_bytes: 4 << 20,
+        ipc: IpcPolicy::Local,
+        server_socket: folder.join("nobody.sock"),
+        sccache: None,
+        write_tokens: vec![Secret::new(TOKEN)],
+        read_tokens: Vec::new(),
+        anonymous_read: true,
+        tokens_file: None,
+        tls: None,
+        drain: Duration::from_secs(1),
+        dist: None,
+        upstream: None,
+    };
+    let file = folder.join("gateway.toml");
+    std::fs::write(&file, toml::to_string(&config).expect("TOML")).expect("a file");
+    std::thread::spawn(move || {
+        let ended = gateway::serve(&file, false);
+        panic!("the gateway has ended: {ended:?}");
+    });
+    for _ in 0..1000 {
+        if UnixStream::connect(&socket).is_ok() {
+            return socket;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("the gateway does not listen");
+}
+
+/// Sends all of `data` and no more, and reads the answer to its end.
+fn talk(socket: &Path, data: &[u8]) -> Vec<u8> {
+    let mut stream = UnixStream::connect(socket).expect("it accepts");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a time");
+    stream.set_write_timeout(Some(PATIENCE)).expect("a time");
+    let is_hang = |cause: &io::Error| cause.kind() == ErrorKind::WouldBlock;
+    // It may hang up on us in the middle of it.
+    if let Err(cause) = stream.write_all(data) {
+        assert!(!is_hang(&cause), "it takes nothing more");
+    }
+    let _ = stream.shutdown(Shutdown::Write);
+    let mut answer = Vec::new();
+    if let Err(cause) = stream.read_to_end(&mut answer) {
+        assert!(!is_hang(&cause), "it neither answers nor hangs up");
+    }
+    answer
+}
+
+/// The head of a frame of sccache's own protocol: its length, then what has arrived of it.
+pub fn frames(data: &[u8]) {
+    let Some((length, bytes)) = data.split_first_chunk::<4>() else {
+        return;
+    };
+    let length = u32::from_be_bytes(*length);
+    let bytes = &bytes[..bytes.len().min(length as usize)];
+    match frame::decode(length, bytes) {
+        Ok(Some((request, taken))) => {
+            assert!(taken <= bytes.len());
+            if let Request::Put { length: data, .. } = request {
+                assert_eq!(taken as u64 + data, u64::from(length), "{request:?}");
+            }
+            for arrived in 0..taken {
+                let early = frame::decode(length, &bytes[..arrived]);
+                assert_eq!(early, Ok(None), "{request:?} after {arrived} of {taken}");
+            }
+        }
+        Ok(None) => assert!((bytes.len() as u64) < u64::from(length)),
+        Err(cause) => assert!(!cause.to_string().is_empty()),
+    }
+}
+
+/// The check of compile results: the first byte says in which pieces the rest arrives.
+pub fn zip(data: &[u8]) {
+    let Some((piece, body)) = data.split_first() else {
+        return;
+    };
+    let whole = |piece: usize| {
+        let mut check = ZipCheck::default();
+        body.chunks(piece).for_each(|piece| check.update(piece));
+        check.is_whole()
+    };
+    let at_once = whole(body.len().max(1));
+    assert_eq!(
+        whole(usize::from(*piece).max(1)),
+        at_once,
+        "in pieces of {piece}"
+    );
+    if at_once {
+        assert!(body.len() > 22 && body.starts_with(b"PK\x03\x04"));
+        assert!(body[body.len() - 22..].starts_with(b"PK\x05\x06"));
+    }
+}
+
+/// Lines `NAME=VALUE` of the environment and, after a line `---`, the TOML file.
+pub fn settings(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let (lines, file) = text.split_once("---\n").unwrap_or((text, ""));
+    let pairs = lines.lines().filter_map(|line| line.split_once('='));
+    let mut environment: BTreeMap<String, String> = pairs
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    for name in ["SCCACHE_AUTH_TOKEN", "SCCACHE_SERVER_TOKEN"] {
+        environment.insert(name.to_owned(), format!("{CANARY}-{name}"));
+    }
+    let read = |path: &Path| match path.to_str() {
+        Some(all_settings::DEFAULT_FILE | "/file") => Ok(file.to_owned()),
+        _ => Err(io::Error::from(ErrorKind::NotFound)),
+    };
+    let mut shown = Vec::new();
+    match all_settings::check(&environment, &read) {
+        Ok(loaded) => {
+            all_settings::print(&loaded, &mut shown).expect("memory takes it");
+            let facts = Facts {
+                program: "/sccache-dock".into(),
+                listen: loaded.settings.listen,
+                auth_token: Secret::new(CANARY),
+                path: String::new(),
+                dist: None,
+            };
+            let plan = plan::plan(&loaded.settings, &facts).expect("checked settings make a plan");
+            let config = &plan.services[0].files[0].text;
+            let config = toml::from_str::<Config>(config);
+            assert!(config.is_ok(), "the gateway cannot read it: {config:?}");
+        }
+        Err(problems) => {
+            assert!(!problems.0.is_empty(), "refused without a reason");
+            shown.extend(problems.to_string().bytes());
+        }
+    }
+    let shown = String::from_utf8(shown).expect("text");
+    assert!(
+        text.contains("canary") || !shown.contains(CANARY),
+        "{shown}"
+    );
+}
+
+/// The tokens' file.
+pub fn tokens(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let text = text.replace("CANARY", CANARY);
+    match tokens_file::parse(&text) {
+        Ok(tokens) => {
+            let names: BTreeSet<&str> = tokens.iter().map(|one| one.name.as_str()).collect();
+            assert_eq!(names.len(), tokens.len(), "names are unique");
+            for one in &tokens {
+                assert!(one.token.reveal().len() >= 16);
+                let folders = one.namespaces.iter().flatten();
+                assert!(folders.into_iter().all(|name| !name.is_empty()));
+            }
+        }
+        Err(faults) => {
+            assert!(!faults.0.is_empty(), "refused without a reason");
+            let shown = faults.to_string();
+            assert!(!shown.contains(CANARY), "{shown}");
+        }
+    }
+}

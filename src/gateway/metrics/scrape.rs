@@ -1,0 +1,245 @@
+//! Figures that are kept elsewhere and read when somebody scrapes.
+
+use super::{Counters, NAMESPACES, shown};
+use crate::gateway::status::{NamespaceStatus, ProtocolStatus};
+use crate::gateway::store::{NamespaceUsage, Usage};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Unit;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, PoisonError};
+
+/// The store's figures and the counters that are no `Counter`s.
+pub(super) struct Scrape {
+    pub(super) counters: Arc<Counters>,
+    pub(super) usage: Box<dyn Fn() -> Usage + Send + Sync>,
+}
+
+impl fmt::Debug for Scrape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scrape").finish_non_exhaustive()
+    }
+}
+
+impl Collector for Scrape {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        self.encode_namespaces(&mut encoder)?;
+        self.encode_traffic(&mut encoder)?;
+        let usage = (self.usage)();
+        let gauges: [Figure<'_>; 6] = [
+            (
+                "store_size",
+                "Bytes of the store on disk",
+                Some(&Unit::Bytes),
+                usage.bytes,
+            ),
+            (
+                "store_reserved",
+                "Bytes held for writes in flight",
+                Some(&Unit::Bytes),
+                usage.reserved_bytes,
+            ),
+            (
+                "store_budget",
+                "Most bytes that the store may take",
+                Some(&Unit::Bytes),
+                usage.budget_bytes,
+            ),
+            ("store_entries", "Blobs in the store", None, usage.entries),
+            (
+                "store_indexing",
+                "1 while the index is not complete",
+                None,
+                u64::from(usage.indexing),
+            ),
+            (
+                "store_foreign_files",
+                "Files in the store's folders that are not ours",
+                None,
+                usage.foreign_files,
+            ),
+        ];
+        encode(&mut encoder, MetricType::Gauge, &gauges)?;
+        encode_shares(&mut encoder, &usage.namespaces)?;
+        let counters: [Figure<'_>; 5] = [
+            (
+                "store_evicted_entries",
+                "Blobs evicted",
+                None,
+                usage.evicted_entries,
+            ),
+            (
+                "store_evicted",
+                "Bytes evicted",
+                Some(&Unit::Bytes),
+                usage.evicted_bytes,
+            ),
+            (
+                "store_broken_entries",
+                "Files removed because they were not whole",
+                None,
+                usage.broken_entries,
+            ),
+            (
+                "store_vanished_entries",
+                "Blobs whose files were removed behind our back",
+                None,
+                usage.vanished_entries,
+            ),
+            (
+                "store_faults",
+                "Refusals of the file system",
+                None,
+                usage.last_fault.map_or(0, |fault| fault.count),
+            ),
+        ];
+        encode(&mut encoder, MetricType::Counter, &counters)
+    }
+}
+
+/// Name, help, unit and value of one figure.
+pub(crate) type Figure<'a> = (&'a str, &'a str, Option<&'a Unit>, u64);
+
+/// Figures without labels, all counters or all gauges.
+pub(crate) fn encode(
+    encoder: &mut DescriptorEncoder<'_>,
+    kind: MetricType,
+    figures: &[Figure<'_>],
+) -> fmt::Result {
+    for (name, help, unit, value) in figures {
+        let descriptor = encoder.encode_descriptor(name, help, *unit, kind)?;
+        match kind {
+            MetricType::Counter => ConstCounter::new(*value).encode(descriptor)?,
+            _ => gauge(*value).encode(descriptor)?,
+        }
+    }
+    Ok(())
+}
+
+impl Scrape {
+    fn encode_namespaces(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        type Figure = fn(&NamespaceStatus) -> u64;
+        let figures: [(&str, &str, Option<&Unit>, Figure); 5] = [
+            ("hits", "Blobs found", None, |one| one.hits),
+            (
+                "misses",
+                "Blobs asked for that were not there",
+                None,
+                |one| one.misses,
+            ),
+            ("writes", "Blobs stored", None, |one| one.writes),
+            ("read", "Bytes of hits", Some(&Unit::Bytes), |one| {
+                one.bytes_read
+            }),
+            (
+                "written",
+                "Bytes of stored blobs",
+                Some(&Unit::Bytes),
+                |one| one.bytes_written,
+            ),
+        ];
+        let namespaces = self.counters.namespaces();
+        for (name, help, unit, figure) in figures {
+            let mut family = encoder.encode_descriptor(name, help, unit, MetricType::Counter)?;
+            for (namespace, counters) in &namespaces {
+                let labels = [("namespace", namespace.as_str())];
+                ConstCounter::new(figure(counters)).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        let refusals = self
+            .counters
+            .refusals
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let help = "Requests refused";
+        let mut family = encoder.encode_descriptor("refusals", help, None, MetricType::Counter)?;
+        for (reason, count) in refusals {
+            ConstCounter::new(count).encode(family.encode_family(&[("reason", reason)])?)?;
+        }
+        Ok(())
+    }
+
+    fn encode_traffic(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        type Figure = fn(&ProtocolStatus) -> u64;
+        let bytes = Some(&Unit::Bytes);
+        let figures: [(&str, &str, Option<&Unit>, Figure); 4] = [
+            ("protocol_hits", "Blobs found, by protocol", None, |one| {
+                one.hits
+            }),
+            (
+                "protocol_misses",
+                "Blobs not found, by protocol",
+                None,
+                |one| one.misses,
+            ),
+            ("received", "Bytes of bodies received", bytes, |one| {
+                one.bytes_received
+            }),
+            ("sent", "Bytes of bodies sent", bytes, |one| one.bytes_sent),
+        ];
+        let protocols = [
+            ("http", self.counters.http.snapshot()),
+            ("sccache", self.counters.sccache.snapshot()),
+        ];
+        for (name, help, unit, figure) in figures {
+            let mut family = encoder.encode_descriptor(name, help, unit, MetricType::Counter)?;
+            for (protocol, traffic) in &protocols {
+                ConstCounter::new(figure(traffic))
+                    .encode(family.encode_family(&[("protocol", *protocol)])?)?;
+            }
+        }
+        let help = "Open connections";
+        let mut family = encoder.encode_descriptor("connections", help, None, MetricType::Gauge)?;
+        for (protocol, traffic) in &protocols {
+            gauge(traffic.connections).encode(family.encode_family(&[("protocol", *protocol)])?)?;
+        }
+        Ok(())
+    }
+}
+
+/// What each namespace has in the store. The largest have series of their own; the rest share the name "other".
+fn encode_shares(encoder: &mut DescriptorEncoder<'_>, shares: &[NamespaceUsage]) -> fmt::Result {
+    let mut largest: Vec<&NamespaceUsage> = shares.iter().collect();
+    largest.sort_unstable_by_key(|share| std::cmp::Reverse(share.bytes));
+    let mut named = BTreeMap::<&str, (u64, u64)>::new();
+    for (rank, share) in largest.into_iter().enumerate() {
+        let name = if rank < NAMESPACES {
+            shown(&share.name)
+        } else {
+            "other"
+        };
+        let sum = named.entry(name).or_default();
+        (sum.0, sum.1) = (sum.0 + share.entries, sum.1 + share.bytes);
+    }
+    type Figure = fn(&(u64, u64)) -> u64;
+    let figures: [(&str, &str, Option<&Unit>, Figure); 2] = [
+        (
+            "namespace_entries",
+            "Blobs of a namespace in the store",
+            None,
+            |sum| sum.0,
+        ),
+        (
+            "namespace_size",
+            "Bytes of a namespace on disk",
+            Some(&Unit::Bytes),
+            |sum| sum.1,
+        ),
+    ];
+    for (name, help, unit, figure) in figures {
+        let mut family = encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?;
+        for (namespace, sum) in &named {
+            gauge(figure(sum)).encode(family.encode_family(&[("namespace", *namespace)])?)?;
+        }
+    }
+    Ok(())
+}
+
+fn gauge(value: u64) -> ConstGauge<i64> {
+    ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX))
+}
