@@ -8,6 +8,7 @@ use std::error::Error;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
 fn main() -> ExitCode {
     let variable = std::env::var_os(shim::VARIABLE);
@@ -46,7 +47,14 @@ fn main() -> ExitCode {
             ))
         }
         // Whatever is wrong with the settings, what runs can be asked.
-        Command::Status { json } => given(status::status(&settings::place(), json)),
+        Command::Status {
+            watch: Some(seconds),
+            ..
+        } => {
+            let period = Duration::from_secs(seconds.into());
+            given(status::watch(&settings::place(), period))
+        }
+        Command::Status { json, watch: None } => given(status::status(&settings::place(), json)),
         Command::Healthcheck => given(status::healthcheck(&settings::place())),
         Command::Restart { service } => tell(&format!("restart {service}")),
         Command::Stop { service } => tell(&format!("stop {service}")),

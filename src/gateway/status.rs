@@ -1,5 +1,6 @@
 //! The JSON of `/api/status` and `/api/purge`, for the command line to write and read back.
 
+use crate::gateway::access::Caller;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -36,6 +37,39 @@ pub struct Status {
     /// In the modes that distribute.
     #[serde(default)]
     pub dist: Option<DistStatus>,
+}
+
+impl Status {
+    /// What a token of some namespaces may see: these, itself, and the state of the store, which all share. No other
+    /// name, no address, no message that may hold one, and no sum over what others do.
+    pub fn narrowed(mut self, caller: &Caller) -> Status {
+        self.namespaces.retain(|name, _| caller.may_use(name));
+        self.tokens
+            .by_name
+            .retain(|name, _| caller.name() == Some(name));
+        let mine = self.namespaces.values();
+        self.totals = mine.fold(Totals::default(), |sum, one| Totals {
+            hits: sum.hits + one.hits,
+            misses: sum.misses + one.misses,
+            writes: sum.writes + one.writes,
+            bytes_read: sum.bytes_read + one.bytes_read,
+            bytes_written: sum.bytes_written + one.bytes_written,
+            auth_failures: 0,
+        });
+        Status {
+            upstream: None,
+            protocols: BTreeMap::new(),
+            refusals: BTreeMap::new(),
+            tls: None,
+            recent_warnings: Vec::new(),
+            dist: None,
+            tokens: TokensStatus {
+                fault: None,
+                ..self.tokens
+            },
+            ..self
+        }
+    }
 }
 
 /// The front of the scheduler. Jobs are those that this gateway's process saw being assigned.
