@@ -367,7 +367,7 @@ pub struct Gateway {
     tls: Option<Arc<Tls>>,
     files: Files,
     crowd: Crowd,
-    pub(crate) services: Services,
+    services: Services,
     // Held for a sum, never across I/O or an await.
     history: Mutex<History>,
     sccache_version: OnceLock<String>,
