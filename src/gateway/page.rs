@@ -101,8 +101,8 @@ pub fn status(view: &View<'_>) -> String {
             (figures(view))
             (traffic(view))
             (tables::services(&view.services))
-            (store(view))
             @if let Some(dist) = &view.status.dist { (tables::builders(dist)) }
+            (store(view))
             (tables::namespaces(view.status, view.namespaces.is_some()))
             (tables::tokens(view.status))
             @if view.namespaces.is_none() { (tables::warnings(&view.status.recent_warnings, view.now_unix)) }
@@ -305,7 +305,7 @@ fn figures(view: &View<'_>) -> Markup {
                 }))
                 (figure("Room taken", &percent(store.bytes, store.budget_bytes), html! {
                     (plot::bar(store.bytes, store.budget_bytes))
-                    (bytes(store.bytes)) " of " (bytes(store.budget_bytes))
+                    (bytes(store.bytes)) " of " (bytes(store.budget_bytes)) br; (count(store.evicted_entries)) " evicted"
                 }))
             }
         }
@@ -373,7 +373,7 @@ fn store(view: &View<'_>) -> Markup {
                 @if let Some(lost) = view.lost_hits {
                     div { dt { "Lost hits" } dd { (count(lost)) } }
                 }
-                div { dt { "Not whole" } dd { (count(store.broken_entries)) } }
+                div { dt { "Broken files" } dd { (count(store.broken_entries)) } }
                 @if let Some(upstream) = &view.status.upstream {
                     div.wide {
                         dt { "Second level" }

@@ -7,6 +7,7 @@
 )]
 
 mod access;
+mod browser;
 mod builders;
 mod builds;
 mod cli;
@@ -25,6 +26,7 @@ mod image;
 mod logs;
 mod machine;
 mod older;
+mod page;
 mod places;
 mod plain;
 mod reboot;
@@ -35,3 +37,4 @@ mod storm;
 mod supervise;
 mod surroundings;
 mod upstream;
+mod watch;

@@ -22,7 +22,7 @@ pub(super) fn name(range: Range) -> &'static str {
 pub(super) fn bar(part: u64, whole: u64) -> Markup {
     let share = (part as f64 * 100.0 / whole.max(1) as f64).clamp(0.0, 100.0);
     html! {
-        svg.bar.full[share >= 90.0] width="100%" height="8" aria-hidden="true" {
+        svg.bar width="100%" height="8" aria-hidden="true" {
             rect.ground width="100%" height="8" rx="4" {}
             rect.taken width={ (format!("{share:.1}")) "%" } height="8" rx="4" {}
         }

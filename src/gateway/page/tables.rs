@@ -9,6 +9,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 /// Rows that a table of names has at most: there may be hundreds, and those in use come first.
 const ROWS: usize = 50;
+/// Warnings that are shown at once.
+const LATEST: usize = 8;
 
 /// How a thing is doing: a word, and a sign that does not depend on colours.
 fn state(class: &str, word: &str) -> Markup {
@@ -33,7 +35,7 @@ pub(super) fn services(services: &Services) -> Markup {
                             th scope="col" { "Service" }
                             th scope="col" { "State" }
                             th.number scope="col" { "Restarts" }
-                            th.number scope="col" { "Deaths in the last hour" }
+                            th.number scope="col" { "Deaths, last hour" }
                             th scope="col" { "Last crash" }
                         } }
                         tbody { @for service in &report.services { (row(service)) } }
@@ -53,13 +55,13 @@ fn row(service: &ServiceReport) -> Markup {
     html! {
         tr {
             th scope="row" { (service.name) }
-            td data-name="State" {
+            td.wide {
                 (state(class, &service.state))
                 @if let Some(seconds) = service.ready_seconds { " for " (span(seconds)) }
             }
             (number("Restarts", &count(u64::from(service.restarts))))
-            (number("Deaths in the last hour", &count(service.deaths_last_hour as u64)))
-            td data-name="Last crash" {
+            (number("Deaths, last hour", &count(service.deaths_last_hour as u64)))
+            td.wide[service.last_crash.is_some()] data-name="Last crash" {
                 @match &service.last_crash {
                     None => "none",
                     Some(crash) => {
@@ -211,7 +213,7 @@ pub(super) fn builders(dist: &DistStatus) -> Markup {
                             };
                             tr {
                                 th scope="row" { (one.address) @if one.local { " (here)" } }
-                                td data-name="State" { (state(class, word)) }
+                                td.wide { (state(class, word)) }
                                 (number("Slots", &count(one.slots)))
                                 (number("Jobs", &count(one.jobs)))
                                 (number("Done", &count(one.done)))
@@ -230,6 +232,16 @@ pub(super) fn builders(dist: &DistStatus) -> Markup {
     }
 }
 
+fn warning_list<'a>(warnings: impl Iterator<Item = &'a Warning>, now_unix: u64) -> Markup {
+    html! {
+        ol.warnings {
+            @for warning in warnings {
+                li { (when(warning.at_unix_seconds, now_unix)) " " span { (warning.message) } }
+            }
+        }
+    }
+}
+
 pub(super) fn warnings(warnings: &[Warning], now_unix: u64) -> Markup {
     html! {
         section.card aria-labelledby="warnings" {
@@ -237,9 +249,11 @@ pub(super) fn warnings(warnings: &[Warning], now_unix: u64) -> Markup {
             @if warnings.is_empty() {
                 p.empty { "There were none since the start." }
             } @else {
-                ol.warnings reversed {
-                    @for warning in warnings.iter().rev() {
-                        li { (when(warning.at_unix_seconds, now_unix)) " " span { (warning.message) } }
+                (warning_list(warnings.iter().rev().take(LATEST), now_unix))
+                @if warnings.len() > LATEST {
+                    details {
+                        summary { "Earlier ones" }
+                        (warning_list(warnings.iter().rev().skip(LATEST), now_unix))
                     }
                 }
             }
