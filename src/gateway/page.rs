@@ -192,14 +192,10 @@ fn attention(view: &View<'_>) -> Vec<String> {
         }
         Services::Known(report) => found.extend(report.services.iter().filter_map(out_of_order)),
     }
-    if let Some(fault) = &status.store.fault {
-        found.push(format!("The store: {fault}"));
-    }
-    if status.ready && status.store.broken_entries > 0 {
-        let broken = count(status.store.broken_entries);
-        found.push(format!(
-            "{broken} files of the store were not whole and are removed."
-        ));
+    if !status.ready {
+        let fault = status.store.fault.as_deref();
+        let fault = fault.unwrap_or("the file system refuses it");
+        found.push(format!("The store takes no writes: {fault}"));
     }
     found.extend(status.tokens.fault.clone());
     found.extend(status.tls.as_ref().and_then(|tls| tls.fault.clone()));
@@ -374,6 +370,9 @@ fn store(view: &View<'_>) -> Markup {
                     div { dt { "Lost hits" } dd { (count(lost)) } }
                 }
                 div { dt { "Broken files" } dd { (count(store.broken_entries)) } }
+                @if let Some(fault) = &store.fault {
+                    div.wide { dt { "Last fault" } dd { (fault) } }
+                }
                 @if let Some(upstream) = &view.status.upstream {
                     div.wide {
                         dt { "Second level" }

@@ -63,6 +63,13 @@ impl Status {
             tls: None,
             recent_warnings: Vec::new(),
             dist: None,
+            store: StoreStatus {
+                fault: self
+                    .store
+                    .fault
+                    .map(|_| "the file system refused something".into()),
+                ..self.store
+            },
             tokens: TokensStatus {
                 fault: None,
                 ..self.tokens

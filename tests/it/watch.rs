@@ -10,6 +10,7 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// A terminal with a program in it.
@@ -17,6 +18,7 @@ struct Terminal {
     child: Child,
     keyboard: File,
     shown: Arc<Mutex<Vec<u8>>>,
+    reader: Option<JoinHandle<()>>,
 }
 
 impl Terminal {
@@ -45,7 +47,7 @@ impl Terminal {
         let shown = Arc::<Mutex<Vec<u8>>>::default();
         let (mut screen, into) = (File::from(master), Arc::clone(&shown));
         let keyboard = screen.try_clone().unwrap();
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             let mut buffer = [0; 4096];
             // It ends with an error when the last program on the terminal has ended.
             while let Ok(count @ 1..) = screen.read(&mut buffer) {
@@ -56,6 +58,7 @@ impl Terminal {
             child,
             keyboard,
             shown,
+            reader: Some(reader),
         }
     }
 
@@ -65,6 +68,10 @@ impl Terminal {
 
     fn exit_code(&mut self) -> Option<i32> {
         let ended = eventually("the program ends", || self.child.try_wait().unwrap());
+        // Now all that it wrote can be read.
+        if let Some(reader) = self.reader.take() {
+            reader.join().unwrap();
+        }
         ended.code()
     }
 }

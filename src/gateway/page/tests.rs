@@ -130,6 +130,7 @@ fn what_is_wrong_stands_first() {
     let fine = empty();
     assert!(status(&view(&fine)).contains("Everything is in order"));
     let mut wrong = empty();
+    wrong.ready = false;
     wrong.store.fault = Some("no space left".into());
     wrong.dist = Some(DistStatus {
         scheduler_up: true,
@@ -158,7 +159,7 @@ fn what_is_wrong_stands_first() {
     for part in [
         "3 things need attention",
         "The service server is not ready (backoff).",
-        "The store: no space left",
+        "The store takes no writes: no space left",
         "The builder 10.0.0.7:10501 is lost: no sign of it for 1m 30s.",
         "<title>(3) cache:4226",
     ] {
