@@ -8,7 +8,7 @@ use std::io::{self, IsTerminal};
 /// A terminal that does not say how wide it is.
 const USUAL_WIDTH: usize = 80;
 /// Names and reasons are not cut below this; columns are left out instead.
-const LEAST: usize = 10;
+const LEAST: usize = 16;
 
 /// What the output can show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -296,16 +296,16 @@ mod tests {
     #[test]
     fn names_are_cut_first_then_columns_are_left_out() {
         assert_eq!(
-            table(Some(25)),
-            "NAME         HITS    SIZE\n\
-             team           12 1.5 GiB\n\
-             ein-sehr-la…   12 1.5 GiB\n"
+            table(Some(30)),
+            "NAME              HITS    SIZE\n\
+             team                12 1.5 GiB\n\
+             ein-sehr-langer-…   12 1.5 GiB\n"
         );
         assert_eq!(
-            table(Some(20)),
-            "NAME            HITS\n\
-             team              12\n\
-             ein-sehr-lange…   12\n"
+            table(Some(22)),
+            "NAME              HITS\n\
+             team                12\n\
+             ein-sehr-langer-…   12\n"
         );
     }
 

@@ -1,9 +1,9 @@
 //! The status page: who may see what, and how it works in a real browser.
 
 use crate::browser::Browser;
-use crate::dock::Dock;
+use crate::dock::{Dock, eventually};
 use crate::harness::{Answer, Gateway, READER, WRITER, finish, skip, tools, wait_for};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 use sccache_dock::gateway::config::TlsFiles;
 use serde_json::{Value, json};
 use std::io::Write;
@@ -252,6 +252,35 @@ fn token_of_a_namespace_sees_its_own_and_nothing_else() {
             .text()
             .contains("secret-project")
     );
+}
+
+#[test]
+fn services_are_shown_with_their_restarts_and_the_last_crash() {
+    let dock = Dock::start(&[]);
+    let listen = dock.status().unwrap()["listen"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let page = || {
+        let asked = ureq::get(format!("http://{listen}/")).header("Accept", "text/html");
+        let asked = asked.header("Authorization", format!("Bearer {}", dock.token()));
+        asked.call().unwrap().body_mut().read_to_string().unwrap()
+    };
+    assert!(page().contains("Everything is in order"));
+    assert_eq!(page().matches("class=\"state good\"").count(), 2);
+    kill(dock.pid_of("server"), Signal::SIGKILL).unwrap();
+    let row = eventually("the restart on the page", || {
+        let page = page();
+        let row = page.split("<th scope=\"row\">server</th>").nth(1)?;
+        let row = row.split("</tr>").next()?;
+        row.contains("data-name=\"Restarts\">1<")
+            .then(|| row.to_owned())
+    });
+    let exit = dock.service("server")["last_crash"]["exit"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    assert!(row.contains(&exit), "{exit:?} is not in {row}");
 }
 
 #[test]
