@@ -88,7 +88,7 @@ pub fn status(view: &View<'_>) -> String {
             }
             div.session {
                 p #away.away role="status" {}
-                button #pause type="button" hidden aria-pressed="false" { "Pause" }
+                button #pause type="button" hidden aria-pressed="false" title="Stop refreshing" { "Pause" }
                 @if view.logged_in {
                     form method="post" action="/api/logout" {
                         button type="submit" title={ "You see what the token " (view.viewer) " may see" } { "Log out" }
@@ -266,7 +266,8 @@ fn verdict(view: &View<'_>, attention: &[String]) -> Markup {
                         (name)
                     }
                 }
-                "."
+                ". "
+                a href="#connect" { "Connect a client" }
             }
         }
     }

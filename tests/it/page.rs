@@ -380,7 +380,7 @@ fn browser_logs_in_and_out_with_the_keyboard_alone() {
         "scripts see no cookie"
     );
     let mut order = Vec::new();
-    for _ in 0..7 {
+    for _ in 0..8 {
         browser.press(TAB);
         order.push(focus(&browser));
         let outline = "return getComputedStyle(document.activeElement).outlineStyle";
@@ -392,6 +392,7 @@ fn browser_logs_in_and_out_with_the_keyboard_alone() {
             "Skip to the content",
             "pause",
             "Log out",
+            "Connect a client",
             "10 minutes",
             "24 hours",
             "The same as a table",
