@@ -88,7 +88,7 @@ pub fn status(view: &View<'_>) -> String {
             }
             div.session {
                 p #away.away role="status" {}
-                button #pause type="button" hidden aria-pressed="false" title="Stop refreshing" { "Pause" }
+                button #pause type="button" hidden { "Stop refreshing" }
                 @if view.logged_in {
                     form method="post" action="/api/logout" {
                         button type="submit" title={ "You see what the token " (view.viewer) " may see" } { "Log out" }

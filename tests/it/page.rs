@@ -452,10 +452,8 @@ fn page_refreshes_itself_and_comes_back_after_a_restart_of_the_gateway() {
     assert_eq!(browser.script(kept), true, "the login holds");
 
     browser.click("#pause");
-    assert_eq!(
-        browser.script("return document.querySelector('#pause').ariaPressed"),
-        "true"
-    );
+    let paused = "return document.querySelector('#pause').textContent + document.querySelector('#away').textContent";
+    assert_eq!(browser.script(paused), "Refresh againPaused");
     // A session that is over leads to the login.
     browser.command("Network.clearBrowserCookies", json!({}));
     browser.click("#pause");

@@ -81,8 +81,7 @@
   pause.hidden = false;
   pause.addEventListener("click", () => {
     paused = !paused;
-    pause.setAttribute("aria-pressed", String(paused));
-    pause.textContent = paused ? "Go on" : "Pause";
+    pause.textContent = paused ? "Refresh again" : "Stop refreshing";
     say(paused ? "Paused" : "");
     if (!paused) refresh();
   });
