@@ -148,7 +148,6 @@ pub fn login(host: &str, trouble: Option<&str>, nonce: &str) -> String {
 }
 
 fn document(title: &str, nonce: &str, live: bool, body: &Markup) -> String {
-    let version = env!("CARGO_PKG_VERSION");
     html! {
         (DOCTYPE)
         html lang="en" {
@@ -161,15 +160,21 @@ fn document(title: &str, nonce: &str, live: bool, body: &Markup) -> String {
                 }
                 title { (title) }
                 link rel="icon" href="data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 24 24'%3E%3Cpath fill='%230b7a75' d='M3 4h8v7H3zM13 4h8v7h-8zM3 13h18v7H3z'/%3E%3C/svg%3E";
-                link rel="stylesheet" href={ "/api/page.css?" (version) } nonce=(nonce);
+                link rel="stylesheet" href={ "/api/page.css?" (digest(STYLE)) } nonce=(nonce);
                 @if live {
-                    script src={ "/api/page.js?" (version) } nonce=(nonce) defer {}
+                    script src={ "/api/page.js?" (digest(SCRIPT)) } nonce=(nonce) defer {}
                 }
             }
             body { (body) }
         }
     }
     .into_string()
+}
+
+/// Names a file by what is in it, so that browsers may keep it.
+fn digest(file: &str) -> String {
+    let hash = blake3::hash(file.as_bytes());
+    hash.to_hex()[..12].to_owned()
 }
 
 /// Containers on a quay.

@@ -23,7 +23,7 @@ use tokio::time::timeout;
 const BODY: usize = 16 << 10;
 /// How long that body may take.
 const BODY_TIME: Duration = Duration::from_secs(10);
-/// Style and script are named with our version, and change with it only.
+/// Style and script are named by what is in them.
 const KEEP: &str = "public, max-age=604800, immutable";
 
 /// For programs that read no HTML.
