@@ -35,7 +35,7 @@ pub(super) fn services(services: &Services) -> Markup {
                             th scope="col" { "Service" }
                             th scope="col" { "State" }
                             th.number scope="col" { "Restarts" }
-                            th.number scope="col" { "Deaths, last hour" }
+                            th.number scope="col" { "Deaths in 1 h" }
                             th scope="col" { "Last crash" }
                         } }
                         tbody { @for service in &report.services { (row(service)) } }
@@ -60,7 +60,7 @@ fn row(service: &ServiceReport) -> Markup {
                 @if let Some(seconds) = service.ready_seconds { " for " (span(seconds)) }
             }
             (number("Restarts", &count(u64::from(service.restarts))))
-            (number("Deaths, last hour", &count(service.deaths_last_hour as u64)))
+            (number("Deaths in 1 h", &count(service.deaths_last_hour as u64)))
             td.wide[service.last_crash.is_some()] data-name="Last crash" {
                 @match &service.last_crash {
                     None => "none",
