@@ -33,7 +33,7 @@ usage: $me COMMAND [ARGUMENTS]
                                    the same with a scheduler and a builder
   start builder http://HOST:10600  one more builder for the scheduler of another machine (SCCACHE_SERVER_TOKEN)
   stop, restart, remove            remove also drops an ephemeral cache
-  status [--json]                  services, cache size, hits and misses
+  status [--json | --watch [S]]    services, cache size, hits and misses; every S seconds
   logs [--follow]                  arguments go to docker logs
   purge [--older-than 30d] [--namespace N]
   env [--lane webdav|ipc|socket|dist] [--format sh|fish|toml|docker|github|cargo]
@@ -437,6 +437,10 @@ ask() {
     fi
     need_container
     [ "$(state_of_container)" = running ] || fail "container \"$container\" is not running" "start it: $me restart"
+    if [ -t 0 ] && [ -t 1 ]; then
+        # Its width, its colours and its Ctrl-C.
+        exec docker exec --interactive --tty --env TERM --env NO_COLOR "$container" sccache-dock "$@"
+    fi
     exec docker exec "$container" sccache-dock "$@"
 }
 

@@ -34,6 +34,16 @@ pub enum Command {
         /// Print JSON
         #[arg(long)]
         json: bool,
+        /// Show it again every so many seconds until Ctrl-C: in place on a terminal
+        #[arg(
+            long,
+            value_name = "SECONDS",
+            num_args = 0..=1,
+            default_missing_value = "2",
+            value_parser = clap::value_parser!(u16).range(1..=3600),
+            conflicts_with = "json"
+        )]
+        watch: Option<u16>,
     },
     /// Exit with 0 if every service is ready and the cache answers
     Healthcheck,

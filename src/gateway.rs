@@ -18,13 +18,17 @@ pub mod config;
 mod crowd;
 pub mod disk;
 pub mod files;
+pub mod history;
 pub mod http;
 pub mod ipc;
 pub mod key;
 pub(crate) mod log;
 pub mod lru;
 pub mod metrics;
+pub mod page;
 pub mod scheduler;
+mod services;
+mod sessions;
 mod socket;
 pub mod status;
 pub mod store;
@@ -34,14 +38,17 @@ pub mod upstream;
 pub mod warnings;
 pub mod zip;
 
-use crate::gateway::access::Access;
+use crate::gateway::access::{Access, Caller};
 use crate::gateway::config::{Config, IpcPolicy};
 use crate::gateway::crowd::{Crowd, End};
 use crate::gateway::disk::{Disk, Download, Fault};
 use crate::gateway::files::Files;
+use crate::gateway::history::{History, Point, Range};
 use crate::gateway::key::Key;
 use crate::gateway::metrics::{Metrics, Protocol};
+use crate::gateway::page::Traffic;
 use crate::gateway::scheduler::{Front, Supervisor, SupervisorEnds};
+use crate::gateway::services::Services;
 use crate::gateway::socket::Socket;
 use crate::gateway::status::{Status, StoreStatus, TlsStatus, TokensStatus};
 use crate::gateway::store::Store;
@@ -56,12 +63,12 @@ use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader, WriteHalf};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::{Instant, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tracing::{info, warn};
 
 /// Most connections at one time; more wait to be accepted.
@@ -360,6 +367,9 @@ pub struct Gateway {
     tls: Option<Arc<Tls>>,
     files: Files,
     crowd: Crowd,
+    services: Services,
+    // Held for a sum, never across I/O or an await.
+    history: Mutex<History>,
     sccache_version: OnceLock<String>,
     started: Instant,
 }
@@ -396,6 +406,8 @@ impl Gateway {
             tls,
             files: Files::new(asked),
             crowd: Crowd::new(slots),
+            services: Services::new(config.control_socket.clone()),
+            history: Mutex::default(),
             config,
             metrics,
             front,
@@ -460,8 +472,36 @@ impl Gateway {
         }
     }
 
-    /// The answer of `/api/status`.
-    pub(crate) fn status(&self) -> Status {
+    /// What was asked of the cache lately.
+    pub(crate) fn traffic(&self, range: Range) -> Traffic {
+        let totals = self.metrics.totals();
+        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        history.record(self.started.elapsed(), &totals);
+        let lately = history.points(Range::Minutes).into_iter();
+        Traffic {
+            range,
+            recent: lately.flatten().collect::<Point>(),
+            points: history.points(range),
+        }
+    }
+
+    /// The port on which clients and builders reach the scheduler.
+    pub(crate) fn scheduler_port(&self) -> Option<u16> {
+        let dist = self.config.dist.as_ref();
+        dist.map(|dist| dist.listen.port())
+    }
+
+    /// The answer of `/api/status`, as far as `caller` may see it.
+    pub(crate) fn status(&self, caller: &Caller) -> Status {
+        let status = self.whole_status();
+        if caller.is_restricted() {
+            status.narrowed(caller)
+        } else {
+            status
+        }
+    }
+
+    fn whole_status(&self) -> Status {
         let usage = self.disk.usage();
         let fault = self.disk.write_fault();
         Status {
@@ -563,6 +603,7 @@ pub async fn run(
     let asking = Arc::clone(&gateway);
     // On a thread that the end of the runtime does not wait for: the program may never answer.
     std::thread::spawn(move || asking.ask_sccache_version());
+    remember(&gateway);
     let slots = Arc::new(Semaphore::new(most));
     let (stop, stopping) = watch::channel(false);
     let fronting = match (listeners.dist, &gateway.front) {
@@ -596,6 +637,27 @@ pub async fn run(
         ),
     }
     Ok(())
+}
+
+/// Fills the history for as long as the gateway lives.
+fn remember(gateway: &Arc<Gateway>) {
+    let gateway = Arc::downgrade(gateway);
+    tokio::spawn(async move {
+        let mut tick = interval(Range::Minutes.step());
+        tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            tick.tick().await;
+            let Some(gateway) = gateway.upgrade() else {
+                return;
+            };
+            let totals = gateway.metrics.totals();
+            let mut history = gateway
+                .history
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            history.record(gateway.started.elapsed(), &totals);
+        }
+    });
 }
 
 async fn accept_until(
@@ -718,7 +780,8 @@ async fn converse<S: Socket>(
             match tls.shake_hands(tokio::io::join(reader, writer)).await {
                 Ok(stream) => {
                     let _open = gateway.metrics.connection(Protocol::http);
-                    http::converse_by_hyper(&gateway, stream, peer, stopping).await;
+                    http::converse_by_hyper(&gateway, stream, peer, http::Wire::Tls, stopping)
+                        .await;
                 }
                 Err(cause) => gateway.refuse("tls", &peer, &what, &cause),
             }

@@ -10,6 +10,7 @@ pub mod client;
 pub mod dist;
 pub mod doctor;
 pub mod gateway;
+pub mod human;
 pub mod listeners;
 pub mod plan;
 pub mod secret;

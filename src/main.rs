@@ -9,6 +9,7 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt as _;
 use std::process::ExitCode;
+use std::time::Duration;
 
 fn main() -> ExitCode {
     let variable = std::env::var_os(shim::VARIABLE);
@@ -48,7 +49,14 @@ fn main() -> ExitCode {
         }
         Command::Run => Err((exit::USAGE, become_supervisor().into())),
         // Whatever is wrong with the settings, what runs can be asked.
-        Command::Status { json } => given(status::status(&settings::place(), json)),
+        Command::Status {
+            watch: Some(seconds),
+            ..
+        } => {
+            let period = Duration::from_secs(seconds.into());
+            given(status::watch(&settings::place(), period))
+        }
+        Command::Status { json, watch: None } => given(status::status(&settings::place(), json)),
         Command::Healthcheck => given(status::healthcheck(&settings::place())),
         Command::Restart { service } => tell(&format!("restart {service}")),
         Command::Stop { service } => tell(&format!("stop {service}")),

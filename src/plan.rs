@@ -300,6 +300,7 @@ fn gateway_config(settings: &Settings, facts: &Facts) -> Config {
         ipc: settings.ipc.clone(),
         server_socket: paths::server_socket(&settings.run_dir),
         sccache: Some(settings.sccache.clone()),
+        control_socket: Some(paths::control_socket(&settings.run_dir)),
         write_tokens: vec![facts.auth_token.clone()],
         read_tokens: settings.read_token.iter().cloned().collect(),
         anonymous_read: settings.anonymous_read,

@@ -1,20 +1,28 @@
 //! `status`, `healthcheck`, `restart` and `purge`: questions to a running sccache-dock, and their answers on a screen.
 
+mod screen;
+mod table;
+mod watch;
+
 use crate::cli::exit;
 use crate::client;
-use crate::gateway::status::{BuilderState, DistStatus, PurgeAnswer, Status as CacheStatus};
+use crate::gateway::status::{PurgeAnswer, Status as CacheStatus};
 use crate::gateway::{files, tls};
+use crate::human::bytes;
 use crate::plan::{self, paths};
 use crate::secret::Secret;
 use crate::settings::{self, Place, Settings};
 use crate::state;
-use crate::supervise::control::{self, Report, Response, ServiceReport};
+use crate::supervise::control::{self, Report, Response};
+use screen::Screen;
 use serde::{Deserialize, Serialize};
-use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use table::table;
+
+pub use watch::watch;
 
 /// Longest wait for the gateway's answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -141,10 +149,7 @@ pub fn cache(place: &Place) -> Result<CacheStatus, Error> {
 pub fn status(place: &Place, json: bool) -> Result<u8, Error> {
     let supervisor = report(place)?;
     let cache = cache_status(place, &supervisor);
-    let all_ready = supervisor
-        .services
-        .iter()
-        .all(|service| service.state == "ready");
+    let code = code(&supervisor);
     let mut out = io::stdout().lock();
     if json {
         let status = Status {
@@ -154,244 +159,18 @@ pub fn status(place: &Place, json: bool) -> Result<u8, Error> {
         serde_json::to_writer_pretty(&mut out, &status).map_err(io::Error::from)?;
         writeln!(out)?;
     } else {
-        out.write_all(table(&supervisor, cache.as_ref()).as_bytes())?;
+        let screen = Screen::of_stdout();
+        out.write_all(table(screen, &supervisor, cache.as_ref()).as_bytes())?;
     }
-    Ok(if all_ready { exit::OK } else { exit::FAILED })
+    Ok(code)
 }
 
-fn table(report: &Report, cache: Result<&CacheStatus, &Error>) -> String {
-    let mut text = String::new();
-    let stopping = if report.stopping { ", stopping" } else { "" };
-    // Writing to a string cannot fail.
-    let _ = writeln!(
-        text,
-        "sccache-dock {}  mode {}  on {}  up {}{stopping}\n",
-        report.version,
-        report.mode,
-        report.listen,
-        span(report.uptime_seconds)
-    );
-    let _ = writeln!(
-        text,
-        "{:<10} {:<9} {:>7} {:>9} {:>8}  LAST EXIT",
-        "SERVICE", "STATE", "PID", "READY", "RESTARTS"
-    );
-    for service in &report.services {
-        let _ = writeln!(
-            text,
-            "{:<10} {:<9} {:>7} {:>9} {:>8}  {}",
-            service.name,
-            service.state,
-            service
-                .pid
-                .map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
-            service.ready_seconds.map_or_else(|| "-".to_owned(), span),
-            service.restarts,
-            last_exit(service),
-        );
-    }
-    match cache {
-        Ok(cache) => {
-            cache_table(&mut text, cache);
-            if let Some(dist) = &cache.dist {
-                dist_table(&mut text, dist);
-            }
-            token_table(&mut text, cache);
-        }
-        Err(error) => {
-            let _ = writeln!(text, "\ncache      {error}");
-        }
-    }
-    text
-}
-
-/// How it ended last, what stands behind that, and how long it has been failing.
-fn last_exit(service: &ServiceReport) -> String {
-    let mut text = service.last_exit.clone().unwrap_or_else(|| "-".to_owned());
-    if let Some(crash) = &service.last_crash
-        && service.last_exit.as_ref() == Some(&crash.exit)
-        && let Some(cause) = &crash.cause
-    {
-        let _ = write!(text, ": {cause}");
-    }
-    if let Some(trouble) = &service.trouble {
-        let _ = write!(text, " ({trouble})");
-    }
-    text
-}
-
-fn cache_table(text: &mut String, cache: &CacheStatus) {
-    let store = &cache.store;
-    let percent = store.bytes as f64 * 100.0 / store.budget_bytes.max(1) as f64;
-    let indexing = if store.indexing {
-        ", still counting"
-    } else {
-        ""
-    };
-    let _ = writeln!(
-        text,
-        "\ncache      {} of {} ({percent:.1} %) in {} blobs{indexing}; {} evicted ({})",
-        bytes(store.bytes),
-        bytes(store.budget_bytes),
-        store.entries,
-        store.evicted_entries,
-        bytes(store.evicted_bytes)
-    );
-    if let Some(fault) = &store.fault {
-        let _ = writeln!(text, "fault      {fault}");
-    }
-    if let Some(upstream) = &cache.upstream {
-        let state = match (upstream.available, &upstream.last_error) {
-            (true, _) => "answers".to_owned(),
-            (false, Some(error)) => format!("is left alone: {error}"),
-            (false, None) => "is left alone".to_owned(),
-        };
-        let _ = writeln!(
-            text,
-            "upstream   {} {state}; {} hits, {} misses, {} passed on, {} waiting",
-            upstream.name, upstream.hits, upstream.misses, upstream.uploaded, upstream.queued
-        );
-    }
-    let tls = cache.tls.as_ref().and_then(|tls| tls.fault.as_ref());
-    for fault in cache.tokens.fault.iter().chain(tls) {
-        let _ = writeln!(text, "fault      {fault}");
-    }
-    let names = cache.namespaces.keys().map(|name| name.chars().count());
-    let width = names.max().unwrap_or(0).max(20);
-    let _ = writeln!(
-        text,
-        "\n{:<width$} {:>9} {:>9} {:>7} {:>9} {:>10} {:>10}",
-        "NAMESPACE", "HITS", "MISSES", "RATE", "WRITES", "READ", "SIZE"
-    );
-    for (name, namespace) in &cache.namespaces {
-        let asked = namespace.hits + namespace.misses;
-        let rate = match asked {
-            0 => "-".to_owned(),
-            _ => format!("{:.1} %", namespace.hits as f64 * 100.0 / asked as f64),
-        };
-        let _ = writeln!(
-            text,
-            "{:<width$} {:>9} {:>9} {:>7} {:>9} {:>10} {:>10}",
-            name,
-            namespace.hits,
-            namespace.misses,
-            rate,
-            namespace.writes,
-            bytes(namespace.bytes_read),
-            bytes(namespace.bytes)
-        );
-    }
-}
-
-fn token_table(text: &mut String, cache: &CacheStatus) {
-    let tokens = &cache.tokens.by_name;
-    let width = tokens.keys().map(String::len).max().unwrap_or(0).max(20);
-    let _ = writeln!(
-        text,
-        "\n{:<width$} {:>9} {:>9} {:>9} {:>9} {:>10} {:>10}",
-        "TOKEN", "REQUESTS", "HITS", "MISSES", "REFUSED", "READ", "WRITTEN"
-    );
-    for (name, token) in tokens {
-        let _ = writeln!(
-            text,
-            "{:<width$} {:>9} {:>9} {:>9} {:>9} {:>10} {:>10}",
-            name,
-            token.requests,
-            token.hits,
-            token.misses,
-            token.refusals,
-            bytes(token.bytes_sent),
-            bytes(token.bytes_received)
-        );
-    }
-}
-
-fn dist_table(text: &mut String, dist: &DistStatus) {
-    let scheduler = if dist.scheduler_up {
-        "answers"
-    } else {
-        "does not answer"
-    };
-    let builders = dist.builders.iter();
-    let there = builders.filter(|one| one.state != BuilderState::Lost);
-    let (slots, jobs) = there.fold((0, 0), |(slots, jobs), one| {
-        (slots + one.slots, jobs + one.jobs)
-    });
-    let asked = dist.allocations.iter();
-    let asked: Vec<String> = asked
-        .map(|(outcome, count)| format!("{count} {}", outcome.replace('_', " ")))
-        .collect();
-    let asked = if asked.is_empty() {
-        "none yet".to_owned()
-    } else {
-        asked.join(", ")
-    };
-    let _ = writeln!(
-        text,
-        "\nscheduler  {scheduler}; {jobs} jobs on {slots} slots; asked for a builder: {asked}"
-    );
-    let _ = writeln!(
-        text,
-        "\n{:<24} {:<9} {:>5} {:>5} {:>8} {:>7} {:>9}",
-        "BUILDER", "STATE", "SLOTS", "JOBS", "DONE", "FAILED", "LAST SIGN"
-    );
-    for builder in &dist.builders {
-        let mark = if builder.local { " (here)" } else { "" };
-        let state = match builder.state {
-            BuilderState::Ready => "ready",
-            BuilderState::Preparing => "preparing",
-            BuilderState::Leaving => "leaving",
-            BuilderState::Silent => "silent",
-            BuilderState::Lost => "lost",
-        };
-        let _ = writeln!(
-            text,
-            "{:<24} {:<9} {:>5} {:>5} {:>8} {:>7} {:>9}",
-            format!("{}{mark}", builder.address),
-            state,
-            builder.slots,
-            builder.jobs,
-            builder.done,
-            builder.failed,
-            span(builder.last_sign_seconds as f64)
-        );
-    }
-    for (limit, count) in &dist.local_jobs.limits {
-        let _ = writeln!(
-            text,
-            "limit      {count} jobs here went over their limit of {limit}"
-        );
-    }
-}
-
-/// Bytes with a binary unit: `1.5 GiB`.
-pub fn bytes(count: u64) -> String {
-    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
-    let mut value = count as f64;
-    let mut unit = "B";
-    for larger in UNITS {
-        if value < 1024.0 {
-            break;
-        }
-        value /= 1024.0;
-        unit = larger;
-    }
-    if unit == "B" {
-        format!("{count} B")
-    } else {
-        format!("{value:.1} {unit}")
-    }
-}
-
-/// A span of time in its two largest units: `3h 12m`.
-fn span(seconds: f64) -> String {
-    let seconds = seconds as u64;
-    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
-    match (days, hours, minutes) {
-        (0, 0, 0) => format!("{seconds}s"),
-        (0, 0, _) => format!("{minutes}m {}s", seconds % 60),
-        (0, _, _) => format!("{hours}h {minutes}m"),
-        _ => format!("{days}d {hours}h"),
+/// 0 when every service is ready.
+fn code(report: &Report) -> u8 {
+    let mut services = report.services.iter();
+    match services.all(|service| service.state == "ready") {
+        true => exit::OK,
+        false => exit::FAILED,
     }
 }
 
@@ -575,55 +354,4 @@ pub fn version(sccache: &Path) -> io::Result<()> {
         "sccache-dock {}\n{sccache}",
         env!("CARGO_PKG_VERSION")
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn builders_are_a_table() {
-        let builder = |state, port| crate::gateway::status::BuilderStatus {
-            address: SocketAddr::from(([10, 0, 0, 7], port)),
-            local: port == 10501,
-            state,
-            slots: 8,
-            jobs: 3,
-            done: 40,
-            failed: 1,
-            last_sign_seconds: 12,
-        };
-        let dist = DistStatus {
-            scheduler_up: true,
-            scheduler_outages: 0,
-            replayed_heartbeats: 0,
-            allocations: [("assigned".to_owned(), 44), ("no_capacity".to_owned(), 2)].into(),
-            builders: vec![
-                builder(BuilderState::Ready, 10501),
-                builder(BuilderState::Lost, 10502),
-            ],
-            local_jobs: Default::default(),
-        };
-        let mut text = String::new();
-        dist_table(&mut text, &dist);
-        let expected = "\n\
-            scheduler  answers; 3 jobs on 8 slots; asked for a builder: 44 assigned, 2 no capacity\n\
-            \n\
-            BUILDER                  STATE     SLOTS  JOBS     DONE  FAILED LAST SIGN\n\
-            10.0.0.7:10501 (here)    ready         8     3       40       1       12s\n\
-            10.0.0.7:10502           lost          8     3       40       1       12s\n";
-        assert_eq!(text, expected);
-    }
-
-    #[test]
-    fn sizes_and_spans_are_short() {
-        assert_eq!(bytes(0), "0 B");
-        assert_eq!(bytes(1023), "1023 B");
-        assert_eq!(bytes(1536), "1.5 KiB");
-        assert_eq!(bytes(10 << 30), "10.0 GiB");
-        assert_eq!(span(59.9), "59s");
-        assert_eq!(span(61.0), "1m 1s");
-        assert_eq!(span(7_260.0), "2h 1m");
-        assert_eq!(span(90_000.0), "1d 1h");
-    }
 }

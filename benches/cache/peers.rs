@@ -99,6 +99,7 @@ impl Peer {
             ipc: IpcPolicy::Local,
             server_socket: folder.join("server.sock"),
             sccache: None,
+            control_socket: None,
             write_tokens: vec![Secret::new(TOKEN)],
             read_tokens: Vec::new(),
             anonymous_read: false,

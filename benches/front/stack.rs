@@ -122,6 +122,7 @@ impl Stack {
             ipc: IpcPolicy::Off,
             server_socket: folder.join("none.sock"),
             sccache: None,
+            control_socket: None,
             write_tokens: vec![Secret::new(CLIENT)],
             read_tokens: Vec::new(),
             anonymous_read: false,

@@ -65,6 +65,7 @@ fn start_gateway() -> PathBuf {
         budget_bytes: 4 << 20,
         ipc: IpcPolicy::Local,
         server_socket: folder.join("nobody.sock"),
+        control_socket: None,
         sccache: None,
         write_tokens: vec![Secret::new(TOKEN)],
         read_tokens: Vec::new(),
@@ -176,6 +177,7 @@ pub fn settings(data: &[u8]) {
             all_settings::print(&loaded, &mut shown).expect("memory takes it");
             let facts = Facts {
                 program: "/sccache-dock".into(),
+                gateway: "/sccache-dock-gateway".into(),
                 listen: loaded.settings.listen,
                 auth_token: Secret::new(CANARY),
                 path: String::new(),

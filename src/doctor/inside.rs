@@ -3,10 +3,11 @@
 //! It changes nothing but a probe file that it writes and removes.
 
 use super::{Check, Report, probe};
+use crate::human::bytes;
 use crate::plan::paths;
 use crate::settings::{Loaded, Problem, Problems, Settings};
 use crate::state;
-use crate::status::{self, bytes};
+use crate::status;
 use nix::sys::statvfs::statvfs;
 use std::net::TcpListener;
 

@@ -2,6 +2,7 @@
 //! [`default_gateways`], which reads the kernel's routing table.
 
 use crate::gateway::config::{Config, IpcPolicy};
+use crate::gateway::sessions::Sessions;
 use crate::gateway::tokens::{Grant, Named};
 use crate::secret::Secret;
 use base64::Engine;
@@ -9,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
-use subtle::{ConditionallySelectable, ConstantTimeEq};
+use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
 /// What an HTTP request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +68,7 @@ pub struct Access {
     // A lock for the time of a copy of the pointer.
     entries: RwLock<Arc<Vec<Arc<Entry>>>>,
     anonymous: Option<Arc<Entry>>,
+    sessions: Sessions,
 }
 
 impl Access {
@@ -93,7 +95,9 @@ impl Access {
         let anonymous = config
             .anonymous_read
             .then(|| entry("anonymous", None, Grant::Read, &Arc::default()));
+        let own = fixed.iter().filter(|entry| entry.name == "auth");
         Access {
+            sessions: Sessions::new(own.filter_map(|entry| entry.digest.as_ref())),
             entries: RwLock::new(Arc::new(fixed.clone())),
             fixed,
             anonymous,
@@ -135,20 +139,62 @@ impl Access {
 
     /// Who sends this `Authorization` header: `Bearer TOKEN`, or `Basic` with any user name and the token as password.
     pub fn caller(&self, authorization: Option<&[u8]>) -> Caller {
-        let token = authorization.and_then(token).map(|token| digest(&token));
-        let entries = self.entries();
-        let found = token.and_then(|token| {
-            // Every digest is compared, so that the time says nothing about which one matched.
-            let mut place = u32::MAX;
-            for (index, entry) in (0_u32..).zip(entries.iter()) {
-                let same = entry.digest.unwrap_or_default().ct_eq(&token);
-                place = u32::conditional_select(&place, &index, same);
-            }
-            entries.get(usize::try_from(place).ok()?).cloned()
-        });
+        let token = authorization.and_then(token);
+        let found = token.as_deref().and_then(|token| self.find(token));
         Caller {
             entry: found.or_else(|| self.anonymous.clone()),
             has_sent_a_token: token.is_some(),
+        }
+    }
+
+    /// Who logs in with this token; what everybody may do does not count here.
+    pub fn holder(&self, token: &[u8]) -> Caller {
+        Caller {
+            entry: self.find(token),
+            has_sent_a_token: true,
+        }
+    }
+
+    fn find(&self, token: &[u8]) -> Option<Arc<Entry>> {
+        let token = digest(token);
+        let entries = self.entries();
+        let same = entries.iter();
+        choose(
+            &entries,
+            same.map(|entry| entry.digest.unwrap_or_default().ct_eq(&token)),
+        )
+    }
+
+    /// A cookie that stands for the caller's token; `None` where there is none. `random` must be new each time.
+    pub fn begin_session(
+        &self,
+        caller: &Caller,
+        now_unix: u64,
+        random: [u8; 16],
+    ) -> Option<String> {
+        let digest = caller.entry.as_ref()?.digest?;
+        Some(self.sessions.begin(&digest, now_unix, random))
+    }
+
+    /// Whose token this cookie stands for, with all that this token is good for now.
+    pub fn session(&self, cookie: &[u8], now_unix: u64) -> Option<Caller> {
+        let entries = self.entries();
+        let tokens = entries.iter();
+        let same = self.sessions.check(
+            cookie,
+            now_unix,
+            tokens.map(|entry| entry.digest.unwrap_or_default()),
+        );
+        Some(Caller {
+            entry: Some(choose(&entries, same.into_iter())?),
+            has_sent_a_token: true,
+        })
+    }
+
+    /// Lets a cookie be good no more. One that was not good to begin with takes up no room.
+    pub fn end_session(&self, cookie: &[u8], now_unix: u64) {
+        if self.session(cookie, now_unix).is_some() {
+            self.sessions.end(cookie);
         }
     }
 
@@ -219,6 +265,11 @@ impl Caller {
             .is_some_and(|entry| entry.namespaces.is_some())
     }
 
+    /// The namespaces that the token is good for; `None` for all.
+    pub fn namespaces(&self) -> Option<&[String]> {
+        self.entry.as_ref()?.namespaces.as_deref()
+    }
+
     /// Whether a token came, right or wrong.
     pub fn has_sent_a_token(&self) -> bool {
         self.has_sent_a_token
@@ -235,6 +286,15 @@ impl Caller {
             figure(&entry.uses).fetch_add(count, Relaxed);
         }
     }
+}
+
+/// The entry that was found to be the same. All are looked at, so that the time says nothing about which one matched.
+fn choose(entries: &[Arc<Entry>], same: impl Iterator<Item = Choice>) -> Option<Arc<Entry>> {
+    let mut place = u32::MAX;
+    for (index, same) in (0_u32..).zip(same) {
+        place = u32::conditional_select(&place, &index, same);
+    }
+    entries.get(usize::try_from(place).ok()?).cloned()
 }
 
 /// Is `given` the secret? The time it takes says nothing about either.
@@ -339,6 +399,7 @@ mod tests {
             ipc: IpcPolicy::Off,
             server_socket: "/t".into(),
             sccache: None,
+            control_socket: None,
             write_tokens: vec![Secret::new("writer"), Secret::new("writer2")],
             read_tokens: vec![Secret::new("reader")],
             anonymous_read,

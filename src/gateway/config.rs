@@ -26,6 +26,9 @@ pub struct Config {
     pub server_socket: PathBuf,
     /// The supervised sccache, asked once for its version so that clients can compare.
     pub sccache: Option<PathBuf>,
+    /// Socket of the supervisor, asked for the services that the status page shows.
+    #[serde(default)]
+    pub control_socket: Option<PathBuf>,
     /// Tokens that may read and write.
     pub write_tokens: Vec<Secret>,
     /// Tokens that may only read.

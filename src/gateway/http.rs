@@ -5,6 +5,7 @@
 //! `.sccache_check`, by which a client finds out whether it may write, never depends on the disk. The client
 //! waits for every PUT without limit, so each ends in bounded time, if need be with 503.
 
+mod front;
 mod pages;
 mod plain;
 
@@ -121,7 +122,17 @@ pub(crate) async fn converse<S: Socket>(
     };
     let (reader, writer) = tokio::io::split(stream);
     let reader = io::Cursor::new(read.freeze()).chain(reader);
-    converse_by_hyper(gateway, tokio::io::join(reader, writer), peer, stopping).await;
+    let io = tokio::io::join(reader, writer);
+    converse_by_hyper(gateway, io, peer, Wire::Plain, stopping).await;
+}
+
+/// What a request came over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wire {
+    /// HTTP as it is.
+    Plain,
+    /// HTTP inside TLS.
+    Tls,
 }
 
 /// The same by hyper alone, which can speak over anything.
@@ -129,12 +140,16 @@ pub(crate) async fn converse_by_hyper<IO: AsyncRead + AsyncWrite + Unpin + Send 
     gateway: &Arc<Gateway>,
     io: IO,
     peer: Peer,
+    wire: Wire,
     mut stopping: watch::Receiver<bool>,
 ) {
     let service = service_fn(|request: Request<Incoming>| {
         let gateway = Arc::clone(gateway);
         async move {
-            let (parts, mut body) = request.into_parts();
+            let (mut parts, mut body) = request.into_parts();
+            if wire == Wire::Tls {
+                parts.extensions.insert(front::OverTls);
+            }
             Ok::<_, Infallible>(answer(&gateway, &peer, parts, &mut body).await)
         }
     });

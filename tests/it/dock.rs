@@ -136,6 +136,11 @@ impl Dock {
             .unwrap()
     }
 
+    /// What it was started with.
+    pub(crate) fn env(&self) -> &BTreeMap<String, String> {
+        &self.env
+    }
+
     pub(crate) fn service(&self, name: &str) -> Value {
         self.service_if_up(name).expect("the supervisor answers")
     }

@@ -91,6 +91,7 @@ fn command_lines(program: &str) -> Vec<(String, Vec<String>)> {
         "docs/cluster.md",
         "docs/kubernetes.md",
         "docs/observability.md",
+        "docs/operating.md",
         "images/compose/ephemeral.yml",
         "images/compose/persistent.yml",
         "images/compose/distributed.yml",
@@ -173,6 +174,7 @@ fn documents_stay_short_and_free_of_local_paths() {
         ("docs/cluster.md", 100),
         ("docs/kubernetes.md", 100),
         ("docs/observability.md", 100),
+        ("docs/operating.md", 100),
     ] {
         let text = document(name);
         assert!(

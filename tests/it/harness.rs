@@ -196,6 +196,7 @@ pub(crate) fn config(folder: &Path) -> Config {
         ipc: IpcPolicy::Local,
         server_socket: folder.join("server.sock"),
         sccache: None,
+        control_socket: None,
         write_tokens: vec![Secret::new(WRITER)],
         read_tokens: vec![Secret::new(READER)],
         anonymous_read: false,

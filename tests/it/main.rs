@@ -7,6 +7,7 @@
 )]
 
 mod access;
+mod browser;
 mod builders;
 mod builds;
 mod cli;
@@ -28,6 +29,7 @@ mod logs;
 mod machine;
 mod observe;
 mod older;
+mod page;
 mod places;
 mod plain;
 mod reboot;
@@ -38,3 +40,4 @@ mod storm;
 mod supervise;
 mod surroundings;
 mod upstream;
+mod watch;

@@ -1,6 +1,6 @@
-//! The paths that are no keys: liveness, readiness, metrics, status, purge and the front page.
+//! The paths that are no keys: liveness, readiness, metrics, status, purge and what the status page consists of.
 
-use super::{Answer, Piecewise, Refusal, full, permit, permit_namespace, text};
+use super::{Answer, Piecewise, Refusal, front, full, permit, permit_namespace, text};
 use crate::gateway::access::{Caller, Need};
 use crate::gateway::status::{PurgeAnswer, PurgeRequest};
 use crate::gateway::store::Filter;
@@ -18,19 +18,6 @@ const BODY: usize = 64 << 10;
 /// How long that body may take.
 const BODY_TIME: Duration = Duration::from_secs(10);
 
-const FRONT: &str = concat!(
-    "sccache-dock ",
-    env!("CARGO_PKG_VERSION"),
-    ": a compiler cache for sccache, ccache, Bazel and Gradle.\n\
-    \n\
-    To use it, run `sccache-dock client-env` in the container: it prints the settings of your client.\n\
-    \n\
-    /healthz     is it alive?\n\
-    /readyz      does it take writes?\n\
-    /metrics     Prometheus metrics (needs a token)\n\
-    /api/status  everything at a glance, JSON (needs a token)\n"
-);
-
 /// A reserved path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Page {
@@ -40,6 +27,17 @@ pub(super) enum Page {
     Metrics,
     Status,
     Purge,
+    Style,
+    Script,
+    LogIn,
+    LogOut,
+}
+
+impl Page {
+    /// Asks for a change, if only of who is logged in.
+    fn is_posted(self) -> bool {
+        matches!(self, Page::Purge | Page::LogIn | Page::LogOut)
+    }
 }
 
 /// The page at a path's `names`. WebDAV's folder requests may name any path, even these.
@@ -51,6 +49,10 @@ pub(super) fn find(names: &[&str], method: &Method) -> Option<Page> {
         ["metrics"] => Page::Metrics,
         ["api", "status"] => Page::Status,
         ["api", "purge"] => Page::Purge,
+        ["api", "page.css"] => Page::Style,
+        ["api", "page.js"] => Page::Script,
+        ["api", "login"] => Page::LogIn,
+        ["api", "logout"] => Page::LogOut,
         _ => return None,
     };
     Some(page).filter(|_| !matches!(method.as_str(), "PROPFIND" | "MKCOL" | "OPTIONS"))
@@ -65,7 +67,7 @@ pub(super) async fn answer(
     body: &mut impl Piecewise,
 ) -> Result<Answer, Refusal> {
     let reads = matches!(parts.method, Method::GET | Method::HEAD);
-    if reads == (page == Page::Purge) || (page == Page::Purge && parts.method != Method::POST) {
+    if reads == page.is_posted() || (page.is_posted() && parts.method != Method::POST) {
         let message = format!("{} does not take {}", parts.uri.path(), parts.method);
         return Err(Refusal::new(
             StatusCode::METHOD_NOT_ALLOWED,
@@ -75,7 +77,11 @@ pub(super) async fn answer(
     }
     let permit = |need| permit(gateway, peer, caller, need);
     let answer = match page {
-        Page::Front => text(StatusCode::OK, FRONT),
+        Page::Front => front::page(gateway, peer, caller, parts).await?,
+        Page::Style => front::style(),
+        Page::Script => front::script(),
+        Page::LogIn => front::log_in(gateway, peer, parts, body).await?,
+        Page::LogOut => front::log_out(gateway, parts)?,
         Page::Health => text(StatusCode::OK, "ok\n"),
         Page::Ready => match gateway.disk.check_writable().await {
             Ok(()) => text(StatusCode::OK, "ready\n"),
@@ -86,6 +92,11 @@ pub(super) async fn answer(
         },
         Page::Metrics => {
             permit(Need::Read)?;
+            // Every figure is there by namespace and token, and scrapers look at all or nothing.
+            if caller.is_restricted() {
+                let message = "metrics are of all namespaces: use a token that is good for all";
+                return Err(Refusal::new(StatusCode::FORBIDDEN, "namespace", message));
+            }
             let text = gateway.metrics.encode().map_err(broken)?;
             full(
                 StatusCode::OK,
@@ -94,8 +105,13 @@ pub(super) async fn answer(
             )
         }
         Page::Status => {
-            permit(Need::Read)?;
-            json(&gateway.status())?
+            let session = match caller.has_sent_a_token() {
+                true => None,
+                false => front::session(gateway, parts),
+            };
+            let viewer = session.as_ref().unwrap_or(caller);
+            super::permit(gateway, peer, viewer, Need::Read)?;
+            json(&gateway.status(viewer))?
         }
         Page::Purge => {
             permit(Need::Write)?;
@@ -181,6 +197,7 @@ mod tests {
             (&["healthz"], Some(Page::Health)),
             (&["api", "status"], Some(Page::Status)),
             (&["team", "healthz"], None),
+            (&["api", "login"], Some(Page::LogIn)),
             (&["api", "x"], None),
             (&["metrics", "a"], None),
         ] {

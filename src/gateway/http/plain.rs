@@ -10,8 +10,8 @@
 //! ```
 //!
 //! Plain is what can be framed in one way only: HTTP/1.1, at most one `Content-Length` of digits, no
-//! `Transfer-Encoding`, no `Expect`, no `Upgrade`, and none of `Connection`'s options but `close` and
-//! `keep-alive`. Anything else, and anything that is malformed, is hyper's, for the rest of the connection; what
+//! `Transfer-Encoding`, no `Expect`, no `Upgrade`, none of `Connection`'s options but `close` and `keep-alive`, and
+//! no page of the status, which browsers ask for. Anything else, and anything that is malformed, is hyper's, for the rest of the connection; what
 //! could be framed in two ways is refused.
 //! Heads are parsed by the parser that hyper uses, so that no two opinions on a head's end can differ.
 
@@ -169,7 +169,7 @@ fn is_ambiguous(request: &httparse::Request<'_, '_>) -> bool {
 
 fn frameable(request: &httparse::Request<'_, '_>, head_bytes: usize) -> Option<Frameable> {
     let path = request.path.filter(|path| path.starts_with('/'))?;
-    if request.version != Some(1) {
+    if request.version != Some(1) || is_page(path) {
         return None;
     }
     let mut body_bytes = 0;
@@ -202,6 +202,12 @@ fn frameable(request: &httparse::Request<'_, '_>, head_bytes: usize) -> Option<F
         body_bytes,
         closes,
     })
+}
+
+/// What browsers ask for, where more than the token matters: cookies, host, origin.
+fn is_page(path: &str) -> bool {
+    let path = path.split('?').next().unwrap_or(path);
+    path == "/" || path.starts_with("/api/")
 }
 
 /// The body of a plain request.
