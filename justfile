@@ -43,3 +43,7 @@ bench-front:
 # The cache beside nginx, Redis and sccache's own server, in a minute; `--full` takes about ten.
 bench-cache *ARGS:
     cargo bench --locked --bench cache -- {{ARGS}}
+
+# What two people and a container share with `at` and without it, as a table; the container wants Docker.
+shares:
+    cargo nextest run --locked --no-capture -E 'test(/^at::checkouts/)'

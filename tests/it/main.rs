@@ -7,6 +7,7 @@
 )]
 
 mod access;
+mod at;
 mod builders;
 mod builds;
 mod cli;
