@@ -281,9 +281,9 @@ fn a_daemon_outside_compiles_nothing_of_the_command_and_the_own_one_ends_with_it
     }
     let compile = "sccache rustc --crate-name it --crate-type rlib --emit link --out-dir . it.rs";
     let said = person.sh(&format!(
-        "{settings}\n{compile}-none 2>/dev/null; outside=$SCCACHE_SERVER_UDS\n\
+        "{settings}\nsccache --start-server >/dev/null\n\
          for it in 1 2; do (cd $it && sccache-dock {AT} -- sh -c '{compile} && echo $SCCACHE_SERVER_UDS'); done\n\
-         echo $outside; strings -n 1 /dev/null; cmp 1/libit.rlib 2/libit.rlib && echo the same"
+         echo $SCCACHE_SERVER_UDS"
     ));
     let lines: Vec<&str> = said.lines().collect();
     let [first, second, outside] = lines[..] else {
@@ -454,13 +454,11 @@ fn folders_that_exist_are_used_without_a_new_root() {
         cargo.display()
     );
     let said = person.sh(&format!(
-        "{at} sh -c 'pwd && touch made && grep -c \" / / \" /proc/self/mountinfo'; {at} pwd"
+        "{at} sh -c 'pwd; touch made; ! test -w / || echo the old root'"
     ));
-    let expected = format!("{0}\n1\n{0}", work.display());
-    assert!(
-        said == expected || said.starts_with(&work.display().to_string()),
-        "{said}"
-    );
+    let is_root = nix::unistd::geteuid().is_root();
+    let old_root = if is_root { "\nthe old root" } else { "" };
+    assert_eq!(said, format!("{}{old_root}", work.display()));
     assert!(person.checkout().join("made").exists());
     assert!(fs::read_dir(&work).unwrap().next().is_none());
 }
@@ -507,8 +505,7 @@ fn a_machine_without_user_namespaces_is_told_which_setting_it_is() {
     let text = format!("exec unshare --user --map-root-user sh -c '{inner}'");
     let ran = run(&mut person.shell(&text), PATIENCE);
     if ran.code == Some(1) {
-        let () = skip(&format!("no user namespaces here: {}", ran.stderr)).unwrap_or_default();
-        return;
+        return skip::<()>(&format!("no user namespaces: {}", ran.stderr)).unwrap_or_default();
     }
     ran.refused(
         125,
