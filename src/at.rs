@@ -7,6 +7,7 @@
 //!
 //! The name says what is done, and reads as a sentence: at /work, cargo build.
 
+mod config;
 mod daemon;
 mod enter;
 mod layout;
@@ -153,6 +154,9 @@ pub fn run(args: &Args) -> Result<Infallible, Error> {
         command.env("PWD", &layout.cwd);
         if !daemon::is_client_side(|name| std::env::var_os(name)) {
             let own = daemon::Own::prepare().map_err(Error::Daemon)?;
+            for file in config::files(&layout.cwd, &args.path, &args.cargo_home) {
+                own.cover(&file).map_err(Error::Daemon)?;
+            }
             command.envs(own.settings());
             command.env_remove("SCCACHE_NO_DAEMON");
         }

@@ -5,6 +5,7 @@
 //! namespace, which sees what the command sees. A second process of ours outlives the command to end that daemon: the
 //! command itself is the process that was started, and nobody waits above it.
 
+use super::{config, enter};
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder};
@@ -59,6 +60,22 @@ impl Own {
             ("SCCACHE_SERVER_UDS", self.socket.clone().into_os_string()),
             ("SCCACHE_SERVER_PORT", self.port.to_string().into()),
         ]
+    }
+
+    /// Puts a copy of one of cargo's config files in its place, if that names an address.
+    pub(super) fn cover(&self, file: &Path) -> io::Result<()> {
+        let Ok(text) = fs::read_to_string(file) else {
+            // It does not exist, or cargo will say what is wrong with it.
+            return Ok(());
+        };
+        let Some(text) = config::with_own(&text, &self.settings()) else {
+            return Ok(());
+        };
+        let name = blake3::hash(file.as_os_str().as_encoded_bytes()).to_hex();
+        let copy = self.socket.with_file_name(format!("{}.toml", &name[..8]));
+        // It may hold a token; the folder is private.
+        fs::write(&copy, text)?;
+        Ok(enter::bind_all(&copy, file)?)
     }
 }
 

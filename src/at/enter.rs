@@ -151,7 +151,7 @@ fn source(bind: &Bind) -> Result<OwnedFd, Failure> {
 }
 
 /// With all that is mounted below it: a part would show what those mounts hide, which is not allowed.
-fn bind_all(from: &Path, to: &Path) -> nix::Result<()> {
+pub(super) fn bind_all(from: &Path, to: &Path) -> nix::Result<()> {
     let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
     mount(Some(from), to, NOTHING, flags, NOTHING)
 }

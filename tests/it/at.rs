@@ -306,6 +306,27 @@ fn a_daemon_outside_compiles_nothing_of_the_command_and_the_own_one_ends_with_it
     }
 }
 
+#[test]
+fn a_config_file_of_cargo_brings_no_daemon_from_outside() {
+    let dock = Dock::start(&[]);
+    let person = Person::new();
+    person.fetch();
+    let file = person.checkout().join(".cargo/config.toml");
+    fs::create_dir(file.parent().unwrap()).unwrap();
+    let text = client_env(&dock, "cargo");
+    fs::write(&file, &text).unwrap();
+    let build = "cargo build --locked --offline --quiet --package shapes";
+    // A daemon for the checkout as it is, and then, by way of the same file, another for what is seen elsewhere.
+    person.sh(build);
+    let said = person.sh(&format!(
+        "sccache-dock {AT} -- sh -c '{build} && cat .cargo/config.toml'"
+    ));
+    assert!(said.contains("/sccache-dock-at-"), "{said}");
+    assert_eq!(fs::read_to_string(&file).unwrap(), text);
+    let counts = crate::docker::counts(&dock.status().unwrap());
+    assert_eq!(counts, (0, 2, 2), "each was compiled, and stored");
+}
+
 /// Whether a process has this line in its environment.
 fn runs_with(line: &str) -> bool {
     let entries = fs::read_dir("/proc").unwrap().filter_map(Result::ok);

@@ -21,6 +21,7 @@ mod docs;
 mod doctor;
 mod faults;
 mod gateway;
+mod guides;
 mod harness;
 mod image;
 mod logs;
