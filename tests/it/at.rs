@@ -318,13 +318,17 @@ fn a_config_file_of_cargo_brings_no_daemon_from_outside() {
     let build = "cargo build --locked --offline --quiet --package shapes";
     // A daemon for the checkout as it is, and then, by way of the same file, another for what is seen elsewhere.
     person.sh(build);
-    let said = person.sh(&format!(
-        "sccache-dock {AT} -- sh -c '{build} && cat .cargo/config.toml'"
-    ));
+    let again = format!("rm -r target && {build} && cat .cargo/config.toml");
+    let said = person.sh(&format!("sccache-dock {AT} -- sh -c '{again}'"));
     assert!(said.contains("/sccache-dock-at-"), "{said}");
     assert_eq!(fs::read_to_string(&file).unwrap(), text);
-    let counts = crate::docker::counts(&dock.status().unwrap());
-    assert_eq!(counts, (0, 2, 2), "each was compiled, and stored");
+    let counts = || crate::docker::counts(&dock.status().unwrap());
+    assert_eq!(counts(), (0, 2, 2), "each was compiled, and stored");
+    // A shell without the file has the same keys.
+    fs::remove_file(&file).unwrap();
+    let settings = client_env(&dock, "sh");
+    person.sh(&format!("rm -r target\n{settings}\n{build}"));
+    assert_eq!(counts(), (1, 2, 2), "a shell shares with the file");
 }
 
 /// Whether a process has this line in its environment.
