@@ -17,6 +17,7 @@ use crate::cli::exit;
 use layout::Layout;
 use std::convert::Infallible;
 use std::ffi::OsString;
+use std::fs;
 use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -152,10 +153,17 @@ pub fn run(args: &Args) -> Result<Infallible, Error> {
             failure,
         })?;
         command.env("PWD", &layout.cwd);
-        if !daemon::is_client_side(|name| std::env::var_os(name)) {
+        let files: Vec<_> = config::files(&layout.cwd, &args.path, &args.cargo_home)
+            .into_iter()
+            // One that cannot be read is cargo's to complain about.
+            .filter_map(|path| Some((fs::read_to_string(&path).ok()?, path)))
+            .collect();
+        let is_client_side = daemon::is_client_side(|name| std::env::var_os(name))
+            || files.iter().any(|(text, _)| config::is_client_side(text));
+        if !is_client_side {
             let own = daemon::Own::prepare().map_err(Error::Daemon)?;
-            for file in config::files(&layout.cwd, &args.path, &args.cargo_home) {
-                own.cover(&file).map_err(Error::Daemon)?;
+            for (text, path) in &files {
+                own.cover(path, text).map_err(Error::Daemon)?;
             }
             command.envs(own.settings());
             command.env_remove("SCCACHE_NO_DAEMON");

@@ -20,17 +20,19 @@ pub(super) fn files(cwd: &Path, path: &Path, cargo_home: &Path) -> Vec<PathBuf> 
         .collect()
 }
 
-/// The text with `settings` in the place of its own; nothing where it has none of them, or needs no daemon.
+/// Whether the text makes clients compile by themselves.
+pub(super) fn is_client_side(text: &str) -> bool {
+    let config = text.parse::<Table>().unwrap_or_default();
+    let variables = config.get("env").and_then(Value::as_table);
+    variables.is_some_and(|variables| daemon::is_client_side(|name| value(variables, name)))
+}
+
+/// The text with `settings` in the place of its own; nothing where it has none of them.
 pub(super) fn with_own(text: &str, settings: &[(&str, OsString)]) -> Option<String> {
     let mut config: Table = text.parse().ok()?;
     let variables = config.get_mut("env")?.as_table_mut()?;
-    let value = |name: &str| {
-        let value = variables.get(name)?;
-        let value = value.get("value").unwrap_or(value).as_str()?;
-        Some(OsString::from(value))
-    };
-    let is_named = settings.iter().any(|(name, _)| value(name).is_some());
-    if !is_named || daemon::is_client_side(value) {
+    let is_named = |(name, _): &(&str, OsString)| value(variables, name).is_some();
+    if !settings.iter().any(is_named) {
         return None;
     }
     for (name, own) in settings {
@@ -40,6 +42,13 @@ pub(super) fn with_own(text: &str, settings: &[(&str, OsString)]) -> Option<Stri
         variables.insert((*name).to_owned(), forced.into());
     }
     Some(config.to_string())
+}
+
+/// A variable of `[env]`, in either way of writing it.
+fn value(variables: &Table, name: &str) -> Option<OsString> {
+    let value = variables.get(name)?;
+    let text = value.get("value").unwrap_or(value).as_str()?;
+    Some(text.into())
 }
 
 #[cfg(test)]
@@ -63,11 +72,15 @@ mod tests {
             "",
             "[build]\njobs = 2\n",
             "[env]\nOTHER = 'kept'\n",
-            "[env]\nSCCACHE_CLIENT_SIDE = '1'\nSCCACHE_SERVER_PORT = '4226'\n",
             "not toml",
         ] {
             assert_eq!(with_own(untouched, &own), None, "{untouched:?}");
+            assert!(!is_client_side(untouched), "{untouched:?}");
         }
+        assert!(!is_client_side(text));
+        assert!(is_client_side("[env]\nSCCACHE_CLIENT_SIDE = '1'\n"));
+        let table = "[env.SCCACHE_CLIENT_SIDE]\nvalue = 'true'\nforce = true\n";
+        assert!(is_client_side(table));
     }
 
     #[test]

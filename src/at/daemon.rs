@@ -62,13 +62,9 @@ impl Own {
         ]
     }
 
-    /// Puts a copy of one of cargo's config files in its place, if that names an address.
-    pub(super) fn cover(&self, file: &Path) -> io::Result<()> {
-        let Ok(text) = fs::read_to_string(file) else {
-            // It does not exist, or cargo will say what is wrong with it.
-            return Ok(());
-        };
-        let Some(text) = config::with_own(&text, &self.settings()) else {
+    /// Puts a copy of one of cargo's config files in its place, if its `text` names an address.
+    pub(super) fn cover(&self, file: &Path, text: &str) -> io::Result<()> {
+        let Some(text) = config::with_own(text, &self.settings()) else {
             return Ok(());
         };
         let name = blake3::hash(file.as_os_str().as_encoded_bytes()).to_hex();

@@ -348,6 +348,15 @@ fn lanes_without_a_daemon_keep_the_address_of_the_cache() {
         "SCCACHE_CLIENT_SIDE=1 SCCACHE_SERVER_UDS=/the/cache sccache-dock {AT} -- sh -c 'echo $SCCACHE_SERVER_UDS'"
     ));
     assert_eq!(said, "/the/cache");
+    // As client-env --format cargo writes it.
+    let config = "[env]\nSCCACHE_CLIENT_SIDE = { value = \"1\", force = true }\n";
+    let file = person.checkout().join(".cargo/config.toml");
+    fs::create_dir(file.parent().unwrap()).unwrap();
+    fs::write(&file, config).unwrap();
+    let said = person.sh(&format!(
+        "sccache-dock {AT} -- sh -c 'echo none$SCCACHE_SERVER_UDS'"
+    ));
+    assert_eq!(said, "none");
 }
 
 #[test]
