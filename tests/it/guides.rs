@@ -1,4 +1,4 @@
-//! The guides of `docs/`: what they tell to type is typed here, in order, in the checkout of a small project.
+//! The guides of `docs/`: what they tell to type is typed here, in order, in the checkout of a small crate.
 //!
 //! A block of shell is run, unless it is marked `sh elsewhere`: then it needs what a test has not, and only its grammar
 //! is checked. A block marked `file=NAME` is written to that file first. Every other kind of block is parsed.
@@ -123,10 +123,10 @@ fn yaml(name: &str, mark: &str, text: &str) {
     assert_eq!(ran.code, Some(0), "{name}: {text}{}", ran.stderr);
 }
 
-/// A checkout for one guide, with the files that the guide tells to write.
+/// A checkout of one small crate for one guide, with the files that the guide tells to write.
 fn checkout(site: &Site, blocks: &[Block]) -> PathBuf {
     let checkout = site.home.path().join("checkout");
-    let fixture = root().join("tests/fixtures/checkout");
+    let fixture = root().join("tests/fixtures/checkout/vendor/shapes");
     let copied = Command::new("cp")
         .arg("-r")
         .arg(fixture)
@@ -176,9 +176,9 @@ fn follow<'a>(site: &'a Site, name: &str) -> Script<'a> {
 #[test]
 fn laptop_shares_between_builds_and_checkouts() {
     let Some(site) = Site::open() else { return };
-    // The cache itself was made anew at the end; its blobs stayed.
+    // The container was made anew at the end; the blobs of both places stayed.
     let script = follow(&site, "laptop");
-    assert!(script.status()["cache"]["store"]["entries"].as_u64() >= Some(10));
+    assert!(script.status()["cache"]["store"]["entries"].as_u64() >= Some(2));
     let config = fs::read_to_string(site.home.path().join(".cargo/config.toml")).unwrap();
     assert!(config.contains("rustc-wrapper"), "{config}");
 }
