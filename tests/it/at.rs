@@ -79,6 +79,8 @@ impl Person {
             .current_dir(self.checkout())
             .env("RUSTUP_HOME", rustup)
             .env("HOME", self.home.path())
+            // What a killed command leaves goes with the home.
+            .env("XDG_RUNTIME_DIR", self.home.path())
             .env("CARGO_HOME", self.cargo_home())
             .env(
                 "PATH",

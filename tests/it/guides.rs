@@ -148,7 +148,7 @@ fn follow<'a>(site: &'a Site, name: &str) -> Script<'a> {
     let blocks = blocks(&guide(name));
     let checkout = checkout(site, &blocks);
     let mut text = format!(
-        "set -eux; cd '{}'; export PATH=\"$PATH:{}\"\n",
+        "set -eux; cd '{}'; export XDG_RUNTIME_DIR=\"$HOME\" PATH=\"$PATH:{}\"\n",
         checkout.display(),
         root().join("scripts").display()
     );
