@@ -466,6 +466,7 @@ fn an_ordinary_user_stays_who_they_are_and_owns_what_is_written() {
         ])
         .current_dir(&checkout)
         .env("HOME", home)
+        .env("XDG_RUNTIME_DIR", home)
         .env_remove("CARGO_HOME")
         .uid(12345)
         .gid(12345);
