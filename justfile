@@ -64,3 +64,7 @@ fuzz SECONDS="600" *TARGETS="front frames zip settings tokens":
         SCCACHE_LOG=off cargo +nightly fuzz run --sanitizer none "$target" "fuzz/target/corpus/$target" "fuzz/corpus/$target" \
             -- -max_total_time={{ SECONDS }} -max_len=8192 -timeout=60 -print_final_stats=1
     done
+
+# What two people and a container share with `at` and without it, as a table; the container wants Docker.
+shares:
+    cargo nextest run --locked --no-capture -E 'test(/^at::checkouts/)'

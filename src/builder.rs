@@ -19,7 +19,7 @@ mod tree;
 
 use crate::cli::exit;
 use crate::settings::Isolation;
-use advice::Surroundings;
+pub(crate) use advice::Surroundings;
 use clap::ValueEnum;
 use config::Config;
 use isolation::Failure;

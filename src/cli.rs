@@ -1,6 +1,6 @@
 //! What can be typed, and the exit codes. No logic.
 
-use crate::{builder, client, doctor};
+use crate::{at, builder, client, doctor};
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,6 +15,12 @@ pub mod exit {
     pub const USAGE: u8 = 2;
     /// The jobs of a builder cannot be isolated on this machine.
     pub const ISOLATION: u8 = 3;
+    /// `at` could not start its command. This one and the next two are those of `env`, `nice` and `docker run`.
+    pub const NOT_STARTED: u8 = 125;
+    /// The command of `at` cannot be run.
+    pub const NOT_RUNNABLE: u8 = 126;
+    /// The command of `at` does not exist.
+    pub const NO_COMMAND: u8 = 127;
 }
 
 /// One container, one compiler cache for the whole team.
@@ -68,6 +74,8 @@ pub enum Command {
     ClientEnv(client::EnvArgs),
     /// Bring the compilers to every builder of the cluster, on a client and before its first build
     Warm(client::warm::Args),
+    /// Run a command that sees its checkout and CARGO_HOME at fixed paths, so that checkouts share their results
+    At(at::Args),
     /// Look for what is wrong: inside the container, or on a client
     Doctor(doctor::Args),
     /// Write the manual pages of all commands to a folder, for packages
@@ -77,6 +85,15 @@ pub enum Command {
     Version,
     /// Print completions for a shell
     Completions { shell: clap_complete::Shell },
+    /// End the daemon of a command's own (started by `at`)
+    #[command(hide = true)]
+    AtEnd {
+        /// The folder of its socket
+        folder: PathBuf,
+        /// Wait for the command, whose pidfd is standard input
+        #[arg(long)]
+        wait: bool,
+    },
     /// Build for clients (started by `run`)
     #[command(hide = true)]
     Builder {

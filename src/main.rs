@@ -3,7 +3,7 @@
 use clap::{CommandFactory, Parser};
 use sccache_dock::builder::{self, shim};
 use sccache_dock::cli::{Cli, Command, exit};
-use sccache_dock::{client, doctor, settings, status};
+use sccache_dock::{at, client, doctor, settings, status};
 use std::error::Error;
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -38,6 +38,11 @@ fn main() -> ExitCode {
             let outcome = written.map(|()| exit::OK).map_err(failed);
             outcome.map_err(|text| (exit::FAILED, text.into()))
         }
+        Command::At(args) => match at::run(&args) {
+            Ok(never) => match never {},
+            Err(error) => Err((error.code(), error.into())),
+        },
+        Command::AtEnd { folder, wait } => done(at::see_off(&folder, wait)),
         Command::Warm(args) => given(client::warm::run(&args)),
         Command::Doctor(args) => given(doctor::run(&args)),
         Command::Version => {
@@ -110,6 +115,8 @@ fn with_settings(command: Command, loaded: settings::Loaded) -> Outcome {
         Command::ClientEnv(args) => given(status::client_env(settings, &args)),
         Command::Run
         | Command::Builder { .. }
+        | Command::At(_)
+        | Command::AtEnd { .. }
         | Command::Seccomp { .. }
         | Command::Completions { .. }
         | Command::Man { .. }

@@ -545,7 +545,7 @@ impl Supervisor {
 
 /// Sends the `Shutdown` request (frame of four bytes, tag 3; sccache 0.19.0, `src/protocol.rs`) and waits for nothing.
 /// The connection must stay open until the answer comes.
-fn sccache_shutdown(socket: &Path) -> io::Result<UnixStream> {
+pub(crate) fn sccache_shutdown(socket: &Path) -> io::Result<UnixStream> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_nonblocking(true)?;
     stream.write_all(&[0, 0, 0, 4, 3, 0, 0, 0])?;

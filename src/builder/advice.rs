@@ -7,25 +7,25 @@ use std::path::Path;
 
 /// What decides which advice is right.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Surroundings {
-    pub(super) in_container: bool,
+pub(crate) struct Surroundings {
+    pub(crate) in_container: bool,
     /// System calls of this process are filtered.
-    pub(super) seccomp: bool,
+    pub(crate) seccomp: bool,
     /// The AppArmor profile that confines us.
-    pub(super) apparmor: Option<String>,
+    pub(crate) apparmor: Option<String>,
     /// `kernel.apparmor_restrict_unprivileged_userns`.
-    pub(super) apparmor_restricts: bool,
+    pub(crate) apparmor_restricts: bool,
     /// `kernel.unprivileged_userns_clone` is 0.
-    pub(super) clone_is_off: bool,
+    pub(crate) clone_is_off: bool,
     /// `user.max_user_namespaces` is 0.
-    pub(super) none_allowed: bool,
+    pub(crate) none_allowed: bool,
     /// The builder's folder lies on the container's own layer.
-    pub(super) folder_is_own_layer: bool,
+    pub(crate) folder_is_own_layer: bool,
 }
 
 impl Surroundings {
     /// Reads them from the kernel.
-    pub(super) fn look(dir: &Path) -> Surroundings {
+    pub(crate) fn look(dir: &Path) -> Surroundings {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let sysctl = |name: &str| read(&format!("/proc/sys/{name}")).trim().to_owned();
         let status = read("/proc/self/status");

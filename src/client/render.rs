@@ -196,7 +196,8 @@ pub(super) fn cargo(set: &Set) -> String {
     out.push_str("[build]\nrustc-wrapper = \"sccache\"\nincremental = false\n\n[env]\n");
     for (name, value) in &set.variables {
         let (name, value, relative) = match value {
-            Value::Text(_) if ["RUSTC_WRAPPER", "CARGO_INCREMENTAL"].contains(name) => continue,
+            // CARGO_INCREMENTAL stays, though `incremental` says the same: as a variable it is part of every key.
+            Value::Text(_) if *name == "RUSTC_WRAPPER" => continue,
             // Sccache's default folder for toolchains is as good.
             Value::Inherited | Value::Toolchains | Value::OwnConf => continue,
             // Sccache's default folder: naming any setting of the disk level is enough to have one.

@@ -170,6 +170,12 @@ fn toml_and_cargo_are_toml_and_say_the_same() {
     let cargo: toml::Table = text("--format cargo").unwrap().parse().unwrap();
     assert_eq!(cargo["build"]["rustc-wrapper"].as_str(), Some("sccache"));
     assert_eq!(cargo["build"]["incremental"].as_bool(), Some(false));
+    let variable = &cargo["env"]["CARGO_INCREMENTAL"]["value"];
+    assert_eq!(
+        variable.as_str(),
+        Some("0"),
+        "or shells would have other keys"
+    );
     let env = cargo["env"].as_table().unwrap();
     for (name, entry) in env {
         assert_eq!(entry["force"].as_bool(), Some(true), "{name}");

@@ -7,6 +7,7 @@
 )]
 
 mod access;
+mod at;
 mod browser;
 mod builders;
 mod builds;
@@ -23,6 +24,7 @@ mod doctor;
 mod faults;
 mod fuzzed;
 mod gateway;
+mod guides;
 mod harness;
 mod image;
 mod logs;

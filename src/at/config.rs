@@ -1,0 +1,99 @@
+//! Cargo's own settings: `[env]` in a config file, as `client-env --format cargo` writes it, beats the environment.
+//!
+//! Such a file names the socket of a daemon, in the checkout itself, where a daemon from outside may listen. The
+//! command sees a copy of the file in its place that names its own.
+
+use super::daemon;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use toml::{Table, Value};
+
+/// Files that cargo reads in `cwd`, which lies in the checkout at `path`, with `cargo_home`.
+pub(super) fn files(cwd: &Path, path: &Path, cargo_home: &Path) -> Vec<PathBuf> {
+    let folders = cwd
+        .ancestors()
+        .take_while(|folder| folder.starts_with(path))
+        .map(|folder| folder.join(".cargo"));
+    let folders = folders.chain([cargo_home.to_owned()]);
+    folders
+        .flat_map(|folder| ["config.toml", "config"].map(|name| folder.join(name)))
+        .collect()
+}
+
+/// Whether the text makes clients compile by themselves.
+pub(super) fn is_client_side(text: &str) -> bool {
+    let config = text.parse::<Table>().unwrap_or_default();
+    let variables = config.get("env").and_then(Value::as_table);
+    variables.is_some_and(|variables| daemon::is_client_side(|name| value(variables, name)))
+}
+
+/// The text with `settings` in the place of its own; nothing where it has none of them.
+pub(super) fn with_own(text: &str, settings: &[(&str, OsString)]) -> Option<String> {
+    let mut config: Table = text.parse().ok()?;
+    let variables = config.get_mut("env")?.as_table_mut()?;
+    let is_named = |(name, _): &(&str, OsString)| value(variables, name).is_some();
+    if !settings.iter().any(is_named) {
+        return None;
+    }
+    for (name, own) in settings {
+        let own = Value::from(own.to_str()?);
+        let forced =
+            Table::from_iter([("value".to_owned(), own), ("force".to_owned(), true.into())]);
+        variables.insert((*name).to_owned(), forced.into());
+    }
+    Some(config.to_string())
+}
+
+/// A variable of `[env]`, in either way of writing it.
+fn value(variables: &Table, name: &str) -> Option<OsString> {
+    let value = variables.get(name)?;
+    let text = value.get("value").unwrap_or(value).as_str()?;
+    Some(text.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn socket_of_a_config_file_is_replaced_and_everything_else_kept() {
+        let own = [
+            ("SCCACHE_SERVER_UDS", OsString::from("/tmp/own.sock")),
+            ("SCCACHE_SERVER_PORT", OsString::from("4000")),
+        ];
+        let text = "[build]\nrustc-wrapper = 'sccache'\n[env]\nOTHER = 'kept'\nSCCACHE_SERVER_PORT = '4227'\n\
+                    SCCACHE_SERVER_UDS = { value = '.x.sock', relative = true, force = true }\n";
+        let changed: Table = with_own(text, &own).unwrap().parse().unwrap();
+        let expected = "[build]\nrustc-wrapper = 'sccache'\n[env]\nOTHER = 'kept'\n\
+                        SCCACHE_SERVER_PORT = { value = '4000', force = true }\n\
+                        SCCACHE_SERVER_UDS = { value = '/tmp/own.sock', force = true }\n";
+        assert_eq!(changed, expected.parse::<Table>().unwrap());
+        for untouched in [
+            "",
+            "[build]\njobs = 2\n",
+            "[env]\nOTHER = 'kept'\n",
+            "not toml",
+        ] {
+            assert_eq!(with_own(untouched, &own), None, "{untouched:?}");
+            assert!(!is_client_side(untouched), "{untouched:?}");
+        }
+        assert!(!is_client_side(text));
+        assert!(is_client_side("[env]\nSCCACHE_CLIENT_SIDE = '1'\n"));
+        let table = "[env.SCCACHE_CLIENT_SIDE]\nvalue = 'true'\nforce = true\n";
+        assert!(is_client_side(table));
+    }
+
+    #[test]
+    fn files_are_those_of_the_checkout_and_of_cargo_home() {
+        let found = files(
+            Path::new("/work/a"),
+            Path::new("/work"),
+            Path::new("/cargo"),
+        );
+        let expected = ["/work/a/.cargo", "/work/.cargo", "/cargo"];
+        let expected = expected
+            .iter()
+            .flat_map(|folder| ["config.toml", "config"].map(|name| Path::new(folder).join(name)));
+        assert_eq!(found, expected.collect::<Vec<_>>());
+    }
+}
