@@ -1,8 +1,11 @@
-//! `status`, `healthcheck`, `restart` and `purge`: questions to a running sccache-dock, and their answers on a screen.
+//! `status`, `healthcheck` and `restart`: questions to a running sccache-dock, and their answers on a screen.
+
+mod policies;
+pub mod purge;
 
 use crate::cli::exit;
 use crate::client;
-use crate::gateway::status::{BuilderState, DistStatus, PurgeAnswer, Status as CacheStatus};
+use crate::gateway::status::{BuilderState, DistStatus, Status as CacheStatus};
 use crate::gateway::{files, tls};
 use crate::plan::{self, paths};
 use crate::secret::Secret;
@@ -18,8 +21,6 @@ use std::time::Duration;
 
 /// Longest wait for the gateway's answer.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// A purge of a million blobs takes its time.
-const PURGE_PATIENCE: Duration = Duration::from_secs(600);
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -240,6 +241,7 @@ fn cache_table(text: &mut String, cache: &CacheStatus) {
     if let Some(fault) = &store.fault {
         let _ = writeln!(text, "fault      {fault}");
     }
+    policies::lines(text, cache);
     if let Some(upstream) = &cache.upstream {
         let state = match (upstream.available, &upstream.last_error) {
             (true, _) => "answers".to_owned(),
@@ -271,14 +273,15 @@ fn cache_table(text: &mut String, cache: &CacheStatus) {
         };
         let _ = writeln!(
             text,
-            "{:<width$} {:>9} {:>9} {:>7} {:>9} {:>10} {:>10}",
+            "{:<width$} {:>9} {:>9} {:>7} {:>9} {:>10} {:>10}{}",
             name,
             namespace.hits,
             namespace.misses,
             rate,
             namespace.writes,
             bytes(namespace.bytes_read),
-            bytes(namespace.bytes)
+            bytes(namespace.bytes),
+            policies::of_namespace(namespace)
         );
     }
 }
@@ -434,45 +437,6 @@ pub fn healthcheck(place: &Place) -> Result<u8, Error> {
 /// No supervisor answers, or it refuses.
 pub fn tell(place: &Place, request: &str) -> Result<u8, Error> {
     ask(place, request)?;
-    Ok(exit::OK)
-}
-
-/// Removes blobs: all, those of one namespace, those not used for a while.
-///
-/// # Errors
-/// No supervisor or gateway answers.
-pub fn purge(
-    settings: &Settings,
-    older_than: Option<Duration>,
-    namespace: Option<&str>,
-) -> Result<u8, Error> {
-    let report = report(&settings.place())?;
-    let endpoint = endpoint(&report);
-    let fail = |cause: String| Error::Gateway {
-        endpoint: endpoint.clone(),
-        cause,
-    };
-    let token = state::auth_token(settings)?;
-    let body = serde_json::json!({
-        // Rounded up: half a second must not become none, which matches everything.
-        "older_than_seconds": older_than.map(|age| age.as_secs() + u64::from(age.subsec_nanos() > 0)),
-        "namespace": namespace,
-    });
-    let text = agent(PURGE_PATIENCE)
-        .post(format!("{endpoint}/api/purge"))
-        .header("Authorization", format!("Bearer {}", token.reveal()))
-        .content_type("application/json")
-        .send(body.to_string())
-        .and_then(|mut response| response.body_mut().read_to_string())
-        .map_err(|error| fail(error.to_string()))?;
-    let purged: PurgeAnswer =
-        serde_json::from_str(&text).map_err(|error| fail(error.to_string()))?;
-    writeln!(
-        io::stdout(),
-        "purged {} blobs, {}",
-        purged.entries,
-        bytes(purged.bytes)
-    )?;
     Ok(exit::OK)
 }
 

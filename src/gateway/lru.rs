@@ -14,11 +14,17 @@
 //! A victim stays counted as used until the caller has removed its file, and what it frees goes straight to
 //! the reservation that it was evicted for, so no other writer can take that room in between.
 //!
+//! Namespaces may have rules. A quota bounds what one may take, in the same three hands; a write that would go past it
+//! is made room for among the namespace's own entries. Entries of a pinned namespace are victims of its own writes
+//! only. Each namespace with a rule has a list of its own in order of use, all others share one, so that the next
+//! victim is found by a look at the ends of a few lists.
+//!
 //! After a start, files are on disk that the index does not know yet. [`Lru::expect`] says how many bytes they
 //! may take; that much is not free until [`Lru::admit`] has taken them in. Only where they turn out to be more
-//! is the budget exceeded, and the caller evicts [`Lru::overshoot`].
+//! is the budget exceeded, and the caller evicts [`Lru::overshoot`]. [`Lru::expect_of`] is the same for a quota.
 
 use hashbrown::HashTable;
+use std::ops::Range;
 
 /// The largest entry in bytes: sizes are kept as 32 bits of 512-byte units.
 pub const MAX_ENTRY_BYTES: u64 = UNIT * u32::MAX as u64;
@@ -68,13 +74,44 @@ pub struct Item {
     pub namespace: u16,
 }
 
+/// What holds for one namespace.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Rule {
+    /// Most bytes that it may take.
+    pub quota: Option<u64>,
+    /// Writes of others do not evict from it.
+    pub pinned: bool,
+}
+
+/// Whose entries may be victims.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reach {
+    /// Those that are not pinned.
+    Unpinned,
+    /// Those, and when there are no more, the ones of this namespace.
+    And(u16),
+    /// All; the pinned ones last.
+    All,
+}
+
 /// The answer to [`Lru::claim`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Claim {
     /// Bytes that are reserved already.
     pub claimed: u64,
-    /// Remove these files and [`Lru::collect`] each for the rest.
+    /// Remove these files, which make room in the namespace's quota, and [`Lru::collect`] each for the rest.
+    pub over_quota: Vec<Item>,
+    /// And then these, which make room in the budget.
     pub victims: Vec<Item>,
+}
+
+/// Why there is no room.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Shortage {
+    /// All live entries within reach together are less than is wanted.
+    Full,
+    /// There would be enough, but it is pinned.
+    Pinned,
 }
 
 /// The answer to [`Lru::collect`].
@@ -108,8 +145,47 @@ struct Entry {
     /// Towards the least recently used; in vacant slots the next vacant one.
     older: u32,
     namespace: u16,
+    /// So are vacant slots.
     doomed: bool,
     checked: bool,
+    /// It was used since it was written.
+    hit: bool,
+}
+
+/// What a namespace holds, and may hold.
+#[derive(Clone, Copy, Debug, Default)]
+struct Share {
+    totals: Totals,
+    /// Bytes of doomed entries among them.
+    doomed: u64,
+    reserved: u64,
+    expected: u64,
+    rule: Rule,
+    /// Which of the lists its live entries are in.
+    list: u16,
+}
+
+/// Live entries in order of use.
+#[derive(Clone, Copy, Debug)]
+struct List {
+    newest: u32,
+    oldest: u32,
+    bytes: u64,
+    pinned: bool,
+    /// Of all namespaces without a rule where it is none.
+    namespace: Option<u16>,
+}
+
+impl List {
+    fn new(pinned: bool, namespace: Option<u16>) -> List {
+        List {
+            newest: NONE,
+            oldest: NONE,
+            bytes: 0,
+            pinned,
+            namespace,
+        }
+    }
 }
 
 /// The index. See the module's documentation.
@@ -118,14 +194,23 @@ pub struct Lru {
     entries: Vec<Entry>,
     table: HashTable<u32>,
     vacant: u32,
-    newest: u32,
-    oldest: u32,
     budget: u64,
     used: u64,
     doomed: u64,
     reserved: u64,
     expected: u64,
-    totals: Vec<Totals>,
+    shares: Vec<Share>,
+    /// The first is that of all namespaces without a rule.
+    lists: Vec<List>,
+}
+
+impl Entry {
+    fn item(&self) -> Item {
+        Item {
+            digest: self.digest,
+            namespace: self.namespace,
+        }
+    }
 }
 
 impl Lru {
@@ -135,15 +220,37 @@ impl Lru {
             entries: Vec::new(),
             table: HashTable::new(),
             vacant: NONE,
-            newest: NONE,
-            oldest: NONE,
             budget,
             used: 0,
             doomed: 0,
             reserved: 0,
             expected: 0,
-            totals: Vec::new(),
+            shares: Vec::new(),
+            lists: vec![List::new(false, None)],
         }
+    }
+
+    /// Makes a rule for a namespace that has no entries yet.
+    pub fn govern(&mut self, namespace: u16, rule: Rule) {
+        debug_assert_eq!(self.totals(namespace).entries, 0, "it has entries");
+        let list = u16::try_from(self.lists.len())
+            .expect("one list by namespace, whose number is as short");
+        self.lists.push(List::new(rule.pinned, Some(namespace)));
+        let share = self.share_mut(namespace);
+        (share.rule, share.list) = (rule, list);
+    }
+
+    /// The rule of a namespace.
+    pub fn rule(&self, namespace: u16) -> Rule {
+        self.share(namespace).rule
+    }
+
+    /// Namespaces that have a rule.
+    pub fn governed(&self) -> Vec<u16> {
+        self.lists
+            .iter()
+            .filter_map(|list| list.namespace)
+            .collect()
     }
 
     /// Bytes of all entries, live and doomed.
@@ -173,9 +280,44 @@ impl Lru {
         self.expected = bytes;
     }
 
+    /// The same for one namespace, whose quota must hold from the start on.
+    pub fn expect_of(&mut self, namespace: u16, bytes: u64) {
+        self.share_mut(namespace).expected = bytes;
+    }
+
     /// Bytes by which files found on disk go past the budget.
     pub fn overshoot(&self) -> u64 {
         (self.used + self.reserved).saturating_sub(self.budget + self.doomed)
+    }
+
+    /// Bytes by which files found on disk go past the namespace's quota.
+    pub fn overshoot_of(&self, namespace: u16) -> u64 {
+        let share = self.share(namespace);
+        let most = share.rule.quota.unwrap_or(u64::MAX);
+        (share.totals.bytes + share.reserved).saturating_sub(most.saturating_add(share.doomed))
+    }
+
+    /// Bytes that the namespace's quota leaves free, or that are about to come free; `None` without a quota.
+    pub fn quota_left(&self, namespace: u16) -> Option<u64> {
+        let share = self.share(namespace);
+        let taken = share.totals.bytes + share.reserved + share.expected - share.doomed;
+        share.rule.quota.map(|quota| quota.saturating_sub(taken))
+    }
+
+    /// Bytes of live entries that may be victims.
+    pub fn live(&self, reach: Reach) -> u64 {
+        let lists = self.lists.iter();
+        lists
+            .filter(|list| {
+                !list.pinned
+                    || match reach {
+                        Reach::Unpinned => false,
+                        Reach::And(namespace) => list.namespace == Some(namespace),
+                        Reach::All => true,
+                    }
+            })
+            .map(|list| list.bytes)
+            .sum()
     }
 
     /// Entries, live and doomed.
@@ -190,10 +332,7 @@ impl Lru {
 
     /// A namespace's share, its doomed entries included.
     pub fn totals(&self, namespace: u16) -> Totals {
-        self.totals
-            .get(usize::from(namespace))
-            .copied()
-            .unwrap_or_default()
+        self.share(namespace).totals
     }
 
     /// What is known of `digest`.
@@ -205,48 +344,127 @@ impl Lru {
         }
     }
 
-    /// Reserves `bytes`: what is free at once, the rest from victims in order of use. `None`, and nothing
-    /// changes, when even all live entries together would not make enough room.
-    pub fn claim(&mut self, bytes: u64) -> Option<Claim> {
-        let claimed = self.budget.saturating_sub(self.taken()).min(bytes);
-        let victims = self.doom(bytes - claimed)?;
-        self.reserved += claimed;
-        Some(Claim { claimed, victims })
+    /// Reserves `bytes` for a write in a namespace: what is free at once, the rest from victims: those of the
+    /// namespace itself as far as its quota lacks room, then all within reach in order of use. An error, and nothing
+    /// changes, when they would not make enough room.
+    pub fn claim(&mut self, namespace: u16, bytes: u64) -> Result<Claim, Shortage> {
+        let over_quota = bytes - self.room_in_quota(namespace).min(bytes);
+        let free = self.budget.saturating_sub(self.taken());
+        let over_budget = bytes - free.min(bytes);
+        let list = self.list_of(namespace);
+        let reach = Reach::And(namespace);
+        if over_quota > 0 && self.lists[list].bytes < over_quota {
+            return Err(Shortage::Full);
+        }
+        if self.live(reach) < over_budget {
+            return Err(if self.live(Reach::All) < over_budget {
+                Shortage::Full
+            } else {
+                Shortage::Pinned
+            });
+        }
+        let claimed = bytes - over_quota.max(over_budget);
+        let before = self.doomed;
+        let own = self.doom_while(over_quota, |_| Some(list));
+        let rest = over_budget.saturating_sub(self.doomed - before);
+        let victims = self.doom_while(rest, |lru| lru.next_list(reach));
+        self.reserve(namespace, claimed);
+        Ok(Claim {
+            claimed,
+            over_quota: own,
+            victims,
+        })
     }
 
-    /// Dooms the least recently used entries until they make up `bytes`. `None`, and nothing changes, when
-    /// all live ones together are less.
-    pub fn doom(&mut self, bytes: u64) -> Option<Vec<Item>> {
-        if self.used - self.doomed < bytes {
+    /// Dooms entries within reach, from namespaces over their quota first, then in order of use, until they make up
+    /// `bytes`. `None`, and nothing changes, when all together are less.
+    pub fn doom(&mut self, bytes: u64, reach: Reach) -> Option<Vec<Item>> {
+        if self.live(reach) < bytes {
             return None;
         }
-        let mut victims = Vec::new();
-        let mut made = 0;
-        while made < bytes {
-            let slot = self.oldest;
-            self.unlink(slot);
-            let entry = self.entry_mut(slot);
-            entry.doomed = true;
-            let size = bytes_of(entry.units);
-            victims.push(Item {
-                digest: entry.digest,
-                namespace: entry.namespace,
-            });
-            made += size;
-            self.doomed += size;
-        }
-        Some(victims)
+        Some(self.doom_while(bytes, |lru| lru.next_list(reach)))
     }
 
-    /// Forgets a doomed entry whose file is gone and reserves up to `wanted` of its bytes. `None` when it is
-    /// not doomed any more: a new blob has taken its place.
-    pub fn collect(&mut self, digest: &Digest, wanted: u64) -> Option<Collected> {
+    /// Dooms the least recently used entries of one namespace with a rule until they make up `bytes`, or there are
+    /// no more.
+    pub fn doom_of(&mut self, namespace: u16, bytes: u64) -> Vec<Item> {
+        let list = self.list_of(namespace);
+        debug_assert!(list > 0, "the namespace has no list of its own");
+        self.doom_while(bytes, |_| Some(list))
+    }
+
+    /// Dooms entries last used at `until_micros` or before, at most `most`, pinned ones not.
+    pub fn doom_unused(&mut self, until_micros: u64, most: usize) -> Vec<Item> {
+        let mut victims = Vec::new();
+        for list in 0..self.lists.len() {
+            while victims.len() < most && !self.lists[list].pinned {
+                let oldest = self.lists[list].oldest;
+                if oldest == NONE || self.entry(oldest).used_micros > until_micros {
+                    break;
+                }
+                victims.push(self.doom_one(oldest));
+            }
+        }
+        victims
+    }
+
+    /// Dooms the oldest of the list that `choose` names, again and again, until that makes up `bytes` or there is
+    /// none.
+    fn doom_while(&mut self, bytes: u64, choose: impl Fn(&Lru) -> Option<usize>) -> Vec<Item> {
+        let mut victims = Vec::new();
+        let enough = self.doomed + bytes;
+        while self.doomed < enough {
+            let oldest = choose(self).map_or(NONE, |list| self.lists[list].oldest);
+            if oldest == NONE {
+                break;
+            }
+            victims.push(self.doom_one(oldest));
+        }
+        victims
+    }
+
+    fn doom_one(&mut self, slot: u32) -> Item {
+        self.unlink(slot);
+        let entry = self.entry_mut(slot);
+        entry.doomed = true;
+        let (bytes, item) = (bytes_of(entry.units), entry.item());
+        self.doomed += bytes;
+        self.share_mut(item.namespace).doomed += bytes;
+        item
+    }
+
+    /// The list whose oldest entry is the next victim.
+    fn next_list(&self, reach: Reach) -> Option<usize> {
+        let candidates = |pinned: bool| {
+            let lists = self.lists.iter().enumerate();
+            lists.filter(move |(_, list)| list.pinned == pinned && list.oldest != NONE)
+        };
+        let used = |(_, list): &(usize, &List)| self.entry(list.oldest).used_micros;
+        let over = candidates(false).find(|(_, list)| {
+            let namespace = list.namespace;
+            namespace.is_some_and(|namespace| self.overshoot_of(namespace) > 0)
+        });
+        let unpinned = || candidates(false).min_by_key(used);
+        let pinned = || match reach {
+            Reach::Unpinned => None,
+            Reach::And(namespace) => {
+                candidates(true).find(|(_, list)| list.namespace == Some(namespace))
+            }
+            Reach::All => candidates(true).min_by_key(used),
+        };
+        let found = over.or_else(unpinned).or_else(pinned);
+        found.map(|(index, _)| index)
+    }
+
+    /// Forgets a doomed entry whose file is gone and reserves up to `wanted` of its bytes for a write in `namespace`, as
+    /// far as its quota allows. `None` when it is not doomed any more: a new blob has taken its place.
+    pub fn collect(&mut self, digest: &Digest, namespace: u16, wanted: u64) -> Option<Collected> {
         if self.presence(digest) != Presence::Doomed {
             return None;
         }
         let freed = self.remove(digest)?;
-        let claimed = wanted.min(freed);
-        self.reserved += claimed;
+        let claimed = wanted.min(freed).min(self.room_in_quota(namespace));
+        self.reserve(namespace, claimed);
         Some(Collected { freed, claimed })
     }
 
@@ -256,14 +474,23 @@ impl Lru {
         let Some(slot) = self.find(digest).filter(|slot| self.entry(*slot).doomed) else {
             return;
         };
-        self.doomed -= bytes_of(self.entry(slot).units);
+        let (bytes, namespace) = (bytes_of(self.entry(slot).units), self.entry(slot).namespace);
+        self.doomed -= bytes;
+        self.share_mut(namespace).doomed -= bytes;
         self.entry_mut(slot).doomed = false;
         self.link_newest(slot);
     }
 
-    /// Gives reserved bytes back.
-    pub fn release(&mut self, bytes: u64) {
-        debug_assert!(bytes <= self.reserved, "released more than was reserved");
+    fn reserve(&mut self, namespace: u16, bytes: u64) {
+        self.reserved += bytes;
+        self.share_mut(namespace).reserved += bytes;
+    }
+
+    /// Gives bytes back that were reserved for a write in `namespace`.
+    pub fn release(&mut self, namespace: u16, bytes: u64) {
+        let share = self.share_mut(namespace);
+        debug_assert!(bytes <= share.reserved, "released more than was reserved");
+        share.reserved = share.reserved.saturating_sub(bytes);
         self.reserved = self.reserved.saturating_sub(bytes);
     }
 
@@ -271,7 +498,7 @@ impl Lru {
     /// had more goes back. Returns whether the digest had an entry, which is thereby gone.
     pub fn commit(&mut self, item: Item, bytes: u64, now_micros: u64, reserved: u64) -> bool {
         debug_assert!(bytes <= reserved, "committed more than was reserved");
-        self.release(reserved);
+        self.release(item.namespace, reserved);
         let replaced = self.remove(&item.digest).is_some();
         let slot = self.insert(item, bytes, now_micros);
         self.entry_mut(slot).checked = true;
@@ -287,23 +514,30 @@ impl Lru {
         }
         let slot = self.insert(found, bytes, used_micros);
         self.expected = self.expected.saturating_sub(bytes);
+        let share = self.share_mut(found.namespace);
+        share.expected = share.expected.saturating_sub(bytes);
         self.link_oldest(slot);
         true
     }
 
     /// Puts all live entries in order of their time of use; equal times keep their order.
     pub fn sort(&mut self) {
-        let mut order = Vec::with_capacity(self.entries.len());
-        let mut slot = self.oldest;
-        while slot != NONE {
-            order.push(slot);
-            slot = self.entry(slot).newer;
+        for list in 0..self.lists.len() {
+            let mut order: Vec<u32> = self.slots_of(list).collect();
+            order.sort_by_key(|slot| self.entry(*slot).used_micros);
+            let emptied = List::new(self.lists[list].pinned, self.lists[list].namespace);
+            self.lists[list] = emptied;
+            for slot in order {
+                self.link_newest(slot);
+            }
         }
-        order.sort_by_key(|slot| self.entry(*slot).used_micros);
-        (self.oldest, self.newest) = (NONE, NONE);
-        for slot in order {
-            self.link_newest(slot);
-        }
+    }
+
+    /// The live entries of a list, least recently used first.
+    fn slots_of(&self, list: usize) -> impl Iterator<Item = u32> {
+        let start = Some(self.lists[list].oldest);
+        let following = |slot: &u32| Some(self.entry(*slot).newer);
+        std::iter::successors(start, following).take_while(|slot| *slot != NONE)
     }
 
     /// Makes a live entry the most recently used one; nothing for others.
@@ -313,6 +547,7 @@ impl Lru {
         self.link_newest(slot);
         let entry = self.entry_mut(slot);
         entry.used_micros = now_micros;
+        entry.hit = true;
         let persist = is_due(entry.persisted_secs, now_micros);
         if persist {
             entry.persisted_secs = secs(now_micros);
@@ -335,8 +570,17 @@ impl Lru {
         }
         self.unlink(slot);
         self.link_newest(slot);
-        self.entry_mut(slot).used_micros = now_micros;
+        let entry = self.entry_mut(slot);
+        (entry.used_micros, entry.hit) = (now_micros, true);
         true
+    }
+
+    /// Whether a live entry was used, and not only written, after `since_micros`.
+    pub fn was_hit_since(&self, digest: &Digest, since_micros: u64) -> bool {
+        self.find(digest).is_some_and(|slot| {
+            let entry = self.entry(slot);
+            entry.hit && !entry.doomed && entry.used_micros > since_micros
+        })
     }
 
     /// Notes that a live entry's body agrees with its checksum.
@@ -356,44 +600,50 @@ impl Lru {
         let (bytes, namespace, doomed) = (bytes_of(entry.units), entry.namespace, entry.doomed);
         if doomed {
             self.doomed -= bytes;
+            self.share_mut(namespace).doomed -= bytes;
         } else {
             self.unlink(slot);
         }
         self.used -= bytes;
-        let totals = &mut self.totals[usize::from(namespace)];
+        let totals = &mut self.share_mut(namespace).totals;
         totals.bytes -= bytes;
         totals.entries -= 1;
         let vacant = self.vacant;
-        self.entry_mut(slot).older = vacant;
+        let entry = self.entry_mut(slot);
+        (entry.older, entry.doomed) = (vacant, true);
         self.vacant = slot;
         Some(bytes)
     }
 
-    /// Live entries last used at `until_micros` or before, of one namespace or all, least recently used first.
+    /// Live entries last used at `until_micros` or before, of one namespace or all; of each list least recently used
+    /// first.
     pub fn select(&self, until_micros: u64, namespace: Option<u16>) -> Vec<Item> {
-        let mut found = Vec::new();
-        let mut slot = self.oldest;
-        while slot != NONE {
-            let entry = self.entry(slot);
-            if entry.used_micros <= until_micros
-                && namespace.is_none_or(|wanted| wanted == entry.namespace)
-            {
-                found.push(Item {
-                    digest: entry.digest,
-                    namespace: entry.namespace,
-                });
-            }
-            slot = entry.newer;
-        }
-        found
+        let slots = (0..self.lists.len()).flat_map(|list| self.slots_of(list));
+        slots
+            .map(|slot| self.entry(slot))
+            .filter(|entry| {
+                entry.used_micros <= until_micros
+                    && namespace.is_none_or(|wanted| wanted == entry.namespace)
+            })
+            .map(Entry::item)
+            .collect()
     }
 
-    /// Whether the entry is live and was last used at `until_micros` or before.
-    pub fn unused_since(&self, digest: &Digest, until_micros: u64) -> bool {
-        self.find(digest).is_some_and(|slot| {
-            let entry = self.entry(slot);
-            !entry.doomed && entry.used_micros <= until_micros
-        })
+    /// Live entries in this range of slots whose digests begin with this byte; `None` beyond the last slot. An entry
+    /// keeps its slot as long as it lives.
+    pub fn beginning_with(&self, first: u8, slots: Range<usize>) -> Option<Vec<Item>> {
+        let last = slots.end.min(self.entries.len());
+        let entries = self.entries.get(slots.start..last)?;
+        let found = entries
+            .iter()
+            .filter(|entry| !entry.doomed && entry.digest.0[0] == first);
+        (!entries.is_empty()).then(|| found.map(Entry::item).collect())
+    }
+
+    /// The bytes of an entry that is live and was last used at `until_micros` or before.
+    pub fn unused_since(&self, digest: &Digest, until_micros: u64) -> Option<u64> {
+        let entry = self.entry(self.find(digest)?);
+        (!entry.doomed && entry.used_micros <= until_micros).then(|| bytes_of(entry.units))
     }
 
     fn find(&self, digest: &Digest) -> Option<u32> {
@@ -424,6 +674,7 @@ impl Lru {
             namespace: new.namespace,
             doomed: false,
             checked: false,
+            hit: false,
         };
         let bytes = bytes_of(entry.units);
         let slot = self.vacant;
@@ -442,47 +693,82 @@ impl Lru {
                 entries[*slot as usize].digest.table_hash()
             });
         self.used += bytes;
-        let namespace = usize::from(new.namespace);
-        if self.totals.len() <= namespace {
-            self.totals.resize(namespace + 1, Totals::default());
-        }
-        self.totals[namespace].bytes += bytes;
-        self.totals[namespace].entries += 1;
+        let totals = &mut self.share_mut(new.namespace).totals;
+        totals.bytes += bytes;
+        totals.entries += 1;
         slot
     }
 
     fn unlink(&mut self, slot: u32) {
-        let Entry { newer, older, .. } = *self.entry(slot);
+        let Entry {
+            newer,
+            older,
+            units,
+            namespace,
+            ..
+        } = *self.entry(slot);
+        let list = self.list_of(namespace);
+        self.lists[list].bytes -= bytes_of(units);
         match newer {
-            NONE => self.newest = older,
+            NONE => self.lists[list].newest = older,
             newer => self.entry_mut(newer).older = older,
         }
         match older {
-            NONE => self.oldest = newer,
+            NONE => self.lists[list].oldest = newer,
             older => self.entry_mut(older).newer = newer,
         }
     }
 
     fn link_newest(&mut self, slot: u32) {
-        let before = self.newest;
+        let list = self.list_of(self.entry(slot).namespace);
+        let before = self.lists[list].newest;
         let entry = self.entry_mut(slot);
         (entry.older, entry.newer) = (before, NONE);
+        let bytes = bytes_of(entry.units);
         match before {
-            NONE => self.oldest = slot,
+            NONE => self.lists[list].oldest = slot,
             before => self.entry_mut(before).newer = slot,
         }
-        self.newest = slot;
+        self.lists[list].newest = slot;
+        self.lists[list].bytes += bytes;
     }
 
     fn link_oldest(&mut self, slot: u32) {
-        let before = self.oldest;
+        let list = self.list_of(self.entry(slot).namespace);
+        let before = self.lists[list].oldest;
         let entry = self.entry_mut(slot);
         (entry.newer, entry.older) = (before, NONE);
+        let bytes = bytes_of(entry.units);
         match before {
-            NONE => self.newest = slot,
+            NONE => self.lists[list].newest = slot,
             before => self.entry_mut(before).older = slot,
         }
-        self.oldest = slot;
+        self.lists[list].oldest = slot;
+        self.lists[list].bytes += bytes;
+    }
+
+    fn share(&self, namespace: u16) -> Share {
+        let share = self.shares.get(usize::from(namespace));
+        share.copied().unwrap_or_default()
+    }
+
+    fn share_mut(&mut self, namespace: u16) -> &mut Share {
+        let namespace = usize::from(namespace);
+        if self.shares.len() <= namespace {
+            self.shares.resize(namespace + 1, Share::default());
+        }
+        &mut self.shares[namespace]
+    }
+
+    fn list_of(&self, namespace: u16) -> usize {
+        usize::from(self.share(namespace).list)
+    }
+
+    fn room_in_quota(&self, namespace: u16) -> u64 {
+        let share = self.share(namespace);
+        let taken = share.totals.bytes + share.reserved + share.expected;
+        let quota = share.rule.quota;
+        quota.map_or(u64::MAX, |quota| quota.saturating_sub(taken))
     }
 }
 

@@ -1,8 +1,10 @@
 //! What the gateway counts, for `/metrics` (Prometheus) and `/api/status`: one source for both.
 
+mod policies;
 mod tokens;
 
 use crate::gateway::access::Access;
+use crate::gateway::disk::Disk;
 use crate::gateway::status::{NamespaceStatus, ProtocolStatus, Totals};
 use crate::gateway::store::Usage;
 use crate::gateway::tls::{Expiry, Tls};
@@ -169,6 +171,12 @@ impl Metrics {
         self.registry.register_collector(figures);
     }
 
+    /// Shows what the store's policies did, too.
+    pub(crate) fn scrape_policies(&mut self, disk: &Disk) {
+        let policies = policies::Policies(disk.clone());
+        self.registry.register_collector(Box::new(policies));
+    }
+
     /// Shows what was done with each token, too.
     pub fn scrape_tokens(&mut self, access: &Arc<Access>) {
         let tokens = tokens::Tokens(Arc::clone(access));
@@ -287,6 +295,8 @@ impl Metrics {
         for share in &usage.namespaces {
             let status = namespaces.entry(shown(&share.name).to_owned()).or_default();
             (status.entries, status.bytes) = (share.entries, share.bytes);
+            (status.quota, status.pinned) = (share.quota, share.pinned);
+            status.lost_hits = share.lost_hits;
         }
         namespaces
     }
@@ -360,7 +370,7 @@ impl Drop for Open {
 }
 
 /// A namespace's name for people.
-fn shown(name: &str) -> &str {
+pub(crate) fn shown(name: &str) -> &str {
     if name.is_empty() { "default" } else { name }
 }
 
@@ -455,9 +465,9 @@ impl Collector for Scrape {
             ),
             (
                 "store_broken_entries",
-                "Files removed because they were not whole",
+                "Corrupt blobs that were found",
                 None,
-                usage.broken_entries,
+                usage.flaws.sum(),
             ),
             (
                 "store_faults",
@@ -580,7 +590,13 @@ mod tests {
             indexing: false,
             evicted_entries: 2,
             evicted_bytes: 8192,
-            broken_entries: 0,
+            expired_entries: 0,
+            expired_bytes: 0,
+            pinned_refusals: 0,
+            lost_hits: Default::default(),
+            flaws: Default::default(),
+            scrubbed: Default::default(),
+            purging: None,
             vanished_entries: 0,
             foreign_files: 0,
             namespaces: Vec::new(),

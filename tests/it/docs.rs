@@ -89,6 +89,7 @@ fn command_lines(program: &str) -> Vec<(String, Vec<String>)> {
         "README.md",
         "docs/clients.md",
         "docs/cluster.md",
+        "docs/cache.md",
         "images/compose/ephemeral.yml",
         "images/compose/persistent.yml",
         "images/compose/distributed.yml",
@@ -169,6 +170,7 @@ fn documents_stay_short_and_free_of_local_paths() {
         ("ARCHITECTURE.md", 120),
         ("docs/clients.md", 100),
         ("docs/cluster.md", 100),
+        ("docs/cache.md", 100),
     ] {
         let text = document(name);
         assert!(

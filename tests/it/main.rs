@@ -27,6 +27,7 @@ mod machine;
 mod older;
 mod places;
 mod plain;
+mod policies;
 mod reboot;
 mod scheduler;
 mod site;
