@@ -535,9 +535,9 @@ impl Lru {
 
     /// The live entries of a list, least recently used first.
     fn slots_of(&self, list: usize) -> impl Iterator<Item = u32> {
-        let start = Some(self.lists[list].oldest);
-        let following = |slot: &u32| Some(self.entry(*slot).newer);
-        std::iter::successors(start, following).take_while(|slot| *slot != NONE)
+        let some = |slot: u32| Some(slot).filter(|slot| *slot != NONE);
+        let start = some(self.lists[list].oldest);
+        std::iter::successors(start, move |slot| some(self.entry(*slot).newer))
     }
 
     /// Makes a live entry the most recently used one; nothing for others.

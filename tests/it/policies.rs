@@ -1,11 +1,12 @@
 //! Quotas, pins, ages, lost hits, purges and checks of a real gateway, up to a disk that cannot be read.
 
 use crate::dock::Dock;
-use crate::harness::{Gateway, skip, wait_for};
+use crate::harness::{Answer, Gateway, WRITER, skip, wait_for};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
+use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -17,6 +18,16 @@ const CEILING: Duration = Duration::from_secs(30);
 fn fill(gateway: &Gateway, namespace: &str, numbers: std::ops::Range<u32>) -> Vec<u16> {
     let put = |number| gateway.request("PUT", &format!("/{namespace}/{number}"), &[7; 4200]);
     numbers.map(|number| put(number).code).collect()
+}
+
+/// Announces a body that is refused before it is sent.
+fn announce(gateway: &Gateway, path: &str, length: u32) -> Answer {
+    let mut stream = gateway.connect();
+    let head = format!(
+        "PUT {path} HTTP/1.1\r\nAuthorization: Bearer {WRITER}\r\nContent-Length: {length}\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    Answer::read(&mut stream)
 }
 
 fn code(gateway: &Gateway, path: &str) -> u16 {
@@ -84,7 +95,7 @@ fn quotas_and_pins_hold_for_every_client_and_are_shown() {
     let large = gateway.request("PUT", "/cas/large", &[7; 150 << 10]);
     assert_eq!(large.code, 413, "{}", large.text());
     // What would take the place of pinned blobs is refused like a full cache, and counted.
-    let refused = gateway.request("PUT", "/gradle/large", &[7; 900 << 10]);
+    let refused = announce(&gateway, "/gradle/large", 900 << 10);
     assert_eq!(refused.code, 507);
     assert!(refused.text().contains("pinned"), "{}", refused.text());
     let status = gateway.status();
@@ -255,10 +266,11 @@ struct Disk {
 }
 
 impl Disk {
-    fn mount_at(mount: &Path) -> Result<Disk, String> {
+    fn new() -> Result<Disk, String> {
         let folder = tempfile::tempdir().unwrap();
         let image = folder.path().join("image");
-        fs::create_dir(mount).unwrap();
+        let mount = folder.path().join("mount");
+        fs::create_dir(&mount).unwrap();
         fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
         // What the file system itself needs must stay readable, so it has no journal and few inodes at its start.
         run(
@@ -279,7 +291,6 @@ impl Disk {
         let device = run("losetup", &["--find", "--show", path(&image)])?
             .trim()
             .to_owned();
-        let mount = mount.to_owned();
         let disk = Disk {
             folder,
             mount,
@@ -307,9 +318,24 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        let _ = run("fsfreeze", &["--unfreeze", path(&self.mount)]);
         let _ = run("umount", &["--lazy", path(&self.mount)]);
         let _ = run("losetup", &["--detach", &self.device]);
+    }
+}
+
+/// A file system to which nobody can write; whoever tries waits until this is dropped.
+struct Frozen<'a>(&'a Disk);
+
+impl Frozen<'_> {
+    fn new(disk: &Disk) -> Frozen<'_> {
+        run("fsfreeze", &["--freeze", path(&disk.mount)]).unwrap();
+        Frozen(disk)
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        let _ = run("fsfreeze", &["--unfreeze", path(&self.0.mount)]);
     }
 }
 
@@ -354,8 +380,7 @@ fn file_of(store: &Path, key: &str) -> PathBuf {
 
 #[test]
 fn blob_that_the_disk_cannot_read_is_a_miss_once_removed_and_the_cache_recovers() {
-    let folder = tempfile::tempdir().unwrap();
-    let disk = match Disk::mount_at(&folder.path().join("disk")) {
+    let disk = match Disk::new() {
         Ok(disk) => disk,
         Err(cause) => return skip(&format!("no disk of its own: {cause}")),
     };
@@ -400,6 +425,13 @@ fn blob_that_the_disk_cannot_read_is_a_miss_once_removed_and_the_cache_recovers(
     for (file, _) in places.values() {
         forget(file);
     }
+    // The end of this one stays in memory, so that its answer begins.
+    let large = &places["large"].0;
+    let length = fs::metadata(large).unwrap().len();
+    fs::File::open(large)
+        .unwrap()
+        .read_exact_at(&mut [0; 60], length - 60)
+        .unwrap();
     let shorten = OpenOptions::new().write(true).open(disk.image()).unwrap();
     shorten.set_len(cut).unwrap();
     let direct = fs::read(&places["small"].0).unwrap_err();
@@ -408,15 +440,18 @@ fn blob_that_the_disk_cannot_read_is_a_miss_once_removed_and_the_cache_recovers(
         Some(nix::libc::EIO),
         "the fault is real"
     );
-    // A short one is a miss at once; of a long one the answer has begun, so the connection breaks.
     assert_eq!(code(&gateway, "/cas/small"), 404);
     assert_eq!(code(&gateway, "/cas/medium"), 404);
-    let _ = gateway.request("GET", "/cas/large", b"");
+    // The answer has begun when the disk fails: the client sees that it is short, once.
+    let answer = gateway.request("GET", "/cas/large", b"");
+    assert!(answer.code == 200 && answer.body.len() < 3_000_000);
+    assert!(answer.head.contains("content-length: 3000000"));
     wait_for("the large one to be a miss", CEILING, || {
         (code(&gateway, "/cas/large") == 404).then_some(())
     });
     let status = gateway.status();
     assert_eq!(status.integrity.corrupt["unreadable"], 3, "{status:?}");
+    assert!(status.integrity.suspicions > 0);
     for name in ["small", "medium", "large"] {
         assert!(!places[name].0.exists(), "{name}");
     }
@@ -511,11 +546,12 @@ fn purge_command_counts_first_and_then_removes_what_matches() {
 
 #[test]
 fn purge_that_takes_long_says_on_a_terminal_how_far_it_is() {
-    let dir = tempfile::tempdir().unwrap();
-    let disk = match Disk::mount_at(&dir.path().join("cache")) {
+    let disk = match Disk::new() {
         Ok(disk) => disk,
         Err(cause) => return skip(&format!("no disk of its own: {cause}")),
     };
+    let dir = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(&disk.mount, dir.path().join("cache")).unwrap();
     let mut dock = Dock::launch_in(dir, &[]);
     dock.wait_ready();
     let listen = dock.status().unwrap()["listen"]
@@ -528,8 +564,7 @@ fn purge_that_takes_long_says_on_a_terminal_how_far_it_is() {
             .send("x");
         assert_eq!(put.unwrap().status(), 201);
     }
-    // Nothing can be removed from a frozen file system: whoever tries waits.
-    run("fsfreeze", &["--freeze", path(&disk.mount)]).unwrap();
+    let frozen = Frozen::new(&disk);
     let command = format!(
         "SCCACHE_DIR={} {} purge",
         dock.dir.path().display(),
@@ -554,12 +589,11 @@ fn purge_that_takes_long_says_on_a_terminal_how_far_it_is() {
     wait_for("a word on the terminal", CEILING, || {
         told().contains("looked at 0 of 2 blobs").then_some(())
     });
-    run("fsfreeze", &["--unfreeze", path(&disk.mount)]).unwrap();
+    drop(frozen);
     let status = wait_for("the end", CEILING, || purge.try_wait().unwrap());
     assert!(
         status.success() && told().contains("purged 2 blobs"),
         "{}",
         told()
     );
-    drop(dock);
 }

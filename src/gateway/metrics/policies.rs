@@ -176,8 +176,8 @@ fn encode_namespaces(
 
 fn encode_kept(encoder: &mut DescriptorEncoder<'_>, lost: &LostHits) -> fmt::Result {
     let help = "Share of the lost hits that a budget would have kept";
-    let ratio = Some(&Unit::Ratios);
-    let mut family = encoder.encode_descriptor("lost_hits_kept", help, ratio, MetricType::Gauge)?;
+    let name = "lost_hits_kept_ratio";
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
     for kept in &lost.kept_by {
         let labels = [("budget_bytes", kept.budget_bytes.to_string())];
         ConstGauge::new(kept.share).encode(family.encode_family(&labels)?)?;

@@ -32,6 +32,8 @@ const CEILING_STEPS: u64 = 64;
 const FREE_SHARE: u64 = 64;
 const MOST_FREE_BYTES: u64 = 256 * 1024 * 1024;
 const LEAST_KEPT_BYTES: u64 = 32 * 1024 * 1024;
+/// Nothing is kept free either while what may be evicted is less than so many times of it.
+const LEAST_LIVE: u64 = 4;
 /// Evicted by the housekeeper at a time.
 const SWEEP_BYTES: u64 = 16 * 1024 * 1024;
 /// Blobs that are removed at a time because of their age.
@@ -118,16 +120,18 @@ impl Inner {
                         (claim.over_quota, Cause::Quota),
                         (claim.victims, Cause::Budget),
                     ];
+                    let mut failed = None;
+                    // Both, whatever becomes of the first: what is doomed must go or be taken back.
                     for (victims, cause) in parts {
                         let wanted = bytes - held;
                         match self.evict_for(namespace, &victims, wanted, Why::Room(cause)) {
                             Ok(claimed) => held += claimed,
-                            Err(_) if held == bytes => {}
-                            Err(error) => {
-                                self.state().lru.release(namespace, held);
-                                return Err(error);
-                            }
+                            Err(error) => failed = failed.or(Some(error)),
                         }
+                    }
+                    if let Some(error) = failed.filter(|_| held < bytes) {
+                        self.state().lru.release(namespace, held);
+                        return Err(error);
                     }
                     continue;
                 }
@@ -168,6 +172,10 @@ impl Inner {
             return 0;
         }
         let wanted = (self.budget / FREE_SHARE).min(MOST_FREE_BYTES) / part;
+        // Of little that is not pinned, every blob counts too.
+        if state.lru.live(Reach::Unpinned) / LEAST_LIVE < wanted {
+            return 0;
+        }
         let soon_free = self.budget.saturating_sub(state.lru.taken()) + state.lru.doomed();
         wanted.saturating_sub(soon_free)
     }
