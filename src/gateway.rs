@@ -414,6 +414,9 @@ impl Gateway {
     /// A blob of our store or, where it is missing here, of the upstream.
     pub(crate) async fn blob(&self, key: &Key) -> Result<Download, Fault> {
         let found = self.disk.get(key).await;
+        if matches!(found, Err(Fault::Store(store::Error::Missing))) {
+            self.disk.note_miss(key);
+        }
         match (&self.upstream, &found) {
             (Some(upstream), Err(Fault::Store(store::Error::Missing))) => {
                 match upstream.fetch(key).await {

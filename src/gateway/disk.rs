@@ -149,6 +149,11 @@ impl Disk {
         })
     }
 
+    /// A client has missed this blob.
+    pub fn note_miss(&self, key: &Key) {
+        self.store.note_miss(key);
+    }
+
     /// Bytes of a blob's body.
     pub async fn size(&self, key: &Key) -> Result<u64, Fault> {
         let key = key.clone();

@@ -258,21 +258,6 @@ impl State {
     fn unscanned(&self, digest: &Digest) -> bool {
         self.indexing && self.lru.presence(digest) == Presence::Absent
     }
-
-    /// Counts a miss of a blob that was evicted.
-    fn note_miss(&mut self, digest: &Digest, namespace: &str) {
-        if self.lru.presence(digest) != Presence::Absent || self.ghosts.ask(digest).is_none() {
-            return;
-        }
-        // An evicted blob's namespace has a number.
-        if let Some(number) = self.namespaces.numbers.get(namespace) {
-            let number = usize::from(*number);
-            if self.lost_hits.len() <= number {
-                self.lost_hits.resize(number + 1, 0);
-            }
-            self.lost_hits[number] += 1;
-        }
-    }
 }
 
 /// The namespaces seen so far; a number stays the same until the next start.
@@ -375,7 +360,6 @@ impl Store {
         let now = now();
         let (may_have, touched) = {
             let mut state = inner.state();
-            state.note_miss(&digest, key.namespace());
             (
                 state.may_have(&digest),
                 state.lru.touch(&digest, micros(now)),
@@ -406,6 +390,23 @@ impl Store {
             len: opened.trailer.body_len,
             modified,
         })
+    }
+
+    /// Counts a lost hit, if this blob, which a client has missed, was evicted before.
+    pub fn note_miss(&self, key: &Key) {
+        let digest = digest_of(key);
+        let mut state = self.inner.state();
+        if state.lru.presence(&digest) != Presence::Absent || state.ghosts.ask(&digest).is_none() {
+            return;
+        }
+        // An evicted blob's namespace has a number.
+        let number = state.namespaces.numbers.get(key.namespace()).copied();
+        if let Some(number) = number.map(usize::from) {
+            if state.lost_hits.len() <= number {
+                state.lost_hits.resize(number + 1, 0);
+            }
+            state.lost_hits[number] += 1;
+        }
     }
 
     /// Bytes of a blob's body; does not count as use.

@@ -24,7 +24,6 @@ impl Store {
         {
             let mut state = inner.state();
             if !state.may_have(&digest) {
-                state.note_miss(&digest, key.namespace());
                 return Err(Error::Missing);
             }
             if !state.lru.touch_only(&digest, micros(now())) {
