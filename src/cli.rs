@@ -1,9 +1,8 @@
 //! What can be typed, and the exit codes. No logic.
 
-use crate::{at, builder, client, doctor};
+use crate::{at, builder, client, doctor, status};
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
-use std::time::Duration;
 
 /// Exit codes of `sccache-dock`; README.md has the same table.
 pub mod exit {
@@ -62,14 +61,7 @@ pub enum Command {
     /// Show the settings in force and where each comes from
     Config,
     /// Remove blobs from the cache; all of them without an option
-    Purge {
-        /// Only blobs that were not used for so long: 30d, 12h
-        #[arg(long, value_parser = humantime::parse_duration)]
-        older_than: Option<Duration>,
-        /// Only blobs of this namespace
-        #[arg(long)]
-        namespace: Option<String>,
-    },
+    Purge(status::purge::Args),
     /// Print what a client needs to use this cache
     ClientEnv(client::EnvArgs),
     /// Bring the compilers to every builder of the cluster, on a client and before its first build

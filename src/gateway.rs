@@ -18,6 +18,7 @@ pub mod config;
 mod crowd;
 pub mod disk;
 pub mod files;
+pub mod ghosts;
 pub mod history;
 pub mod http;
 pub mod ipc;
@@ -50,7 +51,9 @@ use crate::gateway::page::Traffic;
 use crate::gateway::scheduler::{Front, Supervisor, SupervisorEnds};
 use crate::gateway::services::Services;
 use crate::gateway::socket::Socket;
-use crate::gateway::status::{Status, StoreStatus, TlsStatus, TokensStatus};
+use crate::gateway::status::{
+    Integrity, LostHits, PurgeProgress, Status, StoreStatus, TlsStatus, TokensStatus,
+};
 use crate::gateway::store::Store;
 use crate::gateway::tls::Tls;
 use crate::gateway::upstream::{Found, Upstream};
@@ -191,6 +194,7 @@ pub fn serve(config: &Path, inherit: bool) -> Result<(), Error> {
     let options = store::Options {
         dir: config.store_dir.clone(),
         budget_bytes: config.budget_bytes,
+        policies: config.policies.clone(),
     };
     let store = Store::open(options).map_err(|cause| Error::Store {
         path: config.store_dir.clone(),
@@ -389,6 +393,7 @@ impl Gateway {
         let upstream = upstream.transpose()?;
         let access = Arc::new(Access::new(&config));
         let mut metrics = Metrics::new(move || scraped.usage());
+        metrics.scrape_policies(&disk);
         metrics.scrape_tokens(&access);
         let tls = config.tls.as_ref().map(|_| Arc::<Tls>::default());
         if let Some(tls) = &tls {
@@ -421,6 +426,9 @@ impl Gateway {
     /// A blob of our store or, where it is missing here, of the upstream.
     pub(crate) async fn blob(&self, key: &Key) -> Result<Download, Fault> {
         let found = self.disk.get(key).await;
+        if matches!(found, Err(Fault::Store(store::Error::Missing))) {
+            self.disk.note_miss(key);
+        }
         match (&self.upstream, &found) {
             (Some(upstream), Err(Fault::Store(store::Error::Missing))) => {
                 match upstream.fetch(key).await {
@@ -511,6 +519,8 @@ impl Gateway {
             ready: fault.is_none(),
             upstream: self.upstream.as_ref().map(|upstream| upstream.status()),
             totals: self.metrics.totals(),
+            lost_hits: LostHits::new(&usage),
+            integrity: Integrity::new(&usage),
             namespaces: self.metrics.namespaces(&usage),
             protocols: self.metrics.protocols(),
             refusals: self.metrics.refusals(),
@@ -528,7 +538,14 @@ impl Gateway {
                 indexing: usage.indexing,
                 evicted_entries: usage.evicted_entries,
                 evicted_bytes: usage.evicted_bytes,
-                broken_entries: usage.broken_entries,
+                broken_entries: usage.flaws.sum(),
+                expired_entries: usage.expired_entries,
+                expired_bytes: usage.expired_bytes,
+                pinned_refusals: usage.pinned_refusals,
+                purge: usage.purging.map(|one| PurgeProgress {
+                    done: one.done,
+                    total: one.total,
+                }),
                 fault: fault.or(usage.last_fault.map(|fault| fault.message)),
             },
         }

@@ -107,10 +107,7 @@ type Outcome = Result<u8, (u8, Box<dyn Error>)>;
 fn with_settings(command: Command, loaded: settings::Loaded) -> Outcome {
     let settings = &loaded.settings;
     match command {
-        Command::Purge {
-            older_than,
-            namespace,
-        } => given(status::purge(settings, older_than, namespace.as_deref())),
+        Command::Purge(args) => given(status::purge::run(settings, &args)),
         Command::Config => done(settings::print(&loaded, &mut io::stdout().lock())),
         Command::ClientEnv(args) => given(status::client_env(settings, &args)),
         Command::Run

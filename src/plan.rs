@@ -297,6 +297,7 @@ fn gateway_config(settings: &Settings, facts: &Facts) -> Config {
         socket: paths::client_socket(&settings.run_dir),
         store_dir: paths::cache(&settings.dir),
         budget_bytes: settings.cache_size_bytes,
+        policies: settings.policies.clone(),
         ipc: settings.ipc.clone(),
         server_socket: paths::server_socket(&settings.run_dir),
         sccache: Some(settings.sccache.clone()),

@@ -4,12 +4,13 @@
 //! the TOML file, the default. The edges (reading the real environment and files) are in [`load`].
 
 mod dist;
+mod policies;
 mod rows;
 mod values;
 
 pub use dist::{Distribution, Isolation, PublicAddr};
 
-use crate::gateway::config::{IpcPolicy, TlsFiles};
+use crate::gateway::config::{IpcPolicy, Policies, TlsFiles};
 use crate::secret::Secret;
 use crate::variables;
 use rows::{DEFAULT_DIR, EXPECTED, ROWS, Row};
@@ -120,6 +121,8 @@ pub struct Settings {
     /// Address of the cache port.
     pub listen: SocketAddr,
     pub cache_size_bytes: u64,
+    /// What the cache keeps to besides its size.
+    pub policies: Policies,
     /// Level, or filter in the syntax of `RUST_LOG`, for all processes.
     pub log: String,
     pub log_format: LogFormat,
@@ -257,7 +260,8 @@ pub fn check(
 ) -> Result<Loaded, Problems> {
     let mut lookup = Lookup::new(environment, read);
     let settings = lookup.settings();
-    let warnings = lookup.stray();
+    let mut warnings = lookup.stray();
+    warnings.append(&mut lookup.warnings);
     match settings {
         Some(settings) if lookup.problems.is_empty() => Ok(Loaded {
             settings,
@@ -354,6 +358,7 @@ struct Lookup<'a> {
     file_path: PathBuf,
     effective: Vec<Effective>,
     problems: Vec<Problem>,
+    warnings: Vec<Problem>,
 }
 
 impl<'a> Lookup<'a> {
@@ -372,6 +377,7 @@ impl<'a> Lookup<'a> {
             file_path,
             effective: Vec::new(),
             problems: Vec::new(),
+            warnings: Vec::new(),
         };
         match read(&lookup.file_path) {
             Ok(text) => lookup.parse_file(&text),
@@ -413,10 +419,15 @@ impl<'a> Lookup<'a> {
                 toml::Value::Integer(number) => {
                     self.file.insert(key, number.to_string());
                 }
-                other => {
-                    let message = format!("\"{key}\" is of type {}", other.type_str());
-                    self.problem(&path, message, Some("write it as a string".into()));
-                }
+                other => match policies::flat(&key, &other) {
+                    Some(text) => {
+                        self.file.insert(key, text);
+                    }
+                    None => {
+                        let message = format!("\"{key}\" is of type {}", other.type_str());
+                        self.problem(&path, message, Some("write it as a string".into()));
+                    }
+                },
             }
         }
     }
@@ -525,6 +536,7 @@ impl<'a> Lookup<'a> {
         let run_dir = self.parsed("SCCACHE_RUN_DIR", optional(absolute));
         let listen = self.parsed("SCCACHE_LISTEN", address);
         let cache_size_bytes = self.parsed("SCCACHE_CACHE_SIZE", size);
+        let policies = self.policies(cache_size_bytes);
         let log = self.parsed("SCCACHE_LOG", log_filter);
         let log_format = self.parsed("SCCACHE_LOG_FORMAT", log_format);
         let error_log = self.parsed("SCCACHE_ERROR_LOG", optional(absolute));
@@ -581,6 +593,7 @@ impl<'a> Lookup<'a> {
             dir,
             listen: listen?,
             cache_size_bytes: cache_size_bytes?,
+            policies: policies?,
             log: log?,
             log_format: log_format?,
             error_log: error_log?,

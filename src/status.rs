@@ -1,4 +1,7 @@
-//! `status`, `healthcheck`, `restart` and `purge`: questions to a running sccache-dock, and their answers on a screen.
+//! `status`, `healthcheck` and `restart`: questions to a running sccache-dock, and their answers on a screen.
+
+mod policies;
+pub mod purge;
 
 mod screen;
 mod table;
@@ -6,7 +9,7 @@ mod watch;
 
 use crate::cli::exit;
 use crate::client;
-use crate::gateway::status::{PurgeAnswer, Status as CacheStatus};
+use crate::gateway::status::Status as CacheStatus;
 use crate::gateway::{files, tls};
 use crate::human::bytes;
 use crate::plan::{self, paths};
@@ -26,8 +29,6 @@ pub use watch::watch;
 
 /// Longest wait for the gateway's answer.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// A purge of a million blobs takes its time.
-const PURGE_PATIENCE: Duration = Duration::from_secs(600);
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -214,45 +215,6 @@ pub fn healthcheck(place: &Place) -> Result<u8, Error> {
 /// No supervisor answers, or it refuses.
 pub fn tell(place: &Place, request: &str) -> Result<u8, Error> {
     ask(place, request)?;
-    Ok(exit::OK)
-}
-
-/// Removes blobs: all, those of one namespace, those not used for a while.
-///
-/// # Errors
-/// No supervisor or gateway answers.
-pub fn purge(
-    settings: &Settings,
-    older_than: Option<Duration>,
-    namespace: Option<&str>,
-) -> Result<u8, Error> {
-    let report = report(&settings.place())?;
-    let endpoint = endpoint(&report);
-    let fail = |cause: String| Error::Gateway {
-        endpoint: endpoint.clone(),
-        cause,
-    };
-    let token = state::auth_token(settings)?;
-    let body = serde_json::json!({
-        // Rounded up: half a second must not become none, which matches everything.
-        "older_than_seconds": older_than.map(|age| age.as_secs() + u64::from(age.subsec_nanos() > 0)),
-        "namespace": namespace,
-    });
-    let text = agent(PURGE_PATIENCE)
-        .post(format!("{endpoint}/api/purge"))
-        .header("Authorization", format!("Bearer {}", token.reveal()))
-        .content_type("application/json")
-        .send(body.to_string())
-        .and_then(|mut response| response.body_mut().read_to_string())
-        .map_err(|error| fail(error.to_string()))?;
-    let purged: PurgeAnswer =
-        serde_json::from_str(&text).map_err(|error| fail(error.to_string()))?;
-    writeln!(
-        io::stdout(),
-        "purged {} blobs, {}",
-        purged.entries,
-        bytes(purged.bytes)
-    )?;
     Ok(exit::OK)
 }
 

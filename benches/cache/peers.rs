@@ -96,6 +96,7 @@ impl Peer {
             socket: folder.join("sccache.sock"),
             store_dir: folder.join("cache"),
             budget_bytes,
+            policies: Default::default(),
             ipc: IpcPolicy::Local,
             server_socket: folder.join("server.sock"),
             sccache: None,

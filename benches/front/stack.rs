@@ -119,6 +119,7 @@ impl Stack {
             socket: folder.join("gateway.sock"),
             store_dir: folder.join("store"),
             budget_bytes: 1 << 20,
+            policies: Default::default(),
             ipc: IpcPolicy::Off,
             server_socket: folder.join("none.sock"),
             sccache: None,

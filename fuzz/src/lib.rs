@@ -66,6 +66,7 @@ fn start_gateway() -> PathBuf {
         ipc: IpcPolicy::Local,
         server_socket: folder.join("nobody.sock"),
         control_socket: None,
+        policies: Default::default(),
         sccache: None,
         write_tokens: vec![Secret::new(TOKEN)],
         read_tokens: Vec::new(),

@@ -396,6 +396,7 @@ mod tests {
             socket: "/s".into(),
             store_dir: "/c".into(),
             budget_bytes: 0,
+            policies: Default::default(),
             ipc: IpcPolicy::Off,
             server_socket: "/t".into(),
             sccache: None,

@@ -3,6 +3,7 @@
 use crate::secret::Secret;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,6 +20,9 @@ pub struct Config {
     pub store_dir: PathBuf,
     /// Most bytes that the store may take on disk, in whole file-system blocks.
     pub budget_bytes: u64,
+    /// What else the store keeps to.
+    #[serde(default)]
+    pub policies: Policies,
     /// Who may speak sccache's own protocol on the TCP port.
     pub ipc: IpcPolicy,
     /// Socket of the supervised sccache server: statistics are relayed to it, and compile requests of
@@ -49,6 +53,22 @@ pub struct Config {
     pub dist: Option<Dist>,
     /// The second level.
     pub upstream: Option<Upstream>,
+}
+
+/// What the store keeps to besides its budget. Namespaces by the names that people see: "default" is the nameless one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Policies {
+    /// Most bytes on disk of a namespace.
+    pub quotas: BTreeMap<String, u64>,
+    /// Namespaces from which writes to others do not evict.
+    pub pinned: BTreeSet<String>,
+    /// Blobs unused for longer are removed.
+    #[serde(with = "optional_millis")]
+    pub max_age: Option<Duration>,
+    /// In this time every blob is compared with its checksum once.
+    #[serde(with = "optional_millis")]
+    pub scrub: Option<Duration>,
 }
 
 /// What the front of the scheduler needs to know.
@@ -125,6 +145,25 @@ pub enum IpcPolicy {
     Local,
     /// Loopback and these networks.
     Networks(Vec<IpNet>),
+}
+
+mod optional_millis {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use std::time::Duration;
+
+    pub(super) fn serialize<S: Serializer>(
+        value: &Option<Duration>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        let millis = |value: &Duration| u64::try_from(value.as_millis()).unwrap_or(u64::MAX);
+        value.as_ref().map(millis).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        Ok(Option::<u64>::deserialize(from)?.map(Duration::from_millis))
+    }
 }
 
 mod millis {

@@ -112,16 +112,18 @@ impl Disk {
             }
             None => {
                 let permit = self.memory(CHUNK).await?;
-                let key = key.clone();
+                let asked = key.clone();
                 let (blob, whole) = self
                     .call(move |store| {
-                        let blob = store.get(&key)?;
+                        let blob = store.get(&asked)?;
                         if blob.len > CHUNK as u64 {
                             return Ok((blob, None));
                         }
                         let mut body = vec![0; usize::try_from(blob.len).unwrap_or(CHUNK)];
-                        blob.file.read_exact_at(&mut body, 0)?;
-                        Ok((blob, Some(body)))
+                        match blob.file.read_exact_at(&mut body, 0) {
+                            Ok(()) => Ok((blob, Some(body))),
+                            Err(cause) => Err(store.distrust(&asked, cause)),
+                        }
                     })
                     .await?;
                 (blob, whole, permit)
@@ -134,6 +136,7 @@ impl Disk {
             }))),
             None => State::Pieces {
                 file: Arc::new(blob.file),
+                doubt: self.store.doubt(key),
                 at: 0,
                 read: None,
                 _permit: permit,
@@ -144,6 +147,11 @@ impl Disk {
             modified: blob.modified,
             state,
         })
+    }
+
+    /// A client has missed this blob.
+    pub fn note_miss(&self, key: &Key) {
+        self.store.note_miss(key);
     }
 
     /// Bytes of a blob's body.
@@ -206,6 +214,10 @@ impl Disk {
             })
             .await;
         self.note_write(&tried);
+        if matches!(tried, Err(Fault::Store(store::Error::Pinned))) {
+            // Writes to what is pinned go on, and nothing is wrong with the disk.
+            return Ok(());
+        }
         tried.map_err(|fault| fault.to_string())
     }
 
@@ -402,6 +414,7 @@ mod tests {
         let options = Options {
             dir: folder.join("cache"),
             budget_bytes: 64 << 20,
+            policies: Default::default(),
         };
         Disk::new(Store::open(options).unwrap())
     }

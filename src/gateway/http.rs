@@ -88,6 +88,9 @@ impl From<Fault> for Refusal {
                 (StatusCode::BAD_REQUEST, Some("length"))
             }
             Fault::Store(store::Error::NoSpace) => (StatusCode::INSUFFICIENT_STORAGE, Some("full")),
+            Fault::Store(store::Error::Pinned) => {
+                (StatusCode::INSUFFICIENT_STORAGE, Some("pinned"))
+            }
             Fault::Store(store::Error::TooManyNamespaces { .. }) => {
                 (StatusCode::INSUFFICIENT_STORAGE, Some("namespaces"))
             }

@@ -138,6 +138,11 @@ fn is_lower_hex(byte: u8) -> bool {
     matches!(byte, b'0'..=b'9' | b'a'..=b'f')
 }
 
+/// The namespace that people call by this name: "default" is the nameless one.
+pub(crate) fn namespace_of_shown(name: &str) -> &str {
+    if name == "default" { "" } else { name }
+}
+
 /// What stands before `a/b/c/<64 hex>`, if `text` ends so.
 fn sccache_prefix(text: &str) -> Option<&str> {
     let (before, digits) = text.split_at_checked(text.len().checked_sub(ENTRY_DIGITS)?)?;

@@ -14,11 +14,21 @@
 //! A victim stays counted as used until the caller has removed its file, and what it frees goes straight to
 //! the reservation that it was evicted for, so no other writer can take that room in between.
 //!
+//! Namespaces may have rules. A quota bounds what one may take, in the same three hands; a write that would go past it
+//! is made room for among the namespace's own entries. Entries of a pinned namespace are victims of its own writes
+//! only. Each namespace with a rule has a list of its own in order of use, all others share one, so that the next
+//! victim is found by a look at the ends of a few lists.
+//!
 //! After a start, files are on disk that the index does not know yet. [`Lru::expect`] says how many bytes they
 //! may take; that much is not free until [`Lru::admit`] has taken them in. Only where they turn out to be more
-//! is the budget exceeded, and the caller evicts [`Lru::overshoot`].
+//! is the budget exceeded, and the caller evicts [`Lru::overshoot`]. [`Lru::expect_of`] is the same for a quota.
+
+mod rules;
 
 use hashbrown::HashTable;
+pub use rules::{Claim, Reach, Rule, Shortage};
+use rules::{List, Share};
+use std::ops::Range;
 
 /// The largest entry in bytes: sizes are kept as 32 bits of 512-byte units.
 pub const MAX_ENTRY_BYTES: u64 = UNIT * u32::MAX as u64;
@@ -68,15 +78,6 @@ pub struct Item {
     pub namespace: u16,
 }
 
-/// The answer to [`Lru::claim`].
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Claim {
-    /// Bytes that are reserved already.
-    pub claimed: u64,
-    /// Remove these files and [`Lru::collect`] each for the rest.
-    pub victims: Vec<Item>,
-}
-
 /// The answer to [`Lru::collect`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Collected {
@@ -108,8 +109,11 @@ struct Entry {
     /// Towards the least recently used; in vacant slots the next vacant one.
     older: u32,
     namespace: u16,
+    /// So are vacant slots.
     doomed: bool,
     checked: bool,
+    /// It was used since it was written.
+    hit: bool,
 }
 
 /// The index. See the module's documentation.
@@ -118,14 +122,23 @@ pub struct Lru {
     entries: Vec<Entry>,
     table: HashTable<u32>,
     vacant: u32,
-    newest: u32,
-    oldest: u32,
     budget: u64,
     used: u64,
     doomed: u64,
     reserved: u64,
     expected: u64,
-    totals: Vec<Totals>,
+    shares: Vec<Share>,
+    /// The first is that of all namespaces without a rule.
+    lists: Vec<List>,
+}
+
+impl Entry {
+    fn item(&self) -> Item {
+        Item {
+            digest: self.digest,
+            namespace: self.namespace,
+        }
+    }
 }
 
 impl Lru {
@@ -135,14 +148,13 @@ impl Lru {
             entries: Vec::new(),
             table: HashTable::new(),
             vacant: NONE,
-            newest: NONE,
-            oldest: NONE,
             budget,
             used: 0,
             doomed: 0,
             reserved: 0,
             expected: 0,
-            totals: Vec::new(),
+            shares: Vec::new(),
+            lists: vec![List::new(false, None)],
         }
     }
 
@@ -190,10 +202,7 @@ impl Lru {
 
     /// A namespace's share, its doomed entries included.
     pub fn totals(&self, namespace: u16) -> Totals {
-        self.totals
-            .get(usize::from(namespace))
-            .copied()
-            .unwrap_or_default()
+        self.share(namespace).totals
     }
 
     /// What is known of `digest`.
@@ -205,48 +214,15 @@ impl Lru {
         }
     }
 
-    /// Reserves `bytes`: what is free at once, the rest from victims in order of use. `None`, and nothing
-    /// changes, when even all live entries together would not make enough room.
-    pub fn claim(&mut self, bytes: u64) -> Option<Claim> {
-        let claimed = self.budget.saturating_sub(self.taken()).min(bytes);
-        let victims = self.doom(bytes - claimed)?;
-        self.reserved += claimed;
-        Some(Claim { claimed, victims })
-    }
-
-    /// Dooms the least recently used entries until they make up `bytes`. `None`, and nothing changes, when
-    /// all live ones together are less.
-    pub fn doom(&mut self, bytes: u64) -> Option<Vec<Item>> {
-        if self.used - self.doomed < bytes {
-            return None;
-        }
-        let mut victims = Vec::new();
-        let mut made = 0;
-        while made < bytes {
-            let slot = self.oldest;
-            self.unlink(slot);
-            let entry = self.entry_mut(slot);
-            entry.doomed = true;
-            let size = bytes_of(entry.units);
-            victims.push(Item {
-                digest: entry.digest,
-                namespace: entry.namespace,
-            });
-            made += size;
-            self.doomed += size;
-        }
-        Some(victims)
-    }
-
-    /// Forgets a doomed entry whose file is gone and reserves up to `wanted` of its bytes. `None` when it is
-    /// not doomed any more: a new blob has taken its place.
-    pub fn collect(&mut self, digest: &Digest, wanted: u64) -> Option<Collected> {
+    /// Forgets a doomed entry whose file is gone and reserves up to `wanted` of its bytes for a write in `namespace`, as
+    /// far as its quota allows. `None` when it is not doomed any more: a new blob has taken its place.
+    pub fn collect(&mut self, digest: &Digest, namespace: u16, wanted: u64) -> Option<Collected> {
         if self.presence(digest) != Presence::Doomed {
             return None;
         }
         let freed = self.remove(digest)?;
-        let claimed = wanted.min(freed);
-        self.reserved += claimed;
+        let claimed = wanted.min(freed).min(self.room_in_quota(namespace));
+        self.reserve(namespace, claimed);
         Some(Collected { freed, claimed })
     }
 
@@ -256,14 +232,23 @@ impl Lru {
         let Some(slot) = self.find(digest).filter(|slot| self.entry(*slot).doomed) else {
             return;
         };
-        self.doomed -= bytes_of(self.entry(slot).units);
+        let (bytes, namespace) = (bytes_of(self.entry(slot).units), self.entry(slot).namespace);
+        self.doomed -= bytes;
+        self.share_mut(namespace).doomed -= bytes;
         self.entry_mut(slot).doomed = false;
         self.link_newest(slot);
     }
 
-    /// Gives reserved bytes back.
-    pub fn release(&mut self, bytes: u64) {
-        debug_assert!(bytes <= self.reserved, "released more than was reserved");
+    fn reserve(&mut self, namespace: u16, bytes: u64) {
+        self.reserved += bytes;
+        self.share_mut(namespace).reserved += bytes;
+    }
+
+    /// Gives bytes back that were reserved for a write in `namespace`.
+    pub fn release(&mut self, namespace: u16, bytes: u64) {
+        let share = self.share_mut(namespace);
+        debug_assert!(bytes <= share.reserved, "released more than was reserved");
+        share.reserved = share.reserved.saturating_sub(bytes);
         self.reserved = self.reserved.saturating_sub(bytes);
     }
 
@@ -271,7 +256,7 @@ impl Lru {
     /// had more goes back. Returns whether the digest had an entry, which is thereby gone.
     pub fn commit(&mut self, item: Item, bytes: u64, now_micros: u64, reserved: u64) -> bool {
         debug_assert!(bytes <= reserved, "committed more than was reserved");
-        self.release(reserved);
+        self.release(item.namespace, reserved);
         let replaced = self.remove(&item.digest).is_some();
         let slot = self.insert(item, bytes, now_micros);
         self.entry_mut(slot).checked = true;
@@ -287,23 +272,30 @@ impl Lru {
         }
         let slot = self.insert(found, bytes, used_micros);
         self.expected = self.expected.saturating_sub(bytes);
+        let share = self.share_mut(found.namespace);
+        share.expected = share.expected.saturating_sub(bytes);
         self.link_oldest(slot);
         true
     }
 
     /// Puts all live entries in order of their time of use; equal times keep their order.
     pub fn sort(&mut self) {
-        let mut order = Vec::with_capacity(self.entries.len());
-        let mut slot = self.oldest;
-        while slot != NONE {
-            order.push(slot);
-            slot = self.entry(slot).newer;
+        for list in 0..self.lists.len() {
+            let mut order: Vec<u32> = self.slots_of(list).collect();
+            order.sort_by_key(|slot| self.entry(*slot).used_micros);
+            let emptied = List::new(self.lists[list].pinned, self.lists[list].namespace);
+            self.lists[list] = emptied;
+            for slot in order {
+                self.link_newest(slot);
+            }
         }
-        order.sort_by_key(|slot| self.entry(*slot).used_micros);
-        (self.oldest, self.newest) = (NONE, NONE);
-        for slot in order {
-            self.link_newest(slot);
-        }
+    }
+
+    /// The live entries of a list, least recently used first.
+    fn slots_of(&self, list: usize) -> impl Iterator<Item = u32> {
+        let some = |slot: u32| Some(slot).filter(|slot| *slot != NONE);
+        let start = some(self.lists[list].oldest);
+        std::iter::successors(start, move |slot| some(self.entry(*slot).newer))
     }
 
     /// Makes a live entry the most recently used one; nothing for others.
@@ -313,6 +305,7 @@ impl Lru {
         self.link_newest(slot);
         let entry = self.entry_mut(slot);
         entry.used_micros = now_micros;
+        entry.hit = true;
         let persist = is_due(entry.persisted_secs, now_micros);
         if persist {
             entry.persisted_secs = secs(now_micros);
@@ -335,8 +328,17 @@ impl Lru {
         }
         self.unlink(slot);
         self.link_newest(slot);
-        self.entry_mut(slot).used_micros = now_micros;
+        let entry = self.entry_mut(slot);
+        (entry.used_micros, entry.hit) = (now_micros, true);
         true
+    }
+
+    /// Whether a live entry was used, and not only written, after `since_micros`.
+    pub fn was_hit_since(&self, digest: &Digest, since_micros: u64) -> bool {
+        self.find(digest).is_some_and(|slot| {
+            let entry = self.entry(slot);
+            entry.hit && !entry.doomed && entry.used_micros > since_micros
+        })
     }
 
     /// Notes that a live entry's body agrees with its checksum.
@@ -356,44 +358,50 @@ impl Lru {
         let (bytes, namespace, doomed) = (bytes_of(entry.units), entry.namespace, entry.doomed);
         if doomed {
             self.doomed -= bytes;
+            self.share_mut(namespace).doomed -= bytes;
         } else {
             self.unlink(slot);
         }
         self.used -= bytes;
-        let totals = &mut self.totals[usize::from(namespace)];
+        let totals = &mut self.share_mut(namespace).totals;
         totals.bytes -= bytes;
         totals.entries -= 1;
         let vacant = self.vacant;
-        self.entry_mut(slot).older = vacant;
+        let entry = self.entry_mut(slot);
+        (entry.older, entry.doomed) = (vacant, true);
         self.vacant = slot;
         Some(bytes)
     }
 
-    /// Live entries last used at `until_micros` or before, of one namespace or all, least recently used first.
+    /// Live entries last used at `until_micros` or before, of one namespace or all; of each list least recently used
+    /// first.
     pub fn select(&self, until_micros: u64, namespace: Option<u16>) -> Vec<Item> {
-        let mut found = Vec::new();
-        let mut slot = self.oldest;
-        while slot != NONE {
-            let entry = self.entry(slot);
-            if entry.used_micros <= until_micros
-                && namespace.is_none_or(|wanted| wanted == entry.namespace)
-            {
-                found.push(Item {
-                    digest: entry.digest,
-                    namespace: entry.namespace,
-                });
-            }
-            slot = entry.newer;
-        }
-        found
+        let slots = (0..self.lists.len()).flat_map(|list| self.slots_of(list));
+        slots
+            .map(|slot| self.entry(slot))
+            .filter(|entry| {
+                entry.used_micros <= until_micros
+                    && namespace.is_none_or(|wanted| wanted == entry.namespace)
+            })
+            .map(Entry::item)
+            .collect()
     }
 
-    /// Whether the entry is live and was last used at `until_micros` or before.
-    pub fn unused_since(&self, digest: &Digest, until_micros: u64) -> bool {
-        self.find(digest).is_some_and(|slot| {
-            let entry = self.entry(slot);
-            !entry.doomed && entry.used_micros <= until_micros
-        })
+    /// Live entries in this range of slots whose digests begin with this byte; `None` beyond the last slot. An entry
+    /// keeps its slot as long as it lives.
+    pub fn beginning_with(&self, first: u8, slots: Range<usize>) -> Option<Vec<Item>> {
+        let last = slots.end.min(self.entries.len());
+        let entries = self.entries.get(slots.start..last)?;
+        let found = entries
+            .iter()
+            .filter(|entry| !entry.doomed && entry.digest.0[0] == first);
+        (!entries.is_empty()).then(|| found.map(Entry::item).collect())
+    }
+
+    /// The bytes of an entry that is live and was last used at `until_micros` or before.
+    pub fn unused_since(&self, digest: &Digest, until_micros: u64) -> Option<u64> {
+        let entry = self.entry(self.find(digest)?);
+        (!entry.doomed && entry.used_micros <= until_micros).then(|| bytes_of(entry.units))
     }
 
     fn find(&self, digest: &Digest) -> Option<u32> {
@@ -424,6 +432,7 @@ impl Lru {
             namespace: new.namespace,
             doomed: false,
             checked: false,
+            hit: false,
         };
         let bytes = bytes_of(entry.units);
         let slot = self.vacant;
@@ -442,47 +451,58 @@ impl Lru {
                 entries[*slot as usize].digest.table_hash()
             });
         self.used += bytes;
-        let namespace = usize::from(new.namespace);
-        if self.totals.len() <= namespace {
-            self.totals.resize(namespace + 1, Totals::default());
-        }
-        self.totals[namespace].bytes += bytes;
-        self.totals[namespace].entries += 1;
+        let totals = &mut self.share_mut(new.namespace).totals;
+        totals.bytes += bytes;
+        totals.entries += 1;
         slot
     }
 
     fn unlink(&mut self, slot: u32) {
-        let Entry { newer, older, .. } = *self.entry(slot);
+        let Entry {
+            newer,
+            older,
+            units,
+            namespace,
+            ..
+        } = *self.entry(slot);
+        let list = self.list_of(namespace);
+        self.lists[list].bytes -= bytes_of(units);
         match newer {
-            NONE => self.newest = older,
+            NONE => self.lists[list].newest = older,
             newer => self.entry_mut(newer).older = older,
         }
         match older {
-            NONE => self.oldest = newer,
+            NONE => self.lists[list].oldest = newer,
             older => self.entry_mut(older).newer = newer,
         }
     }
 
     fn link_newest(&mut self, slot: u32) {
-        let before = self.newest;
+        let list = self.list_of(self.entry(slot).namespace);
+        let before = self.lists[list].newest;
         let entry = self.entry_mut(slot);
         (entry.older, entry.newer) = (before, NONE);
+        let bytes = bytes_of(entry.units);
         match before {
-            NONE => self.oldest = slot,
+            NONE => self.lists[list].oldest = slot,
             before => self.entry_mut(before).newer = slot,
         }
-        self.newest = slot;
+        self.lists[list].newest = slot;
+        self.lists[list].bytes += bytes;
     }
 
     fn link_oldest(&mut self, slot: u32) {
-        let before = self.oldest;
+        let list = self.list_of(self.entry(slot).namespace);
+        let before = self.lists[list].oldest;
         let entry = self.entry_mut(slot);
         (entry.newer, entry.older) = (before, NONE);
+        let bytes = bytes_of(entry.units);
         match before {
-            NONE => self.newest = slot,
+            NONE => self.lists[list].newest = slot,
             before => self.entry_mut(before).older = slot,
         }
-        self.oldest = slot;
+        self.lists[list].oldest = slot;
+        self.lists[list].bytes += bytes;
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the gateway counts, for `/metrics` (Prometheus) and `/api/status`: one source for both.
 
+mod policies;
 mod process;
 mod scrape;
 mod tokens;
@@ -7,6 +8,7 @@ mod tokens;
 pub(crate) use scrape::{Figure, encode};
 
 use crate::gateway::access::Access;
+use crate::gateway::disk::Disk;
 use crate::gateway::status::{NamespaceStatus, ProtocolStatus, Totals};
 use crate::gateway::store::Usage;
 use crate::gateway::tls::{Expiry, Tls};
@@ -173,6 +175,12 @@ impl Metrics {
         self.registry.register_collector(figures);
     }
 
+    /// Shows what the store's policies did, too.
+    pub(crate) fn scrape_policies(&mut self, disk: &Disk) {
+        let policies = policies::Policies(disk.clone());
+        self.registry.register_collector(Box::new(policies));
+    }
+
     /// Shows what was done with each token, too.
     pub fn scrape_tokens(&mut self, access: &Arc<Access>) {
         let tokens = tokens::Tokens(Arc::clone(access));
@@ -303,6 +311,8 @@ impl Metrics {
         for share in &usage.namespaces {
             let status = namespaces.entry(shown(&share.name).to_owned()).or_default();
             (status.entries, status.bytes) = (share.entries, share.bytes);
+            (status.quota, status.pinned) = (share.quota, share.pinned);
+            status.lost_hits = share.lost_hits;
         }
         namespaces
     }
@@ -376,7 +386,7 @@ impl Drop for Open {
 }
 
 /// A namespace's name for people.
-fn shown(name: &str) -> &str {
+pub(crate) fn shown(name: &str) -> &str {
     if name.is_empty() { "default" } else { name }
 }
 
@@ -426,7 +436,13 @@ mod tests {
             indexing: false,
             evicted_entries: 2,
             evicted_bytes: 8192,
-            broken_entries: 0,
+            expired_entries: 0,
+            expired_bytes: 0,
+            pinned_refusals: 0,
+            lost_hits: Default::default(),
+            flaws: Default::default(),
+            scrubbed: Default::default(),
+            purging: None,
             vanished_entries: 0,
             foreign_files: 0,
             namespaces: Vec::new(),

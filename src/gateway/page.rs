@@ -53,8 +53,6 @@ pub struct View<'a> {
     pub services: Services,
     /// Missing for those who may not see all namespaces.
     pub traffic: Option<Traffic>,
-    /// Lost hits since the start, where they are counted.
-    pub lost_hits: Option<u64>,
     /// The token's name.
     pub viewer: &'a str,
     /// The viewer has logged in and can log out.
@@ -372,9 +370,7 @@ fn store(view: &View<'_>) -> Markup {
                     dd { (count(store.entries)) @if store.indexing { ", still counting" } }
                 }
                 div { dt { "Evicted" } dd { (count(store.evicted_entries)) ", " (bytes(store.evicted_bytes)) } }
-                @if let Some(lost) = view.lost_hits {
-                    div { dt { "Lost hits" } dd { (count(lost)) } }
-                }
+                div { dt { "Lost hits" } dd { (count(view.status.lost_hits.count)) } }
                 div { dt { "Broken files" } dd { (count(store.broken_entries)) } }
                 @if let Some(fault) = &store.fault {
                     div.wide { dt { "Last fault" } dd { (fault) } }

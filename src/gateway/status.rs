@@ -21,6 +21,11 @@ pub struct Status {
     #[serde(default)]
     pub upstream: Option<UpstreamStatus>,
     pub totals: Totals,
+    /// Misses that a larger budget or quota would have been hits.
+    #[serde(default)]
+    pub lost_hits: LostHits,
+    #[serde(default)]
+    pub integrity: Integrity,
     /// By name; the default namespace is called "default".
     pub namespaces: BTreeMap<String, NamespaceStatus>,
     /// "http" and "sccache" (sccache's own protocol).
@@ -70,6 +75,11 @@ impl Status {
             },
             upstream: None,
             totals,
+            lost_hits: LostHits {
+                count: namespaces.values().map(|one| one.lost_hits).sum(),
+                ..LostHits::default()
+            },
+            integrity: self.integrity,
             namespaces,
             protocols: BTreeMap::new(),
             refusals: BTreeMap::new(),
@@ -163,10 +173,68 @@ pub struct StoreStatus {
     pub indexing: bool,
     pub evicted_entries: u64,
     pub evicted_bytes: u64,
-    /// Files removed because they were not whole.
+    /// Corrupt blobs of all kinds, see `integrity`.
     pub broken_entries: u64,
+    /// Blobs removed because nobody used them for too long.
+    #[serde(default)]
+    pub expired_entries: u64,
+    #[serde(default)]
+    pub expired_bytes: u64,
+    /// Writes refused because only pinned blobs could have made room.
+    #[serde(default)]
+    pub pinned_refusals: u64,
+    /// While one is under way.
+    #[serde(default)]
+    pub purge: Option<PurgeProgress>,
     /// The last time that the file system refused something.
     pub fault: Option<String>,
+}
+
+/// Misses of blobs that were evicted before.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct LostHits {
+    pub count: u64,
+    /// Bytes on disk that the blobs took, each time.
+    pub bytes: u64,
+    /// Those that went because of their namespace's quota: no larger budget would have kept them.
+    pub by_quota: u64,
+    /// The smallest budget first.
+    pub kept_by: Vec<KeptBy>,
+}
+
+/// What another budget would have done.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct KeptBy {
+    pub budget_bytes: u64,
+    /// Of the lost hits that did not go because of a quota, from 0 to 1.
+    pub share: f64,
+}
+
+/// Checks of blobs. Corrupt ones are removed when they are found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Integrity {
+    /// By kind: "trailer" (cut or changed at its end), "body" (disagrees with its checksum), "unreadable".
+    pub corrupt: BTreeMap<String, u64>,
+    /// In which every blob is to be checked once; missing when that is off.
+    pub scrub_seconds: Option<u64>,
+    /// Blobs checked by that schedule, and those of them that were corrupt.
+    pub scrub_checked: u64,
+    pub scrub_corrupt: u64,
+    /// The end of the last pass over all blobs.
+    pub scrub_last_full_unix_seconds: Option<u64>,
+    /// How far the present pass has come, from 0 to 100.
+    pub scrub_percent: u8,
+    /// Blobs checked on suspicion.
+    pub suspicions: u64,
+}
+
+/// A purge under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PurgeProgress {
+    /// Blobs looked at.
+    pub done: u64,
+    /// Blobs to look at.
+    pub total: u64,
 }
 
 /// The second level.
@@ -227,6 +295,15 @@ pub struct NamespaceStatus {
     pub entries: u64,
     /// On disk now.
     pub bytes: u64,
+    /// Most bytes that it may take on disk.
+    #[serde(default)]
+    pub quota: Option<u64>,
+    /// Writes to other namespaces do not evict from it.
+    #[serde(default)]
+    pub pinned: bool,
+    /// Misses of blobs that were evicted before.
+    #[serde(default)]
+    pub lost_hits: u64,
 }
 
 /// One protocol.
@@ -292,9 +369,15 @@ pub struct PurgeRequest {
     pub older_than_seconds: Option<u64>,
     /// Only this namespace; "default" is the default one.
     pub namespace: Option<String>,
+    /// Only keys that match: `*` is any text, `?` any character, `[ab]` one of these.
+    #[serde(default)]
+    pub pattern: Option<String>,
+    /// Remove nothing.
+    #[serde(default)]
+    pub dry_run: bool,
 }
 
-/// What was purged.
+/// What was purged, or would have been.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PurgeAnswer {
     /// Blobs.

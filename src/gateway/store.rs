@@ -6,6 +6,7 @@
 //!
 //! DIR/                                      locked by the owner
 //! DIR/ceiling                               the most bytes that blobs may take, see `room.rs`
+//! DIR/scrub                                 how far the check of all blobs has come, see `scrub.rs`
 //! DIR/tmp/                                  writes in flight; emptied by the next start
 //! DIR/blobs/NAMESPACE/2 HEX/32 HEX          body and trailer; the name is the key's BLAKE3 hash
 //! ```
@@ -19,18 +20,25 @@
 //!   by the removal of the old one. A thread holds one stripe at most, and takes the state after it.
 //! - The time of last use is the file's modification time: reading does not change it, backups keep it. The
 //!   time of writing is in the trailer.
-//! - Absent: HTTP, policies, flushing, and any byte of the bodies in memory.
+//! - Absent: HTTP, flushing, and any byte of the bodies in memory.
 
 mod found;
+mod purge;
 pub mod resident;
 mod room;
 mod scan;
+mod scrub;
 mod trailer;
 mod writer;
 
+use super::config::Policies;
+use super::ghosts::{Ghosts, Tally};
 use super::key::{self, Key};
-use super::lru::{Digest, Item, Lru, MAX_ENTRY_BYTES, Presence};
+use super::lru::{Digest, Item, Lru, MAX_ENTRY_BYTES, Presence, Rule};
 use found::Depth;
+pub use found::Flaws;
+pub use purge::{Filter, Purged, Purging};
+pub use scrub::{Doubt, Scrubbed};
 use std::collections::HashMap;
 use std::fs::{self, File, FileTimes};
 use std::io;
@@ -60,6 +68,8 @@ pub struct Options {
     pub dir: PathBuf,
     /// Most bytes that blobs and writes in flight may take on disk, in whole file-system blocks.
     pub budget_bytes: u64,
+    /// What else it keeps to.
+    pub policies: Policies,
 }
 
 /// Why the store could not do what was asked.
@@ -68,12 +78,12 @@ pub enum Error {
     /// There is no such blob.
     #[error("there is no such blob")]
     Missing,
-    /// The blob alone would take more than the whole budget.
-    #[error("the blob takes {size} bytes, more than the store's whole budget of {limit}")]
+    /// The blob alone would take more than the whole budget, or the whole quota of its namespace.
+    #[error("the blob takes {size} bytes, more than the whole budget or quota of {limit}")]
     TooLarge {
         /// Bytes that the blob would take on disk (at least; the end of it may not have been seen).
         size: u64,
-        /// The budget in bytes.
+        /// The budget or quota in bytes.
         limit: u64,
     },
     /// The body was shorter or longer than announced.
@@ -84,9 +94,12 @@ pub enum Error {
         /// Bytes that came (at least).
         received: u64,
     },
-    /// The disk is full, or writes in flight hold the whole budget. Reads go on.
+    /// The disk is full, or writes in flight hold the whole budget or quota. Reads go on.
     #[error("there is no space for the blob")]
     NoSpace,
+    /// The budget is full of what is pinned. Reads go on.
+    #[error("there is no space for the blob: what could make room for it is in pinned namespaces")]
+    Pinned,
     /// More namespaces than the store keeps account of.
     #[error("the store has {limit} namespaces already")]
     TooManyNamespaces {
@@ -121,24 +134,6 @@ pub struct Blob {
     pub modified: SystemTime,
 }
 
-/// What to purge; everything when both are `None`.
-#[derive(Debug, Clone, Default)]
-pub struct Filter {
-    /// Only blobs that nobody used for at least this long.
-    pub older_than: Option<Duration>,
-    /// Only this namespace; empty is the default one.
-    pub namespace: Option<String>,
-}
-
-/// What a purge removed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Purged {
-    /// Blobs.
-    pub entries: u64,
-    /// Bytes on disk.
-    pub bytes: u64,
-}
-
 /// The store at one moment.
 #[derive(Debug, Clone)]
 pub struct Usage {
@@ -156,13 +151,25 @@ pub struct Usage {
     pub evicted_entries: u64,
     /// Their bytes on disk.
     pub evicted_bytes: u64,
-    /// Files removed since the start because they were not whole.
-    pub broken_entries: u64,
+    /// Blobs removed since the start because nobody used them for too long.
+    pub expired_entries: u64,
+    /// Their bytes on disk.
+    pub expired_bytes: u64,
+    /// Writes refused since the start because only pinned blobs could have made room.
+    pub pinned_refusals: u64,
+    /// Misses since the start of blobs that were evicted before.
+    pub lost_hits: Tally,
+    /// Blobs found corrupt since the start, by kind.
+    pub flaws: Flaws,
+    /// The scheduled check of all blobs.
+    pub scrubbed: Scrubbed,
+    /// The purge that is under way.
+    pub purging: Option<Purging>,
     /// Blobs whose files vanished behind our back.
     pub vanished_entries: u64,
     /// Files in the store's folders that are not ours; they are left alone and not counted in `bytes`.
     pub foreign_files: u64,
-    /// Namespaces that hold blobs, by name.
+    /// Namespaces that hold or lost blobs or have rules, by name.
     pub namespaces: Vec<NamespaceUsage>,
     /// The last time that the file system refused something.
     pub last_fault: Option<Fault>,
@@ -177,6 +184,12 @@ pub struct NamespaceUsage {
     pub bytes: u64,
     /// Blobs.
     pub entries: u64,
+    /// Most bytes that it may take.
+    pub quota: Option<u64>,
+    /// Writes of others do not evict from it.
+    pub pinned: bool,
+    /// Its part of the lost hits.
+    pub lost_hits: u64,
 }
 
 /// The file system refused something.
@@ -195,6 +208,7 @@ pub struct Fault {
 struct Inner {
     dir: PathBuf,
     budget: u64,
+    max_age: Option<Duration>,
     /// The file system's allocation unit in bytes.
     block: u64,
     state: Mutex<State>,
@@ -206,6 +220,8 @@ struct Inner {
     ceiling_lock: Mutex<()>,
     /// Wakes the thread that keeps house, see `room.rs`; full when it is awake already.
     housekeeper: SyncSender<()>,
+    /// Brings suspicions to the thread that checks blobs, see `scrub.rs`.
+    scrubber: SyncSender<scrub::Suspect>,
     next_temp: AtomicU64,
     /// Locked as long as it is open.
     _lock: File,
@@ -218,7 +234,15 @@ struct State {
     indexing: bool,
     evicted_entries: u64,
     evicted_bytes: u64,
-    broken_entries: u64,
+    expired_entries: u64,
+    expired_bytes: u64,
+    pinned_refusals: u64,
+    ghosts: Ghosts,
+    /// Lost hits by number of the namespace.
+    lost_hits: Vec<u64>,
+    flaws: Flaws,
+    scrubbed: Scrubbed,
+    purging: purge::Tracker,
     vanished_entries: u64,
     foreign_files: u64,
     last_fault: Option<Fault>,
@@ -269,7 +293,11 @@ impl Store {
     /// Until that scan ends, what it has not found yet counts as taken. If it finds more than the budget,
     /// because that was lowered, it evicts down to it.
     pub fn open(options: Options) -> Result<Store, Error> {
-        let Options { dir, budget_bytes } = options;
+        let Options {
+            dir,
+            budget_bytes,
+            policies,
+        } = options;
         let at = |path: &Path, verb: &str, error: io::Error| described(verb, path, &error);
         for folder in ["tmp", "blobs"].map(|name| dir.join(name)) {
             fs::create_dir_all(&folder).map_err(|error| at(&folder, "create folder", error))?;
@@ -282,17 +310,28 @@ impl Store {
         let ceiling = room::read_ceiling(&dir, budget_bytes);
         let mut lru = Lru::new(budget_bytes);
         lru.expect(ceiling);
+        let mut namespaces = Namespaces::default();
+        govern(&mut lru, &mut namespaces, &policies, &dir.join("blobs"));
         let (housekeeper, wakes) = sync_channel(1);
+        let (scrubber, suspects) = sync_channel(scrub::MOST_SUSPECTS);
         let inner = Arc::new(Inner {
             budget: budget_bytes,
+            max_age: policies.max_age,
             block: block.fragment_size().max(512),
             state: Mutex::new(State {
                 lru,
-                namespaces: Namespaces::default(),
+                namespaces,
                 indexing: true,
                 evicted_entries: 0,
                 evicted_bytes: 0,
-                broken_entries: 0,
+                expired_entries: 0,
+                expired_bytes: 0,
+                pinned_refusals: 0,
+                ghosts: Ghosts::new(budget_bytes),
+                lost_hits: Vec::new(),
+                flaws: Flaws::default(),
+                scrubbed: Scrubbed::default(),
+                purging: purge::Tracker::default(),
                 vanished_entries: 0,
                 foreign_files: 0,
                 last_fault: None,
@@ -302,12 +341,14 @@ impl Store {
             ceiling: AtomicU64::new(ceiling),
             ceiling_lock: Mutex::new(()),
             housekeeper,
+            scrubber,
             next_temp: AtomicU64::new(0),
             _lock: lock,
             dir,
         });
         room::start_housekeeper(&inner, wakes)
             .and_then(|()| scan::start(&inner))
+            .and_then(|()| scrub::start(&inner, policies.scrub, suspects))
             .map_err(|error| at(&inner.dir, "start threads for", error))?;
         Ok(Store { inner })
     }
@@ -330,10 +371,8 @@ impl Store {
         let mut opened = inner.find(key, &digest, touched.is_some())?;
         let touched = touched.or_else(|| inner.state().lru.touch(&digest, micros(now)));
         if !touched.is_some_and(|touched| touched.checked) {
-            let whole = opened.trailer.body_is_whole(&opened.file);
-            if !whole
-                .map_err(|error| inner.fault("read blob", &inner.path_of(key, &digest), error))?
-            {
+            // What cannot be read is looked at again like what is wrong.
+            if !matches!(opened.trailer.body_is_whole(&opened.file), Ok(true)) {
                 opened = inner.examine(key, &digest, Depth::Body)?;
             }
             inner.state().lru.mark_checked(&digest);
@@ -351,6 +390,23 @@ impl Store {
             len: opened.trailer.body_len,
             modified,
         })
+    }
+
+    /// Counts a lost hit, if this blob, which a client has missed, was evicted before.
+    pub fn note_miss(&self, key: &Key) {
+        let digest = digest_of(key);
+        let mut state = self.inner.state();
+        if state.lru.presence(&digest) != Presence::Absent || state.ghosts.ask(&digest).is_none() {
+            return;
+        }
+        // An evicted blob's namespace has a number.
+        let number = state.namespaces.numbers.get(key.namespace()).copied();
+        if let Some(number) = number.map(usize::from) {
+            if state.lost_hits.len() <= number {
+                state.lost_hits.resize(number + 1, 0);
+            }
+            state.lost_hits[number] += 1;
+        }
     }
 
     /// Bytes of a blob's body; does not count as use.
@@ -395,63 +451,24 @@ impl Store {
         }
     }
 
-    /// Removes all blobs that match. Waits for the end of the start's scan. Goes on past files that cannot be
-    /// removed and reports the first of them.
-    pub fn purge(&self, filter: &Filter) -> Result<Purged, Error> {
-        let inner = &*self.inner;
-        let until = match filter.older_than {
-            Some(age) => {
-                micros(now()).saturating_sub(u64::try_from(age.as_micros()).unwrap_or(u64::MAX))
-            }
-            None => u64::MAX,
-        };
-        let found = {
-            let waiting = inner
-                .changed
-                .wait_while(inner.state(), |state| state.indexing);
-            let state = waiting.unwrap_or_else(PoisonError::into_inner);
-            let namespace = match &filter.namespace {
-                None => None,
-                Some(name) => match state.namespaces.numbers.get(name) {
-                    Some(number) => Some(*number),
-                    None => return Ok(Purged::default()),
-                },
-            };
-            state.lru.select(until, namespace)
-        };
-        let mut purged = Purged::default();
-        let mut failed = None;
-        for item in found {
-            let _stripe = inner.stripe(&item.digest);
-            if !inner.state().lru.unused_since(&item.digest, until) {
-                continue;
-            }
-            let path = inner.path_of_item(&item);
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    failed = failed.or(Some(inner.fault("remove blob", &path, error)));
-                }
-                Ok(()) | Err(_) => {
-                    purged.entries += 1;
-                    purged.bytes += inner.state().lru.remove(&item.digest).unwrap_or(0);
-                }
-            }
-        }
-        failed.map_or(Ok(purged), Err)
-    }
-
     /// Figures for status and metrics.
     pub fn usage(&self) -> Usage {
         let state = self.inner.state();
-        let mut namespaces: Vec<NamespaceUsage> = (0u16..)
-            .zip(&state.namespaces.names)
-            .map(|(number, (name, _))| (state.lru.totals(number), name))
-            .filter(|(totals, _)| totals.entries > 0)
-            .map(|(totals, name)| NamespaceUsage {
-                name: name.clone(),
-                bytes: totals.bytes,
-                entries: totals.entries,
+        let numbered = (0u16..).zip(&state.namespaces.names);
+        let mut namespaces: Vec<NamespaceUsage> = numbered
+            .map(|(number, (name, _))| {
+                let (totals, rule) = (state.lru.totals(number), state.lru.rule(number));
+                let lost_hits = state.lost_hits.get(usize::from(number));
+                NamespaceUsage {
+                    name: name.clone(),
+                    bytes: totals.bytes,
+                    entries: totals.entries,
+                    quota: rule.quota,
+                    pinned: rule.pinned,
+                    lost_hits: lost_hits.copied().unwrap_or(0),
+                }
             })
+            .filter(|one| one.entries > 0 || one.lost_hits > 0 || one.pinned || one.quota.is_some())
             .collect();
         namespaces.sort_by(|a, b| a.name.cmp(&b.name));
         Usage {
@@ -462,7 +479,13 @@ impl Store {
             indexing: state.indexing,
             evicted_entries: state.evicted_entries,
             evicted_bytes: state.evicted_bytes,
-            broken_entries: state.broken_entries,
+            expired_entries: state.expired_entries,
+            expired_bytes: state.expired_bytes,
+            pinned_refusals: state.pinned_refusals,
+            lost_hits: state.ghosts.tally().clone(),
+            flaws: state.flaws,
+            scrubbed: state.scrubbed,
+            purging: state.purging.now(),
             vanished_entries: state.vanished_entries,
             foreign_files: state.foreign_files,
             namespaces,
@@ -503,9 +526,12 @@ impl Inner {
         len.checked_next_multiple_of(self.block).unwrap_or(u64::MAX)
     }
 
-    /// The largest blob in bytes on disk.
-    fn limit(&self) -> u64 {
-        self.budget.min(MAX_ENTRY_BYTES)
+    /// The largest blob of a namespace in bytes on disk.
+    fn limit(&self, namespace: u16) -> u64 {
+        let quota = self.state().lru.rule(namespace).quota;
+        self.budget
+            .min(MAX_ENTRY_BYTES)
+            .min(quota.unwrap_or(u64::MAX))
     }
 
     /// Notes that the file system refused something, and says which error that is.
@@ -534,6 +560,32 @@ impl Inner {
             Error::NoSpace
         } else {
             Error::Io(io::Error::new(error.kind(), message))
+        }
+    }
+}
+
+/// Makes the rules of namespaces. What a quota's namespace has on disk counts as all that it may have, until it is
+/// found.
+fn govern(lru: &mut Lru, namespaces: &mut Namespaces, policies: &Policies, blobs: &Path) {
+    let names = policies.quotas.keys().chain(&policies.pinned);
+    let names: std::collections::BTreeSet<&String> = names.collect();
+    for name in names {
+        let rule = Rule {
+            quota: policies.quotas.get(name).copied(),
+            pinned: policies.pinned.contains(name),
+        };
+        let inner = key::namespace_of_shown(name);
+        // There are no others yet, and the settings allow far fewer.
+        let Some(number) = namespaces.intern(inner) else {
+            return;
+        };
+        lru.govern(number, rule);
+        let is_new = matches!(
+            blobs.join(&*namespaces.folder(number)).try_exists(),
+            Ok(false)
+        );
+        if let Some(quota) = rule.quota.filter(|_| !is_new) {
+            lru.expect_of(number, quota);
         }
     }
 }

@@ -69,6 +69,30 @@ pub(super) const ROWS: &[Row] = &[
         "10G",
         "budget of the cache",
     ),
+    row(
+        "SCCACHE_QUOTAS",
+        "quotas",
+        "",
+        "most bytes of a namespace: ci=20G,team-a=5G; \"default\" is the nameless one",
+    ),
+    row(
+        "SCCACHE_PINNED",
+        "pinned",
+        "",
+        "namespaces from which writes to others do not evict: release,toolchains",
+    ),
+    row(
+        "SCCACHE_MAX_AGE",
+        "max_age",
+        "",
+        "remove what was not used for so long: 30d",
+    ),
+    row(
+        "SCCACHE_SCRUB",
+        "scrub",
+        "7d",
+        "check every blob once in this time; off",
+    ),
     row("SCCACHE_LOG", "log", "debug", "level for all processes"),
     row("SCCACHE_LOG_FORMAT", "log_format", "text", "text or json"),
     row(

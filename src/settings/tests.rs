@@ -327,3 +327,103 @@ fn place_is_known_while_other_settings_are_broken() {
     assert_eq!(guess.run_dir, Path::new("/var/sccache/run"));
     assert!(guess.doubts.unwrap().to_string().contains("cannot parse"));
 }
+
+#[test]
+fn policies_are_read_from_every_place() {
+    let loaded = load_from(
+        &[
+            ("SCCACHE_QUOTAS", "team/x=5G, default=1G"),
+            ("SCCACHE_PINNED", "team/x"),
+            ("SCCACHE_MAX_AGE", "30d"),
+            ("SCCACHE_SCRUB", "off"),
+        ],
+        &[],
+    )
+    .unwrap();
+    assert_eq!(loaded.warnings, []);
+    let policies = loaded.settings.policies;
+    assert_eq!(policies.quotas["team/x"], 5 << 30);
+    assert_eq!(policies.quotas["default"], 1 << 30);
+    assert!(policies.pinned.contains("team/x"));
+    assert_eq!(policies.max_age, Some(Duration::from_secs(30 * 86_400)));
+    assert_eq!(policies.scrub, None);
+    let text = "pinned = [\"release\", \"ci\"]\n[quotas]\nci = \"2G\"\nrelease = 1073741824\n";
+    let policies = load_from(&[], &[(DEFAULT_FILE, text)])
+        .unwrap()
+        .settings
+        .policies;
+    assert_eq!(
+        (policies.quotas["ci"], policies.quotas["release"]),
+        (2 << 30, 1 << 30)
+    );
+    assert_eq!(policies.pinned.len(), 2);
+    assert_eq!(policies.scrub, Some(Duration::from_secs(7 * 86_400)));
+    let text = "quotas = [\"ci=2G\"]";
+    let refused = load_from(&[], &[(DEFAULT_FILE, text)])
+        .unwrap_err()
+        .to_string();
+    assert!(refused.contains("\"quotas\" is of type array"), "{refused}");
+}
+
+#[test]
+fn quotas_and_pins_that_cannot_be_kept_are_refused() {
+    for (quotas, pinned, expected) in [
+        (
+            "ci",
+            "",
+            "\"ci\" is not NAMESPACE=SIZE\nhint: write it as ci=20G",
+        ),
+        ("ci=lots", "", "the quota of \"ci\" is not a size"),
+        ("ci=1G,ci=2G", "", "\"ci\" has two quotas"),
+        (
+            "ci=11G",
+            "",
+            "the quota of \"ci\" is 11.0 GiB, more than SCCACHE_CACHE_SIZE, 10.0 GiB",
+        ),
+        (
+            "a=6G,b=6G,c=9G",
+            "a,b",
+            "the pinned namespaces are 12.0 GiB together, more than SCCACHE_CACHE_SIZE",
+        ),
+        ("", "team//x", "\"team//x\" is not a namespace"),
+        (
+            "",
+            "../x",
+            "\"../x\" is not a namespace: the key has a part",
+        ),
+    ] {
+        let text = problems(&[("SCCACHE_QUOTAS", quotas), ("SCCACHE_PINNED", pinned)]);
+        assert!(
+            text.contains(expected),
+            "{expected:?} is missing in:\n{text}"
+        );
+    }
+    assert!(
+        problems(&[("SCCACHE_MAX_AGE", "soon")]).contains("SCCACHE_MAX_AGE=soon: is not a span")
+    );
+    assert!(problems(&[("SCCACHE_SCRUB", "never")]).contains("write it as 7d, or off"));
+    let many: Vec<String> = (0..65).map(|number| format!("n{number}")).collect();
+    assert!(problems(&[("SCCACHE_PINNED", &many.join(","))]).contains("more than 64 namespaces"));
+}
+
+#[test]
+fn pin_without_a_quota_is_advised_against() {
+    let loaded = load_from(&[("SCCACHE_PINNED", "release")], &[]).unwrap();
+    let told = loaded.warnings[0].to_string();
+    assert!(
+        told.contains("release has no quota") && told.contains("SCCACHE_QUOTAS=release=2G"),
+        "{told}"
+    );
+    let fine = load_from(
+        &[
+            ("SCCACHE_PINNED", "release"),
+            ("SCCACHE_QUOTAS", "release=2G,ci=9G"),
+        ],
+        &[],
+    );
+    assert_eq!(
+        fine.unwrap().warnings,
+        [],
+        "others' quotas may promise more than there is"
+    );
+}

@@ -1,7 +1,7 @@
 //! The answer of `status` as text. Pure.
 
-use super::Error;
 use super::screen::{Cell, Column, Screen, Side, Tint};
+use super::{Error, policies};
 use crate::gateway::status::{BuilderState, DistStatus, Status as CacheStatus};
 use crate::human::{bytes, percent, span};
 use crate::supervise::control::{Report, ServiceReport};
@@ -133,6 +133,9 @@ fn store(screen: Screen, out: &mut String, cache: &CacheStatus) {
     if let Some(fault) = &store.fault {
         screen.line(out, Tint::Bad, "fault", fault);
     }
+    for (name, text) in policies::lines(cache) {
+        screen.line(out, Tint::Plain, name, &text);
+    }
     if let Some(upstream) = &cache.upstream {
         let state = match (upstream.available, &upstream.last_error) {
             (true, _) => "answers".to_owned(),
@@ -157,7 +160,7 @@ fn store(screen: Screen, out: &mut String, cache: &CacheStatus) {
 }
 
 fn namespaces(screen: Screen, out: &mut String, cache: &CacheStatus) {
-    const COLUMNS: [Column; 7] = [
+    const COLUMNS: [Column; 8] = [
         text("NAMESPACE", 20, 0, true),
         number("HITS", 9, 3),
         number("MISSES", 9, 4),
@@ -165,6 +168,7 @@ fn namespaces(screen: Screen, out: &mut String, cache: &CacheStatus) {
         number("WRITES", 9, 6),
         number("READ", 10, 5),
         number("SIZE", 10, 2),
+        text("RULES", 5, 2, true),
     ];
     let rows = cache.namespaces.iter();
     let rows: Vec<Vec<Cell>> = rows
@@ -177,11 +181,17 @@ fn namespaces(screen: Screen, out: &mut String, cache: &CacheStatus) {
                 it.writes.to_string(),
                 bytes(it.bytes_read),
                 bytes(it.bytes),
+                policies::of_namespace(it),
             ])
         })
         .collect();
     out.push('\n');
-    screen.table(out, &COLUMNS, &rows);
+    let ruled = cache.namespaces.values();
+    let ruled = ruled
+        .map(policies::of_namespace)
+        .any(|rules| !rules.is_empty());
+    let columns = if ruled { &COLUMNS[..] } else { &COLUMNS[..7] };
+    screen.table(out, columns, &rows);
 }
 
 fn tokens(screen: Screen, out: &mut String, cache: &CacheStatus) {

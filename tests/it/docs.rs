@@ -92,6 +92,7 @@ fn command_lines(program: &str) -> Vec<(String, Vec<String>)> {
         "docs/kubernetes.md",
         "docs/observability.md",
         "docs/operating.md",
+        "docs/cache.md",
         "images/compose/ephemeral.yml",
         "images/compose/persistent.yml",
         "images/compose/distributed.yml",
@@ -175,6 +176,7 @@ fn documents_stay_short_and_free_of_local_paths() {
         ("docs/kubernetes.md", 100),
         ("docs/observability.md", 100),
         ("docs/operating.md", 100),
+        ("docs/cache.md", 100),
     ] {
         let text = document(name);
         assert!(

@@ -1,6 +1,6 @@
 //! Starts the real gateway and real clients, each bounded in time and gone at the end of its test.
 
-use sccache_dock::gateway::config::{Config, IpcPolicy};
+use sccache_dock::gateway::config::{Config, IpcPolicy, Policies};
 use sccache_dock::gateway::status::Status;
 use sccache_dock::secret::Secret;
 use std::fmt::Write as _;
@@ -193,6 +193,7 @@ pub(crate) fn config(folder: &Path) -> Config {
         socket: folder.join("sccache.sock"),
         store_dir: folder.join("cache"),
         budget_bytes: 64 << 20,
+        policies: Policies::default(),
         ipc: IpcPolicy::Local,
         server_socket: folder.join("server.sock"),
         sccache: None,

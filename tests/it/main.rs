@@ -34,6 +34,7 @@ mod older;
 mod page;
 mod places;
 mod plain;
+mod policies;
 mod reboot;
 mod scheduler;
 mod site;

@@ -1,7 +1,7 @@
 //! A blob on its way to a client: in memory, in pieces, or as a part of a file.
 
 use super::{CALL, CHUNK, PROBE};
-use crate::gateway::store::resident;
+use crate::gateway::store::{Doubt, resident};
 use bytes::Bytes;
 use std::fs::File;
 use std::io;
@@ -42,6 +42,8 @@ pub(super) enum State {
     Whole(Option<Bytes>),
     Pieces {
         file: Arc<File>,
+        /// Raised when it cannot be read.
+        doubt: Doubt,
         at: u64,
         read: Option<JoinHandle<io::Result<Bytes>>>,
         _permit: OwnedSemaphorePermit,
@@ -56,11 +58,15 @@ impl Download {
 
     /// The blob as a part of a file, where its body is not in memory here.
     pub(crate) fn file_part(&mut self) -> Option<FilePart> {
-        let State::Pieces { file, at, .. } = &mut self.state else {
+        let State::Pieces {
+            file, doubt, at, ..
+        } = &mut self.state
+        else {
             return None;
         };
         let part = FilePart {
             file: Arc::clone(file),
+            doubt: doubt.clone(),
             at: *at,
             end: self.length,
         };
@@ -77,11 +83,17 @@ impl Download {
     }
 
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
-        let (file, at, read) = match &mut self.state {
+        let (file, doubt, at, read) = match &mut self.state {
             State::Whole(body) => {
                 return Poll::Ready(body.take().filter(|body| !body.is_empty()).map(Ok));
             }
-            State::Pieces { file, at, read, .. } => (file, at, read),
+            State::Pieces {
+                file,
+                doubt,
+                at,
+                read,
+                ..
+            } => (file, doubt, at, read),
         };
         if *at == self.length {
             return Poll::Ready(None);
@@ -111,7 +123,10 @@ impl Download {
         *at = match &piece {
             Ok(piece) => *at + piece.len() as u64,
             // Nothing more can come.
-            Err(_) => self.length,
+            Err(_) => {
+                doubt.raise();
+                self.length
+            }
         };
         Poll::Ready(Some(piece))
     }
@@ -121,6 +136,7 @@ impl Download {
 #[derive(Debug)]
 pub(crate) struct FilePart {
     file: Arc<File>,
+    doubt: Doubt,
     at: u64,
     end: u64,
 }
@@ -157,7 +173,8 @@ impl FilePart {
             0 => {
                 let (file, from, count) = (Arc::clone(&self.file), self.at, rest.min(CHUNK));
                 let fetch = spawn_blocking(move || file.read_exact_at(&mut vec![0; count], from));
-                timeout(CALL, fetch).await?.map_err(io::Error::other)??;
+                let fetched = timeout(CALL, fetch).await?.map_err(io::Error::other)?;
+                fetched.inspect_err(|_| self.doubt.raise())?;
                 Ok(count)
             }
             resident => Ok(resident),
@@ -189,6 +206,8 @@ impl hyper::body::Body for Download {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gateway::key::Key;
+    use crate::gateway::store::{Options, Store};
     use std::io::Write;
     use tokio::sync::Semaphore;
 
@@ -197,11 +216,19 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&[1; CHUNK + 10]).unwrap();
         let memory = Arc::new(Semaphore::new(1));
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(Options {
+            dir: folder.path().to_owned(),
+            budget_bytes: 1 << 20,
+            policies: Default::default(),
+        });
+        let (store, key) = (store.unwrap(), Key::parse("cas/x").unwrap());
         let mut download = Download {
             length: 3 * CHUNK as u64,
             modified: SystemTime::UNIX_EPOCH,
             state: State::Pieces {
                 file: Arc::new(file),
+                doubt: store.doubt(&key),
                 at: 0,
                 read: None,
                 _permit: memory.acquire_owned().await.unwrap(),
@@ -209,6 +236,9 @@ mod tests {
         };
         assert_eq!(download.next().await.unwrap().unwrap().len(), CHUNK);
         assert!(download.next().await.unwrap().is_err());
+        while store.usage().scrubbed.suspicions == 0 {
+            tokio::task::yield_now().await;
+        }
         assert!(download.next().await.is_none());
     }
 }

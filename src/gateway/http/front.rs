@@ -83,7 +83,6 @@ pub(super) async fn page(
             .flatten(),
     );
     let html = page::status(&View {
-        lost_hits: lost_hits(&status),
         status: &status,
         services: gateway.services.ask().await,
         traffic: namespaces.is_none().then(|| gateway.traffic(range)),
@@ -96,12 +95,6 @@ pub(super) async fn page(
         nonce: &nonce,
     });
     Ok(document(StatusCode::OK, html, &nonce))
-}
-
-/// Counted where the store keeps track of what it evicted.
-fn lost_hits(status: &impl serde::Serialize) -> Option<u64> {
-    let status = serde_json::to_value(status).ok()?;
-    status.pointer("/lost_hits/count")?.as_u64()
 }
 
 pub(super) fn style() -> Answer {

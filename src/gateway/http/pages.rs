@@ -2,6 +2,7 @@
 
 use super::{Answer, Piecewise, Refusal, front, full, permit, permit_namespace, text};
 use crate::gateway::access::{Caller, Need};
+use crate::gateway::key::namespace_of_shown;
 use crate::gateway::status::{PurgeAnswer, PurgeRequest};
 use crate::gateway::store::Filter;
 use crate::gateway::{Gateway, Peer};
@@ -139,15 +140,17 @@ async fn purge(
         body => serde_json::from_slice(body)
             .map_err(|cause| bad(format!("cannot understand the request: {cause}")))?,
     };
+    let pattern = request.pattern.map(|text| {
+        glob::Pattern::new(&text)
+            .map_err(|cause| bad(format!("{text:?} is not a pattern: {cause}")))
+    });
     let filter = Filter {
         older_than: request.older_than_seconds.map(Duration::from_secs),
-        namespace: request.namespace.map(|name| {
-            if name == "default" {
-                String::new()
-            } else {
-                name
-            }
-        }),
+        namespace: request
+            .namespace
+            .map(|name| namespace_of_shown(&name).to_owned()),
+        pattern: pattern.transpose()?,
+        dry_run: request.dry_run,
     };
     match &filter.namespace {
         Some(namespace) => permit_namespace(caller, namespace)?,
@@ -163,7 +166,12 @@ async fn purge(
         entries = purged.entries,
         bytes = purged.bytes,
         ?filter,
-        "purged"
+        "{}",
+        if filter.dry_run {
+            "counted for a purge"
+        } else {
+            "purged"
+        }
     );
     json(&PurgeAnswer {
         entries: purged.entries,

@@ -80,9 +80,9 @@ impl Collector for Scrape {
             ),
             (
                 "store_broken_entries",
-                "Files removed because they were not whole",
+                "Corrupt blobs that were found",
                 None,
-                usage.broken_entries,
+                usage.flaws.sum(),
             ),
             (
                 "store_vanished_entries",

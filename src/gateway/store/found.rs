@@ -19,10 +19,58 @@ pub(super) struct Opened {
 }
 
 /// Why a blob's file cannot be served.
-enum Flaw {
+pub(super) enum Flaw {
     Missing,
-    Broken,
+    Broken(Kind),
     Io(io::Error),
+}
+
+impl From<io::Error> for Flaw {
+    fn from(error: io::Error) -> Flaw {
+        use nix::libc::{EBADMSG, EILSEQ, EIO, ENODATA, EUCLEAN};
+        match error.raw_os_error() {
+            // How file systems say that the disk, or what they had written to it, is damaged.
+            Some(EIO | EUCLEAN | EBADMSG | ENODATA | EILSEQ) => Flaw::Broken(Kind::Unreadable),
+            _ => Flaw::Io(error),
+        }
+    }
+}
+
+/// What is wrong with a corrupt blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// The file was cut short, or its end was changed, or is another key's.
+    Trailer,
+    /// The body disagrees with its checksum.
+    Body,
+    /// The disk cannot read it.
+    Unreadable,
+}
+
+/// How many corrupt blobs were found, by kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Flaws {
+    /// The file was cut short, or its end was changed, or is another key's.
+    pub trailer: u64,
+    /// The body disagrees with its checksum.
+    pub body: u64,
+    /// The disk cannot read it.
+    pub unreadable: u64,
+}
+
+impl Flaws {
+    /// All kinds together.
+    pub fn sum(&self) -> u64 {
+        self.trailer + self.body + self.unreadable
+    }
+
+    pub(super) fn count(&mut self, kind: Kind) {
+        *match kind {
+            Kind::Trailer => &mut self.trailer,
+            Kind::Body => &mut self.body,
+            Kind::Unreadable => &mut self.unreadable,
+        } += 1;
+    }
 }
 
 /// How much of a file is read to find it whole.
@@ -40,7 +88,7 @@ impl Inner {
             match open_blob(&path, key, Depth::Trailer) {
                 Ok(opened) => return Ok(opened),
                 Err(Flaw::Io(error)) => return Err(self.fault("read blob", &path, error)),
-                Err(Flaw::Missing | Flaw::Broken) => {}
+                Err(Flaw::Missing | Flaw::Broken(_)) => {}
             }
         }
         self.examine(key, digest, Depth::Trailer)
@@ -80,7 +128,7 @@ impl Inner {
                 }
             }
             Err(Flaw::Missing) => Err(self.vanished(digest)),
-            Err(Flaw::Broken) => Err(self.remove_broken(digest, &path)),
+            Err(Flaw::Broken(kind)) => Err(self.remove_broken(digest, &path, Some(key), kind)),
             Err(Flaw::Io(error)) => Err(self.fault("read blob", &path, error)),
         }
     }
@@ -96,13 +144,19 @@ impl Inner {
     }
 
     /// Removes a file of ours that is not whole. The key's stripe is held.
-    pub(super) fn remove_broken(&self, digest: &Digest, path: &Path) -> Error {
+    pub(super) fn remove_broken(
+        &self,
+        digest: &Digest,
+        path: &Path,
+        key: Option<&Key>,
+        kind: Kind,
+    ) -> Error {
         if let Err(error) = fs::remove_file(path) {
             return self.fault("remove broken blob", path, error);
         }
-        tracing::warn!(file = %path.display(), "removed a blob that was not whole");
+        warn_of(kind, path, key, "removed");
         let mut state = self.state();
-        state.broken_entries += 1;
+        state.flaws.count(kind);
         if state.lru.presence(digest) == Presence::Live {
             state.lru.remove(digest);
         }
@@ -110,8 +164,35 @@ impl Inner {
     }
 }
 
+/// One line for each corrupt blob: it is gone with that, so there is no second one.
+pub(super) fn warn_of(kind: Kind, path: &Path, key: Option<&Key>, done: &str) {
+    let what = match kind {
+        Kind::Trailer => "that was not whole",
+        Kind::Body => "that disagreed with its checksum",
+        Kind::Unreadable => "that the disk cannot read",
+    };
+    let key = key.map_or("unknown", Key::as_str);
+    tracing::warn!(key, file = %path.display(), "{done} a blob {what}");
+}
+
 /// Opens a blob's file and reads its trailer.
 fn open_blob(path: &Path, key: &Key, depth: Depth) -> Result<Opened, Flaw> {
+    let (file, file_len, used) = open_file(path)?;
+    let trailer = Trailer::read(&file, key.as_str(), file_len)?;
+    let trailer = trailer.ok_or(Flaw::Broken(Kind::Trailer))?;
+    if depth == Depth::Body && !trailer.body_is_whole(&file)? {
+        return Err(Flaw::Broken(Kind::Body));
+    }
+    Ok(Opened {
+        file,
+        file_len,
+        used,
+        trailer,
+    })
+}
+
+/// Opens a file in a blob's place: with its length and the time of its last use.
+pub(super) fn open_file(path: &Path) -> Result<(File, u64, SystemTime), Flaw> {
     // Neither a link nor a pipe in a blob's place may lead elsewhere or block.
     let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
     let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
@@ -119,30 +200,18 @@ fn open_blob(path: &Path, key: &Key, depth: Depth) -> Result<Opened, Flaw> {
         Err(error) => {
             return Err(match error.raw_os_error() {
                 Some(nix::libc::ENOENT) => Flaw::Missing,
-                Some(nix::libc::ELOOP) => Flaw::Broken,
-                _ => Flaw::Io(error),
+                Some(nix::libc::ELOOP) => Flaw::Broken(Kind::Trailer),
+                _ => error.into(),
             });
         }
     };
-    let metadata = file.metadata().map_err(Flaw::Io)?;
+    let metadata = file.metadata()?;
     if metadata.is_dir() {
         // Not ours to remove.
         return Err(Flaw::Missing);
     }
     if !metadata.is_file() {
-        return Err(Flaw::Broken);
+        return Err(Flaw::Broken(Kind::Trailer));
     }
-    let trailer = Trailer::read(&file, key.as_str(), metadata.len())
-        .map_err(Flaw::Io)?
-        .ok_or(Flaw::Broken)?;
-    if depth == Depth::Body && !trailer.body_is_whole(&file).map_err(Flaw::Io)? {
-        return Err(Flaw::Broken);
-    }
-    let used = metadata.modified().map_err(Flaw::Io)?;
-    Ok(Opened {
-        file,
-        file_len: metadata.len(),
-        used,
-        trailer,
-    })
+    Ok((file, metadata.len(), metadata.modified()?))
 }

@@ -5,16 +5,17 @@
 //! steps of a 64th of the budget before bytes are written, and set anew at the end of each scan.
 //!
 //! Both cost writes to the disk, which a request should not wait for. A thread, the housekeeper, evicts down to a
-//! low mark below the budget and raises the ceiling half a step ahead. A write that comes faster than it can do
+//! low mark below the budget and each quota, removes what is too old, and raises the ceiling half a step ahead. A write that comes faster than it can do
 //! that does it itself: the budget holds whether or not the housekeeper ever gets to run.
 
-use super::{Error, Inner, State, is_full};
-use crate::gateway::lru::{Item, Presence};
+use super::{Error, Inner, State, is_full, micros, now};
+use crate::gateway::ghosts::Cause;
+use crate::gateway::lru::{Item, Presence, Reach, Shortage};
 use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::Ordering::{Acquire, Release};
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -31,16 +32,46 @@ const CEILING_STEPS: u64 = 64;
 const FREE_SHARE: u64 = 64;
 const MOST_FREE_BYTES: u64 = 256 * 1024 * 1024;
 const LEAST_KEPT_BYTES: u64 = 32 * 1024 * 1024;
+/// Nothing is kept free either while what may be evicted is less than so many times of it.
+const LEAST_LIVE: u64 = 4;
 /// Evicted by the housekeeper at a time.
 const SWEEP_BYTES: u64 = 16 * 1024 * 1024;
+/// Blobs that are removed at a time because of their age.
+const SWEEP_BLOBS: usize = 256;
+/// Evicted at a time when more than the budget was found.
+const CHUNK_BYTES: u64 = 64 * 1024 * 1024;
+/// How often blobs are looked at for their age: at a 20th of the greatest, within these bounds.
+const AGE_PARTS: u32 = 20;
+const AGE_PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3600));
+
+/// Why files are removed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Why {
+    /// To make room.
+    Room(Cause),
+    /// Nobody used them for too long.
+    Age,
+}
 
 /// Starts the housekeeper, which ends when the store is dropped.
 pub(super) fn start_housekeeper(inner: &Arc<Inner>, wakes: Receiver<()>) -> io::Result<()> {
     // Weak, so that a store can be dropped, and opened again, at any time.
+    let max_age = inner.max_age;
+    let pause = max_age.map(|age| (age / AGE_PARTS).clamp(AGE_PAUSES.0, AGE_PAUSES.1));
     let inner = Arc::downgrade(inner);
     let keep_house = move || {
-        while wakes.recv().is_ok() {
+        loop {
+            let woken = match pause {
+                None => wakes.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(pause) => wakes.recv_timeout(pause),
+            };
+            if woken == Err(RecvTimeoutError::Disconnected) {
+                return;
+            }
             let Some(inner) = inner.upgrade() else { return };
+            if let Some(age) = max_age {
+                inner.expire(age);
+            }
             inner.keep_free();
             inner.raise_ceiling_ahead();
         }
@@ -75,35 +106,56 @@ pub(super) enum Ceiling {
 }
 
 impl Inner {
-    /// Reserves `bytes`, evicting as needed.
-    pub(super) fn reserve(&self, bytes: u64) -> Result<(), Error> {
+    /// Reserves `bytes` for a write in a namespace, evicting as needed.
+    pub(super) fn reserve(&self, namespace: u16, bytes: u64) -> Result<(), Error> {
         let mut held = 0;
         let mut waits = 0;
         while held < bytes {
             let mut state = self.state();
-            if let Some(claim) = state.lru.claim(bytes - held) {
-                drop(state);
-                held += claim.claimed;
-                match self.evict(&claim.victims, bytes - held) {
-                    Ok(claimed) => held += claimed,
-                    Err(error) => {
-                        self.state().lru.release(held);
+            let shortage = match state.lru.claim(namespace, bytes - held) {
+                Ok(claim) => {
+                    drop(state);
+                    held += claim.claimed;
+                    let parts = [
+                        (claim.over_quota, Cause::Quota),
+                        (claim.victims, Cause::Budget),
+                    ];
+                    let mut failed = None;
+                    // Both, whatever becomes of the first: what is doomed must go or be taken back.
+                    for (victims, cause) in parts {
+                        let wanted = bytes - held;
+                        match self.evict_for(namespace, &victims, wanted, Why::Room(cause)) {
+                            Ok(claimed) => held += claimed,
+                            Err(error) => failed = failed.or(Some(error)),
+                        }
+                    }
+                    if let Some(error) = failed.filter(|_| held < bytes) {
+                        self.state().lru.release(namespace, held);
                         return Err(error);
                     }
+                    continue;
                 }
-                continue;
-            }
+                Err(shortage) => shortage,
+            };
             // Others hold the budget. What they are removing comes free soon, and the scan finds something to
             // evict; what clients are still sending may take any time. Give back what is held, or two writers could wait for each other.
-            state.lru.release(std::mem::take(&mut held));
+            state.lru.release(namespace, std::mem::take(&mut held));
             if (state.lru.doomed() == 0 && !state.indexing) || waits == WAITS {
+                if shortage == Shortage::Pinned {
+                    state.pinned_refusals += 1;
+                    return Err(Error::Pinned);
+                }
                 return Err(Error::NoSpace);
             }
             waits += 1;
             drop(self.changed.wait_timeout(state, WAIT));
         }
         self.keep_ceiling(Ceiling::Raise);
-        if self.shortage(&self.state(), 2) > 0 {
+        let is_short = {
+            let state = self.state();
+            self.shortage(&state, 2) > 0 || self.quota_shortage(&state, namespace, 2) > 0
+        };
+        if is_short {
             self.wake_housekeeper();
         }
         Ok(())
@@ -120,20 +172,82 @@ impl Inner {
             return 0;
         }
         let wanted = (self.budget / FREE_SHARE).min(MOST_FREE_BYTES) / part;
+        // Of little that is not pinned, every blob counts too.
+        if state.lru.live(Reach::Unpinned) / LEAST_LIVE < wanted {
+            return 0;
+        }
         let soon_free = self.budget.saturating_sub(state.lru.taken()) + state.lru.doomed();
         wanted.saturating_sub(soon_free)
     }
 
+    /// The same for a namespace's quota.
+    fn quota_shortage(&self, state: &State, namespace: u16, part: u64) -> u64 {
+        let quota = state.lru.rule(namespace).quota;
+        let Some(quota) = quota.filter(|quota| *quota >= LEAST_KEPT_BYTES && !state.indexing)
+        else {
+            return 0;
+        };
+        let wanted = (quota / FREE_SHARE).min(MOST_FREE_BYTES) / part;
+        wanted.saturating_sub(state.lru.quota_left(namespace).unwrap_or(wanted))
+    }
+
     fn keep_free(&self) {
+        self.sweep(Cause::Budget, |inner, state| {
+            let live = state.lru.live(Reach::Unpinned);
+            let bytes = inner.shortage(state, 1).min(SWEEP_BYTES).min(live);
+            let victims = state.lru.doom(bytes, Reach::Unpinned);
+            victims.unwrap_or_default()
+        });
+        let governed = self.state().lru.governed();
+        for namespace in governed {
+            self.sweep(Cause::Quota, |inner, state| {
+                let bytes = inner.quota_shortage(state, namespace, 1);
+                state.lru.doom_of(namespace, bytes.min(SWEEP_BYTES))
+            });
+        }
+    }
+
+    /// Evicts what the start's scan found over a quota or the budget, because that was lowered.
+    pub(super) fn evict_overshoot(&self) {
+        let governed = self.state().lru.governed();
+        for namespace in governed {
+            self.sweep(Cause::Quota, |_, state| {
+                let over = state.lru.overshoot_of(namespace).min(CHUNK_BYTES);
+                state.lru.doom_of(namespace, over)
+            });
+        }
+        self.sweep(Cause::Budget, |_, state| {
+            // The budget goes before everything, even before a pin.
+            let over = state.lru.overshoot().min(CHUNK_BYTES);
+            let over = over.min(state.lru.live(Reach::All));
+            state.lru.doom(over, Reach::All).unwrap_or_default()
+        });
+    }
+
+    /// Evicts what `choose` dooms, until there is no more.
+    fn sweep(&self, cause: Cause, choose: impl Fn(&Inner, &mut State) -> Vec<Item>) {
+        loop {
+            let victims = choose(self, &mut self.state());
+            // What cannot be removed is noted; the next write tries again.
+            if victims.is_empty() || self.evict(&victims, Why::Room(cause)).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Removes blobs that were not used for so long.
+    pub(super) fn expire(&self, age: Duration) {
+        let age = u64::try_from(age.as_micros()).unwrap_or(u64::MAX);
+        let until = micros(now()).saturating_sub(age);
         loop {
             let victims = {
                 let mut state = self.state();
-                let live = state.lru.used() - state.lru.doomed();
-                let bytes = self.shortage(&state, 1).min(SWEEP_BYTES).min(live);
-                state.lru.doom(bytes).unwrap_or_default()
+                if state.indexing {
+                    return;
+                }
+                state.lru.doom_unused(until, SWEEP_BLOBS)
             };
-            // What cannot be removed is noted; the next write tries again.
-            if victims.is_empty() || self.evict(&victims, 0).is_err() {
+            if victims.is_empty() || self.evict(&victims, Why::Age).is_err() {
                 return;
             }
         }
@@ -194,9 +308,21 @@ impl Inner {
         }
     }
 
-    /// Removes doomed files and reserves up to `wanted` of what that frees. Returns the bytes reserved. Those
-    /// that cannot be removed are kept and the first error is reported, unless enough came free without them.
-    pub(super) fn evict(&self, victims: &[Item], wanted: u64) -> Result<u64, Error> {
+    /// Removes doomed files. Those that cannot be removed are kept and the first error is reported.
+    pub(super) fn evict(&self, victims: &[Item], why: Why) -> Result<(), Error> {
+        self.evict_for(0, victims, 0, why).map(drop)
+    }
+
+    /// Removes doomed files and reserves up to `wanted` of what that frees for a write in a namespace. Returns the
+    /// bytes reserved. Those that cannot be removed are kept and the first error is reported, unless enough came free
+    /// without them.
+    fn evict_for(
+        &self,
+        namespace: u16,
+        victims: &[Item],
+        wanted: u64,
+        why: Why,
+    ) -> Result<u64, Error> {
         let mut claimed = 0;
         let mut failed = None;
         for item in victims {
@@ -213,10 +339,10 @@ impl Inner {
                 }
                 Ok(()) | Err(_) => {
                     let mut state = self.state();
-                    if let Some(collected) = state.lru.collect(&item.digest, wanted - claimed) {
+                    let collected = state.lru.collect(&item.digest, namespace, wanted - claimed);
+                    if let Some(collected) = collected {
                         claimed += collected.claimed;
-                        state.evicted_entries += 1;
-                        state.evicted_bytes += collected.freed;
+                        state.note_eviction(item, collected.freed, why);
                     }
                 }
             }
@@ -226,7 +352,7 @@ impl Inner {
         }
         match failed {
             Some(error) if claimed < wanted || wanted == 0 => {
-                self.state().lru.release(claimed);
+                self.state().lru.release(namespace, claimed);
                 Err(error)
             }
             _ => Ok(claimed),
@@ -243,18 +369,35 @@ impl Inner {
             Err(error) if is_full(&error) => {
                 let victims = {
                     let mut state = self.state();
-                    let live = state.lru.used() - state.lru.doomed();
+                    let live = state.lru.live(Reach::Unpinned);
                     state
                         .lru
-                        .doom(bytes.max(ROOM_BYTES).min(live))
+                        .doom(bytes.max(ROOM_BYTES).min(live), Reach::Unpinned)
                         .unwrap_or_default()
                 };
-                if victims.is_empty() || self.evict(&victims, 0).is_err() {
+                let why = Why::Room(Cause::Budget);
+                if victims.is_empty() || self.evict(&victims, why).is_err() {
                     return Err(error);
                 }
                 work()
             }
             result => result,
+        }
+    }
+}
+
+impl State {
+    fn note_eviction(&mut self, item: &Item, bytes: u64, why: Why) {
+        match why {
+            Why::Room(cause) => {
+                self.evicted_entries += 1;
+                self.evicted_bytes += bytes;
+                self.ghosts.push(&item.digest, bytes, cause);
+            }
+            Why::Age => {
+                self.expired_entries += 1;
+                self.expired_bytes += bytes;
+            }
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The start's scan: takes in what is on disk, by names and sizes alone.
 
+use super::found::Kind;
 use super::room::Ceiling;
-use super::{Inner, State, micros, now, trailer};
+use super::{Inner, micros, now, trailer};
 use crate::gateway::key;
 use crate::gateway::lru::{Digest, Item};
 use std::ffi::OsStr;
@@ -9,9 +10,6 @@ use std::fs::{self, DirEntry};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
-
-/// Evicted at a time when more than the budget was found.
-const CHUNK_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Starts the scan on a thread of its own, which ends early when the store is dropped.
 pub(super) fn start(inner: &Arc<Inner>) -> io::Result<()> {
@@ -41,7 +39,11 @@ struct Scan {
 /// `None` from any of the steps: the store is gone.
 impl Scan {
     fn namespaces(&mut self, blobs: &Path) -> Option<()> {
-        for entry in self.list(blobs)? {
+        let mut entries = self.list(blobs)?;
+        // Those with a quota first: until they are known, nothing can be written to them.
+        let governed = self.governed_folders()?;
+        entries.sort_by_key(|entry| !governed.iter().any(|folder| *entry.file_name() == **folder));
+        for entry in entries {
             let name = entry.file_name();
             let namespace = name
                 .to_str()
@@ -52,10 +54,31 @@ impl Scan {
                 None => None,
             };
             match number {
-                Some(number) => self.folders(&entry.path(), number)?,
+                Some(number) => {
+                    self.folders(&entry.path(), number)?;
+                    self.settle(number)?;
+                }
                 None => self.foreign(&entry),
             }
         }
+        Some(())
+    }
+
+    fn governed_folders(&self) -> Option<Vec<Arc<str>>> {
+        let inner = self.inner.upgrade()?;
+        let state = inner.state();
+        let numbers = state.lru.governed().into_iter();
+        Some(
+            numbers
+                .map(|number| state.namespaces.folder(number))
+                .collect(),
+        )
+    }
+
+    /// All of a namespace is known.
+    fn settle(&self, namespace: u16) -> Option<()> {
+        let inner = self.inner.upgrade()?;
+        inner.state().lru.expect_of(namespace, 0);
         Some(())
     }
 
@@ -117,19 +140,11 @@ impl Scan {
             state.lru.sort();
             state.lru.expect(0);
             state.foreign_files = self.foreign;
-        }
-        loop {
-            let victims = {
-                let State { lru, .. } = &mut *inner.state();
-                match lru.overshoot() {
-                    0 => break,
-                    over => lru.doom(over.min(CHUNK_BYTES)).unwrap_or_default(),
-                }
-            };
-            if victims.is_empty() || inner.evict(&victims, 0).is_err() {
-                break;
+            for number in state.lru.governed() {
+                state.lru.expect_of(number, 0);
             }
         }
+        inner.evict_overshoot();
         inner.keep_ceiling(Ceiling::Set);
         let mut state = inner.state();
         state.indexing = false;
@@ -155,7 +170,7 @@ fn take_in(inner: &Inner, entry: &DirEntry, item: Item) {
         }
     };
     if metadata.len() < trailer::MIN_FILE_BYTES {
-        inner.remove_broken(&item.digest, &entry.path());
+        inner.remove_broken(&item.digest, &entry.path(), None, Kind::Trailer);
         return;
     }
     // A time in the future, from a clock that was set back since, would keep the blob for ever.

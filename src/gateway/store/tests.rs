@@ -1,7 +1,9 @@
 //! On real files; those that need a file system of their own mount a tmpfs, and say so when they may not.
 
+mod policies;
+
 use super::*;
-use crate::gateway::lru::Presence;
+use crate::gateway::lru::{Presence, Reach};
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io::Read;
@@ -35,9 +37,14 @@ fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
 }
 
 fn start(dir: &Path, budget_bytes: u64) -> Store {
+    start_with(dir, budget_bytes, Policies::default())
+}
+
+fn start_with(dir: &Path, budget_bytes: u64, policies: Policies) -> Store {
     Store::open(Options {
         dir: dir.to_owned(),
         budget_bytes,
+        policies,
     })
     .unwrap()
 }
@@ -89,7 +96,7 @@ fn files(dir: &Path) -> (usize, u64) {
             let (below_count, below_bytes) = files(&entry.path());
             count += below_count;
             bytes += below_bytes;
-        } else if entry.file_name() != "ceiling" {
+        } else if entry.file_name() != "ceiling" && entry.file_name() != "scrub" {
             count += 1;
             bytes += metadata.blocks() * 512;
         }
@@ -299,7 +306,7 @@ fn half_written_blob_is_never_served() {
         assert_eq!(body(&store, name), None, "{name} of {whole}");
         assert!(!file_of(&store, name).exists());
     }
-    assert_eq!(store.usage().broken_entries, whole);
+    assert_eq!(store.usage().flaws.sum(), whole);
     assert_exact(&store, dir.path());
     cut_all(&store);
     drop(store);
@@ -389,7 +396,7 @@ fn changed_byte_is_never_served() {
     for name in &names {
         assert_eq!(body(&store, name), None, "{name}");
     }
-    assert_eq!(store.usage().broken_entries, names.len() as u64);
+    assert_eq!(store.usage().flaws.sum(), names.len() as u64);
     assert_exact(&store, dir.path());
 }
 
@@ -522,6 +529,7 @@ fn folder_has_one_owner_at_a_time() {
     let second = Store::open(Options {
         dir: dir.path().to_owned(),
         budget_bytes: MIB,
+        policies: Policies::default(),
     });
     assert!(matches!(second, Err(Error::InUse { .. })));
     drop(store);
@@ -607,6 +615,7 @@ fn purge_takes_what_matches() {
     let filter = |minutes: Option<u64>, namespace: Option<&str>| Filter {
         older_than: minutes.map(|minutes| Duration::from_secs(60 * minutes)),
         namespace: namespace.map(str::to_owned),
+        ..Filter::default()
     };
     let purge = |filter: &Filter| store.purge(filter).unwrap().entries;
     assert_eq!(purge(&filter(Some(30), Some("nobody"))), 0);
@@ -727,7 +736,7 @@ fn readers_see_whole_blobs_while_writers_evict_and_delete() {
     });
     let usage = store.usage();
     assert!(usage.evicted_entries > 0 && hits.into_inner() > 0);
-    assert_eq!((usage.broken_entries, usage.vanished_entries), (0, 0));
+    assert_eq!((usage.flaws.sum(), usage.vanished_entries), (0, 0));
     assert_exact(&store, dir.path());
 }
 
@@ -1066,7 +1075,7 @@ fn evicted_blob_that_is_put_again_keeps_its_file() {
     let dir = TempDir::new().unwrap();
     let store = open(dir.path(), MIB);
     put(&store, "a", b"old");
-    let victims = store.inner.state().lru.doom(1).unwrap();
+    let victims = store.inner.state().lru.doom(1, Reach::Unpinned).unwrap();
     assert_eq!(
         store.inner.state().lru.presence(&digest_of(&key("a"))),
         Presence::Doomed
@@ -1074,7 +1083,7 @@ fn evicted_blob_that_is_put_again_keeps_its_file() {
     assert_eq!(body(&store, "a"), None, "a doomed blob is not served");
     assert!(matches!(store.delete(&key("a")), Err(Error::Missing)));
     put(&store, "a", b"new");
-    assert_eq!(store.inner.evict(&victims, 0).unwrap(), 0);
+    store.inner.evict(&victims, room::Why::Age).unwrap();
     assert_eq!(body(&store, "a"), Some(b"new".to_vec()));
     assert_exact(&store, dir.path());
 }

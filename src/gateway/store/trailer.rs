@@ -84,8 +84,45 @@ impl Trailer {
         }
     }
 
+    /// Reads the trailer of a file of `file_len` bytes whose key is not known.
+    pub(super) fn read_any(file: &File, file_len: u64) -> io::Result<Option<(String, Trailer)>> {
+        let Some(start) = file_len.checked_sub(FIXED_BYTES as u64) else {
+            return Ok(None);
+        };
+        let mut fixed = [0; FIXED_BYTES];
+        let mut key = Vec::new();
+        let read = file.read_exact_at(&mut fixed, start).and_then(|()| {
+            let length = u32::from_le_bytes([fixed[8], fixed[9], fixed[10], fixed[11]]);
+            let length = usize::try_from(length).unwrap_or(usize::MAX);
+            if length <= MAX_KEY_BYTES && length as u64 <= start {
+                key.resize(length, 0);
+                file.read_exact_at(&mut key, start - length as u64)?;
+            }
+            Ok(())
+        });
+        match read {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+            Err(error) => return Err(error),
+        }
+        let Ok(text) = String::from_utf8(key) else {
+            return Ok(None);
+        };
+        let bytes = [text.as_bytes(), &fixed].concat();
+        Ok(Trailer::decode(&bytes, &text, file_len).map(|trailer| (text, trailer)))
+    }
+
     /// Reads the whole body and compares its checksum.
     pub(super) fn body_is_whole(&self, file: &File) -> io::Result<bool> {
+        self.body_is_whole_at_pace(file, |_| {})
+    }
+
+    /// The same, and tells `pace` of each number of bytes read.
+    pub(super) fn body_is_whole_at_pace(
+        &self,
+        file: &File,
+        pace: impl Fn(usize),
+    ) -> io::Result<bool> {
         let mut hasher = Xxh3::new();
         let mut chunk = vec![0; CHUNK_BYTES];
         let mut at = 0;
@@ -97,6 +134,7 @@ impl Trailer {
                 Ok(read) => {
                     hasher.update(&chunk[..read]);
                     at += read as u64;
+                    pace(read);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),

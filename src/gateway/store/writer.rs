@@ -1,5 +1,6 @@
 //! Writing a blob: reservation, temporary file, body and trailer, rename.
 
+use super::scrub::Suspect;
 use super::trailer::{self, Trailer};
 use super::{Error, Inner, digest_of, micros, now};
 use crate::gateway::key::Key;
@@ -54,20 +55,23 @@ impl Drop for Temp {
 #[derive(Debug)]
 struct Reservation {
     inner: Arc<Inner>,
+    namespace: u16,
     bytes: u64,
 }
 
 impl Reservation {
-    fn new(inner: &Arc<Inner>, bytes: u64) -> Result<Reservation, Error> {
-        inner.reserve(bytes)?;
+    fn new(inner: &Arc<Inner>, namespace: u16, bytes: u64) -> Result<Reservation, Error> {
+        inner.reserve(namespace, bytes)?;
         Ok(Reservation {
             inner: Arc::clone(inner),
+            namespace,
             bytes,
         })
     }
 
     fn grow_to(&mut self, bytes: u64) -> Result<(), Error> {
-        self.inner.reserve(bytes.saturating_sub(self.bytes))?;
+        let more = bytes.saturating_sub(self.bytes);
+        self.inner.reserve(self.namespace, more)?;
         self.bytes = self.bytes.max(bytes);
         Ok(())
     }
@@ -76,7 +80,8 @@ impl Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         if self.bytes > 0 {
-            self.inner.state().lru.release(self.bytes);
+            let mut state = self.inner.state();
+            state.lru.release(self.namespace, self.bytes);
         }
     }
 }
@@ -87,7 +92,11 @@ impl Writer {
         key: &Key,
         length: Option<u64>,
     ) -> Result<Writer, Error> {
-        let limit = inner.limit();
+        let namespace = inner.state().namespaces.intern(key.namespace());
+        let namespace = namespace.ok_or(Error::TooManyNamespaces {
+            limit: super::MAX_NAMESPACES,
+        })?;
+        let limit = inner.limit(namespace);
         let overhead = trailer::len(key.as_str());
         let least = inner.disk_bytes(length.unwrap_or(0).saturating_add(overhead));
         if least > limit {
@@ -98,12 +107,10 @@ impl Writer {
         } else {
             least.max(STEP_BYTES).min(limit)
         };
-        let namespace = inner.state().namespaces.intern(key.namespace());
-        let namespace = namespace.ok_or(Error::TooManyNamespaces {
-            limit: super::MAX_NAMESPACES,
-        })?;
-        let reservation = match Reservation::new(inner, first) {
-            Err(Error::NoSpace) if first > least => Reservation::new(inner, least)?,
+        let reservation = match Reservation::new(inner, namespace, first) {
+            Err(Error::NoSpace | Error::Pinned) if first > least => {
+                Reservation::new(inner, namespace, least)?
+            }
             result => result?,
         };
         let name = inner.next_temp.fetch_add(1, Ordering::Relaxed).to_string();
@@ -206,6 +213,7 @@ impl Writer {
         let _stripe = inner.stripe(&self.digest);
         // Only while the scan is going on can there be an older blob of which the index does not know.
         let unknown = inner.state().unscanned(&self.digest) && path.symlink_metadata().is_ok();
+        let replaced = inner.suspicious(&self.digest, now_micros, path);
         fs::rename(&self.temp.path, path)?;
         self.temp.renamed = true;
         let bytes = inner.disk_bytes(self.received + trailer::len(self.key.as_str()));
@@ -214,13 +222,18 @@ impl Writer {
             namespace: self.namespace,
         };
         let reserved = std::mem::take(&mut self.reservation.bytes);
-        Ok(inner.state().lru.commit(item, bytes, now_micros, reserved) || unknown)
+        if let Some(file) = replaced {
+            inner.suspect(Suspect::Replaced(self.key.clone(), file));
+        }
+        let mut state = inner.state();
+        state.ghosts.forget(&self.digest);
+        Ok(state.lru.commit(item, bytes, now_micros, reserved) || unknown)
     }
 
     fn reserve_for(&mut self, received: u64) -> Result<(), Error> {
         let inner = &*self.temp.inner;
         let need = inner.disk_bytes(received.saturating_add(trailer::len(self.key.as_str())));
-        let limit = inner.limit();
+        let limit = inner.limit(self.namespace);
         if need > limit {
             self.failed = true;
             return Err(Error::TooLarge { size: need, limit });
@@ -228,7 +241,9 @@ impl Writer {
         if need > self.reservation.bytes {
             let step = need.max(self.reservation.bytes + STEP_BYTES).min(limit);
             match self.reservation.grow_to(step) {
-                Err(Error::NoSpace) if step > need => self.reservation.grow_to(need)?,
+                Err(Error::NoSpace | Error::Pinned) if step > need => {
+                    self.reservation.grow_to(need)?
+                }
                 result => result?,
             }
         }

@@ -1,0 +1,138 @@
+//! Purging: blobs that are removed because somebody says so.
+
+use super::scrub::key_of;
+use super::{Error, Inner, Store, micros, now};
+use crate::gateway::lru::Item;
+use glob::Pattern;
+use std::fs;
+use std::io;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+/// What to purge: blobs that fulfil all that is set here, so everything where nothing is.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// Only blobs that nobody used for at least this long.
+    pub older_than: Option<Duration>,
+    /// Only this namespace; empty is the default one.
+    pub namespace: Option<String>,
+    /// Only keys that match; costs a look into each file, as the index keeps no keys.
+    pub pattern: Option<Pattern>,
+    /// Only count.
+    pub dry_run: bool,
+}
+
+/// What a purge removed, or would.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Purged {
+    /// Blobs.
+    pub entries: u64,
+    /// Bytes on disk.
+    pub bytes: u64,
+}
+
+/// A purge under way; the sums where there are several.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Purging {
+    /// Blobs that were looked at.
+    pub done: u64,
+    /// Blobs to look at.
+    pub total: u64,
+}
+
+/// Purges under way.
+#[derive(Debug, Default)]
+pub(super) struct Tracker {
+    running: u32,
+    sums: Purging,
+}
+
+impl Tracker {
+    /// The sums, where there is a purge.
+    pub(super) fn now(&self) -> Option<Purging> {
+        (self.running > 0).then_some(self.sums)
+    }
+
+    fn begin(&mut self, total: usize) {
+        self.running += 1;
+        self.sums.total += total as u64;
+    }
+
+    fn end(&mut self) {
+        self.running -= 1;
+        if self.running == 0 {
+            self.sums = Purging::default();
+        }
+    }
+}
+
+impl Store {
+    /// Removes all blobs that match, even pinned ones. Waits for the end of the start's scan. Goes on past files that
+    /// cannot be removed and reports the first of them.
+    pub fn purge(&self, filter: &Filter) -> Result<Purged, Error> {
+        let inner = &*self.inner;
+        let until = match filter.older_than {
+            Some(age) => {
+                micros(now()).saturating_sub(u64::try_from(age.as_micros()).unwrap_or(u64::MAX))
+            }
+            None => u64::MAX,
+        };
+        let found = {
+            let waiting = inner
+                .changed
+                .wait_while(inner.state(), |state| state.indexing);
+            let mut state = waiting.unwrap_or_else(PoisonError::into_inner);
+            let namespace = match &filter.namespace {
+                None => None,
+                Some(name) => match state.namespaces.numbers.get(name) {
+                    Some(number) => Some(*number),
+                    None => return Ok(Purged::default()),
+                },
+            };
+            let found = state.lru.select(until, namespace);
+            state.purging.begin(found.len());
+            found
+        };
+        let mut purged = Purged::default();
+        let mut failed = None;
+        for item in found {
+            match inner.purge_one(filter, &item, until) {
+                Ok(None) => {}
+                Ok(Some(bytes)) => {
+                    purged.entries += 1;
+                    purged.bytes += bytes;
+                }
+                Err(error) => failed = failed.or(Some(error)),
+            }
+            inner.state().purging.sums.done += 1;
+        }
+        inner.state().purging.end();
+        failed.map_or(Ok(purged), Err)
+    }
+}
+
+impl Inner {
+    /// The bytes of a blob that was removed, or would be.
+    fn purge_one(&self, filter: &Filter, item: &Item, until: u64) -> Result<Option<u64>, Error> {
+        let path = self.path_of_item(item);
+        if let Some(pattern) = &filter.pattern
+            // A file that is gone, or says no key, matches nothing.
+            && !key_of(&path).is_some_and(|key| pattern.matches(&key))
+        {
+            return Ok(None);
+        }
+        let _stripe = self.stripe(&item.digest);
+        let Some(bytes) = self.state().lru.unused_since(&item.digest, until) else {
+            return Ok(None);
+        };
+        if filter.dry_run {
+            return Ok(Some(bytes));
+        }
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(self.fault("remove blob", &path, error))
+            }
+            Ok(()) | Err(_) => Ok(Some(self.state().lru.remove(&item.digest).unwrap_or(0))),
+        }
+    }
+}

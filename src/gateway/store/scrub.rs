@@ -1,0 +1,316 @@
+//! Checks of blobs that no request waits for: of all, on a schedule, and of single ones, on suspicion.
+//!
+//! One thread does both. On a schedule it goes through the blobs by the first byte of their digests, 256 parts of equal
+//! time, so that a restart goes on with the part it was in: the file `scrub` says which. It sleeps after each piece that
+//! it reads, and what it brought into memory it lets go again, so that it neither holds up requests nor takes the room
+//! of what they use.
+//!
+//! Suspicious is a blob that could not be sent to its end, and one that a client puts again soon after it got it: the
+//! client may have found it useless.
+
+use super::found::{Flaw, Kind, open_file, warn_of};
+use super::trailer::Trailer;
+use super::{Depth, Error, Inner, Store, digest_of, micros, now, resident};
+use crate::gateway::key::Key;
+use crate::gateway::lru::{Digest, Item, Presence};
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Weak};
+use std::thread::sleep;
+use std::time::{Duration, SystemTime};
+
+/// Suspicions that wait; more are not looked at.
+pub(super) const MOST_SUSPECTS: usize = 64;
+/// Read in a second at most, even if the schedule is not kept that way.
+const BYTES_PER_SECOND: u64 = 32 << 20;
+/// A put so soon after a hit is suspicious.
+const SOON_MICROS: u64 = 60 * 1_000_000;
+const PARTS: u32 = 256;
+/// Slots of the index that are looked through at a time.
+const SLOTS: usize = 1 << 16;
+/// How often it looks whether the start's scan has ended.
+const SCAN_PAUSE: Duration = Duration::from_millis(200);
+
+/// A blob to look at.
+#[derive(Debug)]
+pub(super) enum Suspect {
+    /// The one of this key.
+    Key(Key),
+    /// The one that was this key's before it was put again.
+    Replaced(Key, File),
+}
+
+/// What the checks came to, since the start but for the time of the last full pass.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Scrubbed {
+    /// In which every blob is to be checked once; `None` if that is off.
+    pub period: Option<Duration>,
+    /// Blobs checked by the schedule.
+    pub checked: u64,
+    /// Those of them that were corrupt.
+    pub corrupt: u64,
+    /// Blobs checked on suspicion.
+    pub suspicions: u64,
+    /// The end of the last pass over all blobs.
+    pub last_full: Option<SystemTime>,
+    /// Parts of the present pass that are done, of 256.
+    pub part: u8,
+}
+
+/// The right to cast doubt on a blob, for whoever sends it.
+#[derive(Debug, Clone)]
+pub struct Doubt {
+    store: Store,
+    key: Key,
+}
+
+impl Doubt {
+    /// The blob could not be read to its end.
+    pub fn raise(&self) {
+        self.store.inner.suspect(Suspect::Key(self.key.clone()));
+    }
+}
+
+impl Store {
+    /// The right to cast doubt on this blob.
+    pub fn doubt(&self, key: &Key) -> Doubt {
+        Doubt {
+            store: self.clone(),
+            key: key.clone(),
+        }
+    }
+
+    /// Looks at a blob that could not be read because of `cause`, at once, and removes it if it is corrupt. Returns
+    /// what to answer: [`Error::Missing`] for one that is gone.
+    pub fn distrust(&self, key: &Key, cause: io::Error) -> Error {
+        let digest = digest_of(key);
+        match self.inner.examine(key, &digest, Depth::Body) {
+            Ok(_) => self
+                .inner
+                .fault("read blob", &self.inner.path_of(key, &digest), cause),
+            Err(error) => error,
+        }
+    }
+}
+
+/// Starts the thread, which ends when the store is dropped.
+pub(super) fn start(
+    inner: &Arc<Inner>,
+    period: Option<Duration>,
+    suspects: Receiver<Suspect>,
+) -> io::Result<()> {
+    let (part, last_full) = read_progress(&inner.dir.join("scrub"));
+    {
+        let mut state = inner.state();
+        state.scrubbed.period = period;
+        (state.scrubbed.part, state.scrubbed.last_full) = (part, last_full);
+    }
+    let scrub = Scrub {
+        // Weak, so that a store can be dropped, and opened again, at any time.
+        inner: Arc::downgrade(inner),
+        suspects,
+    };
+    std::thread::Builder::new()
+        .name("scrub".to_owned())
+        .spawn(move || match period {
+            Some(period) => scrub.keep_to(period),
+            None => scrub.wait_for_suspects(),
+        })
+        .map(drop)
+}
+
+struct Scrub {
+    inner: Weak<Inner>,
+    suspects: Receiver<Suspect>,
+}
+
+/// `None` from any of the steps: the store is gone.
+impl Scrub {
+    fn wait_for_suspects(self) -> Option<()> {
+        loop {
+            let suspect = self.suspects.recv().ok()?;
+            self.inner.upgrade()?.look_at(suspect);
+        }
+    }
+
+    fn keep_to(self, period: Duration) -> Option<()> {
+        // A tenth is left for what takes longer than it should.
+        let time = period.mul_f64(0.9) / PARTS;
+        while self.inner.upgrade()?.state().indexing {
+            self.rest(SCAN_PAUSE)?;
+        }
+        loop {
+            let items = self.items()?;
+            let count = u32::try_from(items.len().max(1)).unwrap_or(u32::MAX);
+            let pause = time / count;
+            if items.is_empty() {
+                self.rest(pause)?;
+            }
+            for item in items {
+                let begun = now();
+                self.inner.upgrade()?.scrub(&item);
+                let took = now().duration_since(begun).unwrap_or_default();
+                self.rest(pause.saturating_sub(took))?;
+            }
+            self.inner.upgrade()?.end_part();
+        }
+    }
+
+    /// The blobs of the present part.
+    fn items(&self) -> Option<Vec<Item>> {
+        let mut items = Vec::new();
+        for slots in (0..).map(|chunk| chunk * SLOTS..(chunk + 1) * SLOTS) {
+            let inner = self.inner.upgrade()?;
+            let state = inner.state();
+            match state.lru.beginning_with(state.scrubbed.part, slots) {
+                Some(found) => items.extend(found),
+                None => break,
+            }
+        }
+        Some(items)
+    }
+
+    /// Waits; the next suspect ends that early.
+    fn rest(&self, pause: Duration) -> Option<()> {
+        match self.suspects.recv_timeout(pause) {
+            Ok(suspect) => {
+                self.inner.upgrade()?.look_at(suspect);
+                Some(())
+            }
+            Err(RecvTimeoutError::Timeout) => Some(()),
+            Err(RecvTimeoutError::Disconnected) => None,
+        }
+    }
+}
+
+impl Inner {
+    /// Has a blob looked at, unless too many wait for that.
+    pub(super) fn suspect(&self, suspect: Suspect) {
+        // Full: it is a hint, and the schedule finds it too. Closed: the thread cannot have ended.
+        let _ = self.scrubber.try_send(suspect);
+    }
+
+    /// The file of a blob about to be replaced, if that is suspicious. The key's stripe is held.
+    pub(super) fn suspicious(&self, digest: &Digest, now: u64, path: &Path) -> Option<File> {
+        let since = now.saturating_sub(SOON_MICROS);
+        let is_suspicious = self.state().lru.was_hit_since(digest, since);
+        is_suspicious.then(|| File::open(path).ok()).flatten()
+    }
+
+    fn look_at(&self, suspect: Suspect) {
+        self.state().scrubbed.suspicions += 1;
+        match suspect {
+            // Whatever is found is seen to there.
+            Suspect::Key(key) => drop(self.examine(&key, &digest_of(&key), Depth::Body)),
+            Suspect::Replaced(key, file) => {
+                let found = check(&file, |len| Trailer::read(&file, key.as_str(), len));
+                if let Err(Flaw::Broken(kind)) = found {
+                    let path = self.path_of(&key, &digest_of(&key));
+                    warn_of(kind, &path, Some(&key), "a client has replaced");
+                    self.state().flaws.count(kind);
+                }
+            }
+        }
+    }
+
+    /// Checks one blob by the schedule.
+    pub(super) fn scrub(&self, item: &Item) {
+        let path = self.path_of_item(item);
+        let found = check_at(&path, &item.digest);
+        {
+            let mut state = self.state();
+            state.scrubbed.checked += 1;
+            if found.is_ok() {
+                state.lru.mark_checked(&item.digest);
+                return;
+            }
+        }
+        // Once more, when it can neither come nor go.
+        let _stripe = self.stripe(&item.digest);
+        if self.state().lru.presence(&item.digest) != Presence::Live {
+            return;
+        }
+        let key = key_of(&path).and_then(|key| Key::parse(&key).ok());
+        match check_at(&path, &item.digest) {
+            Ok(()) => {}
+            Err(Flaw::Missing) => drop(self.vanished(&item.digest)),
+            Err(Flaw::Broken(kind)) => {
+                self.state().scrubbed.corrupt += 1;
+                self.remove_broken(&item.digest, &path, key.as_ref(), kind);
+            }
+            Err(Flaw::Io(error)) => drop(self.fault("read blob", &path, error)),
+        }
+    }
+
+    fn end_part(&self) {
+        let (part, last_full) = {
+            let scrubbed = &mut self.state().scrubbed;
+            scrubbed.part = scrubbed.part.wrapping_add(1);
+            if scrubbed.part == 0 {
+                scrubbed.last_full = Some(now());
+            }
+            (scrubbed.part, scrubbed.last_full)
+        };
+        let seconds = last_full.map_or(0, |at| micros(at) / 1_000_000);
+        let (path, temp) = (self.dir.join("scrub"), self.dir.join("tmp/scrub"));
+        let written = fs::write(&temp, format!("{part} {seconds}\n"));
+        if let Err(error) = written.and_then(|()| fs::rename(&temp, &path)) {
+            self.fault("write", &path, error);
+        }
+    }
+}
+
+/// The part that comes next and the end of the last pass over all; from the start where the file does not say.
+fn read_progress(path: &Path) -> (u8, Option<SystemTime>) {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let read = text
+        .strip_suffix('\n')
+        .and_then(|line| line.split_once(' '));
+    let Some((Ok(part), Ok(seconds))) = read.map(|(part, seconds)| (part.parse(), seconds.parse()))
+    else {
+        return (0, None);
+    };
+    let at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
+    (part, at.filter(|_| seconds > 0))
+}
+
+/// The key of a blob's file, if its end says one.
+pub(super) fn key_of(path: &Path) -> Option<String> {
+    let (file, len, _) = open_file(path).ok()?;
+    let (key, _) = Trailer::read_any(&file, len).ok()??;
+    Some(key)
+}
+
+/// Reads a blob's file, whose key has this digest, to the end and leaves no more of it in memory than there was.
+fn check_at(path: &Path, digest: &Digest) -> Result<(), Flaw> {
+    let (file, ..) = open_file(path)?;
+    let is_in_use = resident::read(&file, &mut [0], 0).unwrap_or(false);
+    let found = check(&file, |len| {
+        let read = Trailer::read_any(&file, len)?;
+        let own =
+            read.filter(|(key, _)| Key::parse(key).is_ok_and(|key| digest_of(&key) == *digest));
+        Ok(own.map(|(_, trailer)| trailer))
+    });
+    if !is_in_use {
+        // A file system that does not know it keeps it as it likes.
+        let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
+    }
+    found
+}
+
+/// Compares a file with what its trailer says, slowly.
+fn check(
+    file: &File,
+    trailer: impl FnOnce(u64) -> io::Result<Option<Trailer>>,
+) -> Result<(), Flaw> {
+    let trailer = trailer(file.metadata()?.len())?;
+    let trailer = trailer.ok_or(Flaw::Broken(Kind::Trailer))?;
+    let pace = |read| sleep(Duration::from_secs(read as u64) / BYTES_PER_SECOND as u32);
+    if trailer.body_is_whole_at_pace(file, pace)? {
+        Ok(())
+    } else {
+        Err(Flaw::Broken(Kind::Body))
+    }
+}

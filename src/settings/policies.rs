@@ -1,0 +1,164 @@
+//! Quotas, pins, ages: texts into what the cache keeps to besides its size. Pure.
+
+use super::values::{Fault, optional, size};
+use super::{Lookup, Problem};
+use crate::gateway::config::Policies;
+use crate::gateway::key::Key;
+use crate::human::bytes;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// Namespaces that may have a quota or a pin: each has a list of its own, whose ends are looked at for each eviction.
+const MOST_NAMESPACES: usize = 64;
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+impl Lookup<'_> {
+    pub(super) fn policies(&mut self, cache_size: Option<u64>) -> Option<Policies> {
+        let quotas = self.parsed("SCCACHE_QUOTAS", quotas);
+        let pinned = self.parsed("SCCACHE_PINNED", pinned);
+        let max_age = self.parsed("SCCACHE_MAX_AGE", optional(age));
+        let scrub = self.parsed("SCCACHE_SCRUB", scrub);
+        let (quotas, pinned, cache_size) = (quotas?, pinned?, cache_size?);
+        let size = bytes(cache_size);
+        for (name, quota) in quotas.iter().filter(|(_, quota)| **quota > cache_size) {
+            self.problem(
+                "SCCACHE_QUOTAS",
+                format!(
+                    "the quota of \"{name}\" is {}, more than SCCACHE_CACHE_SIZE, {size}",
+                    bytes(*quota)
+                ),
+                Some("lower the quota, or raise SCCACHE_CACHE_SIZE".into()),
+            );
+        }
+        let promised = quotas.iter().filter(|(name, _)| pinned.contains(*name));
+        let promised = promised.fold(0, |sum: u64, (_, quota)| sum.saturating_add(*quota));
+        let open: Vec<&str> = pinned.iter().map(String::as_str).collect();
+        let open: Vec<&str> = open
+            .into_iter()
+            .filter(|name| !quotas.contains_key(*name))
+            .collect();
+        if promised > cache_size {
+            self.problem(
+                "SCCACHE_PINNED",
+                format!(
+                    "the quotas of the pinned namespaces are {} together, more than SCCACHE_CACHE_SIZE, {size}",
+                    bytes(promised)
+                ),
+                Some("pin fewer, lower their quotas, or raise SCCACHE_CACHE_SIZE".into()),
+            );
+        } else if !open.is_empty() {
+            self.warnings.push(Problem {
+                subject: "SCCACHE_PINNED".into(),
+                message: format!(
+                    "{} has no quota: it may fill the whole cache, and writes to others are refused then",
+                    open.join(", ")
+                ),
+                hint: Some(format!("set SCCACHE_QUOTAS={}=2G, say", open[0])),
+            });
+        }
+        if quotas.keys().chain(&pinned).collect::<BTreeSet<_>>().len() > MOST_NAMESPACES {
+            self.problem(
+                "SCCACHE_QUOTAS",
+                format!("more than {MOST_NAMESPACES} namespaces have a quota or a pin"),
+                Some("leave some to the budget that all share".into()),
+            );
+        }
+        Some(Policies {
+            quotas,
+            pinned,
+            max_age: max_age?,
+            scrub: scrub?,
+        })
+    }
+}
+
+/// The text of a table of quotas or a list of pins in the TOML file.
+pub(super) fn flat(key: &str, value: &toml::Value) -> Option<String> {
+    let parts: Option<Vec<String>> = match (key, value) {
+        ("quotas", toml::Value::Table(table)) => table
+            .iter()
+            .map(|(name, quota)| match quota {
+                toml::Value::String(quota) => Some(format!("{name}={quota}")),
+                toml::Value::Integer(quota) => Some(format!("{name}={quota}")),
+                _ => None,
+            })
+            .collect(),
+        ("pinned", toml::Value::Array(names)) => {
+            let names = names.iter().map(|name| name.as_str().map(str::to_owned));
+            names.collect()
+        }
+        _ => None,
+    };
+    parts.map(|parts| parts.join(","))
+}
+
+fn quotas(text: &str) -> Result<BTreeMap<String, u64>, Fault> {
+    let mut quotas = BTreeMap::new();
+    for part in parts(text) {
+        let Some((name, quota)) = part.split_once('=') else {
+            return Err(Fault::hint(
+                format!("\"{part}\" is not NAMESPACE=SIZE"),
+                "write it as ci=20G,team-a=5G",
+            ));
+        };
+        let name = namespace(name.trim())?;
+        let quota = size(quota).map_err(|fault| Fault {
+            message: format!("the quota of \"{name}\" {}", fault.message),
+            hint: fault.hint,
+        })?;
+        if quotas.insert(name.clone(), quota).is_some() {
+            return Err(Fault::hint(
+                format!("\"{name}\" has two quotas"),
+                "write one for each namespace",
+            ));
+        }
+    }
+    Ok(quotas)
+}
+
+fn pinned(text: &str) -> Result<BTreeSet<String>, Fault> {
+    parts(text).map(namespace).collect()
+}
+
+fn parts(text: &str) -> impl Iterator<Item = &str> {
+    let parts = text.split(',').map(str::trim);
+    parts.filter(|part| !part.is_empty())
+}
+
+/// A name that the namespace of some key has.
+fn namespace(name: &str) -> Result<String, Fault> {
+    let hint = "a namespace is what stands before the entries in a client's URL, as \"ci\" or \"team/x\"; \
+                \"default\" is the nameless one";
+    if name == "default" {
+        return Ok(name.to_owned());
+    }
+    let entry = format!("{name}/0/0/0/{:064}", 0);
+    match Key::parse(&entry) {
+        Ok(key) if key.namespace() == name => Ok(name.to_owned()),
+        Ok(_) => Err(Fault::hint(format!("\"{name}\" is not a namespace"), hint)),
+        Err(cause) => Err(Fault::hint(
+            format!("\"{name}\" is not a namespace: {cause}"),
+            hint,
+        )),
+    }
+}
+
+fn age(text: &str) -> Result<Duration, Fault> {
+    let hint = "write it as 30d or 12h";
+    match humantime::parse_duration(text) {
+        Ok(age) if age < Duration::from_secs(1) => Err(Fault::hint("is less than a second", hint)),
+        Ok(age) if age > LONGEST => Err(Fault::hint("is longer than ten years", hint)),
+        Ok(age) => Ok(age),
+        Err(error) => Err(Fault::hint(format!("is not a span of time: {error}"), hint)),
+    }
+}
+
+fn scrub(text: &str) -> Result<Option<Duration>, Fault> {
+    match text {
+        "off" => Ok(None),
+        text => age(text).map(Some).map_err(|fault| Fault {
+            message: fault.message,
+            hint: Some("write it as 7d, or off".into()),
+        }),
+    }
+}

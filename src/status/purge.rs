@@ -1,0 +1,120 @@
+//! `purge`: has the gateway remove blobs, and shows how far it is.
+
+use super::{Error, agent, bytes, cache_status, endpoint, report};
+use crate::cli::exit;
+use crate::gateway::status::{PurgeAnswer, PurgeRequest};
+use crate::settings::{Place, Settings};
+use crate::state;
+use crate::supervise::control::Report;
+use std::io::{self, IsTerminal, Write};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
+
+/// A purge of a million blobs takes its time.
+const PURGE_PATIENCE: Duration = Duration::from_secs(600);
+/// Progress is shown from then on, so often.
+const FIRST_SIGN: Duration = Duration::from_secs(2);
+const SIGNS: Duration = Duration::from_secs(1);
+
+/// Which blobs: those that fulfil all that is given.
+#[derive(Debug, Default, clap::Args)]
+pub struct Args {
+    /// Only blobs that were not used for so long: 30d, 12h
+    #[arg(long, value_parser = humantime::parse_duration)]
+    older_than: Option<Duration>,
+    /// Only blobs of this namespace
+    #[arg(long)]
+    namespace: Option<String>,
+    /// Only blobs whose keys match: * is any text, ? any character, [ab] one of these
+    #[arg(long, value_parser = pattern)]
+    pattern: Option<String>,
+    /// Remove nothing, and say how much it would be
+    #[arg(long)]
+    dry_run: bool,
+}
+
+fn pattern(text: &str) -> Result<String, glob::PatternError> {
+    glob::Pattern::new(text).map(|_| text.to_owned())
+}
+
+/// Removes blobs: all, or those that the arguments choose.
+///
+/// # Errors
+/// No supervisor or gateway answers.
+pub fn run(settings: &Settings, args: &Args) -> Result<u8, Error> {
+    let place = settings.place();
+    let report = report(&place)?;
+    let endpoint = endpoint(&report);
+    let fail = |cause: String| Error::Gateway {
+        endpoint: endpoint.clone(),
+        cause,
+    };
+    let token = state::auth_token(settings)?;
+    let request = PurgeRequest {
+        // Rounded up: half a second must not become none, which matches everything.
+        older_than_seconds: args
+            .older_than
+            .map(|age| age.as_secs() + u64::from(age.subsec_nanos() > 0)),
+        namespace: args.namespace.clone(),
+        pattern: args.pattern.clone(),
+        dry_run: args.dry_run,
+    };
+    let body = serde_json::to_string(&request).map_err(io::Error::from)?;
+    let text = with_progress(&place, &report, || {
+        agent(PURGE_PATIENCE)
+            .post(format!("{endpoint}/api/purge"))
+            .header("Authorization", format!("Bearer {}", token.reveal()))
+            .content_type("application/json")
+            .send(body)
+            .and_then(|mut response| response.body_mut().read_to_string())
+    });
+    let text = text.map_err(|error| fail(error.to_string()))?;
+    let purged: PurgeAnswer =
+        serde_json::from_str(&text).map_err(|error| fail(error.to_string()))?;
+    let done = if args.dry_run {
+        "would purge"
+    } else {
+        "purged"
+    };
+    writeln!(
+        io::stdout(),
+        "{done} {} blobs, {}",
+        purged.entries,
+        bytes(purged.bytes)
+    )?;
+    Ok(exit::OK)
+}
+
+/// Does `work`, and says on a terminal how far the gateway is when that takes long.
+fn with_progress<T>(place: &Place, report: &Report, work: impl FnOnce() -> T) -> T {
+    if !io::stderr().is_terminal() {
+        return work();
+    }
+    let (done, wait) = channel::<()>();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut pause = FIRST_SIGN;
+            let mut shown = false;
+            while wait.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+                pause = SIGNS;
+                let status = cache_status(place, report).ok();
+                if let Some(at) = status.and_then(|status| status.store.purge) {
+                    // Nobody is left to tell when the terminal is gone.
+                    let _ = write!(
+                        io::stderr(),
+                        "\rlooked at {} of {} blobs",
+                        at.done,
+                        at.total
+                    );
+                    shown = true;
+                }
+            }
+            if shown {
+                let _ = writeln!(io::stderr());
+            }
+        });
+        let outcome = work();
+        drop(done);
+        outcome
+    })
+}
