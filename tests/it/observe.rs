@@ -16,10 +16,26 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 /// Series that come with an event which no test of this module causes, and the test that does.
-const EVENTFUL: [(&str, &str); 1] = [(
-    "sccache_dock_dist_local_jobs_limited_total",
-    "scheduler.rs: a job over its limit of memory",
-)];
+const EVENTFUL: [(&str, &str); 5] = [
+    (
+        "sccache_dock_dist_local_jobs_limited_total",
+        "scheduler.rs: a job over its limit of memory",
+    ),
+    // Here the second level has what was evicted.
+    (
+        "sccache_dock_lost_hits_kept_ratio",
+        "policies.rs: lost hits",
+    ),
+    ("sccache_dock_lost_hits_total", "policies.rs: lost hits"),
+    (
+        "sccache_dock_store_corrupt_blobs_total",
+        "policies.rs: a corrupt blob",
+    ),
+    (
+        "sccache_dock_store_scrub_last_full_timestamp_seconds",
+        "policies.rs: the end of a pass",
+    ),
+];
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("images/compose")
@@ -176,6 +192,8 @@ impl Scene {
             ("SCCACHE_PUBLIC_ADDR", "127.0.0.1"),
             ("SCCACHE_BUILDER_SLOTS", "1"),
             ("SCCACHE_CACHE_SIZE", "8M"),
+            ("SCCACHE_QUOTAS", "team=4M"),
+            ("SCCACHE_SCRUB", "10s"),
             ("SCCACHE_READ_TOKEN", READER),
             ("SCCACHE_TLS_CERT", cert.to_str().unwrap()),
             ("SCCACHE_TLS_KEY", key.to_str().unwrap()),

@@ -119,14 +119,13 @@ impl Collector for Policies {
             ),
         ];
         encode(&mut encoder, counter, &counters)?;
+        // Named before there is one, so that a dashboard finds it.
+        let help = "The end of the last check of all blobs";
+        let seconds = Some(&Unit::Seconds);
+        let name = "store_scrub_last_full_timestamp";
+        let descriptor = encoder.encode_descriptor(name, help, seconds, MetricType::Gauge)?;
         if let Some(at) = integrity.scrub_last_full_unix_seconds {
-            let gauge = (
-                "store_scrub_last_full_timestamp",
-                "The end of the last check of all blobs",
-                Some(&Unit::Seconds),
-                at,
-            );
-            encode(&mut encoder, MetricType::Gauge, &[gauge])?;
+            ConstGauge::new(i64::try_from(at).unwrap_or(i64::MAX)).encode(descriptor)?;
         }
         Ok(())
     }
@@ -137,16 +136,7 @@ fn encode_namespaces(
     namespaces: &[NamespaceUsage],
 ) -> fmt::Result {
     let gauge = |value: u64| ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
-    let help = "Bytes on disk of a namespace with a quota or a pin";
     let bytes = Some(&Unit::Bytes);
-    let mut sizes = encoder.encode_descriptor("namespace_size", help, bytes, MetricType::Gauge)?;
-    for one in namespaces
-        .iter()
-        .filter(|one| one.pinned || one.quota.is_some())
-    {
-        let labels = [("namespace", shown(&one.name))];
-        gauge(one.bytes).encode(sizes.encode_family(&labels)?)?;
-    }
     let help = "Most bytes that a namespace may take on disk";
     let mut quotas =
         encoder.encode_descriptor("namespace_quota", help, bytes, MetricType::Gauge)?;
