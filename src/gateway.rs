@@ -13,7 +13,9 @@
 //! Where TLS is set, HTTP without it is for this machine (this container) only. sccache's own protocol knows no TLS;
 //! who may speak it is decided by address, as ever.
 
+mod accept;
 pub mod access;
+mod born;
 pub mod config;
 mod crowd;
 pub mod disk;
@@ -39,18 +41,21 @@ pub mod upstream;
 pub mod warnings;
 pub mod zip;
 
+pub(crate) use accept::a_moment_after;
+pub use born::Listeners;
+pub(crate) use born::REREAD;
+
 use crate::gateway::access::{Access, Caller};
-use crate::gateway::config::{Config, IpcPolicy};
-use crate::gateway::crowd::{Crowd, End};
+use crate::gateway::config::Config;
+use crate::gateway::crowd::Crowd;
 use crate::gateway::disk::{Disk, Download, Fault};
 use crate::gateway::files::Files;
 use crate::gateway::history::{History, Point, Range};
 use crate::gateway::key::Key;
-use crate::gateway::metrics::{Metrics, Protocol};
+use crate::gateway::metrics::Metrics;
 use crate::gateway::page::Traffic;
-use crate::gateway::scheduler::{Front, Supervisor, SupervisorEnds};
+use crate::gateway::scheduler::{Front, Supervisor};
 use crate::gateway::services::Services;
-use crate::gateway::socket::Socket;
 use crate::gateway::status::{
     Integrity, LostHits, PurgeProgress, Status, StoreStatus, TlsStatus, TokensStatus,
 };
@@ -58,40 +63,19 @@ use crate::gateway::store::Store;
 use crate::gateway::tls::Tls;
 use crate::gateway::upstream::{Found, Upstream};
 use crate::gateway::warnings::{ADVICE, REFUSALS, Warnings, unix_seconds};
-use crate::listeners;
 use std::fmt;
 use std::io::{self, BufRead};
-use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::os::fd::AsFd;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader, WriteHalf};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tracing::{info, warn};
 
-/// Most connections at one time; more wait to be accepted.
-const CONNECTIONS: usize = 4096;
-/// Descriptors left for blobs, relays and everything else.
-const SPARE_FILES: u64 = 512;
-/// How long a new connection may stay without a first byte.
-const FIRST_BYTE: Duration = Duration::from_secs(10);
-/// How long a connection without a request may still bring one once we are stopping.
-const LAST_WORDS: Duration = Duration::from_millis(250);
-/// Read buffer of a connection in sccache's own protocol.
-const FRAME_BUFFER: usize = 4 << 10;
-/// Pause after the kernel refused to accept.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Most bytes of a version's line.
 const LONGEST_VERSION: u64 = 256;
-/// The supervisor's word for reading files again.
-pub(crate) const REREAD: [u8; 1] = *b"F";
-/// How often suppressed warnings are looked after.
-const TICK: Duration = Duration::from_secs(5);
 
 /// Why the gateway could not serve.
 #[derive(Debug, thiserror::Error)]
@@ -151,17 +135,6 @@ impl Error {
     }
 }
 
-/// Where clients connect.
-#[derive(Debug)]
-pub struct Listeners {
-    /// The cache port.
-    pub tcp: TcpListener,
-    /// The front of the scheduler, in the modes that distribute.
-    pub dist: Option<TcpListener>,
-    /// The socket for clients on the same machine.
-    pub unix: Option<UnixListener>,
-}
-
 /// Serves the cache until SIGTERM, SIGINT or, with `inherit`, the end of the supervisor.
 ///
 /// With `inherit` the listeners come from the Unix socket on standard input; the byte `R` goes back over it
@@ -183,10 +156,10 @@ pub fn serve(config: &Path, inherit: bool) -> Result<(), Error> {
         uid: nix::unistd::geteuid().as_raw(),
     })?;
     let (listeners, supervisor) = if inherit {
-        let (listeners, supervisor) = inherited(&config).map_err(Error::Listen)?;
+        let (listeners, supervisor) = born::inherited(&config).map_err(Error::Listen)?;
         (listeners, Some(supervisor))
     } else {
-        (bind(&config).map_err(Error::Listen)?, None)
+        (born::bind(&config).map_err(Error::Listen)?, None)
     };
     if let Some(config) = &config.upstream {
         upstream::operator(config).map_err(Error::Upstream)?;
@@ -207,7 +180,8 @@ pub fn serve(config: &Path, inherit: bool) -> Result<(), Error> {
     let served = runtime.block_on(async {
         let (talk, ends) = scheduler::talk();
         let asked = Arc::<Notify>::default();
-        let shutdown = shutdown(supervisor, ends, Arc::clone(&asked)).map_err(Error::Start)?;
+        let shutdown =
+            born::shutdown(supervisor, ends, Arc::clone(&asked)).map_err(Error::Start)?;
         run(listeners, config, store, (talk, asked), shutdown)
             .await
             .map_err(Error::Start)
@@ -215,98 +189,6 @@ pub fn serve(config: &Path, inherit: bool) -> Result<(), Error> {
     // A store call on a disk that hangs must not hold up the stop.
     runtime.shutdown_timeout(Duration::from_secs(1));
     served
-}
-
-/// The listeners of the configuration, bound here.
-fn bind(config: &Config) -> io::Result<Listeners> {
-    let tcp = listeners::bind_tcp(config.listen)?;
-    let dist = config.dist.as_ref();
-    let dist = dist
-        .map(|dist| listeners::bind_tcp(dist.listen))
-        .transpose()?;
-    let unix = match config.ipc {
-        IpcPolicy::Off => None,
-        IpcPolicy::Local | IpcPolicy::Networks(_) => {
-            Some(listeners::bind_unix(&config.socket, 0o666)?)
-        }
-    };
-    Ok(Listeners { tcp, dist, unix })
-}
-
-/// The supervisor's listeners, and the socket that leads to it.
-fn inherited(config: &Config) -> io::Result<(Listeners, UnixStream)> {
-    let supervisor = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-    let mut sockets = listeners::receive(&supervisor)?.into_iter();
-    let missing = |which| io::Error::other(format!("cannot receive the listeners: {which}"));
-    let tcp = sockets.next();
-    let tcp = tcp.ok_or_else(|| missing("the message holds none"))?;
-    let dist = match config.dist {
-        None => None,
-        Some(_) => Some(
-            sockets
-                .next()
-                .ok_or_else(|| missing("that of the scheduler's front is not among them"))?,
-        ),
-    };
-    let unix = sockets.next().map(UnixListener::from);
-    Ok((
-        Listeners {
-            tcp: TcpListener::from(tcp),
-            dist: dist.map(TcpListener::from),
-            unix,
-        },
-        supervisor,
-    ))
-}
-
-/// Ends when the gateway is to stop. Says that it is ready when it is first polled, by the accept loop.
-/// Carries the bytes between the supervisor and the front of the scheduler meanwhile. Whoever waits for `asked` hears of
-/// each request of the supervisor to read files again.
-fn shutdown(
-    supervisor: Option<UnixStream>,
-    mut ends: SupervisorEnds,
-    asked: Arc<Notify>,
-) -> io::Result<impl Future<Output = ()>> {
-    let mut term = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let supervisor = match supervisor {
-        None => None,
-        Some(stream) => {
-            stream.set_nonblocking(true)?;
-            Some(tokio::net::UnixStream::from_std(stream)?)
-        }
-    };
-    Ok(async move {
-        let supervisor_gone = async {
-            let Some(supervisor) = supervisor else {
-                return std::future::pending().await;
-            };
-            let (mut hear, mut say) = supervisor.into_split();
-            if let Err(cause) = say.write_all(b"R").await {
-                warn!("cannot report readiness: {cause}");
-            }
-            let mut byte = [0];
-            loop {
-                tokio::select! {
-                    read = hear.read(&mut byte) => match read {
-                        Ok(1) if byte == REREAD => asked.notify_one(),
-                        Ok(1) => { let _ = ends.hear.send(byte[0]); }
-                        Ok(_) | Err(_) => return,
-                    },
-                    Some(word) = ends.said.recv() => {
-                        if let Err(cause) = say.write_all(&[word]).await {
-                            warn!("cannot report readiness: {cause}");
-                        }
-                    }
-                }
-            }
-        };
-        tokio::select! {
-            _ = term.recv() => info!("stopping signal=TERM"),
-            _ = interrupt.recv() => info!("stopping signal=INT"),
-            () = supervisor_gone => info!("stopping because the supervisor is gone"),
-        }
-    })
 }
 
 /// Who is at the other end of a connection.
@@ -610,7 +492,7 @@ pub async fn run(
         );
     }
     let drain = config.drain;
-    let most = connection_limit();
+    let most = accept::connection_limit();
     let dist = config.dist.clone();
     let front = dist.map(|dist| Arc::new(Front::new(dist, supervisor.say)));
     let gateway = Gateway::new(config, store, front, asked, most).map_err(io::Error::other)?;
@@ -635,7 +517,7 @@ pub async fn run(
         }
         (None, _) | (_, None) => None,
     };
-    accept_until(shutdown, &gateway, &tcp, unix.as_ref(), &slots, &stopping).await;
+    accept::accept_until(shutdown, &gateway, &tcp, unix.as_ref(), &slots, &stopping).await;
     drop((tcp, unix));
     stop.send_replace(true);
     let all = u32::try_from(most).unwrap_or(u32::MAX);
@@ -675,170 +557,4 @@ fn remember(gateway: &Arc<Gateway>) {
             history.record(gateway.started.elapsed(), &totals);
         }
     });
-}
-
-async fn accept_until(
-    shutdown: impl Future<Output = ()>,
-    gateway: &Arc<Gateway>,
-    tcp: &tokio::net::TcpListener,
-    unix: Option<&tokio::net::UnixListener>,
-    slots: &Arc<Semaphore>,
-    stopping: &watch::Receiver<bool>,
-) {
-    let mut shutdown = std::pin::pin!(shutdown);
-    let mut tick = interval(TICK);
-    loop {
-        let slot = tokio::select! {
-            biased;
-            () = &mut shutdown => return,
-            slot = slots.clone().acquire_owned() => slot,
-        };
-        let Ok(slot) = slot else { return };
-        let accept_unix = async {
-            match unix {
-                Some(unix) => unix.accept().await,
-                None => std::future::pending().await,
-            }
-        };
-        let accepted = tokio::select! {
-            biased;
-            () = &mut shutdown => return,
-            _ = tick.tick() => { gateway.tick(); continue }
-            accepted = tcp.accept() => accepted.map(|(stream, address)| {
-                let local = stream.local_addr().map_or(address.ip(), |local| local.ip());
-                let socket = rustix::net::sockopt::set_socket_keepalive(&stream, true);
-                if let Err(cause) = stream.set_nodelay(true).and(socket.map_err(io::Error::from)) {
-                    warn!("cannot set a connection's options peer={address}: {cause}");
-                }
-                spawn(gateway, stream, Peer::Tcp { address, local }, slot, stopping);
-            }),
-            accepted = accept_unix => accepted.map(|(stream, _)| {
-                let (uid, pid) = stream.peer_cred().map_or((u32::MAX, 0), |peer| (peer.uid(), peer.pid().unwrap_or(0)));
-                spawn(gateway, stream, Peer::Unix { uid, pid }, slot, stopping);
-            }),
-        };
-        if let Err(cause) = accepted {
-            let message = format!("cannot accept a connection: {cause}");
-            gateway.warnings.warn(REFUSALS, "accept", &message);
-            sleep(ACCEPT_PAUSE).await;
-        }
-    }
-}
-
-fn spawn<S: Socket>(
-    gateway: &Arc<Gateway>,
-    stream: S,
-    peer: Peer,
-    slot: OwnedSemaphorePermit,
-    stopping: &watch::Receiver<bool>,
-) {
-    let (gateway, stopping) = (Arc::clone(gateway), stopping.clone());
-    tokio::spawn(async move {
-        let conversation = converse(Arc::clone(&gateway), stream, peer, stopping);
-        let end = gateway.crowd.attend(&peer, conversation).await;
-        drop(slot);
-        let (reason, cause) = match end {
-            End::Over => return,
-            End::Slow => (
-                "slow_head",
-                "no whole request came in time; clients of the cache send one at once",
-            ),
-            End::Crowded => (
-                "crowded",
-                "there are too many connections without an allowed request; do all of that address have a right token?",
-            ),
-        };
-        gateway.refuse(reason, &peer, &"a connection", &cause);
-    });
-}
-
-/// Finds out which protocol the peer speaks, and speaks it.
-///
-/// The first frame of sccache's own protocol is shorter than 16 MiB, so its big-endian length starts with 0.
-async fn converse<S: Socket>(
-    gateway: Arc<Gateway>,
-    mut stream: S,
-    peer: Peer,
-    mut stopping: watch::Receiver<bool>,
-) {
-    let mut first = [0];
-    let read = tokio::select! {
-        read = timeout(FIRST_BYTE, stream.read(&mut first)) => read,
-        () = a_moment_after(&mut stopping) => return,
-    };
-    match read {
-        Ok(Ok(1)) => {}
-        // Port scanners and health checks of others connect and say nothing.
-        Ok(Ok(_) | Err(_)) | Err(_) => return,
-    }
-    let what = "a connection";
-    match first[0] {
-        0 => {
-            let _open = gateway.metrics.connection(Protocol::sccache);
-            let (reader, writer) = after(first, stream);
-            // A frame's length and its head arrive together; what is longer is read past this buffer.
-            let reader = BufReader::with_capacity(FRAME_BUFFER, reader);
-            ipc::converse(&gateway, reader, writer, peer, stopping).await;
-        }
-        b'A'..=b'Z' | b'a'..=b'z' if gateway.tls.is_some() && !peer.is_ourselves() => {
-            let (reader, writer) = after(first, stream);
-            http::refuse_plain(&gateway, tokio::io::join(reader, writer), &peer).await;
-        }
-        b'A'..=b'Z' | b'a'..=b'z' => {
-            let _open = gateway.metrics.connection(Protocol::http);
-            http::converse(&gateway, stream, &first, peer, stopping).await;
-        }
-        0x16 => {
-            let Some(tls) = &gateway.tls else {
-                let cause = "the client speaks TLS, which is not configured; use http://, or set SCCACHE_TLS_CERT";
-                return gateway.refuse("tls", &peer, &what, &cause);
-            };
-            let (reader, writer) = after(first, stream);
-            match tls.shake_hands(tokio::io::join(reader, writer)).await {
-                Ok(stream) => {
-                    let _open = gateway.metrics.connection(Protocol::http);
-                    http::converse_by_hyper(&gateway, stream, peer, http::Wire::Tls, stopping)
-                        .await;
-                }
-                Err(cause) => gateway.refuse("tls", &peer, &what, &cause),
-            }
-        }
-        byte => gateway.refuse(
-            "protocol",
-            &peer,
-            &what,
-            &format!("no known protocol starts with byte {byte:#04x}"),
-        ),
-    }
-}
-
-/// The two directions of a connection whose first byte was read already.
-fn after<S: Socket>(first: [u8; 1], stream: S) -> (impl AsyncRead + Unpin, WriteHalf<S>) {
-    let (reader, writer) = tokio::io::split(stream);
-    (io::Cursor::new(first).chain(reader), writer)
-}
-
-/// Ends when what a client has sent before we began to stop must have arrived. A connection whose greeting is not
-/// answered fails the build of a client that speaks sccache's own protocol; one that was greeted survives its end.
-pub(crate) async fn a_moment_after(stopping: &mut watch::Receiver<bool>) {
-    // The sender lives as long as the gateway.
-    let _ = stopping.wait_for(|stopping| *stopping).await;
-    sleep(LAST_WORDS).await;
-}
-
-/// As many connections as descriptors allow, after asking for all that may be had.
-fn connection_limit() -> usize {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
-        return CONNECTIONS;
-    };
-    let wanted = (2 * CONNECTIONS as u64 + SPARE_FILES).min(hard).max(soft);
-    let files = if setrlimit(Resource::RLIMIT_NOFILE, wanted, hard).is_ok() {
-        wanted
-    } else {
-        soft
-    };
-    // A connection may hold a blob's file or a relay's socket besides its own.
-    let share = usize::try_from(files.saturating_sub(SPARE_FILES) / 2).unwrap_or(CONNECTIONS);
-    share.clamp(16, CONNECTIONS)
 }

@@ -1,0 +1,196 @@
+//! Connections: how many, from whom, and in which protocol.
+
+use crate::gateway::crowd::End;
+use crate::gateway::metrics::Protocol;
+use crate::gateway::socket::Socket;
+use crate::gateway::warnings::REFUSALS;
+use crate::gateway::{Gateway, Peer, http, ipc};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, BufReader, WriteHalf};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{interval, sleep, timeout};
+use tracing::warn;
+
+/// Most connections at one time; more wait to be accepted.
+const CONNECTIONS: usize = 4096;
+/// Descriptors left for blobs, relays and everything else.
+const SPARE_FILES: u64 = 512;
+/// How long a new connection may stay without a first byte.
+const FIRST_BYTE: Duration = Duration::from_secs(10);
+/// How long a connection without a request may still bring one once we are stopping.
+const LAST_WORDS: Duration = Duration::from_millis(250);
+/// Read buffer of a connection in sccache's own protocol.
+const FRAME_BUFFER: usize = 4 << 10;
+/// Pause after the kernel refused to accept.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How often suppressed warnings are looked after.
+const TICK: Duration = Duration::from_secs(5);
+
+/// Accepts connections until it is told to stop.
+pub(super) async fn accept_until(
+    shutdown: impl Future<Output = ()>,
+    gateway: &Arc<Gateway>,
+    tcp: &tokio::net::TcpListener,
+    unix: Option<&tokio::net::UnixListener>,
+    slots: &Arc<Semaphore>,
+    stopping: &watch::Receiver<bool>,
+) {
+    let mut shutdown = std::pin::pin!(shutdown);
+    let mut tick = interval(TICK);
+    loop {
+        let slot = tokio::select! {
+            biased;
+            () = &mut shutdown => return,
+            slot = slots.clone().acquire_owned() => slot,
+        };
+        let Ok(slot) = slot else { return };
+        let accept_unix = async {
+            match unix {
+                Some(unix) => unix.accept().await,
+                None => std::future::pending().await,
+            }
+        };
+        let accepted = tokio::select! {
+            biased;
+            () = &mut shutdown => return,
+            _ = tick.tick() => { gateway.tick(); continue }
+            accepted = tcp.accept() => accepted.map(|(stream, address)| {
+                let local = stream.local_addr().map_or(address.ip(), |local| local.ip());
+                let socket = rustix::net::sockopt::set_socket_keepalive(&stream, true);
+                if let Err(cause) = stream.set_nodelay(true).and(socket.map_err(io::Error::from)) {
+                    warn!("cannot set a connection's options peer={address}: {cause}");
+                }
+                spawn(gateway, stream, Peer::Tcp { address, local }, slot, stopping);
+            }),
+            accepted = accept_unix => accepted.map(|(stream, _)| {
+                let (uid, pid) = stream.peer_cred().map_or((u32::MAX, 0), |peer| (peer.uid(), peer.pid().unwrap_or(0)));
+                spawn(gateway, stream, Peer::Unix { uid, pid }, slot, stopping);
+            }),
+        };
+        if let Err(cause) = accepted {
+            let message = format!("cannot accept a connection: {cause}");
+            gateway.warnings.warn(REFUSALS, "accept", &message);
+            sleep(ACCEPT_PAUSE).await;
+        }
+    }
+}
+
+fn spawn<S: Socket>(
+    gateway: &Arc<Gateway>,
+    stream: S,
+    peer: Peer,
+    slot: OwnedSemaphorePermit,
+    stopping: &watch::Receiver<bool>,
+) {
+    let (gateway, stopping) = (Arc::clone(gateway), stopping.clone());
+    tokio::spawn(async move {
+        let conversation = converse(Arc::clone(&gateway), stream, peer, stopping);
+        let end = gateway.crowd.attend(&peer, conversation).await;
+        drop(slot);
+        let (reason, cause) = match end {
+            End::Over => return,
+            End::Slow => (
+                "slow_head",
+                "no whole request came in time; clients of the cache send one at once",
+            ),
+            End::Crowded => (
+                "crowded",
+                "there are too many connections without an allowed request; do all of that address have a right token?",
+            ),
+        };
+        gateway.refuse(reason, &peer, &"a connection", &cause);
+    });
+}
+
+/// Finds out which protocol the peer speaks, and speaks it.
+///
+/// The first frame of sccache's own protocol is shorter than 16 MiB, so its big-endian length starts with 0.
+async fn converse<S: Socket>(
+    gateway: Arc<Gateway>,
+    mut stream: S,
+    peer: Peer,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let mut first = [0];
+    let read = tokio::select! {
+        read = timeout(FIRST_BYTE, stream.read(&mut first)) => read,
+        () = a_moment_after(&mut stopping) => return,
+    };
+    match read {
+        Ok(Ok(1)) => {}
+        // Port scanners and health checks of others connect and say nothing.
+        Ok(Ok(_) | Err(_)) | Err(_) => return,
+    }
+    let what = "a connection";
+    match first[0] {
+        0 => {
+            let _open = gateway.metrics.connection(Protocol::sccache);
+            let (reader, writer) = after(first, stream);
+            // A frame's length and its head arrive together; what is longer is read past this buffer.
+            let reader = BufReader::with_capacity(FRAME_BUFFER, reader);
+            ipc::converse(&gateway, reader, writer, peer, stopping).await;
+        }
+        b'A'..=b'Z' | b'a'..=b'z' if gateway.tls.is_some() && !peer.is_ourselves() => {
+            let (reader, writer) = after(first, stream);
+            http::refuse_plain(&gateway, tokio::io::join(reader, writer), &peer).await;
+        }
+        b'A'..=b'Z' | b'a'..=b'z' => {
+            let _open = gateway.metrics.connection(Protocol::http);
+            http::converse(&gateway, stream, &first, peer, stopping).await;
+        }
+        0x16 => {
+            let Some(tls) = &gateway.tls else {
+                let cause = "the client speaks TLS, which is not configured; use http://, or set SCCACHE_TLS_CERT";
+                return gateway.refuse("tls", &peer, &what, &cause);
+            };
+            let (reader, writer) = after(first, stream);
+            match tls.shake_hands(tokio::io::join(reader, writer)).await {
+                Ok(stream) => {
+                    let _open = gateway.metrics.connection(Protocol::http);
+                    http::converse_by_hyper(&gateway, stream, peer, http::Wire::Tls, stopping)
+                        .await;
+                }
+                Err(cause) => gateway.refuse("tls", &peer, &what, &cause),
+            }
+        }
+        byte => gateway.refuse(
+            "protocol",
+            &peer,
+            &what,
+            &format!("no known protocol starts with byte {byte:#04x}"),
+        ),
+    }
+}
+
+/// The two directions of a connection whose first byte was read already.
+fn after<S: Socket>(first: [u8; 1], stream: S) -> (impl AsyncRead + Unpin, WriteHalf<S>) {
+    let (reader, writer) = tokio::io::split(stream);
+    (io::Cursor::new(first).chain(reader), writer)
+}
+
+/// Ends when what a client has sent before we began to stop must have arrived. A connection whose greeting is not
+/// answered fails the build of a client that speaks sccache's own protocol; one that was greeted survives its end.
+pub(crate) async fn a_moment_after(stopping: &mut watch::Receiver<bool>) {
+    // The sender lives as long as the gateway.
+    let _ = stopping.wait_for(|stopping| *stopping).await;
+    sleep(LAST_WORDS).await;
+}
+
+/// As many connections as descriptors allow, after asking for all that may be had.
+pub(super) fn connection_limit() -> usize {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return CONNECTIONS;
+    };
+    let wanted = (2 * CONNECTIONS as u64 + SPARE_FILES).min(hard).max(soft);
+    let files = if setrlimit(Resource::RLIMIT_NOFILE, wanted, hard).is_ok() {
+        wanted
+    } else {
+        soft
+    };
+    // A connection may hold a blob's file or a relay's socket besides its own.
+    let share = usize::try_from(files.saturating_sub(SPARE_FILES) / 2).unwrap_or(CONNECTIONS);
+    share.clamp(16, CONNECTIONS)
+}
