@@ -346,6 +346,15 @@ fn drain_stops_dependents_first_and_shares_the_grace() {
 }
 
 #[test]
+fn another_grace_holds_for_the_drains_after_it() {
+    let (mut machine, now) = running();
+    machine.set_grace(3 * GRACE);
+    machine.step(now, Event::Drain);
+    machine.step(now, Event::Exited(SERVER, Exit::Code(0)));
+    assert_eq!(machine.deadline(), Some(now + 3 * GRACE));
+}
+
+#[test]
 fn term_ignorer_is_killed_after_its_grace() {
     let (mut machine, now) = running();
     machine.step(now, Event::Drain);
