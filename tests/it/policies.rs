@@ -533,7 +533,7 @@ fn purge_command_counts_first_and_then_removes_what_matches() {
     assert_eq!(status["cache"]["integrity"]["scrub_seconds"], 86_400);
     let table = String::from_utf8(dock.command(&["status"]).stdout).unwrap();
     assert!(
-        table.contains("of 1.0 MiB pinned") && table.contains("no corrupt blob found"),
+        table.contains("of 1.0 MiB, pinned") && table.contains("no corrupt blob found"),
         "{table}"
     );
     assert_eq!(

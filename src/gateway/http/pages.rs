@@ -165,7 +165,9 @@ async fn purge(
     tracing::info!(
         entries = purged.entries,
         bytes = purged.bytes,
-        ?filter,
+        namespace = filter.namespace,
+        pattern = filter.pattern.as_ref().map(|pattern| pattern.as_str()),
+        unused_for = filter.older_than.map(|age| format!("{age:?}")),
         "{}",
         if filter.dry_run {
             "counted for a purge"
