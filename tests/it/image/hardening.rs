@@ -24,7 +24,7 @@ fn serves<'a>(site: &'a Site, what: &str, flags: &[&str]) -> Container<'a> {
 
 /// The user of the gateway's process, as the container sees it.
 fn uid_of_gateway(container: &Container) -> u32 {
-    let find = "for p in /proc/[0-9]*; do if tr '\\0' ' ' <$p/cmdline | grep -q 'dock[ ]gateway'; then stat -c %u $p; fi; done";
+    let find = "for p in /proc/[0-9]*; do if tr '\\0' ' ' <$p/cmdline | grep -q 'dock[-]gateway'; then stat -c %u $p; fi; done";
     container
         .exec(&["sh", "-c", find])
         .ok()
