@@ -39,7 +39,7 @@ fn plan(_settings: &Settings, facts: &Facts) -> Result<Plan, toml::ser::Error> {
     let writer: Vec<String> = std::env::args().skip(2).collect();
     let service = |(number, name): (usize, &&'static str)| Service {
         name,
-        program: facts.program.clone(),
+        program: std::env::current_exe().unwrap(),
         args: writer.iter().cloned().chain([number.to_string()]).collect(),
         env: Vec::new(),
         ready_by: ReadyBy::Spawn,
