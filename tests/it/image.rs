@@ -1,5 +1,6 @@
 //! The image and the host's script in real Docker. Skipped, with a line, where there is no daemon.
 
+mod addresses;
 mod clients;
 mod compose;
 mod distributed;
