@@ -174,6 +174,7 @@ pub fn serve(config: &Path, inherit: bool) -> Result<(), Error> {
         cause,
     })?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(disk::threads())
         .enable_all()
         .build()
         .map_err(Error::Start)?;

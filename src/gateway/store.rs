@@ -1,19 +1,21 @@
 //! The blob store: one folder, one owner, a budget in bytes on disk that holds at every moment.
 //!
 //! ```text
-//! put -> reserve (evict) -> temporary file -> body, trailer -> rename -> commit in the index
+//! put -> reserve (evict) -> temporary file beside it -> body, trailer -> rename -> commit in the index
 //! get -> index (touch) -> open -> trailer whole and of this key? -> body
 //!
 //! DIR/                                      locked by the owner
 //! DIR/ceiling                               the most bytes that blobs may take, see `room.rs`
 //! DIR/scrub                                 how far the check of all blobs has come, see `scrub.rs`
-//! DIR/tmp/                                  writes in flight; emptied by the next start
 //! DIR/blobs/NAMESPACE/2 HEX/32 HEX          body and trailer; the name is the key's BLAKE3 hash
+//! DIR/blobs/NAMESPACE/2 HEX/new-RUN-NUMBER  a write in flight; the next start's scan removes what is left of them
 //! ```
 //!
 //! - A blob is visible only after rename, and served only with a whole trailer (see `trailer.rs`). A body that
 //!   this process did not write itself is compared with its checksum before it is first served, because a
 //!   power loss may keep a file's length and lose its pages: nothing is flushed on the request path.
+//! - A write lies beside its later place: all writes in one folder would wait for that folder, and a rename from one
+//!   folder to another for every other such rename in the file system.
 //! - The state is behind a plain mutex that is never held over a system call. It is `std`'s because all calls
 //!   here block anyway, and because every section under it is far shorter than a task switch.
 //! - Renaming and removing one key's file are ordered by a stripe: the rename of a new blob must not be undone
@@ -222,7 +224,8 @@ struct Inner {
     housekeeper: SyncSender<()>,
     /// Brings suspicions to the thread that checks blobs, see `scrub.rs`.
     scrubber: SyncSender<scrub::Suspect>,
-    next_temp: AtomicU64,
+    /// Names of the files of writes in flight.
+    temps: writer::Names,
     /// Locked as long as it is open.
     _lock: File,
 }
@@ -287,8 +290,8 @@ impl Namespaces {
 }
 
 impl Store {
-    /// Opens or makes the store, removes left-over temporary files and starts to index what is there on a
-    /// thread of its own. Serves at once.
+    /// Opens or makes the store and starts to index what is there on a thread of its own, which also removes what
+    /// writes have left that were cut off. Serves at once.
     ///
     /// Until that scan ends, what it has not found yet counts as taken. If it finds more than the budget,
     /// because that was lowered, it evicts down to it.
@@ -299,19 +302,16 @@ impl Store {
             policies,
         } = options;
         let at = |path: &Path, verb: &str, error: io::Error| described(verb, path, &error);
-        for folder in ["tmp", "blobs"].map(|name| dir.join(name)) {
-            fs::create_dir_all(&folder).map_err(|error| at(&folder, "create folder", error))?;
-        }
+        let blobs = dir.join("blobs");
+        fs::create_dir_all(&blobs).map_err(|error| at(&blobs, "create folder", error))?;
         let lock = lock(&dir)?;
-        empty_temp(&dir.join("tmp"))
-            .map_err(|error| at(&dir.join("tmp"), "empty folder", error))?;
         let block = nix::sys::statvfs::statvfs(&dir)
             .map_err(|error| at(&dir, "stat file system of", error.into()))?;
         let ceiling = room::read_ceiling(&dir, budget_bytes);
         let mut lru = Lru::new(budget_bytes);
         lru.expect(ceiling);
         let mut namespaces = Namespaces::default();
-        govern(&mut lru, &mut namespaces, &policies, &dir.join("blobs"));
+        govern(&mut lru, &mut namespaces, &policies, &blobs);
         let (housekeeper, wakes) = sync_channel(1);
         let (scrubber, suspects) = sync_channel(scrub::MOST_SUSPECTS);
         let inner = Arc::new(Inner {
@@ -342,7 +342,7 @@ impl Store {
             ceiling_lock: Mutex::new(()),
             housekeeper,
             scrubber,
-            next_temp: AtomicU64::new(0),
+            temps: writer::Names::new(),
             _lock: lock,
             dir,
         });
@@ -521,6 +521,13 @@ impl Inner {
         self.path(&folder, &item.digest)
     }
 
+    /// Writes a file of the store's own, whole or not at all.
+    fn note_in_file(&self, name: &str, text: &str) -> Result<(), Error> {
+        let (path, new) = (self.dir.join(name), self.dir.join(format!("{name}.new")));
+        let written = fs::write(&new, text).and_then(|()| fs::rename(&new, &path));
+        written.map_err(|error| self.fault("write", &path, error))
+    }
+
     /// Bytes that a file of `len` bytes takes on disk.
     fn disk_bytes(&self, len: u64) -> u64 {
         len.checked_next_multiple_of(self.block).unwrap_or(u64::MAX)
@@ -608,18 +615,6 @@ fn lock(dir: &Path) -> Result<File, Error> {
     Err(Error::InUse {
         dir: dir.to_owned(),
     })
-}
-
-fn empty_temp(tmp: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(tmp)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            fs::remove_dir_all(entry.path())?
-        } else {
-            fs::remove_file(entry.path())?
-        }
-    }
-    Ok(())
 }
 
 fn described(verb: &str, path: &Path, error: &io::Error) -> Error {

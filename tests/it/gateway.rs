@@ -1,7 +1,7 @@
 //! The gateway's HTTP side and its life as a process.
 
 use crate::harness::{
-    Answer, Gateway, Process, READER, WRITER, address, command, config, now, wait_for,
+    Answer, Gateway, Process, READER, WRITER, address, command, config, now, unfinished, wait_for,
 };
 use base64::Engine;
 use nix::sys::signal::Signal;
@@ -11,6 +11,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -409,18 +410,12 @@ fn half_a_put_is_never_served_after_kill() {
     let _open = begin_put(&gateway, "/cas/whole", 4_000_000, &[6; 3_500_000]);
     let _other = begin_put(&gateway, "/cas/half", 4_000_000, &[6; 3_500_000]);
     let temp_files = |gateway: &Gateway| {
-        let folder = gateway.config.store_dir.join("tmp");
-        std::fs::read_dir(folder).map_or(0, |entries| {
-            entries
-                .filter(|entry| {
-                    entry
-                        .as_ref()
-                        .unwrap()
-                        .metadata()
-                        .is_ok_and(|found| found.len() > 1_000_000)
-                })
-                .count()
-        })
+        let half =
+            |file: &PathBuf| std::fs::metadata(file).is_ok_and(|found| found.len() > 1_000_000);
+        unfinished(&gateway.config.store_dir)
+            .into_iter()
+            .filter(half)
+            .count()
     };
     wait_for("both to be half written", Duration::from_secs(20), || {
         (temp_files(&gateway) == 2).then_some(())
@@ -430,7 +425,12 @@ fn half_a_put_is_never_served_after_kill() {
     gateway.restart();
     assert_eq!(gateway.request("GET", "/cas/half", b"").code, 404);
     assert!(gateway.request("GET", "/cas/whole", b"").body == whole);
-    assert_eq!(temp_files(&gateway), 0);
+    wait_for(
+        "what is left to be removed",
+        Duration::from_secs(20),
+        || (!gateway.status().store.indexing).then_some(()),
+    );
+    assert!(unfinished(&gateway.config.store_dir).is_empty());
 }
 
 #[test]

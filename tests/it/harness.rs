@@ -209,6 +209,19 @@ pub(crate) fn config(folder: &Path) -> Config {
     }
 }
 
+/// Files of writes in flight in a store's folder.
+pub(crate) fn unfinished(store: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(store).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            found.extend(unfinished(&entry.path()));
+        } else if entry.file_name().to_string_lossy().starts_with("new-") {
+            found.push(entry.path());
+        }
+    }
+    found
+}
+
 pub(crate) fn command(folder: &Path, config: &Config) -> Command {
     let file = folder.join("gateway.toml");
     std::fs::write(&file, toml::to_string(config).unwrap()).unwrap();

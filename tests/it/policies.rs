@@ -544,6 +544,46 @@ fn purge_command_counts_first_and_then_removes_what_matches() {
 }
 
 #[test]
+fn disk_that_hangs_holds_up_no_reader_and_is_used_again_when_it_answers() {
+    let disk = match Disk::new() {
+        Ok(disk) => disk,
+        Err(cause) => return skip(&format!("no disk of its own: {cause}")),
+    };
+    let gateway = Gateway::start_with(|config| config.store_dir = disk.mount.join("cache"));
+    let body = [7; 20_000];
+    assert_eq!(gateway.request("PUT", "/cas/kept", &body).code, 201);
+    let frozen = Frozen::new(&disk);
+    let head = "Authorization: Bearer ".to_owned() + WRITER + "\r\nConnection: close\r\n";
+    let writers = (0..40).map(|number| {
+        let mut stream = gateway.connect();
+        let head = format!("PUT /cas/{number} HTTP/1.1\r\n{head}Content-Length: 20000\r\n\r\n");
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(&body).unwrap();
+        stream
+    });
+    let mut writers: Vec<_> = writers.collect();
+    let metrics = || gateway.request("GET", "/metrics", b"").text();
+    wait_for("all writers to wait for the disk", CEILING, || {
+        // And the one who asks.
+        metrics().contains("requests_in_flight 41").then_some(())
+    });
+    for _ in 0..200 {
+        let answer = gateway.request("GET", "/cas/kept", b"");
+        assert_eq!((answer.code, answer.body.len()), (200, 20_000));
+    }
+    drop(frozen);
+    for writer in &mut writers {
+        // Refused, if it waited for too long, or stored.
+        let answer = Answer::read(writer);
+        assert!(matches!(answer.code, 201 | 503), "{answer:?}");
+    }
+    wait_for("writes to go on", CEILING, || {
+        (gateway.request("PUT", "/cas/later", &body).code == 201).then_some(())
+    });
+    assert_eq!(code(&gateway, "/healthz"), 200);
+}
+
+#[test]
 fn purge_that_takes_long_says_on_a_terminal_how_far_it_is() {
     let disk = match Disk::new() {
         Ok(disk) => disk,

@@ -3,7 +3,7 @@
 //! `SCCACHE_DOCK_KILLS` says how often (12 by default). nextest ends a test after a minute; for more than that:
 //! `SCCACHE_DOCK_KILLS=200 cargo test --locked --test it storm`.
 
-use crate::harness::{Answer, Gateway, WRITER, now, wait_for};
+use crate::harness::{Answer, Gateway, WRITER, now, unfinished, wait_for};
 use nix::sys::signal::Signal;
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
@@ -148,11 +148,8 @@ fn kill_at_any_moment_leaves_whole_blobs_within_the_budget() {
         assert!(found.bytes <= budget, "{found:?} after kill {kill}");
         let cache = &gateway.config.store_dir;
         assert!(bytes_on_disk(&cache.join("blobs")) <= budget);
-        assert_eq!(
-            std::fs::read_dir(cache.join("tmp")).unwrap().count(),
-            0,
-            "after kill {kill}"
-        );
+        let unfinished = unfinished(cache);
+        assert!(unfinished.is_empty(), "{unfinished:?} after kill {kill}");
         let stored = stored.into_inner().unwrap();
         for key in 0..KEYS {
             let answer = request(gateway.addr, "GET", key, b"").unwrap();

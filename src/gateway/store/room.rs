@@ -8,8 +8,9 @@
 //! low mark below the budget and each quota, removes what is too old, and raises the ceiling half a step ahead. A write that comes faster than it can do
 //! that does it itself: the budget holds whether or not the housekeeper ever gets to run.
 
-use super::{Error, Inner, State, is_full, micros, now};
+use super::{Error, Inner, State, Store, is_full, micros, now, trailer};
 use crate::gateway::ghosts::Cause;
+use crate::gateway::key::Key;
 use crate::gateway::lru::{Item, Presence, Reach, Shortage};
 use std::fs;
 use std::io;
@@ -103,6 +104,22 @@ pub(super) enum Ceiling {
     Raise,
     /// Lower it as well.
     Set,
+}
+
+impl Store {
+    /// Would a blob of so many bytes find its room at once, without an eviction or a write of the ceiling?
+    pub fn has_room(&self, key: &Key, length: u64) -> bool {
+        let inner = &*self.inner;
+        let bytes = inner.disk_bytes(length.saturating_add(trailer::len(key.as_str())));
+        let state = inner.state();
+        let Some(namespace) = state.namespaces.numbers.get(key.namespace()) else {
+            return false;
+        };
+        let quota_left = state.lru.quota_left(*namespace);
+        let wanted = state.lru.taken().saturating_add(bytes);
+        wanted <= inner.budget.min(inner.ceiling.load(Acquire))
+            && quota_left.is_none_or(|left| bytes <= left)
+    }
 }
 
 impl Inner {
@@ -298,13 +315,8 @@ impl Inner {
             .checked_next_multiple_of(self.ceiling_step())
             .unwrap_or(u64::MAX);
         let raised = raised.min(self.budget.max(taken));
-        let path = self.dir.join("ceiling");
-        let temp = self.dir.join("tmp/ceiling");
-        let written =
-            fs::write(&temp, format!("{raised}\n")).and_then(|()| fs::rename(&temp, &path));
-        match written {
-            Ok(()) => self.ceiling.store(raised, Release),
-            Err(error) => drop(self.fault("write", &path, error)),
+        if self.note_in_file("ceiling", &format!("{raised}\n")).is_ok() {
+            self.ceiling.store(raised, Release);
         }
     }
 

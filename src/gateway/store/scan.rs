@@ -2,6 +2,7 @@
 
 use super::found::Kind;
 use super::room::Ceiling;
+use super::writer::Origin;
 use super::{Inner, micros, now, trailer};
 use crate::gateway::key;
 use crate::gateway::lru::{Digest, Item};
@@ -108,8 +109,27 @@ impl Scan {
                     };
                     take_in(&*self.inner.upgrade()?, &entry, item);
                 }
-                _ => self.foreign(&entry),
+                _ => self.other(&entry)?,
             }
+        }
+        Some(())
+    }
+
+    /// A file that is no blob: a write in flight, what is left of one, or not ours.
+    fn other(&mut self, entry: &DirEntry) -> Option<()> {
+        let inner = self.inner.upgrade()?;
+        let name = entry.file_name();
+        match name
+            .to_str()
+            .map_or(Origin::Foreign, |name| inner.temps.origin(name))
+        {
+            Origin::ThisRun => {}
+            Origin::EarlierRun => {
+                if let Err(error) = fs::remove_file(entry.path()) {
+                    inner.fault("remove unfinished blob", &entry.path(), error);
+                }
+            }
+            Origin::Foreign => self.foreign(entry),
         }
         Some(())
     }

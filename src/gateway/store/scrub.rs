@@ -254,11 +254,8 @@ impl Inner {
             (scrubbed.part, scrubbed.last_full)
         };
         let seconds = last_full.map_or(0, |at| micros(at) / 1_000_000);
-        let (path, temp) = (self.dir.join("scrub"), self.dir.join("tmp/scrub"));
-        let written = fs::write(&temp, format!("{part} {seconds}\n"));
-        if let Err(error) = written.and_then(|()| fs::rename(&temp, &path)) {
-            self.fault("write", &path, error);
-        }
+        // A failure is noted, and costs the next start a part of the pass.
+        let _ = self.note_in_file("scrub", &format!("{part} {seconds}\n"));
     }
 }
 

@@ -456,19 +456,33 @@ fn files_deleted_behind_our_back_are_misses() {
 }
 
 #[test]
-fn vanished_temporary_folder_is_an_error_and_reads_go_on() {
+fn folder_that_is_a_file_is_an_error_and_reads_go_on() {
     let dir = TempDir::new().unwrap();
     let store = open(dir.path(), MIB);
-    put(&store, "a", b"a");
-    fs::remove_dir_all(dir.path().join("tmp")).unwrap();
-    assert!(matches!(store.put(&key("b"), Some(1)), Err(Error::Io(_))));
+    put(&store, "team/a", b"a");
+    fs::write(dir.path().join("blobs/other"), "").unwrap();
+    let refused = store.put(&key("other/b"), Some(1));
+    assert!(matches!(refused, Err(Error::Io(_))));
     let fault = store.usage().last_fault.unwrap();
     assert!(
         fault.message.starts_with("cannot create blob \""),
         "{}",
         fault.message
     );
-    assert_eq!(body(&store, "a"), Some(b"a".to_vec()));
+    assert_eq!(body(&store, "team/a"), Some(b"a".to_vec()));
+}
+
+#[test]
+fn write_whose_folder_vanishes_is_an_error_and_the_next_one_is_stored() {
+    let dir = TempDir::new().unwrap();
+    let store = open(dir.path(), MIB);
+    let mut writer = store.put(&key("a"), Some(1)).unwrap();
+    writer.write(b"a").unwrap();
+    fs::remove_dir_all(dir.path().join("blobs")).unwrap();
+    assert!(matches!(writer.commit(), Err(Error::Io(_))));
+    assert_eq!(store.usage().reserved_bytes, 0);
+    put(&store, "a", b"b");
+    assert_eq!(body(&store, "a"), Some(b"b".to_vec()));
     assert_exact(&store, dir.path());
 }
 
@@ -515,10 +529,28 @@ fn foreign_files_are_left_alone() {
 #[test]
 fn temporary_files_of_a_crash_are_removed_by_the_next_start() {
     let dir = TempDir::new().unwrap();
-    fs::create_dir_all(dir.path().join("tmp")).unwrap();
-    fs::write(dir.path().join("tmp/0"), sample("x", 100_000)).unwrap();
     let store = open(dir.path(), MIB);
     put(&store, "a", b"x");
+    let mut writer = store.put(&key("a"), Some(100_000)).unwrap();
+    writer.write(&sample("x", 50_000)).unwrap();
+    let folder = file_of(&store, "a").parent().unwrap().to_owned();
+    let names = || -> Vec<_> {
+        let entries = fs::read_dir(&folder).unwrap();
+        entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect()
+    };
+    let mut left = names();
+    left.retain(|name| name.starts_with("new-"));
+    assert_eq!(left.len(), 1);
+    // As a crash leaves it: whole, and nobody's any more.
+    let kept = dir.path().join("kept");
+    fs::rename(folder.join(&left[0]), &kept).unwrap();
+    drop((writer, store));
+    fs::rename(&kept, folder.join(&left[0])).unwrap();
+    let store = open(dir.path(), MIB);
+    assert_eq!(names().len(), 1, "the blob");
+    assert_eq!(store.usage().foreign_files, 0);
     assert_exact(&store, dir.path());
 }
 

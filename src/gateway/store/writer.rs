@@ -1,4 +1,4 @@
-//! Writing a blob: reservation, temporary file, body and trailer, rename.
+//! Writing a blob: reservation, temporary file beside its later place, body and trailer, rename.
 
 use super::scrub::Suspect;
 use super::trailer::{self, Trailer};
@@ -6,10 +6,11 @@ use super::{Error, Inner, digest_of, micros, now};
 use crate::gateway::key::Key;
 use crate::gateway::lru::{Digest, Item};
 use std::fs::{self, File, OpenOptions};
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use xxhash_rust::xxh3::Xxh3;
 
 /// How much more is reserved at a time for a body whose length is not known.
@@ -23,12 +24,59 @@ pub struct Writer {
     reservation: Reservation,
     key: Key,
     digest: Digest,
+    /// Where the blob will be.
+    path: PathBuf,
     namespace: u16,
     announced: Option<u64>,
     hasher: Xxh3,
     received: u64,
     /// A write failed half-way: the file is not what was received.
     failed: bool,
+}
+
+/// Who has made a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// A write in flight.
+    ThisRun,
+    /// A write that was cut off, and cannot go on.
+    EarlierRun,
+    Foreign,
+}
+
+/// Names of temporary files, which no other run of the store has given.
+#[derive(Debug)]
+pub(super) struct Names {
+    run: String,
+    next: AtomicU64,
+}
+
+impl Names {
+    const START: &str = "new-";
+
+    pub(super) fn new() -> Names {
+        // The standard library's random number: it needs to differ, not to be secret.
+        let random = RandomState::new().hash_one(0);
+        Names {
+            run: format!("{}{random:016x}-", Names::START),
+            next: AtomicU64::new(0),
+        }
+    }
+
+    fn next(&self) -> String {
+        format!("{}{}", self.run, self.next.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(super) fn origin(&self, name: &str) -> Origin {
+        let rest = name.strip_prefix(Names::START).unwrap_or_default();
+        let (run, number) = rest.split_once('-').unwrap_or_default();
+        let is_run = run.len() == 16 && run.bytes().all(|byte| byte.is_ascii_hexdigit());
+        match is_run && number.parse::<u64>().is_ok() {
+            true if name.starts_with(&self.run) => Origin::ThisRun,
+            true => Origin::EarlierRun,
+            false => Origin::Foreign,
+        }
+    }
 }
 
 /// A temporary file; removed when dropped, unless it was renamed.
@@ -113,22 +161,32 @@ impl Writer {
             }
             result => result?,
         };
-        let name = inner.next_temp.fetch_add(1, Ordering::Relaxed).to_string();
-        let path = inner.dir.join("tmp").join(name);
-        let create = || OpenOptions::new().write(true).create_new(true).open(&path);
+        let digest = digest_of(key);
+        let path = inner.path_of(key, &digest);
+        let temp = path.with_file_name(inner.temps.next());
+        let open = || OpenOptions::new().write(true).create_new(true).open(&temp);
+        let create = || match (open(), temp.parent()) {
+            // Folders are made when they are first missed, which spares a look at each write.
+            (Err(error), Some(folder)) if error.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir_all(folder)?;
+                open()
+            }
+            (result, _) => result,
+        };
         let file = inner
             .with_room(0, create)
-            .map_err(|error| inner.fault("create blob", &path, error))?;
+            .map_err(|error| inner.fault("create blob", &temp, error))?;
         Ok(Writer {
             file,
             temp: Temp {
                 inner: Arc::clone(inner),
-                path,
+                path: temp,
                 renamed: false,
             },
             reservation,
             key: key.clone(),
-            digest: digest_of(key),
+            digest,
+            path,
             namespace,
             announced: length,
             hasher: Xxh3::new(),
@@ -175,20 +233,9 @@ impl Writer {
         };
         bytes.extend_from_slice(&trailer.encode(self.key.as_str()));
         self.append(&bytes)?;
-        let path = inner.path_of(&self.key, &self.digest);
-        let publish = || match self.publish(&path, micros(written)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                // Folders are made when they are first missed, which spares a look at each write.
-                if let Some(folder) = path.parent() {
-                    fs::create_dir_all(folder)?;
-                }
-                self.publish(&path, micros(written))
-            }
-            result => result,
-        };
         inner
-            .with_room(0, publish)
-            .map_err(|error| inner.fault("commit blob", &path, error))
+            .with_room(0, || self.publish(micros(written)))
+            .map_err(|error| inner.fault("commit blob", &self.path, error))
     }
 
     /// Checks and counts bytes of the body that are about to be appended.
@@ -208,8 +255,8 @@ impl Writer {
     }
 
     /// Renames the file and takes it into the index as one step for all others who handle this key.
-    fn publish(&mut self, path: &PathBuf, now_micros: u64) -> io::Result<bool> {
-        let inner = &*self.temp.inner;
+    fn publish(&mut self, now_micros: u64) -> io::Result<bool> {
+        let (inner, path) = (&*self.temp.inner, &self.path);
         let _stripe = inner.stripe(&self.digest);
         // Only while the scan is going on can there be an older blob of which the index does not know.
         let unknown = inner.state().unscanned(&self.digest) && path.symlink_metadata().is_ok();
