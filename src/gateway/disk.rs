@@ -88,7 +88,7 @@ impl Disk {
             store,
             slots: Arc::new(Semaphore::new(SLOTS)),
             writers: Arc::new(Semaphore::new(writers())),
-            pace: Arc::new(Pace::new()),
+            pace: Arc::default(),
             memory: Arc::new(Semaphore::new(MEMORY_UNITS)),
             writable: Arc::new(Mutex::new(Writable::Unknown)),
         }

@@ -533,12 +533,15 @@ impl Inner {
         len.checked_next_multiple_of(self.block).unwrap_or(u64::MAX)
     }
 
-    /// The largest blob of a namespace in bytes on disk.
-    fn limit(&self, namespace: u16) -> u64 {
-        let quota = self.state().lru.rule(namespace).quota;
-        self.budget
-            .min(MAX_ENTRY_BYTES)
-            .min(quota.unwrap_or(u64::MAX))
+    /// The number of a key's namespace, and the largest blob that it may have, in bytes on disk.
+    fn admit(&self, key: &Key) -> Result<(u16, u64), Error> {
+        let mut state = self.state();
+        let number = state.namespaces.intern(key.namespace());
+        let number = number.ok_or(Error::TooManyNamespaces {
+            limit: MAX_NAMESPACES,
+        })?;
+        let quota = state.lru.rule(number).quota.unwrap_or(u64::MAX);
+        Ok((number, self.budget.min(MAX_ENTRY_BYTES).min(quota)))
     }
 
     /// Notes that the file system refused something, and says which error that is.

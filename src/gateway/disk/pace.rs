@@ -1,18 +1,25 @@
 //! Which writes are done on the thread that serves the connection.
 //!
 //! A short write ends in the kernel's memory within some microseconds; to hand it to a thread that may block, and the
-//! answer back, costs as much again. So it is done on the spot, as long as the disk keeps that pace. A disk that is
-//! slow, or hangs, must not hold up those who only read: one thread of the runtime never writes ([`threads`]), and
-//! after a write that took [`SLOW`] all go the long way for a while.
+//! answer back, costs as much again. So it is done on the spot, as long as the disk keeps that pace.
+//!
+//! A disk that is slow, or hangs, must not hold up those who only read. So one thread of the runtime never writes
+//! ([`threads`]). It may sleep while those that wait for the disk were the ones to look for events: another thread,
+//! the keeper, sees that a write takes long, wakes the runtime, and sends all writes the long way for a while.
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
 
-/// A write that takes so long waited for the disk.
+/// A write that takes so long waits for the disk.
 const SLOW: Duration = Duration::from_millis(5);
+/// How often the keeper looks, while there are writes.
+const LOOK: Duration = Duration::from_millis(20);
 /// How long no write is tried on the spot after a slow one.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Looks without a write after which the keeper rests.
+const PATIENCE: u32 = 50;
 
 /// Threads for the runtime that serves: as many as may write at a time, and one.
 pub(crate) fn threads() -> usize {
@@ -20,19 +27,30 @@ pub(crate) fn threads() -> usize {
 }
 
 fn turns() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
+    thread::available_parallelism().map_or(1, usize::from)
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Pace {
-    // A plain mutex: held for a sum, never across I/O or an await.
+    shared: Arc<Shared>,
+    /// `None` where it cannot be started: then nothing is written on the spot.
+    keeper: OnceLock<Option<Thread>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    // Held for a look or a change, never across I/O or an await.
     state: Mutex<State>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct State {
-    free: usize,
+    /// When each write under way began.
+    running: Vec<Instant>,
+    /// Writes that began since the keeper looked.
+    begun: u32,
     quick_from: Option<Instant>,
+    keeper_rests: bool,
 }
 
 /// Leave to write on this thread; given back when dropped.
@@ -43,35 +61,88 @@ pub(super) struct Turn<'a> {
 }
 
 impl Pace {
-    pub(super) fn new() -> Pace {
-        Pace {
-            state: Mutex::new(State {
-                free: turns(),
-                quick_from: None,
-            }),
-        }
-    }
-
-    /// `None` when the write had better take the long way.
+    /// `None` when the write had better take the long way. To be called on a thread of the runtime.
     pub(super) fn turn(&self) -> Option<Turn<'_>> {
-        let since = now();
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.free == 0 || state.quick_from.is_some_and(|from| since < from) {
+        let keeper = self.keeper.get_or_init(|| start_keeper(&self.shared));
+        let (keeper, since) = (keeper.as_ref()?, now());
+        let mut state = self.shared.state();
+        if state.running.len() == turns() || state.quick_from.is_some_and(|from| since < from) {
             return None;
         }
-        state.free -= 1;
+        state.running.push(since);
+        state.begun += 1;
+        if std::mem::take(&mut state.keeper_rests) {
+            keeper.unpark();
+        }
         Some(Turn { pace: self, since })
+    }
+}
+
+impl Drop for Pace {
+    fn drop(&mut self) {
+        if let Some(Some(keeper)) = self.keeper.get() {
+            keeper.unpark();
+        }
     }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let ended = now();
-        let state = self.pace.state.lock();
-        let mut state = state.unwrap_or_else(PoisonError::into_inner);
-        state.free += 1;
+        let mut state = self.pace.shared.state();
+        if let Some(place) = state.running.iter().position(|since| *since == self.since) {
+            state.running.swap_remove(place);
+        }
         if ended.duration_since(self.since) >= SLOW {
             state.quick_from = Some(ended + PAUSE);
+        }
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn start_keeper(shared: &Arc<Shared>) -> Option<Thread> {
+    let (shared, runtime) = (Arc::downgrade(shared), Handle::try_current().ok()?);
+    let keeper = thread::Builder::new()
+        .name("pace".to_owned())
+        .spawn(move || keep(&shared, &runtime))
+        .inspect_err(|cause| {
+            tracing::warn!("cannot start a thread for the pace of writes: {cause}")
+        });
+    Some(keeper.ok()?.thread().clone())
+}
+
+/// Ends when the pace is dropped.
+fn keep(shared: &Weak<Shared>, runtime: &Handle) {
+    let mut idle = 0;
+    loop {
+        thread::park_timeout(LOOK);
+        let Some(shared) = shared.upgrade() else {
+            return;
+        };
+        let at = now();
+        let mut state = shared.state();
+        if state
+            .running
+            .iter()
+            .any(|since| at.duration_since(*since) >= SLOW)
+        {
+            state.quick_from = Some(at + PAUSE);
+            // Whichever thread takes this sees what else there is to do.
+            runtime.spawn(async {});
+        }
+        let is_idle = std::mem::take(&mut state.begun) == 0 && state.running.is_empty();
+        idle = if is_idle { idle + 1 } else { 0 };
+        if idle == PATIENCE {
+            state.keeper_rests = true;
+            drop(state);
+            drop(shared);
+            idle = 0;
+            thread::park();
         }
     }
 }
@@ -85,21 +156,50 @@ fn now() -> Instant {
 mod tests {
     use super::*;
 
-    #[test]
-    fn one_thread_of_the_runtime_is_never_lent() {
-        let pace = Pace::new();
+    #[tokio::test]
+    async fn one_thread_of_the_runtime_is_never_lent() {
+        let pace = Pace::default();
         let taken: Vec<_> = std::iter::from_fn(|| pace.turn()).collect();
-        assert_eq!(taken.len() + 1, threads());
+        assert!(taken.len() < threads());
         drop(taken);
-        assert!(pace.turn().is_some(), "all were given back");
+        assert!(
+            pace.shared.state().running.is_empty(),
+            "all were given back"
+        );
     }
 
-    #[test]
-    fn after_a_slow_write_none_is_tried_on_the_spot() {
-        let pace = Pace::new();
+    #[tokio::test]
+    async fn after_a_slow_write_none_is_tried_on_the_spot() {
+        let pace = Pace::default();
         let turn = pace.turn();
-        std::thread::sleep(SLOW);
+        thread::sleep(SLOW);
         drop(turn);
         assert!(pace.turn().is_none());
+    }
+
+    #[tokio::test]
+    async fn while_a_write_hangs_the_keeper_lets_no_other_begin() {
+        let pace = Pace::default();
+        let _hangs = pace.turn();
+        while pace.shared.state().quick_from.is_none() {
+            thread::yield_now();
+        }
+        assert!(pace.turn().is_none());
+    }
+
+    #[tokio::test]
+    async fn keeper_rests_without_writes_and_ends_with_the_pace() {
+        let pace = Pace::default();
+        drop(pace.turn());
+        while !pace.shared.state().keeper_rests {
+            thread::yield_now();
+        }
+        pace.shared.state().quick_from = None;
+        assert!(pace.turn().is_some() && !pace.shared.state().keeper_rests);
+        let shared = Arc::downgrade(&pace.shared);
+        drop(pace);
+        while shared.strong_count() > 0 {
+            thread::yield_now();
+        }
     }
 }

@@ -5,8 +5,9 @@
 //! steps of a 64th of the budget before bytes are written, and set anew at the end of each scan.
 //!
 //! Both cost writes to the disk, which a request should not wait for. A thread, the housekeeper, evicts down to a
-//! low mark below the budget and each quota, removes what is too old, and raises the ceiling half a step ahead. A write that comes faster than it can do
-//! that does it itself: the budget holds whether or not the housekeeper ever gets to run.
+//! low mark below the budget and each quota, removes what is too old, and raises the ceiling half a step ahead. A
+//! write that comes faster than it can do that does it itself: the budget holds whether or not the housekeeper ever
+//! gets to run.
 
 use super::{Error, Inner, State, Store, is_full, micros, now, trailer};
 use crate::gateway::ghosts::Cause;
@@ -167,12 +168,19 @@ impl Inner {
             waits += 1;
             drop(self.changed.wait_timeout(state, WAIT));
         }
-        self.keep_ceiling(Ceiling::Raise);
-        let is_short = {
+        let (is_short, taken) = {
             let state = self.state();
-            self.shortage(&state, 2) > 0 || self.quota_shortage(&state, namespace, 2) > 0
+            let is_short =
+                self.shortage(&state, 2) > 0 || self.quota_shortage(&state, namespace, 2) > 0;
+            (is_short, state.lru.taken())
         };
-        if is_short {
+        let ceiling = self.ceiling.load(Acquire);
+        if taken > ceiling {
+            self.keep_ceiling(Ceiling::Raise);
+        }
+        let is_near =
+            ceiling < self.budget && ceiling - taken.min(ceiling) < self.ceiling_step() / 2;
+        if is_short || is_near {
             self.wake_housekeeper();
         }
         Ok(())
@@ -273,14 +281,6 @@ impl Inner {
     /// Makes the ceiling true for what is taken now, or exact. A failure is noted and no reason to refuse a
     /// write: the ceiling only matters to the next start, which the scan puts right.
     pub(super) fn keep_ceiling(&self, how: Ceiling) {
-        let taken = self.state().lru.taken();
-        let ceiling = self.ceiling.load(Acquire);
-        if how == Ceiling::Raise && taken <= ceiling {
-            if ceiling < self.budget && ceiling - taken < self.ceiling_step() / 2 {
-                self.wake_housekeeper();
-            }
-            return;
-        }
         // Held over the writing of the file: whoever needs a higher one must not write a blob before.
         let _lock = self.lock_ceiling();
         let taken = self.state().lru.taken();

@@ -10,7 +10,7 @@
 
 use super::found::{Flaw, Kind, open_file, warn_of};
 use super::trailer::Trailer;
-use super::{Depth, Error, Inner, Store, digest_of, micros, now, resident};
+use super::{Depth, Error, Inner, State, Store, digest_of, micros, now, resident};
 use crate::gateway::key::Key;
 use crate::gateway::lru::{Digest, Item, Presence};
 use std::fs::{self, File};
@@ -185,18 +185,19 @@ impl Scrub {
     }
 }
 
+impl State {
+    /// Is it suspicious that a client stores this blob now? It has just been given it.
+    pub(super) fn is_suspicious(&self, digest: &Digest, now: u64) -> bool {
+        self.lru
+            .was_hit_since(digest, now.saturating_sub(SOON_MICROS))
+    }
+}
+
 impl Inner {
     /// Has a blob looked at, unless too many wait for that.
     pub(super) fn suspect(&self, suspect: Suspect) {
         // Full: it is a hint, and the schedule finds it too. Closed: the thread cannot have ended.
         let _ = self.scrubber.try_send(suspect);
-    }
-
-    /// The file of a blob about to be replaced, if that is suspicious. The key's stripe is held.
-    pub(super) fn suspicious(&self, digest: &Digest, now: u64, path: &Path) -> Option<File> {
-        let since = now.saturating_sub(SOON_MICROS);
-        let is_suspicious = self.state().lru.was_hit_since(digest, since);
-        is_suspicious.then(|| File::open(path).ok()).flatten()
     }
 
     fn look_at(&self, suspect: Suspect) {

@@ -27,6 +27,8 @@ pub struct Writer {
     /// Where the blob will be.
     path: PathBuf,
     namespace: u16,
+    /// Bytes on disk that it may take.
+    limit: u64,
     announced: Option<u64>,
     hasher: Xxh3,
     received: u64,
@@ -140,11 +142,7 @@ impl Writer {
         key: &Key,
         length: Option<u64>,
     ) -> Result<Writer, Error> {
-        let namespace = inner.state().namespaces.intern(key.namespace());
-        let namespace = namespace.ok_or(Error::TooManyNamespaces {
-            limit: super::MAX_NAMESPACES,
-        })?;
-        let limit = inner.limit(namespace);
+        let (namespace, limit) = inner.admit(key)?;
         let overhead = trailer::len(key.as_str());
         let least = inner.disk_bytes(length.unwrap_or(0).saturating_add(overhead));
         if least > limit {
@@ -188,6 +186,7 @@ impl Writer {
             digest,
             path,
             namespace,
+            limit,
             announced: length,
             hasher: Xxh3::new(),
             received: 0,
@@ -259,8 +258,15 @@ impl Writer {
         let (inner, path) = (&*self.temp.inner, &self.path);
         let _stripe = inner.stripe(&self.digest);
         // Only while the scan is going on can there be an older blob of which the index does not know.
-        let unknown = inner.state().unscanned(&self.digest) && path.symlink_metadata().is_ok();
-        let replaced = inner.suspicious(&self.digest, now_micros, path);
+        let (unscanned, suspicious) = {
+            let state = inner.state();
+            (
+                state.unscanned(&self.digest),
+                state.is_suspicious(&self.digest, now_micros),
+            )
+        };
+        let unknown = unscanned && path.symlink_metadata().is_ok();
+        let replaced = suspicious.then(|| File::open(path).ok()).flatten();
         fs::rename(&self.temp.path, path)?;
         self.temp.renamed = true;
         let bytes = inner.disk_bytes(self.received + trailer::len(self.key.as_str()));
@@ -280,7 +286,7 @@ impl Writer {
     fn reserve_for(&mut self, received: u64) -> Result<(), Error> {
         let inner = &*self.temp.inner;
         let need = inner.disk_bytes(received.saturating_add(trailer::len(self.key.as_str())));
-        let limit = inner.limit(self.namespace);
+        let limit = self.limit;
         if need > limit {
             self.failed = true;
             return Err(Error::TooLarge { size: need, limit });
