@@ -736,6 +736,95 @@ fn file_that_the_gateway_may_not_read_ends_it_with_a_word() {
     let gateway = command(folder.path(), &config);
     // Root that has to ask for leave, as every other user has.
     let mut humble = Command::new("setpriv");
+#[test]
+fn chunks_whose_frame_never_ends_are_cut() {
+    let gateway = Gateway::start();
+    for (name, begin, piece) in [
+        ("extension", "1;", "x".repeat(64 << 10)),
+        ("trailer", "1\r\nx\r\n0\r\n", "x: y\r\n".repeat(10_000)),
+    ] {
+        let mut stream = gateway.connect();
+        let head = format!(
+            "PUT /cas/{name} HTTP/1.1\r\nAuthorization: Bearer {WRITER}\r\nTransfer-Encoding: chunked\r\n\r\n{begin}"
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        let sent = (0..1024).take_while(|_| stream.write_all(piece.as_bytes()).is_ok());
+        assert!(sent.count() < 1024, "{name} is read on and on");
+        let path = format!("/cas/{name}");
+        assert_eq!(gateway.request("GET", &path, b"").code, 404);
+    }
+}
+
+#[test]
+fn page_of_another_site_cannot_purge_with_a_token_that_the_browser_keeps() {
+    let gateway = Gateway::start();
+    assert_eq!(gateway.request("PUT", "/cas/x", b"x").code, 201);
+    let ask = |path: &str, fields: &str| {
+        let mut stream = gateway.connect();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: cache:4226\r\nAuthorization: Bearer {WRITER}\r\n{fields}\
+             Content-Length: 0\r\nConnection: close\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        Answer::read(&mut stream).code
+    };
+    for path in ["/api/purge", "//api//purge", "/%61pi/purge"] {
+        for fields in [
+            "Sec-Fetch-Site: cross-site\r\n",
+            "Origin: http://elsewhere.example\r\n",
+            "Origin: null\r\n",
+        ] {
+            assert_eq!(ask(path, fields), 403, "{path} {fields}");
+        }
+    }
+    assert_eq!(gateway.request("GET", "/cas/x", b"").code, 200);
+    assert_eq!(ask("/api/purge", "Origin: http://cache:4226\r\n"), 200);
+    assert_eq!(gateway.request("GET", "/cas/x", b"").code, 404);
+}
+
+/// A cache behind a cache: TLS with a certificate of our own authority, and a token of its own, as operators set it up.
+#[test]
+fn cache_stands_before_another_one_with_tls_and_a_token_by_name() {
+    let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
+    let files = authority.certificate(folder.path(), "localhost");
+    let tokens = folder.path().join("tokens.toml");
+    std::fs::write(&tokens, token("branch", NEW, "access = \"write\"")).unwrap();
+    let root = Gateway::start_with(|config| {
+        config.tls = Some(files);
+        config.tokens_file = Some(tokens);
+    });
+    assert_eq!(root.request("PUT", "/cas/root", b"of the root").code, 201);
+    let url = format!("https://localhost:{}", root.addr.port());
+    let ca = folder.path().join("ca.pem");
+    let dock = Dock::start(&[
+        ("SCCACHE_UPSTREAM", &url),
+        ("SCCACHE_UPSTREAM_TOKEN", NEW),
+        ("SSL_CERT_FILE", ca.to_str().unwrap()),
+    ]);
+    let listen = dock.status().unwrap()["listen"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let ask = |method: &str, path: &str, body: &str| {
+        let mut stream = TcpStream::connect(&listen).unwrap();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nAuthorization: Bearer {}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            dock.token(),
+            body.len()
+        );
+        stream.write_all(request.as_bytes()).unwrap();
+        Answer::read(&mut stream)
+    };
+    assert_eq!(ask("GET", "/cas/root", "").body, b"of the root");
+    assert_eq!(ask("PUT", "/cas/branch", "of the branch").code, 201);
+    wait_for("the blob to be passed on", CEILING, || {
+        let passed = root.request("GET", "/cas/branch", b"");
+        (passed.body == b"of the branch").then_some(())
+    });
+    let tokens = root.status().tokens;
+    assert!(tokens.by_name["branch"].requests >= 2, "{tokens:?}");
+}
+
     humble.arg("--bounding-set=-dac_override,-dac_read_search");
     humble.arg(gateway.get_program()).args(gateway.get_args());
     let mut process = Process::start(&mut humble);
