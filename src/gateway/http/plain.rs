@@ -181,16 +181,22 @@ fn frameable(request: &httparse::Request<'_, '_>, head_bytes: usize) -> Option<F
         let is = |name: HeaderName| field.name.eq_ignore_ascii_case(name.as_str());
         if is(header::CONTENT_LENGTH) {
             body_bytes = std::str::from_utf8(field.value).ok()?.parse().ok()?;
+            // Whether a length was given at all matters to a PUT.
+            built = built.header(header::CONTENT_LENGTH, body_bytes);
         } else if is(header::CONNECTION) {
             if field.value.eq_ignore_ascii_case(b"close") {
                 closes = true;
             } else if !field.value.eq_ignore_ascii_case(b"keep-alive") {
                 return None;
             }
-        } else if is(header::TRANSFER_ENCODING) || is(header::EXPECT) || is(header::UPGRADE) {
+        } else if is(header::TRANSFER_ENCODING)
+            || is(header::EXPECT)
+            || is(header::UPGRADE)
+            || is(header::CONTENT_RANGE)
+        {
             return None;
         } else if is(header::AUTHORIZATION) {
-            // The one header whose value matters to the answer.
+            // The one other header that matters to the answer.
             built = built.header(
                 header::AUTHORIZATION,
                 HeaderValue::from_bytes(field.value).ok()?,
