@@ -14,6 +14,10 @@ use xxhash_rust::xxh3::Xxh3;
 
 /// How much more is reserved at a time for a body whose length is not known.
 const STEP_BYTES: u64 = 1024 * 1024;
+/// Reserved at first at most, and then as the body arrives: what is announced and never sent must not evict the rest.
+const AHEAD_BYTES: u64 = 16 * 1024 * 1024;
+/// A blob's two folders are made so often at most: the start's scan, which removes empty ones, passes each once.
+const FOLDER_TRIES: u32 = 3;
 
 /// A blob being written. Dropped without [`Writer::commit`], it leaves nothing behind.
 pub struct Writer {
@@ -103,7 +107,7 @@ impl Writer {
             return Err(Error::TooLarge { size: least, limit });
         }
         let first = if length.is_some() {
-            least
+            least.min(inner.disk_bytes(AHEAD_BYTES))
         } else {
             least.max(STEP_BYTES).min(limit)
         };
@@ -239,7 +243,10 @@ impl Writer {
             return Err(Error::TooLarge { size: need, limit });
         }
         if need > self.reservation.bytes {
-            let step = need.max(self.reservation.bytes + STEP_BYTES).min(limit);
+            let most = self.announced.map_or(limit, |announced| {
+                inner.disk_bytes(announced.saturating_add(trailer::len(self.key.as_str())))
+            });
+            let step = need.max(self.reservation.bytes + STEP_BYTES).min(most);
             match self.reservation.grow_to(step) {
                 Err(Error::NoSpace | Error::Pinned) if step > need => {
                     self.reservation.grow_to(need)?
