@@ -298,12 +298,12 @@ async fn send<S: Socket>(
             .await
             .map(|whole| whole.to_bytes())
             .unwrap_or_default(),
-        Either::Right(mut download) => match download.file_part() {
-            Some(part) => {
+        Either::Right(download) => match download.file_part() {
+            Ok(part) => {
                 send_head(stream, &head).await?;
                 return send_file(stream, part).await;
             }
-            None => whole(&mut download).await?,
+            Err(mut download) => whole(&mut download).await?,
         },
     };
     send_both(stream, &head, &bytes).await
