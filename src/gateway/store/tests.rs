@@ -672,6 +672,44 @@ fn concurrent_writers_of_one_key_leave_one_whole_blob() {
             });
         }
     });
+#[test]
+fn emptied_namespaces_make_room_for_others_at_the_next_start() {
+    let dir = TempDir::new().unwrap();
+    let store = open(dir.path(), 64 * MIB);
+    for number in 0..MAX_NAMESPACES {
+        put(&store, &format!("n{number}/x"), b"x");
+    }
+    let mut filter = Filter::default();
+    for number in 1..MAX_NAMESPACES {
+        filter.namespace = Some(format!("n{number}"));
+        store.purge(&filter).unwrap();
+    }
+    drop(store);
+    let store = open(dir.path(), 64 * MIB);
+    put(&store, "one-more/x", b"x");
+    assert_eq!(body(&store, "n0/x"), Some(b"x".to_vec()));
+    let folders = fs::read_dir(dir.path().join("blobs")).unwrap();
+    assert_eq!(folders.count(), 2);
+    assert_exact(&store, dir.path());
+}
+
+#[test]
+fn writes_go_on_while_the_scan_removes_empty_folders() {
+    let dir = TempDir::new().unwrap();
+    for round in 0..50 {
+        for number in 0..64 {
+            fs::create_dir_all(dir.path().join(format!("blobs/n{number}/00"))).unwrap();
+        }
+        let store = start(dir.path(), 64 * MIB);
+        for number in (0..64).rev() {
+            put(&store, &format!("n{number}/{round}"), b"x");
+        }
+        wait_until("the scan to end", || !store.usage().indexing);
+        store.purge(&Filter::default()).unwrap();
+        assert_exact(&store, dir.path());
+    }
+}
+
     assert_eq!(replaced.into_inner(), 8 * 50 - 1);
     assert_exact(&store, dir.path());
 }

@@ -180,15 +180,19 @@ impl Writer {
         bytes.extend_from_slice(&trailer.encode(self.key.as_str()));
         self.append(&bytes)?;
         let path = inner.path_of(&self.key, &self.digest);
-        let publish = || match self.publish(&path, micros(written)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                // Folders are made when they are first missed, which spares a look at each write.
-                if let Some(folder) = path.parent() {
-                    fs::create_dir_all(folder)?;
+        let publish = || {
+            for _ in 0..FOLDER_TRIES {
+                match self.publish(&path, micros(written)) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    result => return result,
                 }
-                self.publish(&path, micros(written))
+                // Folders are made when they are first missed, which spares a look at each write.
+                match path.parent().map_or(Ok(()), fs::create_dir_all) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    made => made?,
+                }
             }
-            result => result,
+            self.publish(&path, micros(written))
         };
         inner
             .with_room(0, publish)
