@@ -303,8 +303,18 @@ impl Store {
             fs::create_dir_all(&folder).map_err(|error| at(&folder, "create folder", error))?;
         }
         let lock = lock(&dir)?;
-        empty_temp(&dir.join("tmp"))
-            .map_err(|error| at(&dir.join("tmp"), "empty folder", error))?;
+        match empty_temp(&dir.join("tmp")) {
+            // Where nothing can be removed, nothing can be written either, and what is there can be served.
+            Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+                tracing::warn!(
+                    "cannot empty folder \"{}\": {error}",
+                    dir.join("tmp").display()
+                );
+            }
+            emptied => {
+                emptied.map_err(|error| at(&dir.join("tmp"), "empty folder", error))?;
+            }
+        }
         let block = nix::sys::statvfs::statvfs(&dir)
             .map_err(|error| at(&dir, "stat file system of", error.into()))?;
         let ceiling = room::read_ceiling(&dir, budget_bytes);
@@ -342,7 +352,8 @@ impl Store {
             ceiling_lock: Mutex::new(()),
             housekeeper,
             scrubber,
-            next_temp: AtomicU64::new(0),
+            // Beyond all names of earlier starts, whose files may still be there.
+            next_temp: AtomicU64::new(micros(now())),
             _lock: lock,
             dir,
         });

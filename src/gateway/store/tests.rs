@@ -7,7 +7,7 @@ use crate::gateway::lru::{Presence, Reach};
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
@@ -1128,6 +1128,33 @@ fn evicted_blob_that_is_put_again_keeps_its_file() {
 
 #[test]
 fn names_on_disk_are_stable() {
+#[test]
+fn start_on_a_read_only_disk_serves_what_is_whole() {
+    let Some(disk) = Tmpfs::mount(4 * MIB) else {
+        return;
+    };
+    let store = open(disk.path(), MIB);
+    put(&store, "a", &sample("a", 30_000));
+    put(&store, "b", &sample("b", 20_000));
+    let file = OpenOptions::new().write(true).open(file_of(&store, "b"));
+    file.unwrap().write_all_at(b"changed", 100).unwrap();
+    drop(store);
+    // Left by a crash, which is how disks become read-only.
+    fs::write(disk.path().join("tmp/0"), sample("x", 10_000)).unwrap();
+    disk.remount("ro");
+    let store = open(disk.path(), MIB);
+    assert_eq!(body(&store, "a"), Some(sample("a", 30_000)));
+    for _ in 0..2 {
+        assert_eq!(body(&store, "b"), None, "it cannot be removed");
+    }
+    assert!(matches!(store.put(&key("c"), Some(5)), Err(Error::Io(_))));
+    disk.remount("rw");
+    put(&store, "c", b"c");
+    assert_eq!(body(&store, "b"), None);
+    drop(store);
+    assert_exact(&open(disk.path(), MIB), disk.path());
+}
+
     let dir = TempDir::new().unwrap();
     let store = open(dir.path(), MIB);
     let digits = format!("abc{}", "0".repeat(61));
