@@ -111,7 +111,7 @@ impl Queue {
     /// Puts a key back that could not be passed on.
     pub fn put_back(&mut self, key: Key) {
         self.on_their_way.retain(|other| *other != key);
-        self.waiting.push_front(key);
+        self.waiting.push_back(key);
     }
 
     /// Forgets a key that was passed on, or that there is no use in passing on.
