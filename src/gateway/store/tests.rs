@@ -566,6 +566,26 @@ fn restart_keeps_blobs_and_their_order() {
 }
 
 #[test]
+fn blob_used_before_the_clock_was_set_back_is_no_younger_than_others() {
+    let dir = TempDir::new().unwrap();
+    let store = open(dir.path(), MIB);
+    put(&store, "a", b"a");
+    let file = File::open(file_of(&store, "a")).unwrap();
+    let later = now() + Duration::from_secs(1000 * 24 * 3600);
+    file.set_times(FileTimes::new().set_modified(later))
+        .unwrap();
+    drop(store);
+    let store = open(dir.path(), MIB);
+    put(&store, "b", b"b");
+    let filter = Filter {
+        older_than: Some(Duration::ZERO),
+        ..Filter::default()
+    };
+    assert_eq!(store.purge(&filter).unwrap().entries, 2);
+    assert_exact(&store, dir.path());
+}
+
+#[test]
 fn time_of_writing_survives_use_and_restart() {
     let dir = TempDir::new().unwrap();
     let store = open(dir.path(), MIB);
@@ -653,26 +673,6 @@ fn namespaces_are_bounded() {
 }
 
 #[test]
-fn concurrent_writers_of_one_key_leave_one_whole_blob() {
-    let dir = TempDir::new().unwrap();
-    let store = open(dir.path(), 64 * MIB);
-    let bodies: Vec<Vec<u8>> = (0..8)
-        .map(|n| sample(&n.to_string(), 1000 + 9000 * n))
-        .collect();
-    let replaced = AtomicUsize::new(0);
-    std::thread::scope(|scope| {
-        for bytes in &bodies {
-            scope.spawn(|| {
-                for _ in 0..50 {
-                    if put(&store, "one", bytes) {
-                        replaced.fetch_add(1, Ordering::Relaxed);
-                    }
-                    assert!(bodies.contains(&body(&store, "one").unwrap()));
-                }
-            });
-        }
-    });
-#[test]
 fn emptied_namespaces_make_room_for_others_at_the_next_start() {
     let dir = TempDir::new().unwrap();
     let store = open(dir.path(), 64 * MIB);
@@ -710,6 +710,26 @@ fn writes_go_on_while_the_scan_removes_empty_folders() {
     }
 }
 
+#[test]
+fn concurrent_writers_of_one_key_leave_one_whole_blob() {
+    let dir = TempDir::new().unwrap();
+    let store = open(dir.path(), 64 * MIB);
+    let bodies: Vec<Vec<u8>> = (0..8)
+        .map(|n| sample(&n.to_string(), 1000 + 9000 * n))
+        .collect();
+    let replaced = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for bytes in &bodies {
+            scope.spawn(|| {
+                for _ in 0..50 {
+                    if put(&store, "one", bytes) {
+                        replaced.fetch_add(1, Ordering::Relaxed);
+                    }
+                    assert!(bodies.contains(&body(&store, "one").unwrap()));
+                }
+            });
+        }
+    });
     assert_eq!(replaced.into_inner(), 8 * 50 - 1);
     assert_exact(&store, dir.path());
 }
@@ -1109,26 +1129,6 @@ fn read_only_disk_serves_and_refuses_writes() {
 }
 
 #[test]
-fn evicted_blob_that_is_put_again_keeps_its_file() {
-    let dir = TempDir::new().unwrap();
-    let store = open(dir.path(), MIB);
-    put(&store, "a", b"old");
-    let victims = store.inner.state().lru.doom(1, Reach::Unpinned).unwrap();
-    assert_eq!(
-        store.inner.state().lru.presence(&digest_of(&key("a"))),
-        Presence::Doomed
-    );
-    assert_eq!(body(&store, "a"), None, "a doomed blob is not served");
-    assert!(matches!(store.delete(&key("a")), Err(Error::Missing)));
-    put(&store, "a", b"new");
-    store.inner.evict(&victims, room::Why::Age).unwrap();
-    assert_eq!(body(&store, "a"), Some(b"new".to_vec()));
-    assert_exact(&store, dir.path());
-}
-
-#[test]
-fn names_on_disk_are_stable() {
-#[test]
 fn start_on_a_read_only_disk_serves_what_is_whole() {
     let Some(disk) = Tmpfs::mount(4 * MIB) else {
         return;
@@ -1155,6 +1155,26 @@ fn start_on_a_read_only_disk_serves_what_is_whole() {
     assert_exact(&open(disk.path(), MIB), disk.path());
 }
 
+#[test]
+fn evicted_blob_that_is_put_again_keeps_its_file() {
+    let dir = TempDir::new().unwrap();
+    let store = open(dir.path(), MIB);
+    put(&store, "a", b"old");
+    let victims = store.inner.state().lru.doom(1, Reach::Unpinned).unwrap();
+    assert_eq!(
+        store.inner.state().lru.presence(&digest_of(&key("a"))),
+        Presence::Doomed
+    );
+    assert_eq!(body(&store, "a"), None, "a doomed blob is not served");
+    assert!(matches!(store.delete(&key("a")), Err(Error::Missing)));
+    put(&store, "a", b"new");
+    store.inner.evict(&victims, room::Why::Age).unwrap();
+    assert_eq!(body(&store, "a"), Some(b"new".to_vec()));
+    assert_exact(&store, dir.path());
+}
+
+#[test]
+fn names_on_disk_are_stable() {
     let dir = TempDir::new().unwrap();
     let store = open(dir.path(), MIB);
     let digits = format!("abc{}", "0".repeat(61));
