@@ -103,6 +103,45 @@ fn token_is_rotated_without_a_restart() {
 }
 
 #[test]
+fn token_that_stays_is_taken_at_every_moment_while_others_change() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = "access = \"write\"";
+    let stays = token("stays", NEW, write);
+    let (file, gateway) = with_tokens(folder.path(), &stays);
+    let code = |token, path: &str| gateway.request_as(Some(token), "PUT", path, b"x").code;
+    wait_for("the token", CEILING, || {
+        (code(NEW, "/cas/first") == 201).then_some(())
+    });
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..4)
+            .map(|client| {
+                let code = &code;
+                scope.spawn(move || {
+                    for number in 0..150 {
+                        assert_eq!(code(NEW, &format!("/cas/{client}-{number}")), 201);
+                    }
+                })
+            })
+            .collect();
+        let mut turns = 0;
+        while clients.iter().any(|client| !client.is_finished()) {
+            turns += 1;
+            let comes = token(&format!("comes-{turns}"), OLD, write);
+            replace(&file, &(comes + &stays));
+            wait_for("the one that comes", CEILING, || {
+                matches!(code(OLD, "/cas/old"), 201 | 204).then_some(())
+            });
+            replace(&file, &stays);
+            wait_for("its end", CEILING, || {
+                matches!(code(OLD, "/cas/old"), 401 | 429).then_some(())
+            });
+        }
+        assert!(turns > 1, "nothing changed meanwhile");
+    });
+    assert_eq!(gateway.status().tokens.by_name["stays"].requests, 601);
+}
+
+#[test]
 fn faulty_tokens_at_the_start_leave_the_others_in_force() {
     let folder = tempfile::tempdir().unwrap();
     let (file, gateway) = with_tokens(folder.path(), "token = 1");
@@ -698,45 +737,6 @@ fn ambiguous_requests_are_refused_or_read_in_one_way() {
 }
 
 #[test]
-fn flood_of_headers_is_refused() {
-    let gateway = Gateway::start();
-    let many = "x: y\r\n".repeat(500);
-    let long = format!("x: {}\r\n", "y".repeat(200_000));
-    let path = format!("/{}", "p".repeat(100_000));
-    for (path, headers, codes) in [
-        ("/cas/x", many.as_str(), [431, 431]),
-        ("/cas/x", &long, [431, 431]),
-        (&path, "", [414, 431]),
-    ] {
-        let mut stream = gateway.connect();
-        // The answer may come, and the connection close, before all is sent.
-        let _ = stream.write_all(format!("GET {path} HTTP/1.1\r\n{headers}\r\n").as_bytes());
-        let mut answer = [0; 12];
-        if stream.read_exact(&mut answer).is_ok() {
-            let code: u16 = std::str::from_utf8(&answer[9..]).unwrap().parse().unwrap();
-            assert!(codes.contains(&code), "{code}");
-        }
-    }
-    gateway.process.wait_for_line("reason=malformed");
-    assert_eq!(gateway.request("GET", "/healthz", b"").code, 200);
-}
-
-#[test]
-fn file_that_the_gateway_may_not_read_ends_it_with_a_word() {
-    if !nix::unistd::geteuid().is_root() {
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let mut config = config(folder.path());
-    let file = folder.path().join("tokens.toml");
-    std::fs::write(&file, "").unwrap();
-    std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).unwrap();
-    std::os::unix::fs::chown(&file, Some(12345), None).unwrap();
-    config.tokens_file = Some(file);
-    let gateway = command(folder.path(), &config);
-    // Root that has to ask for leave, as every other user has.
-    let mut humble = Command::new("setpriv");
-#[test]
 fn chunks_whose_frame_never_ends_are_cut() {
     let gateway = Gateway::start();
     for (name, begin, piece) in [
@@ -825,6 +825,45 @@ fn cache_stands_before_another_one_with_tls_and_a_token_by_name() {
     assert!(tokens.by_name["branch"].requests >= 2, "{tokens:?}");
 }
 
+#[test]
+fn flood_of_headers_is_refused() {
+    let gateway = Gateway::start();
+    let many = "x: y\r\n".repeat(500);
+    let long = format!("x: {}\r\n", "y".repeat(200_000));
+    let path = format!("/{}", "p".repeat(100_000));
+    for (path, headers, codes) in [
+        ("/cas/x", many.as_str(), [431, 431]),
+        ("/cas/x", &long, [431, 431]),
+        (&path, "", [414, 431]),
+    ] {
+        let mut stream = gateway.connect();
+        // The answer may come, and the connection close, before all is sent.
+        let _ = stream.write_all(format!("GET {path} HTTP/1.1\r\n{headers}\r\n").as_bytes());
+        let mut answer = [0; 12];
+        if stream.read_exact(&mut answer).is_ok() {
+            let code: u16 = std::str::from_utf8(&answer[9..]).unwrap().parse().unwrap();
+            assert!(codes.contains(&code), "{code}");
+        }
+    }
+    gateway.process.wait_for_line("reason=malformed");
+    assert_eq!(gateway.request("GET", "/healthz", b"").code, 200);
+}
+
+#[test]
+fn file_that_the_gateway_may_not_read_ends_it_with_a_word() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(folder.path());
+    let file = folder.path().join("tokens.toml");
+    std::fs::write(&file, "").unwrap();
+    std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).unwrap();
+    std::os::unix::fs::chown(&file, Some(12345), None).unwrap();
+    config.tokens_file = Some(file);
+    let gateway = command(folder.path(), &config);
+    // Root that has to ask for leave, as every other user has.
+    let mut humble = Command::new("setpriv");
     humble.arg("--bounding-set=-dac_override,-dac_read_search");
     humble.arg(gateway.get_program()).args(gateway.get_args());
     let mut process = Process::start(&mut humble);
