@@ -336,7 +336,11 @@ async fn route(
 fn permit(gateway: &Gateway, peer: &Peer, caller: &Caller, need: Need) -> Result<(), Refusal> {
     match caller.may(need) {
         Verdict::Allowed => {
-            crowd::recognized();
+            if caller.is_anonymous() {
+                crowd::tolerated();
+            } else {
+                crowd::recognized();
+            }
             Ok(())
         }
         Verdict::Unauthorized => {

@@ -2,7 +2,8 @@
 
 use crate::dock::Dock;
 use crate::harness::{
-    Answer, Gateway, Process, WRITER, clean, command, config, finish, now, sccache_bin, wait_for,
+    Answer, Gateway, Process, WRITER, address, clean, command, config, finish, now, sccache_bin,
+    wait_for,
 };
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use sccache_dock::gateway::config::TlsFiles;
@@ -608,6 +609,44 @@ fn crowd_of_strangers_makes_room_for_clients() {
         (crowded() >= 44).then_some(())
     });
     assert_eq!(crowd[0].read(&mut [0; 1]).unwrap(), 0, "the oldest went");
+}
+
+#[test]
+fn readers_without_a_token_take_no_room_of_clients() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(folder.path());
+    config.anonymous_read = true;
+    let gateway = command(folder.path(), &config);
+    // There are 44 places then.
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "ulimit -n 600 && exec \"$@\"", "sh"]);
+    shell.arg(gateway.get_program()).args(gateway.get_args());
+    let process = Process::start(&mut shell);
+    let addr = address(&process);
+    let connect = || {
+        let stream = TcpStream::connect(addr).unwrap();
+        stream.set_read_timeout(Some(CEILING)).unwrap();
+        stream
+    };
+    let read = b"HEAD /cas/x HTTP/1.1\r\n\r\n";
+    let mut readers: Vec<TcpStream> = (0..100)
+        .map(|_| {
+            let mut reader = connect();
+            reader.write_all(read).unwrap();
+            assert_eq!(head(&mut reader), 404);
+            reader
+        })
+        .collect();
+    let mut clients: Vec<TcpStream> = (0..10).map(|_| connect()).collect();
+    for client in &mut clients {
+        assert_eq!(ask(client, WRITER), 200);
+    }
+    // While there is room, they may be idle; this one's end is the moment at which strangers have to go.
+    assert_eq!(connect().read(&mut [0; 64]).unwrap(), 0);
+    let newest = readers.last_mut().unwrap();
+    newest.write_all(read).unwrap();
+    assert_eq!(head(newest), 404);
+    process.wait_for_line("reason=crowded");
 }
 
 #[test]
