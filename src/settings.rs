@@ -141,7 +141,8 @@ pub struct Settings {
     pub upstream: Option<Secret>,
     /// Bearer token for an upstream over HTTP.
     pub upstream_token: Option<Secret>,
-    /// The environment's `AWS_*` variables, where the upstream is S3: with it they are the gateway's.
+    /// The environment's variables for the upstream, which are the gateway's then: `AWS_*` where it is S3, and those
+    /// that name a private authority's certificates.
     pub aws: Vec<(String, Secret)>,
     /// More tokens, by name.
     pub tokens_file: Option<PathBuf>,
@@ -579,7 +580,10 @@ impl<'a> Lookup<'a> {
         let aws = self
             .environment
             .iter()
-            .filter(|(name, _)| s3 && name.starts_with("AWS_"));
+            .filter(|(name, _)| match name.as_str() {
+                "SSL_CERT_FILE" | "SSL_CERT_DIR" => upstream.is_some(),
+                name => s3 && name.starts_with("AWS_"),
+            });
         let aws = aws
             .map(|(name, value)| (name.clone(), Secret::new(value)))
             .collect();

@@ -258,6 +258,13 @@ impl Caller {
         })
     }
 
+    /// Whether it is one of those who may read without a token.
+    pub fn is_anonymous(&self) -> bool {
+        self.entry
+            .as_ref()
+            .is_some_and(|entry| entry.digest.is_none())
+    }
+
     /// Whether the token is good for some namespaces only.
     pub fn is_restricted(&self) -> bool {
         self.entry

@@ -5,6 +5,9 @@
 //! number of them, by peer and in all; when it is full the oldest one goes, not the newest: a healthy client behind
 //! the same address shows its token with its first bytes and is no stranger any more.
 //!
+//! Where anyone may read, who does so without a token is *tolerated*: for as long as there is room, and beside any number
+//! of others of the same address.
+//!
 //! A wrong token is answered with 401 until a peer has sent too many, then with 429 and a closed connection. The right
 //! token is served at any time, from any address: one machine with an old token must not hurt its neighbours.
 
@@ -50,12 +53,27 @@ pub(super) enum End {
 struct Guest {
     crowd: Arc<Mutex<Strangers>>,
     number: u64,
+    /// It counts among the strangers, tolerated ones included.
     is_stranger: AtomicBool,
+    is_tolerated: AtomicBool,
     answers: AtomicU32,
     has_to_go: Notify,
 }
 
 impl Guest {
+    /// Lets it stay as long as there is room.
+    fn tolerate(&self) {
+        if !self.is_tolerated.swap(true, Relaxed) {
+            let mut crowd = self.crowd.lock().unwrap_or_else(PoisonError::into_inner);
+            crowd.leave_peers(self.number);
+        }
+    }
+
+    /// Whether it may take longer than [`STAY`].
+    fn may_stay(&self) -> bool {
+        !self.is_stranger.load(Relaxed) || self.is_tolerated.load(Relaxed)
+    }
+
     /// Takes it off the list of strangers.
     fn strike(&self) {
         if self.is_stranger.swap(false, Relaxed) {
@@ -69,6 +87,11 @@ impl Guest {
 pub(super) fn recognized() {
     // Connections of other listeners are in no crowd.
     let _ = GUEST.try_with(|guest| guest.strike());
+}
+
+/// The connection that the running task serves had a request allowed that needs no token here.
+pub(super) fn tolerated() {
+    let _ = GUEST.try_with(|guest| guest.tolerate());
 }
 
 /// The connection that the running task serves had a request answered.
@@ -104,13 +127,18 @@ impl Crowd {
         let guest = self.enter(peer);
         let leaves = async {
             tokio::select! {
-                () = guest.has_to_go.notified() => End::Crowded,
-                () = sleep(STAY) => {
-                    if !guest.is_stranger.load(Relaxed) {
-                        return std::future::pending().await;
-                    }
-                    if guest.answers.load(Relaxed) > 0 { End::Over } else { End::Slow }
-                }
+                () = guest.has_to_go.notified() => return End::Crowded,
+                () = sleep(STAY) => {}
+            }
+            if guest.may_stay() {
+                // Nobody asks those who showed a token.
+                guest.has_to_go.notified().await;
+                return End::Crowded;
+            }
+            if guest.answers.load(Relaxed) > 0 {
+                End::Over
+            } else {
+                End::Slow
             }
         };
         let end = tokio::select! {
@@ -130,6 +158,7 @@ impl Crowd {
             crowd: Arc::clone(&self.strangers),
             number: strangers.next,
             is_stranger: AtomicBool::new(true),
+            is_tolerated: AtomicBool::new(false),
             answers: AtomicU32::new(0),
             has_to_go: Notify::new(),
         });
@@ -192,14 +221,21 @@ impl Strangers {
     }
 
     fn remove(&mut self, number: u64) -> Option<Arc<Guest>> {
-        let (peer, guest) = self.by_age.remove(&number)?;
-        if let Some(beside) = self.by_peer.get_mut(&peer) {
+        self.leave_peers(number);
+        self.by_age.remove(&number).map(|(_, guest)| guest)
+    }
+
+    /// Counts one no more among those of its peer.
+    fn leave_peers(&mut self, number: u64) {
+        let Some((peer, _)) = self.by_age.get(&number) else {
+            return;
+        };
+        if let Some(beside) = self.by_peer.get_mut(peer) {
             beside.remove(&number);
             if beside.is_empty() {
-                self.by_peer.remove(&peer);
+                self.by_peer.remove(peer);
             }
         }
-        Some(guest)
     }
 }
 
@@ -260,6 +296,31 @@ mod tests {
         assert!(!first[0].is_stranger.load(Relaxed));
         assert!(quiet.is_stranger.load(Relaxed));
         assert!(first[2].is_stranger.load(Relaxed));
+    }
+
+    #[test]
+    fn readers_without_a_token_make_room_only_when_all_is_full() {
+        let crowd = Crowd::new(8);
+        let readers: Vec<_> = (0..6)
+            .map(|_| {
+                let reader = crowd.enter(&peer("10.0.0.1:1"));
+                reader.tolerate();
+                reader
+            })
+            .collect();
+        assert!(
+            readers
+                .iter()
+                .all(|reader| reader.is_stranger.load(Relaxed))
+        );
+        readers[0].strike();
+        crowd.enter(&peer("10.0.0.1:1"));
+        assert!(readers[1].is_stranger.load(Relaxed), "there was one place");
+        crowd.enter(&peer("10.0.0.2:1"));
+        assert!(!readers[1].is_stranger.load(Relaxed), "the oldest goes");
+        assert!(readers[2].is_stranger.load(Relaxed));
+        readers[2].strike();
+        assert_eq!(crowd.strangers.lock().unwrap().by_age.len(), 5);
     }
 
     #[test]

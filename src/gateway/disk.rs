@@ -38,6 +38,8 @@ const MEMORY_UNITS: usize = 4096;
 const UNIT: usize = 64 << 10;
 /// Store calls at one time.
 const SLOTS: usize = 128;
+/// Purges at one time; more wait.
+const PURGES: usize = 4;
 /// How long a request waits for memory or a thread.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How long one store call may take.
@@ -77,6 +79,7 @@ pub struct Disk {
     writers: Arc<Semaphore>,
     pace: Arc<Pace>,
     memory: Arc<Semaphore>,
+    purges: Arc<Semaphore>,
     // A plain mutex: held for an assignment, never across I/O or an await.
     writable: Arc<Mutex<Writable>>,
 }
@@ -90,6 +93,7 @@ impl Disk {
             writers: Arc::new(Semaphore::new(writers())),
             pace: Arc::default(),
             memory: Arc::new(Semaphore::new(MEMORY_UNITS)),
+            purges: Arc::new(Semaphore::new(PURGES)),
             writable: Arc::new(Mutex::new(Writable::Unknown)),
         }
     }
@@ -199,8 +203,16 @@ impl Disk {
 
     /// Removes all blobs that match; takes as long as it takes.
     pub async fn purge(&self, filter: Filter) -> Result<Purged, Fault> {
+        let turn = self.purges.clone().acquire_owned().await;
+        let turn = turn.map_err(|_| Fault::Overloaded)?;
         let store = self.store.clone();
-        let purged = spawn_blocking(move || store.purge(&filter)).await;
+        let purged = spawn_blocking(move || {
+            let purged = store.purge(&filter);
+            // Not before: whoever asked may have gone away, but not the work.
+            drop(turn);
+            purged
+        });
+        let purged = purged.await;
         Ok(purged.map_err(lost)??)
     }
 

@@ -20,7 +20,7 @@ use crate::gateway::{Gateway, Peer};
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::body::{Body, Incoming};
-use hyper::header::{self, HeaderValue};
+use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -303,7 +303,9 @@ async fn route(
         "PUT" if is_check => permit(Need::Write).map(|()| empty(StatusCode::CREATED)),
         "PUT" => {
             permit(Need::Write)?;
-            put(gateway, caller, &key(&path)?, body).await
+            let key = key(&path)?;
+            is_whole(&parts.headers)?;
+            put(gateway, caller, &key, body).await
         }
         "DELETE" if is_check => permit(Need::Write).map(|()| empty(StatusCode::NO_CONTENT)),
         "DELETE" => {
@@ -334,7 +336,11 @@ async fn route(
 fn permit(gateway: &Gateway, peer: &Peer, caller: &Caller, need: Need) -> Result<(), Refusal> {
     match caller.may(need) {
         Verdict::Allowed => {
-            crowd::recognized();
+            if caller.is_anonymous() {
+                crowd::tolerated();
+            } else {
+                crowd::recognized();
+            }
             Ok(())
         }
         Verdict::Unauthorized => {
@@ -422,6 +428,21 @@ async fn get(gateway: &Gateway, caller: &Caller, key: &Key) -> Result<Answer, Re
             Err(fault.into())
         }
     }
+}
+
+/// Refuses a PUT whose body cannot be the blob: a part of it, or what nobody knows the end of. A body without a length
+/// is none at all, and would be stored as an empty blob.
+fn is_whole(headers: &HeaderMap) -> Result<(), Refusal> {
+    if headers.contains_key(header::CONTENT_RANGE) {
+        let message = "a part of a blob cannot be stored: send the whole one";
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, "part", message));
+    }
+    let framed = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
+    if !framed.iter().any(|name| headers.contains_key(name)) {
+        let message = "the body has no length: send Content-Length, or chunks";
+        return Err(Refusal::new(StatusCode::LENGTH_REQUIRED, "length", message));
+    }
+    Ok(())
 }
 
 async fn put(

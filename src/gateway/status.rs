@@ -242,7 +242,7 @@ pub struct PurgeProgress {
 pub struct UpstreamStatus {
     /// Its URL without what is secret.
     pub name: String,
-    /// It answered the last time; else it is left alone for a while.
+    /// It answers reads and takes writes; else it is left alone for a while.
     pub available: bool,
     /// Blobs brought from it.
     pub hits: u64,

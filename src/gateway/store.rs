@@ -30,6 +30,7 @@ pub mod resident;
 mod room;
 mod scan;
 mod scrub;
+mod spare;
 mod trailer;
 mod writer;
 

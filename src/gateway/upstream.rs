@@ -3,7 +3,8 @@
 //! Reads go through: one fetch for all that wait for the same key, the blob is stored here and served from here.
 //! Nobody waits longer than [`PATIENCE`]; the fetch goes on without them. Writes follow behind: a queue in a file,
 //! a few uploads at a time. An upstream that fails is left alone for a while ([`breaker`]); until it answers again
-//! this cache works as if it had none.
+//! this cache works as if it had none. Reads and writes have a breaker each: one that is full, or takes our token for
+//! reading only, is still worth asking.
 
 pub mod breaker;
 pub mod queue;
@@ -105,11 +106,14 @@ pub struct Upstream {
     disk: Disk,
     /// How the log and the status name it, without what is secret.
     name: String,
-    breaker: Mutex<Breaker>,
+    reads: Mutex<Breaker>,
+    writes: Mutex<Breaker>,
     flights: Mutex<HashMap<Key, watch::Receiver<Option<Found>>>>,
     fetches: Semaphore,
     queue: Mutex<Queue>,
     queued: Notify,
+    /// How often those that wait were tried.
+    tries: Mutex<HashMap<Key, u32>>,
     offers: mpsc::Sender<Key>,
     counts: Counts,
     last_error: Mutex<Option<String>>,
@@ -227,11 +231,13 @@ impl Upstream {
             operator,
             disk,
             name: public_name(config.url.reveal()),
-            breaker: Mutex::default(),
+            reads: Mutex::default(),
+            writes: Mutex::default(),
             flights: Mutex::default(),
             fetches: Semaphore::new(FETCHES),
             queue: Mutex::new(queue),
             queued: Notify::new(),
+            tries: Mutex::default(),
             offers,
             counts: Counts::default(),
             last_error: Mutex::default(),
@@ -256,7 +262,7 @@ impl Upstream {
                 self.counts.shared.fetch_add(1, Relaxed);
                 landed.clone()
             } else {
-                if !lock(&self.breaker).admits(now()) {
+                if !lock(&self.reads).admits(now()) {
                     self.counts.skipped.fetch_add(1, Relaxed);
                     return Found::Nowhere;
                 }
@@ -291,7 +297,7 @@ impl Upstream {
         let count = |counter: &AtomicU64| counter.load(Relaxed);
         UpstreamStatus {
             name: self.name.clone(),
-            available: !lock(&self.breaker).is_open(),
+            available: self.is_available(),
             hits: count(&self.counts.hits),
             misses: count(&self.counts.misses),
             shared_fetches: count(&self.counts.shared),
@@ -317,24 +323,24 @@ impl Upstream {
         };
         match outcome {
             Ok(Some(bytes)) => {
-                self.heard();
+                self.heard(Way::Read);
                 self.counts.hits.fetch_add(1, Relaxed);
                 self.counts.bytes_read.fetch_add(bytes, Relaxed);
                 Found::Here
             }
             Ok(None) => {
-                self.heard();
+                self.heard(Way::Read);
                 self.counts.misses.fetch_add(1, Relaxed);
                 Found::Nowhere
             }
             Err(Trouble::Upstream(cause)) => {
                 self.counts.read_errors.fetch_add(1, Relaxed);
-                self.broke(&format!("cannot read {key}: {cause}"));
+                self.broke(Way::Read, &format!("cannot read {key}: {cause}"));
                 Found::Nowhere
             }
             Err(Trouble::Here(fault)) => {
                 // The upstream did its part.
-                self.heard();
+                self.heard(Way::Read);
                 self.counts.read_errors.fetch_add(1, Relaxed);
                 warn!("cannot keep {key} of the upstream: {fault}");
                 Found::Nowhere
@@ -394,13 +400,12 @@ impl Upstream {
 
     /// One of the uploads at a time.
     async fn upload_queued(self: Arc<Self>) {
-        let mut tries: HashMap<Key, u32> = HashMap::new();
         loop {
             // Asked for before the look, so that no key slips in between.
             let more = self.queued.notified();
             let next = {
                 let moment = now();
-                let mut breaker = lock(&self.breaker);
+                let mut breaker = lock(&self.writes);
                 let mut queue = lock(&self.queue);
                 if queue.has_waiting() && !breaker.admits(moment) {
                     Err(breaker.retry_at(moment))
@@ -425,8 +430,7 @@ impl Upstream {
             };
             match outcome {
                 Ok(bytes) => {
-                    self.heard();
-                    tries.remove(&key);
+                    self.heard(Way::Write);
                     self.counts
                         .uploaded
                         .fetch_add(u64::from(bytes > 0), Relaxed);
@@ -434,7 +438,7 @@ impl Upstream {
                     self.done(&key);
                 }
                 Err(Trouble::Here(fault)) => {
-                    self.heard();
+                    self.heard(Way::Write);
                     self.counts.dropped.fetch_add(1, Relaxed);
                     if !matches!(fault, Fault::Store(store::Error::Missing)) {
                         warn!("cannot pass {key} on to the upstream: {fault}");
@@ -443,12 +447,15 @@ impl Upstream {
                 }
                 Err(Trouble::Upstream(cause)) => {
                     self.counts.write_errors.fetch_add(1, Relaxed);
-                    self.broke(&format!("cannot write {key}: {cause}"));
-                    let tried = tries.entry(key.clone()).or_default();
-                    *tried += 1;
+                    self.broke(Way::Write, &format!("cannot write {key}: {cause}"));
+                    let tried = {
+                        let mut tries = lock(&self.tries);
+                        let tried = tries.entry(key.clone()).or_default();
+                        *tried += 1;
+                        *tried
+                    };
                     // While others pass, it is this one that the upstream does not want.
-                    if *tried >= TRIES && !lock(&self.breaker).is_open() {
-                        tries.remove(&key);
+                    if tried >= TRIES && !lock(&self.writes).is_open() {
                         self.counts.dropped.fetch_add(1, Relaxed);
                         self.done(&key);
                     } else {
@@ -460,6 +467,7 @@ impl Upstream {
     }
 
     fn done(&self, key: &Key) {
+        lock(&self.tries).remove(key);
         if let Err(cause) = lock(&self.queue).done(key) {
             warn!("cannot write the upstream's queue: {cause}");
         }
@@ -486,21 +494,44 @@ impl Upstream {
         Ok(length)
     }
 
-    fn heard(&self) {
-        if lock(&self.breaker).succeeded() {
-            info!("upstream {} answers again", self.name);
+    fn is_available(&self) -> bool {
+        !self.breaker(Way::Read).is_open() && !self.breaker(Way::Write).is_open()
+    }
+
+    fn breaker(&self, way: Way) -> MutexGuard<'_, Breaker> {
+        lock(match way {
+            Way::Read => &self.reads,
+            Way::Write => &self.writes,
+        })
+    }
+
+    fn heard(&self, way: Way) {
+        if !self.breaker(way).succeeded() {
+            return;
+        }
+        if self.is_available() {
             *lock(&self.last_error) = None;
-            self.queued.notify_waiters();
+        }
+        match way {
+            Way::Read => info!("upstream {} answers again", self.name),
+            Way::Write => {
+                info!("upstream {} takes blobs again", self.name);
+                self.queued.notify_waiters();
+            }
         }
     }
 
-    fn broke(&self, cause: &str) {
+    fn broke(&self, way: Way, cause: &str) {
         *lock(&self.last_error) = Some(cause.to_owned());
-        if lock(&self.breaker).failed(now()) {
-            warn!(
-                "upstream {} is left alone for a while: {cause}; the cache goes on without it",
-                self.name
-            );
+        if !self.breaker(way).failed(now()) {
+            return;
+        }
+        let name = &self.name;
+        match way {
+            Way::Read => warn!(
+                "upstream {name} is left alone for a while: {cause}; the cache goes on without it"
+            ),
+            Way::Write => warn!("upstream {name} takes no blobs: {cause}; they wait for it"),
         }
     }
 }
@@ -587,6 +618,15 @@ impl Collector for Scrape {
         ];
         metrics::encode(&mut encoder, MetricType::Counter, &counters)
     }
+}
+
+/// Where a blob was to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// From the upstream.
+    Read,
+    /// To the upstream.
+    Write,
 }
 
 /// Whose fault it is that a blob did not move.

@@ -2,7 +2,8 @@
 
 use crate::dock::Dock;
 use crate::harness::{
-    Answer, Gateway, Process, WRITER, clean, command, config, finish, now, sccache_bin, wait_for,
+    Answer, Gateway, Process, WRITER, address, clean, command, config, finish, now, sccache_bin,
+    wait_for,
 };
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use sccache_dock::gateway::config::TlsFiles;
@@ -100,6 +101,45 @@ fn token_is_rotated_without_a_restart() {
         !log.contains(OLD) && !log.contains(NEW),
         "a token is in the log"
     );
+}
+
+#[test]
+fn token_that_stays_is_taken_at_every_moment_while_others_change() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = "access = \"write\"";
+    let stays = token("stays", NEW, write);
+    let (file, gateway) = with_tokens(folder.path(), &stays);
+    let code = |token, path: &str| gateway.request_as(Some(token), "PUT", path, b"x").code;
+    wait_for("the token", CEILING, || {
+        (code(NEW, "/cas/first") == 201).then_some(())
+    });
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..4)
+            .map(|client| {
+                let code = &code;
+                scope.spawn(move || {
+                    for number in 0..150 {
+                        assert_eq!(code(NEW, &format!("/cas/{client}-{number}")), 201);
+                    }
+                })
+            })
+            .collect();
+        let mut turns = 0;
+        while clients.iter().any(|client| !client.is_finished()) {
+            turns += 1;
+            let comes = token(&format!("comes-{turns}"), OLD, write);
+            replace(&file, &(comes + &stays));
+            wait_for("the one that comes", CEILING, || {
+                matches!(code(OLD, "/cas/old"), 201 | 204).then_some(())
+            });
+            replace(&file, &stays);
+            wait_for("its end", CEILING, || {
+                matches!(code(OLD, "/cas/old"), 401 | 429).then_some(())
+            });
+        }
+        assert!(turns > 1, "nothing changed meanwhile");
+    });
+    assert_eq!(gateway.status().tokens.by_name["stays"].requests, 601);
 }
 
 #[test]
@@ -572,6 +612,44 @@ fn crowd_of_strangers_makes_room_for_clients() {
 }
 
 #[test]
+fn readers_without_a_token_take_no_room_of_clients() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(folder.path());
+    config.anonymous_read = true;
+    let gateway = command(folder.path(), &config);
+    // There are 44 places then.
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "ulimit -n 600 && exec \"$@\"", "sh"]);
+    shell.arg(gateway.get_program()).args(gateway.get_args());
+    let process = Process::start(&mut shell);
+    let addr = address(&process);
+    let connect = || {
+        let stream = TcpStream::connect(addr).unwrap();
+        stream.set_read_timeout(Some(CEILING)).unwrap();
+        stream
+    };
+    let read = b"HEAD /cas/x HTTP/1.1\r\n\r\n";
+    let mut readers: Vec<TcpStream> = (0..100)
+        .map(|_| {
+            let mut reader = connect();
+            reader.write_all(read).unwrap();
+            assert_eq!(head(&mut reader), 404);
+            reader
+        })
+        .collect();
+    let mut clients: Vec<TcpStream> = (0..10).map(|_| connect()).collect();
+    for client in &mut clients {
+        assert_eq!(ask(client, WRITER), 200);
+    }
+    // While there is room, they may be idle; this one's end is the moment at which strangers have to go.
+    assert_eq!(connect().read(&mut [0; 64]).unwrap(), 0);
+    let newest = readers.last_mut().unwrap();
+    newest.write_all(read).unwrap();
+    assert_eq!(head(newest), 404);
+    process.wait_for_line("reason=crowded");
+}
+
+#[test]
 fn wrong_tokens_are_limited_and_the_right_one_never_is() {
     let gateway = Gateway::start();
     let mut codes = Vec::new();
@@ -695,6 +773,95 @@ fn ambiguous_requests_are_refused_or_read_in_one_way() {
     let stored = gateway.request("GET", "/cas/b", b"");
     assert!(stored.code == 404 || stored.body.is_empty(), "{stored:?}");
     gateway.process.wait_for_line("reason=malformed");
+}
+
+#[test]
+fn chunks_whose_frame_never_ends_are_cut() {
+    let gateway = Gateway::start();
+    for (name, begin, piece) in [
+        ("extension", "1;", "x".repeat(64 << 10)),
+        ("trailer", "1\r\nx\r\n0\r\n", "x: y\r\n".repeat(10_000)),
+    ] {
+        let mut stream = gateway.connect();
+        let head = format!(
+            "PUT /cas/{name} HTTP/1.1\r\nAuthorization: Bearer {WRITER}\r\nTransfer-Encoding: chunked\r\n\r\n{begin}"
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        let sent = (0..1024).take_while(|_| stream.write_all(piece.as_bytes()).is_ok());
+        assert!(sent.count() < 1024, "{name} is read on and on");
+        let path = format!("/cas/{name}");
+        assert_eq!(gateway.request("GET", &path, b"").code, 404);
+    }
+}
+
+#[test]
+fn page_of_another_site_cannot_purge_with_a_token_that_the_browser_keeps() {
+    let gateway = Gateway::start();
+    assert_eq!(gateway.request("PUT", "/cas/x", b"x").code, 201);
+    let ask = |path: &str, fields: &str| {
+        let mut stream = gateway.connect();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: cache:4226\r\nAuthorization: Bearer {WRITER}\r\n{fields}\
+             Content-Length: 0\r\nConnection: close\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        Answer::read(&mut stream).code
+    };
+    for path in ["/api/purge", "//api//purge", "/%61pi/purge"] {
+        for fields in [
+            "Sec-Fetch-Site: cross-site\r\n",
+            "Origin: http://elsewhere.example\r\n",
+            "Origin: null\r\n",
+        ] {
+            assert_eq!(ask(path, fields), 403, "{path} {fields}");
+        }
+    }
+    assert_eq!(gateway.request("GET", "/cas/x", b"").code, 200);
+    assert_eq!(ask("/api/purge", "Origin: http://cache:4226\r\n"), 200);
+    assert_eq!(gateway.request("GET", "/cas/x", b"").code, 404);
+}
+
+/// A cache behind a cache: TLS with a certificate of our own authority, and a token of its own, as operators set it up.
+#[test]
+fn cache_stands_before_another_one_with_tls_and_a_token_by_name() {
+    let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
+    let files = authority.certificate(folder.path(), "localhost");
+    let tokens = folder.path().join("tokens.toml");
+    std::fs::write(&tokens, token("branch", NEW, "access = \"write\"")).unwrap();
+    let root = Gateway::start_with(|config| {
+        config.tls = Some(files);
+        config.tokens_file = Some(tokens);
+    });
+    assert_eq!(root.request("PUT", "/cas/root", b"of the root").code, 201);
+    let url = format!("https://localhost:{}", root.addr.port());
+    let ca = folder.path().join("ca.pem");
+    let dock = Dock::start(&[
+        ("SCCACHE_UPSTREAM", &url),
+        ("SCCACHE_UPSTREAM_TOKEN", NEW),
+        ("SSL_CERT_FILE", ca.to_str().unwrap()),
+    ]);
+    let listen = dock.status().unwrap()["listen"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let ask = |method: &str, path: &str, body: &str| {
+        let mut stream = TcpStream::connect(&listen).unwrap();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nAuthorization: Bearer {}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            dock.token(),
+            body.len()
+        );
+        stream.write_all(request.as_bytes()).unwrap();
+        Answer::read(&mut stream)
+    };
+    assert_eq!(ask("GET", "/cas/root", "").body, b"of the root");
+    assert_eq!(ask("PUT", "/cas/branch", "of the branch").code, 201);
+    wait_for("the blob to be passed on", CEILING, || {
+        let passed = root.request("GET", "/cas/branch", b"");
+        (passed.body == b"of the branch").then_some(())
+    });
+    let tokens = root.status().tokens;
+    assert!(tokens.by_name["branch"].requests >= 2, "{tokens:?}");
 }
 
 #[test]

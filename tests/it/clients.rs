@@ -372,12 +372,18 @@ fn ccache_hits_over_http() {
         }
         return;
     }
-    for layout in ["subdirs", "flat", "bazel"] {
+    let basic = |layout| format!("http://any:{WRITER}@ADDRESS|layout={layout}");
+    for remote in [
+        basic("subdirs"),
+        basic("flat"),
+        basic("bazel"),
+        format!("http://ADDRESS/ccache|bearer-token={WRITER}"),
+    ] {
         let gateway = Gateway::start_with(|config| config.anonymous_read = false);
         let work = tempfile::tempdir().unwrap();
         let compile = |own: &Path| {
             std::fs::write(work.path().join("it.c"), "int one(void) { return 1; }").unwrap();
-            let remote = format!("http://any:{WRITER}@{}|layout={layout}", gateway.addr);
+            let remote = remote.replace("ADDRESS", &gateway.addr.to_string());
             let mut command = clean("ccache");
             command
                 .args(["gcc", "-c", "it.c", "-o", "it.o"])
@@ -391,12 +397,12 @@ fn ccache_hits_over_http() {
         };
         compile(tempfile::tempdir().unwrap().path());
         let cold = gateway.status().totals;
-        assert!(cold.hits == 0 && cold.writes >= 2, "{layout}: {cold:?}");
+        assert!(cold.hits == 0 && cold.writes >= 2, "{remote}: {cold:?}");
         compile(tempfile::tempdir().unwrap().path());
         let warm = gateway.status().totals;
         assert!(
             warm.hits >= 2 && warm.writes == cold.writes,
-            "{layout}: {warm:?}"
+            "{remote}: {warm:?}"
         );
     }
 }

@@ -1,7 +1,8 @@
 //! The gateway's HTTP side and its life as a process.
 
 use crate::harness::{
-    Answer, Gateway, Process, READER, WRITER, address, command, config, now, unfinished, wait_for,
+    Answer, Gateway, Process, READER, WRITER, address, command, config, now, skip, unfinished,
+    wait_for,
 };
 use base64::Engine;
 use nix::sys::signal::Signal;
@@ -274,6 +275,86 @@ fn expectation_is_met_and_chunks_are_taken() {
         .unwrap();
     assert_eq!(Answer::read(&mut stream).code, 201);
     assert_eq!(gateway.request("GET", "/cache/2", b"").body, b"abcde");
+}
+
+#[test]
+fn body_that_cannot_be_a_whole_blob_is_refused() {
+    let gateway = Gateway::start();
+    let token = format!("Authorization: Bearer {WRITER}");
+    for (request, code) in [
+        (
+            format!(
+                "PUT /cas/x HTTP/1.1\r\n{token}\r\nContent-Range: bytes 3-4/5\r\nContent-Length: 2\r\nConnection: close\r\n\r\nlo"
+            ),
+            400,
+        ),
+        (
+            format!("PUT /cas/x HTTP/1.1\r\n{token}\r\nConnection: close\r\n\r\n"),
+            411,
+        ),
+        (format!("PUT /cas/x HTTP/1.0\r\n{token}\r\n\r\nbody"), 411),
+    ] {
+        let mut stream = gateway.connect();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer[9..], code.to_string().as_bytes(), "{request}");
+        assert_eq!(gateway.request("GET", "/cas/x", b"").code, 404, "{request}");
+    }
+    // One that is empty, and says so, is a blob like others.
+    assert_eq!(gateway.request("PUT", "/cas/empty", b"").code, 201);
+    assert_eq!(gateway.request("GET", "/cas/empty", b"").code, 200);
+}
+
+#[test]
+fn announced_blob_that_never_comes_evicts_nothing() {
+    let gateway = Gateway::start();
+    for number in 0..40 {
+        let path = format!("/cas/{number}");
+        assert_eq!(
+            gateway.request("PUT", &path, &vec![number; 1 << 20]).code,
+            201
+        );
+    }
+    drop(begin_put(&gateway, "/cas/long", 63 << 20, b"a few bytes"));
+    gateway.process.wait_for_line("reason=short_body");
+    let store = gateway.status().store;
+    assert_eq!((store.entries, store.evicted_entries), (40, 0));
+    // What does come has all the room that it needs.
+    let long = vec![7; 63 << 20];
+    assert_eq!(gateway.request("PUT", "/cas/long", &long).code, 201);
+    assert!(gateway.request("GET", "/cas/long", b"").body == long);
+}
+
+#[test]
+fn readers_that_stand_still_keep_nobody_from_being_served() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    if most < 2048 {
+        return skip("this needs 2048 open files");
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, 2048, most).unwrap();
+    let gateway = Gateway::start();
+    assert_eq!(
+        gateway.request("PUT", "/cas/long", &vec![1; 16 << 20]).code,
+        201
+    );
+    let ask = format!("GET /cas/long HTTP/1.1\r\nAuthorization: Bearer {WRITER}\r\n\r\n");
+    let crowd: Vec<TcpStream> = (0..1200)
+        .map(|_| {
+            let mut stream = gateway.connect();
+            stream.write_all(ask.as_bytes()).unwrap();
+            // Its answer has begun, and is far longer than what lies between us.
+            stream.read_exact(&mut [0; 12]).unwrap();
+            stream
+        })
+        .collect();
+    for turn in 0..10 {
+        let path = format!("/cas/{turn}");
+        assert_eq!(gateway.request("PUT", &path, b"a blob").code, 201);
+        assert_eq!(gateway.request("GET", &path, b"").body, b"a blob");
+    }
+    drop(crowd);
 }
 
 #[test]

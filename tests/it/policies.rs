@@ -265,12 +265,12 @@ struct Disk {
 }
 
 impl Disk {
-    fn new() -> Result<Disk, String> {
+    fn new(bytes: u64) -> Result<Disk, String> {
         let folder = tempfile::tempdir().unwrap();
         let image = folder.path().join("image");
         let mount = folder.path().join("mount");
         fs::create_dir(&mount).unwrap();
-        fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
+        fs::File::create(&image).unwrap().set_len(bytes).unwrap();
         // What the file system itself needs must stay readable, so it has no journal and few inodes at its start.
         run(
             "mkfs.ext4",
@@ -280,6 +280,8 @@ impl Disk {
                 "4096",
                 "-N",
                 "512",
+                "-m",
+                "0",
                 "-O",
                 "^has_journal",
                 "-E",
@@ -379,7 +381,7 @@ fn file_of(store: &Path, key: &str) -> PathBuf {
 
 #[test]
 fn blob_that_the_disk_cannot_read_is_a_miss_once_removed_and_the_cache_recovers() {
-    let disk = match Disk::new() {
+    let disk = match Disk::new(64 << 20) {
         Ok(disk) => disk,
         Err(cause) => return skip(&format!("no disk of its own: {cause}")),
     };
@@ -479,6 +481,40 @@ fn blob_that_the_disk_cannot_read_is_a_miss_once_removed_and_the_cache_recovers(
     assert!(answer.code == 200 && answer.body == body(0, 20_000));
     let later = gateway.request("GET", "/cas/later", b"");
     assert!(later.code == 200 && later.body == body(3, 20_000));
+}
+
+#[test]
+fn cache_makes_room_on_a_disk_that_others_fill() {
+    let disk = match Disk::new(1200 << 20) {
+        Ok(disk) => disk,
+        Err(cause) => return skip(&format!("no disk of its own: {cause}")),
+    };
+    let gateway = Gateway::start_with(|config| {
+        config.store_dir = disk.mount.join("cache");
+        config.budget_bytes = 512 << 20;
+    });
+    for number in 0..80 {
+        let blob = vec![number; 1 << 20];
+        let path = format!("/cas/{number}");
+        assert_eq!(gateway.request("PUT", &path, &blob).code, 201);
+    }
+    let free = || {
+        let found = nix::sys::statvfs::statvfs(&disk.mount).unwrap();
+        found.blocks_available() * found.fragment_size()
+    };
+    // Somebody else leaves 3 MiB of the disk, of which a hundredth is 11 MiB or so.
+    let hog = disk.mount.join("hog");
+    let length = (free() - (3 << 20)).to_string();
+    run("fallocate", &["--length", &length, path(&hog)]).unwrap();
+    assert!(free() < 4 << 20);
+    gateway.process.wait_for_line("is almost full: making room");
+    wait_for("room on the disk", CEILING, || {
+        (free() >= 10 << 20).then_some(())
+    });
+    let store = gateway.status().store;
+    assert!((4..40).contains(&store.evicted_entries), "{store:?}");
+    assert_eq!(code(&gateway, "/cas/0"), 404);
+    assert_eq!(code(&gateway, "/cas/79"), 200);
 }
 
 #[test]
@@ -585,7 +621,7 @@ fn disk_that_hangs_holds_up_no_reader_and_is_used_again_when_it_answers() {
 
 #[test]
 fn purge_that_takes_long_says_on_a_terminal_how_far_it_is() {
-    let disk = match Disk::new() {
+    let disk = match Disk::new(64 << 20) {
         Ok(disk) => disk,
         Err(cause) => return skip(&format!("no disk of its own: {cause}")),
     };

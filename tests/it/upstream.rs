@@ -1,12 +1,13 @@
 //! The second level: the real gateway before real stores (another gateway, Redis, an S3-compatible server).
 
-use crate::harness::{Gateway, Process, WRITER, finish, now, skip, tools, wait_for};
+use crate::harness::{Gateway, Process, READER, WRITER, finish, now, skip, tools, wait_for};
 use sccache_dock::gateway::config::Upstream;
 use sccache_dock::gateway::status::UpstreamStatus;
 use sccache_dock::secret::Secret;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 const BODY: &[u8] = b"the blob";
@@ -189,12 +190,90 @@ fn hanging_upstream_delays_the_first_misses_and_no_write() {
 }
 
 #[test]
+fn hits_do_not_wait_for_misses_that_hang() {
+    let (_hole, url) = black_hole();
+    let gateway = before(&url);
+    assert_eq!(gateway.request("PUT", "/cas/here", BODY).code, 201);
+    let answered = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for number in 0..64 {
+            let (gateway, answered) = (&gateway, &answered);
+            scope.spawn(move || {
+                let path = format!("/cas/{number}");
+                assert_eq!(gateway.request("GET", &path, b"").code, 404);
+                answered.fetch_add(1, SeqCst);
+            });
+        }
+        let connections = || gateway.status().protocols["http"].connections;
+        wait_for("all to hang", Duration::from_secs(60), || {
+            (connections() > 64 || answered.load(SeqCst) > 0).then_some(())
+        });
+        for _ in 0..20 {
+            assert_eq!(gateway.request("GET", "/cas/here", b"").body, BODY);
+        }
+        assert_eq!(answered.load(SeqCst), 0, "they still hang");
+    });
+}
+
+#[test]
+fn upstream_that_may_only_be_read_is_read() {
+    let third = Gateway::start();
+    for number in 0..8 {
+        let path = format!("/cas/{number}");
+        assert_eq!(third.request("PUT", &path, BODY).code, 201);
+    }
+    let gateway = Gateway::start_with(|config| {
+        config.upstream = Some(Upstream {
+            url: Secret::new(&third.url()),
+            token: Some(Secret::new(READER)),
+            queue: config.socket.with_file_name("upstream-queue"),
+        });
+    });
+    for name in ["a", "b", "c", "d"] {
+        let path = format!("/cas/{name}");
+        assert_eq!(gateway.request("PUT", &path, BODY).code, 201);
+    }
+    wait_status(&gateway, "no write to be tried", |status| {
+        !status.available && status.write_errors >= 3
+    });
+    gateway.process.wait_for_line("takes no blobs");
+    for number in 0..8 {
+        let path = format!("/cas/{number}");
+        assert_eq!(gateway.request("GET", &path, b"").body, BODY);
+    }
+    let status = upstream(&gateway);
+    assert_eq!(
+        (status.hits, status.skipped_reads, status.queued),
+        (8, 0, 4)
+    );
+}
+
+#[test]
+fn blob_that_the_upstream_does_not_take_holds_no_others_up() {
+    let third = Gateway::start_with(|config| config.budget_bytes = 1 << 20);
+    let gateway = before(&third.url());
+    assert_eq!(
+        gateway.request("PUT", "/cas/large", &vec![1; 2 << 20]).code,
+        201
+    );
+    wait_status(&gateway, "no write to be tried", |status| !status.available);
+    for name in ["a", "b", "c"] {
+        let path = format!("/cas/{name}");
+        assert_eq!(gateway.request("PUT", &path, BODY).code, 201);
+    }
+    wait_status(&gateway, "the others to pass", |status| {
+        status.uploaded == 3 && status.dropped_writes == 1 && status.queued == 0
+    });
+    assert_eq!(third.request("GET", "/cas/c", b"").body, BODY);
+}
+
+#[test]
 fn many_who_miss_the_same_blob_cause_one_fetch() {
     let third = Gateway::start();
     assert_eq!(third.request("PUT", "/cas/x", &vec![1; 2 << 20]).code, 201);
     let gateway = before(&third.url());
     std::thread::scope(|scope| {
-        for _ in 0..16 {
+        for _ in 0..50 {
             scope.spawn(|| {
                 let answer = gateway.request("GET", "/cas/x", b"");
                 assert_eq!((answer.code, answer.body.len()), (200, 2 << 20));

@@ -56,23 +56,20 @@ impl Download {
         std::future::poll_fn(|context| self.poll_next(context)).await
     }
 
-    /// The blob as a part of a file, where its body is not in memory here.
-    pub(crate) fn file_part(&mut self) -> Option<FilePart> {
-        let State::Pieces {
-            file, doubt, at, ..
-        } = &mut self.state
-        else {
-            return None;
-        };
-        let part = FilePart {
-            file: Arc::clone(file),
-            doubt: doubt.clone(),
-            at: *at,
-            end: self.length,
-        };
-        // Nothing of it is left to be read piece by piece.
-        *at = self.length;
-        Some(part)
+    /// The blob as a part of a file, where its body is not in memory here. Such a part holds no memory that others
+    /// could wait for, however slowly its client takes it.
+    pub(crate) fn file_part(self) -> Result<FilePart, Download> {
+        match self.state {
+            State::Pieces {
+                file, doubt, at, ..
+            } => Ok(FilePart {
+                file,
+                doubt,
+                at,
+                end: self.length,
+            }),
+            State::Whole(_) => Err(self),
+        }
     }
 
     fn rest(&self) -> u64 {

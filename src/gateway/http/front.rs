@@ -167,8 +167,8 @@ pub(super) fn session(gateway: &Gateway, parts: &Parts) -> Option<Caller> {
     gateway.access.session(cookie.as_bytes(), unix_seconds())
 }
 
-/// Refuses forms of other sites: browsers name the site that a form stands on.
-fn from_our_own_page(parts: &Parts) -> Result<(), Refusal> {
+/// Refuses what pages of other sites send, be it with a token that the browser keeps for us: browsers name the site.
+pub(super) fn from_our_own_page(parts: &Parts) -> Result<(), Refusal> {
     let site = field(parts, &HeaderName::from_static("sec-fetch-site"));
     let site_is_ours = site.is_none_or(|site| matches!(site, "same-origin" | "none"));
     let origin = field(parts, &header::ORIGIN);
@@ -180,7 +180,7 @@ fn from_our_own_page(parts: &Parts) -> Result<(), Refusal> {
     if site_is_ours && origin_is_ours {
         return Ok(());
     }
-    let message = "a form of another site was sent here: log in on the status page itself";
+    let message = "a page of another site sent this: use the status page itself, or a program that is no browser";
     Err(Refusal::new(StatusCode::FORBIDDEN, "cross_site", message))
 }
 

@@ -116,6 +116,7 @@ pub(super) async fn answer(
         }
         Page::Purge => {
             permit(Need::Write)?;
+            front::from_our_own_page(parts)?;
             purge(gateway, caller, body).await?
         }
     };

@@ -10,9 +10,9 @@
 //! ```
 //!
 //! Plain is what can be framed in one way only: HTTP/1.1, at most one `Content-Length` of digits, no
-//! `Transfer-Encoding`, no `Expect`, no `Upgrade`, none of `Connection`'s options but `close` and `keep-alive`, and
-//! no page of the status, which browsers ask for. Anything else, and anything that is malformed, is hyper's, for the rest of the connection; what
-//! could be framed in two ways is refused.
+//! `Transfer-Encoding`, no `Expect`, no `Upgrade`, none of `Connection`'s options but `close` and `keep-alive`, no part
+//! of a blob, and nothing that browsers send: no page of the status and no `POST`. Anything else, and anything that is
+//! malformed, is hyper's, for the rest of the connection; what could be framed in two ways is refused.
 //! Heads are parsed by the parser that hyper uses, so that no two opinions on a head's end can differ.
 
 use super::{Answer, BUFFER, HEAD, TAKE, answer};
@@ -169,26 +169,34 @@ fn is_ambiguous(request: &httparse::Request<'_, '_>) -> bool {
 
 fn frameable(request: &httparse::Request<'_, '_>, head_bytes: usize) -> Option<Frameable> {
     let path = request.path.filter(|path| path.starts_with('/'))?;
-    if request.version != Some(1) || is_page(path) {
+    let method = request.method?;
+    // A page may be spelt in more ways than `is_page` knows, so that no change is asked for on this way.
+    if request.version != Some(1) || is_page(path) || method == "POST" {
         return None;
     }
     let mut body_bytes = 0;
     let mut closes = false;
-    let mut built = Request::builder().method(request.method?).uri(path);
+    let mut built = Request::builder().method(method).uri(path);
     for field in request.headers.iter() {
         let is = |name: HeaderName| field.name.eq_ignore_ascii_case(name.as_str());
         if is(header::CONTENT_LENGTH) {
             body_bytes = std::str::from_utf8(field.value).ok()?.parse().ok()?;
+            // Whether a length was given at all matters to a PUT.
+            built = built.header(header::CONTENT_LENGTH, body_bytes);
         } else if is(header::CONNECTION) {
             if field.value.eq_ignore_ascii_case(b"close") {
                 closes = true;
             } else if !field.value.eq_ignore_ascii_case(b"keep-alive") {
                 return None;
             }
-        } else if is(header::TRANSFER_ENCODING) || is(header::EXPECT) || is(header::UPGRADE) {
+        } else if is(header::TRANSFER_ENCODING)
+            || is(header::EXPECT)
+            || is(header::UPGRADE)
+            || is(header::CONTENT_RANGE)
+        {
             return None;
         } else if is(header::AUTHORIZATION) {
-            // The one header whose value matters to the answer.
+            // The one other header that matters to the answer.
             built = built.header(
                 header::AUTHORIZATION,
                 HeaderValue::from_bytes(field.value).ok()?,
@@ -290,12 +298,12 @@ async fn send<S: Socket>(
             .await
             .map(|whole| whole.to_bytes())
             .unwrap_or_default(),
-        Either::Right(mut download) => match download.file_part() {
-            Some(part) => {
+        Either::Right(download) => match download.file_part() {
+            Ok(part) => {
                 send_head(stream, &head).await?;
                 return send_file(stream, part).await;
             }
-            None => whole(&mut download).await?,
+            Err(mut download) => whole(&mut download).await?,
         },
     };
     send_both(stream, &head, &bytes).await

@@ -341,6 +341,19 @@ fn blob_put_again_while_doomed_is_kept() {
 }
 
 #[test]
+fn order_of_use_is_no_matter_of_the_clock() {
+    let mut lru = Lru::new(10 * UNIT);
+    for (number, now_micros) in [(1, 9_000_000), (2, 1_000_000), (3, 5_000_000)] {
+        lru.claim(item(number).namespace, UNIT).unwrap();
+        lru.commit(item(number), UNIT, now_micros, UNIT);
+    }
+    // The clock stands before all of them.
+    lru.touch(&digest(1), 0);
+    let order = lru.select(u64::MAX, None);
+    assert_eq!(order, [2, 3, 1].map(item));
+}
+
+#[test]
 fn use_is_persisted_once_per_ten_minutes() {
     let minute = 60_000_000;
     let mut lru = Lru::new(UNIT);

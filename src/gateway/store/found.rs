@@ -152,7 +152,9 @@ impl Inner {
         kind: Kind,
     ) -> Error {
         if let Err(error) = fs::remove_file(path) {
-            return self.fault("remove broken blob", path, error);
+            // It stays, counted, until it can be removed or replaced; it is a miss all the same.
+            self.fault("remove broken blob", path, error);
+            return Error::Missing;
         }
         warn_of(kind, path, key, "removed");
         let mut state = self.state();

@@ -7,9 +7,9 @@
 //! Both cost writes to the disk, which a request should not wait for. A thread, the housekeeper, evicts down to a
 //! low mark below the budget and each quota, removes what is too old, and raises the ceiling half a step ahead. A
 //! write that comes faster than it can do that does it itself: the budget holds whether or not the housekeeper ever
-//! gets to run.
+//! gets to run. It also looks after the room on the disk, see `spare.rs`.
 
-use super::{Error, Inner, State, Store, is_full, micros, now, trailer};
+use super::{Error, Inner, State, Store, is_full, micros, now, spare, trailer};
 use crate::gateway::ghosts::Cause;
 use crate::gateway::key::Key;
 use crate::gateway::lru::{Item, Presence, Reach, Shortage};
@@ -19,7 +19,7 @@ use std::path::Path;
 use std::sync::atomic::Ordering::{Acquire, Release};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Evicted at least, when the disk is full before the budget is.
 const ROOM_BYTES: u64 = 1024 * 1024;
@@ -44,7 +44,7 @@ const SWEEP_BLOBS: usize = 256;
 const CHUNK_BYTES: u64 = 64 * 1024 * 1024;
 /// How often blobs are looked at for their age: at a 20th of the greatest, within these bounds.
 const AGE_PARTS: u32 = 20;
-const AGE_PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3600));
+const AGE_PAUSES: (Duration, Duration) = (Duration::from_millis(100), spare::PAUSE);
 
 /// Why files are removed.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -59,15 +59,14 @@ pub(super) enum Why {
 pub(super) fn start_housekeeper(inner: &Arc<Inner>, wakes: Receiver<()>) -> io::Result<()> {
     // Weak, so that a store can be dropped, and opened again, at any time.
     let max_age = inner.max_age;
-    let pause = max_age.map(|age| (age / AGE_PARTS).clamp(AGE_PAUSES.0, AGE_PAUSES.1));
+    let pause = max_age.map_or(spare::PAUSE, |age| {
+        (age / AGE_PARTS).clamp(AGE_PAUSES.0, AGE_PAUSES.1)
+    });
     let inner = Arc::downgrade(inner);
+    let mut looked = SystemTime::UNIX_EPOCH;
     let keep_house = move || {
         loop {
-            let woken = match pause {
-                None => wakes.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(pause) => wakes.recv_timeout(pause),
-            };
-            if woken == Err(RecvTimeoutError::Disconnected) {
+            if wakes.recv_timeout(pause) == Err(RecvTimeoutError::Disconnected) {
                 return;
             }
             let Some(inner) = inner.upgrade() else { return };
@@ -75,6 +74,7 @@ pub(super) fn start_housekeeper(inner: &Arc<Inner>, wakes: Receiver<()>) -> io::
                 inner.expire(age);
             }
             inner.keep_free();
+            inner.keep_spare(&mut looked);
             inner.raise_ceiling_ahead();
         }
     };

@@ -50,6 +50,9 @@ impl Scan {
                 .to_str()
                 .and_then(key::namespace_of_folder)
                 .filter(|_| is_dir(&entry));
+            if namespace.is_some() && is_emptied(&entry.path()) {
+                continue;
+            }
             let number = match namespace {
                 Some(namespace) => self.inner.upgrade()?.state().namespaces.intern(&namespace),
                 None => None,
@@ -200,6 +203,21 @@ fn take_in(inner: &Inner, entry: &DirEntry, item: Item) {
         .state()
         .lru
         .admit(item, inner.disk_bytes(metadata.len()), micros(used));
+}
+
+/// Removes a namespace's folder if there is nothing in it: there may be only so many namespaces, and folders take room
+/// that nobody counts. A blob on its way there finds its folder missing and makes it again.
+fn is_emptied(folder: &Path) -> bool {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return false;
+    };
+    for entry in entries.filter_map(Result::ok) {
+        // Fails where there is something in it, which is the question.
+        if !is_hex(&entry.file_name(), 2) || fs::remove_dir(entry.path()).is_err() {
+            return false;
+        }
+    }
+    fs::remove_dir(folder).is_ok()
 }
 
 fn is_dir(entry: &DirEntry) -> bool {

@@ -7,7 +7,7 @@ use crate::gateway::lru::{Presence, Reach};
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
@@ -598,6 +598,26 @@ fn restart_keeps_blobs_and_their_order() {
 }
 
 #[test]
+fn blob_used_before_the_clock_was_set_back_is_no_younger_than_others() {
+    let dir = TempDir::new().unwrap();
+    let store = open(dir.path(), MIB);
+    put(&store, "a", b"a");
+    let file = File::open(file_of(&store, "a")).unwrap();
+    let later = now() + Duration::from_secs(1000 * 24 * 3600);
+    file.set_times(FileTimes::new().set_modified(later))
+        .unwrap();
+    drop(store);
+    let store = open(dir.path(), MIB);
+    put(&store, "b", b"b");
+    let filter = Filter {
+        older_than: Some(Duration::ZERO),
+        ..Filter::default()
+    };
+    assert_eq!(store.purge(&filter).unwrap().entries, 2);
+    assert_exact(&store, dir.path());
+}
+
+#[test]
 fn time_of_writing_survives_use_and_restart() {
     let dir = TempDir::new().unwrap();
     let store = open(dir.path(), MIB);
@@ -682,6 +702,44 @@ fn namespaces_are_bounded() {
     assert_eq!(body(&store, "one-more/x"), None);
     put(&store, "n7/x", b"x");
     assert_exact(&store, dir.path());
+}
+
+#[test]
+fn emptied_namespaces_make_room_for_others_at_the_next_start() {
+    let dir = TempDir::new().unwrap();
+    let store = open(dir.path(), 64 * MIB);
+    for number in 0..MAX_NAMESPACES {
+        put(&store, &format!("n{number}/x"), b"x");
+    }
+    let mut filter = Filter::default();
+    for number in 1..MAX_NAMESPACES {
+        filter.namespace = Some(format!("n{number}"));
+        store.purge(&filter).unwrap();
+    }
+    drop(store);
+    let store = open(dir.path(), 64 * MIB);
+    put(&store, "one-more/x", b"x");
+    assert_eq!(body(&store, "n0/x"), Some(b"x".to_vec()));
+    let folders = fs::read_dir(dir.path().join("blobs")).unwrap();
+    assert_eq!(folders.count(), 2);
+    assert_exact(&store, dir.path());
+}
+
+#[test]
+fn writes_go_on_while_the_scan_removes_empty_folders() {
+    let dir = TempDir::new().unwrap();
+    for round in 0..50 {
+        for number in 0..64 {
+            fs::create_dir_all(dir.path().join(format!("blobs/n{number}/00"))).unwrap();
+        }
+        let store = start(dir.path(), 64 * MIB);
+        for number in (0..64).rev() {
+            put(&store, &format!("n{number}/{round}"), b"x");
+        }
+        wait_until("the scan to end", || !store.usage().indexing);
+        store.purge(&Filter::default()).unwrap();
+        assert_exact(&store, dir.path());
+    }
 }
 
 #[test]
@@ -1100,6 +1158,34 @@ fn read_only_disk_serves_and_refuses_writes() {
         (None, Some(sample("c", 60_000)))
     );
     assert_exact(&store, disk.path());
+}
+
+#[test]
+fn start_on_a_read_only_disk_serves_what_is_whole() {
+    let Some(disk) = Tmpfs::mount(4 * MIB) else {
+        return;
+    };
+    let store = open(disk.path(), MIB);
+    put(&store, "a", &sample("a", 30_000));
+    put(&store, "b", &sample("b", 20_000));
+    let file = OpenOptions::new().write(true).open(file_of(&store, "b"));
+    file.unwrap().write_all_at(b"changed", 100).unwrap();
+    // Left by a crash, which is how disks become read-only.
+    let left = file_of(&store, "a").with_file_name("new-0123456789abcdef-0");
+    fs::write(left, sample("x", 10_000)).unwrap();
+    drop(store);
+    disk.remount("ro");
+    let store = open(disk.path(), MIB);
+    assert_eq!(body(&store, "a"), Some(sample("a", 30_000)));
+    for _ in 0..2 {
+        assert_eq!(body(&store, "b"), None, "it cannot be removed");
+    }
+    assert!(matches!(store.put(&key("c"), Some(5)), Err(Error::Io(_))));
+    disk.remount("rw");
+    put(&store, "c", b"c");
+    assert_eq!(body(&store, "b"), None);
+    drop(store);
+    assert_exact(&open(disk.path(), MIB), disk.path());
 }
 
 #[test]

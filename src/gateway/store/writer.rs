@@ -15,6 +15,10 @@ use xxhash_rust::xxh3::Xxh3;
 
 /// How much more is reserved at a time for a body whose length is not known.
 const STEP_BYTES: u64 = 1024 * 1024;
+/// Reserved at first at most, and then as the body arrives: what is announced and never sent must not evict the rest.
+const AHEAD_BYTES: u64 = 16 * 1024 * 1024;
+/// A blob's two folders are made so often at most: the start's scan, which removes empty ones, passes each once.
+const FOLDER_TRIES: u32 = 3;
 
 /// A blob being written. Dropped without [`Writer::commit`], it leaves nothing behind.
 pub struct Writer {
@@ -149,7 +153,7 @@ impl Writer {
             return Err(Error::TooLarge { size: least, limit });
         }
         let first = if length.is_some() {
-            least
+            least.min(inner.disk_bytes(AHEAD_BYTES))
         } else {
             least.max(STEP_BYTES).min(limit)
         };
@@ -163,13 +167,19 @@ impl Writer {
         let path = inner.path_of(key, &digest);
         let temp = path.with_file_name(inner.temps.next());
         let open = || OpenOptions::new().write(true).create_new(true).open(&temp);
-        let create = || match (open(), temp.parent()) {
-            // Folders are made when they are first missed, which spares a look at each write.
-            (Err(error), Some(folder)) if error.kind() == io::ErrorKind::NotFound => {
-                fs::create_dir_all(folder)?;
-                open()
+        let create = || {
+            for _ in 0..FOLDER_TRIES {
+                match open() {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    result => return result,
+                }
+                // Folders are made when they are first missed, which spares a look at each write.
+                match temp.parent().map_or(Ok(()), fs::create_dir_all) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    made => made?,
+                }
             }
-            (result, _) => result,
+            open()
         };
         let file = inner
             .with_room(0, create)
@@ -292,7 +302,10 @@ impl Writer {
             return Err(Error::TooLarge { size: need, limit });
         }
         if need > self.reservation.bytes {
-            let step = need.max(self.reservation.bytes + STEP_BYTES).min(limit);
+            let most = self.announced.map_or(limit, |announced| {
+                inner.disk_bytes(announced.saturating_add(trailer::len(self.key.as_str())))
+            });
+            let step = need.max(self.reservation.bytes + STEP_BYTES).min(most);
             match self.reservation.grow_to(step) {
                 Err(Error::NoSpace | Error::Pinned) if step > need => {
                     self.reservation.grow_to(need)?

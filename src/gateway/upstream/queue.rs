@@ -2,7 +2,7 @@
 //!
 //! The file holds one key a line, in order, appended before a key counts as queued. It is written anew when most of
 //! it is done, and emptied when all is. A key that stands there though it was passed on (the end came in between) is
-//! passed on again, which does no harm.
+//! passed on again, which does no harm. On a disk that takes no writes the queue lives in memory until it does.
 
 use crate::gateway::key::Key;
 use std::collections::{HashSet, VecDeque};
@@ -17,7 +17,8 @@ const STALE: usize = 4096;
 #[derive(Debug)]
 pub struct Queue {
     path: PathBuf,
-    file: File,
+    /// `None` while it cannot be written: it is written anew with the next key.
+    file: Option<File>,
     /// Lines in the file.
     lines: usize,
     waiting: VecDeque<Key>,
@@ -31,7 +32,7 @@ impl Queue {
     /// Opens the file and takes up what it holds; lines that are no keys (a torn last one) are left out.
     ///
     /// # Errors
-    /// The file cannot be read or written.
+    /// The file cannot be read, or not be written for another reason than the disk's.
     pub fn open(path: &Path, limit: usize) -> io::Result<Queue> {
         let text = match std::fs::read(path) {
             Ok(text) => text,
@@ -40,7 +41,7 @@ impl Queue {
         };
         let mut queue = Queue {
             path: path.to_owned(),
-            file: OpenOptions::new().append(true).create(true).open(path)?,
+            file: None,
             lines: 0,
             waiting: VecDeque::new(),
             on_their_way: Vec::new(),
@@ -57,8 +58,10 @@ impl Queue {
                 queue.waiting.push_back(key);
             }
         }
-        queue.rewrite()?;
-        Ok(queue)
+        match queue.rewrite() {
+            Err(error) if !is_the_disks(&error) => Err(error),
+            Ok(()) | Err(_) => Ok(queue),
+        }
     }
 
     /// Keys that wait or are on their way.
@@ -98,7 +101,21 @@ impl Queue {
             self.waiting.push_back(key);
             self.lines += 1;
         }
-        (lost, self.file.write_all(text.as_bytes()))
+        (lost, self.append(&text))
+    }
+
+    fn append(&mut self, text: &str) -> io::Result<()> {
+        match &mut self.file {
+            Some(file) => {
+                let written = file.write_all(text.as_bytes());
+                if written.is_err() {
+                    // It may end in half a key, to which the next one must not be added.
+                    self.file = None;
+                }
+                written
+            }
+            None => self.rewrite(),
+        }
     }
 
     /// The next key to pass on. It stays in the file until [`Queue::done`].
@@ -108,10 +125,10 @@ impl Queue {
         Some(key)
     }
 
-    /// Puts a key back that could not be passed on.
+    /// Puts a key back that could not be passed on, at the end: it may be this one that nobody wants.
     pub fn put_back(&mut self, key: Key) {
         self.on_their_way.retain(|other| *other != key);
-        self.waiting.push_front(key);
+        self.waiting.push_back(key);
     }
 
     /// Forgets a key that was passed on, or that there is no use in passing on.
@@ -121,9 +138,11 @@ impl Queue {
     pub fn done(&mut self, key: &Key) -> io::Result<()> {
         self.known.remove(key);
         self.on_their_way.retain(|other| other != key);
-        if self.known.is_empty() {
+        if self.known.is_empty()
+            && let Some(file) = &self.file
+        {
             self.lines = 0;
-            return self.file.set_len(0);
+            return file.set_len(0);
         }
         if self.lines - self.known.len().min(self.lines) > STALE.max(self.known.len()) {
             return self.rewrite();
@@ -140,10 +159,20 @@ impl Queue {
         let new = self.path.with_extension("new");
         std::fs::write(&new, &text)?;
         std::fs::rename(&new, &self.path)?;
-        self.file = OpenOptions::new().append(true).open(&self.path)?;
+        self.file = Some(OpenOptions::new().append(true).open(&self.path)?);
         self.lines = self.known.len();
         Ok(())
     }
+}
+
+/// Whether the disk is full or read-only, which passes.
+fn is_the_disks(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull
+            | io::ErrorKind::QuotaExceeded
+            | io::ErrorKind::ReadOnlyFilesystem
+    )
 }
 
 #[cfg(test)]
@@ -192,6 +221,24 @@ mod tests {
         std::fs::write(&path, "whole/one\n../..\nwhole/tw").unwrap();
         let mut queue = Queue::open(&path, 10).unwrap();
         assert_eq!(drained(&mut queue), ["whole/one"]);
+    }
+
+    #[test]
+    fn full_disk_is_no_reason_to_end_and_is_made_good() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("queue");
+        std::fs::write(&path, "whole/one\n").unwrap();
+        // What is written to this device finds no space, as on a full disk.
+        let new = path.with_extension("new");
+        std::os::unix::fs::symlink("/dev/full", &new).unwrap();
+        let mut queue = Queue::open(&path, 10).unwrap();
+        let (lost, outcome) = queue.add([key("two")]);
+        assert_eq!(lost, 0);
+        assert_eq!(outcome.unwrap_err().kind(), io::ErrorKind::StorageFull);
+        std::fs::remove_file(&new).unwrap();
+        queue.add([key("three")]).1.unwrap();
+        let mut queue = Queue::open(&path, 10).unwrap();
+        assert_eq!(drained(&mut queue), ["whole/one", "two", "three"]);
     }
 
     #[test]
