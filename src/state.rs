@@ -6,7 +6,7 @@ use crate::plan::paths;
 use crate::secret::Secret;
 use crate::settings::{Mode, Place, Settings};
 use crate::supervise::children::RunAs;
-pub use mount::lost;
+pub use mount::{Loss, in_container, lost};
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -34,7 +34,7 @@ pub enum Error {
     NotPersistent {
         mode: Mode,
         dir: PathBuf,
-        found: String,
+        found: Loss,
     },
     #[error(
         "cannot use \"{dir}\": another sccache-dock runs on this folder\n\

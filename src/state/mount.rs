@@ -1,19 +1,45 @@
 //! Whether what lies in a folder outlives the container: told by what is mounted there.
 
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Why data in `dir` would not outlive the container, if so.
-pub fn lost(dir: &Path) -> Option<String> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let real = fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
-    let in_container =
-        Path::new("/.dockerenv").exists() || Path::new("/run/.containerenv").exists();
-    why_lost(&mounts, &real, in_container)
+/// Why data would not outlive the container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Loss {
+    /// It lies on the container's own layer.
+    OwnLayer,
+    /// It lies in a file system of this kind, in memory.
+    Memory(String),
+    /// It lies in a volume without a name, which nobody finds again.
+    Anonymous,
 }
 
-/// Why data in `dir` would not outlive the container, by the text of `/proc/self/mountinfo` (proc(5)).
-fn why_lost(mountinfo: &str, dir: &Path, in_container: bool) -> Option<String> {
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Loss::OwnLayer => f.write_str("nothing is mounted there"),
+            Loss::Memory(kind) => write!(f, "it lies in memory ({kind})"),
+            Loss::Anonymous => f.write_str("the volume there is anonymous"),
+        }
+    }
+}
+
+/// Whether this process runs in a container. Machines that were made from an image bear the mark too.
+pub fn in_container() -> bool {
+    let marks = ["/.dockerenv", "/run/.containerenv"];
+    marks.iter().any(|mark| Path::new(mark).exists())
+}
+
+/// Why data in `dir` would not outlive the container, if so.
+pub fn lost(dir: &Path) -> Option<Loss> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let real = fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
+    why_lost(&mounts, &real, in_container())
+}
+
+/// The same, by the text of `/proc/self/mountinfo` (proc(5)).
+fn why_lost(mountinfo: &str, dir: &Path, in_container: bool) -> Option<Loss> {
     let (point, root, kind, source) = mountinfo
         .lines()
         .filter_map(|line| {
@@ -27,24 +53,24 @@ fn why_lost(mountinfo: &str, dir: &Path, in_container: bool) -> Option<String> {
         })
         // Later lines are mounted over earlier ones.
         .max_by_key(|(point, ..)| point.as_os_str().len())?;
-    if kind.contains("overlay") || matches!(kind, "tmpfs" | "ramfs" | "aufs") {
-        return Some(match kind {
-            "tmpfs" | "ramfs" => format!("it lies in memory ({kind})"),
-            _ => "nothing is mounted there".to_owned(),
-        });
+    if matches!(kind, "tmpfs" | "ramfs") {
+        return Some(Loss::Memory(kind.to_owned()));
+    }
+    if kind.contains("overlay") || kind == "aufs" {
+        return Some(Loss::OwnLayer);
     }
     // Docker on btrfs, zfs or devicemapper: the container's root is a real file system, and goes all the same. The
     // marker alone is not enough: machines that were made from an image have it too.
     let of_image = root != "/" || source.contains("docker");
     if in_container && of_image && point == Path::new("/") {
-        return Some("nothing is mounted there".to_owned());
+        return Some(Loss::OwnLayer);
     }
     let volume = root
         .strip_suffix("/_data")
         .and_then(|path| path.rsplit('/').next())
         .unwrap_or_default();
     if volume.len() == 64 && volume.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return Some("the volume there is anonymous".to_owned());
+        return Some(Loss::Anonymous);
     }
     None
 }
@@ -79,7 +105,7 @@ mod tests {
 
     const ROOT: &str = "700 600 0:50 / / rw,relatime master:1 - overlay overlay rw,lowerdir=/l\n";
 
-    fn lost(mount: &str, dir: &str) -> Option<String> {
+    fn lost(mount: &str, dir: &str) -> Option<Loss> {
         why_lost(&format!("{ROOT}{mount}"), Path::new(dir), true)
     }
 
@@ -113,28 +139,20 @@ mod tests {
 
     #[test]
     fn image_layer_memory_and_anonymous_volumes_do_not() {
-        assert_eq!(
-            lost("", "/var/sccache").as_deref(),
-            Some("nothing is mounted there")
-        );
+        assert_eq!(lost("", "/var/sccache"), Some(Loss::OwnLayer));
         let fuse = "700 600 0:50 / / rw - fuse.fuse-overlayfs fuse-overlayfs rw\n";
-        assert!(why_lost(fuse, Path::new("/var/sccache"), true).is_some());
-        assert!(
-            lost(
-                "701 700 0:9 / /var/sccache rw - tmpfs tmpfs rw\n",
-                "/var/sccache"
-            )
-            .is_some()
-        );
+        let found = why_lost(fuse, Path::new("/var/sccache"), true);
+        assert_eq!(found, Some(Loss::OwnLayer));
+        let memory = "701 700 0:9 / /var/sccache rw - tmpfs tmpfs rw\n";
+        let found = lost(memory, "/var/sccache").unwrap();
+        assert_eq!(found.to_string(), "it lies in memory (tmpfs)");
         let hash = "0123456789abcdef".repeat(4);
         let anonymous =
             format!("701 700 8:1 /d/volumes/{hash}/_data /var/sccache rw - ext4 /dev/sda1 rw\n");
-        assert_eq!(
-            lost(&anonymous, "/var/sccache").as_deref(),
-            Some("the volume there is anonymous")
-        );
+        assert_eq!(lost(&anonymous, "/var/sccache"), Some(Loss::Anonymous));
         let btrfs = "700 600 0:50 /subvol / rw - btrfs /dev/sda rw\n";
-        assert!(why_lost(btrfs, Path::new("/var/sccache"), true).is_some());
+        let found = why_lost(btrfs, Path::new("/var/sccache"), true);
+        assert_eq!(found, Some(Loss::OwnLayer));
         let machine = "27 1 254:0 / / rw - ext4 /dev/vda rw\n";
         assert!(why_lost(machine, Path::new("/srv"), true).is_none());
         assert!(
