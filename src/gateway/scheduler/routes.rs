@@ -1,17 +1,17 @@
 //! The requests of clients and builders, one function each.
 
 use super::ledger::{Assignment, Known};
-use super::link::{Fault, Health};
+use super::link::{Fault, Health, STATUS};
 use super::pass::Pass;
 use super::wire::{self, Allocation};
 use super::{Front, ledger};
 use crate::gateway::access::{self, Need, Verdict};
 use crate::gateway::config::WrongToken;
 use crate::gateway::warnings::REFUSALS;
-use crate::gateway::{Gateway, Peer};
+use crate::gateway::{Gateway, Peer, http};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::{Body, Incoming};
+use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
@@ -36,14 +36,9 @@ const BODY_TIME: Duration = Duration::from_secs(5);
 const SMALL: usize = 4 << 10;
 /// Longest heartbeat; its certificate has about 1,100 bytes.
 const LARGE: usize = 64 << 10;
-/// Bytes of a refused request's body that are read, so that the peer sees the answer instead of a reset.
-const LEFT_OVER: usize = 1 << 20;
-/// How long that may take.
-const LEFT_OVER_TIME: Duration = Duration::from_secs(2);
 
 const ALLOCATE: &str = "/api/v1/scheduler/alloc_job";
 pub(super) const HEARTBEAT: &str = "/api/v1/scheduler/heartbeat_server";
-const STATUS: &str = "/api/v1/scheduler/status";
 const CERTIFICATE: &str = "/api/v1/scheduler/server_certificate/";
 const JOB_STATE: &str = "/api/v1/scheduler/job_state/";
 /// Ours: a builder's machine says that it leaves.
@@ -158,9 +153,7 @@ pub(super) async fn answer(
         )),
     };
     let answer = outcome.unwrap_or_else(|refusal| scene.refused(&refusal));
-    if !body.is_end_stream() && !parts.headers.contains_key(header::EXPECT) {
-        let _ = timeout(LEFT_OVER_TIME, Limited::new(body, LEFT_OVER).collect()).await;
-    }
+    http::read_left_over(&parts, body).await;
     let code = answer.status();
     front
         .figures
