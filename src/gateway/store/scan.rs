@@ -149,7 +149,7 @@ impl Scan {
         let mut state = inner.state();
         state.indexing = false;
         tracing::info!(
-            entries = state.lru.len(),
+            entries = state.lru.count(),
             bytes = state.lru.used(),
             "indexed the store"
         );

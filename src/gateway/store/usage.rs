@@ -100,7 +100,7 @@ impl Store {
             bytes: state.lru.used(),
             reserved_bytes: state.lru.reserved(),
             budget_bytes: self.inner.budget,
-            entries: state.lru.len(),
+            entries: state.lru.count(),
             indexing: state.indexing,
             evicted_entries: state.evicted_entries,
             evicted_bytes: state.evicted_bytes,
