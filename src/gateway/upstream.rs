@@ -112,7 +112,8 @@ pub struct Upstream {
     last_error: Mutex<Option<String>>,
 }
 
-// Plain mutexes: held for assignments and short appends, never across an await.
+// Plain mutexes: held for a look-up, never across an await. Only that of the queue is held while its file is written,
+// by threads that may block.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -342,15 +343,15 @@ impl Upstream {
                         .uploaded
                         .fetch_add(u64::from(bytes > 0), Relaxed);
                     self.counts.bytes_written.fetch_add(bytes, Relaxed);
-                    self.done(&key);
+                    self.done(key).await;
                 }
                 Err(Trouble::Here(fault)) => {
-                    self.heard();
+                    lock(&self.breaker).unsent(now());
                     self.counts.dropped.fetch_add(1, Relaxed);
                     if !matches!(fault, Fault::Store(store::Error::Missing)) {
                         warn!("cannot pass {key} on to the upstream: {fault}");
                     }
-                    self.done(&key);
+                    self.done(key).await;
                 }
                 Err(Trouble::Upstream(cause)) => {
                     self.counts.write_errors.fetch_add(1, Relaxed);
@@ -361,7 +362,7 @@ impl Upstream {
                     if *tried >= TRIES && !lock(&self.breaker).is_open() {
                         tries.remove(&key);
                         self.counts.dropped.fetch_add(1, Relaxed);
-                        self.done(&key);
+                        self.done(key).await;
                     } else {
                         lock(&self.queue).put_back(key);
                     }
@@ -370,8 +371,11 @@ impl Upstream {
         }
     }
 
-    fn done(&self, key: &Key) {
-        if let Err(cause) = lock(&self.queue).done(key) {
+    /// Forgets a key of the queue, whose file may be written anew for it.
+    async fn done(self: &Arc<Self>, key: Key) {
+        let upstream = Arc::clone(self);
+        let written = tokio::task::spawn_blocking(move || lock(&upstream.queue).done(&key)).await;
+        if let Ok(Err(cause)) = written {
             warn!("cannot write the upstream's queue: {cause}");
         }
     }
