@@ -1,12 +1,19 @@
 //! How each tool is started with four children of the bench and one pipe to its reader.
 
 use crate::{CHILDREN, ours};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::fmt::Write as _;
-use std::io::{PipeReader, PipeWriter, Write as _};
+use std::io::{PipeReader, PipeWriter, Read as _, Write as _};
+use std::os::fd::AsFd as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
+/// How long a tool may take to start its children.
+const START: Duration = Duration::from_secs(20);
+/// Between two looks whether it has ended instead.
+const LOOK_MILLIS: u16 = 100;
 /// The tool that the others are compared with.
 pub(crate) const ANCHOR: &str = "s6-log, tagged, one for each child";
 pub(crate) const OURS: &str = "sccache-dock";
@@ -37,7 +44,7 @@ impl Running {
     pub(crate) fn children_ended(&self) -> bool {
         self.gates.iter().all(|gate| {
             gate.set_nonblocking(true).unwrap();
-            matches!(std::io::Read::read(&mut &*gate, &mut [0]), Ok(0))
+            matches!((&mut &*gate).read(&mut [0]), Ok(0))
         })
     }
 
@@ -52,6 +59,26 @@ impl Running {
             text.split(' ').next()?.parse::<u64>().ok()
         });
         nanoseconds.sum::<u64>() as f64 / 1e9
+    }
+
+    /// Ends everything, and the bench with what the tool has said.
+    fn abandon(mut self, trouble: &str) -> ! {
+        for process in self.tool.iter_mut().chain(&mut self.children) {
+            process.kill().unwrap();
+            process.wait().unwrap();
+        }
+        let mut said = vec![0; 64 << 10];
+        let mut output = [PollFd::new(self.output.as_fd(), PollFlags::POLLIN)];
+        let has_said = poll(&mut output, PollTimeout::ZERO).unwrap_or(0) > 0;
+        let length = if has_said {
+            self.output.read(&mut said).unwrap()
+        } else {
+            0
+        };
+        panic!(
+            "a tool did not start its {CHILDREN} children: {trouble}; it said:\n{}",
+            String::from_utf8_lossy(&said[..length])
+        );
     }
 
     pub(crate) fn stop(mut self) {
@@ -164,16 +191,32 @@ impl Gate {
         children: Vec<Child>,
         held: Vec<PipeWriter>,
     ) -> Running {
-        let gates = (0..CHILDREN)
-            .map(|_| self.listener.accept().unwrap().0)
-            .collect();
-        Running {
+        let mut running = Running {
             output,
-            gates,
+            gates: Vec::new(),
             tool,
             children,
             held,
+        };
+        let until = Instant::now() + START;
+        while running.gates.len() < CHILDREN {
+            let mut listener = [PollFd::new(self.listener.as_fd(), PollFlags::POLLIN)];
+            if poll(&mut listener, PollTimeout::from(LOOK_MILLIS)).unwrap_or(0) > 0 {
+                running.gates.push(self.listener.accept().unwrap().0);
+                continue;
+            }
+            let ended = running
+                .tool
+                .iter_mut()
+                .find_map(|it| it.try_wait().unwrap());
+            let trouble = match ended {
+                Some(status) => format!("it ended with {status}"),
+                None if Instant::now() > until => format!("it took longer than {START:?}"),
+                None => continue,
+            };
+            running.abandon(&trouble);
         }
+        running
     }
 }
 
