@@ -8,13 +8,13 @@
 //!   '-------- budget ------------------------------'---- g ----'
 //! ```
 //!
-//! A budget that reached past the ghost `g`, which is the bytes of the ghosts before it and its own more than now, would
-//! have kept it. That is exact for one order of use and no quotas; with some, it is an estimate. What went because of
-//! its namespace's quota would not have been kept by any budget, and is counted apart.
+//! A budget that reached past the ghost `g`, which is the bytes of the ghosts before it and its own more than now,
+//! would have kept it. That is exact for one order of use and no quotas; with some, it is an estimate. What went
+//! because of its namespace's quota would not have been kept by any budget, and is counted apart.
 //!
 //! A ghost is 32 bits of the key's hash and its size, a place in a tree of sums (Fenwick's) and one in a table: 22
-//! bytes, for at most [`MOST`] ghosts (10 MB, and taken up only as blobs are evicted). Two keys of one hash are taken for
-//! one: at the most ghosts there are, one miss in 9,000 is counted as lost that never was here.
+//! bytes, for at most [`MOST`] ghosts (10 MB, and taken up only as blobs are evicted). Two keys of one hash are taken
+//! for one: at the most ghosts there are, one miss in 9,000 is counted as lost that never was here.
 
 use crate::gateway::lru::Digest;
 use hashbrown::HashTable;

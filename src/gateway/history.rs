@@ -1,4 +1,5 @@
-//! What was asked of the cache lately: sums over short times, in rings of a fixed length. Pure: the time is an argument.
+//! What was asked of the cache lately: sums over short times, in rings of a fixed length. Pure: the time is an
+//! argument.
 //!
 //! Two rings, of the last ten minutes and of the last day, take 60 KiB together whatever happens.
 

@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 /// Variable of old for `MODE`.
 const OLD_MODE: &str = "SCCACHE_STORAGE_MODE";
 
-/// Looks settings up, each in the order that the module's documentation says, and keeps what was found and what is wrong.
+/// Looks settings up, each in the order that the module's documentation says, and keeps what was found and what is
+/// wrong.
 pub(super) struct Lookup<'a> {
     pub(super) environment: &'a BTreeMap<String, String>,
     read: &'a dyn Fn(&Path) -> io::Result<String>,

@@ -5,8 +5,9 @@
 //! steps of a 64th of the budget before bytes are written, and set anew at the end of each scan.
 //!
 //! Both cost writes to the disk, which a request should not wait for. A thread, the housekeeper, evicts down to a
-//! low mark below the budget and each quota, removes what is too old, and raises the ceiling half a step ahead. A write that comes faster than it can do
-//! that does it itself: the budget holds whether or not the housekeeper ever gets to run.
+//! low mark below the budget and each quota, removes what is too old, and raises the ceiling half a step ahead. A write
+//! that comes faster than it can do that does it itself: the budget holds whether or not the housekeeper ever gets to
+//! run.
 
 use super::{Error, Inner, State, is_full, micros, now};
 use crate::gateway::ghosts::Cause;
@@ -138,7 +139,8 @@ impl Inner {
                 Err(shortage) => shortage,
             };
             // Others hold the budget. What they are removing comes free soon, and the scan finds something to
-            // evict; what clients are still sending may take any time. Give back what is held, or two writers could wait for each other.
+            // evict; what clients are still sending may take any time. Give back what is held, or two writers could
+            // wait for each other.
             state.lru.release(namespace, std::mem::take(&mut held));
             if (state.lru.doomed() == 0 && !state.indexing) || waits == WAITS {
                 if shortage == Shortage::Pinned {

@@ -48,7 +48,8 @@ pub fn operator(config: &Config) -> Result<Operator, Error> {
     OperatorRegistry::get().load(url).map_err(Error::Url)
 }
 
-/// Redis by its usual URL, of which OpenDAL leaves out user and password: `redis[s]://[USER][:PASSWORD]@HOST/DB/FOLDER`.
+/// Redis by its usual URL, of which OpenDAL leaves out user and password:
+/// `redis[s]://[USER][:PASSWORD]@HOST/DB/FOLDER`.
 fn redis(url: &str) -> opendal::services::Redis {
     let (scheme, rest) = url.split_once("://").unwrap_or(("redis", url));
     let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
