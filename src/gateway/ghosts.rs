@@ -394,6 +394,34 @@ mod tests {
     }
 
     #[test]
+    fn budget_decides_how_many_ghosts_there_may_be() {
+        let most = |budget: u64| Ghosts::new(budget).ring.len();
+        assert_eq!([0, 16 << 20, 64 << 20].map(most), [1024, 1024, 4096]);
+        assert_eq!([1 << 40, u64::MAX].map(most), [458_752, 458_752]);
+    }
+
+    #[test]
+    fn blobs_of_any_size_are_remembered() {
+        let largest = u64::from(BY_QUOTA - 1) * UNIT;
+        let sizes = [(0, UNIT), (1, UNIT), (513, 2 * UNIT), (u64::MAX, largest)];
+        for (bytes, remembered) in sizes {
+            let mut ghosts = Ghosts::with_room(UNIT, 4);
+            for (number, cause) in [(1, Cause::Budget), (2, Cause::Quota)] {
+                ghosts.push(&digest(number), bytes, cause);
+            }
+            let lost = |bytes, kept_by| Some(Lost { bytes, kept_by });
+            assert_eq!(
+                ghosts.ask(&digest(1)),
+                lost(remembered, Some(UNIT + remembered))
+            );
+            assert_eq!(ghosts.ask(&digest(2)), lost(remembered, None));
+            assert_eq!(ghosts.ask(&digest(3)), None);
+            assert_eq!((ghosts.tally().count, ghosts.tally().by_quota), (2, 1));
+            assert_eq!(ghosts.tally().kept_by()[0].budget_bytes, UNIT + UNIT / 8);
+        }
+    }
+
+    #[test]
     fn tally_says_which_budget_would_have_been_enough() {
         let mut tally = Tally {
             budget: 800,
