@@ -62,7 +62,7 @@ impl Running {
     }
 
     /// Ends everything, and the bench with what the tool has said.
-    fn abandon(mut self, trouble: &str) -> ! {
+    fn abandon(mut self, tool: &str, trouble: &str) -> ! {
         for process in self.tool.iter_mut().chain(&mut self.children) {
             process.kill().unwrap();
             process.wait().unwrap();
@@ -76,7 +76,7 @@ impl Running {
             0
         };
         panic!(
-            "a tool did not start its {CHILDREN} children: {trouble}; it said:\n{}",
+            "{tool} did not start its {CHILDREN} children: {trouble}; it said:\n{}",
             String::from_utf8_lossy(&said[..length])
         );
     }
@@ -170,15 +170,17 @@ fn writer(gate: &Gate, lines: u64) -> Vec<String> {
 
 /// Where the children report that they are ready to write.
 struct Gate {
+    tool: &'static str,
     listener: UnixListener,
     path: String,
 }
 
 impl Gate {
-    fn new(dir: &Path) -> Gate {
+    fn new(dir: &Path, tool: &'static str) -> Gate {
         let path = dir.join("gate");
         let _ = std::fs::remove_file(&path);
         Gate {
+            tool,
             listener: UnixListener::bind(&path).unwrap(),
             path: path.display().to_string(),
         }
@@ -214,7 +216,7 @@ impl Gate {
                 None if Instant::now() > until => format!("it took longer than {START:?}"),
                 None => continue,
             };
-            running.abandon(&trouble);
+            running.abandon(self.tool, &trouble);
         }
         running
     }
@@ -231,7 +233,7 @@ fn own_child(gate: &Gate, lines: u64, number: usize, out: PipeWriter) -> Child {
 }
 
 fn alone(dir: &Path, lines: u64) -> Running {
-    let gate = Gate::new(dir);
+    let gate = Gate::new(dir, "no tool");
     let (output, input) = std::io::pipe().unwrap();
     let child = |number| own_child(&gate, lines, number, input.try_clone().unwrap());
     let children = (0..CHILDREN).map(child).collect();
@@ -239,7 +241,7 @@ fn alone(dir: &Path, lines: u64) -> Running {
 }
 
 fn s6(dir: &Path, lines: u64) -> Running {
-    let gate = Gate::new(dir);
+    let gate = Gate::new(dir, "s6-log");
     let (output, input) = std::io::pipe().unwrap();
     let (mut tool, mut children, mut held) = (Vec::new(), Vec::new(), Vec::new());
     for number in 0..CHILDREN {
@@ -257,7 +259,7 @@ fn s6(dir: &Path, lines: u64) -> Running {
 }
 
 fn supervisord(dir: &Path, lines: u64) -> Running {
-    let gate = Gate::new(dir);
+    let gate = Gate::new(dir, "supervisord");
     let mut text = format!(
         "[supervisord]\nnodaemon=true\nsilent=true\nlogfile=/dev/null\nlogfile_maxbytes=0\npidfile={}\n",
         dir.join("supervisord.pid").display()
@@ -278,14 +280,14 @@ fn supervisord(dir: &Path, lines: u64) -> Running {
 }
 
 fn mux(dir: &Path, lines: u64) -> Running {
-    let gate = Gate::new(dir);
+    let gate = Gate::new(dir, "the multiplexer");
     let mut command = Command::new(dir.join("mux"));
     command.arg(CHILDREN.to_string()).args(writer(&gate, lines));
     one_process(gate, command)
 }
 
 fn ours(format: &str, dir: &Path, lines: u64) -> Running {
-    let gate = Gate::new(dir);
+    let gate = Gate::new(dir, OURS);
     let command = ours::command(format, &writer(&gate, lines), dir);
     one_process(gate, command)
 }
