@@ -18,6 +18,7 @@ pub mod shim;
 mod tree;
 
 use crate::cli::exit;
+use crate::config_file;
 use crate::settings::Isolation;
 pub(crate) use advice::Surroundings;
 use clap::ValueEnum;
@@ -31,7 +32,7 @@ use signal_hook::iterator::Signals;
 use std::convert::Infallible;
 use std::io;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use tracing::{info, warn};
@@ -78,13 +79,8 @@ pub fn seccomp(profile: Profile) -> &'static str {
 /// Why there is no builder.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("cannot read \"{}\": {cause}", path.display())]
-    Read { path: PathBuf, cause: io::Error },
-    #[error("cannot understand \"{}\": {cause}", path.display())]
-    Parse {
-        path: PathBuf,
-        cause: toml::de::Error,
-    },
+    #[error(transparent)]
+    Config(#[from] config_file::Error),
     /// Every kind of isolation was tried.
     #[error("{0}")]
     Isolation(String),
@@ -99,7 +95,7 @@ impl Error {
     /// The exit code that goes with it.
     pub fn code(&self) -> u8 {
         match self {
-            Error::Read { .. } | Error::Parse { .. } => exit::USAGE,
+            Error::Config(_) => exit::USAGE,
             Error::Isolation(_) => exit::ISOLATION,
             Error::System { .. } => exit::FAILED,
         }
@@ -127,14 +123,7 @@ enum Tried {
 /// The builder cannot run here.
 pub fn run(path: &Path, part: Part) -> Result<u8, Error> {
     crate::gateway::log::to_stderr();
-    let text = std::fs::read_to_string(path).map_err(|cause| Error::Read {
-        path: path.into(),
-        cause,
-    })?;
-    let config: Config = toml::from_str(&text).map_err(|cause| Error::Parse {
-        path: path.into(),
-        cause,
-    })?;
+    let config: Config = config_file::read(path)?;
     match part {
         Part::Keep => keep(path, &config),
         Part::TryUserns => try_out(&config, Isolation::Userns),

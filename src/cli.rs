@@ -4,7 +4,7 @@ use crate::{at, builder, client, doctor, status};
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 
-/// Exit codes of `sccache-dock`; README.md has the same table.
+/// Exit codes of `sccache-dock`; README.md says the same.
 pub mod exit {
     /// Done, or drained on request.
     pub const OK: u8 = 0;

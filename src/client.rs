@@ -1,8 +1,8 @@
 //! `client-env`: everything a client must set to use this cache, as text for a shell, a file or a CI runner.
 //!
-//! Pure but for [`write_conf`]: arguments and facts go in, text comes out. Always the whole set, because half of it is worse than none:
-//! a client without `SCCACHE_SKIP_CACHE_CHECK` fails its build while the cache restarts, one on the default port
-//! talks to our gateway instead of its own daemon, one with a stray `SCCACHE_BUCKET` shares nothing.
+//! Pure but for [`write_conf`]: arguments and facts go in, text comes out. Always the whole set, because half of it is
+//! worse than none: a client without `SCCACHE_SKIP_CACHE_CHECK` fails its build while the cache restarts, one on the
+//! default port talks to our gateway instead of its own daemon, one with a stray `SCCACHE_BUCKET` shares nothing.
 //!
 //! The client's own daemon gets a Unix socket whose name is made from the settings. A daemon that was started with
 //! other settings (an old token, another cache) is therefore never met again, and another user's never at all.
@@ -21,10 +21,8 @@ use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
+pub use crate::listeners::SOCKET_PATH_MAX;
 pub use set::Error;
-
-/// The longest path a Unix socket can have, in bytes.
-pub const SOCKET_PATH_MAX: usize = 107;
 
 /// The way to the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

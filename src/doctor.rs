@@ -16,6 +16,7 @@ use crate::client::endpoint::{Endpoint, GATEWAY_PORT};
 use crate::plan::paths;
 use crate::secret::Secret;
 use crate::settings::{self, Loaded, Problems};
+use crate::state;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -169,8 +170,7 @@ pub fn run(args: &Args) -> io::Result<u8> {
 }
 
 fn is_ours(loaded: &Result<Loaded, Problems>) -> bool {
-    let marks = [Path::new("/.dockerenv"), Path::new("/run/.containerenv")];
-    let in_container = marks.iter().any(|mark| mark.exists()) && std::env::var_os("MODE").is_some();
+    let in_container = state::in_container() && std::env::var_os("MODE").is_some();
     let supervised = |loaded: &Loaded| paths::control_socket(&loaded.settings.run_dir).exists();
     in_container || loaded.as_ref().is_ok_and(supervised)
 }

@@ -45,6 +45,7 @@ pub(crate) use accept::a_moment_after;
 pub use born::Listeners;
 pub(crate) use born::REREAD;
 
+use crate::config_file;
 use crate::gateway::access::{Access, Caller};
 use crate::gateway::config::Config;
 use crate::gateway::crowd::Crowd;
@@ -80,22 +81,9 @@ const LONGEST_VERSION: u64 = 256;
 /// Why the gateway could not serve.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The configuration file cannot be read.
-    #[error("cannot read \"{}\": {cause}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the system says.
-        cause: io::Error,
-    },
-    /// The configuration file is not as it should be.
-    #[error("cannot understand \"{}\": {cause}", path.display())]
-    Parse {
-        /// The file.
-        path: PathBuf,
-        /// Where and why.
-        cause: toml::de::Error,
-    },
+    /// The configuration file.
+    #[error(transparent)]
+    Config(#[from] config_file::Error),
     /// The store's folder is not usable.
     #[error("cannot open the store in \"{}\": {cause}", path.display())]
     Store {
@@ -130,7 +118,7 @@ impl Error {
     pub fn is_in_the_file(&self) -> bool {
         matches!(
             self,
-            Error::Read { .. } | Error::Parse { .. } | Error::Forbidden { .. } | Error::Upstream(_)
+            Error::Config(_) | Error::Forbidden { .. } | Error::Upstream(_)
         )
     }
 }
@@ -141,15 +129,7 @@ impl Error {
 /// as soon as connections are accepted.
 pub fn serve(config: &Path, inherit: bool) -> Result<(), Error> {
     log::to_stderr();
-    let path = config;
-    let text = std::fs::read_to_string(path).map_err(|cause| Error::Read {
-        path: path.into(),
-        cause,
-    })?;
-    let config: Config = toml::from_str(&text).map_err(|cause| Error::Parse {
-        path: path.into(),
-        cause,
-    })?;
+    let config: Config = config_file::read(config)?;
     files::check_rights(&config).map_err(|(path, cause)| Error::Forbidden {
         path,
         cause,
@@ -466,7 +446,8 @@ fn reap(child: &mut Child) {
 }
 
 /// Serves `store` on `listeners` until `shutdown` ends, then lets requests in flight finish within the
-/// configuration's `drain`. Files are read again when `asked` is notified. An error means that the listeners cannot be used at all.
+/// configuration's `drain`. Files are read again when `asked` is notified. An error means that the listeners cannot be
+/// used at all.
 pub async fn run(
     listeners: Listeners,
     config: Config,

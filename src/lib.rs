@@ -8,6 +8,7 @@ pub mod at;
 pub mod builder;
 pub mod cli;
 pub mod client;
+pub mod config_file;
 pub mod dist;
 pub mod doctor;
 pub mod gateway;

@@ -17,8 +17,8 @@ use std::path::Path;
 /// Most sockets that one message carries.
 const MOST: usize = 4;
 
-/// Longest path that a Unix socket address holds, without its final NUL.
-const PATH_BYTES: usize = 107;
+/// Longest path that a Unix socket address holds, in bytes and without its final NUL.
+pub const SOCKET_PATH_MAX: usize = 107;
 
 /// Binds `addr`; port 0 takes any free port. Errors name the address.
 pub fn bind_tcp(addr: SocketAddr) -> io::Result<TcpListener> {
@@ -30,9 +30,10 @@ pub fn bind_tcp(addr: SocketAddr) -> io::Result<TcpListener> {
 pub fn bind_unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
     let what = format!("cannot listen on \"{}\"", path.display());
     let length = path.as_os_str().len();
-    if length > PATH_BYTES {
-        let cause =
-            format!("{what}: the path has {length} bytes, a socket's path at most {PATH_BYTES}");
+    if length > SOCKET_PATH_MAX {
+        let cause = format!(
+            "{what}: the path has {length} bytes, a socket's path at most {SOCKET_PATH_MAX}"
+        );
         return Err(io::Error::new(io::ErrorKind::InvalidInput, cause));
     }
     match std::fs::symlink_metadata(path) {

@@ -1,9 +1,12 @@
 //! The state folder: where it lies, whose it is, what must be in it before anything starts.
 
+mod mount;
+
 use crate::plan::paths;
 use crate::secret::Secret;
 use crate::settings::{Mode, Place, Settings};
 use crate::supervise::children::RunAs;
+pub use mount::{Loss, in_container, lost};
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -31,7 +34,7 @@ pub enum Error {
     NotPersistent {
         mode: Mode,
         dir: PathBuf,
-        found: String,
+        found: Loss,
     },
     #[error(
         "cannot use \"{dir}\": another sccache-dock runs on this folder\n\
@@ -396,15 +399,6 @@ fn check_persistent(dir: &Path, mode: Mode) -> Result<(), Error> {
     }
 }
 
-/// Why data in `dir` would not outlive the container, if so.
-pub fn lost(dir: &Path) -> Option<String> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let real = fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
-    let in_container =
-        Path::new("/.dockerenv").exists() || Path::new("/run/.containerenv").exists();
-    why_lost(&mounts, &real, in_container)
-}
-
 /// Whether the state folder is there, or can be made, and takes a write.
 ///
 /// # Errors
@@ -413,76 +407,9 @@ pub fn try_folder(dir: &Path) -> Result<(), Error> {
     make_folder(dir, 0o755, None)
 }
 
-/// Why data in `dir` would not outlive the container, by the text of `/proc/self/mountinfo` (proc(5)).
-fn why_lost(mountinfo: &str, dir: &Path, in_container: bool) -> Option<String> {
-    let (point, root, kind, source) = mountinfo
-        .lines()
-        .filter_map(|line| {
-            let (fields, rest) = line.split_once(" - ")?;
-            let mut fields = fields.split(' ').skip(3);
-            let (root, point) = (fields.next()?, unescape(fields.next()?));
-            let mut rest = rest.split(' ');
-            let (kind, source) = (rest.next()?, rest.next()?);
-            dir.starts_with(&point)
-                .then_some((point, root, kind, source))
-        })
-        // Later lines are mounted over earlier ones.
-        .max_by_key(|(point, ..)| point.as_os_str().len())?;
-    if kind.contains("overlay") || matches!(kind, "tmpfs" | "ramfs" | "aufs") {
-        return Some(match kind {
-            "tmpfs" | "ramfs" => format!("it lies in memory ({kind})"),
-            _ => "nothing is mounted there".to_owned(),
-        });
-    }
-    // Docker on btrfs, zfs or devicemapper: the container's root is a real file system, and goes all the same. The
-    // marker alone is not enough: machines that were made from an image have it too.
-    let of_image = root != "/" || source.contains("docker");
-    if in_container && of_image && point == Path::new("/") {
-        return Some("nothing is mounted there".to_owned());
-    }
-    let volume = root
-        .strip_suffix("/_data")
-        .and_then(|path| path.rsplit('/').next())
-        .unwrap_or_default();
-    if volume.len() == 64 && volume.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return Some("the volume there is anonymous".to_owned());
-    }
-    None
-}
-
-/// Octal escapes of mountinfo: `\040` is a space.
-fn unescape(text: &str) -> PathBuf {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find('\\') {
-        out.push_str(&rest[..at]);
-        match rest
-            .get(at + 1..at + 4)
-            .and_then(|code| u8::from_str_radix(code, 8).ok())
-        {
-            Some(byte) => {
-                out.push(char::from(byte));
-                rest = &rest[at + 4..];
-            }
-            None => {
-                out.push('\\');
-                rest = &rest[at + 1..];
-            }
-        }
-    }
-    out.push_str(rest);
-    PathBuf::from(out)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const ROOT: &str = "700 600 0:50 / / rw,relatime master:1 - overlay overlay rw,lowerdir=/l\n";
-
-    fn lost(mount: &str, dir: &str) -> Option<String> {
-        why_lost(&format!("{ROOT}{mount}"), Path::new(dir), true)
-    }
 
     #[test]
     fn user_of_the_image_is_known_by_its_whole_name() {
@@ -522,66 +449,6 @@ mod tests {
         assert_eq!(fs::read_to_string(&target).unwrap(), "theirs");
         let mode = fs::metadata(&target).unwrap().permissions().mode();
         assert_ne!(mode & 0o777, 0o600);
-    }
-
-    #[test]
-    fn bind_mounts_and_named_volumes_persist() {
-        assert_eq!(
-            lost(
-                "701 700 8:1 /srv/cache /var/sccache rw - ext4 /dev/sda1 rw\n",
-                "/var/sccache"
-            ),
-            None
-        );
-        let named =
-            "701 700 8:1 /var/lib/docker/volumes/team/_data /var/sccache rw - ext4 /dev/sda1 rw\n";
-        assert_eq!(lost(named, "/var/sccache"), None);
-        assert_eq!(
-            lost(
-                "701 700 8:1 /srv /data rw - ext4 /dev/sda1 rw\n",
-                "/data/deep/sccache"
-            ),
-            None
-        );
-        assert_eq!(
-            lost(
-                "701 700 8:1 /srv /my\\040data rw - xfs /dev/sda1 rw\n",
-                "/my data/x"
-            ),
-            None
-        );
-    }
-
-    #[test]
-    fn image_layer_memory_and_anonymous_volumes_do_not() {
-        assert_eq!(
-            lost("", "/var/sccache").as_deref(),
-            Some("nothing is mounted there")
-        );
-        let fuse = "700 600 0:50 / / rw - fuse.fuse-overlayfs fuse-overlayfs rw\n";
-        assert!(why_lost(fuse, Path::new("/var/sccache"), true).is_some());
-        assert!(
-            lost(
-                "701 700 0:9 / /var/sccache rw - tmpfs tmpfs rw\n",
-                "/var/sccache"
-            )
-            .is_some()
-        );
-        let hash = "0123456789abcdef".repeat(4);
-        let anonymous =
-            format!("701 700 8:1 /d/volumes/{hash}/_data /var/sccache rw - ext4 /dev/sda1 rw\n");
-        assert_eq!(
-            lost(&anonymous, "/var/sccache").as_deref(),
-            Some("the volume there is anonymous")
-        );
-        let btrfs = "700 600 0:50 /subvol / rw - btrfs /dev/sda rw\n";
-        assert!(why_lost(btrfs, Path::new("/var/sccache"), true).is_some());
-        let machine = "27 1 254:0 / / rw - ext4 /dev/vda rw\n";
-        assert!(why_lost(machine, Path::new("/srv"), true).is_none());
-        assert!(
-            why_lost(btrfs, Path::new("/home/me/x"), false).is_none(),
-            "outside a container the root persists"
-        );
     }
 
     #[test]

@@ -1,12 +1,19 @@
 //! How each tool is started with four children of the bench and one pipe to its reader.
 
 use crate::{CHILDREN, ours};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::fmt::Write as _;
-use std::io::{PipeReader, PipeWriter, Write as _};
+use std::io::{PipeReader, PipeWriter, Read as _, Write as _};
+use std::os::fd::AsFd as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
+/// How long a tool may take to start its children.
+const START: Duration = Duration::from_secs(20);
+/// Between two looks whether it has ended instead.
+const LOOK_MILLIS: u16 = 100;
 /// The tool that the others are compared with.
 pub(crate) const ANCHOR: &str = "s6-log, tagged, one for each child";
 pub(crate) const OURS: &str = "sccache-dock";
@@ -37,7 +44,7 @@ impl Running {
     pub(crate) fn children_ended(&self) -> bool {
         self.gates.iter().all(|gate| {
             gate.set_nonblocking(true).unwrap();
-            matches!(std::io::Read::read(&mut &*gate, &mut [0]), Ok(0))
+            matches!((&mut &*gate).read(&mut [0]), Ok(0))
         })
     }
 
@@ -52,6 +59,26 @@ impl Running {
             text.split(' ').next()?.parse::<u64>().ok()
         });
         nanoseconds.sum::<u64>() as f64 / 1e9
+    }
+
+    /// Ends everything, and the bench with what the tool has said.
+    fn abandon(mut self, tool: &str, trouble: &str) -> ! {
+        for process in self.tool.iter_mut().chain(&mut self.children) {
+            process.kill().unwrap();
+            process.wait().unwrap();
+        }
+        let mut said = vec![0; 64 << 10];
+        let mut output = [PollFd::new(self.output.as_fd(), PollFlags::POLLIN)];
+        let has_said = poll(&mut output, PollTimeout::ZERO).unwrap_or(0) > 0;
+        let length = if has_said {
+            self.output.read(&mut said).unwrap()
+        } else {
+            0
+        };
+        panic!(
+            "{tool} did not start its {CHILDREN} children: {trouble}; it said:\n{}",
+            String::from_utf8_lossy(&said[..length])
+        );
     }
 
     pub(crate) fn stop(mut self) {
@@ -143,15 +170,17 @@ fn writer(gate: &Gate, lines: u64) -> Vec<String> {
 
 /// Where the children report that they are ready to write.
 struct Gate {
+    tool: &'static str,
     listener: UnixListener,
     path: String,
 }
 
 impl Gate {
-    fn new(dir: &Path) -> Gate {
+    fn new(dir: &Path, tool: &'static str) -> Gate {
         let path = dir.join("gate");
         let _ = std::fs::remove_file(&path);
         Gate {
+            tool,
             listener: UnixListener::bind(&path).unwrap(),
             path: path.display().to_string(),
         }
@@ -164,16 +193,32 @@ impl Gate {
         children: Vec<Child>,
         held: Vec<PipeWriter>,
     ) -> Running {
-        let gates = (0..CHILDREN)
-            .map(|_| self.listener.accept().unwrap().0)
-            .collect();
-        Running {
+        let mut running = Running {
             output,
-            gates,
+            gates: Vec::new(),
             tool,
             children,
             held,
+        };
+        let until = Instant::now() + START;
+        while running.gates.len() < CHILDREN {
+            let mut listener = [PollFd::new(self.listener.as_fd(), PollFlags::POLLIN)];
+            if poll(&mut listener, PollTimeout::from(LOOK_MILLIS)).unwrap_or(0) > 0 {
+                running.gates.push(self.listener.accept().unwrap().0);
+                continue;
+            }
+            let ended = running
+                .tool
+                .iter_mut()
+                .find_map(|it| it.try_wait().unwrap());
+            let trouble = match ended {
+                Some(status) => format!("it ended with {status}"),
+                None if Instant::now() > until => format!("it took longer than {START:?}"),
+                None => continue,
+            };
+            running.abandon(self.tool, &trouble);
         }
+        running
     }
 }
 
@@ -188,7 +233,7 @@ fn own_child(gate: &Gate, lines: u64, number: usize, out: PipeWriter) -> Child {
 }
 
 fn alone(dir: &Path, lines: u64) -> Running {
-    let gate = Gate::new(dir);
+    let gate = Gate::new(dir, "no tool");
     let (output, input) = std::io::pipe().unwrap();
     let child = |number| own_child(&gate, lines, number, input.try_clone().unwrap());
     let children = (0..CHILDREN).map(child).collect();
@@ -196,7 +241,7 @@ fn alone(dir: &Path, lines: u64) -> Running {
 }
 
 fn s6(dir: &Path, lines: u64) -> Running {
-    let gate = Gate::new(dir);
+    let gate = Gate::new(dir, "s6-log");
     let (output, input) = std::io::pipe().unwrap();
     let (mut tool, mut children, mut held) = (Vec::new(), Vec::new(), Vec::new());
     for number in 0..CHILDREN {
@@ -214,7 +259,7 @@ fn s6(dir: &Path, lines: u64) -> Running {
 }
 
 fn supervisord(dir: &Path, lines: u64) -> Running {
-    let gate = Gate::new(dir);
+    let gate = Gate::new(dir, "supervisord");
     let mut text = format!(
         "[supervisord]\nnodaemon=true\nsilent=true\nlogfile=/dev/null\nlogfile_maxbytes=0\npidfile={}\n",
         dir.join("supervisord.pid").display()
@@ -235,14 +280,14 @@ fn supervisord(dir: &Path, lines: u64) -> Running {
 }
 
 fn mux(dir: &Path, lines: u64) -> Running {
-    let gate = Gate::new(dir);
+    let gate = Gate::new(dir, "the multiplexer");
     let mut command = Command::new(dir.join("mux"));
     command.arg(CHILDREN.to_string()).args(writer(&gate, lines));
     one_process(gate, command)
 }
 
 fn ours(format: &str, dir: &Path, lines: u64) -> Running {
-    let gate = Gate::new(dir);
+    let gate = Gate::new(dir, OURS);
     let command = ours::command(format, &writer(&gate, lines), dir);
     one_process(gate, command)
 }

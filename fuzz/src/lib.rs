@@ -24,8 +24,8 @@ const TOKEN: &str = "writer-token-of-16";
 /// Longer than every wait of the gateway for a client that has gone.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// One whole connection to a real gateway, with a real store: all that its ports can be sent. The first byte chooses HTTP
-/// or sccache's own protocol, as ever.
+/// One whole connection to a real gateway, with a real store: all that its ports can be sent. The first byte chooses
+/// HTTP or sccache's own protocol, as ever.
 pub fn front(data: &[u8]) {
     static SOCKET: OnceLock<PathBuf> = OnceLock::new();
     let socket = SOCKET.get_or_init(start_gateway);

@@ -2,6 +2,7 @@
 
 use crate::builder::isolation::{Failure, Step};
 use crate::settings::Isolation;
+use crate::state::{self, Loss};
 use std::fs;
 use std::path::Path;
 
@@ -35,18 +36,15 @@ impl Surroundings {
         };
         let apparmor = read("/proc/self/attr/apparmor/current");
         let apparmor = apparmor.trim_matches(['\0', '\n', ' ']);
-        let own_layer =
-            crate::state::lost(dir).is_some_and(|why| why.contains("nothing is mounted"));
         Surroundings {
-            in_container: Path::new("/.dockerenv").exists()
-                || Path::new("/run/.containerenv").exists(),
+            in_container: state::in_container(),
             seccomp: status.lines().any(filtered),
             apparmor: (!apparmor.is_empty() && apparmor != "unconfined")
                 .then(|| apparmor.to_owned()),
             apparmor_restricts: sysctl("kernel/apparmor_restrict_unprivileged_userns") == "1",
             clone_is_off: sysctl("kernel/unprivileged_userns_clone") == "0",
             none_allowed: sysctl("user/max_user_namespaces") == "0",
-            folder_is_own_layer: own_layer,
+            folder_is_own_layer: state::lost(dir) == Some(Loss::OwnLayer),
         }
     }
 }

@@ -124,7 +124,7 @@ fn mount(settings: &Settings) -> Check {
         }
         (Some(why), true) => Check::fail(
             "mount",
-            why,
+            why.to_string(),
             format!("add -v /absolute/path:{dir} to docker run"),
         ),
     }

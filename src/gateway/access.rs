@@ -2,6 +2,7 @@
 //! [`default_gateways`], which reads the kernel's routing table.
 
 use crate::gateway::config::{Config, IpcPolicy};
+use crate::gateway::key::shown_namespace;
 use crate::gateway::sessions::Sessions;
 use crate::gateway::tokens::{Grant, Named};
 use crate::secret::Secret;
@@ -241,11 +242,7 @@ impl Caller {
 
     /// Whether the token is good for this namespace, empty for the default one.
     pub fn may_use(&self, namespace: &str) -> bool {
-        let namespace = if namespace.is_empty() {
-            "default"
-        } else {
-            namespace
-        };
+        let namespace = shown_namespace(namespace);
         let allowed = self
             .entry
             .as_ref()

@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use tracing::{info, warn};
 
 /// The supervisor's word for reading files again.
-pub(crate) const REREAD: [u8; 1] = *b"F";
+pub(crate) const REREAD: u8 = b'F';
 
 /// Where clients connect.
 #[derive(Debug)]
@@ -69,9 +69,9 @@ pub(super) fn inherited(config: &Config) -> io::Result<(Listeners, UnixStream)> 
     ))
 }
 
-/// Ends when the gateway is to stop. Says that it is ready when it is first polled, by the accept loop.
-/// Carries the bytes between the supervisor and the front of the scheduler meanwhile. Whoever waits for `asked` hears of
-/// each request of the supervisor to read files again.
+/// Ends when the gateway is to stop. Says that it is ready when it is first polled, by the accept loop. Carries the
+/// bytes between the supervisor and the front of the scheduler meanwhile. Whoever waits for `asked` hears of each
+/// request of the supervisor to read files again.
 pub(super) fn shutdown(
     supervisor: Option<UnixStream>,
     mut ends: SupervisorEnds,
@@ -99,7 +99,7 @@ pub(super) fn shutdown(
             loop {
                 tokio::select! {
                     read = hear.read(&mut byte) => match read {
-                        Ok(1) if byte == REREAD => asked.notify_one(),
+                        Ok(1) if byte == [REREAD] => asked.notify_one(),
                         Ok(1) => { let _ = ends.hear.send(byte[0]); }
                         Ok(_) | Err(_) => return,
                     },

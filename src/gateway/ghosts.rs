@@ -8,13 +8,13 @@
 //!   '-------- budget ------------------------------'---- g ----'
 //! ```
 //!
-//! A budget that reached past the ghost `g`, which is the bytes of the ghosts before it and its own more than now, would
-//! have kept it. That is exact for one order of use and no quotas; with some, it is an estimate. What went because of
-//! its namespace's quota would not have been kept by any budget, and is counted apart.
+//! A budget that reached past the ghost `g`, which is the bytes of the ghosts before it and its own more than now,
+//! would have kept it. That is exact for one order of use and no quotas; with some, it is an estimate. What went
+//! because of its namespace's quota would not have been kept by any budget, and is counted apart.
 //!
 //! A ghost is 32 bits of the key's hash and its size, a place in a tree of sums (Fenwick's) and one in a table: 22
-//! bytes, for at most [`MOST`] ghosts (10 MB, and taken up only as blobs are evicted). Two keys of one hash are taken for
-//! one: at the most ghosts there are, one miss in 9,000 is counted as lost that never was here.
+//! bytes, for at most [`MOST`] ghosts (10 MB, and taken up only as blobs are evicted). Two keys of one hash are taken
+//! for one: at the most ghosts there are, one miss in 9,000 is counted as lost that never was here.
 
 use crate::gateway::lru::Digest;
 use hashbrown::HashTable;
@@ -390,6 +390,34 @@ mod tests {
                 }
                 prop_assert_eq!(ghosts.table.len(), model.len());
             }
+        }
+    }
+
+    #[test]
+    fn budget_decides_how_many_ghosts_there_may_be() {
+        let most = |budget: u64| Ghosts::new(budget).ring.len();
+        assert_eq!([0, 16 << 20, 64 << 20].map(most), [1024, 1024, 4096]);
+        assert_eq!([1 << 40, u64::MAX].map(most), [458_752, 458_752]);
+    }
+
+    #[test]
+    fn blobs_of_any_size_are_remembered() {
+        let largest = u64::from(BY_QUOTA - 1) * UNIT;
+        let sizes = [(0, UNIT), (1, UNIT), (513, 2 * UNIT), (u64::MAX, largest)];
+        for (bytes, remembered) in sizes {
+            let mut ghosts = Ghosts::with_room(UNIT, 4);
+            for (number, cause) in [(1, Cause::Budget), (2, Cause::Quota)] {
+                ghosts.push(&digest(number), bytes, cause);
+            }
+            let lost = |bytes, kept_by| Some(Lost { bytes, kept_by });
+            assert_eq!(
+                ghosts.ask(&digest(1)),
+                lost(remembered, Some(UNIT + remembered))
+            );
+            assert_eq!(ghosts.ask(&digest(2)), lost(remembered, None));
+            assert_eq!(ghosts.ask(&digest(3)), None);
+            assert_eq!((ghosts.tally().count, ghosts.tally().by_quota), (2, 1));
+            assert_eq!(ghosts.tally().kept_by()[0].budget_bytes, UNIT + UNIT / 8);
         }
     }
 

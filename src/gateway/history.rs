@@ -1,4 +1,5 @@
-//! What was asked of the cache lately: sums over short times, in rings of a fixed length. Pure: the time is an argument.
+//! What was asked of the cache lately: sums over short times, in rings of a fixed length. Pure: the time is an
+//! argument.
 //!
 //! Two rings, of the last ten minutes and of the last day, take 60 KiB together whatever happens.
 
@@ -179,6 +180,9 @@ mod tests {
         Totals {
             hits,
             misses: hits * 2,
+            writes: hits * 3,
+            bytes_read: hits * 5,
+            bytes_written: hits * 7,
             ..Totals::default()
         }
     }
@@ -200,7 +204,28 @@ mod tests {
         assert_eq!(hits, [3, 7, 0, 0, 1]);
         let day = history.points(Range::Day);
         assert_eq!((day.len(), day.iter().flatten().count()), (144, 1));
-        assert_eq!(day[143].unwrap().lookups(), 33);
+        let all = Point {
+            hits: 11,
+            misses: 22,
+            writes: 33,
+            bytes_read: 55,
+            bytes_written: 77,
+        };
+        assert_eq!(day[143], Some(all));
+        assert_eq!(points.into_iter().flatten().collect::<Point>(), all);
+        assert_eq!(all.lookups(), 33);
+    }
+
+    #[test]
+    fn a_day_is_shown_in_stretches_of_ten_minutes() {
+        assert_eq!(Range::ALL.map(Range::step), [at(5), at(600)]);
+        let mut history = History::default();
+        for minute in 0..1440 {
+            history.record(at(minute * 60), &totals(minute + 1));
+        }
+        let points = history.points(Range::Day);
+        let hits: Vec<Option<u64>> = points.iter().map(|it| it.map(|it| it.hits)).collect();
+        assert_eq!(hits, [Some(10); 144]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ mod plain;
 use crate::gateway::access::{Caller, Need, Verdict};
 use crate::gateway::crowd;
 use crate::gateway::disk::{Download, Fault};
-use crate::gateway::key::Key;
+use crate::gateway::key::{Key, shown_namespace};
 use crate::gateway::metrics::Protocol;
 use crate::gateway::socket::Socket;
 use crate::gateway::store;
@@ -43,10 +43,14 @@ const HEAD: Duration = Duration::from_secs(120);
 const PROGRESS: Duration = Duration::from_secs(10);
 /// How long a PUT may take altogether.
 const WHOLE_PUT: Duration = Duration::from_secs(600);
-/// Bytes of a refused request's body that are read, so that the client sees the answer instead of a reset.
+/// Bytes of a refused request's body that are read.
 const LEFT_OVER: usize = 1 << 20;
 /// How long that may take.
 const LEFT_OVER_TIME: Duration = Duration::from_secs(2);
+/// Longest body of a request that is no blob.
+const SHORT_BODY: usize = 64 << 10;
+/// How long that body may take.
+const SHORT_BODY_TIME: Duration = Duration::from_secs(10);
 /// How long a client may leave an answer standing: it holds memory that others wait for.
 const TAKE: Duration = Duration::from_secs(30);
 /// Read and write buffer of a connection.
@@ -211,8 +215,28 @@ pub(crate) async fn refuse_plain<IO: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// A request's body.
-trait Piecewise: Body<Data = Bytes, Error: Error + Send + Sync + 'static> + Unpin {}
+pub(super) trait Piecewise:
+    Body<Data = Bytes, Error: Error + Send + Sync + 'static> + Unpin
+{
+}
 impl<B: Body<Data = Bytes, Error: Error + Send + Sync + 'static> + Unpin> Piecewise for B {}
+
+/// The whole body of a request that is no blob, or what is wrong with it.
+async fn short_body(body: &mut impl Piecewise) -> Result<Bytes, String> {
+    let whole = Limited::new(body, SHORT_BODY).collect();
+    match timeout(SHORT_BODY_TIME, whole).await {
+        Ok(Ok(whole)) => Ok(whole.to_bytes()),
+        Ok(Err(cause)) => Err(cause.to_string()),
+        Err(_) => Err("the body took too long".to_owned()),
+    }
+}
+
+/// Reads what is left of a refused request's body, so that the peer sees the answer instead of a reset.
+pub(super) async fn read_left_over(parts: &Parts, body: impl Piecewise) {
+    if !body.is_end_stream() && !parts.headers.contains_key(header::EXPECT) {
+        let _ = timeout(LEFT_OVER_TIME, Limited::new(body, LEFT_OVER).collect()).await;
+    }
+}
 
 async fn answer(gateway: &Gateway, peer: &Peer, parts: Parts, body: &mut impl Piecewise) -> Answer {
     let (started, _in_flight) = (Instant::now(), gateway.metrics.in_flight());
@@ -224,9 +248,7 @@ async fn answer(gateway: &Gateway, peer: &Peer, parts: Parts, body: &mut impl Pi
     let outcome = route(gateway, peer, &caller, &parts, body).await;
     crowd::answered();
     let answer = outcome.unwrap_or_else(|refusal| refused(gateway, peer, &parts, &refusal));
-    if !body.is_end_stream() && !parts.headers.contains_key(header::EXPECT) {
-        let _ = timeout(LEFT_OVER_TIME, Limited::new(body, LEFT_OVER).collect()).await;
-    }
+    read_left_over(&parts, body).await;
     gateway.metrics.answered(
         Protocol::http,
         label(&parts.method),
@@ -378,11 +400,7 @@ fn permit_namespace(caller: &Caller, namespace: &str) -> Result<(), Refusal> {
     let message = format!(
         "token {:?} may not use the namespace {:?}",
         caller.name().unwrap_or_default(),
-        if namespace.is_empty() {
-            "default"
-        } else {
-            namespace
-        }
+        shown_namespace(namespace)
     );
     Err(Refusal::new(StatusCode::FORBIDDEN, "namespace", message))
 }

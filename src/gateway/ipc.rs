@@ -13,10 +13,11 @@ use crate::gateway::crowd;
 use crate::gateway::disk::Fault;
 use crate::gateway::key::{Key, KeyError};
 use crate::gateway::metrics::Protocol;
+use crate::gateway::socket::write_both;
 use crate::gateway::warnings::ADVICE;
 use crate::gateway::{Gateway, Peer, a_moment_after, store};
 use frame::{Handshake, Malformed, Request, Shelf};
-use std::io::{self, IoSlice};
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -221,18 +222,7 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W> {
     }
 
     async fn send_both(&mut self, head: &[u8], body: &[u8]) -> Result<(), End> {
-        let mut sent = 0;
-        while sent < head.len() + body.len() {
-            let pieces = [
-                IoSlice::new(&head[sent.min(head.len())..]),
-                IoSlice::new(&body[sent.saturating_sub(head.len())..]),
-            ];
-            sent += match timeout(PROGRESS, self.writer.write_vectored(&pieces)).await?? {
-                0 => return Err(End::Io(io::ErrorKind::WriteZero.into())),
-                count => count,
-            };
-        }
-        Ok(())
+        write_both(&mut self.writer, head, body, PROGRESS).await
     }
 
     /// Everything but puts: the name for the metrics, then how it went and whether to go on.

@@ -88,11 +88,8 @@ impl Key {
         if text.len() > MAX_KEY_BYTES {
             return Err(KeyError::TooLong);
         }
-        // The name under which the nameless one is shown, and purged.
-        let namespace = match namespace_of(&text) {
-            "default" => "",
-            other => other,
-        };
+        // It is purged under the name that it is shown under.
+        let namespace = namespace_of_shown(namespace_of(&text));
         if folder_name(namespace).len() > MAX_NAMESPACE_BYTES {
             return Err(KeyError::NamespaceTooLong);
         }
@@ -138,9 +135,21 @@ fn is_lower_hex(byte: u8) -> bool {
     matches!(byte, b'0'..=b'9' | b'a'..=b'f')
 }
 
-/// The namespace that people call by this name: "default" is the nameless one.
+/// What people call the nameless namespace.
+const NAMELESS: &str = "default";
+
+/// A namespace by the name that people call it by.
+pub(crate) fn shown_namespace(namespace: &str) -> &str {
+    if namespace.is_empty() {
+        NAMELESS
+    } else {
+        namespace
+    }
+}
+
+/// The namespace that people call by this name.
 pub(crate) fn namespace_of_shown(name: &str) -> &str {
-    if name == "default" { "" } else { name }
+    if name == NAMELESS { "" } else { name }
 }
 
 /// What stands before `a/b/c/<64 hex>`, if `text` ends so.

@@ -191,13 +191,8 @@ impl Lru {
     }
 
     /// Entries, live and doomed.
-    pub fn len(&self) -> u64 {
+    pub fn count(&self) -> u64 {
         self.table.len() as u64
-    }
-
-    /// Whether there are no entries.
-    pub fn is_empty(&self) -> bool {
-        self.table.is_empty()
     }
 
     /// A namespace's share, its doomed entries included.
@@ -214,8 +209,8 @@ impl Lru {
         }
     }
 
-    /// Forgets a doomed entry whose file is gone and reserves up to `wanted` of its bytes for a write in `namespace`, as
-    /// far as its quota allows. `None` when it is not doomed any more: a new blob has taken its place.
+    /// Forgets a doomed entry whose file is gone and reserves up to `wanted` of its bytes for a write in `namespace`,
+    /// as far as its quota allows. `None` when it is not doomed any more: a new blob has taken its place.
     pub fn collect(&mut self, digest: &Digest, namespace: u16, wanted: u64) -> Option<Collected> {
         if self.presence(digest) != Presence::Doomed {
             return None;

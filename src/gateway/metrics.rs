@@ -5,10 +5,11 @@ mod process;
 mod scrape;
 mod tokens;
 
-pub(crate) use scrape::{Figure, encode};
+pub(crate) use scrape::{Figure, FigureOf, encode, encode_each};
 
 use crate::gateway::access::Access;
 use crate::gateway::disk::Disk;
+use crate::gateway::key::shown_namespace;
 use crate::gateway::status::{NamespaceStatus, ProtocolStatus, Totals};
 use crate::gateway::store::Usage;
 use crate::gateway::tls::{Expiry, Tls};
@@ -195,7 +196,7 @@ impl Metrics {
 
     /// The counters of a namespace by its name, empty for the default one.
     pub fn namespace(&self, name: &str) -> Arc<Namespace> {
-        let name = shown(name);
+        let name = shown_namespace(name);
         let known = self
             .counters
             .namespaces
@@ -309,7 +310,9 @@ impl Metrics {
     pub fn namespaces(&self, usage: &Usage) -> BTreeMap<String, NamespaceStatus> {
         let mut namespaces = self.counters.namespaces();
         for share in &usage.namespaces {
-            let status = namespaces.entry(shown(&share.name).to_owned()).or_default();
+            let status = namespaces
+                .entry(shown_namespace(&share.name).to_owned())
+                .or_default();
             (status.entries, status.bytes) = (share.entries, share.bytes);
             (status.quota, status.pinned) = (share.quota, share.pinned);
             status.lost_hits = share.lost_hits;
@@ -383,11 +386,6 @@ impl Drop for Open {
             .connections
             .fetch_sub(1, Relaxed);
     }
-}
-
-/// A namespace's name for people.
-pub(crate) fn shown(name: &str) -> &str {
-    if name.is_empty() { "default" } else { name }
 }
 
 impl Counters {

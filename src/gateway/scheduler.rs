@@ -10,13 +10,14 @@
 //! itself; so nothing that passes is answered 4xx. The scheduler believes any `X-Real-IP`; so it hears only
 //! ours. It forgets everything when it dies; so builders' heartbeats are kept for its successor, and jobs that
 //! only its predecessor knew come to their end. The modules: link.rs (the way to the scheduler), ledger.rs
-//! (builders and jobs, pure), kept.rs (heartbeats in a file), wire.rs (bytes, pure), routes.rs (requests), reports.rs (the jobs' own socket),
-//! figures.rs (metrics).
+//! (builders and jobs, pure), kept.rs (heartbeats in a file), wire.rs (bytes, pure), routes.rs (requests), pass.rs
+//! (which of them may go on, and when), reports.rs (the jobs' own socket), figures.rs (metrics).
 
 mod figures;
 pub mod kept;
 pub mod ledger;
 pub mod link;
+mod pass;
 mod reports;
 mod routes;
 pub mod wire;
@@ -34,7 +35,6 @@ use link::Link;
 use reports::Reports;
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -346,7 +346,7 @@ fn welcome(
     };
     // What cannot be set is only slower.
     let _ = stream.set_nodelay(true);
-    let _ = rustix::net::sockopt::set_socket_keepalive(&stream, true).map_err(io::Error::from);
+    let _ = rustix::net::sockopt::set_socket_keepalive(&stream, true);
     let (gateway, front) = (Arc::clone(gateway), Arc::clone(front));
     tokio::spawn(async move {
         converse(&gateway, &front, stream, peer, stopping).await;

@@ -1,10 +1,13 @@
-//! What the gateway asks of a connection beyond reading and writing, for both kinds alike.
+//! What the gateway asks of a connection beyond reading and writing, for all kinds alike.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
-use tokio::io::{AsyncRead, AsyncWrite, Interest};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::time::error::Elapsed;
+use tokio::time::timeout;
 
 /// A connected stream socket.
 pub(crate) trait Socket:
@@ -60,4 +63,25 @@ impl Socket for UnixStream {
     async fn when_writable<T>(&self, work: impl FnMut() -> io::Result<T> + Send) -> io::Result<T> {
         self.async_io(Interest::WRITABLE, work).await
     }
+}
+
+/// Writes a head and what follows it, in one call where the socket takes both. It may stand still for `patience`.
+pub(crate) async fn write_both<E: From<io::Error> + From<Elapsed>>(
+    writer: &mut (impl AsyncWrite + Unpin),
+    head: &[u8],
+    body: &[u8],
+    patience: Duration,
+) -> Result<(), E> {
+    let mut sent = 0;
+    while sent < head.len() + body.len() {
+        let pieces = [
+            IoSlice::new(&head[sent.min(head.len())..]),
+            IoSlice::new(&body[sent.saturating_sub(head.len())..]),
+        ];
+        sent += match timeout(patience, writer.write_vectored(&pieces)).await?? {
+            0 => return Err(io::Error::from(io::ErrorKind::WriteZero).into()),
+            count => count,
+        };
+    }
+    Ok(())
 }

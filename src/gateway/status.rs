@@ -21,7 +21,7 @@ pub struct Status {
     #[serde(default)]
     pub upstream: Option<UpstreamStatus>,
     pub totals: Totals,
-    /// Misses that a larger budget or quota would have been hits.
+    /// Misses that would have been hits with a larger budget or quota.
     #[serde(default)]
     pub lost_hits: LostHits,
     #[serde(default)]

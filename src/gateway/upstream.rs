@@ -8,6 +8,7 @@
 
 pub mod breaker;
 pub mod queue;
+mod url;
 
 use crate::gateway::config::Upstream as Config;
 use crate::gateway::disk::{Disk, Fault};
@@ -18,9 +19,7 @@ use crate::gateway::store;
 use breaker::Breaker;
 use bytes::Bytes;
 use futures_util::TryStreamExt;
-use opendal::{Buffer, ErrorKind, HttpTransporter, Operator, OperatorRegistry};
-use opendal_http_transport_reqwest::ReqwestTransport;
-use percent_encoding::percent_decode_str;
+use opendal::{Buffer, ErrorKind, Operator};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::MetricType;
@@ -35,13 +34,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::time::{sleep_until, timeout};
 use tracing::{info, warn};
+pub use url::operator;
+use url::public_name;
 
 /// How long a request waits for a fetch; its client compiles instead.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long a connection to it may take.
-const CONNECT: Duration = Duration::from_secs(5);
-/// How long it may stand still in mid-answer.
-const SILENCE: Duration = Duration::from_secs(15);
 /// How long a fetch or an upload may take.
 const WHOLE: Duration = Duration::from_secs(120);
 /// Fetches at one time.
@@ -119,7 +116,8 @@ pub struct Upstream {
     last_error: Mutex<Option<String>>,
 }
 
-// Plain mutexes: held for assignments and short appends, never across an await.
+// Plain mutexes: held for a look-up, never across an await. Only that of the queue is held while its file is written,
+// by threads that may block.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -127,92 +125,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[expect(clippy::disallowed_methods, reason = "the breaker's clock")]
 fn now() -> Instant {
     Instant::now()
-}
-
-/// The store behind `config.url`: `s3://BUCKET/FOLDER?endpoint=...&region=...`, `redis://HOST:PORT/...`, or
-/// `http(s)://HOST:PORT/...` for another sccache-dock or any WebDAV server.
-///
-/// # Errors
-/// The URL cannot be used. Nothing is sent yet.
-pub fn operator(config: &Config) -> Result<Operator, Error> {
-    // Fails only where a provider was chosen before, which is as good.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    opendal::init_default_registry();
-    let client = reqwest::Client::builder()
-        .connect_timeout(CONNECT)
-        .read_timeout(SILENCE)
-        .build();
-    let client = client.map_err(Error::Client)?;
-    // The first one stays, and they are all alike.
-    HttpTransporter::install_default(ReqwestTransport::from(client));
-    let url = config.url.reveal();
-    let web = url.starts_with("http://") || url.starts_with("https://");
-    if web {
-        let (endpoint, root) = split_web(url);
-        let mut webdav = opendal::services::Webdav::default()
-            .endpoint(endpoint)
-            .root(root)
-            // Ours has every folder; for other servers the writes would each cost two requests more.
-            .disable_create_dir(true);
-        if let Some(token) = &config.token {
-            webdav = webdav.token(token.reveal());
-        }
-        return Operator::new(webdav).map_err(Error::Url);
-    }
-    if url.starts_with("redis") {
-        return Operator::new(redis(url)).map_err(Error::Url);
-    }
-    OperatorRegistry::get().load(url).map_err(Error::Url)
-}
-
-/// Redis by its usual URL, of which OpenDAL leaves out user and password: `redis[s]://[USER][:PASSWORD]@HOST/DB/FOLDER`.
-fn redis(url: &str) -> opendal::services::Redis {
-    let (scheme, rest) = url.split_once("://").unwrap_or(("redis", url));
-    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-    let (login, host) = authority.rsplit_once('@').unwrap_or(("", authority));
-    let (user, password) = login.split_once(':').unwrap_or((login, ""));
-    let (db, root) = match path.split_once('/').unwrap_or((path, "")) {
-        (first, rest) if first.parse::<i64>().is_ok() => (first.parse().unwrap_or(0), rest),
-        _ => (0, path),
-    };
-    let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
-    let redis = opendal::services::Redis::default()
-        .endpoint(&format!("{scheme}://{host}"))
-        .root(&format!("/{root}"))
-        .db(db);
-    let redis = if user.is_empty() {
-        redis
-    } else {
-        redis.username(&decoded(user))
-    };
-    if password.is_empty() {
-        redis
-    } else {
-        redis.password(&decoded(password))
-    }
-}
-
-/// Scheme and host, and the path below it.
-fn split_web(url: &str) -> (&str, &str) {
-    let host = url.find("://").map_or(0, |at| at + 3);
-    match url[host..].find('/') {
-        Some(at) => url.split_at(host + at),
-        None => (url, "/"),
-    }
-}
-
-/// The URL without user, password and query, which may hold keys.
-pub fn public_name(url: &str) -> String {
-    let bare = url.split(['?', '#']).next().unwrap_or_default();
-    match bare.split_once("://") {
-        Some((scheme, rest)) => {
-            let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
-            let host = host.rsplit('@').next().unwrap_or_default();
-            let slash = if path.is_empty() { "" } else { "/" };
-            format!("{scheme}://{host}{slash}{path}")
-        }
-        None => String::new(),
-    }
 }
 
 impl Upstream {
@@ -435,15 +347,15 @@ impl Upstream {
                         .uploaded
                         .fetch_add(u64::from(bytes > 0), Relaxed);
                     self.counts.bytes_written.fetch_add(bytes, Relaxed);
-                    self.done(&key);
+                    self.done(key).await;
                 }
                 Err(Trouble::Here(fault)) => {
-                    self.heard(Way::Write);
+                    lock(&self.writes).unsent(now());
                     self.counts.dropped.fetch_add(1, Relaxed);
                     if !matches!(fault, Fault::Store(store::Error::Missing)) {
                         warn!("cannot pass {key} on to the upstream: {fault}");
                     }
-                    self.done(&key);
+                    self.done(key).await;
                 }
                 Err(Trouble::Upstream(cause)) => {
                     self.counts.write_errors.fetch_add(1, Relaxed);
@@ -457,7 +369,7 @@ impl Upstream {
                     // While others pass, it is this one that the upstream does not want.
                     if tried >= TRIES && !lock(&self.writes).is_open() {
                         self.counts.dropped.fetch_add(1, Relaxed);
-                        self.done(&key);
+                        self.done(key).await;
                     } else {
                         lock(&self.queue).put_back(key);
                     }
@@ -466,9 +378,12 @@ impl Upstream {
         }
     }
 
-    fn done(&self, key: &Key) {
-        lock(&self.tries).remove(key);
-        if let Err(cause) = lock(&self.queue).done(key) {
+    /// Forgets a key of the queue, whose file may be written anew for it.
+    async fn done(self: &Arc<Self>, key: Key) {
+        lock(&self.tries).remove(&key);
+        let upstream = Arc::clone(self);
+        let written = tokio::task::spawn_blocking(move || lock(&upstream.queue).done(&key)).await;
+        if let Ok(Err(cause)) = written {
             warn!("cannot write the upstream's queue: {cause}");
         }
     }
@@ -645,31 +560,5 @@ impl From<opendal::Error> for Trouble {
 impl From<Fault> for Trouble {
     fn from(fault: Fault) -> Trouble {
         Trouble::Here(fault)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn name_shows_no_secret() {
-        for (url, name) in [
-            ("redis://:secret@host:6379/2", "redis://host:6379/2"),
-            ("s3://bucket/folder?access_key_id=a", "s3://bucket/folder"),
-            ("http://host:4226", "http://host:4226"),
-            ("nonsense", ""),
-        ] {
-            assert_eq!(public_name(url), name, "{url}");
-        }
-    }
-
-    #[test]
-    fn web_addresses_are_split_at_the_path() {
-        assert_eq!(
-            split_web("http://host:4226/team/x"),
-            ("http://host:4226", "/team/x")
-        );
-        assert_eq!(split_web("https://host"), ("https://host", "/"));
     }
 }

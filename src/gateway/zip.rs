@@ -74,6 +74,7 @@ fn number<const N: usize>(bytes: &[u8], offset: usize) -> Option<u64> {
 pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::ops::Range;
 
     /// A ZIP with one member "obj" that holds `body`, stored.
     pub(crate) fn zip(body: &[u8]) -> Vec<u8> {
@@ -116,16 +117,12 @@ pub(crate) mod tests {
         assert!(!whole(&archive, 10));
     }
 
-    #[test]
-    fn zip64_archive_is_whole() {
-        let mut archive = zip(&[7; 300]);
+    /// The same as ZIP64: `large` are the bytes of the last record that say so.
+    fn zip64(body: &[u8], large: Range<usize>) -> Vec<u8> {
+        let mut archive = zip(body);
         let end = archive.len() - 22;
-        let size = u64::from(u32::from_le_bytes(
-            archive[end + 12..end + 16].try_into().unwrap(),
-        ));
-        let offset = u64::from(u32::from_le_bytes(
-            archive[end + 16..end + 20].try_into().unwrap(),
-        ));
+        let field = |at: usize| u32::from_le_bytes(archive[at..at + 4].try_into().unwrap());
+        let (size, offset) = (u64::from(field(end + 12)), u64::from(field(end + 16)));
         let mut record = b"PK\x06\x06".to_vec();
         record.extend([0; 36]);
         record.extend(size.to_le_bytes());
@@ -133,10 +130,54 @@ pub(crate) mod tests {
         record.extend(b"PK\x06\x07\0\0\0\0");
         record.extend((size + offset).to_le_bytes());
         record.extend([1, 0, 0, 0]);
-        archive[end + 16..end + 20].copy_from_slice(&[255; 4]);
+        archive[end + large.start..end + large.end].fill(255);
         archive.splice(end..end, record);
-        assert!(whole(&archive, 1000));
-        assert!(!whole(&archive[1..], 1000));
+        archive
+    }
+
+    #[test]
+    fn zip64_archive_is_whole_whichever_field_says_so() {
+        for large in [10..12, 12..16, 16..20] {
+            let archive = zip64(&[7; 300], large.clone());
+            assert!(whole(&archive, 1000), "{large:?}");
+            assert!(!whole(&archive[1..], 1000), "{large:?}");
+            let mut longer = b"PK\x03\x04".to_vec();
+            longer.extend(&archive);
+            assert!(!whole(&longer, 1000), "{large:?}: it begins elsewhere");
+        }
+    }
+
+    #[test]
+    fn every_field_of_the_end_is_looked_at() {
+        let tail = |archive: &[u8], from_end: usize| {
+            let mut archive = archive.to_vec();
+            let at = archive.len() - from_end;
+            archive[at] ^= 1;
+            whole(&archive, 1000)
+        };
+        // Magic, size, offset and the length of a comment.
+        for from_end in [22, 10, 6, 2] {
+            assert!(!tail(&zip(b"body"), from_end), "{from_end}");
+        }
+        // Of ZIP64: the record's magic, its size and offset, the locator's magic and where it says the record is.
+        for from_end in [98, 58, 50, 42, 34] {
+            assert!(!tail(&zip64(b"body", 16..20), from_end), "{from_end}");
+        }
+        let mut archive = zip(b"body");
+        archive[0] ^= 1;
+        assert!(!whole(&archive, 1000), "the head's magic");
+    }
+
+    #[test]
+    fn no_number_in_the_end_is_too_large() {
+        let mut archive = zip64(b"body", 16..20);
+        let record = archive.len() - 98;
+        archive[record + 40..record + 56].fill(255);
+        assert!(!whole(&archive, 1000));
+        let start = u64::MAX - 50;
+        archive[record + 40..record + 48].copy_from_slice(&start.to_le_bytes());
+        archive[record + 48..record + 56].fill(0);
+        assert!(!whole(&archive, 1000));
     }
 
     proptest! {

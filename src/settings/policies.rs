@@ -32,11 +32,8 @@ impl Lookup<'_> {
         }
         let promised = quotas.iter().filter(|(name, _)| pinned.contains(*name));
         let promised = promised.fold(0, |sum: u64, (_, quota)| sum.saturating_add(*quota));
-        let open: Vec<&str> = pinned.iter().map(String::as_str).collect();
-        let open: Vec<&str> = open
-            .into_iter()
-            .filter(|name| !quotas.contains_key(*name))
-            .collect();
+        let open = pinned.iter().map(String::as_str);
+        let open: Vec<&str> = open.filter(|name| !quotas.contains_key(*name)).collect();
         if promised > cache_size {
             self.problem(
                 "SCCACHE_PINNED",

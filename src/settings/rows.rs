@@ -3,7 +3,7 @@
 /// Root of all state, where nothing else is set.
 pub(super) const DEFAULT_DIR: &str = "/var/sccache";
 
-/// A setting's row: README.md shows the same table.
+/// A setting's row: docs/settings.md shows the same table.
 pub(super) struct Row {
     pub(super) name: &'static str,
     /// Key in the TOML file.

@@ -1,3 +1,4 @@
+use super::rows::ROWS;
 use super::*;
 use proptest::prelude::*;
 

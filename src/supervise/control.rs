@@ -1,6 +1,7 @@
 //! The control socket: one line in, one JSON document out.
 //!
-//! Requests: `status`, `restart SERVICE`, `stop SERVICE` and `reload`. The socket has mode 0600; whoever may open it may ask.
+//! Requests: `status`, `restart SERVICE`, `stop SERVICE` and `reload`. The socket has mode 0600; whoever may open it
+//! may ask.
 
 use super::crash::Crash;
 use serde::{Deserialize, Serialize};

@@ -121,7 +121,7 @@ impl Log {
         })
     }
 
-    /// Readable when there may be room again.
+    /// Readable when there may be room again, or something to be said.
     pub fn wake_fd(&self) -> BorrowedFd<'_> {
         self.wake.as_fd()
     }
@@ -136,7 +136,14 @@ impl Log {
         let full = pending.used() >= CAPACITY;
         pending.wanted = full;
         let moved = std::mem::replace(&mut self.taken, pending.written) != pending.written;
+        let fault = pending.error_file_fault.take();
         drop(pending);
+        if let Some(cause) = fault {
+            let text = format!(
+                "cannot write to SCCACHE_ERROR_LOG: {cause}; what it lacks from here on is in this log"
+            );
+            self.say(Level::Warn, &text);
+        }
         self.room = match self.room {
             _ if !full => Room::Free,
             Room::Full { since }

@@ -247,8 +247,8 @@ impl Machine {
         self.draining.is_some()
     }
 
-    /// Whether the next exit of this service was asked for, or belongs to a drain. A start that hangs is ended by us, and
-    /// is a failure all the same.
+    /// Whether the next exit of this service was asked for, or belongs to a drain. A start that hangs is ended by us,
+    /// and is a failure all the same.
     pub fn is_asked_to_end(&self, id: Id) -> bool {
         self.draining.is_some() || self.services[id.0].then != Then::Judge
     }

@@ -1,9 +1,9 @@
 //! How services say that they are ready: no polling, each writes to a socket once.
 //!
 //! The gateway writes `R` to the socket over which it got its listeners, and later one byte for each service that only
-//! it can see to be ready. sccache connects to the socket named by
-//! `SCCACHE_STARTUP_NOTIFY` and sends one frame: u32 big-endian length, then bincode of its `ServerStartup`
-//! (`Ok { addr }`, `AddrInUse`, `TimedOut`, `Err { reason }`; sccache 0.19.0, `src/server.rs`).
+//! it can see to be ready. sccache connects to the socket named by `SCCACHE_STARTUP_NOTIFY` and sends one frame: u32
+//! big-endian length, then bincode of its `ServerStartup` (`Ok { addr }`, `AddrInUse`, `TimedOut`, `Err { reason }`;
+//! sccache 0.19.0, `src/server.rs`).
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -37,7 +37,8 @@ pub fn handover(mut stream: &UnixStream) -> Said {
     }
 }
 
-/// Tells the gateway what only the supervisor knows. One that does not read is in worse trouble than this.
+/// Tells the gateway what only the supervisor knows. One that does not read is in worse trouble than this, or about to
+/// end.
 pub fn tell(mut gateway: &UnixStream, byte: u8) {
     let _ = gateway.write(&[byte]);
 }

@@ -2,12 +2,11 @@
 
 use super::logs::Level;
 use super::machine::{Event, Id, Outcome};
-use super::{Supervisor, start};
+use super::{Supervisor, probe, start};
 use crate::gateway::REREAD;
 use crate::plan::{self, Facts};
 use crate::settings::{self, Settings};
 use crate::state;
-use std::io::Write;
 use std::time::Instant;
 
 impl Supervisor {
@@ -43,11 +42,10 @@ impl Supervisor {
     /// Asks services that go on running to read their files again. They see most changes by themselves.
     fn let_files_be_read(&self, restarting: &[Id]) {
         for (place, runtime) in self.runtimes.iter().enumerate() {
-            if let Some(mut stream) = runtime.handover.as_ref()
+            if let Some(stream) = &runtime.handover
                 && !restarting.contains(&Id(place))
             {
-                // A service that takes nothing is about to end; the next one reads them at its start.
-                let _ = stream.write_all(&REREAD);
+                probe::tell(stream, REREAD);
             }
         }
     }

@@ -21,13 +21,6 @@ fn counts(dock: &Dock, namespace: &str) -> [u64; 3] {
     ["hits", "misses", "writes"].map(|name| counters[name].as_u64().unwrap_or(0))
 }
 
-fn listen(dock: &Dock) -> String {
-    dock.status().unwrap()["listen"]
-        .as_str()
-        .unwrap()
-        .to_owned()
-}
-
 fn assert_built(outcome: &Outcome) {
     assert_eq!(outcome.code, Some(0), "{}", outcome.output);
     assert!(outcome.output.ends_with("HELLO\n"), "{}", outcome.output);
@@ -52,7 +45,7 @@ fn bazel_stores_and_hits() {
         bazel --batch --output_user_root=\"$PWD/own\" build --spawn_strategy=local \\
             --remote_cache=http://{} --remote_header='Authorization=Bearer {}' //:it &&
         cat bazel-bin/out.txt",
-        listen(&dock),
+        dock.address(),
         dock.token()
     );
     assert_built(&machine.sh(&script));
@@ -109,7 +102,7 @@ fn gradle_stores_and_hits() {
         export CACHE_URL=http://{}/gradle/ CACHE_TOKEN={}
         gradle --gradle-user-home \"$PWD/own\" --no-daemon --build-cache --console=plain shout &&
         cat build/out.txt",
-        listen(&dock),
+        dock.address(),
         dock.token()
     );
     assert_built(&machine.sh(&script));

@@ -191,13 +191,7 @@ fn build_survives_the_death_of_each_service() {
 fn client_with_default_settings_builds_without_a_cache_and_the_log_names_the_mend() {
     let dock = Dock::start(&[]);
     let project = Project::new();
-    let port = dock.status().unwrap()["listen"]
-        .as_str()
-        .unwrap()
-        .rsplit(':')
-        .next()
-        .unwrap()
-        .to_owned();
+    let port = dock.address().port();
     let script =
         format!("RUSTC_WRAPPER=sccache SCCACHE_SERVER_PORT={port} cargo build --locked --quiet");
     let output = project.shell(&dock, &script);

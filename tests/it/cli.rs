@@ -6,10 +6,7 @@ use std::process::Output;
 use std::time::Duration;
 
 fn put(dock: &Dock, path: &str) {
-    let listen = dock.status().unwrap()["listen"]
-        .as_str()
-        .unwrap()
-        .to_owned();
+    let listen = dock.address();
     let answer = ureq::put(format!("http://{listen}/{path}"))
         .header("Authorization", format!("Bearer {}", dock.token()))
         .send(&[7_u8; 5000][..])

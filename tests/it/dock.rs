@@ -7,6 +7,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
@@ -124,6 +125,12 @@ impl Dock {
     pub(crate) fn status(&self) -> Option<Value> {
         let output = self.command(&["status", "--json"]);
         serde_json::from_slice(&output.stdout).ok()
+    }
+
+    /// Where its cache port is.
+    pub(crate) fn address(&self) -> SocketAddr {
+        let status = self.status().unwrap();
+        status["listen"].as_str().unwrap().parse().unwrap()
     }
 
     /// Runs another command of the program with the same environment.

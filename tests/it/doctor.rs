@@ -5,10 +5,7 @@ use sccache_dock::doctor::{Args, Check, Environment, Report, Verdict, client};
 use sccache_dock::secret::Secret;
 
 fn examine(dock: &Dock, token: Option<&str>) -> Report {
-    let listen = dock.status().unwrap()["listen"]
-        .as_str()
-        .unwrap()
-        .to_owned();
+    let listen = dock.address();
     let args = Args {
         endpoint: Some(format!("http://{listen}")),
         token: token.map(Secret::new),

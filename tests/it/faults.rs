@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 use sccache_dock::supervise::control;
 use serde_json::Value;
 use std::fs;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
@@ -130,11 +130,7 @@ fn place_that_is_a_guess_is_called_one() {
 #[test]
 fn clients_of_a_gateway_in_a_long_backoff_are_refused_until_it_is_back() {
     let dock = Dock::start(&[]);
-    let address: SocketAddr = dock.status().unwrap()["listen"]
-        .as_str()
-        .unwrap()
-        .parse()
-        .unwrap();
+    let address = dock.address();
     let socket = dock.dir.path().join("run/sccache.sock");
     eventually("a pause that is too long to wait for", || {
         let gateway = dock.service("gateway");
@@ -157,11 +153,7 @@ fn clients_of_a_gateway_in_a_long_backoff_are_refused_until_it_is_back() {
 #[test]
 fn port_that_was_taken_in_a_long_pause_is_waited_for() {
     let dock = Dock::start(&[]);
-    let address: SocketAddr = dock.status().unwrap()["listen"]
-        .as_str()
-        .unwrap()
-        .parse()
-        .unwrap();
+    let address = dock.address();
     eventually("a long pause", || {
         if let Some(pid) = dock.service("gateway")["pid"].as_i64() {
             let _ = kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGKILL);

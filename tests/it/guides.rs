@@ -5,12 +5,13 @@
 
 use crate::dock::Dock;
 use crate::docker::{LONG, run};
-use crate::harness::{Process, clean, sccache_bin, skip, wait_for};
+use crate::harness::{clean, sccache_bin, skip, wait_for};
 use crate::machine::{Machine, kill_daemons};
 use crate::site::{Script, Site, free_port};
+use crate::upstream::Redis;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 const GUIDES: &[&str] = &[
@@ -269,23 +270,10 @@ fn toolchain_for_another_system_is_an_archive_that_sccache_takes() {
 
 #[test]
 fn what_bare_sccache_left_in_redis_is_hit() {
-    if clean("redis-server").arg("--version").output().is_err() {
-        return skip("redis-server is not installed");
-    }
-    let (folder, port) = (tempfile::tempdir().unwrap(), free_port());
-    let _redis = Process::start(
-        Command::new("redis-server")
-            .args([
-                "--port",
-                &port.to_string(),
-                "--save",
-                "",
-                "--bind",
-                "127.0.0.1",
-            ])
-            .current_dir(folder.path())
-            .stdout(Stdio::null()),
-    );
+    let Some(redis) = Redis::start(&[]) else {
+        return;
+    };
+    let port = redis.port;
     let machine = Machine::new();
     machine.write("it.rs", "pub fn old() -> u32 { 42 }");
     let compile = "sccache rustc --crate-name it --crate-type rlib --emit link --out-dir . it.rs";

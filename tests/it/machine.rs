@@ -34,7 +34,8 @@ impl Machine {
         std::fs::write(path, text).unwrap();
     }
 
-    /// Runs `script` in the work folder, with nothing in its environment but what every user has. At most three minutes.
+    /// Runs `script` in the work folder, with nothing in its environment but what every user has. At most three
+    /// minutes.
     pub(crate) fn sh(&self, script: &str) -> Outcome {
         finish(&mut self.command(script))
     }

@@ -313,8 +313,8 @@ fn queries() -> Vec<(String, String)> {
     found
 }
 
-/// OpenMetrics as the older text format has it, which is what `promtool` checks: there the suffix of a counter is part of
-/// its name.
+/// OpenMetrics as the older text format has it, which is what `promtool` checks: there the suffix of a counter is part
+/// of its name.
 fn older_format(text: &str) -> String {
     let mut older = String::new();
     let mut suffix = "";

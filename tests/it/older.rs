@@ -115,10 +115,7 @@ fn older_clients_beside_the_server_are_served_by_it() {
 #[test]
 fn doctor_says_which_lane_an_older_client_cannot_use() {
     let dock = Dock::start(&[]);
-    let listen = dock.status().unwrap()["listen"]
-        .as_str()
-        .unwrap()
-        .to_owned();
+    let listen = dock.address();
     let doctor = format!("sccache-dock doctor --endpoint http://{listen}");
     for version in OLDER {
         let machine = machine(version);

@@ -257,10 +257,7 @@ fn token_of_a_namespace_sees_its_own_and_nothing_else() {
 #[test]
 fn services_are_shown_with_their_restarts_and_the_last_crash() {
     let dock = Dock::start(&[]);
-    let listen = dock.status().unwrap()["listen"]
-        .as_str()
-        .unwrap()
-        .to_owned();
+    let listen = dock.address();
     let page = || {
         let asked = ureq::get(format!("http://{listen}/")).header("Accept", "text/html");
         let asked = asked.header("Authorization", format!("Bearer {}", dock.token()));
@@ -537,10 +534,7 @@ fn page_has_no_fault_that_an_accessibility_check_finds() {
         return skip(&format!("no {}: run scripts/test", checker.display()));
     };
     let dock = Dock::start(&[]);
-    let listen = dock.status().unwrap()["listen"]
-        .as_str()
-        .unwrap()
-        .to_owned();
+    let listen = dock.address();
     let url = format!("http://{listen}");
     for path in ["team/x", "cas/x"] {
         let put = ureq::put(format!("{url}/{path}"));

@@ -525,10 +525,7 @@ fn purge_command_counts_first_and_then_removes_what_matches() {
         ("SCCACHE_MAX_AGE", "30d"),
         ("SCCACHE_SCRUB", "1d"),
     ]);
-    let listen = dock.status().unwrap()["listen"]
-        .as_str()
-        .unwrap()
-        .to_owned();
+    let listen = dock.address();
     let token = dock.token();
     for key in ["ci/a1", "ci/a2", "ci/b1", "release/a1"] {
         let put = ureq::put(format!("http://{listen}/{key}"))
@@ -629,10 +626,7 @@ fn purge_that_takes_long_says_on_a_terminal_how_far_it_is() {
     std::os::unix::fs::symlink(&disk.mount, dir.path().join("cache")).unwrap();
     let mut dock = Dock::launch_in(dir, &[]);
     dock.wait_ready();
-    let listen = dock.status().unwrap()["listen"]
-        .as_str()
-        .unwrap()
-        .to_owned();
+    let listen = dock.address();
     for name in ["a", "b"] {
         let put = ureq::put(format!("http://{listen}/ci/{name}"))
             .header("Authorization", format!("Bearer {}", dock.token()))

@@ -507,14 +507,10 @@ fn stopped_service_stays_stopped_until_it_is_restarted() {
 
 #[test]
 fn clients_of_a_stopped_gateway_are_refused_and_find_it_again_at_the_same_place() {
-    use std::net::{SocketAddr, TcpStream};
+    use std::net::TcpStream;
     use std::os::unix::net::UnixStream;
     let dock = Dock::start(&[]);
-    let address: SocketAddr = dock.status().unwrap()["listen"]
-        .as_str()
-        .unwrap()
-        .parse()
-        .unwrap();
+    let address = dock.address();
     let socket = dock.dir.path().join("run/sccache.sock");
     assert!(TcpStream::connect(address).is_ok() && UnixStream::connect(&socket).is_ok());
     assert_eq!(dock.command(&["stop", "gateway"]).status.code(), Some(0));

@@ -1,6 +1,7 @@
 //! The second level: the real gateway before real stores (another gateway, Redis, an S3-compatible server).
 
 use crate::harness::{Gateway, Process, READER, WRITER, finish, now, skip, tools, wait_for};
+use crate::site::free_port;
 use sccache_dock::gateway::config::Upstream;
 use sccache_dock::gateway::status::UpstreamStatus;
 use sccache_dock::secret::Secret;
@@ -39,16 +40,47 @@ fn wait_status(gateway: &Gateway, what: &str, holds: impl Fn(&UpstreamStatus) ->
     });
 }
 
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
-}
-
 fn wait_port(port: u16) {
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     wait_for("the port", Duration::from_secs(20), || {
         TcpStream::connect(address).ok().map(drop)
     });
+}
+
+/// A Redis of the test's own.
+pub(crate) struct Redis {
+    pub(crate) port: u16,
+    _process: Process,
+    _folder: tempfile::TempDir,
+}
+
+impl Redis {
+    /// Starts it, and waits until it answers; `None`, and that is said, where it is not installed.
+    pub(crate) fn start(arguments: &[&str]) -> Option<Redis> {
+        if Command::new("redis-server")
+            .arg("--version")
+            .output()
+            .is_err()
+        {
+            skip("redis-server is not installed");
+            return None;
+        }
+        let (folder, port) = (tempfile::tempdir().unwrap(), free_port());
+        let process = Process::start(
+            Command::new("redis-server")
+                .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
+                .args(["--save", ""])
+                .args(arguments)
+                .current_dir(folder.path())
+                .stdout(Stdio::null()),
+        );
+        wait_port(port);
+        Some(Redis {
+            port,
+            _process: process,
+            _folder: folder,
+        })
+    }
 }
 
 /// What one gateway stores, a second one finds behind the same second level.
@@ -86,26 +118,13 @@ fn two_caches_share_through_a_third() {
 
 #[test]
 fn two_caches_share_through_redis() {
-    if finish(Command::new("redis-server").arg("--version")).code != Some(0) {
-        return skip("redis-server is not installed");
-    }
-    let (folder, port) = (tempfile::tempdir().unwrap(), free_port());
-    let _redis = Process::start(
-        Command::new("redis-server")
-            .args([
-                "--port",
-                &port.to_string(),
-                "--save",
-                "",
-                "--bind",
-                "127.0.0.1",
-            ])
-            .args(["--requirepass", "redis-password"])
-            .current_dir(folder.path())
-            .stdout(Stdio::null()),
-    );
-    wait_port(port);
-    shares(&format!("redis://:redis-password@127.0.0.1:{port}/folder"));
+    let Some(redis) = Redis::start(&["--requirepass", "redis-password"]) else {
+        return;
+    };
+    shares(&format!(
+        "redis://:redis-password@127.0.0.1:{}/folder",
+        redis.port
+    ));
 }
 
 #[test]

@@ -113,10 +113,7 @@ fn plain_lines(text: &str) -> Vec<String> {
 /// A dock with names that are too long.
 fn dock_with_long_names() -> Dock {
     let dock = Dock::start(&[]);
-    let listen = dock.status().unwrap()["listen"]
-        .as_str()
-        .unwrap()
-        .to_owned();
+    let listen = dock.address();
     // The second one is 名前.
     let long = "a-namespace-with-a-name-that-no-narrow-terminal-can-show/below";
     for namespace in [long, "%E5%90%8D%E5%89%8D"] {

@@ -3,7 +3,7 @@
 //! A login sets a cookie (see `sessions.rs`) that opens this page and `/api/status`, nothing else. Login and logout are
 //! taken from our own pages only: a browser says where a form came from.
 
-use super::{Answer, Piecewise, Refusal, full, permit, refused, text};
+use super::{Answer, Piecewise, Refusal, full, permit, refused, short_body, text};
 use crate::gateway::access::{Caller, Need, Verdict};
 use crate::gateway::page::{self, View};
 use crate::gateway::warnings::unix_seconds;
@@ -11,18 +11,11 @@ use crate::gateway::{Gateway, Peer, sessions};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use http_body_util::{BodyExt, Limited};
 use hyper::StatusCode;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use percent_encoding::percent_decode;
-use std::time::Duration;
-use tokio::time::timeout;
 
-/// Longest body of a login: a token, percent-encoded.
-const BODY: usize = 16 << 10;
-/// How long that body may take.
-const BODY_TIME: Duration = Duration::from_secs(10);
 /// Style and script are named by what is in them.
 const KEEP: &str = "public, max-age=604800, immutable";
 
@@ -121,9 +114,7 @@ pub(super) async fn log_in(
 ) -> Result<Answer, Refusal> {
     from_our_own_page(parts)?;
     let bad = |cause: String| Refusal::new(StatusCode::BAD_REQUEST, "login", cause);
-    let body = timeout(BODY_TIME, Limited::new(body, BODY).collect()).await;
-    let body = body.map_err(|_| bad("the login took too long to arrive".to_owned()))?;
-    let body = body.map_err(|cause| bad(cause.to_string()))?.to_bytes();
+    let body = short_body(body).await.map_err(bad)?;
     let caller = gateway.access.holder(&token(&body));
     if let Err(refusal) = permit(gateway, peer, &caller, Need::Read) {
         // Counted and logged like all others; but a browser must not ask for a password of its own.

@@ -1,23 +1,17 @@
 //! The paths that are no keys: liveness, readiness, metrics, status, purge and what the status page consists of.
 
-use super::{Answer, Piecewise, Refusal, front, full, permit, permit_namespace, text};
+use super::{Answer, Piecewise, Refusal, front, full, permit, permit_namespace, short_body, text};
 use crate::gateway::access::{Caller, Need};
 use crate::gateway::key::namespace_of_shown;
 use crate::gateway::status::{PurgeAnswer, PurgeRequest};
 use crate::gateway::store::Filter;
 use crate::gateway::{Gateway, Peer};
 use bytes::Bytes;
-use http_body_util::{BodyExt, Either, Full, Limited};
+use http_body_util::{Either, Full};
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 use serde::Serialize;
 use std::time::Duration;
-use tokio::time::timeout;
-
-/// Longest body of a purge request.
-const BODY: usize = 64 << 10;
-/// How long that body may take.
-const BODY_TIME: Duration = Duration::from_secs(10);
 
 /// A reserved path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,9 +127,7 @@ async fn purge(
     body: &mut impl Piecewise,
 ) -> Result<Answer, Refusal> {
     let bad = |cause: String| Refusal::new(StatusCode::BAD_REQUEST, "purge", cause);
-    let body = timeout(BODY_TIME, Limited::new(body, BODY).collect()).await;
-    let body = body.map_err(|_| bad("the body took too long".to_owned()))?;
-    let body = body.map_err(|cause| bad(cause.to_string()))?.to_bytes();
+    let body = short_body(body).await.map_err(bad)?;
     let request: PurgeRequest = match body.trim_ascii() {
         [] => PurgeRequest::default(),
         body => serde_json::from_slice(body)

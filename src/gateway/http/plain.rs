@@ -17,7 +17,7 @@
 
 use super::{Answer, BUFFER, HEAD, TAKE, answer};
 use crate::gateway::disk::{Download, FilePart};
-use crate::gateway::socket::Socket;
+use crate::gateway::socket::{Socket, write_both};
 use crate::gateway::warnings::unix_seconds;
 use crate::gateway::{Gateway, Peer};
 use bytes::{Buf, Bytes, BytesMut};
@@ -26,7 +26,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Request, StatusCode};
-use std::io::{self, IoSlice, Write};
+use std::io::{self, Write};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -306,7 +306,7 @@ async fn send<S: Socket>(
             Err(mut download) => whole(&mut download).await?,
         },
     };
-    send_both(stream, &head, &bytes).await
+    write_both(stream, &head, &bytes, TAKE).await
 }
 
 async fn send_head<S: Socket>(stream: &S, head: &[u8]) -> io::Result<()> {
@@ -319,21 +319,6 @@ async fn send_head<S: Socket>(stream: &S, head: &[u8]) -> io::Result<()> {
 
 async fn whole(download: &mut Download) -> io::Result<Bytes> {
     download.next().await.unwrap_or(Ok(Bytes::new()))
-}
-
-async fn send_both<S: Socket>(stream: &mut S, head: &[u8], body: &[u8]) -> io::Result<()> {
-    let mut sent = 0;
-    while sent < head.len() + body.len() {
-        let pieces = [
-            IoSlice::new(&head[sent.min(head.len())..]),
-            IoSlice::new(&body[sent.saturating_sub(head.len())..]),
-        ];
-        sent += match timeout(TAKE, stream.write_vectored(&pieces)).await?? {
-            0 => return Err(io::ErrorKind::WriteZero.into()),
-            count => count,
-        };
-    }
-    Ok(())
 }
 
 /// Sends a file without a copy. An error cuts the connection: the client sees a broken answer, never a short one.

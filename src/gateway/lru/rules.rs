@@ -102,7 +102,8 @@ impl Lru {
             .collect()
     }
 
-    /// Counts `bytes` of a namespace as taken by files that are still to be admitted: its quota holds from the start on.
+    /// Counts `bytes` of a namespace as taken by files that are still to be admitted: its quota holds from the start
+    /// on.
     pub fn expect_of(&mut self, namespace: u16, bytes: u64) {
         self.share_mut(namespace).expected = bytes;
     }
@@ -146,7 +147,7 @@ impl Lru {
         let over_budget = bytes - free.min(bytes);
         let list = self.list_of(namespace);
         let reach = Reach::And(namespace);
-        if over_quota > 0 && self.lists[list].bytes < over_quota {
+        if self.lists[list].bytes < over_quota {
             return Err(Shortage::Full);
         }
         if self.live(reach) < over_budget {
@@ -273,3 +274,6 @@ impl Lru {
         quota.map_or(u64::MAX, |quota| quota.saturating_sub(taken))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,8 @@
 //! Quotas, pins, lost hits and the check of all blobs, for `/metrics` and `/api/status`.
 
-use super::{NAMESPACES, encode, shown};
+use super::{NAMESPACES, encode};
 use crate::gateway::disk::Disk;
+use crate::gateway::key::shown_namespace;
 use crate::gateway::status::{Integrity, KeptBy, LostHits};
 use crate::gateway::store::{NamespaceUsage, Usage};
 use prometheus_client::collector::Collector;
@@ -142,7 +143,7 @@ fn encode_namespaces(
         encoder.encode_descriptor("namespace_quota", help, bytes, MetricType::Gauge)?;
     for one in namespaces {
         if let Some(quota) = one.quota {
-            let labels = [("namespace", shown(&one.name))];
+            let labels = [("namespace", shown_namespace(&one.name))];
             gauge(quota).encode(quotas.encode_family(&labels)?)?;
         }
     }
@@ -150,7 +151,7 @@ fn encode_namespaces(
     let mut lost = BTreeMap::<&str, u64>::new();
     for one in namespaces.iter().filter(|one| one.lost_hits > 0) {
         let name = if lost.len() < NAMESPACES {
-            shown(&one.name)
+            shown_namespace(&one.name)
         } else {
             "other"
         };

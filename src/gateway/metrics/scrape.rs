@@ -1,10 +1,11 @@
 //! Figures that are kept elsewhere and read when somebody scrapes.
 
-use super::{Counters, NAMESPACES, shown};
+use super::{Counters, NAMESPACES};
+use crate::gateway::key::shown_namespace;
 use crate::gateway::status::{NamespaceStatus, ProtocolStatus};
 use crate::gateway::store::{NamespaceUsage, Usage};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -112,18 +113,43 @@ pub(crate) fn encode(
 ) -> fmt::Result {
     for (name, help, unit, value) in figures {
         let descriptor = encoder.encode_descriptor(name, help, *unit, kind)?;
-        match kind {
-            MetricType::Counter => ConstCounter::new(*value).encode(descriptor)?,
-            _ => gauge(*value).encode(descriptor)?,
+        encode_value(descriptor, kind, *value)?;
+    }
+    Ok(())
+}
+
+/// Name, help and unit of a figure that each of many has, and where its value is.
+pub(crate) type FigureOf<'a, T> = (&'a str, &'a str, Option<&'a Unit>, fn(&T) -> u64);
+
+/// Figures of each of many, whose names are the values of one label; all counters or all gauges.
+pub(crate) fn encode_each<N: AsRef<str>, T>(
+    encoder: &mut DescriptorEncoder<'_>,
+    kind: MetricType,
+    label: &str,
+    many: &[(N, T)],
+    figures: &[FigureOf<'_, T>],
+) -> fmt::Result {
+    for (name, help, unit, figure) in figures {
+        let mut family = encoder.encode_descriptor(name, help, *unit, kind)?;
+        for (one, of_it) in many {
+            let labels = [(label, one.as_ref())];
+            encode_value(family.encode_family(&labels)?, kind, figure(of_it))?;
         }
     }
     Ok(())
 }
 
+fn encode_value(encoder: MetricEncoder<'_>, kind: MetricType, value: u64) -> fmt::Result {
+    match kind {
+        MetricType::Counter => ConstCounter::new(value).encode(encoder),
+        _ => ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)).encode(encoder),
+    }
+}
+
 impl Scrape {
     fn encode_namespaces(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        type Figure = fn(&NamespaceStatus) -> u64;
-        let figures: [(&str, &str, Option<&Unit>, Figure); 5] = [
+        let bytes = Some(&Unit::Bytes);
+        let figures: [FigureOf<'_, NamespaceStatus>; 5] = [
             ("hits", "Blobs found", None, |one| one.hits),
             (
                 "misses",
@@ -132,42 +158,28 @@ impl Scrape {
                 |one| one.misses,
             ),
             ("writes", "Blobs stored", None, |one| one.writes),
-            ("read", "Bytes of hits", Some(&Unit::Bytes), |one| {
-                one.bytes_read
+            ("read", "Bytes of hits", bytes, |one| one.bytes_read),
+            ("written", "Bytes of stored blobs", bytes, |one| {
+                one.bytes_written
             }),
-            (
-                "written",
-                "Bytes of stored blobs",
-                Some(&Unit::Bytes),
-                |one| one.bytes_written,
-            ),
         ];
-        let namespaces = self.counters.namespaces();
-        for (name, help, unit, figure) in figures {
-            let mut family = encoder.encode_descriptor(name, help, unit, MetricType::Counter)?;
-            for (namespace, counters) in &namespaces {
-                let labels = [("namespace", namespace.as_str())];
-                ConstCounter::new(figure(counters)).encode(family.encode_family(&labels)?)?;
-            }
-        }
+        let namespaces: Vec<_> = self.counters.namespaces().into_iter().collect();
+        let counter = MetricType::Counter;
+        encode_each(encoder, counter, "namespace", &namespaces, &figures)?;
         let refusals = self
             .counters
             .refusals
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
-        let help = "Requests refused";
-        let mut family = encoder.encode_descriptor("refusals", help, None, MetricType::Counter)?;
-        for (reason, count) in refusals {
-            ConstCounter::new(count).encode(family.encode_family(&[("reason", reason)])?)?;
-        }
-        Ok(())
+        let refusals: Vec<_> = refusals.into_iter().collect();
+        let figures: [FigureOf<'_, u64>; 1] = [("refusals", "Requests refused", None, |one| *one)];
+        encode_each(encoder, counter, "reason", &refusals, &figures)
     }
 
     fn encode_traffic(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        type Figure = fn(&ProtocolStatus) -> u64;
         let bytes = Some(&Unit::Bytes);
-        let figures: [(&str, &str, Option<&Unit>, Figure); 4] = [
+        let counters: [FigureOf<'_, ProtocolStatus>; 4] = [
             ("protocol_hits", "Blobs found, by protocol", None, |one| {
                 one.hits
             }),
@@ -182,23 +194,17 @@ impl Scrape {
             }),
             ("sent", "Bytes of bodies sent", bytes, |one| one.bytes_sent),
         ];
+        let gauges: [FigureOf<'_, ProtocolStatus>; 1] =
+            [("connections", "Open connections", None, |one| {
+                one.connections
+            })];
         let protocols = [
             ("http", self.counters.http.snapshot()),
             ("sccache", self.counters.sccache.snapshot()),
         ];
-        for (name, help, unit, figure) in figures {
-            let mut family = encoder.encode_descriptor(name, help, unit, MetricType::Counter)?;
-            for (protocol, traffic) in &protocols {
-                ConstCounter::new(figure(traffic))
-                    .encode(family.encode_family(&[("protocol", *protocol)])?)?;
-            }
-        }
-        let help = "Open connections";
-        let mut family = encoder.encode_descriptor("connections", help, None, MetricType::Gauge)?;
-        for (protocol, traffic) in &protocols {
-            gauge(traffic.connections).encode(family.encode_family(&[("protocol", *protocol)])?)?;
-        }
-        Ok(())
+        let counter = MetricType::Counter;
+        encode_each(encoder, counter, "protocol", &protocols, &counters)?;
+        encode_each(encoder, MetricType::Gauge, "protocol", &protocols, &gauges)
     }
 }
 
@@ -209,15 +215,14 @@ fn encode_shares(encoder: &mut DescriptorEncoder<'_>, shares: &[NamespaceUsage])
     let mut named = BTreeMap::<&str, (u64, u64)>::new();
     for (rank, share) in largest.into_iter().enumerate() {
         let name = if rank < NAMESPACES {
-            shown(&share.name)
+            shown_namespace(&share.name)
         } else {
             "other"
         };
         let sum = named.entry(name).or_default();
         (sum.0, sum.1) = (sum.0 + share.entries, sum.1 + share.bytes);
     }
-    type Figure = fn(&(u64, u64)) -> u64;
-    let figures: [(&str, &str, Option<&Unit>, Figure); 2] = [
+    let figures: [FigureOf<'_, (u64, u64)>; 2] = [
         (
             "namespace_entries",
             "Blobs of a namespace in the store",
@@ -231,15 +236,6 @@ fn encode_shares(encoder: &mut DescriptorEncoder<'_>, shares: &[NamespaceUsage])
             |sum| sum.1,
         ),
     ];
-    for (name, help, unit, figure) in figures {
-        let mut family = encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?;
-        for (namespace, sum) in &named {
-            gauge(figure(sum)).encode(family.encode_family(&[("namespace", *namespace)])?)?;
-        }
-    }
-    Ok(())
-}
-
-fn gauge(value: u64) -> ConstGauge<i64> {
-    ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX))
+    let named: Vec<_> = named.into_iter().collect();
+    encode_each(encoder, MetricType::Gauge, "namespace", &named, &figures)
 }

@@ -1,11 +1,11 @@
 //! What was done with each token: for `/metrics` and the status.
 
+use super::{FigureOf, encode_each};
 use crate::gateway::access::{Access, Uses};
 use crate::gateway::status::{TokenStatus, TokensStatus};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::registry::Unit;
 use std::fmt;
 use std::sync::Arc;
@@ -43,8 +43,7 @@ pub(super) struct Tokens(pub(super) Arc<Access>);
 
 impl Collector for Tokens {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        type Figure = fn(&TokenStatus) -> u64;
-        let figures: [(&str, &str, Option<&Unit>, Figure); 6] = [
+        let figures: [FigureOf<'_, TokenStatus>; 6] = [
             ("token_requests", "Requests with a token", None, |one| {
                 one.requests
             }),
@@ -71,14 +70,16 @@ impl Collector for Tokens {
                 |one| one.refusals,
             ),
         ];
-        let uses = self.0.uses();
-        for (name, help, unit, figure) in figures {
-            let mut family = encoder.encode_descriptor(name, help, unit, MetricType::Counter)?;
-            for (name, uses) in &uses {
-                let count = ConstCounter::new(figure(&TokenStatus::from(&**uses)));
-                count.encode(family.encode_family(&[("token", name.as_str())])?)?;
-            }
-        }
-        Ok(())
+        let uses = self.0.uses().into_iter();
+        let tokens: Vec<_> = uses
+            .map(|(name, uses)| (name, TokenStatus::from(&*uses)))
+            .collect();
+        encode_each(
+            &mut encoder,
+            MetricType::Counter,
+            "token",
+            &tokens,
+            &figures,
+        )
     }
 }

@@ -1,6 +1,7 @@
 //! What the front counts, for `/metrics`.
 
 use super::{Front, link};
+use crate::gateway::metrics::{self, FigureOf, encode_each};
 use crate::gateway::status::{BuilderState, BuilderStatus};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
@@ -143,73 +144,68 @@ impl Collector for Scrape {
         let gauge =
             encoder.encode_descriptor("dist_scheduler_up", help, None, MetricType::Gauge)?;
         ConstGauge::new(up).encode(gauge)?;
-        for (name, help, value) in [
+        let counters = [
             (
                 "dist_scheduler_outages",
                 "Times that the scheduler stopped answering",
+                None,
                 front.link.outages(),
             ),
             (
                 "dist_replayed_heartbeats",
                 "Heartbeats sent again, to a new scheduler",
+                None,
                 front.replayed.load(Relaxed),
             ),
-        ] {
-            let counter = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-            ConstCounter::new(value).encode(counter)?;
-        }
+        ];
+        metrics::encode(&mut encoder, MetricType::Counter, &counters)?;
         encode_builders(&front.status().builders, &mut encoder)?;
         encode_local_jobs(front, &mut encoder)
     }
 }
 
 fn encode_builders(builders: &[BuilderStatus], encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-    type Figure = fn(&BuilderStatus) -> u64;
-    let up: Figure = |one| {
-        u64::from(!matches!(
-            one.state,
-            BuilderState::Lost | BuilderState::Silent
-        ))
-    };
-    let gauges: [(&str, &str, Figure); 3] = [
+    let gauges: [FigureOf<'_, &BuilderStatus>; 3] = [
         (
             "dist_builder_up",
             "1 while there are signs of the builder",
-            up,
+            None,
+            |one| {
+                let away = matches!(one.state, BuilderState::Lost | BuilderState::Silent);
+                u64::from(!away)
+            },
         ),
-        ("dist_builder_slots", "Cores that jobs may use", |one| {
-            one.slots
-        }),
-        ("dist_jobs_in_flight", "Jobs assigned and not over", |one| {
-            one.jobs
-        }),
+        (
+            "dist_builder_slots",
+            "Cores that jobs may use",
+            None,
+            |one| one.slots,
+        ),
+        (
+            "dist_jobs_in_flight",
+            "Jobs assigned and not over",
+            None,
+            |one| one.jobs,
+        ),
     ];
-    for (name, help, figure) in gauges {
-        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        for builder in builders {
-            let labels = [("builder", builder.address.to_string())];
-            let gauge = ConstGauge::new(i64::try_from(figure(builder)).unwrap_or(i64::MAX));
-            gauge.encode(family.encode_family(&labels)?)?;
-        }
-    }
-    let counters: [(&str, &str, Figure); 2] = [
-        ("dist_jobs_done", "Jobs that came to their end", |one| {
-            one.done
-        }),
+    let counters: [FigureOf<'_, &BuilderStatus>; 2] = [
+        (
+            "dist_jobs_done",
+            "Jobs that came to their end",
+            None,
+            |one| one.done,
+        ),
         (
             "dist_jobs_failed",
             "Jobs that were assigned and never came to their end",
+            None,
             |one| one.failed,
         ),
     ];
-    for (name, help, figure) in counters {
-        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for builder in builders {
-            let labels = [("builder", builder.address.to_string())];
-            ConstCounter::new(figure(builder)).encode(family.encode_family(&labels)?)?;
-        }
-    }
-    Ok(())
+    let named = builders.iter().map(|one| (one.address.to_string(), one));
+    let named: Vec<_> = named.collect();
+    encode_each(encoder, MetricType::Gauge, "builder", &named, &gauges)?;
+    encode_each(encoder, MetricType::Counter, "builder", &named, &counters)
 }
 
 fn encode_local_jobs(front: &Front, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

@@ -28,7 +28,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 /// The longest pause where the scheduler is another machine's.
 const LONGEST_REMOTE_PAUSE: Duration = Duration::from_secs(5);
 /// The route that asks nothing of the scheduler but to be there.
-const STATUS: &str = "/api/v1/scheduler/status";
+pub(super) const STATUS: &str = "/api/v1/scheduler/status";
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]

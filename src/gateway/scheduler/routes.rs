@@ -1,36 +1,33 @@
 //! The requests of clients and builders, one function each.
 
-use super::kept::{SILENCE, answers};
-use super::ledger::{Admission, Assignment, Known};
-use super::link::{Fault, Health};
+use super::ledger::{Assignment, Known};
+use super::link::{Fault, Health, STATUS};
+use super::pass::Pass;
 use super::wire::{self, Allocation};
 use super::{Front, ledger};
 use crate::gateway::access::{self, Need, Verdict};
 use crate::gateway::config::WrongToken;
 use crate::gateway::warnings::REFUSALS;
-use crate::gateway::{Gateway, Peer};
+use crate::gateway::{Gateway, Peer, http};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::{Body, Incoming};
+use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
-use tracing::{info, warn};
+use tokio::time::{Instant, timeout};
+use tracing::info;
 
 /// How long an allocation may take. The scheduler waits up to 30 s for the builder that it chose, and shuns it after
 /// that; its client need not wait so long.
 const ALLOCATION: Duration = Duration::from_secs(15);
-/// After so long, the builders' ports are asked whether one of them stands still.
-const DOUBT: Duration = Duration::from_millis(500);
 /// How long everything else may take that the scheduler answers from memory.
 pub(super) const QUICK: Duration = Duration::from_secs(10);
 /// How long an allocation waits for a scheduler that has just gone, or for its turn.
-const WAIT: Duration = Duration::from_secs(2);
+pub(super) const WAIT: Duration = Duration::from_secs(2);
 /// How long a builder's report waits for it: its own patience is 30 s.
 const REPORT_WAIT: Duration = Duration::from_secs(10);
 /// How long a body may take.
@@ -39,14 +36,9 @@ const BODY_TIME: Duration = Duration::from_secs(5);
 const SMALL: usize = 4 << 10;
 /// Longest heartbeat; its certificate has about 1,100 bytes.
 const LARGE: usize = 64 << 10;
-/// Bytes of a refused request's body that are read, so that the peer sees the answer instead of a reset.
-const LEFT_OVER: usize = 1 << 20;
-/// How long that may take.
-const LEFT_OVER_TIME: Duration = Duration::from_secs(2);
 
 const ALLOCATE: &str = "/api/v1/scheduler/alloc_job";
 pub(super) const HEARTBEAT: &str = "/api/v1/scheduler/heartbeat_server";
-const STATUS: &str = "/api/v1/scheduler/status";
 const CERTIFICATE: &str = "/api/v1/scheduler/server_certificate/";
 const JOB_STATE: &str = "/api/v1/scheduler/job_state/";
 /// Ours: a builder's machine says that it leaves.
@@ -161,9 +153,7 @@ pub(super) async fn answer(
         )),
     };
     let answer = outcome.unwrap_or_else(|refusal| scene.refused(&refusal));
-    if !body.is_end_stream() && !parts.headers.contains_key(header::EXPECT) {
-        let _ = timeout(LEFT_OVER_TIME, Limited::new(body, LEFT_OVER).collect()).await;
-    }
+    http::read_left_over(&parts, body).await;
     let code = answer.status();
     front
         .figures
@@ -177,12 +167,6 @@ struct Scene<'a> {
     front: &'a Arc<Front>,
     peer: &'a Peer,
     parts: &'a Parts,
-}
-
-/// What an allocation holds on its way.
-struct Pass {
-    thread: OwnedSemaphorePermit,
-    single: Option<OwnedMutexGuard<()>>,
 }
 
 impl Scene<'_> {
@@ -494,78 +478,6 @@ impl Scene<'_> {
 }
 
 impl Front {
-    /// Waits until an allocation may be passed on; `None`: the client had better compile by itself.
-    async fn pass(&self, toolchain: &str) -> Option<Pass> {
-        let deadline = Instant::now() + 2 * WAIT;
-        let turn = Arc::clone(&self.allocations).acquire_owned();
-        let turn = timeout_at(deadline, turn).await;
-        let thread = turn.ok()?.ok()?;
-        let mut single = None;
-        loop {
-            let changed = self.changed.notified();
-            let admission = self.ledger().admit(Instant::now(), toolchain);
-            match admission {
-                Admission::Open => break,
-                Admission::Single if single.is_some() => break,
-                // Things may be otherwise when it is our turn: the next round looks.
-                Admission::Single => {
-                    let turn = Arc::clone(&self.single).lock_owned();
-                    single = Some(timeout_at(deadline, turn).await.ok()?);
-                }
-                Admission::Hold(until) => {
-                    single = None;
-                    let _ = timeout_at(until.min(deadline), changed).await;
-                    if Instant::now() >= deadline {
-                        return None;
-                    }
-                }
-                Admission::Busy => return None,
-            }
-        }
-        Some(Pass { thread, single })
-    }
-
-    /// Ends when a builder stands still for which the scheduler may be waiting.
-    async fn silent_builder(self: &Arc<Front>) -> SocketAddr {
-        loop {
-            sleep(DOUBT).await;
-            let quiet = self.ledger().quiet(Instant::now(), DOUBT);
-            let asked = quiet
-                .into_iter()
-                .map(|builder| async move { (!answers(builder).await).then_some(builder) });
-            let silent = futures_util::future::join_all(asked).await;
-            let silent: Vec<SocketAddr> = silent.into_iter().flatten().collect();
-            for builder in &silent {
-                if self.ledger().silent(Instant::now(), builder) {
-                    warn!(
-                        "builder {builder} does not answer on its port: it gets no more jobs, and clients whose jobs \
-                         it has may wait for 20 minutes, as sccache does (hint: is its container paused?)"
-                    );
-                    tokio::spawn(Arc::clone(self).watch(*builder));
-                }
-            }
-            if let Some(first) = silent.first() {
-                return *first;
-            }
-        }
-    }
-
-    /// Follows a silent builder until it answers, gives another sign, or is lost.
-    async fn watch(self: Arc<Front>, builder: SocketAddr) {
-        loop {
-            sleep(SILENCE).await;
-            if !self.ledger().is_silent(Instant::now(), &builder) {
-                return;
-            }
-            if answers(builder).await {
-                info!("builder {builder} answers again");
-                self.ledger().awake(&builder);
-                self.changed.notify_waiters();
-                return;
-            }
-        }
-    }
-
     /// A request of a builder as the scheduler, or the next front, takes it.
     pub(super) fn builders_request(
         &self,

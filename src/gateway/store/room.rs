@@ -156,7 +156,8 @@ impl Inner {
                 Err(shortage) => shortage,
             };
             // Others hold the budget. What they are removing comes free soon, and the scan finds something to
-            // evict; what clients are still sending may take any time. Give back what is held, or two writers could wait for each other.
+            // evict; what clients are still sending may take any time. Give back what is held, or two writers could
+            // wait for each other.
             state.lru.release(namespace, std::mem::take(&mut held));
             if (state.lru.doomed() == 0 && !state.indexing) || waits == WAITS {
                 if shortage == Shortage::Pinned {

@@ -169,14 +169,13 @@ impl Scan {
         }
         inner.evict_overshoot();
         inner.keep_ceiling(Ceiling::Set);
-        let mut state = inner.state();
-        state.indexing = false;
-        tracing::info!(
-            entries = state.lru.len(),
-            bytes = state.lru.used(),
-            "indexed the store"
-        );
+        let (entries, bytes) = {
+            let mut state = inner.state();
+            state.indexing = false;
+            (state.lru.count(), state.lru.used())
+        };
         inner.changed.notify_all();
+        tracing::info!(entries, bytes, "indexed the store");
         Some(())
     }
 }

@@ -1,9 +1,9 @@
 //! Checks of blobs that no request waits for: of all, on a schedule, and of single ones, on suspicion.
 //!
 //! One thread does both. On a schedule it goes through the blobs by the first byte of their digests, 256 parts of equal
-//! time, so that a restart goes on with the part it was in: the file `scrub` says which. It sleeps after each piece that
-//! it reads, and what it brought into memory it lets go again, so that it neither holds up requests nor takes the room
-//! of what they use.
+//! time, so that a restart goes on with the part it was in: the file `scrub` says which. It sleeps after each piece
+//! that it reads, and what it brought into memory it lets go again, so that it neither holds up requests nor takes the
+//! room of what they use.
 //!
 //! Suspicious is a blob that could not be sent to its end, and one that a client puts again soon after it got it: the
 //! client may have found it useless.

@@ -35,7 +35,7 @@ impl Default for Breaker {
 }
 
 impl Breaker {
-    /// Whether a request may go out now. Whoever gets `true` must say how it went.
+    /// Whether a request may go out now. Whoever gets `true` must say how it went, or that it was not sent.
     pub fn admits(&mut self, now: Instant) -> bool {
         match self.state {
             State::Closed { .. } => true,
@@ -73,6 +73,13 @@ impl Breaker {
             pause,
         };
         first
+    }
+
+    /// A request that was admitted was not sent: the next one finds out instead.
+    pub fn unsent(&mut self, now: Instant) {
+        if let State::Probing { pause } = self.state {
+            self.state = State::Open { until: now, pause };
+        }
     }
 
     /// Whether requests are held back.
@@ -136,6 +143,27 @@ mod tests {
         assert!(breaker.succeeded());
         assert!(breaker.admits(at(now, 0)));
         assert!(!breaker.is_open());
+    }
+
+    #[test]
+    fn request_that_was_not_sent_leaves_the_question_to_the_next() {
+        let (mut breaker, now) = (Breaker::default(), base());
+        breaker.unsent(now);
+        assert!(!breaker.is_open());
+        for _ in 0..FAILURES {
+            breaker.failed(now);
+        }
+        breaker.unsent(now);
+        assert!(!breaker.admits(now), "it was not this one that found out");
+        assert!(breaker.admits(at(now, 1)));
+        breaker.unsent(at(now, 1));
+        assert!(breaker.is_open() && breaker.admits(at(now, 1)));
+        breaker.failed(at(now, 1));
+        assert_eq!(
+            breaker.retry_at(now),
+            at(now, 3),
+            "the pause doubles all the same"
+        );
     }
 
     #[test]

@@ -34,12 +34,14 @@ pub(super) struct Pending {
     pub(super) written: u64,
     /// The loop waits for room and wants a byte on the wake socket.
     pub(super) wanted: bool,
-    /// That byte was sent.
+    /// Such a byte was sent.
     pub(super) woken: bool,
     /// The thread waits for something to write.
     sleeping: bool,
     /// Somebody waits in [`Shared::wait_while`].
     watched: bool,
+    /// The error file has begun to refuse what it should hold.
+    pub(super) error_file_fault: Option<io::Error>,
     pub(super) closing: bool,
 }
 
@@ -47,6 +49,13 @@ impl Pending {
     /// Bytes that wait for the reader.
     pub(super) fn used(&self) -> usize {
         self.text.len() + self.in_flight
+    }
+
+    /// Wakes the loop. Under the lock, so that who sees the flag finds the byte.
+    fn wake(&mut self, mut waker: &UnixStream) {
+        self.woken = true;
+        // It never blocks: a socket that is full of such bytes wakes as well.
+        let _ = waker.write(b"w");
     }
 }
 
@@ -94,6 +103,7 @@ pub(super) fn write_out(
     waker: &UnixStream,
 ) {
     let (mut text, mut errors) = (Vec::new(), Vec::new());
+    let mut takes_errors = true;
     loop {
         let mut pending = shared.lock();
         while pending.text.is_empty() && pending.errors.is_empty() {
@@ -126,7 +136,13 @@ pub(super) fn write_out(
             advance(shared, piece.len(), waker);
         }
         if let Some(file) = &mut error_file {
-            let _ = file.write_all(&errors);
+            let fault = file.write_all(&errors).err();
+            let took_errors = std::mem::replace(&mut takes_errors, fault.is_none());
+            if let Some(fault) = fault.filter(|_| took_errors) {
+                let mut pending = shared.lock();
+                pending.error_file_fault = Some(fault);
+                pending.wake(waker);
+            }
         }
         text.clear();
         errors.clear();
@@ -140,9 +156,7 @@ fn advance(shared: &Shared, count: usize, waker: &UnixStream) {
     pending.written += count as u64;
     if pending.wanted && pending.used() < CAPACITY / 2 {
         pending.wanted = false;
-        pending.woken = true;
-        // Under the lock, so that who sees the flag finds the byte. It never blocks.
-        let _ = (&mut &*waker).write(b"w");
+        pending.wake(waker);
     }
     if pending.watched {
         drop(pending);

@@ -599,3 +599,22 @@ fn everything_reaches_an_output_that_does_not_block() {
     drop(out);
     assert_eq!(reader.join().unwrap().unwrap(), text.len());
 }
+
+#[test]
+fn error_file_that_takes_nothing_is_told_of_once() {
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let mut stage = Stage::new(LogFormat::Text, Some(full));
+    stage.feed(b"ERROR first\n");
+    let mut wake = [nix::poll::PollFd::new(
+        stage.log.wake_fd(),
+        nix::poll::PollFlags::POLLIN,
+    )];
+    assert_eq!(nix::poll::poll(&mut wake, 30_000_u16), Ok(1));
+    assert!(stage.log.has_room(stage.clock));
+    stage.feed(b"ERROR second\n");
+    assert!(stage.log.has_room(stage.clock));
+    let log = String::from_utf8(stage.end()).unwrap();
+    let told = log.matches("cannot write to SCCACHE_ERROR_LOG: No space left on device");
+    assert_eq!(told.count(), 1, "{log}");
+    assert!(log.contains("first") && log.contains("second"), "{log}");
+}
