@@ -578,7 +578,7 @@ fn purge_command_counts_first_and_then_removes_what_matches() {
 
 #[test]
 fn disk_that_hangs_holds_up_no_reader_and_is_used_again_when_it_answers() {
-    let disk = match Disk::new() {
+    let disk = match Disk::new(64 << 20) {
         Ok(disk) => disk,
         Err(cause) => return skip(&format!("no disk of its own: {cause}")),
     };

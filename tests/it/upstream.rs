@@ -1,6 +1,6 @@
 //! The second level: the real gateway before real stores (another gateway, Redis, an S3-compatible server).
 
-use crate::harness::{Gateway, Process, READER, WRITER, finish, now, skip, tools, wait_for};
+use crate::harness::{Gateway, Process, READER, WRITER, now, skip, tools, wait_for};
 use crate::site::free_port;
 use sccache_dock::gateway::config::Upstream;
 use sccache_dock::gateway::status::UpstreamStatus;
