@@ -37,7 +37,7 @@ use super::key::{self, Key};
 use super::lru::{Digest, Item, Lru, MAX_ENTRY_BYTES, Presence, Rule};
 use found::Depth;
 pub use found::Flaws;
-pub use purge::{Filter, Purged, Purging};
+pub use purge::{Filter, Purged};
 pub use scrub::{Doubt, Scrubbed};
 use std::collections::HashMap;
 use std::fs::{self, File, FileTimes};
@@ -147,6 +147,8 @@ pub struct Usage {
     pub entries: u64,
     /// The start's scan has not ended: `bytes` and `entries` still grow.
     pub indexing: bool,
+    /// How far that scan is, in folders; a namespace counts as many as it may have.
+    pub scanned: Progress,
     /// Blobs evicted since the start.
     pub evicted_entries: u64,
     /// Their bytes on disk.
@@ -163,8 +165,8 @@ pub struct Usage {
     pub flaws: Flaws,
     /// The scheduled check of all blobs.
     pub scrubbed: Scrubbed,
-    /// The purge that is under way.
-    pub purging: Option<Purging>,
+    /// The purge that is under way, in blobs; the sums where there are several.
+    pub purging: Option<Progress>,
     /// Blobs whose files vanished behind our back.
     pub vanished_entries: u64,
     /// Files in the store's folders that are not ours; they are left alone and not counted in `bytes`.
@@ -173,6 +175,15 @@ pub struct Usage {
     pub namespaces: Vec<NamespaceUsage>,
     /// The last time that the file system refused something.
     pub last_fault: Option<Fault>,
+}
+
+/// How much of a long work is done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// What was looked at.
+    pub done: u64,
+    /// What there is to look at.
+    pub total: u64,
 }
 
 /// One namespace's share.
@@ -232,6 +243,7 @@ struct State {
     lru: Lru,
     namespaces: Namespaces,
     indexing: bool,
+    scanned: Progress,
     evicted_entries: u64,
     evicted_bytes: u64,
     expired_entries: u64,
@@ -322,6 +334,7 @@ impl Store {
                 lru,
                 namespaces,
                 indexing: true,
+                scanned: Progress::default(),
                 evicted_entries: 0,
                 evicted_bytes: 0,
                 expired_entries: 0,
@@ -432,6 +445,12 @@ impl Store {
         Writer::open(&self.inner, key, length)
     }
 
+    /// How far the start's scan is; `None` when it has ended.
+    pub fn scan(&self) -> Option<Progress> {
+        let state = self.inner.state();
+        state.indexing.then_some(state.scanned)
+    }
+
     /// Removes a blob.
     pub fn delete(&self, key: &Key) -> Result<(), Error> {
         let inner = &*self.inner;
@@ -477,6 +496,7 @@ impl Store {
             budget_bytes: self.inner.budget,
             entries: state.lru.len(),
             indexing: state.indexing,
+            scanned: state.scanned,
             evicted_entries: state.evicted_entries,
             evicted_bytes: state.evicted_bytes,
             expired_entries: state.expired_entries,

@@ -2,7 +2,7 @@
 
 use super::found::Kind;
 use super::room::Ceiling;
-use super::{Inner, micros, now, trailer};
+use super::{Inner, Progress, micros, now, trailer};
 use crate::gateway::key;
 use crate::gateway::lru::{Digest, Item};
 use std::ffi::OsStr;
@@ -10,6 +10,9 @@ use std::fs::{self, DirEntry};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
+
+/// Folders that a namespace has at most: one for each pair of digits with which names begin.
+const FOLDERS: u64 = 256;
 
 /// Starts the scan on a thread of its own, which ends early when the store is dropped.
 pub(super) fn start(inner: &Arc<Inner>) -> io::Result<()> {
@@ -43,7 +46,10 @@ impl Scan {
         // Those with a quota first: until they are known, nothing can be written to them.
         let governed = self.governed_folders()?;
         entries.sort_by_key(|entry| !governed.iter().any(|folder| *entry.file_name() == **folder));
-        for entry in entries {
+        let total = entries.len() as u64 * FOLDERS;
+        for (place, entry) in (0..).zip(entries) {
+            let done = place * FOLDERS;
+            self.inner.upgrade()?.state().scanned = Progress { done, total };
             let name = entry.file_name();
             let namespace = name
                 .to_str()
@@ -87,6 +93,7 @@ impl Scan {
             let name = entry.file_name();
             if is_hex(&name, 2) && is_dir(&entry) {
                 self.files(&entry.path(), &name, namespace)?;
+                self.inner.upgrade()?.state().scanned.done += 1;
             } else {
                 self.foreign(&entry);
             }
@@ -148,6 +155,7 @@ impl Scan {
         inner.keep_ceiling(Ceiling::Set);
         let mut state = inner.state();
         state.indexing = false;
+        state.scanned.done = state.scanned.total;
         tracing::info!(
             entries = state.lru.len(),
             bytes = state.lru.used(),
