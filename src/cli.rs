@@ -35,6 +35,9 @@ pub enum Command {
     /// Supervise the services of this MODE: the container's entry point
     Run,
     /// Show services, restarts, cache size, hits and misses
+    ///
+    /// The exit code is 0 when nothing is wrong: every service is ready, or still on its way. To wait until the cache
+    /// can be used, ask `healthcheck`.
     Status {
         /// Print JSON
         #[arg(long)]

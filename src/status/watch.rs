@@ -2,7 +2,7 @@
 
 use super::screen::{Screen, Tint};
 use super::table::table;
-use super::{Error, cache_status, report};
+use super::{Error, cache_now, report};
 use crate::cli::exit;
 use crate::settings::Place;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -39,7 +39,7 @@ pub fn watch(place: &Place, period: Duration) -> Result<u8, Error> {
         let screen = Screen::of_stdout();
         let text = match shown.take().map_or_else(|| report(place), Ok) {
             Ok(report) => {
-                let cache = cache_status(place, &report);
+                let cache = cache_now(place, &report);
                 table(screen, &report, cache.as_ref())
             }
             Err(error) => said(screen, &error),
