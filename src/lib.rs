@@ -14,6 +14,7 @@ pub mod gateway;
 pub mod human;
 pub mod listeners;
 pub mod plan;
+mod progress;
 pub mod secret;
 pub mod settings;
 pub mod state;
