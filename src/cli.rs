@@ -56,9 +56,15 @@ pub enum Command {
     /// Exit with 0 if every service is ready and the cache answers
     Healthcheck,
     /// Restart one service, or start it again after `stop`
-    Restart { service: String },
+    Restart {
+        /// gateway, server, scheduler or builder
+        service: String,
+    },
     /// Stop one service and keep it stopped
-    Stop { service: String },
+    Stop {
+        /// gateway, server, scheduler or builder
+        service: String,
+    },
     /// Read the settings again and restart what they change, as SIGHUP does
     Reload,
     /// Show the settings in force and where each comes from

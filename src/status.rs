@@ -3,7 +3,6 @@
 mod policies;
 pub mod purge;
 
-mod screen;
 mod table;
 mod watch;
 
@@ -13,11 +12,11 @@ use crate::gateway::status::Status as CacheStatus;
 use crate::gateway::{files, tls};
 use crate::human::bytes;
 use crate::plan::{self, paths};
+use crate::screen::Screen;
 use crate::secret::Secret;
 use crate::settings::{self, Place, Settings};
 use crate::state;
 use crate::supervise::control::{self, Health, Report, Response};
-use screen::Screen;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Write};
 use std::net::SocketAddr;

@@ -1,9 +1,9 @@
 //! The answer of `status` as text. Pure.
 
-use super::screen::{Cell, Column, Screen, Side, Tint};
 use super::{Error, policies};
 use crate::gateway::status::{BuilderState, DistStatus, Status as CacheStatus, scanning};
 use crate::human::{bytes, percent, span};
+use crate::screen::{Cell, Column, Screen, Side, Tint};
 use crate::supervise::control::{Health, Report, ServiceReport};
 use std::fmt::Write as _;
 
@@ -302,13 +302,8 @@ fn plain<const COUNT: usize>(texts: [String; COUNT]) -> Vec<Cell> {
 mod tests {
     use super::*;
     use crate::gateway::status::BuilderStatus;
+    use crate::screen::PIPE;
     use std::net::SocketAddr;
-
-    const PIPE: Screen = Screen {
-        width: None,
-        height: None,
-        has_colours: false,
-    };
 
     #[test]
     fn builders_are_a_table() {

@@ -1,9 +1,9 @@
 //! `status --watch`: the same again and again; in place on a terminal, one after the other elsewhere.
 
-use super::screen::{Screen, Tint};
 use super::table::table;
 use super::{Error, cache_now, report};
 use crate::cli::exit;
+use crate::screen::{Screen, Tint};
 use crate::settings::Place;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH};
