@@ -7,6 +7,7 @@
 mod cluster;
 mod daemon;
 mod environment;
+mod http;
 mod inside;
 mod probe;
 

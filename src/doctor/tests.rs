@@ -147,6 +147,33 @@ fn another_store_is_fatal_only_where_no_chain_names_the_store() {
 }
 
 #[test]
+fn variables_of_cargo_that_are_part_of_keys_are_named_without_their_values() {
+    let warn = Verdict::Warn;
+    for name in ["CARGO_TERM_COLOR", "CARGO_NET_OFFLINE", "CARGO_TARGET_DIR"] {
+        check(Lane::Webdav, &[(name, "x")], &[(name, warn)]);
+        check(Lane::Socket, &[(name, "x")], &[(name, warn)]);
+    }
+    // Not the 0 of the set.
+    check(
+        Lane::Webdav,
+        &[("CARGO_INCREMENTAL", "false")],
+        &[("CARGO_INCREMENTAL", warn)],
+    );
+    for name in [
+        "CARGO_HOME",
+        "CARGO_BUILD_JOBS",
+        "CARGO_REGISTRIES_X_TOKEN",
+        "CARGO",
+    ] {
+        check(Lane::Webdav, &[(name, "/cargo")], &[]);
+    }
+    let secret = environment_of(&[("CARGO_REGISTRY_TOKEN", "a-secret")]);
+    let checks = judged(&secret, None);
+    assert!(checks.iter().any(|it| it.what == "CARGO_REGISTRY_TOKEN"));
+    assert!(!Report { checks }.table().contains("a-secret"));
+}
+
+#[test]
 fn checks_fit_a_terminal_and_keep_what_is_copied_whole() {
     let mend = "export SCCACHE_WEBDAV_ENDPOINT=http://build-cache.of-the-whole-team.example:4226";
     let report = Report {
