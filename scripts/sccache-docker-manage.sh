@@ -298,6 +298,13 @@ check_mode() {
     esac
 }
 
+check_files() {
+    for setting in $settings; do
+        file=$(printenv "${setting}_FILE") || continue
+        [ -r "$file" ] || fail "cannot read \"$file\", which ${setting}_FILE names" "give the whole path of a file of this machine" 2
+    done
+}
+
 start_existing() {
     if [ "$(label mode)" != "$mode" ] || [ "$(label folder)" != "$folder" ]; then
         fail "container \"$container\" exists with mode $(label mode) $(label folder)" "remove it first: $me remove"
@@ -363,13 +370,19 @@ create() {
         [ "$mode:$setting" != builder:SCCACHE_SCHEDULER_URL ] || continue
         ! printenv "$setting" >/dev/null || set -- "$@" --env "$setting"
         file=$(printenv "${setting}_FILE") || continue
-        [ -r "$file" ] || fail "cannot read \"$file\", which ${setting}_FILE names" "give the whole path of a file of this machine" 2
         set -- "$@" --env "${setting}_FILE=/run/secrets/$setting" \
             --mount "type=bind,readonly,source=$(realpath "$file"),target=/run/secrets/$setting"
     done
-    # The keys of that store, by the names that every client of it knows.
+    # The keys of that store, by the names that every client of it knows. Files of this machine are not there.
     case ${SCCACHE_UPSTREAM:-} in
-    s3://*) for name in $(env | sed -n 's/^\(AWS_[A-Z0-9_]*\)=.*/\1/p'); do set -- "$@" --env "$name"; done ;;
+    s3://*)
+        for name in $(env | sed -n 's/^\(AWS_[A-Z0-9_]*\)=.*/\1/p'); do
+            case $name in
+            *_FILE | AWS_CA_BUNDLE) ;;
+            *) set -- "$@" --env "$name" ;;
+            esac
+        done
+        ;;
     esac
     if ! problem=$(docker "$@" "$image" 2>&1); then
         docker rm --force --volumes "$container" >/dev/null 2>&1 || true
@@ -464,6 +477,7 @@ start() {
     mode=${1:-}
     folder=${2:-}
     check_mode
+    check_files
     need_docker
     if [ "$(state_of_container)" = absent ]; then
         create
