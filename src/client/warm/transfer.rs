@@ -69,7 +69,8 @@ impl Transfers {
             (None, count) => {
                 let sum = |field: fn(&(u64, u64)) -> u64| self.uploads.iter().map(field).sum();
                 let (sent, size) = (bytes(sum(|it| it.0)), bytes(sum(|it| it.1)));
-                format!("sent {sent} of {size} to {count} builders")
+                let plural = if count == 1 { "" } else { "s" };
+                format!("sent {sent} of {size} to {count} builder{plural}")
             }
         };
         format!(
@@ -125,6 +126,11 @@ mod tests {
         assert_eq!(
             at.text("rustc", 0, 2, 9.9),
             "rustc: sent 3.0 MiB of 8.0 MiB to 2 builders; 0 of 2 done (9s)"
+        );
+        at.uploads.truncate(1);
+        assert!(
+            at.text("rustc", 0, 1, 9.9)
+                .contains(" to 1 builder; 0 of 1 done")
         );
         at.packed = Some(1536);
         assert_eq!(
