@@ -114,7 +114,8 @@ pub(super) fn refused_certificate(error: &ureq::Error, endpoint: &Endpoint) -> O
     };
     let other = cause.to_string();
     let (found, mend) = match cause {
-        Cause::UnknownIssuer => (
+        // The second where an authority was made anew under its old name.
+        Cause::UnknownIssuer | Cause::BadSignature => (
             "no authority that this machine trusts has signed it",
             "export SSL_CERT_FILE=FILE with the certificate of the cache's authority, here and for builds",
         ),
