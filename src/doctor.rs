@@ -7,6 +7,7 @@
 mod cluster;
 mod daemon;
 mod environment;
+mod http;
 mod inside;
 mod probe;
 
@@ -14,6 +15,7 @@ use crate::cli::exit;
 use crate::client::Lane;
 use crate::client::endpoint::{Endpoint, GATEWAY_PORT};
 use crate::plan::paths;
+use crate::screen::{PIPE, Screen, Tint};
 use crate::secret::Secret;
 use crate::settings::{self, Loaded, Problems};
 use crate::state;
@@ -25,6 +27,9 @@ use std::path::Path;
 
 use cluster::Conf;
 pub use inside::inside;
+
+/// Columns that a check's text and its verdict want beside the widest name.
+const ROOM: usize = 40;
 
 /// Arguments of `doctor`.
 #[derive(Debug, Clone, clap::Args)]
@@ -107,20 +112,37 @@ impl Report {
         self.checks.iter().all(|it| it.verdict != Verdict::Fail)
     }
 
-    /// For people: a line per check, its mend on a line below.
+    /// For people, in a file.
     pub fn table(&self) -> String {
-        let width = self.checks.iter().map(|it| it.what.len()).max();
-        let width = width.unwrap_or(0);
+        self.shown(PIPE)
+    }
+
+    /// For people: a line per check, its mend on a line below.
+    fn shown(&self, screen: Screen) -> String {
+        let widest = self.checks.iter().map(|it| it.what.len()).max();
+        let widest = widest.unwrap_or(0);
+        // Where that leaves too little room beside it, the text goes below the name.
+        let is_narrow = screen.width.is_some_and(|columns| columns < widest + ROOM);
         let mut out = String::new();
         for check in &self.checks {
-            let verdict = match check.verdict {
-                Verdict::Ok => "ok",
-                Verdict::Warn => "warn",
-                Verdict::Fail => "FAIL",
+            let (tint, verdict) = match check.verdict {
+                Verdict::Ok => (Tint::Good, "ok"),
+                Verdict::Warn => (Tint::Doubtful, "warn"),
+                Verdict::Fail => (Tint::Bad, "FAIL"),
             };
-            let _ = writeln!(out, "{verdict:<4}  {:<width$}  {}", check.what, check.found);
+            let verdict = format!("{verdict:<4}");
+            let (what, found) = (&check.what, &check.found);
+            let below = if is_narrow {
+                screen.hang(&mut out, tint, &verdict, "  ", what);
+                screen.hang(&mut out, Tint::Plain, "", "      ", found);
+                "      -> ".to_owned()
+            } else {
+                let lead = format!("  {what:<widest$}  ");
+                screen.hang(&mut out, tint, &verdict, &lead, found);
+                format!("      {:<widest$}  -> ", "")
+            };
             if let Some(mend) = &check.mend {
-                let _ = writeln!(out, "      {:<width$}  -> {mend}", "");
+                screen.hang(&mut out, Tint::Plain, "", &below, mend);
             }
         }
         let count = |verdict| {
@@ -129,10 +151,10 @@ impl Report {
         };
         let _ = writeln!(
             out,
-            "{} ok, {} warnings, {} failures",
+            "{} ok, {}, {}",
             count(Verdict::Ok),
-            count(Verdict::Warn),
-            count(Verdict::Fail)
+            counted(count(Verdict::Warn), "warning"),
+            counted(count(Verdict::Fail), "failure")
         );
         out
     }
@@ -142,6 +164,11 @@ impl Report {
         let value = serde_json::json!({ "passed": self.passed(), "checks": self.checks });
         format!("{value:#}\n")
     }
+}
+
+fn counted(number: usize, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{plural}")
 }
 
 /// Looks and prints. Without `--endpoint` it looks at a sccache-dock, where this is a container of ours or a
@@ -159,7 +186,7 @@ pub fn run(args: &Args) -> io::Result<u8> {
     let text = if args.json {
         report.json()
     } else {
-        report.table()
+        report.shown(Screen::of_stdout())
     };
     io::stdout().write_all(text.as_bytes())?;
     Ok(if report.passed() {

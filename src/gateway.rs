@@ -57,9 +57,7 @@ use crate::gateway::metrics::Metrics;
 use crate::gateway::page::Traffic;
 use crate::gateway::scheduler::{Front, Supervisor};
 use crate::gateway::services::Services;
-use crate::gateway::status::{
-    Integrity, LostHits, PurgeProgress, Status, StoreStatus, TlsStatus, TokensStatus,
-};
+use crate::gateway::status::{Integrity, LostHits, Status, StoreStatus, TlsStatus, TokensStatus};
 use crate::gateway::store::Store;
 use crate::gateway::tls::Tls;
 use crate::gateway::upstream::{Found, Upstream};
@@ -399,16 +397,14 @@ impl Gateway {
                 budget_bytes: usage.budget_bytes,
                 entries: usage.entries,
                 indexing: usage.indexing,
+                scan: usage.indexing.then(|| usage.scanned.into()),
                 evicted_entries: usage.evicted_entries,
                 evicted_bytes: usage.evicted_bytes,
                 broken_entries: usage.flaws.sum(),
                 expired_entries: usage.expired_entries,
                 expired_bytes: usage.expired_bytes,
                 pinned_refusals: usage.pinned_refusals,
-                purge: usage.purging.map(|one| PurgeProgress {
-                    done: one.done,
-                    total: one.total,
-                }),
+                purge: usage.purging.map(Into::into),
                 fault: fault.or(usage.last_fault.map(|fault| fault.message)),
             },
         }

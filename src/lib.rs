@@ -15,6 +15,8 @@ pub mod gateway;
 pub mod human;
 pub mod listeners;
 pub mod plan;
+mod progress;
+pub mod screen;
 pub mod secret;
 pub mod settings;
 pub mod state;

@@ -3,6 +3,7 @@
 use clap::{CommandFactory, Parser};
 use sccache_dock::builder::{self, shim};
 use sccache_dock::cli::{Cli, Command, exit};
+use sccache_dock::screen::Screen;
 use sccache_dock::{at, client, doctor, settings, status};
 use std::error::Error;
 use std::ffi::OsString;
@@ -108,7 +109,10 @@ fn with_settings(command: Command, loaded: settings::Loaded) -> Outcome {
     let settings = &loaded.settings;
     match command {
         Command::Purge(args) => given(status::purge::run(settings, &args)),
-        Command::Config => done(settings::print(&loaded, &mut io::stdout().lock())),
+        Command::Config => {
+            let screen = Screen::of_stdout();
+            done(settings::print(&loaded, screen, &mut io::stdout().lock()))
+        }
         Command::ClientEnv(args) => given(status::client_env(settings, &args)),
         Command::Run
         | Command::Builder { .. }

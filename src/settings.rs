@@ -12,6 +12,7 @@ mod values;
 pub use dist::{Distribution, Isolation, PublicAddr};
 
 use crate::gateway::config::{IpcPolicy, Policies, TlsFiles};
+use crate::screen::{Column, Screen, Side, Tint};
 use crate::secret::Secret;
 use crate::variables;
 use lookup::Lookup;
@@ -327,27 +328,28 @@ fn place_in(
 ///
 /// # Errors
 /// The output is closed.
-pub fn print(loaded: &Loaded, out: &mut impl io::Write) -> io::Result<()> {
-    let width = loaded
-        .effective
-        .iter()
-        .map(|line| line.shown.len())
-        .max()
-        .unwrap_or(0)
-        .max(5);
-    writeln!(
-        out,
-        "{:<20} {:<width$} {:<14} ABOUT",
-        "SETTING", "VALUE", "SOURCE"
-    )?;
-    for line in &loaded.effective {
+pub fn print(loaded: &Loaded, screen: Screen, out: &mut impl io::Write) -> io::Result<()> {
+    let column = |title, rank, may_be_cut| Column {
+        title,
+        side: Side::Left,
+        least: 0,
+        rank,
+        may_be_cut,
+    };
+    let columns = [
+        column("SETTING", 0, false),
+        column("VALUE", 1, true),
+        column("SOURCE", 2, true),
+        column("ABOUT", 3, true),
+    ];
+    let rows = loaded.effective.iter().map(|line| {
         let source = line.source.to_string();
-        writeln!(
-            out,
-            "{:<20} {:<width$} {:<14} {}",
-            line.name, line.shown, source, line.about
-        )?;
-    }
+        let texts = [line.name, &*line.shown, &*source, line.about];
+        texts.map(|text| (Tint::Plain, text.to_owned())).to_vec()
+    });
+    let mut table = String::new();
+    screen.table(&mut table, &columns, &rows.collect::<Vec<_>>());
+    out.write_all(table.as_bytes())?;
     for warning in &loaded.warnings {
         writeln!(out, "\nwarning: {warning}")?;
     }

@@ -3,7 +3,6 @@
 mod policies;
 pub mod purge;
 
-mod screen;
 mod table;
 mod watch;
 
@@ -13,11 +12,11 @@ use crate::gateway::status::Status as CacheStatus;
 use crate::gateway::{files, tls};
 use crate::human::bytes;
 use crate::plan::{self, paths};
+use crate::screen::Screen;
 use crate::secret::Secret;
 use crate::settings::{self, Place, Settings};
 use crate::state;
-use crate::supervise::control::{self, Report, Response};
-use screen::Screen;
+use crate::supervise::control::{self, Health, Report, Response};
 use serde::{Deserialize, Serialize};
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -27,6 +26,8 @@ use table::table;
 
 pub use watch::watch;
 
+/// The service that knows the cache.
+const GATEWAY: &str = "gateway";
 /// Longest wait for the gateway's answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -45,6 +46,8 @@ pub enum Error {
     },
     #[error("the supervisor says: {0}")]
     Refused(String),
+    #[error("not known: the gateway is {0}")]
+    NotUp(String),
     #[error("cannot ask the gateway at {endpoint}: {cause}")]
     Gateway { endpoint: String, cause: String },
     #[error(transparent)]
@@ -64,6 +67,8 @@ pub enum Error {
 /// What `status --json` prints.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Status {
+    /// The same as the exit code, in a word.
+    pub health: Health,
     #[serde(flatten)]
     pub supervisor: Report,
     /// Missing while the gateway does not answer.
@@ -143,17 +148,19 @@ pub fn cache(place: &Place) -> Result<CacheStatus, Error> {
     cache_status(place, &report(place)?)
 }
 
-/// Prints services and cache, as a table or as JSON. The exit code is 0 when every service is ready.
+/// Prints services and cache, as a table or as JSON. The exit code is 0 when nothing is wrong: each service is ready or
+/// on its way.
 ///
 /// # Errors
 /// No supervisor answers.
 pub fn status(place: &Place, json: bool) -> Result<u8, Error> {
     let supervisor = report(place)?;
-    let cache = cache_status(place, &supervisor);
-    let code = code(&supervisor);
+    let cache = cache_now(place, &supervisor);
+    let health = supervisor.health();
     let mut out = io::stdout().lock();
     if json {
         let status = Status {
+            health,
             supervisor,
             cache: cache.ok(),
         };
@@ -163,15 +170,19 @@ pub fn status(place: &Place, json: bool) -> Result<u8, Error> {
         let screen = Screen::of_stdout();
         out.write_all(table(screen, &supervisor, cache.as_ref()).as_bytes())?;
     }
-    Ok(code)
+    Ok(match health {
+        Health::Ready | Health::Starting => exit::OK,
+        Health::Stopping | Health::Failing => exit::FAILED,
+    })
 }
 
-/// 0 when every service is ready.
-fn code(report: &Report) -> u8 {
-    let mut services = report.services.iter();
-    match services.all(|service| service.state == "ready") {
-        true => exit::OK,
-        false => exit::FAILED,
+/// The gateway's view of the cache, unless it is clear that it does not answer yet: the supervisor holds its port, so
+/// that whoever asks waits for it.
+fn cache_now(place: &Place, report: &Report) -> Result<CacheStatus, Error> {
+    let gateway = report.not_ready().find(|one| one.name == GATEWAY);
+    match gateway {
+        Some(gateway) => Err(Error::NotUp(gateway.state.clone())),
+        None => cache_status(place, report),
     }
 }
 
@@ -182,24 +193,42 @@ fn code(report: &Report) -> u8 {
 pub fn healthcheck(place: &Place) -> Result<u8, Error> {
     let report = report(place)?;
     let mut out = io::stdout().lock();
-    if let Some(service) = report
-        .services
-        .iter()
-        .find(|service| service.state != "ready")
-    {
-        let (name, state) = (&service.name, &service.state);
-        // Docker keeps this line: it is often all that is left to look at.
-        match &service.trouble {
-            Some(trouble) => writeln!(out, "unhealthy: {name} is {state} ({trouble})")?,
-            None => writeln!(out, "unhealthy: {name} is {state}")?,
-        }
-        return Ok(exit::FAILED);
-    }
-    // A gateway that is up but hangs is not healthy either.
-    let endpoint = endpoint(&report);
-    match agent(PATIENCE).get(format!("{endpoint}/readyz")).call() {
-        Ok(_) => {
-            writeln!(out, "healthy")?;
+    // Docker keeps this line: it is often all that is left to look at.
+    let verdict = match report.health() {
+        Health::Ready => return answers(&report, out),
+        Health::Starting => "starting",
+        Health::Stopping => "stopping",
+        Health::Failing => "unhealthy",
+    };
+    let services = report.not_ready();
+    let services: Vec<String> = services
+        .map(|service| match &service.trouble {
+            Some(trouble) => format!("{} is {} ({trouble})", service.name, service.state),
+            None => format!("{} is {}", service.name, service.state),
+        })
+        .collect();
+    let services = match services.is_empty() {
+        true => "every service is ready still".to_owned(),
+        false => services.join(", "),
+    };
+    writeln!(out, "{verdict}: {services}")?;
+    Ok(exit::FAILED)
+}
+
+/// A gateway that is up but hangs is not healthy either.
+fn answers(report: &Report, mut out: impl Write) -> Result<u8, Error> {
+    let endpoint = endpoint(report);
+    let answer = agent(PATIENCE)
+        .get(format!("{endpoint}/readyz"))
+        .call()
+        .and_then(|mut answer| answer.body_mut().read_to_string());
+    match answer {
+        Ok(text) => {
+            // The lines below the first say what is still to come.
+            match text.lines().nth(1) {
+                Some(rest) => writeln!(out, "healthy, {rest}")?,
+                None => writeln!(out, "healthy")?,
+            }
             Ok(exit::OK)
         }
         Err(error) => {

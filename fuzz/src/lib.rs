@@ -7,6 +7,7 @@ use sccache_dock::gateway::ipc::frame::{self, Request};
 use sccache_dock::gateway::zip::ZipCheck;
 use sccache_dock::gateway::{self, tokens as tokens_file};
 use sccache_dock::plan::{self, Facts};
+use sccache_dock::screen::Screen;
 use sccache_dock::secret::Secret;
 use sccache_dock::settings as all_settings;
 use std::collections::{BTreeMap, BTreeSet};
@@ -175,7 +176,7 @@ pub fn settings(data: &[u8]) {
     let mut shown = Vec::new();
     match all_settings::check(&environment, &read) {
         Ok(loaded) => {
-            all_settings::print(&loaded, &mut shown).expect("memory takes it");
+            all_settings::print(&loaded, Screen::of_stdout(), &mut shown).expect("memory takes it");
             let facts = Facts {
                 program: "/sccache-dock".into(),
                 gateway: "/sccache-dock-gateway".into(),

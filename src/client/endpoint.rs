@@ -77,6 +77,15 @@ impl Endpoint {
         }
     }
 
+    /// The same server without a path, by `https` where this is `http`, and the reverse.
+    pub(crate) fn with_other_scheme(&self) -> String {
+        let url = self.with_port(self.port);
+        match url.strip_prefix("https://") {
+            Some(rest) => format!("http://{rest}"),
+            None => url.replacen("http://", "https://", 1),
+        }
+    }
+
     /// Whether there is more than scheme, host and port.
     pub(crate) fn has_path(&self) -> bool {
         self.url.split('/').count() > 3

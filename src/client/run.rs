@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 /// Between two looks at a running program.
-const LOOK: Duration = Duration::from_millis(20);
+pub(crate) const LOOK: Duration = Duration::from_millis(20);
 /// What a killed program may take to go.
 const FAREWELL: Duration = Duration::from_secs(10);
 
@@ -39,18 +39,29 @@ impl Running {
 
     /// Waits for the end.
     pub(crate) fn end(mut self) -> Result<Ended> {
-        for _ in 0..self.looks {
-            if let Some(exit) = self.child.try_wait()? {
-                return Ok(if exit.success() {
-                    Ended::Well(rest(self.child.stdout.take()))
-                } else {
-                    Ended::Badly(rest(self.child.stderr.take()))
-                });
+        loop {
+            if let Some(ended) = self.look()? {
+                return Ok(ended);
             }
             std::thread::sleep(LOOK);
         }
-        self.abandon();
-        Ok(Ended::Late)
+    }
+
+    /// How it ended, if it has. To be asked every [`LOOK`].
+    pub(crate) fn look(&mut self) -> Result<Option<Ended>> {
+        if let Some(exit) = self.child.try_wait()? {
+            return Ok(Some(if exit.success() {
+                Ended::Well(rest(self.child.stdout.take()))
+            } else {
+                Ended::Badly(rest(self.child.stderr.take()))
+            }));
+        }
+        if self.looks == 0 {
+            self.abandon();
+            return Ok(Some(Ended::Late));
+        }
+        self.looks -= 1;
+        Ok(None)
     }
 
     fn abandon(&mut self) {

@@ -5,8 +5,11 @@
 //! each builder, at the same time: the scheduler gives a job to the builder with the least to do. They pass the cache
 //! by and leave nothing in it.
 
-use super::run::{Ended, Running};
+mod transfer;
+
+use super::run::{Ended, LOOK, Running};
 use crate::cli::exit;
+use crate::progress::{self, Line as OnTerminal};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -14,6 +17,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
+use transfer::Transfers;
 
 /// Sccache may have to start its daemon, which asks the scheduler first.
 const ASK_TIMEOUT: Duration = Duration::from_secs(45);
@@ -28,7 +32,7 @@ pub struct Args {
     /// Compilers to bring, as builds name them [default: those of rustc, cc and c++ that are there]
     pub compilers: Vec<PathBuf>,
     /// Longest wait for one compiler: 10m, 90s
-    #[arg(long, value_parser = humantime::parse_duration, default_value = "10m")]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "10m")]
     pub timeout: Duration,
 }
 
@@ -152,6 +156,7 @@ fn bring(
         seconds: 0.0,
         complaint: None,
     };
+    let mut said = Said::new(compiler, capacity.num_servers);
     let mut vain = 0;
     while warmed.len() < capacity.num_servers && vain < VAIN_ROUNDS && line.complaint.is_none() {
         let left = limit.saturating_sub(begin.elapsed());
@@ -161,11 +166,12 @@ fn bring(
         }
         let had = warmed.len();
         let before = counters(&sccache(&["--show-stats", "--stats-format", "json"])?)?;
-        let compiles = (0..capacity.num_servers)
-            .map(|number| Running::start(&mut tiny(compiler, number, folder)?, left));
         // All are started before the first is waited for.
-        for running in compiles.collect::<Vec<_>>() {
-            match running?.end()? {
+        let compiles = (0..capacity.num_servers)
+            .map(|number| Running::start(&mut tiny(compiler, number, folder)?, left))
+            .collect::<io::Result<Vec<_>>>()?;
+        for ended in all(compiles, |back| said.look(begin.elapsed(), back))? {
+            match ended {
                 Ended::Well(_) => {}
                 Ended::Badly(text) => {
                     let text = text.lines().find(|it| !it.trim().is_empty());
@@ -187,6 +193,54 @@ fn bring(
     line.warmed = warmed.len();
     line.seconds = begin.elapsed().as_secs_f64();
     Ok(line)
+}
+
+/// Waits for all of them; `look` hears at each look how many have ended.
+fn all(mut running: Vec<Running>, mut look: impl FnMut(usize)) -> io::Result<Vec<Ended>> {
+    let mut ended = Vec::new();
+    loop {
+        let mut still = Vec::new();
+        for mut one in running {
+            match one.look()? {
+                Some(end) => ended.push(end),
+                None => still.push(one),
+            }
+        }
+        if still.is_empty() {
+            return Ok(ended);
+        }
+        look(ended.len());
+        std::thread::sleep(LOOK);
+        running = still;
+    }
+}
+
+/// What is said on a terminal while a compiler is on its way.
+struct Said {
+    name: String,
+    builders: usize,
+    line: Option<OnTerminal>,
+    next: Duration,
+}
+
+impl Said {
+    fn new(compiler: &Path, builders: usize) -> Said {
+        Said {
+            name: compiler.display().to_string(),
+            builders,
+            line: OnTerminal::open(),
+            next: progress::FIRST,
+        }
+    }
+
+    /// So long after the start, with so many compiles back.
+    fn look(&mut self, elapsed: Duration, back: usize) {
+        if let Some(line) = self.line.as_mut().filter(|_| elapsed >= self.next) {
+            self.next = elapsed + progress::AGAIN;
+            let seconds = elapsed.as_secs_f64();
+            line.show(&Transfers::now().text(&self.name, back, self.builders, seconds));
+        }
+    }
 }
 
 /// A compile of nearly nothing by way of sccache; in the caller's folder, which may choose the toolchain.

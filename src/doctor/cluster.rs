@@ -3,7 +3,8 @@
 //! Sccache itself hides all of this: whatever fails is compiled here, slowly and without a word, except a wrong token,
 //! which fails the build.
 
-use super::probe::{Builder, Cluster, Http};
+use super::http::{Http, refused_certificate};
+use super::probe::{Builder, Cluster};
 use super::{Check, Environment, Verdict};
 use crate::client::endpoint::Endpoint;
 use crate::secret::Secret;
@@ -111,11 +112,6 @@ pub(super) fn examine(conf: &Conf, url: &str, cluster: Option<&Cluster>, checks:
     if !super::probe::connect(what, &endpoint, checks) {
         return;
     }
-    if endpoint.tls {
-        let mend = "give the http:// address to check the rest; sccache itself can use https://";
-        checks.push(Check::warn(what, "https: not looked into", mend));
-        return;
-    }
     let http = Http::new(&endpoint.url, conf.token.as_ref());
     if let Some(capacity) = status(&http, &endpoint, checks) {
         token(&http, checks);
@@ -189,8 +185,14 @@ fn status(http: &Http, endpoint: &Endpoint, checks: &mut Vec<Check>) -> Option<C
         }
         Err(error) => {
             let found = format!("{} does not answer: {error}", endpoint.url);
-            let mend = "look at sccache-dock status and the container's log";
-            checks.push(Check::fail(what, found, mend));
+            let mend = match endpoint.tls {
+                true => {
+                    "sccache-dock's scheduler speaks no TLS: write http:// unless a proxy is before it"
+                }
+                false => "look at sccache-dock status and the container's log",
+            };
+            let check = refused_certificate(&error, endpoint);
+            checks.push(check.unwrap_or_else(|| Check::fail(what, found, mend)));
             return None;
         }
     };

@@ -70,6 +70,7 @@ pub(super) fn judge(
 ) -> Vec<Check> {
     let mut checks = Vec::new();
     wrapper(environment, &mut checks);
+    cargo(environment, &mut checks);
     flags(environment, &mut checks);
     match lane {
         // The config file alone may say everything.
@@ -135,6 +136,40 @@ fn wrapper(environment: &Environment, checks: &mut Vec<Check>) {
                 "export CARGO_INCREMENTAL=0",
             )),
             _ => {}
+        }
+    }
+}
+
+/// Whether sccache puts this variable into the key of a Rust compile: all that begin with `CARGO_` but these.
+pub(super) fn is_in_keys(name: &str) -> bool {
+    const LEFT_OUT: [&str; 3] = [
+        "CARGO_BUILD_JOBS",
+        "CARGO_ENCODED_RUSTFLAGS",
+        "CARGO_MAKEFLAGS",
+    ];
+    name.starts_with("CARGO_")
+        && !name.starts_with("CARGO_REGISTRIES_")
+        && !LEFT_OUT.contains(&name)
+}
+
+/// What cargo hands on to rustc of its own settings. Names only: there may be a secret among the values.
+fn cargo(environment: &Environment, checks: &mut Vec<Check>) {
+    let is_usual = |name: &str, value: &str| match name {
+        // In the set of `client-env`, or said about it already.
+        "CARGO_INCREMENTAL" | "CARGO_BUILD_INCREMENTAL" => {
+            ["1", "true"].contains(&value) || name == "CARGO_INCREMENTAL" && value == "0"
+        }
+        // rustup sets it for everybody.
+        "CARGO_HOME" => true,
+        _ => false,
+    };
+    for (name, value) in environment {
+        if is_in_keys(name) && !is_usual(name, value) {
+            let found = "part of the key of every Rust compile: no hits from machines where it differs or is not set";
+            let mend = format!(
+                "unset {name}, and say the same in .cargo/config.toml, which is in no key; or set it alike everywhere"
+            );
+            checks.push(Check::warn(name, found, mend));
         }
     }
 }

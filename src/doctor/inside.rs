@@ -53,6 +53,11 @@ pub fn inside(loaded: Result<Loaded, Problems>) -> Report {
                     ),
                     "look for its last lines before the restart in the log",
                 ),
+                ("waiting" | "starting", _) if service.trouble.is_none() => Check::warn(
+                    &service.name,
+                    found,
+                    "it is on its way: look again in a moment",
+                ),
                 _ => Check::fail(&service.name, found, "its last lines in the log say why"),
             }
         })),

@@ -2,6 +2,7 @@
 
 use super::cluster::{self, Conf};
 use super::daemon::{Stats, Version};
+use super::http::{Http, refused_certificate};
 use super::{Check, Environment};
 use crate::client::Lane;
 use crate::client::endpoint::Endpoint;
@@ -16,7 +17,6 @@ use std::process::Command;
 use std::time::Duration;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 const RUN_TIMEOUT: Duration = Duration::from_secs(10);
 /// What sccache writes to see whether it may, on the path that it uses.
 const PROBE_PATH: &str = "/.sccache_check";
@@ -61,25 +61,19 @@ pub(super) fn gateway(
     if !connect("connection", endpoint, checks) {
         return Status::default();
     }
-    if endpoint.tls {
-        let mend =
-            "give the http:// endpoint to check the rest; clients themselves can use https://";
-        checks.push(Check::warn("gateway", "https: not looked into", mend));
-        return Status::default();
-    }
     let http = Http::new(&endpoint.url, token);
     match http.get("/healthz") {
         Ok(answer) if answer.code == 200 => {}
         Ok(answer) => {
             let found = format!("{} answers {} to /healthz", endpoint.url, answer.code);
             let mend = "this is another server, or a proxy whose server is away: check the endpoint and the container";
-            checks.push(Check::fail("gateway", found, mend));
+            let check = other_scheme(endpoint);
+            checks.push(check.unwrap_or_else(|| Check::fail("gateway", found, mend)));
             return Status::default();
         }
         Err(error) => {
-            let found = format!("{} does not speak HTTP: {error}", endpoint.url);
-            let mend = "another service is there, perhaps an sccache daemon of this host: sccache --stop-server";
-            checks.push(Check::fail("gateway", found, mend));
+            let check = refused_certificate(&error, endpoint).or_else(|| other_scheme(endpoint));
+            checks.push(check.unwrap_or_else(|| silent(endpoint, &error)));
             return Status::default();
         }
     }
@@ -88,6 +82,47 @@ pub(super) fn gateway(
         access(&http, checks);
     }
     status.unwrap_or_default()
+}
+
+/// Says so, if the server speaks the other one of HTTP and HTTPS. No token is sent.
+fn other_scheme(endpoint: &Endpoint) -> Option<Check> {
+    let (says, speaks) = match endpoint.tls {
+        true => ("https", "HTTP, and no TLS"),
+        false => ("http", "HTTPS"),
+    };
+    let other = Endpoint::parse(&endpoint.with_other_scheme()).ok()?;
+    match Http::new(&other.url, None).get("/healthz") {
+        Ok(answer) if answer.code == 200 => {}
+        Err(error) if refused_certificate(&error, &other).is_some() => {}
+        Ok(_) | Err(_) => return None,
+    }
+    let found = format!(
+        "the endpoint says {says}, but {}:{} speaks {speaks}",
+        endpoint.host, endpoint.port
+    );
+    let mend = match endpoint.tls {
+        true => format!(
+            "use {}, or give the cache a certificate: SCCACHE_TLS_CERT",
+            other.url
+        ),
+        false => format!("use {}, with a name that is in its certificate", other.url),
+    };
+    Some(Check::fail("gateway", found, mend))
+}
+
+fn silent(endpoint: &Endpoint, error: &ureq::Error) -> Check {
+    let (what, mend) = match endpoint.tls {
+        true => (
+            "HTTPS",
+            "check the endpoint, and on the cache's host SCCACHE_TLS_CERT and its log",
+        ),
+        false => (
+            "HTTP",
+            "another service is there, perhaps an sccache daemon of this host: sccache --stop-server",
+        ),
+    };
+    let found = format!("{} does not speak {what}: {error}", endpoint.url);
+    Check::fail("gateway", found, mend)
 }
 
 /// Whether anything accepts connections at `endpoint`.
@@ -161,9 +196,7 @@ fn identify(http: &Http, endpoint: &Endpoint, checks: &mut Vec<Check>) -> Option
                 None
             }
         },
-        Ok(answer)
-            if [401, 403].contains(&answer.code) && answer.challenge.contains("sccache-dock") =>
-        {
+        Ok(answer) if answer.is_our_refusal() => {
             checks.push(Check::ok(
                 "gateway",
                 format!("sccache-dock at {}", endpoint.url),
@@ -213,6 +246,14 @@ fn access(http: &Http, checks: &mut Vec<Check>) {
             checks.push(Check::fail("token", "may not read (403)", token_mend));
             return;
         }
+        Ok(answer) if answer.code == 429 => {
+            let found = "wrong, and so were too many that came from this address (429)";
+            let mend = format!(
+                "{token_mend}: the right one is served at once; others here may still send an old one"
+            );
+            checks.push(Check::fail("token", found, mend));
+            return;
+        }
         Ok(answer) => {
             let found = format!("reading answers {}", answer.code);
             checks.push(Check::fail("token", found, "look at the container's log"));
@@ -243,77 +284,6 @@ fn access(http: &Http, checks: &mut Vec<Check>) {
         Ok(code) => Check::fail("writes", format!("refused ({code})"), log),
         Err(error) => Check::fail("writes", format!("fail: {error}"), log),
     });
-}
-
-/// Requests to one server, each bounded in time.
-pub(super) struct Http<'a> {
-    agent: ureq::Agent,
-    base: String,
-    token: Option<&'a Secret>,
-}
-
-pub(super) struct Answer {
-    pub(super) code: u16,
-    challenge: String,
-    pub(super) body: String,
-}
-
-impl<'a> Http<'a> {
-    pub(super) fn new(base: &str, token: Option<&'a Secret>) -> Http<'a> {
-        Http {
-            agent: ureq::Agent::config_builder()
-                .http_status_as_error(false)
-                .timeout_global(Some(ANSWER_TIMEOUT))
-                .proxy(None)
-                .max_redirects(0)
-                .build()
-                .into(),
-            base: base.to_owned(),
-            token,
-        }
-    }
-
-    fn bearer(&self) -> String {
-        self.token
-            .map(|token| format!("Bearer {}", token.reveal()))
-            .unwrap_or_default()
-    }
-
-    pub(super) fn get(&self, path: &str) -> Result<Answer, ureq::Error> {
-        let request = self.agent.get(format!("{}{path}", self.base));
-        let mut request = request.header("Accept", "application/json");
-        if self.token.is_some() {
-            request = request.header("Authorization", self.bearer());
-        }
-        let mut response = request.call()?;
-        let challenges = response.headers().get_all("www-authenticate");
-        let challenges = challenges.iter().filter_map(|it| it.to_str().ok());
-        Ok(Answer {
-            code: response.status().as_u16(),
-            challenge: challenges.collect::<Vec<_>>().join(", "),
-            body: response.body_mut().read_to_string()?,
-        })
-    }
-
-    /// As sccache posts; gives the code and the body.
-    pub(super) fn post(&self, path: &str, text: &str) -> Result<(u16, String), ureq::Error> {
-        let request = self.agent.post(format!("{}{path}", self.base));
-        let mut request = request.header("Content-Type", "application/octet-stream");
-        if self.token.is_some() {
-            request = request.header("Authorization", self.bearer());
-        }
-        let mut response = request.send(text)?;
-        let code = response.status().as_u16();
-        Ok((code, response.body_mut().read_to_string()?))
-    }
-
-    fn put(&self, path: &str, text: &str) -> Result<u16, ureq::Error> {
-        let mut request = self.agent.put(format!("{}{path}", self.base));
-        if self.token.is_some() {
-            request = request.header("Authorization", self.bearer());
-        }
-        Ok(request.send(text)?.status().as_u16())
-    }
 }
 
 /// The version of `sccache`, a name on the PATH or a path.

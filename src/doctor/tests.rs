@@ -147,6 +147,73 @@ fn another_store_is_fatal_only_where_no_chain_names_the_store() {
 }
 
 #[test]
+fn variables_of_cargo_that_are_part_of_keys_are_named_without_their_values() {
+    let warn = Verdict::Warn;
+    for name in ["CARGO_TERM_COLOR", "CARGO_NET_OFFLINE", "CARGO_TARGET_DIR"] {
+        check(Lane::Webdav, &[(name, "x")], &[(name, warn)]);
+        check(Lane::Socket, &[(name, "x")], &[(name, warn)]);
+    }
+    // Not the 0 of the set.
+    check(
+        Lane::Webdav,
+        &[("CARGO_INCREMENTAL", "false")],
+        &[("CARGO_INCREMENTAL", warn)],
+    );
+    for name in [
+        "CARGO_HOME",
+        "CARGO_BUILD_JOBS",
+        "CARGO_REGISTRIES_X_TOKEN",
+        "CARGO",
+    ] {
+        check(Lane::Webdav, &[(name, "/cargo")], &[]);
+    }
+    let secret = environment_of(&[("CARGO_REGISTRY_TOKEN", "a-secret")]);
+    let checks = judged(&secret, None);
+    assert!(checks.iter().any(|it| it.what == "CARGO_REGISTRY_TOKEN"));
+    assert!(!Report { checks }.table().contains("a-secret"));
+}
+
+#[test]
+fn checks_fit_a_terminal_and_keep_what_is_copied_whole() {
+    let mend = "export SCCACHE_WEBDAV_ENDPOINT=http://build-cache.of-the-whole-team.example:4226";
+    let report = Report {
+        checks: vec![
+            Check::ok("gateway", "sccache-dock 0.1.0 at http://127.0.0.1:4226"),
+            Check::fail("SCCACHE_WEBDAV_ENDPOINT", "it has no scheme", mend),
+        ],
+    };
+    let at = |columns| {
+        report.shown(Screen {
+            width: Some(columns),
+            ..PIPE
+        })
+    };
+    for columns in [40, 60, 80, 200] {
+        let text = at(columns);
+        for line in text
+            .lines()
+            .filter(|line| !line.contains("of-the-whole-team"))
+        {
+            assert!(
+                crate::human::width(line) <= columns,
+                "{line:?} of {columns}"
+            );
+        }
+        assert!(
+            text.contains(mend.split(' ').next_back().unwrap()),
+            "{text}"
+        );
+        assert!(text.ends_with("1 ok, 0 warnings, 1 failure\n"), "{text}");
+    }
+    assert!(
+        at(40).starts_with("ok    gateway\n      sccache-dock 0.1.0 at\n"),
+        "{}",
+        at(40)
+    );
+    assert!(at(200).contains("FAIL  SCCACHE_WEBDAV_ENDPOINT  it has no scheme\n"));
+}
+
+#[test]
 fn what_makes_sccache_refuse_to_run_fails() {
     let fail = Verdict::Fail;
     check(

@@ -9,7 +9,7 @@ mod download;
 mod pace;
 
 use crate::gateway::key::Key;
-use crate::gateway::store::{self, Filter, Purged, Store, Usage, Writer, resident};
+use crate::gateway::store::{self, Filter, Progress, Purged, Store, Usage, Writer, resident};
 use crate::gateway::zip::ZipCheck;
 use bytes::Bytes;
 pub use download::Download;
@@ -101,6 +101,11 @@ impl Disk {
     /// Figures of the store.
     pub fn usage(&self) -> Usage {
         self.store.usage()
+    }
+
+    /// How far the start's scan is; `None` when it has ended.
+    pub fn scan(&self) -> Option<Progress> {
+        self.store.scan()
     }
 
     /// Opens a blob for reading; a short one is read at once. What the kernel has in memory is served on the

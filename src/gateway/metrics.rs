@@ -432,6 +432,7 @@ mod tests {
             budget_bytes: 10_000,
             entries: 1,
             indexing: false,
+            scanned: Default::default(),
             evicted_entries: 2,
             evicted_bytes: 8192,
             expired_entries: 0,

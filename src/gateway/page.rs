@@ -10,7 +10,7 @@ mod tables;
 pub use connect::{Snippet, snippets};
 
 use crate::gateway::history::{Point, Range};
-use crate::gateway::status::{BuilderState, Status};
+use crate::gateway::status::{BuilderState, Status, scanning};
 use crate::human::{bytes, count, percent, span};
 use crate::supervise::control::{Report, ServiceReport};
 use maud::{DOCTYPE, Markup, html};
@@ -367,7 +367,7 @@ fn store(view: &View<'_>) -> Markup {
                 div { dt { "Taken" } dd { (bytes(store.bytes)) " of " (bytes(store.budget_bytes)) } }
                 div {
                     dt { "Blobs" }
-                    dd { (count(store.entries)) @if store.indexing { ", still counting" } }
+                    dd { (count(store.entries)) @if let Some(left) = scanning(store.scan) { ", " (left) } }
                 }
                 div { dt { "Evicted" } dd { (count(store.evicted_entries)) ", " (bytes(store.evicted_bytes)) } }
                 div { dt { "Lost hits" } dd { (count(view.status.lost_hits.count)) } }

@@ -1,6 +1,7 @@
 //! The JSON of `/api/status` and `/api/purge`, for the command line to write and read back.
 
 use crate::gateway::access::Caller;
+use crate::gateway::store;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -171,6 +172,9 @@ pub struct StoreStatus {
     pub entries: u64,
     /// The index is not complete yet: `bytes` and `entries` still grow.
     pub indexing: bool,
+    /// While that is so: how many folders the start has looked into, of those that there can be.
+    #[serde(default)]
+    pub scan: Option<Progress>,
     pub evicted_entries: u64,
     pub evicted_bytes: u64,
     /// Corrupt blobs of all kinds, see `integrity`.
@@ -183,9 +187,9 @@ pub struct StoreStatus {
     /// Writes refused because only pinned blobs could have made room.
     #[serde(default)]
     pub pinned_refusals: u64,
-    /// While one is under way.
+    /// While one is under way: how many blobs it has looked at.
     #[serde(default)]
-    pub purge: Option<PurgeProgress>,
+    pub purge: Option<Progress>,
     /// The last time that the file system refused something.
     pub fault: Option<String>,
 }
@@ -228,13 +232,26 @@ pub struct Integrity {
     pub suspicions: u64,
 }
 
-/// A purge under way.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PurgeProgress {
-    /// Blobs looked at.
+/// How much of a long work is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
     pub done: u64,
-    /// Blobs to look at.
     pub total: u64,
+}
+
+impl From<store::Progress> for Progress {
+    fn from(store::Progress { done, total }: store::Progress) -> Progress {
+        Progress { done, total }
+    }
+}
+
+/// What the start's scan has still to do, as `status`, the page and the health check say it; `None` when it is done.
+pub fn scanning(scan: Option<Progress>) -> Option<String> {
+    let Progress { done, total } = scan?;
+    Some(match total {
+        0 => "still counting".to_owned(),
+        _ => format!("still counting: {done} of {total} folders"),
+    })
 }
 
 /// The second level.

@@ -41,7 +41,7 @@ use super::key::{self, Key};
 use super::lru::{Digest, Item, Lru, MAX_ENTRY_BYTES, Presence, Rule};
 use found::Depth;
 pub use found::Flaws;
-pub use purge::{Filter, Purged, Purging};
+pub use purge::{Filter, Purged};
 pub use scrub::{Doubt, Scrubbed};
 use std::collections::HashMap;
 use std::fs::{self, File, FileTimes};
@@ -52,7 +52,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 use thiserror::Error;
-pub use usage::{Fault, NamespaceUsage, Usage};
+pub use usage::{Fault, NamespaceUsage, Progress, Usage};
 pub use writer::Writer;
 
 /// The most namespaces that are told apart: every one costs counters and folders.
@@ -168,6 +168,7 @@ struct State {
     lru: Lru,
     namespaces: Namespaces,
     indexing: bool,
+    scanned: Progress,
     evicted_entries: u64,
     evicted_bytes: u64,
     expired_entries: u64,
@@ -255,6 +256,7 @@ impl Store {
                 lru,
                 namespaces,
                 indexing: true,
+                scanned: Progress::default(),
                 evicted_entries: 0,
                 evicted_bytes: 0,
                 expired_entries: 0,
@@ -363,6 +365,12 @@ impl Store {
     /// bytes where they are known beforehand; `commit` refuses any other number.
     pub fn put(&self, key: &Key, length: Option<u64>) -> Result<Writer, Error> {
         Writer::open(&self.inner, key, length)
+    }
+
+    /// How far the start's scan is; `None` when it has ended.
+    pub fn scan(&self) -> Option<Progress> {
+        let state = self.inner.state();
+        state.indexing.then_some(state.scanned)
     }
 
     /// Removes a blob.

@@ -3,24 +3,22 @@
 use super::{Error, agent, bytes, cache_status, endpoint, report};
 use crate::cli::exit;
 use crate::gateway::status::{PurgeAnswer, PurgeRequest};
+use crate::progress::{self, Line};
 use crate::settings::{Place, Settings};
 use crate::state;
 use crate::supervise::control::Report;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 /// A purge of a million blobs takes its time.
 const PURGE_PATIENCE: Duration = Duration::from_secs(600);
-/// Progress is shown from then on, so often.
-const FIRST_SIGN: Duration = Duration::from_secs(2);
-const SIGNS: Duration = Duration::from_secs(1);
 
 /// Which blobs: those that fulfil all that is given.
 #[derive(Debug, Default, clap::Args)]
 pub struct Args {
     /// Only blobs that were not used for so long: 30d, 12h
-    #[arg(long, value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "AGE", value_parser = humantime::parse_duration)]
     older_than: Option<Duration>,
     /// Only blobs of this namespace
     #[arg(long)]
@@ -87,30 +85,19 @@ pub fn run(settings: &Settings, args: &Args) -> Result<u8, Error> {
 
 /// Does `work`, and says on a terminal how far the gateway is when that takes long.
 fn with_progress<T>(place: &Place, report: &Report, work: impl FnOnce() -> T) -> T {
-    if !io::stderr().is_terminal() {
+    let Some(mut line) = Line::open() else {
         return work();
-    }
+    };
     let (done, wait) = channel::<()>();
     std::thread::scope(|scope| {
         scope.spawn(move || {
-            let mut pause = FIRST_SIGN;
-            let mut shown = false;
+            let mut pause = progress::FIRST;
             while wait.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
-                pause = SIGNS;
+                pause = progress::AGAIN;
                 let status = cache_status(place, report).ok();
                 if let Some(at) = status.and_then(|status| status.store.purge) {
-                    // Nobody is left to tell when the terminal is gone.
-                    let _ = write!(
-                        io::stderr(),
-                        "\rlooked at {} of {} blobs",
-                        at.done,
-                        at.total
-                    );
-                    shown = true;
+                    line.show(&format!("looked at {} of {} blobs", at.done, at.total));
                 }
-            }
-            if shown {
-                let _ = writeln!(io::stderr());
             }
         });
         let outcome = work();

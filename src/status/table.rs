@@ -1,10 +1,10 @@
 //! The answer of `status` as text. Pure.
 
-use super::screen::{Cell, Column, Screen, Side, Tint};
 use super::{Error, policies};
-use crate::gateway::status::{BuilderState, DistStatus, Status as CacheStatus};
+use crate::gateway::status::{BuilderState, DistStatus, Status as CacheStatus, scanning};
 use crate::human::{bytes, percent, span};
-use crate::supervise::control::{Report, ServiceReport};
+use crate::screen::{Cell, Column, Screen, Side, Tint};
+use crate::supervise::control::{Health, Report, ServiceReport};
 use std::fmt::Write as _;
 
 const fn text(title: &'static str, least: usize, rank: u8, may_be_cut: bool) -> Column {
@@ -34,9 +34,13 @@ pub(super) fn table(
     cache: Result<&CacheStatus, &Error>,
 ) -> String {
     let mut out = String::new();
-    let stopping = if report.stopping { ", stopping" } else { "" };
+    let health = match report.health() {
+        Health::Starting => ", starting",
+        Health::Stopping => ", stopping",
+        Health::Ready | Health::Failing => "",
+    };
     let heading = format!(
-        "sccache-dock {}  mode {}  on {}  up {}{stopping}",
+        "sccache-dock {}  mode {}  on {}  up {}{health}",
         report.version,
         report.mode,
         report.listen,
@@ -55,7 +59,11 @@ pub(super) fn table(
         }
         Err(error) => {
             out.push('\n');
-            screen.line(&mut out, Tint::Bad, "cache", &error.to_string());
+            let tint = match report.health() {
+                Health::Starting => Tint::Doubtful,
+                Health::Ready | Health::Stopping | Health::Failing => Tint::Bad,
+            };
+            screen.line(&mut out, tint, "cache", &error.to_string());
         }
     }
     out
@@ -114,13 +122,10 @@ fn last_exit(service: &ServiceReport) -> String {
 
 fn store(screen: Screen, out: &mut String, cache: &CacheStatus) {
     let store = &cache.store;
-    let indexing = if store.indexing {
-        ", still counting"
-    } else {
-        ""
-    };
+    let rest = scanning(store.scan).map(|rest| format!(" ({rest})"));
+    let rest = rest.unwrap_or_default();
     let taken = format!(
-        "{} of {} ({}) in {} blobs{indexing}; {} evicted ({})",
+        "{} of {} ({}) in {} blobs{rest}; {} evicted ({})",
         bytes(store.bytes),
         bytes(store.budget_bytes),
         percent(store.bytes, store.budget_bytes.max(1)),
@@ -297,13 +302,8 @@ fn plain<const COUNT: usize>(texts: [String; COUNT]) -> Vec<Cell> {
 mod tests {
     use super::*;
     use crate::gateway::status::BuilderStatus;
+    use crate::screen::PIPE;
     use std::net::SocketAddr;
-
-    const PIPE: Screen = Screen {
-        width: None,
-        height: None,
-        has_colours: false,
-    };
 
     #[test]
     fn builders_are_a_table() {

@@ -1,9 +1,9 @@
 //! `status --watch`: the same again and again; in place on a terminal, one after the other elsewhere.
 
-use super::screen::{Screen, Tint};
 use super::table::table;
-use super::{Error, cache_status, report};
+use super::{Error, cache_now, report};
 use crate::cli::exit;
+use crate::screen::{Screen, Tint};
 use crate::settings::Place;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH};
@@ -39,7 +39,7 @@ pub fn watch(place: &Place, period: Duration) -> Result<u8, Error> {
         let screen = Screen::of_stdout();
         let text = match shown.take().map_or_else(|| report(place), Ok) {
             Ok(report) => {
-                let cache = cache_status(place, &report);
+                let cache = cache_now(place, &report);
                 table(screen, &report, cache.as_ref())
             }
             Err(error) => said(screen, &error),

@@ -103,6 +103,43 @@ pub struct TroubleReport {
     pub failures: u32,
 }
 
+/// How the services are, all together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Health {
+    /// Each is ready.
+    Ready,
+    /// Those that are not are on their way, and nothing has gone wrong with them.
+    Starting,
+    /// The supervisor stops them all.
+    Stopping,
+    /// One of them is down, or does not come up.
+    Failing,
+}
+
+impl Report {
+    /// How the services are, all together.
+    pub fn health(&self) -> Health {
+        let on_its_way = |service: &ServiceReport| {
+            matches!(service.state.as_str(), "waiting" | "starting") && service.trouble.is_none()
+        };
+        if self.stopping {
+            Health::Stopping
+        } else if self.not_ready().next().is_none() {
+            Health::Ready
+        } else if self.not_ready().all(on_its_way) {
+            Health::Starting
+        } else {
+            Health::Failing
+        }
+    }
+
+    /// The services that are not ready.
+    pub fn not_ready(&self) -> impl Iterator<Item = &ServiceReport> {
+        self.services.iter().filter(|one| one.state != "ready")
+    }
+}
+
 impl fmt::Display for TroubleReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (times, since) = (self.failures, self.since_seconds);

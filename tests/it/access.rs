@@ -289,13 +289,13 @@ fn wrong_files_are_told_before_anything_starts() {
 }
 
 /// A private certificate authority.
-struct Authority {
+pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
 }
 
 impl Authority {
-    fn new() -> Authority {
+    pub(crate) fn new() -> Authority {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params
             .distinguished_name
@@ -326,7 +326,7 @@ impl Authority {
         StreamOwned::new(client, gateway.connect())
     }
 
-    fn certificate(&self, folder: &Path, name: &str) -> TlsFiles {
+    pub(crate) fn certificate(&self, folder: &Path, name: &str) -> TlsFiles {
         let files = TlsFiles {
             cert: folder.join("cert.pem"),
             key: folder.join("key.pem"),
@@ -342,7 +342,7 @@ impl Authority {
 }
 
 /// A gateway with TLS whose certificate is for `localhost`, and the folder with `ca.pem`.
-fn with_tls() -> (Authority, tempfile::TempDir, Gateway) {
+pub(crate) fn with_tls() -> (Authority, tempfile::TempDir, Gateway) {
     let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
     let files = authority.certificate(folder.path(), "localhost");
     let gateway = Gateway::start_with(|config| config.tls = Some(files));

@@ -1,7 +1,10 @@
 //! The commands that ask a running sccache-dock, or tell about it, as they are typed.
 
-use crate::dock::{Dock, program};
+use crate::dock::{Dock, eventually, program};
 use crate::harness::{Outcome, clean, finish, sccache_bin, wait_for};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Output;
 use std::time::Duration;
 
@@ -165,4 +168,71 @@ fn completions_are_scripts_of_their_shells() {
             assert_eq!(parsed.code, Some(0), "{shell}: {}", parsed.output);
         }
     }
+}
+
+/// An sccache that, as a server, waits for the file `go` beside it before it is one.
+fn hesitant_sccache(folder: &Path) -> String {
+    let (program, go) = (folder.join("sccache"), folder.join("go"));
+    let script = format!(
+        "#!/bin/sh\nwhile [ \"$1\" != --version ] && [ ! -e '{}' ]; do sleep 0.05; done\nexec '{}' \"$@\"\n",
+        go.display(),
+        sccache_bin().display()
+    );
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+    program.display().to_string()
+}
+
+#[test]
+fn starting_is_no_failure_and_not_healthy_yet() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut dock = Dock::launch(&[("SCCACHE_BINARY", &hesitant_sccache(folder.path()))]);
+    eventually("the gateway", || {
+        (dock.service_if_up("gateway")?["state"] == "ready").then_some(())
+    });
+    let said = |dock: &Dock, args: &[&str]| {
+        let output = dock.command(args);
+        let text = String::from_utf8(output.stdout).unwrap();
+        (output.status.code().unwrap(), text)
+    };
+    let (code, status) = said(&dock, &["status"]);
+    assert_eq!(code, 0, "nothing is wrong: {status}");
+    assert!(
+        status.lines().next().unwrap().ends_with(", starting"),
+        "{status}"
+    );
+    assert_eq!(dock.status().unwrap()["health"], "starting");
+    let waits = "starting: server is starting\n".to_owned();
+    assert_eq!(said(&dock, &["healthcheck"]), (1, waits));
+    let (code, doctor) = said(&dock, &["doctor"]);
+    let server = doctor.lines().find(|line| line.contains(" server "));
+    assert!(
+        code == 0 && server.is_some_and(|line| line.starts_with("warn")),
+        "{doctor}"
+    );
+
+    std::fs::write(folder.path().join("go"), "").unwrap();
+    dock.wait_ready();
+    assert_eq!(dock.status().unwrap()["health"], "ready");
+    assert_eq!(said(&dock, &["healthcheck"]), (0, "healthy\n".to_owned()));
+
+    for service in ["server", "gateway"] {
+        assert_eq!(said(&dock, &["stop", service]).0, 0);
+        eventually("the stop", || {
+            (dock.service(service)["state"] == "stopped").then_some(())
+        });
+        let (code, health) = said(&dock, &["healthcheck"]);
+        assert!(
+            code == 1 && health.contains(&format!("{service} is stopped")),
+            "{health}"
+        );
+        let (code, status) = said(&dock, &["status"]);
+        assert!(code == 1 && !status.contains("starting"), "{status}");
+    }
+    // The supervisor holds the port: to ask there would be to wait for a gateway that nobody starts.
+    let (_, status) = said(&dock, &["status"]);
+    assert!(
+        status.contains("cache      not known: the gateway is stopped"),
+        "{status}"
+    );
 }

@@ -156,6 +156,32 @@ fn commands_of_the_script_in_the_documents_are_in_its_help() {
     }
 }
 
+/// What `start` need not pass on: the container's own places, or what its arguments and ports say.
+const THE_CONTAINERS_OWN: &[&str] = &[
+    "MODE",
+    "SCCACHE_DIR",
+    "SCCACHE_RUN_DIR",
+    "SCCACHE_LISTEN",
+    "SCCACHE_SCHEDULER_LISTEN",
+    "SCCACHE_BUILDER_LISTEN",
+    "SCCACHE_BINARY",
+    "SCCACHE_DIST_BINARY",
+];
+
+#[test]
+fn script_passes_every_setting_on() {
+    let script = document("scripts/sccache-docker-manage.sh");
+    let list = script.split_once("\nsettings=\"").unwrap().1;
+    let list = list.split_once('"').unwrap().0.replace('\\', "");
+    let mut passed: Vec<&str> = list.split_ascii_whitespace().collect();
+    passed.extend(THE_CONTAINERS_OWN);
+    passed.sort_unstable();
+    let rows = table(&document("docs/settings.md"), "| setting | default |");
+    let mut documented: Vec<String> = rows.iter().map(|row| code(&row[0])[0].clone()).collect();
+    documented.sort_unstable();
+    assert_eq!(passed, documented);
+}
+
 #[test]
 fn architecture_maps_every_source_file() {
     let text = document("ARCHITECTURE.md");

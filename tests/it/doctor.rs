@@ -1,8 +1,14 @@
 //! The client-side doctor against a real gateway.
 
-use crate::dock::Dock;
+use crate::access::{Authority, with_tls};
+use crate::dock::{Dock, eventually, program};
+use crate::harness::{Gateway, Outcome, WRITER, clean, finish};
+use crate::machine::Machine;
+use crate::site::free_port;
 use sccache_dock::doctor::{Args, Check, Environment, Report, Verdict, client};
 use sccache_dock::secret::Secret;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 
 fn examine(dock: &Dock, token: Option<&str>) -> Report {
     let listen = dock.address();
@@ -47,5 +53,190 @@ fn wrong_missing_and_reading_tokens_are_told_apart() {
         let check = find(&report, what).unwrap();
         assert_eq!(check.verdict, verdict, "{}", report.table());
         assert!(check.found.contains(part), "{}", report.table());
+    }
+}
+
+/// The command as it is typed, with `ca` as what this machine trusts.
+fn typed(endpoint: &str, token: &str, ca: &Path) -> Outcome {
+    let mut command = clean(program());
+    command.args(["doctor", "--endpoint", endpoint, "--token", token]);
+    finish(command.env("SSL_CERT_FILE", ca))
+}
+
+fn has(outcome: &Outcome, parts: &[&str]) {
+    for part in parts {
+        assert!(
+            outcome.output.contains(part),
+            "no {part:?} in:\n{}",
+            outcome.output
+        );
+    }
+}
+
+#[test]
+fn certificate_that_is_not_trusted_or_for_another_name_is_told() {
+    let (_authority, folder, gateway) = with_tls();
+    let (ours, port) = (folder.path().join("ca.pem"), gateway.addr.port());
+    let stranger = tempfile::tempdir().unwrap();
+    Authority::new().certificate(stranger.path(), "localhost");
+    let by_name = format!("https://localhost:{port}");
+    let trusted = typed(&by_name, WRITER, &ours);
+    has(
+        &trusted,
+        &[
+            "sccache-dock",
+            "at https://localhost",
+            "may read",
+            "writes",
+            "allowed",
+        ],
+    );
+    let mend = "export SSL_CERT_FILE=";
+    let found = typed(&by_name, WRITER, &stranger.path().join("ca.pem"));
+    has(
+        &found,
+        &[
+            "FAIL  certificate",
+            "no authority that this machine trusts",
+            mend,
+        ],
+    );
+    let found = typed(&format!("https://127.0.0.1:{port}"), WRITER, &ours);
+    has(
+        &found,
+        &[
+            "FAIL  certificate",
+            "it is for other names than that of the endpoint",
+        ],
+    );
+}
+
+/// A server that speaks TLS and nothing else.
+struct TlsOnly(Child);
+
+impl TlsOnly {
+    fn start(port: u16) -> TlsOnly {
+        let folder = tempfile::tempdir().unwrap();
+        let files = Authority::new().certificate(folder.path(), "localhost");
+        let child = Command::new("openssl")
+            .args([
+                "s_server",
+                "-quiet",
+                "-www",
+                "-accept",
+                &format!("127.0.0.1:{port}"),
+            ])
+            .arg("-cert")
+            .arg(files.cert)
+            .arg("-key")
+            .arg(files.key)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let server = TlsOnly(child);
+        eventually("the server", || {
+            std::net::TcpStream::connect(("127.0.0.1", port)).ok()
+        });
+        server
+    }
+}
+
+impl Drop for TlsOnly {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.try_wait();
+    }
+}
+
+#[test]
+fn wrong_scheme_is_told_both_ways() {
+    let gateway = Gateway::start();
+    let folder = tempfile::tempdir().unwrap();
+    Authority::new().certificate(folder.path(), "localhost");
+    let ca = folder.path().join("ca.pem");
+    let plain = format!("127.0.0.1:{}", gateway.addr.port());
+    let found = typed(&format!("https://{plain}"), WRITER, &ca);
+    let mend = format!("use http://{plain}, or give the cache a certificate");
+    has(&found, &["FAIL  gateway", "speaks HTTP, and no TLS", &mend]);
+
+    let port = free_port();
+    let _server = TlsOnly::start(port);
+    let found = typed(&format!("http://127.0.0.1:{port}"), WRITER, &ca);
+    let mend = format!("use https://127.0.0.1:{port}, with a name that is in its certificate");
+    has(&found, &["FAIL  gateway", "speaks HTTPS", &mend]);
+}
+
+#[test]
+fn too_many_wrong_tokens_are_told_from_another_server() {
+    let dock = Dock::start(&[]);
+    let refused = eventually("429", || {
+        let report = examine(&dock, Some("an-old-token"));
+        let token = find(&report, "token").unwrap().clone();
+        assert_eq!(
+            find(&report, "gateway").unwrap().verdict,
+            Verdict::Ok,
+            "{}",
+            report.table()
+        );
+        token.found.contains("429").then_some(token)
+    });
+    assert_eq!(refused.verdict, Verdict::Fail);
+    assert!(
+        refused
+            .mend
+            .unwrap()
+            .contains("the right one is served at once")
+    );
+    let right = examine(&dock, Some(&dock.token()));
+    assert_eq!(
+        find(&right, "token").unwrap().verdict,
+        Verdict::Ok,
+        "{}",
+        right.table()
+    );
+}
+
+#[test]
+fn variables_that_cost_rust_hits_are_those_of_the_real_sccache() {
+    let dock = Dock::start(&[]);
+    let machine = Machine::new();
+    machine.write("it.rs", "pub fn it() {}\n");
+    let compile =
+        "sccache rustc --crate-name it --crate-type lib --emit link,dep-info --out-dir out it.rs";
+    let total = |what: &str| {
+        dock.status().unwrap()["cache"]["totals"][what]
+            .as_u64()
+            .unwrap()
+    };
+    let run = |name: &str| {
+        let script = format!("mkdir -p out && env {name}=always {compile}");
+        let outcome = machine.with_env(&dock, "--lane webdav --no-disk", &script);
+        assert_eq!(outcome.code, Some(0), "{}", outcome.output);
+    };
+    run("NOTHING");
+    eventually("the first result", || (total("writes") == 1).then_some(()));
+    for name in [
+        "CARGO_TERM_COLOR",
+        "CARGO_NET_RETRY",
+        "CARGO_REGISTRY_TOKEN",
+        "CARGO_PROFILE_DEV_DEBUG",
+        "CARGO_TARGET_DIR",
+        "CARGO_BUILD_JOBS",
+        "CARGO_ENCODED_RUSTFLAGS",
+        "CARGO_MAKEFLAGS",
+        "CARGO_REGISTRIES_OURS_TOKEN",
+        "CI",
+    ] {
+        let before = total("misses");
+        run(name);
+        let environment = Environment::from([(name.to_owned(), "always".to_owned())]);
+        let args = Args {
+            endpoint: Some("http://127.0.0.1:1".to_owned()),
+            token: None,
+            json: false,
+        };
+        let named = find(&client(&args, &environment), name).is_some();
+        assert_eq!(named, total("misses") > before, "{name}");
     }
 }

@@ -36,6 +36,7 @@ mod places;
 mod plain;
 mod policies;
 mod reboot;
+mod scan;
 mod scheduler;
 mod site;
 mod soak;

@@ -258,14 +258,14 @@ fn pass_of_the_scrub_goes_on_after_a_restart() {
 }
 
 /// An ext4 of its own in a file that can be taken away from under it.
-struct Disk {
+pub(crate) struct Disk {
     folder: tempfile::TempDir,
-    mount: PathBuf,
+    pub(crate) mount: PathBuf,
     device: String,
 }
 
 impl Disk {
-    fn new(bytes: u64) -> Result<Disk, String> {
+    pub(crate) fn new(bytes: u64) -> Result<Disk, String> {
         let folder = tempfile::tempdir().unwrap();
         let image = folder.path().join("image");
         let mount = folder.path().join("mount");
@@ -325,10 +325,10 @@ impl Drop for Disk {
 }
 
 /// A file system to which nobody can write; whoever tries waits until this is dropped.
-struct Frozen<'a>(&'a Disk);
+pub(crate) struct Frozen<'a>(&'a Disk);
 
 impl Frozen<'_> {
-    fn new(disk: &Disk) -> Frozen<'_> {
+    pub(crate) fn new(disk: &Disk) -> Frozen<'_> {
         run("fsfreeze", &["--freeze", path(&disk.mount)]).unwrap();
         Frozen(disk)
     }
@@ -345,7 +345,7 @@ fn path(path: &Path) -> &str {
 }
 
 /// What a program prints, or why there is nothing.
-fn run(program: &str, args: &[&str]) -> Result<String, String> {
+pub(crate) fn run(program: &str, args: &[&str]) -> Result<String, String> {
     let mut command = Command::new(program);
     let output = command
         .args(args)

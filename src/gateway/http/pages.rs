@@ -3,7 +3,7 @@
 use super::{Answer, Piecewise, Refusal, front, full, permit, permit_namespace, short_body, text};
 use crate::gateway::access::{Caller, Need};
 use crate::gateway::key::namespace_of_shown;
-use crate::gateway::status::{PurgeAnswer, PurgeRequest};
+use crate::gateway::status::{PurgeAnswer, PurgeRequest, scanning};
 use crate::gateway::store::Filter;
 use crate::gateway::{Gateway, Peer};
 use bytes::Bytes;
@@ -79,7 +79,7 @@ pub(super) async fn answer(
         Page::LogOut => front::log_out(gateway, parts)?,
         Page::Health => text(StatusCode::OK, "ok\n"),
         Page::Ready => match gateway.disk.check_writable().await {
-            Ok(()) => text(StatusCode::OK, "ready\n"),
+            Ok(()) => text(StatusCode::OK, ready(gateway)),
             Err(cause) => text(
                 StatusCode::SERVICE_UNAVAILABLE,
                 format!("cannot write to the store: {cause}\n"),
@@ -119,6 +119,13 @@ pub(super) async fn answer(
     } else {
         answer
     })
+}
+
+/// Ready, and what is still to come: a start may look at millions of files.
+fn ready(gateway: &Gateway) -> String {
+    let rest = scanning(gateway.disk.scan().map(Into::into));
+    let rest = rest.map(|rest| format!("{rest}\n"));
+    format!("ready\n{}", rest.unwrap_or_default())
 }
 
 async fn purge(

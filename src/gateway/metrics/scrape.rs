@@ -31,7 +31,7 @@ impl Collector for Scrape {
         self.encode_namespaces(&mut encoder)?;
         self.encode_traffic(&mut encoder)?;
         let usage = (self.usage)();
-        let gauges: [Figure<'_>; 6] = [
+        let gauges: [Figure<'_>; 8] = [
             (
                 "store_size",
                 "Bytes of the store on disk",
@@ -56,6 +56,18 @@ impl Collector for Scrape {
                 "1 while the index is not complete",
                 None,
                 u64::from(usage.indexing),
+            ),
+            (
+                "store_scan_folders",
+                "Folders that the start's scan looks into",
+                None,
+                usage.scanned.total,
+            ),
+            (
+                "store_scanned_folders",
+                "Folders that the start's scan has looked into",
+                None,
+                usage.scanned.done,
             ),
             (
                 "store_foreign_files",

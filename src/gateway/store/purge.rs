@@ -1,7 +1,7 @@
 //! Purging: blobs that are removed because somebody says so.
 
 use super::scrub::key_of;
-use super::{Error, Inner, Store, micros, now};
+use super::{Error, Inner, Progress, Store, micros, now};
 use crate::gateway::lru::Item;
 use glob::Pattern;
 use std::fs;
@@ -31,25 +31,16 @@ pub struct Purged {
     pub bytes: u64,
 }
 
-/// A purge under way; the sums where there are several.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Purging {
-    /// Blobs that were looked at.
-    pub done: u64,
-    /// Blobs to look at.
-    pub total: u64,
-}
-
 /// Purges under way.
 #[derive(Debug, Default)]
 pub(super) struct Tracker {
     running: u32,
-    sums: Purging,
+    sums: Progress,
 }
 
 impl Tracker {
     /// The sums, where there is a purge.
-    pub(super) fn now(&self) -> Option<Purging> {
+    pub(super) fn now(&self) -> Option<Progress> {
         (self.running > 0).then_some(self.sums)
     }
 
@@ -61,7 +52,7 @@ impl Tracker {
     fn end(&mut self) {
         self.running -= 1;
         if self.running == 0 {
-            self.sums = Purging::default();
+            self.sums = Progress::default();
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::found::Kind;
 use super::room::Ceiling;
 use super::writer::Origin;
-use super::{Inner, micros, now, trailer};
+use super::{Inner, Progress, micros, now, trailer};
 use crate::gateway::key;
 use crate::gateway::lru::{Digest, Item};
 use std::ffi::OsStr;
@@ -11,6 +11,9 @@ use std::fs::{self, DirEntry};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
+
+/// Folders that a namespace has at most: one for each pair of digits with which names begin.
+const FOLDERS: u64 = 256;
 
 /// Starts the scan on a thread of its own, which ends early when the store is dropped.
 pub(super) fn start(inner: &Arc<Inner>) -> io::Result<()> {
@@ -44,7 +47,10 @@ impl Scan {
         // Those with a quota first: until they are known, nothing can be written to them.
         let governed = self.governed_folders()?;
         entries.sort_by_key(|entry| !governed.iter().any(|folder| *entry.file_name() == **folder));
-        for entry in entries {
+        let total = entries.len() as u64 * FOLDERS;
+        for (place, entry) in (0..).zip(entries) {
+            let done = place * FOLDERS;
+            self.inner.upgrade()?.state().scanned = Progress { done, total };
             let name = entry.file_name();
             let namespace = name
                 .to_str()
@@ -91,6 +97,7 @@ impl Scan {
             let name = entry.file_name();
             if is_hex(&name, 2) && is_dir(&entry) {
                 self.files(&entry.path(), &name, namespace)?;
+                self.inner.upgrade()?.state().scanned.done += 1;
             } else {
                 self.foreign(&entry);
             }
@@ -172,6 +179,7 @@ impl Scan {
         let (entries, bytes) = {
             let mut state = inner.state();
             state.indexing = false;
+            state.scanned.done = state.scanned.total;
             (state.lru.count(), state.lru.used())
         };
         inner.changed.notify_all();

@@ -1,7 +1,7 @@
 //! What the store has to tell: its figures at one moment.
 
 use super::scrub::Scrubbed;
-use super::{Flaws, Purging, Store};
+use super::{Flaws, Store};
 use crate::gateway::ghosts::Tally;
 use std::time::SystemTime;
 
@@ -18,6 +18,8 @@ pub struct Usage {
     pub entries: u64,
     /// The start's scan has not ended: `bytes` and `entries` still grow.
     pub indexing: bool,
+    /// How far that scan is, in folders; a namespace counts as many as it may have.
+    pub scanned: Progress,
     /// Blobs evicted since the start.
     pub evicted_entries: u64,
     /// Their bytes on disk.
@@ -34,8 +36,8 @@ pub struct Usage {
     pub flaws: Flaws,
     /// The scheduled check of all blobs.
     pub scrubbed: Scrubbed,
-    /// The purge that is under way.
-    pub purging: Option<Purging>,
+    /// The purge that is under way, in blobs; the sums where there are several.
+    pub purging: Option<Progress>,
     /// Blobs whose files vanished behind our back.
     pub vanished_entries: u64,
     /// Files in the store's folders that are not ours; they are left alone and not counted in `bytes`.
@@ -44,6 +46,15 @@ pub struct Usage {
     pub namespaces: Vec<NamespaceUsage>,
     /// The last time that the file system refused something.
     pub last_fault: Option<Fault>,
+}
+
+/// How much of a long work is done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// What was looked at.
+    pub done: u64,
+    /// What there is to look at.
+    pub total: u64,
 }
 
 /// One namespace's share.
@@ -102,6 +113,7 @@ impl Store {
             budget_bytes: self.inner.budget,
             entries: state.lru.count(),
             indexing: state.indexing,
+            scanned: state.scanned,
             evicted_entries: state.evicted_entries,
             evicted_bytes: state.evicted_bytes,
             expired_entries: state.expired_entries,

@@ -1,5 +1,6 @@
 //! Every command of the host's script, and everything that people do wrong with it.
 
+use crate::access::Authority;
 use crate::dock::eventually;
 use crate::docker::{Ran, run};
 use crate::harness::{Process, now};
@@ -127,6 +128,22 @@ fn mistakes_are_named_with_their_mend() {
     );
     bad_size.refused(2, &["SCCACHE_CACHE_SIZE", "lots", "hint: "]);
 
+    let no_file = run(
+        script
+            .command()
+            .env("SCCACHE_AUTH_TOKEN_FILE", "/no/such/file")
+            .args(["start", "ephemeral"]),
+        Duration::from_secs(60),
+    );
+    no_file.refused(
+        2,
+        &[
+            "cannot read \"/no/such/file\"",
+            "SCCACHE_AUTH_TOKEN_FILE",
+            "hint: ",
+        ],
+    );
+
     let taken = TcpListener::bind(("127.0.0.1", script.port)).unwrap();
     let refused = call(&["start", "ephemeral"]);
     refused.refused(1, &["it is in use", "SCCACHE_DEFAULT_PORT="]);
@@ -143,6 +160,82 @@ fn mistakes_are_named_with_their_mend() {
     ] {
         lost.call(args)
             .refused(1, &["cannot reach the Docker daemon", "hint: start it"]);
+    }
+}
+
+#[test]
+fn settings_files_and_keys_of_the_caller_reach_the_container() {
+    let Some(site) = Site::open() else { return };
+    let script = site.script("settings");
+    let secret = site.home.path().join("auth token");
+    std::fs::write(&secret, "a-token-in-a-file\n").unwrap();
+    let start = |upstream: Option<&str>| {
+        let mut command = script.command();
+        command
+            .env("SCCACHE_AUTH_TOKEN_FILE", &secret)
+            .env("SCCACHE_QUOTAS", "ci=1G")
+            .env("AWS_ACCESS_KEY_ID", "a-key")
+            .env("AWS_SECRET_ACCESS_KEY", "a-secret-key")
+            .args(["start", "ephemeral"]);
+        command.envs(upstream.map(|url| ("SCCACHE_UPSTREAM", url)));
+        run(&mut command, Duration::from_secs(120)).ok();
+    };
+    let of_container = || script.docker.inspect(&script.container, "{{.Config.Env}}");
+    start(None);
+    assert!(!of_container().contains("AWS_"), "{}", of_container());
+    script.call(&["remove"]).ok();
+
+    start(Some(
+        "s3://bucket?region=eu-central-1&endpoint=http://127.0.0.1:9",
+    ));
+    let env = of_container();
+    for part in [
+        "AWS_ACCESS_KEY_ID=a-key",
+        "AWS_SECRET_ACCESS_KEY=a-secret-key",
+    ] {
+        assert!(env.contains(part), "{env}");
+    }
+    assert!(!env.contains("a-token-in-a-file"), "{env}");
+    let config = script
+        .docker
+        .ok(&["exec", &script.container, "sccache-dock", "config"]);
+    for part in ["ci=1G", "/run/secrets/SCCACHE_AUTH_TOKEN"] {
+        assert!(config.contains(part), "{config}");
+    }
+    let printed = script.call(&["env"]).ok();
+    assert!(
+        printed.contains("SCCACHE_WEBDAV_TOKEN='a-token-in-a-file'"),
+        "{printed}"
+    );
+}
+
+#[test]
+fn cache_with_a_certificate_is_named_as_clients_reach_it() {
+    let Some(site) = Site::open() else { return };
+    let script = site.script("tls");
+    let folder = tempfile::tempdir().unwrap();
+    let tls = folder.path().join("tls");
+    std::fs::create_dir(&tls).unwrap();
+    Authority::new().certificate(&tls, "localhost");
+    let mut command = script.command();
+    command
+        .env("SCCACHE_TLS_CERT", "/var/sccache/tls/cert.pem")
+        .env("SCCACHE_TLS_KEY", "/var/sccache/tls/key.pem")
+        .args(["start", "persistent", folder.path().to_str().unwrap()]);
+    let started = run(&mut command, Duration::from_secs(120)).ok();
+    let url = format!("https://localhost:{}", script.port);
+    assert!(
+        started.contains(&format!("the cache is at {url}.")),
+        "{started}"
+    );
+    let printed = script.call(&["env"]).ok();
+    assert!(
+        printed.contains(&format!("SCCACHE_WEBDAV_ENDPOINT='{url}'")),
+        "{printed}"
+    );
+    // These know no TLS, and need none: they go no further than this machine.
+    for lane in ["--lane=ipc", "--lane=socket"] {
+        script.call(&["env", lane]).ok();
     }
 }
 

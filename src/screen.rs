@@ -12,24 +12,27 @@ const LEAST: usize = 16;
 
 /// What the output can show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Screen {
+pub struct Screen {
     /// Columns; `None` where nobody counts them, in a file or a pipe.
-    pub(super) width: Option<usize>,
+    pub(crate) width: Option<usize>,
     /// Rows of a terminal.
-    pub(super) height: Option<usize>,
-    pub(super) has_colours: bool,
+    pub(crate) height: Option<usize>,
+    pub(crate) has_colours: bool,
 }
+
+/// A file or a pipe.
+pub(crate) const PIPE: Screen = Screen {
+    width: None,
+    height: None,
+    has_colours: false,
+};
 
 impl Screen {
     /// Standard output. Colours go to terminals only, and not where `NO_COLOR` is set or the terminal is a dumb one.
-    pub(super) fn of_stdout() -> Screen {
+    pub fn of_stdout() -> Screen {
         let out = io::stdout();
         if !out.is_terminal() {
-            return Screen {
-                width: None,
-                height: None,
-                has_colours: false,
-            };
+            return PIPE;
         }
         let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
@@ -62,26 +65,42 @@ impl Screen {
     }
 
     /// Adds a line that begins with a word of its own; where it is too long it goes on below that word's text.
-    pub(super) fn line(self, out: &mut String, tint: Tint, name: &str, text: &str) {
+    pub(crate) fn line(self, out: &mut String, tint: Tint, name: &str, text: &str) {
         let indent = 11;
         let columns = self.width.unwrap_or(usize::MAX);
         let room = columns.saturating_sub(indent).max(1);
-        for (place, part) in fold(text, room).into_iter().enumerate() {
+        for (place, part) in fold(text, room, room).into_iter().enumerate() {
             let name = if place == 0 { name } else { "" };
             let line = format!("{name:<indent$}{}", self.painted(tint, &part));
             let _ = writeln!(out, "{}", line.trim_end());
         }
     }
 
+    /// Adds a `word` in colour, a `lead`, and a text that goes on below itself where it is too long. Its words stay
+    /// whole, even those that are wider than the screen: somebody may copy them.
+    pub(crate) fn hang(self, out: &mut String, tint: Tint, word: &str, lead: &str, text: &str) {
+        let indent = width(word) + width(lead);
+        let columns = self.width.unwrap_or(usize::MAX);
+        let room = columns.saturating_sub(indent).max(LEAST);
+        for (place, part) in fold(text, room, usize::MAX).into_iter().enumerate() {
+            let before = match place {
+                0 => format!("{}{lead}", self.painted(tint, word)),
+                _ => " ".repeat(indent),
+            };
+            let _ = writeln!(out, "{}", format!("{before}{part}").trim_end());
+        }
+    }
+
     /// Adds a line without such a word.
-    pub(super) fn heading(self, out: &mut String, text: &str) {
-        for part in fold(text, self.width.unwrap_or(usize::MAX)) {
+    pub(crate) fn heading(self, out: &mut String, text: &str) {
+        let room = self.width.unwrap_or(usize::MAX);
+        for part in fold(text, room, room) {
             let _ = writeln!(out, "{}", self.painted(Tint::Bold, &part));
         }
     }
 
     /// Adds a table: as wide as it wants, or cut to fit.
-    pub(super) fn table(self, out: &mut String, columns: &[Column], rows: &[Vec<Cell>]) {
+    pub(crate) fn table(self, out: &mut String, columns: &[Column], rows: &[Vec<Cell>]) {
         let widths = match self.width {
             None => columns
                 .iter()
@@ -115,7 +134,7 @@ impl Screen {
 
 /// What a piece of text stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Tint {
+pub(crate) enum Tint {
     Plain,
     Bold,
     Good,
@@ -125,25 +144,25 @@ pub(super) enum Tint {
 
 /// On which side a column's text begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Side {
+pub(crate) enum Side {
     Left,
     Right,
 }
 
 /// A table's column.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Column {
-    pub(super) title: &'static str,
-    pub(super) side: Side,
+pub(crate) struct Column {
+    pub(crate) title: &'static str,
+    pub(crate) side: Side,
     /// Columns that it has where there is room.
-    pub(super) least: usize,
+    pub(crate) least: usize,
     /// Where there is none, the column with the highest rank goes first; the one of rank 0 stays.
-    pub(super) rank: u8,
+    pub(crate) rank: u8,
     /// Its text may be cut.
-    pub(super) may_be_cut: bool,
+    pub(crate) may_be_cut: bool,
 }
 
-pub(super) type Cell = (Tint, String);
+pub(crate) type Cell = (Tint, String);
 
 fn natural(place: usize, columns: &[Column], rows: &[Vec<Cell>]) -> usize {
     let cells = rows.iter().filter_map(|row| row.get(place));
@@ -219,11 +238,11 @@ fn shrink(widths: &mut [Option<usize>], over: usize, give: impl Fn(usize, usize)
     }
 }
 
-/// `text` in lines of at most `most` columns, broken between words.
-fn fold(text: &str, most: usize) -> Vec<String> {
+/// `text` in lines of at most `most` columns, broken between words, each of which is cut to `widest`.
+fn fold(text: &str, most: usize, widest: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.lines().flat_map(|line| line.split(' ')) {
-        let word = cut(word, most);
+        let word = cut(word, widest);
         let last = lines.len() - 1;
         let taken = width(&lines[last]);
         if taken == 0 && lines[last].is_empty() {
@@ -242,11 +261,6 @@ fn fold(text: &str, most: usize) -> Vec<String> {
 mod tests {
     use super::*;
 
-    const PIPE: Screen = Screen {
-        width: None,
-        height: None,
-        has_colours: false,
-    };
     const COLUMNS: [Column; 3] = [
         Column {
             title: "NAME",
@@ -349,6 +363,21 @@ mod tests {
         assert_eq!(
             out,
             "cache      3.2 GiB of 10.0 GiB\n           in 4 blobs\n"
+        );
+    }
+
+    #[test]
+    fn words_that_may_be_copied_stay_whole() {
+        let mut out = String::new();
+        let screen = Screen {
+            width: Some(30),
+            ..PIPE
+        };
+        let text = "export NO_PROXY=\"${NO_PROXY:+$NO_PROXY,}cache\" in this shell";
+        screen.hang(&mut out, Tint::Bad, "FAIL", "  proxy  ", text);
+        assert_eq!(
+            out,
+            "FAIL  proxy  export\n             NO_PROXY=\"${NO_PROXY:+$NO_PROXY,}cache\"\n             in this shell\n"
         );
     }
 
