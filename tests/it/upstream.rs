@@ -1,6 +1,7 @@
 //! The second level: the real gateway before real stores (another gateway, Redis, an S3-compatible server).
 
 use crate::harness::{Gateway, Process, WRITER, finish, now, skip, tools, wait_for};
+use crate::site::free_port;
 use sccache_dock::gateway::config::Upstream;
 use sccache_dock::gateway::status::UpstreamStatus;
 use sccache_dock::secret::Secret;
@@ -36,11 +37,6 @@ fn wait_status(gateway: &Gateway, what: &str, holds: impl Fn(&UpstreamStatus) ->
         let status = upstream(gateway);
         holds(&status).then_some(())
     });
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
 }
 
 fn wait_port(port: u16) {
