@@ -37,6 +37,7 @@ mod plain;
 mod policies;
 mod reboot;
 mod scheduler;
+mod screens;
 mod site;
 mod soak;
 mod storm;
