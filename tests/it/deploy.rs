@@ -16,7 +16,7 @@ fn read(path: impl AsRef<Path>) -> String {
 }
 
 /// A tool of `scripts/test` or of the machine; `None`, and a line, where it is not.
-fn tool(name: &str, ask: &str) -> Option<PathBuf> {
+pub(crate) fn tool(name: &str, ask: &str) -> Option<PathBuf> {
     let kept = tools().join("python/bin").join(name);
     let found = [kept, PathBuf::from(name)].into_iter().find(|path| {
         let asked = Command::new(path).args(ask.split(' ')).output();

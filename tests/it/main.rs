@@ -29,6 +29,7 @@ mod harness;
 mod image;
 mod logs;
 mod machine;
+mod migrate;
 mod observe;
 mod older;
 mod page;
