@@ -156,6 +156,36 @@ fn crate_that_compiles_only_where_all_of_its_source_is_compiles_all_the_same() {
     assert!(farm.client.work().join("out/libmeaning.rlib").exists());
 }
 
+/// As docs/cross.md has it for clients whose compilers sccache cannot pack; a wrapper stands for such a compiler here.
+#[test]
+fn prepared_archive_takes_the_place_of_a_compiler() {
+    let Some(farm) = Farm::start() else { return };
+    let wrapper = "#!/bin/sh\nexec /usr/bin/cc \"$@\"\n";
+    farm.client.write("own/cc", wrapper);
+    let packed =
+        farm.client("chmod +x own/cc && sccache --package-toolchain /usr/bin/cc cc.tar.gz");
+    assert_eq!(packed.code, Some(0), "{}", packed.output);
+    let work = farm.client.work();
+    let file = work.join("dist.toml");
+    let conf = std::fs::read_to_string(&file).unwrap();
+    let toolchain = format!(
+        "[[dist.toolchains]]\ntype = \"path_override\"\ncompiler_executable = \"{0}/own/cc\"\n\
+         archive = \"{0}/cc.tar.gz\"\narchive_compiler_executable = \"/usr/bin/cc\"\n",
+        work.display()
+    );
+    std::fs::write(file, conf + &toolchain).unwrap();
+    farm.client.write("a.c", "int main(void) { return 42; }\n");
+    let built =
+        farm.client("sccache $PWD/own/cc -c a.c -o a.o && cc a.o -o a && { ./a; [ $? = 42 ]; }");
+    assert_eq!(built.code, Some(0), "{}", built.output);
+    assert_eq!(distributed(&farm.statistics()), (1, 0));
+    // Toolchains are known by the hash of their archives: it was this one.
+    let archive = std::fs::read(work.join("cc.tar.gz")).unwrap();
+    let unpacked = farm.dock.dir.path().join("builder/build/toolchains");
+    let unpacked = unpacked.join(blake3::hash(&archive).to_hex().as_str());
+    assert!(unpacked.join("usr/bin/cc").exists(), "{unpacked:?}");
+}
+
 #[test]
 fn builder_that_is_stopped_finishes_its_job() {
     let Some(farm) = Farm::start() else { return };

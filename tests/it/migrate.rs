@@ -12,8 +12,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 /// Who moves: compiles Rust and C by bare sccache with a store of its own, then with a dock before that store, then by
-/// bare sccache again. `old` are the variables of before, `upstream` is what takes their place.
-fn moves_there_and_back(old: &str, upstream: &str) {
+/// bare sccache again. `old` are the variables of before, `new` those of the dock that take their place.
+fn moves_there_and_back(old: &str, new: &[(&str, &str)]) {
     let machine = Machine::new();
     machine.write("it.rs", "pub fn old() -> u32 { 42 }");
     machine.write("new.rs", "pub fn new() -> u32 { 43 }");
@@ -23,23 +23,31 @@ fn moves_there_and_back(old: &str, upstream: &str) {
             "sccache rustc --crate-name {name} --crate-type rlib --emit link --out-dir . {name}.rs &&"
         )
     };
-    let (rust, new) = (rust("it"), rust("new"));
+    let (rust, other) = (rust("it"), rust("new"));
     let c = "sccache cc -c it.c -o it.o &&";
     let bare = |name: &str, compiles: &str| {
         let own = format!("CARGO_INCREMENTAL=0 SCCACHE_SERVER_UDS=$HOME/{name}.sock");
-        let asked = "sccache --show-stats --stats-format json && sccache --stop-server >stopped";
-        let ran = machine.sh(&format!("export {own} {old}\n{compiles} {asked}"));
+        let sh = |text: &str| machine.sh(&format!("export {own} {old}\n{text}"));
+        let ran = sh(&format!("{compiles} true"));
         assert_eq!(ran.code, Some(0), "{}", ran.output);
-        let stats: Value = serde_json::from_str(&ran.output).unwrap();
-        let count = |kind: &str| {
-            let by_language = stats["stats"][kind]["counts"].as_object().unwrap();
-            by_language.values().filter_map(Value::as_u64).sum::<u64>()
-        };
-        (count("cache_hits"), count("cache_misses"))
+        // It writes in the background.
+        let counted = wait_for("the writes", Duration::from_secs(60), || {
+            let shown = sh("sccache --show-stats --stats-format json").output;
+            let stats = serde_json::from_str::<Value>(&shown).unwrap()["stats"].take();
+            let count = |kind: &str| {
+                let by_language = stats[kind]["counts"].as_object().unwrap();
+                by_language.values().filter_map(Value::as_u64).sum::<u64>()
+            };
+            let misses = count("cache_misses");
+            let is_over = stats["cache_writes"].as_u64() == Some(misses);
+            is_over.then(|| (count("cache_hits"), misses))
+        });
+        sh("sccache --stop-server");
+        counted
     };
     assert_eq!(bare("before", &format!("{rust} {c}")), (0, 2));
 
-    let dock = Dock::start(&[("SCCACHE_UPSTREAM", upstream)]);
+    let dock = Dock::start(new);
     let after = |lane: &str, compiles: &str| {
         let ran = machine.with_env(&dock, lane, &format!("rm -f *.rlib *.o\n{compiles} true"));
         assert_eq!(ran.code, Some(0), "{}", ran.output);
@@ -54,12 +62,12 @@ fn moves_there_and_back(old: &str, upstream: &str) {
     assert_eq!((hits, misses), (3, 0));
     let (_, misses, _) = after("", c);
     assert!(misses > 0, "docs/migrate.md says that C starts anew here");
-    after("--no-disk", &new);
+    after("--no-disk", &other);
     wait_for("all is passed on", Duration::from_secs(60), || {
         let upstream = upstream();
         (upstream["uploaded"].as_u64() > Some(0) && upstream["queued"] == 0).then_some(())
     });
-    assert_eq!(bare("again", &new), (1, 0), "the way back is open");
+    assert_eq!(bare("again", &other), (1, 0), "the way back is open");
 }
 
 #[test]
@@ -76,7 +84,10 @@ fn what_bare_sccache_left_in_redis_is_hit_and_the_way_back_is_open() {
     wait_port(port);
     moves_there_and_back(
         &format!("SCCACHE_REDIS_ENDPOINT=redis://127.0.0.1:{port} SCCACHE_REDIS_KEY_PREFIX=team"),
-        &format!("redis://127.0.0.1:{port}/0/team"),
+        &[(
+            "SCCACHE_UPSTREAM",
+            &format!("redis://127.0.0.1:{port}/0/team"),
+        )],
     );
 }
 
@@ -99,10 +110,14 @@ fn what_bare_sccache_left_in_s3_is_hit_and_the_way_back_is_open() {
              SCCACHE_ENDPOINT=http://127.0.0.1:{port} SCCACHE_S3_USE_SSL=false \
              AWS_ACCESS_KEY_ID=the-key AWS_SECRET_ACCESS_KEY=the-secret"
         ),
-        &format!(
-            "s3://bucket/team?endpoint=http://127.0.0.1:{port}&region=us-east-1\
-             &access_key_id=the-key&secret_access_key=the-secret"
-        ),
+        &[
+            (
+                "SCCACHE_UPSTREAM",
+                &format!("s3://bucket/team?region=us-east-1&endpoint=http://127.0.0.1:{port}"),
+            ),
+            ("AWS_ACCESS_KEY_ID", "the-key"),
+            ("AWS_SECRET_ACCESS_KEY", "the-secret"),
+        ],
     );
 }
 
