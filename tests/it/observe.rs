@@ -290,6 +290,14 @@ fn names(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
+/// Names of the samples of an answer.
+fn samples(text: &str) -> BTreeSet<&str> {
+    text.lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| line.split(['{', ' ']).next())
+        .collect()
+}
+
 /// Queries of the dashboard, each with its panel's title.
 fn queries() -> Vec<(String, String)> {
     let dashboard: Value = serde_json::from_str(&read("grafana/dashboard.json")).unwrap();
@@ -337,24 +345,29 @@ fn older_format(text: &str) -> String {
 #[test]
 fn dashboard_and_alerts_name_metrics_that_exist_and_their_names_follow_the_rules() {
     let Some(scene) = Scene::set() else { return };
-    scene.stir();
-    let text = scene.metrics();
-    let samples: BTreeSet<&str> = text
-        .lines()
-        .filter(|line| !line.starts_with('#'))
-        .filter_map(|line| line.split(['{', ' ']).next())
-        .collect();
     let shown = queries().into_iter().map(|(_, query)| query);
     let shown: String = shown.chain([read("prometheus/alerts.yml")]).collect();
-    for name in names(&shown) {
-        let waits = EVENTFUL.iter().any(|(event, _)| *event == name);
-        let known = format!("# TYPE {} ", name.trim_end_matches("_total"));
-        assert!(
-            samples.contains(name.as_str()) || (waits && text.contains(&known)),
-            "{name} is no metric:\n{text}"
-        );
-    }
     let shown = names(&shown);
+    let (text, mut unknown) = (scene.metrics(), shown.clone());
+    for (event, _) in EVENTFUL {
+        let known = format!("# TYPE {} ", event.trim_end_matches("_total"));
+        assert!(text.contains(&known), "{event} is no metric:\n{text}");
+        unknown.remove(event);
+    }
+    let begun = now();
+    let text = loop {
+        scene.stir();
+        let text = scene.metrics();
+        unknown.retain(|name| !samples(&text).contains(name.as_str()));
+        if unknown.is_empty() {
+            break text;
+        }
+        assert!(
+            begun.elapsed() < Duration::from_secs(90),
+            "these are no metrics: {unknown:?}\n{text}"
+        );
+    };
+    let samples = samples(&text);
     for name in names(
         &samples
             .iter()
