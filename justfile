@@ -69,3 +69,13 @@ fuzz SECONDS="600" *TARGETS="front frames zip settings tokens":
 # What two people and a container share with `at` and without it, as a table; the container wants Docker.
 shares:
     cargo nextest run --locked --no-capture -E 'test(/^at::checkouts/)'
+
+# Which commands of the documents the tests run, which not, and why, as a table.
+guides:
+    cargo nextest run --locked --no-capture -E 'test(=guides::every_command_of_the_guides_is_run_or_says_why_not)'
+
+# The status page in every state, in light and dark, on a desk and a phone: pictures in target/tmp/screens, what each costs,
+# and a new docs/status-page.png; wants Chromium.
+screenshots:
+    cargo nextest run --locked --no-capture -E 'test(/^screens::/)'
+    cp target/tmp/screens/status-page.png docs/

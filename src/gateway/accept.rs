@@ -17,8 +17,9 @@ use tracing::warn;
 const CONNECTIONS: usize = 4096;
 /// Descriptors left for blobs, relays and everything else.
 const SPARE_FILES: u64 = 512;
-/// How long a new connection may stay without a first byte.
-const FIRST_BYTE: Duration = Duration::from_secs(10);
+/// How long a new connection may stay without a first byte. Less than a stranger may: whoever says nothing at all, as
+/// browsers do that connect in advance, goes without a word in the log.
+const FIRST_BYTE: Duration = Duration::from_secs(9);
 /// How long a connection without a request may still bring one once we are stopping.
 const LAST_WORDS: Duration = Duration::from_millis(250);
 /// Read buffer of a connection in sccache's own protocol.
@@ -120,7 +121,7 @@ async fn converse<S: Socket>(
     };
     match read {
         Ok(Ok(1)) => {}
-        // Port scanners and health checks of others connect and say nothing.
+        // Port scanners, health checks of others and spare connections of browsers say nothing.
         Ok(Ok(_) | Err(_)) | Err(_) => return,
     }
     let what = "a connection";

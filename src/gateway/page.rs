@@ -10,7 +10,7 @@ mod tables;
 pub use connect::{Snippet, snippets};
 
 use crate::gateway::history::{Point, Range};
-use crate::gateway::status::{BuilderState, Status, scanning};
+use crate::gateway::status::{BuilderState, LostHits, Status, scanning};
 use crate::human::{bytes, count, percent, span};
 use crate::supervise::control::{Report, ServiceReport};
 use maud::{DOCTYPE, Markup, html};
@@ -100,10 +100,10 @@ pub fn status(view: &View<'_>) -> String {
             (traffic(view))
             (tables::services(&view.services))
             @if let Some(dist) = &view.status.dist { (tables::builders(dist)) }
+            @if view.namespaces.is_none() { (tables::warnings(&view.status.recent_warnings, view.now_unix)) }
             (store(view))
             (tables::namespaces(view.status, view.namespaces.is_some()))
             (tables::tokens(view.status))
-            @if view.namespaces.is_none() { (tables::warnings(&view.status.recent_warnings, view.now_unix)) }
             (connect::section(view.snippets))
         }
         footer {
@@ -280,6 +280,9 @@ fn verdict(view: &View<'_>, attention: &[String]) -> Markup {
 fn figures(view: &View<'_>) -> Markup {
     let (totals, store) = (&view.status.totals, &view.status.store);
     let asked = totals.hits + totals.misses;
+    // As the plot counts them.
+    let requests = asked + totals.writes;
+    let lost = view.status.lost_hits.count;
     let recent = view.traffic.as_ref().map(|traffic| traffic.recent);
     let rate = match recent.filter(|recent| recent.lookups() > 0) {
         Some(recent) => (
@@ -296,8 +299,8 @@ fn figures(view: &View<'_>) -> Markup {
                     (rate.1)
                     @if rate.1 != "since the start" { br; (percent(totals.hits, asked)) " since the start" }
                 }))
-                (figure("Requests", &recent.map_or_else(|| count(asked), |recent| count(recent.lookups())), html! {
-                    @if recent.is_some() { "in the last 10 minutes" br; (count(asked)) " since the start" }
+                (figure("Requests", &count(recent.map_or(requests, |recent| recent.lookups() + recent.writes)), html! {
+                    @if recent.is_some() { "in the last 10 minutes" br; (count(requests)) " since the start" }
                     @else { "since the start" }
                 }))
                 (figure("Served", &bytes(totals.bytes_read), html! {
@@ -306,6 +309,7 @@ fn figures(view: &View<'_>) -> Markup {
                 (figure("Room taken", &percent(store.bytes, store.budget_bytes), html! {
                     (plot::bar(store.bytes, store.budget_bytes))
                     (bytes(store.bytes)) " of " (bytes(store.budget_bytes)) br; (count(store.evicted_entries)) " evicted"
+                    @if lost > 0 { ", " (count(lost)) " missed since" }
                 }))
             }
         }
@@ -358,8 +362,19 @@ pub fn range(query: Option<&str>) -> Range {
     }
 }
 
+/// What was asked for again after it was evicted.
+fn lost_hits(lost: &LostHits) -> Markup {
+    html! {
+        (count(lost.count))
+        @if lost.bytes > 0 { ", " (bytes(lost.bytes)) }
+        @if lost.by_quota > 0 { ", " (count(lost.by_quota)) " because of a quota" }
+    }
+}
+
 fn store(view: &View<'_>) -> Markup {
     let store = &view.status.store;
+    let lost = &view.status.lost_hits;
+    let larger = lost.larger_budget().filter(|_| lost.count > 0);
     html! {
         section.card aria-labelledby="store" {
             h2 #store { "Store" }
@@ -370,8 +385,23 @@ fn store(view: &View<'_>) -> Markup {
                     dd { (count(store.entries)) @if let Some(left) = scanning(store.scan) { ", " (left) } }
                 }
                 div { dt { "Evicted" } dd { (count(store.evicted_entries)) ", " (bytes(store.evicted_bytes)) } }
-                div { dt { "Lost hits" } dd { (count(view.status.lost_hits.count)) } }
+                div { dt { "Lost hits" } dd { (lost_hits(lost)) } }
                 div { dt { "Broken files" } dd { (count(store.broken_entries)) } }
+                @if store.expired_entries > 0 {
+                    div { dt { "Too old" } dd { (count(store.expired_entries)) ", " (bytes(store.expired_bytes)) } }
+                }
+                @if store.pinned_refusals > 0 {
+                    div { dt { "Refused for pins" } dd { (count(store.pinned_refusals)) } }
+                }
+                @if let Some(larger) = larger {
+                    div.wide {
+                        dt { "A larger budget" }
+                        dd {
+                            (bytes(larger.budget_bytes)) " would have kept "
+                            (larger.whole_percent()) " % of the lost hits."
+                        }
+                    }
+                }
                 @if let Some(fault) = &store.fault {
                     div.wide { dt { "Last fault" } dd { (fault) } }
                 }

@@ -214,6 +214,22 @@ pub struct KeptBy {
     pub share: f64,
 }
 
+impl LostHits {
+    /// The smallest budget that would have kept most of them, or the largest that was looked at.
+    pub fn larger_budget(&self) -> Option<&KeptBy> {
+        const MOST: f64 = 0.9;
+        let enough = self.kept_by.iter().find(|one| one.share >= MOST);
+        enough.or(self.kept_by.last())
+    }
+}
+
+impl KeptBy {
+    /// The share in percent, not rounded up to more than is true.
+    pub fn whole_percent(&self) -> u64 {
+        (self.share * 100.0).floor() as u64
+    }
+}
+
 /// Checks of blobs. Corrupt ones are removed when they are found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Integrity {

@@ -1,10 +1,7 @@
 //! What quotas, pins, ages and the check of all blobs did, as lines of `status`. Pure.
 
-use crate::gateway::status::{KeptBy, NamespaceStatus, Status};
+use crate::gateway::status::{LostHits, NamespaceStatus, Status};
 use crate::human::bytes;
-
-/// A budget is worth naming when it would have kept so many of the lost hits.
-const MOST: f64 = 0.9;
 
 /// Lines that say something; nothing where nothing happened.
 pub(super) fn lines(cache: &Status) -> Vec<(&'static str, String)> {
@@ -15,7 +12,7 @@ pub(super) fn lines(cache: &Status) -> Vec<(&'static str, String)> {
             0 => String::new(),
             count => format!(", {count} of them because of a quota"),
         };
-        let advice = advice(&lost.kept_by);
+        let advice = advice(lost);
         let text = format!(
             "{} misses ({}) were evicted before{quota}{advice}",
             lost.count,
@@ -57,18 +54,11 @@ pub(super) fn lines(cache: &Status) -> Vec<(&'static str, String)> {
     lines
 }
 
-/// The smallest budget that would have kept most, or the largest that was looked at.
-fn advice(kept_by: &[KeptBy]) -> String {
-    let enough = kept_by.iter().find(|one| one.share >= MOST);
-    match enough.or(kept_by.last()) {
-        Some(one) => format!(
-            "; {} would have kept {:.0} %",
-            bytes(one.budget_bytes),
-            // Not rounded up to more than is true.
-            (one.share * 100.0).floor()
-        ),
-        None => String::new(),
-    }
+fn advice(lost: &LostHits) -> String {
+    lost.larger_budget().map_or_else(String::new, |one| {
+        let size = bytes(one.budget_bytes);
+        format!("; {size} would have kept {} %", one.whole_percent())
+    })
 }
 
 /// What holds for a namespace beside the budget, and what that cost it.
@@ -83,20 +73,27 @@ pub(super) fn of_namespace(namespace: &NamespaceStatus) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gateway::status::KeptBy;
 
     #[test]
     fn smallest_budget_that_keeps_most_is_named() {
-        let kept = |gib: u64, share| KeptBy {
-            budget_bytes: gib << 30,
-            share,
+        let advice = |kept: &[(u64, f64)]| {
+            let kept_by = kept.iter().map(|(gib, share)| KeptBy {
+                budget_bytes: gib << 30,
+                share: *share,
+            });
+            super::advice(&LostHits {
+                kept_by: kept_by.collect(),
+                ..LostHits::default()
+            })
         };
         assert_eq!(advice(&[]), "");
         assert_eq!(
-            advice(&[kept(12, 0.4), kept(20, 0.929), kept(40, 1.0)]),
+            advice(&[(12, 0.4), (20, 0.929), (40, 1.0)]),
             "; 20.0 GiB would have kept 92 %"
         );
         assert_eq!(
-            advice(&[kept(12, 0.1), kept(20, 0.2)]),
+            advice(&[(12, 0.1), (20, 0.2)]),
             "; 20.0 GiB would have kept 20 %"
         );
     }

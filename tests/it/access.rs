@@ -564,6 +564,8 @@ fn unfinished_handshakes_hold_nobody_up_and_end() {
 fn head_that_never_ends_is_cut_within_seconds() {
     let gateway = Gateway::start();
     let start = now();
+    // Older than the other one: its end would be told first.
+    let mut silent = gateway.connect();
     let mut slow = gateway.connect();
     slow.write_all(b"GET /cas/x HTTP/1.1\r\n").unwrap();
     slow.set_read_timeout(Some(Duration::from_millis(500)))
@@ -583,6 +585,9 @@ fn head_that_never_ends_is_cut_within_seconds() {
     }
     let line = gateway.process.wait_for_line("reason=slow_head");
     assert!(line.contains("peer=127.0.0.1:"), "{line}");
+    assert_eq!(silent.read(&mut [0; 1]).unwrap(), 0, "it went as well");
+    let refusals = gateway.status().refusals;
+    assert_eq!(refusals["slow_head"], 1, "silence is no fault");
 }
 
 #[test]

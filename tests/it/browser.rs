@@ -1,6 +1,7 @@
 //! A real Chromium without a window, driven over WebDriver by its own driver; both gone at the end of the test.
 
 use crate::harness::{now, wait_for};
+use base64::Engine;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
@@ -162,6 +163,28 @@ impl Browser {
     pub(crate) fn command(&self, name: &str, parameters: Value) -> Value {
         let command = json!({ "cmd": name, "params": parameters });
         self.call("/goog/cdp/execute", &command)
+    }
+
+    /// The screen as PNG, or the whole page.
+    pub(crate) fn picture(&self, is_whole: bool) -> Vec<u8> {
+        let height = if is_whole {
+            "document.documentElement.scrollHeight"
+        } else {
+            "innerHeight"
+        };
+        let height = self.script(&format!("return {height}"));
+        let width = self.script("return innerWidth");
+        let taken = self.command(
+            "Page.captureScreenshot",
+            json!({
+                "captureBeyondViewport": is_whole,
+                "clip": { "x": 0, "y": 0, "width": width, "height": height, "scale": 1 },
+            }),
+        );
+        let taken = taken["data"].as_str().unwrap();
+        base64::engine::general_purpose::STANDARD
+            .decode(taken)
+            .unwrap()
     }
 
     /// A screen of this many pixels; a narrow one is a phone's.

@@ -16,7 +16,7 @@ fn read(path: impl AsRef<Path>) -> String {
 }
 
 /// A tool of `scripts/test` or of the machine; `None`, and a line, where it is not.
-fn tool(name: &str, ask: &str) -> Option<PathBuf> {
+pub(crate) fn tool(name: &str, ask: &str) -> Option<PathBuf> {
     let kept = tools().join("python/bin").join(name);
     let found = [kept, PathBuf::from(name)].into_iter().find(|path| {
         let asked = Command::new(path).args(ask.split(' ')).output();
@@ -184,19 +184,23 @@ fn unit_is_one_for_systemd() {
     let file = folder.path().join("sccache-dock.service");
     std::fs::write(&file, unit.replace(installed, &here)).unwrap();
     let drop_in = folder.path().join("sccache-dock.service.d");
-    for with_builder in [false, true] {
+    // Of 100, as systemd counts what a service may do; ten times what it prints.
+    for (with_builder, exposure) in [(false, 20), (true, 40)] {
         if with_builder {
             std::fs::create_dir(&drop_in).unwrap();
             let text = read("images/systemd/builder.conf");
             std::fs::write(drop_in.join("builder.conf"), text).unwrap();
         }
-        let text = passes(
-            Command::new(&analyze)
-                .args(["verify", "--man=no"])
-                .arg(&file)
-                .env("SYSTEMD_UNIT_PATH", format!("{}:", folder.path().display())),
-        );
+        let analyze = |args: &[&str]| {
+            let mut command = Command::new(&analyze);
+            command.args(args).arg(&file);
+            command.env("SYSTEMD_UNIT_PATH", format!("{}:", folder.path().display()));
+            passes(&mut command)
+        };
+        let text = analyze(&["verify", "--man=no"]);
         assert_eq!(text, "", "not a word of warning");
+        let threshold = format!("--threshold={exposure}");
+        analyze(&["security", "--offline=yes", "--no-pager", &threshold]);
     }
 }
 

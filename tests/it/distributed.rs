@@ -156,6 +156,41 @@ fn crate_that_compiles_only_where_all_of_its_source_is_compiles_all_the_same() {
     assert!(farm.client.work().join("out/libmeaning.rlib").exists());
 }
 
+/// As docs/cross.md has it for clients whose compilers sccache cannot pack; a wrapper stands for such a compiler here.
+#[test]
+fn prepared_archive_takes_the_place_of_a_compiler() {
+    let Some(farm) = Farm::start() else { return };
+    let wrapper = "#!/bin/sh\nexec /usr/bin/cc \"$@\"\n";
+    farm.client.write("own/cc", wrapper);
+    let packed =
+        farm.client("chmod +x own/cc && sccache --package-toolchain /usr/bin/cc cc.tar.gz");
+    assert_eq!(packed.code, Some(0), "{}", packed.output);
+    let work = farm.client.work();
+    let file = work.join("dist.toml");
+    let conf = std::fs::read_to_string(&file).unwrap();
+    let toolchain = format!(
+        "[[dist.toolchains]]\ntype = \"path_override\"\ncompiler_executable = \"{0}/own/cc\"\n\
+         archive = \"{0}/cc.tar.gz\"\narchive_compiler_executable = \"/usr/bin/cc\"\n",
+        work.display()
+    );
+    std::fs::write(file, conf + &toolchain).unwrap();
+    farm.client.write("a.c", "int main(void) { return 42; }\n");
+    let built =
+        farm.client("sccache $PWD/own/cc -c a.c -o a.o && cc a.o -o a && { ./a; [ $? = 42 ]; }");
+    assert_eq!(built.code, Some(0), "{}", built.output);
+    assert_eq!(distributed(&farm.statistics()), (1, 0));
+    // Toolchains are known by the hash of their archives, with the digits of each byte the other way round: it was this
+    // one, not what sccache would have packed of the wrapper.
+    let archive = std::fs::read(work.join("cc.tar.gz")).unwrap();
+    let hash = blake3::hash(&archive);
+    let bytes = hash.as_bytes().iter();
+    let name: String = bytes
+        .map(|byte| format!("{:02x}", byte.rotate_left(4)))
+        .collect();
+    let unpacked = farm.dock.dir.path().join("builder/build/toolchains");
+    assert!(unpacked.join(&name).is_dir(), "no {name} in {unpacked:?}");
+}
+
 #[test]
 fn builder_that_is_stopped_finishes_its_job() {
     let Some(farm) = Farm::start() else { return };

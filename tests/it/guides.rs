@@ -1,22 +1,27 @@
 //! The guides of `docs/`: what they tell to type is typed here, in order, in the checkout of a small crate.
 //!
-//! A block of shell is run, unless it is marked `sh elsewhere`: then it needs what a test has not, and only its grammar
-//! is checked. A block marked `file=NAME` is written to that file first. Every other kind of block is parsed.
+//! A block of shell is run, unless it is marked `sh elsewhere: WHY`: then it needs what a test has not, and only its
+//! grammar is checked; `just guides` prints which, and why. `sh dock` is run beside a dock without Docker, `sh settings`
+//! are settings, and any other word names a program that is needed. A block marked `file=NAME` is written to that file
+//! first. What stands in other languages is checked by what reads it.
 
+use crate::deploy::tool;
 use crate::dock::Dock;
 use crate::docker::{LONG, run};
 use crate::harness::{clean, sccache_bin, skip, wait_for};
-use crate::machine::{Machine, kill_daemons};
+use crate::machine::kill_daemons;
 use crate::site::{Script, Site, free_port};
-use crate::upstream::Redis;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+/// Those that are followed from the top to the end, with Docker.
 const GUIDES: &[&str] = &[
+    "README",
     "checkouts",
     "ci",
+    "cluster",
     "cpp",
     "cross",
     "docker-builds",
@@ -33,8 +38,15 @@ struct Block {
 }
 
 impl Block {
-    fn is_run(&self) -> bool {
-        self.language == "sh" && self.mark != "elsewhere"
+    /// Why no test runs it, if none does.
+    fn elsewhere(&self) -> Option<&str> {
+        self.mark.strip_prefix("elsewhere: ")
+    }
+
+    /// It is typed where its guide is followed.
+    fn is_typed(&self) -> bool {
+        let special = ["dock", "settings"].contains(&self.mark.as_str());
+        self.language == "sh" && self.elsewhere().is_none() && !special
     }
 }
 
@@ -43,7 +55,18 @@ fn root() -> &'static Path {
 }
 
 fn guide(name: &str) -> String {
-    fs::read_to_string(root().join("docs").join(name).with_extension("md")).unwrap()
+    let folder = if name == "README" { "." } else { "docs" };
+    fs::read_to_string(root().join(folder).join(name).with_extension("md")).unwrap()
+}
+
+/// All documents with something to copy, by name.
+fn documents() -> Vec<String> {
+    let files = fs::read_dir(root().join("docs")).unwrap();
+    let names = files.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let names = names.filter_map(|name| Some(name.strip_suffix(".md")?.to_owned()));
+    let mut names: Vec<String> = names.chain(["README".to_owned()]).collect();
+    names.sort_unstable();
+    names
 }
 
 fn blocks(text: &str) -> Vec<Block> {
@@ -74,7 +97,7 @@ fn blocks(text: &str) -> Vec<Block> {
 
 #[test]
 fn blocks_that_are_not_run_here_are_at_least_well_formed() {
-    for name in GUIDES {
+    for name in &documents() {
         for block in blocks(&guide(name)) {
             let text = &block.text;
             match (block.language.as_str(), block.mark.as_str()) {
@@ -89,30 +112,31 @@ fn blocks_that_are_not_run_here_are_at_least_well_formed() {
                     "{name}: {text}"
                 ),
                 ("c" | "txt", mark) => assert!(mark.starts_with("file="), "{name}: {text}"),
+                // A picture, or what a program prints.
+                ("text", "") => {}
                 (other, mark) => panic!("{name}: what to do with \"{other} {mark}\"?"),
             }
         }
     }
 }
 
-/// Parsed by what reads it, where that is here, else by a parser of YAML.
+/// Checked by the published schema of what reads it, and by Compose itself.
 fn yaml(name: &str, mark: &str, text: &str) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("guide.yml");
     fs::write(&file, text).unwrap();
-    let parse =
-        "import sys, yaml; top = yaml.safe_load(open(sys.argv[1])); assert sys.argv[2] in top, top";
-    let key = match mark {
-        "workflow" => "jobs",
-        "compose" => "services",
-        _ => "build",
+    let schema = match mark {
+        "workflow" => "github-workflows",
+        "compose" => "compose-spec",
+        "gitlab" => "gitlab-ci",
+        other => panic!("{name}: who reads YAML for \"{other}\"?"),
     };
-    let mut python = clean("python3");
-    let ran = run(python.args(["-c", parse]).arg(&file).arg(key), LONG);
-    if ran.stderr.contains("No module named") {
-        return skip("python3 has no yaml");
+    if let Some(checker) = tool("check-jsonschema", "--version") {
+        let mut check = clean(checker);
+        check.args(["--builtin-schema", &format!("vendor.{schema}")]);
+        let ran = run(check.arg(&file), LONG);
+        assert_eq!(ran.code, Some(0), "{name}: {text}{}", ran.stdout);
     }
-    assert_eq!(ran.code, Some(0), "{name}: {text}{}", ran.stderr);
     if mark != "compose" {
         return;
     }
@@ -139,6 +163,9 @@ fn checkout(site: &Site, blocks: &[Block]) -> PathBuf {
             fs::write(checkout.join(name), &block.text).unwrap();
         }
     }
+    // Some call the script by its path in this repository.
+    let scripts = root().join("scripts");
+    std::os::unix::fs::symlink(scripts, checkout.join("scripts")).unwrap();
     checkout
 }
 
@@ -154,7 +181,7 @@ fn follow<'a>(site: &'a Site, name: &str) -> Script<'a> {
         root().join("scripts").display()
     );
     let mut typed = 0;
-    for block in blocks.iter().filter(|block| block.is_run()) {
+    for block in blocks.iter().filter(|block| block.is_typed()) {
         if !block.mark.is_empty() && clean(&block.mark).arg("--version").output().is_err() {
             skip(&format!("{name}: {} is not installed", block.mark));
             continue;
@@ -163,23 +190,108 @@ fn follow<'a>(site: &'a Site, name: &str) -> Script<'a> {
         typed += 1;
     }
     assert!(typed > 0, "{name} has nothing to type");
-    let here = format!("localhost:{}", script.port);
-    // This machine may have a folder of that name.
-    let text = text
-        .replace("build-cache:4226", &here)
-        .replace("at /work --", "at /sdit-work --cargo-home /sdit-cargo --");
-    let ran = site.shell(&script, &text, LONG);
+    let ran = site.shell(&script, &here(&text, &script), LONG);
     assert_eq!(ran.code, Some(0), "{name}:\n{}\n{}", ran.stdout, ran.stderr);
     println!("{name}: {typed} blocks typed");
     script
 }
 
+/// The same, where the cache is on this machine, which may have a folder called `/work`.
+fn here(text: &str, script: &Script) -> String {
+    text.replace("build-cache:4226", &format!("localhost:{}", script.port))
+        .replace("at /work --", "at /sdit-work --cargo-home /sdit-cargo --")
+}
+
+#[test]
+fn every_command_of_the_guides_is_run_or_says_why_not() {
+    println!("| guide | blocks | run | not run, and why |");
+    println!("| --- | --- | --- | --- |");
+    for name in documents() {
+        let blocks = blocks(&guide(&name));
+        let shell: Vec<&Block> = blocks.iter().filter(|it| it.language == "sh").collect();
+        let kept: Vec<&str> = shell.iter().filter_map(|it| it.elsewhere()).collect();
+        for block in &shell {
+            let is_followed = !block.is_typed() || GUIDES.contains(&name.as_str());
+            assert!(is_followed, "nobody runs, of {name}:\n{}", block.text);
+        }
+        if !shell.is_empty() {
+            let run = shell.len() - kept.len();
+            println!("| {name} | {} | {run} | {} |", shell.len(), kept.join("; "));
+        }
+    }
+}
+
+#[test]
+fn commands_beside_a_dock_do_what_they_say() {
+    let dock = Dock::start(&[("SCCACHE_READ_TOKEN", "a-token-that-reads")]);
+    let listen = dock.status().unwrap()["listen"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let mut seen = 0;
+    for name in documents() {
+        for block in blocks(&guide(&name)) {
+            match block.mark.as_str() {
+                "dock" => {
+                    let text = block.text.replace("127.0.0.1:4226", &listen);
+                    let mut shell = Command::new("sh");
+                    shell.args(["-euc", &text]).env_clear().envs(dock.env());
+                    let own = crate::dock::program();
+                    let path = std::env::var("PATH").unwrap();
+                    let path = format!("{}:{path}", own.parent().unwrap().display());
+                    let ran = run(shell.env("PATH", path), LONG);
+                    assert_eq!(ran.code, Some(0), "{name}: {text}{}", ran.stderr);
+                    let told = ["sccache_dock_requests_total", "blobs"];
+                    let has_told = told.iter().any(|it| ran.stdout.contains(it));
+                    assert!(has_told, "{name}: {text}{}", ran.stdout);
+                }
+                "settings" => {
+                    let pairs = block.text.lines().filter_map(|line| line.split_once('='));
+                    let mut config = Command::new(crate::dock::program());
+                    config.arg("config").env_clear().envs(pairs.clone());
+                    let shown = run(config.env("HOME", dock.dir.path()), LONG).ok();
+                    for (setting, _) in pairs {
+                        let row = shown.lines().find(|line| line.starts_with(setting));
+                        assert!(!row.unwrap().contains(" default"), "{setting}: {shown}");
+                    }
+                }
+                _ => continue,
+            }
+            seen += 1;
+        }
+    }
+    assert!(seen >= 3, "{seen} blocks");
+}
+
+#[test]
+fn readme_leads_to_a_first_cached_build() {
+    let Some(site) = Site::open() else { return };
+    let script = follow(&site, "README");
+    let (_, misses, _) = script.counts();
+    assert!(misses > 0, "the build did not ask the cache");
+}
+
+#[test]
+fn cluster_of_the_guide_compiles() {
+    let Some(site) = Site::open() else { return };
+    let script = follow(&site, "cluster");
+    let builders = &script.status()["cache"]["dist"]["builders"];
+    let done = builders[0]["done"].as_u64();
+    assert!(
+        done > Some(0),
+        "not even the compiler was tried: {builders}"
+    );
+}
+
 #[test]
 fn laptop_shares_between_builds_and_checkouts() {
     let Some(site) = Site::open() else { return };
-    // The container was made anew at the end; what was stored stayed.
+    // The container was made anew at the end; what was stored stayed, and is counted while the cache serves already.
     let script = follow(&site, "laptop");
-    assert!(script.status()["cache"]["store"]["entries"].as_u64() >= Some(1));
+    wait_for("what was stored", Duration::from_secs(60), || {
+        let entries = script.status()["cache"]["store"]["entries"].as_u64();
+        (entries >= Some(1)).then_some(())
+    });
     let config = fs::read_to_string(site.home.path().join(".cargo/config.toml")).unwrap();
     assert!(config.contains("rustc-wrapper"), "{config}");
 }
@@ -196,13 +308,59 @@ fn team_server_has_a_certificate_and_a_token_for_each_group() {
 }
 
 #[test]
-fn settings_for_ci_hold_no_token() {
+fn jobs_of_ci_share_by_settings_that_hold_no_token() {
     let Some(site) = Site::open() else { return };
     let script = follow(&site, "ci");
-    let file = site.home.path().join("checkout/.cargo/config.toml");
-    let config = fs::read_to_string(file).unwrap();
+    let checkout = site.home.path().join("checkout");
+    let config = fs::read_to_string(checkout.join(".cargo/config.toml")).unwrap();
     assert!(!config.contains(&script.token()), "{config}");
     assert!(config.contains("rustc-wrapper"), "{config}");
+    script.call(&["install-client"]).ok();
+    let blocks = blocks(&guide("ci"));
+    let jobs = blocks.iter().filter(|block| block.language == "yaml");
+    for (number, job) in jobs.enumerate() {
+        let Some(steps) = steps(&job.text) else {
+            return skip("python3 has no yaml");
+        };
+        let text = here(&steps, &script)
+            .replace("${{ job.services.sccache.id }}", &script.container)
+            .replace("\" /usr/local/bin/", "\" \"$HOME/.local/bin/\"")
+            .replace("127.0.0.1:4226", &format!("127.0.0.1:{}", script.port));
+        // A fresh machine: nothing is left of the job before but the cache.
+        let text = format!(
+            "set -eux; cd '{}'; export GITHUB_ENV=\"$HOME/github-env-{number}\" SCCACHE_WEBDAV_TOKEN='{}'\n\
+             cargo generate-lockfile --offline; cargo clean --quiet\n{text}",
+            checkout.display(),
+            script.token()
+        );
+        let (hits, misses, _) = script.counts();
+        let ran = site.shell(&script, &text, LONG);
+        kill_daemons(site.home.path());
+        assert_eq!(ran.code, Some(0), "{}\n{}", ran.stdout, ran.stderr);
+        let (hits_now, misses_now, _) = script.counts();
+        println!(
+            "job {number}: {} hits, {} misses",
+            hits_now - hits,
+            misses_now - misses
+        );
+        assert!(
+            hits_now + misses_now > hits + misses,
+            "it has not asked: {text}"
+        );
+    }
+}
+
+/// The steps of a workflow or of GitLab's script as shell, in the words that YAML makes of them. What a step appends to
+/// `GITHUB_ENV` is there for those after it.
+fn steps(yaml: &str) -> Option<String> {
+    let print = "import sys, yaml\n\
+        top = yaml.safe_load(sys.argv[1])\n\
+        for job in top.get('jobs', top).values():\n    \
+            for step in job.get('script') or [it['run'] for it in job['steps'] if 'run' in it]:\n        \
+                print(step)\n        \
+                print('if [ -s \"$GITHUB_ENV\" ]; then set -a; . \"$GITHUB_ENV\"; set +a; fi')";
+    let ran = run(clean("python3").args(["-c", print, yaml]), LONG);
+    (!ran.stderr.contains("No module named")).then(|| ran.ok())
 }
 
 #[test]
@@ -269,29 +427,6 @@ fn toolchain_for_another_system_is_an_archive_that_sccache_takes() {
 }
 
 #[test]
-fn what_bare_sccache_left_in_redis_is_hit() {
-    let Some(redis) = Redis::start(&[]) else {
-        return;
-    };
-    let port = redis.port;
-    let machine = Machine::new();
-    machine.write("it.rs", "pub fn old() -> u32 { 42 }");
-    let compile = "sccache rustc --crate-name it --crate-type rlib --emit link --out-dir . it.rs";
-    let before = machine.sh(&format!(
-        "export CARGO_INCREMENTAL=0 SCCACHE_REDIS_ENDPOINT=redis://127.0.0.1:{port} \
-         SCCACHE_REDIS_KEY_PREFIX=team SCCACHE_SERVER_UDS=$HOME/old.sock\n{compile} && sccache --show-stats && sccache --stop-server"
-    ));
-    assert_eq!(before.code, Some(0), "{}", before.output);
-    let upstream = format!("redis://127.0.0.1:{port}/0/team");
-    let dock = Dock::start(&[("SCCACHE_UPSTREAM", &upstream)]);
-    let after = machine.with_env(&dock, "--no-disk", &format!("rm libit.rlib\n{compile}"));
-    assert_eq!(after.code, Some(0), "{}", after.output);
-    assert_eq!(crate::docker::counts(&dock.status().unwrap()), (1, 0, 0));
-    let hits = &dock.status().unwrap()["cache"]["upstream"]["hits"];
-    assert_eq!(hits.as_u64(), Some(1), "it came from there");
-}
-
-#[test]
 fn guides_stay_short_and_name_only_files_that_exist() {
     for entry in fs::read_dir(root().join("docs"))
         .unwrap()
@@ -315,21 +450,6 @@ fn guides_stay_short_and_name_only_files_that_exist() {
             let link = link.split([')', '#']).next().unwrap();
             let exists = link.is_empty() || root().join("docs").join(link).exists();
             assert!(exists || link.starts_with("http"), "{name} names {link}");
-        }
-        let known = file.file_stem().unwrap().to_str().unwrap();
-        let others = [
-            "clients",
-            "cluster",
-            "errors",
-            "kubernetes",
-            "observability",
-            "operating",
-            "cache",
-            "settings",
-        ];
-        let has_shell = blocks(&text).iter().any(|block| block.language == "sh");
-        if has_shell && !others.contains(&known) {
-            assert!(GUIDES.contains(&known), "nobody runs {name}");
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::browser::Browser;
 use crate::dock::{Dock, eventually};
-use crate::harness::{Answer, Gateway, READER, WRITER, finish, skip, tools, wait_for};
+use crate::harness::{Answer, Gateway, READER, WRITER, finish, wait_for};
 use nix::sys::signal::{Signal, kill};
 use sccache_dock::gateway::config::TlsFiles;
 use serde_json::{Value, json};
@@ -525,58 +525,4 @@ fn page_fits_a_phone_and_follows_light_and_dark() {
     println!("{}", browser.script(figures));
     let elsewhere = "return performance.getEntriesByType('resource').filter((it) => !it.name.startsWith(location.origin)).length";
     assert_eq!(browser.script(elsewhere), 0, "nothing is asked for outside");
-}
-
-#[test]
-fn page_has_no_fault_that_an_accessibility_check_finds() {
-    let checker = tools().join("axe/axe_playwright_python/axe.min.js");
-    let Ok(checker) = std::fs::read_to_string(&checker) else {
-        return skip(&format!("no {}: run scripts/test", checker.display()));
-    };
-    let dock = Dock::start(&[]);
-    let listen = dock.address();
-    let url = format!("http://{listen}");
-    for path in ["team/x", "cas/x"] {
-        let put = ureq::put(format!("{url}/{path}"));
-        let put = put.header("Authorization", format!("Bearer {}", dock.token()));
-        assert_eq!(put.send("x").unwrap().status(), 201);
-    }
-    let Some(browser) = Browser::start() else {
-        return;
-    };
-    let check = |what: &str| {
-        browser.script(&checker);
-        let found = browser.script(
-            "return axe.run().then((it) => [it.violations.map((one) => one.id + ': ' + one.nodes.map((node) => node.html).join(' ')), it.passes.length])",
-        );
-        println!("{what}: {} rules passed", found[1]);
-        assert_eq!(found[0], json!([]), "{what}");
-        assert!(found[1].as_u64() > Some(10), "{what}: {found}");
-    };
-    browser.go(&url);
-    browser.await_element("#token");
-    check("login");
-    browser.press(&format!("wrong{ENTER}"));
-    browser.await_element("#trouble");
-    check("wrong token");
-    browser.press(&format!("{}{ENTER}", dock.token()));
-    browser.await_element("main[data-live]");
-    for service in ["gateway", "server"] {
-        assert!(
-            browser
-                .source()
-                .contains(&format!("<th scope=\"row\">{service}</th>"))
-        );
-    }
-    browser.script("document.querySelectorAll('details').forEach((it) => (it.open = true))");
-    for (colours, width) in [
-        ("light", 1280),
-        ("dark", 1280),
-        ("light", 360),
-        ("dark", 360),
-    ] {
-        browser.prefer(colours);
-        browser.resize(width, 800);
-        check(&format!("{colours}, {width} pixels"));
-    }
 }

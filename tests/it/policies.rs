@@ -369,10 +369,11 @@ fn forget(file: &Path) {
 }
 
 /// The blob's file, by the key at its end.
-fn file_of(store: &Path, key: &str) -> PathBuf {
+pub(crate) fn file_of(store: &Path, key: &str) -> PathBuf {
     let found = files(&store.join("blobs")).into_iter();
     let mut found = found.filter(|file| {
-        let bytes = fs::read(file).unwrap();
+        // Others may be evicted meanwhile.
+        let bytes = fs::read(file).unwrap_or_default();
         let end = &bytes[bytes.len().saturating_sub(44 + key.len())..];
         end.starts_with(key.as_bytes())
     });

@@ -13,6 +13,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 use std::time::Duration;
 
 /// Build scripts that try what the compiler can do compile things that fail, and a failure is never cached.
@@ -323,10 +324,28 @@ fn cargo_home() -> PathBuf {
     )
 }
 
-/// A port that was free a moment ago.
+/// A port of this test's own until its process ends. None of those that the kernel gives away, which any connection of
+/// any program may take between two containers of a test; and locked, because other checkouts have tests as well.
 pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
+    static MINE: Mutex<Vec<Flock<File>>> = Mutex::new(Vec::new());
+    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();
+    let given_away: u16 = range.split_whitespace().next().unwrap().parse().unwrap();
+    let ours = 10_000..given_away;
+    let folder = std::env::temp_dir().join(format!("sccache-dock-ports-{}", nix::unistd::getuid()));
+    fs::create_dir_all(&folder).unwrap();
+    // Tests begin at different places, or each would try what all before it have.
+    let first = std::process::id().wrapping_mul(97) as usize % ours.len();
+    for port in ours.clone().cycle().skip(first).take(ours.len()) {
+        let file = File::create(folder.join(port.to_string())).unwrap();
+        let Ok(lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else {
+            continue;
+        };
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            MINE.lock().unwrap().push(lock);
+            return port;
+        }
+    }
+    panic!("no port of {ours:?} is free");
 }
 
 /// The host's script, with the variables of one user and one container. The container goes with it.

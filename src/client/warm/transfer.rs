@@ -80,7 +80,7 @@ impl Transfers {
     }
 }
 
-/// Of a line such as `pos:	4096`.
+/// Of a line such as `pos: 4096`.
 fn position(fdinfo: &str) -> Option<u64> {
     fdinfo
         .lines()

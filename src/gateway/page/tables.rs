@@ -1,7 +1,7 @@
 //! The page's tables. On a narrow screen each row becomes a card, whose figures are named by `data-name`.
 
 use super::Services;
-use crate::gateway::status::{BuilderState, DistStatus, Status, Warning};
+use crate::gateway::status::{BuilderState, DistStatus, NamespaceStatus, Status, Warning};
 use crate::human::{bytes, count, percent, span};
 use crate::supervise::control::ServiceReport;
 use maud::{Markup, html};
@@ -93,9 +93,19 @@ fn more(all: usize) -> Markup {
     }
 }
 
+/// What a namespace takes, and of how much where that is bounded.
+fn size(namespace: &NamespaceStatus) -> String {
+    let taken = bytes(namespace.bytes);
+    match namespace.quota {
+        Some(quota) => format!("{taken} of {}", bytes(quota)),
+        None => taken,
+    }
+}
+
 pub(super) fn namespaces(status: &Status, is_narrowed: bool) -> Markup {
     let mut rows: Vec<_> = status.namespaces.iter().collect();
     rows.sort_by_key(|(_, it)| std::cmp::Reverse((it.hits + it.misses + it.writes, it.bytes)));
+    let any_lost = rows.iter().any(|(_, it)| it.lost_hits > 0);
     html! {
         section.card aria-labelledby="namespaces" {
             h2 #namespaces { "Namespaces" }
@@ -111,18 +121,20 @@ pub(super) fn namespaces(status: &Status, is_narrowed: bool) -> Markup {
                         th.number scope="col" { "Misses" }
                         th.number scope="col" { "Writes" }
                         th.number scope="col" { "Served" }
+                        @if any_lost { th.number scope="col" { "Lost hits" } }
                         th.number scope="col" { "Size" }
                     } }
                     tbody {
                         @for (name, it) in rows.iter().take(ROWS) {
                             tr {
-                                th scope="row" { (name) }
+                                th scope="row" { (name) @if it.pinned { " (pinned)" } }
                                 (number("Hit rate", &percent(it.hits, it.hits + it.misses)))
                                 (number("Hits", &count(it.hits)))
                                 (number("Misses", &count(it.misses)))
                                 (number("Writes", &count(it.writes)))
                                 (number("Served", &bytes(it.bytes_read)))
-                                (number("Size", &bytes(it.bytes)))
+                                @if any_lost { (number("Lost hits", &count(it.lost_hits))) }
+                                (number("Size", &size(it)))
                             }
                         }
                     }

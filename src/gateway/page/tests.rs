@@ -1,5 +1,7 @@
 use super::*;
-use crate::gateway::status::{BuilderStatus, DistStatus, NamespaceStatus, TokenStatus, Warning};
+use crate::gateway::status::{
+    BuilderStatus, DistStatus, KeptBy, NamespaceStatus, TokenStatus, Warning,
+};
 use crate::supervise::control::TroubleReport;
 
 const EVIL: &str = "<script>alert(1)</script>\"'&";
@@ -169,9 +171,36 @@ fn what_is_wrong_stands_first() {
 #[test]
 fn lost_hits_are_shown() {
     let mut small = empty();
-    small.lost_hits.count = 1234;
+    small.lost_hits = LostHits {
+        count: 1234,
+        bytes: 3 << 30,
+        by_quota: 2,
+        kept_by: vec![KeptBy {
+            budget_bytes: 20 << 30,
+            share: 0.929,
+        }],
+    };
+    let team = NamespaceStatus {
+        bytes: 1 << 20,
+        quota: Some(4 << 20),
+        pinned: true,
+        lost_hits: 2,
+        ..NamespaceStatus::default()
+    };
+    small.namespaces.insert("team".into(), team);
     let html = status(&view(&small));
-    assert!(html.contains("Lost hits</dt><dd>1\u{a0}234</dd>"), "{html}");
+    for part in [
+        "0 evicted, 1\u{a0}234 missed since",
+        "Lost hits</dt><dd>1\u{a0}234, 3.0 GiB, 2 because of a quota</dd>",
+        "20.0 GiB would have kept 92 % of the lost hits.",
+        "<th scope=\"row\">team (pinned)</th>",
+        "data-name=\"Lost hits\">2<",
+        "data-name=\"Size\">1.0 MiB of 4.0 MiB<",
+    ] {
+        assert!(html.contains(part), "{part:?} is not in\n{html}");
+    }
+    let fine = status(&view(&empty()));
+    assert!(!fine.contains("missed since") && !fine.contains("A larger budget"));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use sccache_dock::gateway::status::{BuilderStatus, DistStatus, Status};
 use sccache_dock::listeners;
 use sccache_dock::secret::Secret;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -27,8 +27,7 @@ pub(super) fn toolchain(digit: char) -> Vec<u8> {
 }
 
 pub(super) fn free_port(ip: &str) -> SocketAddr {
-    let listener = TcpListener::bind((ip, 0)).unwrap();
-    listener.local_addr().unwrap()
+    SocketAddr::new(ip.parse().unwrap(), crate::site::free_port())
 }
 
 fn token(text: &str) -> Token {
