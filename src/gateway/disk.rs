@@ -91,7 +91,7 @@ impl Disk {
             store,
             slots: Arc::new(Semaphore::new(SLOTS)),
             writers: Arc::new(Semaphore::new(writers())),
-            pace: Arc::default(),
+            pace: Arc::new(Pace::new()),
             memory: Arc::new(Semaphore::new(MEMORY_UNITS)),
             purges: Arc::new(Semaphore::new(PURGES)),
             writable: Arc::new(Mutex::new(Writable::Unknown)),

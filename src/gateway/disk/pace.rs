@@ -26,12 +26,15 @@ pub(crate) fn threads() -> usize {
     turns() + 1
 }
 
+/// Asks the system, which takes some time.
 fn turns() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Pace {
+    /// Writes at one time.
+    turns: usize,
     shared: Arc<Shared>,
     /// `None` where it cannot be started: then nothing is written on the spot.
     keeper: OnceLock<Option<Thread>>,
@@ -61,12 +64,20 @@ pub(super) struct Turn<'a> {
 }
 
 impl Pace {
+    pub(super) fn new() -> Pace {
+        Pace {
+            turns: turns(),
+            shared: Arc::default(),
+            keeper: OnceLock::new(),
+        }
+    }
+
     /// `None` when the write had better take the long way. To be called on a thread of the runtime.
     pub(super) fn turn(&self) -> Option<Turn<'_>> {
         let keeper = self.keeper.get_or_init(|| start_keeper(&self.shared));
         let (keeper, since) = (keeper.as_ref()?, now());
         let mut state = self.shared.state();
-        if state.running.len() == turns() || state.quick_from.is_some_and(|from| since < from) {
+        if state.running.len() >= self.turns || state.quick_from.is_some_and(|from| since < from) {
             return None;
         }
         state.running.push(since);
@@ -158,7 +169,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_thread_of_the_runtime_is_never_lent() {
-        let pace = Pace::default();
+        let pace = Pace::new();
         let taken: Vec<_> = std::iter::from_fn(|| pace.turn()).collect();
         assert!(taken.len() < threads());
         drop(taken);
@@ -170,7 +181,7 @@ mod tests {
 
     #[tokio::test]
     async fn after_a_slow_write_none_is_tried_on_the_spot() {
-        let pace = Pace::default();
+        let pace = Pace::new();
         let turn = pace.turn();
         thread::sleep(SLOW);
         drop(turn);
@@ -179,7 +190,7 @@ mod tests {
 
     #[tokio::test]
     async fn while_a_write_hangs_the_keeper_lets_no_other_begin() {
-        let pace = Pace::default();
+        let pace = Pace::new();
         let _hangs = pace.turn();
         while pace.shared.state().quick_from.is_none() {
             thread::yield_now();
@@ -189,7 +200,7 @@ mod tests {
 
     #[tokio::test]
     async fn keeper_rests_without_writes_and_ends_with_the_pace() {
-        let pace = Pace::default();
+        let pace = Pace::new();
         drop(pace.turn());
         while !pace.shared.state().keeper_rests {
             thread::yield_now();
