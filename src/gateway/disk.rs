@@ -27,8 +27,8 @@ use tokio::time::timeout;
 
 /// Longest body that is held in memory whole.
 const SMALL: usize = 256 << 10;
-/// Longest body that is read at once where the kernel has it in memory; longer ones go from there to the socket.
-const INLINE: usize = 64 << 10;
+/// Longest body that is copied where the kernel has it in memory; longer ones go from there to the socket.
+const INLINE: usize = 8 << 10;
 /// Piece of a longer body.
 const CHUNK: usize = 256 << 10;
 /// Distance of the pages of a file of which it is asked whether they are in memory.
@@ -111,7 +111,9 @@ impl Disk {
     /// Opens a blob for reading; a short one is read at once. What the kernel has in memory is served on the
     /// caller's thread, see `resident.rs`.
     pub async fn get(&self, key: &Key) -> Result<Download, Fault> {
-        let (blob, whole, permit) = match self.store.get_resident(key)? {
+        let resident = self.store.get_resident(key)?;
+        let is_resident = resident.is_some();
+        let (blob, whole, permit) = match resident {
             Some(blob) => {
                 let held = usize::try_from(blob.len).unwrap_or(CHUNK).min(CHUNK);
                 let permit = self.memory(held).await?;
@@ -151,6 +153,7 @@ impl Disk {
             None => State::Pieces {
                 file: Arc::new(blob.file),
                 doubt: self.store.doubt(key),
+                end_is_resident: is_resident,
                 at: 0,
                 read: None,
                 _permit: permit,

@@ -44,6 +44,8 @@ pub(super) enum State {
         file: Arc<File>,
         /// Raised when it cannot be read.
         doubt: Doubt,
+        /// What follows the body was just read without waiting for the disk.
+        end_is_resident: bool,
         at: u64,
         read: Option<JoinHandle<io::Result<Bytes>>>,
         _permit: OwnedSemaphorePermit,
@@ -61,10 +63,15 @@ impl Download {
     pub(crate) fn file_part(self) -> Result<FilePart, Download> {
         match self.state {
             State::Pieces {
-                file, doubt, at, ..
+                file,
+                doubt,
+                end_is_resident,
+                at,
+                ..
             } => Ok(FilePart {
                 file,
                 doubt,
+                end_is_resident,
                 at,
                 end: self.length,
             }),
@@ -134,6 +141,7 @@ impl Download {
 pub(crate) struct FilePart {
     file: Arc<File>,
     doubt: Doubt,
+    end_is_resident: bool,
     at: u64,
     end: u64,
 }
@@ -161,6 +169,9 @@ impl FilePart {
     /// One page in [`PROBE`] bytes is looked at; the kernel reads and drops more than that at a time.
     pub(crate) async fn resident(&self, most: usize) -> io::Result<usize> {
         let rest = usize::try_from(self.rest()).unwrap_or(most).min(most);
+        if self.end_is_resident && rest <= PROBE && rest as u64 == self.rest() {
+            return Ok(rest);
+        }
         let is_there = |at: &usize| {
             let probe = resident::read(&self.file, &mut [0], self.at + *at as u64);
             probe.is_ok_and(|whole| whole)
@@ -226,6 +237,7 @@ mod tests {
             state: State::Pieces {
                 file: Arc::new(file),
                 doubt: store.doubt(&key),
+                end_is_resident: false,
                 at: 0,
                 read: None,
                 _permit: memory.acquire_owned().await.unwrap(),

@@ -17,18 +17,16 @@ const SLOW: Duration = Duration::from_millis(5);
 /// How often the keeper looks, while there are writes.
 const LOOK: Duration = Duration::from_millis(20);
 /// How long no write is tried on the spot after a slow one.
-const PAUSE: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(100);
 /// Looks without a write after which the keeper rests.
 const PATIENCE: u32 = 50;
 
-/// Threads for the runtime that serves: as many as may write at a time, and one.
+/// Threads for the runtime that serves: one for each processor, and at least one that does not write. Asks the system,
+/// which takes some time.
 pub(crate) fn threads() -> usize {
-    turns() + 1
-}
-
-/// Asks the system, which takes some time.
-fn turns() -> usize {
-    thread::available_parallelism().map_or(1, usize::from)
+    thread::available_parallelism()
+        .map_or(2, usize::from)
+        .max(2)
 }
 
 #[derive(Debug)]
@@ -66,7 +64,7 @@ pub(super) struct Turn<'a> {
 impl Pace {
     pub(super) fn new() -> Pace {
         Pace {
-            turns: turns(),
+            turns: threads() - 1,
             shared: Arc::default(),
             keeper: OnceLock::new(),
         }

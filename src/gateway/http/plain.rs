@@ -35,6 +35,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
+/// Read at once of a head and what follows it: all of most requests. What is not much longer costs the allocator more.
+const READ: usize = 32 << 10;
 /// Headers of one request.
 const HEADERS: usize = 64;
 /// Most that one call of `sendfile` is to move: other connections wait meanwhile.
@@ -130,7 +132,7 @@ pub(super) async fn converse<S: Socket>(
 
 async fn fill<S: Socket>(stream: &mut S, buffer: &mut BytesMut) -> io::Result<usize> {
     stream.until_readable().await?;
-    buffer.reserve(BUFFER);
+    buffer.reserve(READ);
     stream.read_buf(buffer).await
 }
 
