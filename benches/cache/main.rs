@@ -4,6 +4,9 @@
 //! the machine does meets all of them. Server and load share the processors. Peers that are not installed are
 //! left out with a word.
 //!
+//! After many files were removed ext4 looks longer for room for new ones, for minutes and for whoever asks: figures of
+//! PUT are worth most with `TMPDIR` on a file system that was just made.
+//!
 //! ```text
 //! --full            all sizes and connections, longer (about ten minutes); without it a choice of them (one minute)
 //! --only A,B        of: get put own stalled full million
