@@ -470,7 +470,9 @@ pub async fn run(
         );
     }
     let drain = config.drain;
-    let most = accept::connection_limit();
+    let limits = accept::limits();
+    store.keep_files(limits.kept_files);
+    let most = limits.connections;
     let dist = config.dist.clone();
     let front = dist.map(|dist| Arc::new(Front::new(dist, supervisor.say)));
     let gateway = Gateway::new(config, store, front, asked, most).map_err(io::Error::other)?;

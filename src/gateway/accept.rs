@@ -15,6 +15,8 @@ use tracing::warn;
 
 /// Most connections at one time; more wait to be accepted.
 const CONNECTIONS: usize = 4096;
+/// Blobs' files that are kept open, see `store/kept.rs`, where that leaves enough for connections.
+const KEPT_FILES: usize = 1024;
 /// Descriptors left for blobs, relays and everything else.
 const SPARE_FILES: u64 = 512;
 /// How long a new connection may stay without a first byte. Less than a stranger may: whoever says nothing at all, as
@@ -179,19 +181,35 @@ pub(crate) async fn a_moment_after(stopping: &mut watch::Receiver<bool>) {
     sleep(LAST_WORDS).await;
 }
 
-/// As many connections as descriptors allow, after asking for all that may be had.
-pub(super) fn connection_limit() -> usize {
+/// What descriptors allow.
+pub(super) struct Limits {
+    pub(super) connections: usize,
+    /// Blobs' files that are open without a connection.
+    pub(super) kept_files: usize,
+}
+
+/// Asks for all descriptors that may be had, and shares them out.
+pub(super) fn limits() -> Limits {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
-        return CONNECTIONS;
+    let most = Limits {
+        connections: CONNECTIONS,
+        kept_files: KEPT_FILES,
     };
-    let wanted = (2 * CONNECTIONS as u64 + SPARE_FILES).min(hard).max(soft);
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return most;
+    };
+    let all = 2 * CONNECTIONS as u64 + KEPT_FILES as u64 + SPARE_FILES;
+    let wanted = all.min(hard).max(soft);
     let files = if setrlimit(Resource::RLIMIT_NOFILE, wanted, hard).is_ok() {
         wanted
     } else {
         soft
     };
-    // A connection may hold a blob's file or a relay's socket besides its own.
-    let share = usize::try_from(files.saturating_sub(SPARE_FILES) / 2).unwrap_or(CONNECTIONS);
-    share.clamp(16, CONNECTIONS)
+    let rest = usize::try_from(files.saturating_sub(SPARE_FILES)).unwrap_or(usize::MAX);
+    let kept_files = (rest / 8).min(KEPT_FILES);
+    Limits {
+        // A connection may hold a blob's file or a relay's socket besides its own.
+        connections: ((rest - kept_files) / 2).clamp(16, CONNECTIONS),
+        kept_files,
+    }
 }

@@ -151,7 +151,7 @@ impl Disk {
                 _permit: permit,
             }))),
             None => State::Pieces {
-                file: Arc::new(blob.file),
+                file: blob.file,
                 doubt: self.store.doubt(key),
                 end_is_resident: is_resident,
                 at: 0,

@@ -38,7 +38,7 @@ const UNIT: u64 = 512;
 const NONE: u32 = u32::MAX;
 
 /// A key's hash: the entry's identity here and its file's name.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Digest(pub [u8; 16]);
 
 impl Digest {

@@ -25,6 +25,7 @@
 //! - Absent: HTTP, flushing, and any byte of the bodies in memory.
 
 mod found;
+mod kept;
 mod purge;
 pub mod resident;
 mod room;
@@ -41,6 +42,7 @@ use super::key::{self, Key};
 use super::lru::{Digest, Item, Lru, MAX_ENTRY_BYTES, Presence, Rule};
 use found::Depth;
 pub use found::Flaws;
+use kept::KeptFiles;
 pub use purge::{Filter, Purged};
 pub use scrub::{Doubt, Scrubbed};
 use std::collections::HashMap;
@@ -128,11 +130,11 @@ pub struct Store {
     inner: Arc<Inner>,
 }
 
-/// A blob, open for reading: its body is the first `len` bytes of `file`, which stands at offset 0.
+/// A blob, open for reading: its body is the first `len` bytes of `file`, to be read by position, as others read it too.
 #[derive(Debug)]
 pub struct Blob {
     /// The file. It stays readable when the blob is evicted or replaced meanwhile.
-    pub file: std::fs::File,
+    pub file: Arc<File>,
     /// Bytes of the body.
     pub len: u64,
     /// When the blob was written.
@@ -166,6 +168,7 @@ struct Inner {
 #[derive(Debug)]
 struct State {
     lru: Lru,
+    kept: KeptFiles,
     namespaces: Namespaces,
     indexing: bool,
     scanned: Progress,
@@ -254,6 +257,7 @@ impl Store {
             block: block.fragment_size().max(512),
             state: Mutex::new(State {
                 lru,
+                kept: KeptFiles::new(),
                 namespaces,
                 indexing: true,
                 scanned: Progress::default(),
@@ -321,7 +325,7 @@ impl Store {
         let modified =
             SystemTime::UNIX_EPOCH + Duration::from_micros(opened.trailer.written_micros);
         Ok(Blob {
-            file: opened.file,
+            file: Arc::new(opened.file),
             len: opened.trailer.body_len,
             modified,
         })
@@ -385,6 +389,7 @@ impl Store {
         match fs::remove_file(&path) {
             Ok(()) => {
                 inner.state().lru.remove(&digest);
+                inner.close(&digest);
                 Ok(())
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(inner.vanished(&digest)),
@@ -402,6 +407,12 @@ impl Inner {
     fn stripe(&self, digest: &Digest) -> MutexGuard<'_, ()> {
         let stripe = &self.stripes[usize::from(digest.0[15]) % STRIPES];
         stripe.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets go of the file of a blob that goes, or has gone, from the index: only so does its room come free.
+    fn close(&self, digest: &Digest) {
+        let kept = self.state().kept.forget(digest);
+        drop(kept);
     }
 
     fn path(&self, folder: &str, digest: &Digest) -> PathBuf {

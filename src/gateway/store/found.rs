@@ -135,11 +135,14 @@ impl Inner {
 
     /// Forgets a blob whose file is not there. The key's stripe is held.
     pub(super) fn vanished(&self, digest: &Digest) -> Error {
-        let mut state = self.state();
-        if state.lru.presence(digest) == Presence::Live {
-            state.lru.remove(digest);
-            state.vanished_entries += 1;
+        {
+            let mut state = self.state();
+            if state.lru.presence(digest) == Presence::Live {
+                state.lru.remove(digest);
+                state.vanished_entries += 1;
+            }
         }
+        self.close(digest);
         Error::Missing
     }
 
@@ -157,11 +160,14 @@ impl Inner {
             return Error::Missing;
         }
         warn_of(kind, path, key, "removed");
-        let mut state = self.state();
-        state.flaws.count(kind);
-        if state.lru.presence(digest) == Presence::Live {
-            state.lru.remove(digest);
+        {
+            let mut state = self.state();
+            state.flaws.count(kind);
+            if state.lru.presence(digest) == Presence::Live {
+                state.lru.remove(digest);
+            }
         }
+        self.close(digest);
         Error::Missing
     }
 }

@@ -123,7 +123,11 @@ impl Inner {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(self.fault("remove blob", &path, error))
             }
-            Ok(()) | Err(_) => Ok(Some(self.state().lru.remove(&item.digest).unwrap_or(0))),
+            Ok(()) | Err(_) => {
+                let removed = self.state().lru.remove(&item.digest);
+                self.close(&item.digest);
+                Ok(Some(removed.unwrap_or(0)))
+            }
         }
     }
 }

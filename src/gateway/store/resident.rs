@@ -6,6 +6,7 @@
 //! instead of wait, `RWF_NOWAIT` a read. Whatever is in the way (not in memory, not indexed yet, something to
 //! check or to note, a file system that knows neither flag) ends in `None`, and the long way does the rest.
 
+use super::kept::Kept;
 use super::trailer::{self, Trailer};
 use super::{Blob, Error, Store, digest_of, micros, now};
 use crate::gateway::key::Key;
@@ -14,22 +15,34 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 use std::fs::File;
 use std::io::{self, IoSliceMut};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 impl Store {
     /// Opens a blob and marks it as used, if that can be done at once. [`Error::Missing`] on a miss.
     pub fn get_resident(&self, key: &Key) -> Result<Option<Blob>, Error> {
         let inner = &*self.inner;
-        let digest = digest_of(key);
-        {
+        let (digest, now) = (digest_of(key), micros(now()));
+        let found = {
             let mut state = inner.state();
             if !state.may_have(&digest) {
                 return Err(Error::Missing);
             }
-            if !state.lru.touch_only(&digest, micros(now())) {
+            if !state.lru.touch_only(&digest, now) {
                 return Ok(None);
             }
-        }
+            state.kept.find(&digest, now)
+        };
+        let leave = match found {
+            Ok(kept) if kept.is_there() => return Ok(Some(kept.blob())),
+            // What has become of it is found out by opening it anew.
+            Ok(kept) => {
+                drop(kept);
+                inner.close(&digest);
+                None
+            }
+            Err(leave) => Some(leave),
+        };
         let path = inner.path_of(key, &digest);
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let opened = rustix::fs::openat2(
@@ -42,30 +55,38 @@ impl Store {
         let Ok(file) = opened.map(File::from) else {
             return Ok(None);
         };
-        let Some(trailer) = trailer_of(&file, key).filter(|_| inner.is_live(&digest)) else {
+        let Some((trailer, file_len)) = trailer_of(&file, key) else {
             return Ok(None);
         };
-        Ok(Some(Blob {
-            file,
-            len: trailer.body_len,
-            modified: SystemTime::UNIX_EPOCH + Duration::from_micros(trailer.written_micros),
-        }))
+        let kept = Kept {
+            file: Arc::new(file),
+            file_len,
+            body_len: trailer.body_len,
+            written: SystemTime::UNIX_EPOCH + Duration::from_micros(trailer.written_micros),
+            used_micros: now,
+        };
+        let over = {
+            let mut state = inner.state();
+            // Doomed meanwhile, or put there by somebody else: not ours to serve.
+            if state.lru.presence(&digest) != Presence::Live {
+                return Ok(None);
+            }
+            leave.and_then(|leave| state.kept.keep(&digest, kept.clone(), leave))
+        };
+        drop(over);
+        Ok(Some(kept.blob()))
     }
 }
 
-impl super::Inner {
-    fn is_live(&self, digest: &crate::gateway::lru::Digest) -> bool {
-        self.state().lru.presence(digest) == Presence::Live
-    }
-}
-
-fn trailer_of(file: &File, key: &Key) -> Option<Trailer> {
+/// The trailer of a blob's file, and the bytes of the whole file.
+fn trailer_of(file: &File, key: &Key) -> Option<(Trailer, u64)> {
     let found = file.metadata().ok().filter(|found| found.is_file())?;
     let start = found.len().checked_sub(trailer::len(key.as_str()))?;
     let mut bytes = [0; trailer::MOST_BYTES];
     let bytes = bytes.get_mut(..usize::try_from(found.len() - start).ok()?)?;
     read(file, bytes, start).ok().filter(|whole| *whole)?;
-    Trailer::decode(bytes, key.as_str(), found.len())
+    let trailer = Trailer::decode(bytes, key.as_str(), found.len())?;
+    Some((trailer, found.len()))
 }
 
 /// Fills `bytes` from what the kernel has of `file` in memory. `false` when that is not all of it.

@@ -73,6 +73,7 @@ pub(super) fn start_housekeeper(inner: &Arc<Inner>, wakes: Receiver<()>) -> io::
             if let Some(age) = max_age {
                 inner.expire(age);
             }
+            inner.close_unused();
             inner.keep_free();
             inner.keep_spare(&mut looked);
             inner.raise_ceiling_ahead();
@@ -217,6 +218,11 @@ impl Inner {
         wanted.saturating_sub(state.lru.quota_left(namespace).unwrap_or(wanted))
     }
 
+    fn close_unused(&self) {
+        let unused = self.state().kept.forget_unused(micros(now()));
+        drop(unused);
+    }
+
     fn keep_free(&self) {
         self.sweep(Cause::Budget, |inner, state| {
             let live = state.lru.live(Reach::Unpinned);
@@ -345,6 +351,8 @@ impl Inner {
             if self.state().lru.presence(&item.digest) != Presence::Doomed {
                 continue;
             }
+            // Nobody opens it again, so that its room is free when its file is gone.
+            self.close(&item.digest);
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     self.state().lru.revive(&item.digest);

@@ -1,12 +1,12 @@
 //! On real files; those that need a file system of their own mount a tmpfs, and say so when they may not.
 
+mod kept;
 mod policies;
 
 use super::*;
 use crate::gateway::lru::{Presence, Reach};
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
-use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -73,9 +73,8 @@ fn put(store: &Store, name: &str, body: &[u8]) -> bool {
 fn body(store: &Store, name: &str) -> Option<Vec<u8>> {
     match store.get(&key(name)) {
         Ok(blob) => {
-            let mut bytes = Vec::new();
-            blob.file.take(blob.len).read_to_end(&mut bytes).unwrap();
-            assert_eq!(bytes.len() as u64, blob.len, "{name}");
+            let mut bytes = vec![0; usize::try_from(blob.len).unwrap()];
+            blob.file.read_exact_at(&mut bytes, 0).unwrap();
             Some(bytes)
         }
         Err(Error::Missing) => None,

@@ -288,9 +288,15 @@ impl Writer {
         if let Some(file) = replaced {
             inner.suspect(Suspect::Replaced(self.key.clone(), file));
         }
-        let mut state = inner.state();
-        state.ghosts.forget(&self.digest);
-        Ok(state.lru.commit(item, bytes, now_micros, reserved) || unknown)
+        let replaced = {
+            let mut state = inner.state();
+            state.ghosts.forget(&self.digest);
+            state.lru.commit(item, bytes, now_micros, reserved) || unknown
+        };
+        if replaced {
+            inner.close(&self.digest);
+        }
+        Ok(replaced)
     }
 
     fn reserve_for(&mut self, received: u64) -> Result<(), Error> {

@@ -1,0 +1,128 @@
+//! Files of blobs that were just asked for, kept open: what one client wants, its neighbours want in the same minute.
+//!
+//! Such a blob costs one look whether its file is still there and as long as it was, instead of a look-up of its path,
+//! a read of its trailer and a close. A file is kept until nobody has used it for [`REST`], its blob goes or is
+//! replaced, or others take its place; the room of a removed one comes free by then.
+
+use super::{Blob, Store};
+use crate::gateway::lru::Digest;
+use lru::LruCache;
+use std::fs::File;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+/// How long a file is kept that nobody uses.
+const REST: Duration = Duration::from_secs(30);
+const GENERATIONS: usize = 64;
+
+/// An open file of a blob that was found whole.
+#[derive(Debug, Clone)]
+pub(super) struct Kept {
+    pub(super) file: Arc<File>,
+    pub(super) file_len: u64,
+    pub(super) body_len: u64,
+    pub(super) written: SystemTime,
+    pub(super) used_micros: u64,
+}
+
+impl Kept {
+    /// Whether the file is still in its place, and has kept its length.
+    pub(super) fn is_there(&self) -> bool {
+        let found = rustix::fs::fstat(&*self.file);
+        found.is_ok_and(|found| {
+            found.st_nlink > 0 && u64::try_from(found.st_size) == Ok(self.file_len)
+        })
+    }
+
+    pub(super) fn blob(self) -> Blob {
+        Blob {
+            file: self.file,
+            len: self.body_len,
+            modified: self.written,
+        }
+    }
+}
+
+/// The leave to keep a file, given before it is opened; void once a blob of that kind goes or is replaced.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Leave(u32);
+
+/// All that are open. What its methods return is to be closed without the lock that guards it.
+#[derive(Debug)]
+pub(super) struct KeptFiles {
+    files: LruCache<Digest, Kept>,
+    most: usize,
+    /// By a byte of the digest, how often one was forgotten.
+    generations: [u32; GENERATIONS],
+}
+
+impl KeptFiles {
+    pub(super) fn new() -> KeptFiles {
+        KeptFiles {
+            files: LruCache::unbounded(),
+            most: 0,
+            generations: [0; GENERATIONS],
+        }
+    }
+
+    fn generation(&mut self, digest: &Digest) -> &mut u32 {
+        &mut self.generations[usize::from(digest.0[14]) % GENERATIONS]
+    }
+
+    /// The blob's file, or the leave to keep one.
+    pub(super) fn find(&mut self, digest: &Digest, now_micros: u64) -> Result<Kept, Leave> {
+        match self.files.get_mut(digest) {
+            Some(kept) => {
+                kept.used_micros = now_micros;
+                Ok(kept.clone())
+            }
+            None => Err(Leave(*self.generation(digest))),
+        }
+    }
+
+    /// Keeps the file of a blob that is live. Returns the one that has to go for it.
+    #[must_use]
+    pub(super) fn keep(&mut self, digest: &Digest, kept: Kept, leave: Leave) -> Option<Kept> {
+        if *self.generation(digest) != leave.0 {
+            return Some(kept);
+        }
+        let other = self.files.push(*digest, kept).map(|(_, other)| other);
+        let is_over = self.files.len() > self.most;
+        other.or_else(|| {
+            is_over
+                .then(|| self.files.pop_lru())?
+                .map(|(_, oldest)| oldest)
+        })
+    }
+
+    /// To be called whenever a blob's file goes or is replaced.
+    #[must_use]
+    pub(super) fn forget(&mut self, digest: &Digest) -> Option<Kept> {
+        let generation = self.generation(digest);
+        *generation = generation.wrapping_add(1);
+        self.files.pop(digest)
+    }
+
+    /// Those that nobody has used for a while.
+    #[must_use]
+    pub(super) fn forget_unused(&mut self, now_micros: u64) -> Vec<Kept> {
+        let rest = u64::try_from(REST.as_micros()).unwrap_or(u64::MAX);
+        let mut unused = Vec::new();
+        while self
+            .files
+            .peek_lru()
+            // A clock that was set back makes some of them look as if from the future: they are as well reopened.
+            .is_some_and(|(_, kept)| kept.used_micros.abs_diff(now_micros) > rest)
+        {
+            unused.extend(self.files.pop_lru().map(|(_, kept)| kept));
+        }
+        unused
+    }
+}
+
+impl Store {
+    /// So many files of blobs may be open that nobody is reading: none, where nobody says.
+    pub fn keep_files(&self, most: usize) {
+        self.inner.state().kept.most = most;
+    }
+}
