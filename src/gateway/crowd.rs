@@ -142,6 +142,7 @@ impl Crowd {
             }
         };
         let end = tokio::select! {
+            biased;
             () = GUEST.scope(Arc::clone(&guest), conversation) => End::Over,
             end = leaves => end,
         };

@@ -120,10 +120,10 @@ pub(crate) async fn converse<S: Socket>(
     mut stream: S,
     first: &[u8],
     peer: Peer,
-    mut stopping: watch::Receiver<bool>,
+    stopping: watch::Receiver<bool>,
 ) {
     let buffer = BytesMut::from(first);
-    let outcome = plain::converse(gateway, &mut stream, buffer, &peer, &mut stopping).await;
+    let outcome = plain::converse(gateway, &mut stream, buffer, &peer, &stopping).await;
     let plain::Outcome::NotPlain(read) = outcome else {
         return;
     };

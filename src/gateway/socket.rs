@@ -1,6 +1,7 @@
 //! What the gateway asks of a connection beyond reading and writing, for all kinds alike.
 
 use std::fs::File;
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -47,7 +48,7 @@ pub(crate) trait Socket:
 
 impl Socket for TcpStream {
     async fn until_readable(&self) -> io::Result<()> {
-        self.readable().await
+        poll_fn(|context| self.poll_read_ready(context)).await
     }
 
     async fn when_writable<T>(&self, work: impl FnMut() -> io::Result<T> + Send) -> io::Result<T> {
@@ -57,7 +58,7 @@ impl Socket for TcpStream {
 
 impl Socket for UnixStream {
     async fn until_readable(&self) -> io::Result<()> {
-        self.readable().await
+        poll_fn(|context| self.poll_read_ready(context)).await
     }
 
     async fn when_writable<T>(&self, work: impl FnMut() -> io::Result<T> + Send) -> io::Result<T> {

@@ -27,13 +27,13 @@ use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Request, StatusCode};
 use std::io::{self, Write};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout};
 
 /// Read at once of a head and what follows it: all of most requests. What is not much longer costs the allocator more.
 const READ: usize = 32 << 10;
@@ -75,10 +75,14 @@ pub(super) async fn converse<S: Socket>(
     stream: &mut S,
     mut buffer: BytesMut,
     peer: &Peer,
-    stopping: &mut watch::Receiver<bool>,
+    stopping: &watch::Receiver<bool>,
 ) -> Outcome {
+    // Both wait for all requests in turn: to put a deadline off, or to go on waiting, takes no lock that others hold.
+    let mut too_long = pin!(sleep(HEAD));
+    let mut waiting = stopping.clone();
+    let mut stopped = pin!(waiting.wait_for(|stopping| *stopping));
     loop {
-        let deadline = Instant::now() + HEAD;
+        too_long.as_mut().reset(Instant::now() + HEAD);
         let head = loop {
             match parse(&buffer) {
                 Head::Plain(head) => break head,
@@ -94,11 +98,12 @@ pub(super) async fn converse<S: Socket>(
             }
             let more = tokio::select! {
                 biased;
-                more = timeout_at(deadline, fill(stream, &mut buffer)) => more,
-                _ = stopping.wait_for(|stopping| *stopping) => return Outcome::Over,
+                more = fill(stream, &mut buffer) => more,
+                _ = &mut stopped => return Outcome::Over,
+                () = &mut too_long => return Outcome::Over,
             };
             // How a connection ends concerns nobody: each request was accounted for.
-            if !matches!(more, Ok(Ok(1..))) {
+            if !matches!(more, Ok(1..)) {
                 return Outcome::Over;
             }
         };
