@@ -5,8 +5,10 @@
 //!
 //! A disk that is slow, or hangs, must not hold up those who only read. So one thread of the runtime never writes
 //! ([`threads`]). It may sleep while those that wait for the disk were the ones to look for events: another thread,
-//! the keeper, sees that a write takes long, wakes the runtime, and sends all writes the long way for a while.
+//! the keeper, sees that a write has been waiting for long, wakes the runtime, and sends all writes the long way for a
+//! while. A write whose thread could run, but has no processor, is not waiting for the disk.
 
+use nix::unistd::{Pid, gettid};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
@@ -46,8 +48,8 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    /// When each write under way began.
-    running: Vec<Instant>,
+    /// When each write under way began, and its thread.
+    running: Vec<(Instant, Pid)>,
     /// Writes that began since the keeper looked.
     begun: u32,
     quick_from: Option<Instant>,
@@ -58,7 +60,7 @@ struct State {
 #[derive(Debug)]
 pub(super) struct Turn<'a> {
     pace: &'a Pace,
-    since: Instant,
+    thread: Pid,
 }
 
 impl Pace {
@@ -73,17 +75,17 @@ impl Pace {
     /// `None` when the write had better take the long way. To be called on a thread of the runtime.
     pub(super) fn turn(&self) -> Option<Turn<'_>> {
         let keeper = self.keeper.get_or_init(|| start_keeper(&self.shared));
-        let (keeper, since) = (keeper.as_ref()?, now());
+        let (keeper, since, thread) = (keeper.as_ref()?, now(), gettid());
         let mut state = self.shared.state();
         if state.running.len() >= self.turns || state.quick_from.is_some_and(|from| since < from) {
             return None;
         }
-        state.running.push(since);
+        state.running.push((since, thread));
         state.begun += 1;
         if std::mem::take(&mut state.keeper_rests) {
             keeper.unpark();
         }
-        Some(Turn { pace: self, since })
+        Some(Turn { pace: self, thread })
     }
 }
 
@@ -97,14 +99,8 @@ impl Drop for Pace {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        let ended = now();
         let mut state = self.pace.shared.state();
-        if let Some(place) = state.running.iter().position(|since| *since == self.since) {
-            state.running.swap_remove(place);
-        }
-        if ended.duration_since(self.since) >= SLOW {
-            state.quick_from = Some(ended + PAUSE);
-        }
+        state.running.retain(|(_, thread)| *thread != self.thread);
     }
 }
 
@@ -112,6 +108,26 @@ impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// The threads of writes that have taken long.
+    fn slow(&self, at: Instant) -> Vec<Pid> {
+        let state = self.state();
+        let slow = state
+            .running
+            .iter()
+            .filter(|(since, _)| at.duration_since(*since) >= SLOW);
+        slow.map(|(_, thread)| *thread).collect()
+    }
+}
+
+/// Whether a thread waits for something but a processor.
+fn waits(thread: Pid) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat"));
+    // The state follows the name, which may hold anything.
+    let state = stat
+        .ok()
+        .and_then(|stat| Some(stat.rsplit_once(')')?.1.trim_start().starts_with('R')));
+    state != Some(true)
 }
 
 fn start_keeper(shared: &Arc<Shared>) -> Option<Thread> {
@@ -134,12 +150,10 @@ fn keep(shared: &Weak<Shared>, runtime: &Handle) {
             return;
         };
         let at = now();
+        let slow = shared.slow(at);
+        let waits = slow.into_iter().any(waits);
         let mut state = shared.state();
-        if state
-            .running
-            .iter()
-            .any(|since| at.duration_since(*since) >= SLOW)
-        {
+        if waits {
             state.quick_from = Some(at + PAUSE);
             // Whichever thread takes this sees what else there is to do.
             runtime.spawn(async {});
@@ -178,22 +192,27 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn after_a_slow_write_none_is_tried_on_the_spot() {
+    async fn while_a_write_hangs_and_a_while_after_no_other_begins() {
         let pace = Pace::new();
-        let turn = pace.turn();
-        thread::sleep(SLOW);
-        drop(turn);
+        let hangs = pace.turn();
+        while pace.shared.state().quick_from.is_none() {
+            thread::sleep(SLOW);
+        }
+        drop(hangs);
+        assert!(pace.shared.state().running.is_empty());
+        pace.shared.state().quick_from = Some(now() + PAUSE);
         assert!(pace.turn().is_none());
     }
 
     #[tokio::test]
-    async fn while_a_write_hangs_the_keeper_lets_no_other_begin() {
+    async fn write_that_lacks_a_processor_does_not_wait_for_the_disk() {
         let pace = Pace::new();
-        let _hangs = pace.turn();
-        while pace.shared.state().quick_from.is_none() {
-            thread::yield_now();
+        let _works = pace.turn();
+        let began = now();
+        while began.elapsed() < 5 * LOOK {
+            std::hint::spin_loop();
         }
-        assert!(pace.turn().is_none());
+        assert_eq!(pace.shared.state().quick_from, None);
     }
 
     #[tokio::test]
