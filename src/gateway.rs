@@ -39,6 +39,7 @@ pub mod tls;
 pub mod tokens;
 pub mod upstream;
 pub mod warnings;
+mod within;
 pub mod zip;
 
 pub(crate) use accept::a_moment_after;

@@ -10,6 +10,7 @@ mod pace;
 
 use crate::gateway::key::Key;
 use crate::gateway::store::{self, Filter, Progress, Purged, Store, Usage, Writer, resident};
+use crate::gateway::within::within;
 use crate::gateway::zip::ZipCheck;
 use bytes::Bytes;
 pub use download::Download;
@@ -291,7 +292,7 @@ impl Disk {
         &self,
         work: impl FnOnce(&Store) -> Result<T, store::Error> + Send + 'static,
     ) -> Result<T, Fault> {
-        let turn = match timeout(CALL, self.writers.clone().acquire_owned()).await {
+        let turn = match within(CALL, self.writers.clone().acquire_owned()).await {
             Ok(Ok(turn)) => turn,
             Ok(Err(_)) | Err(_) => return Err(Fault::Overloaded),
         };
@@ -305,7 +306,7 @@ impl Disk {
 
     async fn memory(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Fault> {
         let wanted = u32::try_from(units(bytes)).map_err(|_| Fault::Overloaded)?;
-        match timeout(PATIENCE, self.memory.clone().acquire_many_owned(wanted)).await {
+        match within(PATIENCE, self.memory.clone().acquire_many_owned(wanted)).await {
             Ok(Ok(permit)) => Ok(permit),
             Ok(Err(_)) | Err(_) => Err(Fault::Overloaded),
         }
@@ -317,7 +318,7 @@ impl Disk {
         &self,
         work: impl FnOnce(&Store) -> Result<T, store::Error> + Send + 'static,
     ) -> Result<T, Fault> {
-        let slot = match timeout(PATIENCE, self.slots.clone().acquire_owned()).await {
+        let slot = match within(PATIENCE, self.slots.clone().acquire_owned()).await {
             Ok(Ok(slot)) => slot,
             Ok(Err(_)) | Err(_) => return Err(Fault::Overloaded),
         };

@@ -16,6 +16,7 @@ use crate::gateway::key::{Key, shown_namespace};
 use crate::gateway::metrics::Protocol;
 use crate::gateway::socket::Socket;
 use crate::gateway::store;
+use crate::gateway::within::within;
 use crate::gateway::{Gateway, Peer};
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Either, Full, Limited};
@@ -33,7 +34,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 use tokio_io_timeout::TimeoutStream;
 
 /// How long a request's head may take, and a kept connection may stay idle: longer than clients keep theirs
@@ -472,8 +473,8 @@ async fn put(
     let mut upload = gateway.disk.put(key, body.size_hint().exact()).await?;
     let deadline = Instant::now() + WHOLE_PUT;
     loop {
-        let patience = deadline.min(Instant::now() + PROGRESS);
-        let Ok(frame) = timeout_at(patience, body.frame()).await else {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let Ok(frame) = within(PROGRESS.min(left), body.frame()).await else {
             let message = format!(
                 "the body stood still for {} s or took too long",
                 PROGRESS.as_secs()

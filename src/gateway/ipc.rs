@@ -15,6 +15,7 @@ use crate::gateway::key::{Key, KeyError};
 use crate::gateway::metrics::Protocol;
 use crate::gateway::socket::write_both;
 use crate::gateway::warnings::ADVICE;
+use crate::gateway::within::within;
 use crate::gateway::{Gateway, Peer, a_moment_after, store};
 use frame::{Handshake, Malformed, Request, Shelf};
 use std::io;
@@ -200,7 +201,7 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W> {
             .saturating_sub(self.buffer.len())
             .min(PIECE);
         self.buffer.reserve(rest);
-        let read = timeout(
+        let read = within(
             PROGRESS,
             (&mut self.reader)
                 .take(rest as u64)
@@ -215,9 +216,9 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W> {
 
     async fn send(&mut self, bytes: &[u8]) -> Result<(), End> {
         for piece in bytes.chunks(PIECE) {
-            timeout(PROGRESS, self.writer.write_all(piece)).await??;
+            within(PROGRESS, self.writer.write_all(piece)).await??;
         }
-        timeout(PROGRESS, self.writer.flush()).await??;
+        within(PROGRESS, self.writer.flush()).await??;
         Ok(())
     }
 
@@ -328,7 +329,7 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W> {
         while let Some(piece) = blob.next().await {
             self.send_both(&piece.map_err(End::Blob)?, &[]).await?;
         }
-        timeout(PROGRESS, self.writer.flush()).await??;
+        within(PROGRESS, self.writer.flush()).await??;
         Ok(("hit", true))
     }
 

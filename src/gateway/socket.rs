@@ -1,5 +1,6 @@
 //! What the gateway asks of a connection beyond reading and writing, for all kinds alike.
 
+use crate::gateway::within::within;
 use std::fs::File;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -8,7 +9,6 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::error::Elapsed;
-use tokio::time::timeout;
 
 /// A connected stream socket.
 pub(crate) trait Socket:
@@ -79,7 +79,7 @@ pub(crate) async fn write_both<E: From<io::Error> + From<Elapsed>>(
             IoSlice::new(&head[sent.min(head.len())..]),
             IoSlice::new(&body[sent.saturating_sub(head.len())..]),
         ];
-        sent += match timeout(patience, writer.write_vectored(&pieces)).await?? {
+        sent += match within(patience, writer.write_vectored(&pieces)).await?? {
             0 => return Err(io::Error::from(io::ErrorKind::WriteZero).into()),
             count => count,
         };

@@ -23,12 +23,12 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Looks without a write after which the keeper rests.
 const PATIENCE: u32 = 50;
 
-/// Threads for the runtime that serves: one for each processor, and at least one that does not write. Asks the system,
-/// which takes some time.
+/// Threads for the runtime that serves: one for each processor, and so many at least that two may write. Asks the
+/// system, which takes some time.
 pub(crate) fn threads() -> usize {
     thread::available_parallelism()
-        .map_or(2, usize::from)
-        .max(2)
+        .map_or(3, usize::from)
+        .max(3)
 }
 
 #[derive(Debug)]

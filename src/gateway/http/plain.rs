@@ -19,6 +19,7 @@ use super::{Answer, BUFFER, HEAD, TAKE, answer};
 use crate::gateway::disk::{Download, FilePart};
 use crate::gateway::socket::{Socket, write_both};
 use crate::gateway::warnings::unix_seconds;
+use crate::gateway::within::within;
 use crate::gateway::{Gateway, Peer};
 use bytes::{Buf, Bytes, BytesMut};
 use http_body_util::{BodyExt, Either};
@@ -26,6 +27,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Request, StatusCode};
+use std::cell::Cell;
 use std::io::{self, Write};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -129,14 +131,29 @@ pub(super) async fn converse<S: Socket>(
             return Outcome::Over;
         }
         if buffer.is_empty() {
-            // An idle connection holds no memory.
-            buffer = BytesMut::new();
+            give_back(std::mem::take(&mut buffer));
         }
+    }
+}
+
+thread_local! {
+    /// An idle connection holds no memory: what one has read into, the next one on this thread uses.
+    static SPARE: Cell<BytesMut> = Cell::default();
+}
+
+fn give_back(mut buffer: BytesMut) {
+    buffer.clear();
+    // A long one, which a body has left, would be held for nothing.
+    if buffer.capacity() <= READ {
+        SPARE.set(buffer);
     }
 }
 
 async fn fill<S: Socket>(stream: &mut S, buffer: &mut BytesMut) -> io::Result<usize> {
     stream.until_readable().await?;
+    if buffer.capacity() == 0 {
+        *buffer = SPARE.take();
+    }
     buffer.reserve(READ);
     stream.read_buf(buffer).await
 }
@@ -319,7 +336,7 @@ async fn send<S: Socket>(
 async fn send_head<S: Socket>(stream: &S, head: &[u8]) -> io::Result<()> {
     let mut sent = 0;
     while sent < head.len() {
-        sent += timeout(TAKE, stream.send_more(&head[sent..])).await??;
+        sent += within(TAKE, stream.send_more(&head[sent..])).await??;
     }
     Ok(())
 }
@@ -332,7 +349,7 @@ async fn whole(download: &mut Download) -> io::Result<Bytes> {
 async fn send_file<S: Socket>(stream: &S, mut part: FilePart) -> io::Result<()> {
     while part.rest() > 0 {
         let resident = part.resident(TURN).await?;
-        let sent = timeout(TAKE, stream.send_file(part.file(), part.at(), resident)).await??;
+        let sent = within(TAKE, stream.send_file(part.file(), part.at(), resident)).await??;
         if sent == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
