@@ -6,12 +6,12 @@ use super::{Error, Inner, digest_of, micros, now};
 use crate::gateway::key::Key;
 use crate::gateway::lru::{Digest, Item};
 use std::fs::{self, File, OpenOptions};
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use xxhash_rust::xxh3::Xxh3;
+use twox_hash::XxHash3_64;
 
 /// How much more is reserved at a time for a body whose length is not known.
 const STEP_BYTES: u64 = 1024 * 1024;
@@ -34,7 +34,7 @@ pub struct Writer {
     /// Bytes on disk that it may take.
     limit: u64,
     announced: Option<u64>,
-    hasher: Xxh3,
+    hasher: XxHash3_64,
     received: u64,
     /// A write failed half-way: the file is not what was received.
     failed: bool,
@@ -198,7 +198,7 @@ impl Writer {
             namespace,
             limit,
             announced: length,
-            hasher: Xxh3::new(),
+            hasher: XxHash3_64::new(),
             received: 0,
             failed: false,
         })
@@ -238,7 +238,7 @@ impl Writer {
         let trailer = Trailer {
             written_micros: micros(written),
             body_len: self.received,
-            body_hash: self.hasher.digest(),
+            body_hash: self.hasher.finish(),
         };
         bytes.extend_from_slice(&trailer.encode(self.key.as_str()));
         self.append(&bytes)?;
@@ -258,7 +258,7 @@ impl Writer {
             });
         }
         self.reserve_for(received)?;
-        self.hasher.update(bytes);
+        self.hasher.write(bytes);
         self.received = received;
         Ok(())
     }
