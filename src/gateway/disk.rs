@@ -30,6 +30,8 @@ use tokio::time::timeout;
 const SMALL: usize = 256 << 10;
 /// Longest body that is copied where the kernel has it in memory; longer ones go from there to the socket.
 const INLINE: usize = 8 << 10;
+/// Shortest piece of a longer body that is not collected with others before it is written.
+const DIRECT: usize = 16 << 10;
 /// Piece of a longer body.
 const CHUNK: usize = 256 << 10;
 /// Distance of the pages of a file of which it is asked whether they are in memory.
@@ -198,14 +200,20 @@ impl Disk {
             } else {
                 SMALL
             },
-            buffer: Vec::with_capacity(small.unwrap_or(CHUNK) + store::TRAILER_ROOM),
+            buffer: Vec::with_capacity(small.map_or(0, |length| length + store::TRAILER_ROOM)),
             writer: None,
             check: key.is_sccache_entry().then(ZipCheck::default),
             received: 0,
             _permit: self.memory(small.unwrap_or(SMALL)).await?,
         };
-        if length.is_some() && small.is_none() {
-            upload.flush().await?;
+        if let Some(length) = length.filter(|_| small.is_none()) {
+            let opened = key.clone();
+            let open = move |store: &Store| store.put(&opened, Some(length));
+            let opened = self.write_whole(key, length, open).await;
+            if opened.is_err() {
+                self.note_write(&opened);
+            }
+            upload.writer = Some(opened?);
         }
         Ok(upload)
     }
@@ -272,7 +280,7 @@ impl Disk {
         }
     }
 
-    /// Runs `work`, which writes a whole blob of `bytes`: on this thread, if that takes no time. See `pace.rs`.
+    /// Runs `work`, which makes a blob of `bytes`: on this thread, if that takes no time. See `pace.rs`.
     async fn write_whole<T: Send + 'static>(
         &self,
         key: &Key,
@@ -375,6 +383,9 @@ impl Upload {
         if let Some(check) = &mut self.check {
             check.update(bytes);
         }
+        if bytes.len() >= DIRECT && self.buffer.is_empty() && self.write_now(bytes)? {
+            return Ok(());
+        }
         let mut rest = bytes;
         while !rest.is_empty() {
             let (now, later) = rest.split_at(rest.len().min(self.limit - self.buffer.len()));
@@ -387,6 +398,22 @@ impl Upload {
         Ok(())
     }
 
+    /// Writes a piece on this thread. Returns whether: not if that could take long, or nothing is open yet.
+    fn write_now(&mut self, bytes: &[u8]) -> Result<bool, Fault> {
+        let ready = |writer: &&mut Writer| writer.has_room_for(bytes.len());
+        let Some(writer) = self.writer.as_mut().filter(ready) else {
+            return Ok(false);
+        };
+        let Some(_turn) = self.disk.pace.turn() else {
+            return Ok(false);
+        };
+        let written = writer.write(bytes).map_err(Fault::from);
+        if written.is_err() {
+            self.disk.note_write(&written);
+        }
+        written.map(|()| true)
+    }
+
     /// Makes the blob visible. Returns whether it replaced an older one.
     pub async fn finish(mut self) -> Result<bool, Fault> {
         if self.check.as_ref().is_some_and(|check| !check.is_whole()) {
@@ -396,7 +423,13 @@ impl Upload {
         let length = length.or(writer.is_none().then_some(self.received));
         let buffer = std::mem::take(&mut self.buffer);
         let outcome = match writer {
-            Some(writer) => self.disk.write(|_| writer.write_last(buffer)).await,
+            Some(writer) => {
+                let turn = self.disk.pace.turn();
+                match turn.filter(|_| writer.has_room_for(buffer.len())) {
+                    Some(_turn) => writer.write_last(buffer).map_err(Fault::from),
+                    None => self.disk.write(|_| writer.write_last(buffer)).await,
+                }
+            }
             None => {
                 let put = move |store: &Store| store.put(&key, length)?.write_last(buffer);
                 self.disk.write_whole(&self.key, self.received, put).await
@@ -408,6 +441,13 @@ impl Upload {
 
     /// Opens the writer when there is none yet, and writes what is buffered.
     async fn flush(&mut self) -> Result<(), Fault> {
+        let buffered = std::mem::take(&mut self.buffer);
+        let written = self.write_now(&buffered);
+        self.buffer = buffered;
+        if written? {
+            self.buffer.clear();
+            return Ok(());
+        }
         let (writer, key, length) = (self.writer.take(), self.key.clone(), self.length);
         let mut buffer = std::mem::take(&mut self.buffer);
         let outcome = self

@@ -2,9 +2,9 @@
 
 use crate::gateway::within::within;
 use std::fs::File;
-use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest};
 use tokio::net::{TcpStream, UnixStream};
@@ -15,7 +15,7 @@ pub(crate) trait Socket:
     AsyncRead + AsyncWrite + AsFd + Unpin + Send + Sync + 'static
 {
     /// Waits for bytes, so that the memory for them can be had afterwards.
-    fn until_readable(&self) -> impl Future<Output = io::Result<()>> + Send;
+    fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>>;
 
     /// Does `work` when the socket takes bytes, again and again until that would not block.
     fn when_writable<T>(
@@ -47,8 +47,8 @@ pub(crate) trait Socket:
 }
 
 impl Socket for TcpStream {
-    async fn until_readable(&self) -> io::Result<()> {
-        poll_fn(|context| self.poll_read_ready(context)).await
+    fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_read_ready(context)
     }
 
     async fn when_writable<T>(&self, work: impl FnMut() -> io::Result<T> + Send) -> io::Result<T> {
@@ -57,8 +57,8 @@ impl Socket for TcpStream {
 }
 
 impl Socket for UnixStream {
-    async fn until_readable(&self) -> io::Result<()> {
-        poll_fn(|context| self.poll_read_ready(context)).await
+    fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_read_ready(context)
     }
 
     async fn when_writable<T>(&self, work: impl FnMut() -> io::Result<T> + Send) -> io::Result<T> {

@@ -28,6 +28,7 @@ use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Request, StatusCode};
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::io::{self, Write};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -37,8 +38,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
-/// Read at once of a head and what follows it: all of most requests. What is not much longer costs the allocator more.
-const READ: usize = 32 << 10;
+/// Read at once of a head and what follows it, which is all of most requests, or of a body: what stays in a processor's
+/// own memory until it is written.
+const READ: usize = 64 << 10;
 /// Headers of one request.
 const HEADERS: usize = 64;
 /// Most that one call of `sendfile` is to move: other connections wait meanwhile.
@@ -141,6 +143,13 @@ thread_local! {
     static SPARE: Cell<BytesMut> = Cell::default();
 }
 
+fn make_room(buffer: &mut BytesMut) {
+    if buffer.capacity() == 0 {
+        *buffer = SPARE.take();
+    }
+    buffer.reserve(READ);
+}
+
 fn give_back(mut buffer: BytesMut) {
     buffer.clear();
     // A long one, which a body has left, would be held for nothing.
@@ -150,11 +159,8 @@ fn give_back(mut buffer: BytesMut) {
 }
 
 async fn fill<S: Socket>(stream: &mut S, buffer: &mut BytesMut) -> io::Result<usize> {
-    stream.until_readable().await?;
-    if buffer.capacity() == 0 {
-        *buffer = SPARE.take();
-    }
-    buffer.reserve(READ);
+    poll_fn(|context| stream.poll_readable(context)).await?;
+    make_room(buffer);
     stream.read_buf(buffer).await
 }
 
@@ -263,7 +269,10 @@ impl<S: Socket> Body for Incoming<'_, S> {
         }
         let wanted = usize::try_from(this.rest).unwrap_or(usize::MAX);
         if this.buffer.is_empty() {
-            this.buffer.reserve(wanted.min(4 * BUFFER));
+            // The piece before this one was written, so that its memory can be had again.
+            give_back(std::mem::take(this.buffer));
+            ready!(this.stream.poll_readable(context))?;
+            make_room(this.buffer);
             // Nothing is lost with this future: bytes are in the buffer as soon as they are read.
             let read = std::pin::pin!(this.stream.read_buf(this.buffer));
             match ready!(read.poll(context)) {

@@ -1,7 +1,7 @@
 //! Files of blobs that were just asked for, kept open: what one client wants, its neighbours want in the same minute.
 //!
-//! Such a blob costs one look whether its file is still there and as long as it was, instead of a look-up of its path,
-//! a read of its trailer and a close. A file is kept until nobody has used it for [`REST`], its blob goes or is
+//! Such a blob costs two looks, whether its file is still there and whether its end is in memory, instead of a look-up
+//! of its path, a read and a check of its trailer, and a close. A file is kept until nobody has used it for [`REST`], its blob goes or is
 //! replaced, or others take its place; the room of a removed one comes free by then.
 
 use super::{Blob, Store};

@@ -34,7 +34,12 @@ impl Store {
             state.kept.find(&digest, now)
         };
         let leave = match found {
-            Ok(kept) if kept.is_there() => return Ok(Some(kept.blob())),
+            Ok(kept) if kept.is_there() => {
+                // A blob that the disk cannot read is to be a miss, and not an answer that breaks off.
+                let end = kept.file_len.saturating_sub(1);
+                let is_resident = read(&kept.file, &mut [0], end).is_ok_and(|whole| whole);
+                return Ok(is_resident.then(|| kept.blob()));
+            }
             // What has become of it is found out by opening it anew.
             Ok(kept) => {
                 drop(kept);

@@ -204,6 +204,13 @@ impl Writer {
         })
     }
 
+    /// Is there room for so many more bytes of the body, and the trailer, without an eviction?
+    pub fn has_room_for(&self, more: usize) -> bool {
+        let end = self.received.saturating_add(more as u64);
+        let end = end.saturating_add(trailer::len(self.key.as_str()));
+        self.temp.inner.disk_bytes(end) <= self.reservation.bytes
+    }
+
     /// Appends to the body.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
         self.account_for(bytes)?;
