@@ -67,6 +67,8 @@ pub struct Touched {
     pub persist: bool,
     /// The body's checksum was compared since the start.
     pub checked: bool,
+    /// The time of use on disk, in seconds, as it was before.
+    pub used_secs: u32,
 }
 
 /// An entry's name.
@@ -301,31 +303,39 @@ impl Lru {
         let entry = self.entry_mut(slot);
         entry.used_micros = now_micros;
         entry.hit = true;
-        let persist = is_due(entry.persisted_secs, now_micros);
+        let used_secs = entry.persisted_secs;
+        let persist = is_due(used_secs, now_micros);
         if persist {
             entry.persisted_secs = secs(now_micros);
         }
         Some(Touched {
             persist,
             checked: entry.checked,
+            used_secs,
         })
     }
 
-    /// Makes a live entry the most recently used one if a hit has nothing else to do (see [`Touched`]). Returns
-    /// whether; nothing changes if not.
-    pub fn touch_only(&mut self, digest: &Digest, now_micros: u64) -> bool {
-        let Some(slot) = self.find(digest) else {
-            return false;
-        };
+    /// Makes a live entry the most recently used one if a hit has nothing else to do (see [`Touched`]). Returns its time
+    /// of use on disk, in seconds; nothing changes if there is more to do.
+    pub fn touch_only(&mut self, digest: &Digest, now_micros: u64) -> Option<u32> {
+        let slot = self.find(digest)?;
         let entry = self.entry(slot);
         if entry.doomed || !entry.checked || is_due(entry.persisted_secs, now_micros) {
-            return false;
+            return None;
         }
         self.unlink(slot);
         self.link_newest(slot);
         let entry = self.entry_mut(slot);
         (entry.used_micros, entry.hit) = (now_micros, true);
-        true
+        Some(entry.persisted_secs)
+    }
+
+    /// Lets the next hit compare the body's checksum again, and write the time of use.
+    pub fn doubt(&mut self, digest: &Digest) {
+        if let Some(slot) = self.find(digest) {
+            let entry = self.entry_mut(slot);
+            (entry.checked, entry.persisted_secs) = (false, 0);
+        }
     }
 
     /// Whether a live entry was used, and not only written, after `since_micros`.

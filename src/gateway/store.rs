@@ -308,7 +308,13 @@ impl Store {
             return Err(Error::Missing);
         }
         let mut opened = inner.find(key, &digest, touched.is_some())?;
-        let touched = touched.or_else(|| inner.state().lru.touch(&digest, micros(now)));
+        let mut touched = touched.or_else(|| inner.state().lru.touch(&digest, micros(now)));
+        let mtime_secs = i64::try_from(micros(opened.used) / 1_000_000).unwrap_or(i64::MAX);
+        if touched.is_some_and(|touched| resident::was_changed(mtime_secs, touched.used_secs)) {
+            let mut state = inner.state();
+            state.lru.doubt(&digest);
+            touched = state.lru.touch(&digest, micros(now));
+        }
         if !touched.is_some_and(|touched| touched.checked) {
             // What cannot be read is looked at again like what is wrong.
             if !matches!(opened.trailer.body_is_whole(&opened.file), Ok(true)) {

@@ -14,7 +14,7 @@ use std::time::SystemTime;
 pub(super) struct Opened {
     pub(super) file: File,
     file_len: u64,
-    used: SystemTime,
+    pub(super) used: SystemTime,
     pub(super) trailer: Trailer,
 }
 

@@ -4,6 +4,7 @@
 //! of its path, a read and a check of its trailer, and a close. A file is kept until nobody has used it for [`REST`], its blob goes or is
 //! replaced, or others take its place; the room of a removed one comes free by then.
 
+use super::resident::was_changed;
 use super::{Blob, Store};
 use crate::gateway::lru::Digest;
 use lru::LruCache;
@@ -26,11 +27,13 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    /// Whether the file is still in its place, and has kept its length.
-    pub(super) fn is_there(&self) -> bool {
+    /// Whether the file is still in its place, as it was when its time of use was written.
+    pub(super) fn is_there(&self, used_secs: u32) -> bool {
         let found = rustix::fs::fstat(&*self.file);
         found.is_ok_and(|found| {
-            found.st_nlink > 0 && u64::try_from(found.st_size) == Ok(self.file_len)
+            found.st_nlink > 0
+                && u64::try_from(found.st_size) == Ok(self.file_len)
+                && !was_changed(found.st_mtime, used_secs)
         })
     }
 

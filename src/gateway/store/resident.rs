@@ -11,30 +11,33 @@ use super::trailer::{self, Trailer};
 use super::{Blob, Error, Store, digest_of, micros, now};
 use crate::gateway::key::Key;
 use crate::gateway::lru::Presence;
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::{Errno, ReadWriteFlags};
 use std::fs::File;
 use std::io::{self, IoSliceMut};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+/// How much later than we think a file's time may be: the last bytes are written after the clock was read.
+const SLACK_SECS: i64 = 2;
+
 impl Store {
     /// Opens a blob and marks it as used, if that can be done at once. [`Error::Missing`] on a miss.
     pub fn get_resident(&self, key: &Key) -> Result<Option<Blob>, Error> {
         let inner = &*self.inner;
         let (digest, now) = (digest_of(key), micros(now()));
-        let found = {
+        let (found, used_secs) = {
             let mut state = inner.state();
             if !state.may_have(&digest) {
                 return Err(Error::Missing);
             }
-            if !state.lru.touch_only(&digest, now) {
+            let Some(used_secs) = state.lru.touch_only(&digest, now) else {
                 return Ok(None);
-            }
-            state.kept.find(&digest, now)
+            };
+            (state.kept.find(&digest, now), used_secs)
         };
         let leave = match found {
-            Ok(kept) if kept.is_there() => {
+            Ok(kept) if kept.is_there(used_secs) => {
                 // A blob that the disk cannot read is to be a miss, and not an answer that breaks off.
                 let end = kept.file_len.saturating_sub(1);
                 let is_resident = read(&kept.file, &mut [0], end).is_ok_and(|whole| whole);
@@ -60,7 +63,14 @@ impl Store {
         let Ok(file) = opened.map(File::from) else {
             return Ok(None);
         };
-        let Some((trailer, file_len)) = trailer_of(&file, key) else {
+        let Ok(found) = rustix::fs::fstat(&file) else {
+            return Ok(None);
+        };
+        if was_changed(found.st_mtime, used_secs) {
+            inner.state().lru.doubt(&digest);
+            return Ok(None);
+        }
+        let Some((trailer, file_len)) = trailer_of(&file, &found, key) else {
             return Ok(None);
         };
         let kept = Kept {
@@ -84,14 +94,22 @@ impl Store {
 }
 
 /// The trailer of a blob's file, and the bytes of the whole file.
-fn trailer_of(file: &File, key: &Key) -> Option<(Trailer, u64)> {
-    let found = file.metadata().ok().filter(|found| found.is_file())?;
-    let start = found.len().checked_sub(trailer::len(key.as_str()))?;
+fn trailer_of(file: &File, found: &Stat, key: &Key) -> Option<(Trailer, u64)> {
+    if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile {
+        return None;
+    }
+    let length = u64::try_from(found.st_size).ok()?;
+    let start = length.checked_sub(trailer::len(key.as_str()))?;
     let mut bytes = [0; trailer::MOST_BYTES];
-    let bytes = bytes.get_mut(..usize::try_from(found.len() - start).ok()?)?;
+    let bytes = bytes.get_mut(..usize::try_from(length - start).ok()?)?;
     read(file, bytes, start).ok().filter(|whole| *whole)?;
-    let trailer = Trailer::decode(bytes, key.as_str(), found.len())?;
-    Some((trailer, found.len()))
+    let trailer = Trailer::decode(bytes, key.as_str(), length)?;
+    Some((trailer, length))
+}
+
+/// Whether somebody has written to a blob's file since we wrote it, or its time of use, at `used_secs`.
+pub(super) fn was_changed(mtime_secs: i64, used_secs: u32) -> bool {
+    mtime_secs > i64::from(used_secs) + SLACK_SECS
 }
 
 /// Fills `bytes` from what the kernel has of `file` in memory. `false` when that is not all of it.

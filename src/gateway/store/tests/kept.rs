@@ -2,6 +2,39 @@
 
 use super::*;
 
+#[test]
+fn blob_that_others_change_in_its_place_is_compared_with_its_checksum() {
+    let dir = TempDir::new().unwrap();
+    let store = open(dir.path(), 64 * MIB);
+    for kept_files in [0, 2] {
+        store.keep_files(kept_files);
+        for name in ["changed", "touched"] {
+            put(&store, name, &[7; 5000]);
+            if quick(&store, name).is_none() {
+                return say("this file system has no reads that never wait");
+            }
+            let file = OpenOptions::new().write(true).open(file_of(&store, name));
+            let file = file.unwrap();
+            if name == "changed" {
+                file.write_all_at(b"8", 100).unwrap();
+            }
+            // As if that was some seconds later.
+            file.set_modified(now() + Duration::from_secs(9)).unwrap();
+            assert_eq!(quick(&store, name), None);
+        }
+        assert_eq!(body(&store, "changed"), None);
+        assert!(!file_of(&store, "changed").exists());
+        assert_eq!(body(&store, "touched"), Some(vec![7; 5000]));
+        assert_eq!(
+            quick(&store, "touched"),
+            Some(vec![7; 5000]),
+            "trusted again"
+        );
+    }
+    assert_eq!(store.usage().flaws.body, 2);
+    assert_exact(&store, dir.path());
+}
+
 /// What the quick way gives; nothing where it does not have the blob.
 #[track_caller]
 fn quick(store: &Store, name: &str) -> Option<Vec<u8>> {
