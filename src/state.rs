@@ -322,12 +322,40 @@ fn private_file(path: &Path, owner: Option<RunAs>) -> io::Result<File> {
 /// # Errors
 /// The file cannot be written or renamed.
 pub fn write_private(path: &Path, text: &str, owner: Option<RunAs>) -> io::Result<()> {
-    let temporary = path.with_extension("new");
-    let mut file = private_file(&temporary, owner)?;
+    fs::rename(write_beside(path, text, owner)?, path)
+}
+
+/// Writes files of mode 0600 for the services' user, whole: none is put in its place before all are written.
+///
+/// # Errors
+/// The path of the file that cannot be written or renamed, and why.
+pub fn write_all_private<'a>(
+    files: impl Iterator<Item = (&'a Path, &'a str)>,
+    owner: Option<RunAs>,
+) -> Result<(), (PathBuf, io::Error)> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        |cause| (path, cause)
+    };
+    let written = files
+        .map(|(path, text)| {
+            let beside = write_beside(path, text, owner).map_err(failed(path))?;
+            Ok((beside, path))
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    for (beside, path) in written {
+        fs::rename(beside, path).map_err(failed(path))?;
+    }
+    Ok(())
+}
+
+fn write_beside(path: &Path, text: &str, owner: Option<RunAs>) -> io::Result<PathBuf> {
+    let beside = path.with_added_extension("new");
+    let mut file = private_file(&beside, owner)?;
     file.set_len(0)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
-    fs::rename(&temporary, path)
+    Ok(beside)
 }
 
 /// The token that builders prove themselves with, where none is set.
@@ -434,6 +462,25 @@ mod tests {
         fs::create_dir_all(&left_over).unwrap();
         assert_eq!(prepare(&settings).unwrap().auth_token, token);
         assert!(!left_over.exists() && paths::scratch(folder.path()).is_dir());
+    }
+
+    #[test]
+    fn of_several_files_all_are_replaced_or_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let [first, second] = ["a.toml", "b.toml"].map(|name| folder.path().join(name));
+        let write = |text: &str| {
+            let files = [(&*first, text), (&*second, text)];
+            write_all_private(files.into_iter(), None)
+        };
+        let read = || [&first, &second].map(|path| fs::read_to_string(path).unwrap());
+        write("old").unwrap();
+        let in_the_way = folder.path().join("b.toml.new");
+        fs::create_dir(&in_the_way).unwrap();
+        assert_eq!(write("new").unwrap_err().0, second);
+        assert_eq!(read(), ["old", "old"]);
+        fs::remove_dir(&in_the_way).unwrap();
+        write("new").unwrap();
+        assert_eq!(read(), ["new", "new"]);
     }
 
     #[test]

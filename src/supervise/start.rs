@@ -324,15 +324,10 @@ fn own_address() -> Result<IpAddr, Error> {
 
 /// Writes what the services read at their start.
 pub(super) fn write_files(plan: &Plan, prepared: &Prepared) -> Result<(), Error> {
-    for file in plan.services.iter().flat_map(|service| &service.files) {
-        state::write_private(&file.path, &file.text, prepared.run_as).map_err(|cause| {
-            Error::Write {
-                path: file.path.clone(),
-                cause,
-            }
-        })?;
-    }
-    Ok(())
+    let files = plan.services.iter().flat_map(|service| &service.files);
+    let files = files.map(|file| (&*file.path, &*file.text));
+    state::write_all_private(files, prepared.run_as)
+        .map_err(|(path, cause)| Error::Write { path, cause })
 }
 
 fn is_program(path: &Path) -> bool {
