@@ -119,8 +119,19 @@ impl Peer {
         Peer::start("ours", lane, addr, folder, &mut command)
     }
 
-    /// nginx with its dav module: rename, no fsync, as many workers as processors.
+    /// nginx with its dav module: rename, no fsync, as many workers as processors. It opens each file anew, as it does
+    /// unless told otherwise.
     pub(crate) fn nginx(folder: &Path) -> io::Result<Peer> {
+        Peer::nginx_with("nginx", "", folder)
+    }
+
+    /// The same, told to keep files open as long as we do.
+    pub(crate) fn nginx_with_open_files(folder: &Path) -> io::Result<Peer> {
+        let kept = "open_file_cache max=1024 inactive=30s; open_file_cache_valid 1s;";
+        Peer::nginx_with("nginx, open files", kept, folder)
+    }
+
+    fn nginx_with(name: &'static str, more: &str, folder: &Path) -> io::Result<Peer> {
         let addr = free_address()?;
         for name in ["data", "tmp"] {
             std::fs::create_dir_all(folder.join(name))?;
@@ -135,14 +146,14 @@ impl Peer {
             "{user} worker_processes auto; daemon off; pid {at}/pid; error_log stderr crit;\n\
              events {{ worker_connections 4096; }}\n\
              http {{ access_log off; sendfile on; keepalive_timeout 300; keepalive_requests 1000000000;\n\
-             client_max_body_size 0; client_body_temp_path {at}/tmp;\n\
+             client_max_body_size 0; client_body_temp_path {at}/tmp; {more}\n\
              server {{ listen {addr}; root {at}/data; dav_methods PUT DELETE MKCOL; create_full_put_path on; }} }}\n"
         );
         let file = folder.join("nginx.conf");
         std::fs::write(&file, config)?;
         let mut command = Command::new("nginx");
         command.arg("-e").arg("stderr").arg("-c").arg(&file);
-        Peer::start("nginx", Lane::Http, addr, folder, &mut command)
+        Peer::start(name, Lane::Http, addr, folder, &mut command)
     }
 
     /// Redis that keeps everything in memory only.

@@ -139,16 +139,26 @@ fn without_missing(started: io::Result<Peer>, name: &str) -> Option<Peer> {
         .ok()
 }
 
-/// GET and PUT over HTTP, beside nginx and Redis.
+/// GET and PUT over HTTP, beside nginx, as it is and with files kept open, and Redis.
 pub(crate) fn blobs(options: &Options, get: bool, put: bool) -> io::Result<()> {
     if !get && !put {
         return Ok(());
     }
     let at = |name: &str| options.folder.join(name);
     let nginx = without_missing(Peer::nginx(&at("nginx")), "nginx");
+    let open = if nginx.is_some() && get {
+        without_missing(Peer::nginx_with_open_files(&at("open")), "its open files")
+    } else {
+        None
+    };
     let redis = without_missing(Peer::redis(&at("redis")), "redis");
     let ours = Peer::ours(&at("ours"), Lane::Http, AMPLE)?;
-    let peers: Vec<Peer> = nginx.into_iter().chain([ours]).chain(redis).collect();
+    let peers: Vec<Peer> = nginx
+        .into_iter()
+        .chain(open)
+        .chain([ours])
+        .chain(redis)
+        .collect();
     for (verb, wanted) in [(Verb::Get, get), (Verb::Put, put)] {
         if !wanted {
             continue;
