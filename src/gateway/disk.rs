@@ -1,7 +1,8 @@
 //! The store as asynchronous code sees it: blocking calls on threads that may block, in bounded number, for
 //! bounded time, holding bounded memory.
 //!
-//! A body of up to [`SMALL`] bytes moves in one blocking call; a longer one in pieces of [`CHUNK`] bytes.
+//! A body of up to [`SMALL`] bytes moves in one call; a longer one is written as its pieces come while the disk keeps
+//! pace (`pace.rs`), and else in pieces of [`CHUNK`] bytes.
 //! Whoever finds no memory or no thread within [`PATIENCE`] is refused at once: a cache that makes builds
 //! wait is worse than none.
 
@@ -207,9 +208,9 @@ impl Disk {
             _permit: self.memory(small.unwrap_or(SMALL)).await?,
         };
         if let Some(length) = length.filter(|_| small.is_none()) {
-            let opened = key.clone();
-            let open = move |store: &Store| store.put(&opened, Some(length));
-            let opened = self.write_whole(key, length, open).await;
+            let owned = key.clone();
+            let open = move |store: &Store| store.put(&owned, Some(length));
+            let opened = self.write_quickly(key, length, open).await;
             if opened.is_err() {
                 self.note_write(&opened);
             }
@@ -280,8 +281,8 @@ impl Disk {
         }
     }
 
-    /// Runs `work`, which makes a blob of `bytes`: on this thread, if that takes no time. See `pace.rs`.
-    async fn write_whole<T: Send + 'static>(
+    /// Runs `work`, which makes room for a blob of `bytes` or writes it: on this thread, if that takes no time. See `pace.rs`.
+    async fn write_quickly<T: Send + 'static>(
         &self,
         key: &Key,
         bytes: u64,
@@ -432,7 +433,7 @@ impl Upload {
             }
             None => {
                 let put = move |store: &Store| store.put(&key, length)?.write_last(buffer);
-                self.disk.write_whole(&self.key, self.received, put).await
+                self.disk.write_quickly(&self.key, self.received, put).await
             }
         };
         self.disk.note_write(&outcome);
@@ -441,15 +442,13 @@ impl Upload {
 
     /// Opens the writer when there is none yet, and writes what is buffered.
     async fn flush(&mut self) -> Result<(), Fault> {
-        let buffered = std::mem::take(&mut self.buffer);
-        let written = self.write_now(&buffered);
-        self.buffer = buffered;
-        if written? {
-            self.buffer.clear();
+        let mut buffer = std::mem::take(&mut self.buffer);
+        if self.write_now(&buffer)? {
+            buffer.clear();
+            self.buffer = buffer;
             return Ok(());
         }
         let (writer, key, length) = (self.writer.take(), self.key.clone(), self.length);
-        let mut buffer = std::mem::take(&mut self.buffer);
         let outcome = self
             .disk
             .write(move |store| {

@@ -1,12 +1,13 @@
 //! Which writes are done on the thread that serves the connection.
 //!
-//! A short write ends in the kernel's memory within some microseconds; to hand it to a thread that may block, and the
-//! answer back, costs as much again. So it is done on the spot, as long as the disk keeps that pace.
+//! A short write, of a blob or of a piece of one, ends in the kernel's memory within some microseconds; to hand it to a
+//! thread that may block, and the answer back, costs as much again. So it is done on the spot, as long as the disk keeps
+//! that pace.
 //!
-//! A disk that is slow, or hangs, must not hold up those who only read. So one thread of the runtime never writes
-//! ([`threads`]). It may sleep while those that wait for the disk were the ones to look for events: another thread,
-//! the keeper, sees that a write has been waiting for long, wakes the runtime, and sends all writes the long way for a
-//! while. A write whose thread could run, but has no processor, is not waiting for the disk.
+//! A disk that is slow, or hangs, must not hold up those who only read. So at any moment one thread of the runtime does
+//! not write ([`threads`]). It may sleep while those that wait for the disk were the ones to look for events: another
+//! thread, the keeper, sees that a write has been waiting for long, wakes the runtime, and sends all writes the long way
+//! for a while. A write whose thread could run, but has no processor, is not waiting for the disk.
 
 use nix::unistd::{Pid, gettid};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -14,7 +15,7 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
-/// A write that takes so long waits for the disk.
+/// A write that takes so long may be waiting for the disk.
 const SLOW: Duration = Duration::from_millis(5);
 /// How often the keeper looks, while there are writes.
 const LOOK: Duration = Duration::from_millis(20);

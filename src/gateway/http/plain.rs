@@ -144,7 +144,7 @@ thread_local! {
 }
 
 fn make_room(buffer: &mut BytesMut) {
-    if buffer.capacity() == 0 {
+    if buffer.is_empty() && !buffer.try_reclaim(READ) {
         *buffer = SPARE.take();
     }
     buffer.reserve(READ);
@@ -152,8 +152,8 @@ fn make_room(buffer: &mut BytesMut) {
 
 fn give_back(mut buffer: BytesMut) {
     buffer.clear();
-    // A long one, which a body has left, would be held for nothing.
-    if buffer.capacity() <= READ {
+    // What has no memory of its own, or memory that is still in use, must not take a good one's place.
+    if buffer.try_reclaim(READ) {
         SPARE.set(buffer);
     }
 }
@@ -269,9 +269,10 @@ impl<S: Socket> Body for Incoming<'_, S> {
         }
         let wanted = usize::try_from(this.rest).unwrap_or(usize::MAX);
         if this.buffer.is_empty() {
-            // The piece before this one was written, so that its memory can be had again.
-            give_back(std::mem::take(this.buffer));
-            ready!(this.stream.poll_readable(context))?;
+            if this.stream.poll_readable(context)?.is_pending() {
+                give_back(std::mem::take(this.buffer));
+                return Poll::Pending;
+            }
             make_room(this.buffer);
             // Nothing is lost with this future: bytes are in the buffer as soon as they are read.
             let read = std::pin::pin!(this.stream.read_buf(this.buffer));
@@ -368,4 +369,31 @@ async fn send_file<S: Socket>(stream: &S, mut part: FilePart) -> io::Result<()> 
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_of_a_piece_that_was_used_is_used_again() {
+        let mut buffer = BytesMut::new();
+        make_room(&mut buffer);
+        buffer.resize(READ, 7);
+        let place = buffer.as_ptr();
+        let piece = buffer.split_to(READ).freeze();
+        drop(piece);
+        give_back(buffer);
+        give_back(BytesMut::new());
+        let mut buffer = BytesMut::new();
+        make_room(&mut buffer);
+        assert_eq!(buffer.as_ptr(), place);
+        buffer.resize(READ, 8);
+        let piece = buffer.split_to(READ).freeze();
+        give_back(buffer);
+        let mut buffer = BytesMut::new();
+        make_room(&mut buffer);
+        buffer.resize(READ, 9);
+        assert!(piece.iter().all(|byte| *byte == 8), "it is still in use");
+    }
 }

@@ -443,3 +443,18 @@ fn live_entries_are_selected_by_age_and_namespace() {
     assert_eq!(lru.select(39, Some(1)), [b]);
     assert_eq!(lru.select(u64::MAX, Some(2)), []);
 }
+
+#[test]
+fn doubt_asks_the_next_hit_for_a_check_and_for_the_time_of_use() {
+    let mut lru = Lru::new(1 << 20);
+    let now = 1_000_000_000;
+    let claimed = lru.claim(item(1).namespace, 4096).unwrap().claimed;
+    lru.commit(item(1), 4096, now, claimed);
+    assert_eq!(lru.touch_only(&digest(1), now), Some(1000));
+    lru.doubt(&digest(1));
+    assert_eq!(lru.touch_only(&digest(1), now), None);
+    let touched = lru.touch(&digest(1), now).unwrap();
+    assert!(touched.persist && !touched.checked);
+    lru.mark_checked(&digest(1));
+    assert_eq!(lru.touch_only(&digest(1), now), Some(1000));
+}

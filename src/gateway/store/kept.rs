@@ -1,8 +1,8 @@
 //! Files of blobs that were just asked for, kept open: what one client wants, its neighbours want in the same minute.
 //!
 //! Such a blob costs two looks, whether its file is still there and whether its end is in memory, instead of a look-up
-//! of its path, a read and a check of its trailer, and a close. A file is kept until nobody has used it for [`REST`], its blob goes or is
-//! replaced, or others take its place; the room of a removed one comes free by then.
+//! of its path, a read and a check of its trailer, and a close. A file is kept until nobody has used it for [`REST`], its
+//! blob goes or is replaced, or others take its place; the room of one that others have removed comes free by then.
 
 use super::resident::was_changed;
 use super::{Blob, Store};
@@ -46,7 +46,7 @@ impl Kept {
     }
 }
 
-/// The leave to keep a file, given before it is opened; void once a blob of that kind goes or is replaced.
+/// The leave to keep a file, given before it is opened; void once its blob goes or is replaced.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Leave(u32);
 
@@ -55,7 +55,7 @@ pub(super) struct Leave(u32);
 pub(super) struct KeptFiles {
     files: LruCache<Digest, Kept>,
     most: usize,
-    /// By a byte of the digest, how often one was forgotten.
+    /// By a byte of the digest, which some share, how often one was forgotten.
     generations: [u32; GENERATIONS],
 }
 
@@ -89,13 +89,13 @@ impl KeptFiles {
         if *self.generation(digest) != leave.0 {
             return Some(kept);
         }
-        let other = self.files.push(*digest, kept).map(|(_, other)| other);
-        let is_over = self.files.len() > self.most;
-        other.or_else(|| {
-            is_over
-                .then(|| self.files.pop_lru())?
-                .map(|(_, oldest)| oldest)
-        })
+        let before = self.files.push(*digest, kept);
+        let oldest = if self.files.len() > self.most {
+            self.files.pop_lru()
+        } else {
+            None
+        };
+        before.or(oldest).map(|(_, other)| other)
     }
 
     /// To be called whenever a blob's file goes or is replaced.
