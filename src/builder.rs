@@ -59,7 +59,7 @@ pub enum Part {
 /// A seccomp profile that we ship.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Profile {
-    /// Docker's default and the six system calls that user namespaces take
+    /// Docker's default and the seven system calls that user namespaces take
     Userns,
     /// Docker's default and pivot_root, for root with CAP_SYS_ADMIN
     Root,

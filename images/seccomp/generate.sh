@@ -23,8 +23,8 @@ with() {
     printf '\n\t\t\t],\n\t\t\t"action": "SCMP_ACT_ALLOW"\n\t\t}\n\t]\n}\n'
 }
 
-# What a user namespace, the overlay of a job and bubblewrap take.
-with chroot clone mount pivot_root umount2 unshare >"$out/userns.json"
+# What a user namespace, the overlay of a job and bubblewrap take; mount_setattr is for bubblewrap 0.13 and newer.
+with chroot clone mount mount_setattr pivot_root umount2 unshare >"$out/userns.json"
 # CAP_SYS_ADMIN brings the others in Docker's own profile.
 with pivot_root >"$out/root.json"
 
