@@ -14,6 +14,14 @@ impl Secret {
         Secret(text.trim().to_owned())
     }
 
+    /// Whether every format of `client-env` carries the text unharmed, and every shell that reads such a file.
+    ///
+    /// A subset of the bearer tokens of RFC 6750 (section 2.1): without `~`, which shells expand.
+    pub fn is_portable(&self) -> bool {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._+/=".contains(&byte);
+        self.0.bytes().all(is_plain)
+    }
+
     /// The text itself, for the wire and for files of mode 0600.
     pub fn reveal(&self) -> &str {
         &self.0
@@ -41,5 +49,33 @@ mod tests {
         let secret = Secret::new("hunter2\n");
         assert_eq!(format!("{secret} {secret:?}"), "*** ***");
         assert_eq!(secret.reveal(), "hunter2");
+    }
+
+    #[test]
+    fn text_that_a_shell_or_an_env_file_would_change_is_not_portable() {
+        for text in ["0123456789abcdef", "aB3+/x==", "eyJh.e30.s_-1"] {
+            assert!(Secret::new(text).is_portable(), "{text}");
+        }
+        let changed = [
+            "pa$$word",
+            "it's-one",
+            "semi;colon",
+            "hash#it",
+            r"back\slash",
+            "d\"q",
+            "st*r",
+            "b`tick",
+            "~root",
+            "a b",
+            "a\nb",
+            "pi|pe",
+            "{a,b}",
+            "a!b",
+            "\u{fc}ber",
+            "%PATH%",
+        ];
+        for text in changed {
+            assert!(!Secret::new(text).is_portable(), "{text}");
+        }
     }
 }

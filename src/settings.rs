@@ -24,8 +24,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use values::{
-    Fault, absolute, address, duration, file, ipc, log_filter, log_format, optional, size, token,
-    upstream, writing_token,
+    Fault, absolute, address, duration, file, ipc, log_filter, log_format, optional, sent_token,
+    size, token, upstream, writing_token,
 };
 
 /// Where the optional TOML file stands, unless `SCCACHE_DOCK_CONFIG` names another.
@@ -371,7 +371,7 @@ impl Lookup<'_> {
         let auth_token = self.parsed("SCCACHE_AUTH_TOKEN", optional(writing_token));
         let read_token = self.parsed("SCCACHE_READ_TOKEN", optional(token));
         let upstream = self.parsed("SCCACHE_UPSTREAM", optional(upstream));
-        let upstream_token = self.parsed("SCCACHE_UPSTREAM_TOKEN", optional(token));
+        let upstream_token = self.parsed("SCCACHE_UPSTREAM_TOKEN", optional(sent_token));
         let tokens_file = self.parsed("SCCACHE_TOKENS_FILE", optional(file));
         let tls = self.tls();
         let stop_grace = self.parsed("SCCACHE_STOP_GRACE", duration);

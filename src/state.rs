@@ -405,9 +405,7 @@ fn checked_token(path: &Path, text: &str) -> Result<Secret, Error> {
     let token = Secret::new(text);
     let why = match token.reveal() {
         short if short.len() < 8 => "it is shorter than 8 characters",
-        odd if !odd.chars().all(|c| c.is_ascii_graphic()) => {
-            "it has characters that an HTTP header cannot carry"
-        }
+        _ if !token.is_portable() => "it has characters other than letters, digits and -._+/=",
         _ => return Ok(token),
     };
     Err(Error::Token {

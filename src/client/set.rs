@@ -84,9 +84,6 @@ pub enum Error {
          hint: choose a name such as \"team\" or \"team/main\""
     )]
     Namespace(String),
-    /// The token would break out of the format.
-    #[error("cannot print the token: it contains white space or control characters")]
-    Token,
     /// There is no scheduler to name.
     #[error(
         "cannot print lane \"dist\": this container runs no scheduler\n\
@@ -185,9 +182,6 @@ impl Set {
             check_namespace(namespace)?;
         }
         let token = facts.token.as_ref().filter(|_| !args.no_token);
-        if token.is_some_and(|token| !is_printable(token.reveal())) {
-            return Err(Error::Token);
-        }
         let namespace = args.namespace.as_deref().map(|name| name.trim_matches('/'));
         let dist = match args.lane {
             Lane::Dist => Some(cluster(args, facts, &endpoint, token)?),
@@ -361,10 +355,6 @@ fn fingerprint(parts: &[&str]) -> String {
         hasher.update(part.as_bytes());
     }
     hasher.finalize().to_hex()[..8].to_owned()
-}
-
-fn is_printable(text: &str) -> bool {
-    text.chars().all(|c| c.is_ascii_graphic())
 }
 
 fn check_namespace(name: &str) -> Result<(), Error> {

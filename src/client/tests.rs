@@ -262,13 +262,31 @@ fn refusals_name_the_mend() {
 }
 
 #[test]
-fn token_that_would_break_out_of_a_line_is_refused() {
+fn file_for_docker_can_be_sourced_with_every_legal_token() {
+    let token = Secret::new("-._+/=09azAZ==");
+    assert!(token.is_portable());
     let facts = Facts {
-        token: Some(Secret::new("a\nSCCACHE_NO_CACHE=1")),
+        token: Some(token.clone()),
         ..facts()
     };
-    let args = Line::try_parse_from(["client-env"]).unwrap().args;
-    assert_eq!(env_text(&args, &facts), Err(Error::Token));
+    let line = ["client-env", "--format", "docker", "--namespace", "a/b.c_d"];
+    let args = Line::try_parse_from(line).unwrap().args;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("cache.env");
+    std::fs::write(&file, env_text(&args, &facts).unwrap()).unwrap();
+    let sourced = Command::new("sh")
+        .args(["-euc", "set -a; . \"$0\"; env"])
+        .arg(&file)
+        .output()
+        .unwrap();
+    assert!(sourced.status.success(), "{sourced:?}");
+    let seen = String::from_utf8(sourced.stdout).unwrap();
+    let read = std::fs::read_to_string(&file).unwrap();
+    let lines: Vec<&str> = read.lines().filter(|line| !line.starts_with('#')).collect();
+    assert!(lines.contains(&&*format!("SCCACHE_WEBDAV_TOKEN={}", token.reveal())));
+    for line in lines {
+        assert!(seen.lines().any(|it| it == line), "{line} in\n{seen}");
+    }
 }
 
 #[test]

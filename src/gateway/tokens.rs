@@ -126,9 +126,9 @@ fn named(number: usize, entry: &toml::Table, faults: &mut Vec<String>) -> Option
         ));
     }
     let token = string("token").unwrap_or_default();
-    if token.len() < SHORTEST_TOKEN || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+    if token.len() < SHORTEST_TOKEN || !Secret::new(token).is_portable() {
         faults.push(format!(
-            "{who} has no \"token\" of at least {SHORTEST_TOKEN} visible ASCII characters"
+            "{who} has no \"token\" of at least {SHORTEST_TOKEN} letters, digits and -._+/="
         ));
     }
     let access = match string("access") {

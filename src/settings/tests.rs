@@ -277,6 +277,28 @@ fn anonymous_is_a_word_for_readers_only() {
 }
 
 #[test]
+fn tokens_that_a_client_could_not_be_told_unharmed_are_refused() {
+    let names = [
+        "SCCACHE_AUTH_TOKEN",
+        "SCCACHE_READ_TOKEN",
+        "SCCACHE_SERVER_TOKEN",
+    ];
+    for name in names {
+        let text = problems(&[("MODE", "distributed-ephemeral"), (name, "pa$$word-1234")]);
+        let said = format!("{name}=***: has a character that a shell or an env file would change");
+        assert!(text.contains(&said), "{text}");
+        assert!(text.contains("use letters, digits and -._+/="), "{text}");
+        assert!(!text.contains("pa$$"), "{text}");
+    }
+    // Another server's token is not ours to choose.
+    let upstream = [
+        ("SCCACHE_UPSTREAM", "http://other:4226"),
+        ("SCCACHE_UPSTREAM_TOKEN", "pa$$word-1234"),
+    ];
+    load_from(&upstream, &[]).unwrap();
+}
+
+#[test]
 fn read_token_must_differ_from_the_write_token() {
     let text = problems(&[
         ("SCCACHE_AUTH_TOKEN", "same-token"),

@@ -173,14 +173,23 @@ pub(super) fn writing_token(text: &str) -> Result<Secret, Fault> {
     token(text)
 }
 
+/// A token of ours, which clients set in shells and files.
 pub(super) fn token(text: &str) -> Result<Secret, Fault> {
-    if text
-        .chars()
-        .any(|c| c.is_whitespace() || c.is_control() || !c.is_ascii())
-    {
+    if !Secret::new(text).is_portable() {
+        return Err(Fault::hint(
+            "has a character that a shell or an env file would change on a client",
+            "use letters, digits and -._+/=",
+        ));
+    }
+    sent_token(text)
+}
+
+/// A token for somebody else's server, which chose its characters.
+pub(super) fn sent_token(text: &str) -> Result<Secret, Fault> {
+    if !text.chars().all(|c| c.is_ascii_graphic()) {
         return Err(Fault::hint(
             "has a character that an HTTP header cannot carry",
-            "use letters, digits and -._~+/=",
+            "take it as that server prints it",
         ));
     }
     if text != "anonymous" && text.len() < 8 {
