@@ -10,6 +10,7 @@
 
 mod advice;
 pub mod config;
+mod filter;
 mod flight;
 pub mod isolation;
 mod leftovers;

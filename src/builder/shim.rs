@@ -11,6 +11,7 @@
 //! does not have: sccache sends only the files that it knows to be read, so one that a macro reads, or a folder that
 //! `../` leads through, is missing. What is wrong with the source, the client's own compiler says as well.
 
+use crate::builder::filter::Filters;
 use crate::builder::tree;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, UsageWho, getrusage, setrlimit};
@@ -175,8 +176,12 @@ impl Sandbox {
         }
         let (ended, wake) = UnixStream::pair()?;
         signal_hook::low_level::pipe::register(signal_hook::consts::SIGCHLD, wake)?;
+        let filters = Filters::new()?;
         let mut command = Command::new(&terms.bwrap);
         command
+            .args(filters.arguments())
+            // Without a terminal of anybody's.
+            .arg("--new-session")
             .args(arguments)
             // Bubblewrap hands its own environment on to the job.
             .env_clear();

@@ -23,7 +23,7 @@ struct Farm {
 }
 
 /// Whether jobs can run here at all; a skipped test says so.
-fn is_possible() -> bool {
+pub(crate) fn is_possible() -> bool {
     let is_here = Path::new("/usr/bin/bwrap").exists();
     is_here || skip::<()>("bubblewrap is not installed").is_some()
 }
@@ -346,7 +346,7 @@ fn builders_do_jobs_again_soon_after_a_crash_of_the_scheduler() {
 }
 
 /// Runs a shell command as a job: through the shim, in the sandbox that `sccache-dist` asks for.
-fn job(terms: &Terms, script: &str) -> Output {
+pub(crate) fn job(terms: &Terms, script: &str) -> Output {
     let mut command = Command::new(program());
     command
         .env_clear()
@@ -361,7 +361,7 @@ fn job(terms: &Terms, script: &str) -> Output {
     command.output().unwrap()
 }
 
-fn terms() -> Terms {
+pub(crate) fn terms() -> Terms {
     Terms {
         bwrap: "/usr/bin/bwrap".into(),
         procfs: Procfs::Fresh,

@@ -8,6 +8,7 @@
 
 mod access;
 mod at;
+mod attacks;
 mod browser;
 mod builders;
 mod builds;
