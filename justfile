@@ -8,7 +8,7 @@ clippy:
     cargo clippy --locked --all-targets -- -D warnings
 
 shellcheck:
-    shellcheck scripts/* images/*.sh .ci/run
+    shellcheck --external-sources --check-sourced scripts/sccache-docker-manage.sh scripts/release-version scripts/test images/*.sh .ci/run
 
 # Known vulnerabilities need the advisory database, which not every machine reaches.
 deny:

@@ -72,7 +72,15 @@ pub enum Command {
     /// Remove blobs from the cache; all of them without an option
     Purge(status::purge::Args),
     /// Print what a client needs to use this cache
-    ClientEnv(client::EnvArgs),
+    ClientEnv {
+        #[command(flatten)]
+        args: client::EnvArgs,
+        #[command(flatten)]
+        published: client::Published,
+    },
+    /// Say what to type for a first cached build (asked by the host's script)
+    #[command(hide = true)]
+    NextSteps(client::next::Args),
     /// Bring the compilers to every builder of the cluster, on a client and before its first build
     Warm(client::warm::Args),
     /// Run a command that sees its checkout and CARGO_HOME at fixed paths, so that checkouts share their results

@@ -9,6 +9,7 @@
 
 mod conf;
 pub(crate) mod endpoint;
+pub mod next;
 mod render;
 pub(crate) mod run;
 mod set;
@@ -71,7 +72,7 @@ pub struct EnvArgs {
     #[arg(long, value_name = "NAME")]
     pub namespace: Option<String>,
     /// The gateway's socket as the client sees it, for --lane socket
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", overrides_with = "socket")]
     pub socket: Option<PathBuf>,
     /// Where the client reaches the scheduler, for --lane dist [default: the endpoint's host, port 10600]
     #[arg(long, value_name = "URL")]
@@ -97,6 +98,27 @@ pub struct EnvArgs {
     /// No level on the client's own disk, where it would end up in an image or where it is thrown away anyway
     #[arg(long)]
     pub no_disk: bool,
+}
+
+/// Where the client's machine reaches our ports: Docker knows, and tells the host's script. `--endpoint` overrides both.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Published {
+    /// The address of port 4226, such as 127.0.0.1:4326
+    #[arg(
+        id = "published",
+        long = "published",
+        value_name = "ADDRESS",
+        hide = true
+    )]
+    pub gateway: Option<String>,
+    /// The address of port 10600
+    #[arg(
+        id = "published_scheduler",
+        long = "published-scheduler",
+        value_name = "ADDRESS",
+        hide = true
+    )]
+    pub scheduler: Option<String>,
 }
 
 /// What the container knows about itself, as its clients see it.

@@ -113,7 +113,10 @@ fn with_settings(command: Command, loaded: settings::Loaded) -> Outcome {
             let screen = Screen::of_stdout();
             done(settings::print(&loaded, screen, &mut io::stdout().lock()))
         }
-        Command::ClientEnv(args) => given(status::client_env(settings, &args)),
+        Command::ClientEnv { args, published } => {
+            given(status::client_env(settings, &args, &published))
+        }
+        Command::NextSteps(args) => given(status::next_steps(settings, &args)),
         Command::Run
         | Command::Builder { .. }
         | Command::At(_)

@@ -251,36 +251,69 @@ pub fn tell(place: &Place, request: &str) -> Result<u8, Error> {
 ///
 /// # Errors
 /// There is no token yet, or the arguments do not fit the lane.
-pub fn client_env(settings: &Settings, args: &client::EnvArgs) -> Result<u8, Error> {
-    // The port that is really bound, where the settings leave the choice to the system.
-    let bound = report(&settings.place())
-        .ok()
-        .and_then(|report| report.listen.parse().ok());
-    // sccache's own protocol knows no TLS, and goes no further than this machine.
-    let own_protocol = matches!(args.lane, client::Lane::Ipc | client::Lane::Socket);
-    let (scheme, host) = match &settings.tls {
-        // A name that the certificate is for: clients check it.
-        Some(tls) if !own_protocol => (
-            "https",
-            tls::name(&tls.cert).unwrap_or_else(|| "localhost".into()),
-        ),
-        Some(_) | None => ("http", "127.0.0.1".to_owned()),
-    };
+pub fn client_env(
+    settings: &Settings,
+    args: &client::EnvArgs,
+    published: &client::Published,
+) -> Result<u8, Error> {
+    let mut args = args.clone();
     let facts = client::Facts {
-        endpoint: format!(
-            "{scheme}://{host}:{}",
-            bound.unwrap_or(settings.listen).port()
-        ),
-        token: Some(token(settings, args)?),
+        endpoint: endpoint_of_clients(settings, args.lane, published.gateway.as_deref()),
+        token: Some(token(settings, &args)?),
         socket: plan::client_socket(settings),
         scheduler_port: settings
             .mode
             .schedules()
             .then(|| settings.dist.scheduler_listen.port()),
     };
+    // On the host of an endpoint that was given, the scheduler has its usual port.
+    if args.endpoint.is_none() && args.scheduler.is_none() {
+        let address = published.scheduler.as_ref().filter(|it| !it.is_empty());
+        args.scheduler = address.map(|address| format!("http://{address}"));
+    }
     let home = std::env::var_os("HOME").map(PathBuf::from);
-    let args = client::write_conf(args, &facts, home.as_deref())?;
+    let args = client::write_conf(&args, &facts, home.as_deref())?;
     let text = client::env_text(&args, &facts)?;
+    io::stdout().write_all(text.as_bytes())?;
+    Ok(exit::OK)
+}
+
+/// The gateway's URL for a client on this machine, or on the host of this container, which reaches it at `published`.
+fn endpoint_of_clients(settings: &Settings, lane: client::Lane, published: Option<&str>) -> String {
+    let address = published.filter(|it| !it.is_empty()).map_or_else(
+        || {
+            // The port that is really bound, where the settings leave the choice to the system.
+            let bound = report(&settings.place())
+                .ok()
+                .and_then(|report| report.listen.parse::<SocketAddr>().ok());
+            format!("127.0.0.1:{}", bound.unwrap_or(settings.listen).port())
+        },
+        str::to_owned,
+    );
+    // sccache's own protocol knows no TLS, and goes no further than this machine.
+    let own_protocol = matches!(lane, client::Lane::Ipc | client::Lane::Socket);
+    match &settings.tls {
+        Some(tls) if !own_protocol => {
+            // A name that the certificate is for: clients check it.
+            let name = tls::name(&tls.cert).unwrap_or_else(|| "localhost".into());
+            let port = address.rsplit(':').next().unwrap_or_default();
+            format!("https://{name}:{port}")
+        }
+        Some(_) | None => format!("http://{address}"),
+    }
+}
+
+/// Prints what to type for a first cached build.
+///
+/// # Errors
+/// The output is closed.
+pub fn next_steps(settings: &Settings, args: &client::next::Args) -> Result<u8, Error> {
+    let endpoint = endpoint_of_clients(settings, client::Lane::Webdav, Some(&args.published));
+    let text = args.text(
+        &endpoint,
+        &asked_version(&settings.sccache),
+        settings.mode.schedules(),
+    );
     io::stdout().write_all(text.as_bytes())?;
     Ok(exit::OK)
 }
@@ -330,19 +363,24 @@ fn token(settings: &Settings, args: &client::EnvArgs) -> Result<Secret, Error> {
 /// # Errors
 /// The output is closed.
 pub fn version(sccache: &Path) -> io::Result<()> {
+    writeln!(
+        io::stdout(),
+        "sccache-dock {}\n{}",
+        env!("CARGO_PKG_VERSION"),
+        asked_version(sccache)
+    )
+}
+
+/// What `sccache --version` says, or why it says nothing.
+fn asked_version(sccache: &Path) -> String {
     let asked = std::process::Command::new(sccache)
         .arg("--version")
         .output();
-    let sccache = match asked {
+    match asked {
         Ok(output) if output.status.success() => {
             String::from_utf8_lossy(&output.stdout).trim().to_owned()
         }
         Ok(output) => format!("{} --version: {}", sccache.display(), output.status),
         Err(error) => format!("{}: {error}", sccache.display()),
-    };
-    writeln!(
-        io::stdout(),
-        "sccache-dock {}\n{sccache}",
-        env!("CARGO_PKG_VERSION")
-    )
+    }
 }

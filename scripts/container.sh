@@ -1,0 +1,90 @@
+# How the container is made: the arguments of docker run, for sccache-docker-manage.sh, which sources this.
+# shellcheck shell=sh
+
+# The user of the container: the caller, so that its files are the caller's. Root respects who owns the cache's folder.
+choose_user() {
+    user=$(id -u):$(id -g)
+    if [ "$user" = 0:0 ] && [ -d "$folder" ]; then
+        user=$(stat -c %u:%g "$folder")
+    fi
+    # A root without capabilities cannot make the namespaces of jobs, any other user can: then the image's own.
+    case $mode:$user in
+    builder:0:* | distributed-*:0:*) user=10426:10426 ;;
+    esac
+    user=${SCCACHE_USER:-$user}
+}
+
+own_folder() {
+    mkdir -p "$1" || fail "cannot make folder \"$1\"" "choose one below your home, or make it first"
+    [ "$(id -u)" -ne 0 ] || chown "$user" "$1" || fail "cannot give folder \"$1\" to user \"$user\"" "SCCACHE_USER is a number: uid:gid"
+}
+
+create() {
+    have_image "$image" || "$repo/images/build.sh"
+    choose_user
+    own_folder "$sockets"
+    chmod 700 "$sockets"
+    # No restart policy until it has been healthy once: a container that cannot start says so once, and stays down.
+    set -- run --detach --name "$container" --hostname "$container" --user "$user" --env "MODE=$mode" \
+        --label "sccache-dock.mode=$mode" --label "sccache-dock.folder=$folder" --label "sccache-dock.sockets=$sockets" \
+        --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges \
+        --mount "type=bind,source=$sockets,target=/var/sccache/run"
+    case $mode in
+    builder | distributed-*)
+        # What the builder needs to isolate jobs without privileges: the image knows the system calls.
+        profile=$(mktemp)
+        trap 'rm -f "$profile"' EXIT
+        docker run --rm --network none "$image" seccomp >"$profile" ||
+            fail "cannot get the seccomp profile from image \"$image\"" "it is older than this script: $me build"
+        set -- "$@" --security-opt "seccomp=$profile"
+        # The profile of AppArmor that Docker takes by itself allows no mounts.
+        case $(docker info --format '{{.SecurityOptions}}') in
+        *name=apparmor*) set -- "$@" --security-opt apparmor=unconfined ;;
+        esac
+        # On all interfaces. Without it the builder is known by the container's own address, which this machine reaches
+        # with nothing published.
+        case ${SCCACHE_PUBLIC_ADDR:-} in
+        '') ;;
+        *:*) set -- "$@" --publish "${SCCACHE_PUBLIC_ADDR##*:}:10501" ;;
+        *) set -- "$@" --publish 10501:10501 ;;
+        esac
+        ;;
+    esac
+    case $mode in
+    builder) set -- "$@" --env "SCCACHE_SCHEDULER_URL=$folder" ;;
+    distributed-*) set -- "$@" --publish "$bind:$port:4226" --publish "$bind:$scheduler_port:10600" ;;
+    *) set -- "$@" --publish "$bind:$port:4226" ;;
+    esac
+    if [ -n "$folder" ] && [ "$mode" != builder ]; then
+        own_folder "$folder"
+        # The mount point of the sockets, which Docker would make for root.
+        own_folder "$folder/run"
+        set -- "$@" --mount "type=bind,source=$folder,target=/var/sccache"
+    fi
+    for setting in $settings; do
+        # By name alone: values would stand in the list of processes.
+        [ "$mode:$setting" != builder:SCCACHE_SCHEDULER_URL ] || continue
+        ! printenv "$setting" >/dev/null || set -- "$@" --env "$setting"
+        file=$(printenv "${setting}_FILE") || continue
+        set -- "$@" --env "${setting}_FILE=/run/secrets/$setting" \
+            --mount "type=bind,readonly,source=$(realpath "$file"),target=/run/secrets/$setting"
+    done
+    # The keys of that store, by the names that every client of it knows. Files of this machine are not there.
+    case ${SCCACHE_UPSTREAM:-} in
+    s3://*)
+        for key in $(env | sed -n 's/^\(AWS_[A-Z0-9_]*\)=.*/\1/p' | grep -v -e _FILE -e AWS_CA_BUNDLE); do
+            set -- "$@" --env "$key"
+        done
+        ;;
+    esac
+    problem=$(docker "$@" "$image" 2>&1) || {
+        docker rm --force --volumes "$container" >/dev/null 2>&1 || true
+        case $problem in
+        *"already allocated"* | *"already in use"*)
+            fail "cannot publish port $port, or another of this mode: it is in use" \
+                "stop who has it (often a local sccache: sccache --stop-server), or choose another: SCCACHE_DEFAULT_PORT=4326 $me start $mode${folder:+ $folder}"
+            ;;
+        esac
+        fail "cannot run container \"$container\": $problem"
+    }
+}

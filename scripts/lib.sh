@@ -1,0 +1,81 @@
+# What the scripts here and in images/ share; sourced, with "name" as the script's own in messages.
+# shellcheck shell=sh
+
+home=${HOME:-/tmp}
+# What the last long work printed.
+log=${XDG_CACHE_HOME:-$home/.cache}/sccache-dock/build.log
+
+say() { printf '%s\n' "$1" >&2; }
+
+fail() {
+    printf '%s: error: %s\n' "${name:?}" "$1" >&2
+    [ -z "${2:-}" ] || printf 'hint: %s\n' "$2" >&2
+    exit "${3:-1}"
+}
+
+elapsed() {
+    passed=$(($(date +%s) - $1))
+    [ "$passed" -lt 60 ] || printf '%dm ' $((passed / 60))
+    printf '%ds' $((passed % 60))
+}
+
+# $1 in the place of what was there, on a terminal and no wider than it.
+show() {
+    [ -t 2 ] || return 0
+    columns=$(stty size <&2 2>/dev/null | cut -d ' ' -f 2)
+    [ "${columns:-0}" -gt 1 ] || columns=80
+    room=$((columns - 1))
+    printf '\r%-*.*s' "$room" "$room" "$1" >&2
+}
+
+unshow() {
+    [ ! -t 2 ] || {
+        show ''
+        printf '\r' >&2
+    }
+}
+
+# The step that the log $1 of a build has come to, and its last line.
+step_of() {
+    step=$(sed -n 's/^Step \([0-9]*\/[0-9]*\) .*/step \1: /p; s/^#[0-9]* \[\([^]]*\)\] .*/\1: /p' "$1" | tail -n 1)
+    printf '%s%s' "$step" "$(tail -n 1 "$1" | tr -d '\r\033' | sed 's|^ *||')"
+}
+
+# Runs a command of minutes, which is called $1 here. On a terminal one line says for how long it has run and where it is,
+# and all that it prints goes to a log, which is named when it fails; elsewhere it is printed.
+long() {
+    called=$1
+    shift
+    [ -t 2 ] || {
+        "$@" >&2
+        return
+    }
+    mkdir -p "$(dirname "$log")"
+    : >"$log"
+    since=$(date +%s)
+    # It ends with this script, however that ends.
+    while kill -0 $$ 2>/dev/null; do
+        show "$called, $(elapsed "$since"): $(step_of "$log")"
+        sleep 1
+    done &
+    ticker=$!
+    code=0
+    "$@" >>"$log" 2>&1 </dev/null || code=$?
+    kill "$ticker" 2>/dev/null || true
+    wait "$ticker" 2>/dev/null || true
+    unshow
+    if [ "$code" -ne 0 ]; then
+        tail -n 20 "$log" >&2
+        say "these are the last lines of $log"
+        return "$code"
+    fi
+    say "$called: done after $(elapsed "$since")"
+}
+
+need_docker() {
+    command -v docker >/dev/null 2>&1 || fail 'cannot find "docker"' "install it, or run the cache without it: ${me:?} run-local"
+    docker version >/dev/null 2>&1 || fail "cannot reach the Docker daemon: $(docker version 2>&1 >/dev/null | tail -n 1)" \
+        "start it, or join its group (sudo usermod -aG docker $(id -un), then log in again), or do without: ${me:?} run-local"
+}
+
+have_image() { docker image inspect "$1" >/dev/null 2>&1; }
