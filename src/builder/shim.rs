@@ -157,7 +157,10 @@ fn now() -> Instant {
     reason = "a process of its own, in which the supervisor's reaper does not run"
 )]
 fn reap_the_rest() {
-    while nix::sys::wait::waitpid(None, None).is_ok() {}
+    use rustix::io::Errno;
+    use rustix::process::{WaitOptions, wait};
+    // Not by nix, which refuses what a real-time signal has ended.
+    while !matches!(wait(WaitOptions::empty()), Err(Errno::CHILD)) {}
 }
 
 /// A running bubblewrap.

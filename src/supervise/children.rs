@@ -7,8 +7,9 @@ use crate::plan::{ReadyBy, Service};
 use crate::supervise::machine::{Exit, Id};
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, killpg};
-use nix::sys::wait::{WaitPidFlag, WaitStatus};
+use nix::sys::wait::WaitPidFlag;
 use nix::unistd::Pid;
+use rustix::process::{WaitId, WaitIdOptions, WaitOptions, WaitStatus};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -102,27 +103,43 @@ impl Children {
         }
     }
 
+    fn service_of(&self, pid: Pid) -> Option<Id> {
+        let mut services = self.pids.iter();
+        services.find_map(|(id, known)| (*known == pid).then_some(*id))
+    }
+
+    /// Collects one process that ended, with the processor time that it adds where it is a service's.
+    fn collect_one(&self) -> Option<(Pid, Exit, Duration)> {
+        let zombie = match next_zombie()? {
+            Zombie::Known(pid) => Some(pid),
+            // If it is none of ours it is an orphan, whose number does not matter.
+            Zombie::Unknown => self.pids.values().copied().find(|pid| has_ended(*pid)),
+        };
+        let ours = zombie.filter(|pid| self.service_of(*pid).is_some());
+        let before = ours.map(|pid| {
+            // The zombie still pins the group's number: what is left of the group goes with its leader.
+            let _ = killpg(pid, Signal::SIGKILL);
+            cpu_of_children()
+        });
+        let (pid, exit) = collect(zombie)?;
+        if ours.is_none() && self.service_of(pid).is_some() {
+            // It ended just now and was collected in the orphan's place. As long as anything is left of its group, the
+            // kernel gives the number to nobody else.
+            let _ = killpg(pid, Signal::SIGKILL);
+        }
+        let cpu = before.map(|before| cpu_of_children().saturating_sub(before));
+        Some((pid, exit, cpu.unwrap_or_default()))
+    }
+
     /// Collects every process that ended: ours are returned, orphans are only laid to rest and counted.
     pub fn reap(&mut self) -> (Vec<Ended>, u64) {
         // Who ends meanwhile is found by this loop, or signalled when it is over. Nothing is spawned in between.
         let mask = SigSet::from_iter([Signal::SIGCHLD]).thread_swap_mask(SigmaskHow::SIG_BLOCK);
         let (mut exits, mut orphans) = (Vec::new(), 0);
-        while let Some(pid) = next_zombie() {
-            let ours = self
-                .pids
-                .iter()
-                .find(|(_, known)| **known == pid)
-                .map(|(id, _)| *id);
-            if ours.is_some() {
-                // The zombie still pins the group's number: what is left of the group goes with its leader.
-                let _ = killpg(pid, Signal::SIGKILL);
-            }
-            let before = ours.map(|_| cpu_of_children());
-            let exit = collect(pid);
-            match ours {
+        while let Some((pid, exit, cpu)) = self.collect_one() {
+            match self.service_of(pid) {
                 Some(id) => {
                     self.pids.remove(&id);
-                    let cpu = cpu_of_children().saturating_sub(before.unwrap_or_default());
                     exits.push(Ended { id, exit, cpu });
                 }
                 None => orphans += 1,
@@ -136,22 +153,51 @@ impl Children {
     }
 }
 
-/// A process that ended and was not collected yet, left as it is.
-#[expect(clippy::disallowed_methods, reason = "the one reaper")]
-fn next_zombie() -> Option<Pid> {
-    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-    nix::sys::wait::waitid(nix::sys::wait::Id::All, flags)
-        .ok()
-        .and_then(|status| status.pid())
+/// A process that ended and was not collected yet.
+enum Zombie {
+    Known(Pid),
+    /// One that nix can tell nothing of: it has no name for the signal that ended it (real-time signals).
+    Unknown,
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one reaper")]
-fn collect(pid: Pid) -> Exit {
-    match nix::sys::wait::waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
-        Ok(WaitStatus::Exited(_, code)) => Exit::Code(code),
-        Ok(WaitStatus::Signaled(_, signal, _)) => Exit::Signal(signal as i32),
-        // A signal number that nix has no name for (real-time signals) ends up here.
-        _ => Exit::Signal(0),
+fn next_zombie() -> Option<Zombie> {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    match nix::sys::wait::waitid(nix::sys::wait::Id::All, flags) {
+        Ok(status) => status.pid().map(Zombie::Known),
+        Err(Errno::ECHILD) => None,
+        Err(_) => Some(Zombie::Unknown),
+    }
+}
+
+/// Whether this child has ended and was not collected yet.
+#[expect(clippy::disallowed_methods, reason = "the one reaper")]
+fn has_ended(pid: Pid) -> bool {
+    let flags = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    let found = number(pid).map(|pid| rustix::process::waitid(WaitId::Pid(pid), flags));
+    matches!(found, Some(Ok(Some(_))))
+}
+
+/// Collects this child, or any one that has ended. By the status as the kernel gives it, which has no number that would
+/// be refused.
+#[expect(clippy::disallowed_methods, reason = "the one reaper")]
+fn collect(pid: Option<Pid>) -> Option<(Pid, Exit)> {
+    let collected = match pid {
+        Some(pid) => rustix::process::waitpid(number(pid), WaitOptions::NOHANG),
+        None => rustix::process::wait(WaitOptions::NOHANG),
+    };
+    let (pid, status) = collected.ok().flatten()?;
+    Some((Pid::from_raw(pid.as_raw_pid()), exit_of(status)))
+}
+
+fn number(pid: Pid) -> Option<rustix::process::Pid> {
+    rustix::process::Pid::from_raw(pid.as_raw())
+}
+
+fn exit_of(status: WaitStatus) -> Exit {
+    match status.terminating_signal() {
+        Some(signal) => Exit::Signal(signal),
+        None => Exit::Code(status.exit_status().unwrap_or_default()),
     }
 }
 

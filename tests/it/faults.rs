@@ -17,12 +17,12 @@ use std::process::Command;
 use std::time::Duration;
 
 /// An sccache that, as the server, runs `body` (shell) before it becomes the real one.
-struct Wrapper {
+pub(crate) struct Wrapper {
     dir: tempfile::TempDir,
 }
 
 impl Wrapper {
-    fn new(body: &str) -> Wrapper {
+    pub(crate) fn new(body: &str) -> Wrapper {
         let dir = tempfile::tempdir().unwrap();
         let wrapper = Wrapper { dir };
         let (marker, real) = (wrapper.marker(), sccache_bin());
@@ -37,33 +37,33 @@ impl Wrapper {
     }
 
     /// One that exits with code 3, after a word, while the marker is there.
-    fn breakable() -> Wrapper {
+    pub(crate) fn breakable() -> Wrapper {
         Wrapper::new("if [ -e \"$MARKER\" ]; then echo 'out of luck'; exit 3; fi")
     }
 
-    fn program(&self) -> PathBuf {
+    pub(crate) fn program(&self) -> PathBuf {
         self.dir.path().join("sccache-wrapped")
     }
 
-    fn marker(&self) -> PathBuf {
+    pub(crate) fn marker(&self) -> PathBuf {
         self.dir.path().join("marker")
     }
 
-    fn set(&self) {
+    pub(crate) fn set(&self) {
         fs::write(self.marker(), "").unwrap();
     }
 
-    fn unset(&self) {
+    pub(crate) fn unset(&self) {
         fs::remove_file(self.marker()).unwrap();
     }
 
-    fn start(&self, env: &[(&str, &str)]) -> Dock {
+    pub(crate) fn start(&self, env: &[(&str, &str)]) -> Dock {
         let mut dock = self.launch(env);
         dock.wait_ready();
         dock
     }
 
-    fn launch(&self, env: &[(&str, &str)]) -> Dock {
+    pub(crate) fn launch(&self, env: &[(&str, &str)]) -> Dock {
         let program = self.program();
         let mut all = vec![("SCCACHE_BINARY", program.to_str().unwrap())];
         all.extend(env);
@@ -72,13 +72,13 @@ impl Wrapper {
 }
 
 /// Waits until the server's report fulfils `condition`.
-fn server_when(dock: &Dock, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
+pub(crate) fn server_when(dock: &Dock, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
     eventually(what, || {
         Some(dock.service("server")).filter(|server| condition(server))
     })
 }
 
-fn failures(server: &Value) -> u64 {
+pub(crate) fn failures(server: &Value) -> u64 {
     server["trouble"]["failures"].as_u64().unwrap_or(0)
 }
 

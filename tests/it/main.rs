@@ -22,6 +22,7 @@ mod dock;
 mod docker;
 mod docs;
 mod doctor;
+mod ends;
 mod faults;
 mod fuzzed;
 mod gateway;
