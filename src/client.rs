@@ -25,6 +25,9 @@ use std::path::{Path, PathBuf};
 pub use crate::listeners::SOCKET_PATH_MAX;
 pub use set::Error;
 
+/// A value of `SCCACHE_BASEDIRS` that does nothing, for formats that cannot unset it.
+pub(crate) const NO_BASEDIRS: &str = "/nonexistent";
+
 /// The way to the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Lane {
@@ -95,7 +98,8 @@ pub struct EnvArgs {
     /// The token of this name: auth, read, or one of the file that SCCACHE_TOKENS_FILE names
     #[arg(long, value_name = "NAME", default_value = "auth")]
     pub token_name: String,
-    /// No level on the client's own disk, where it would end up in an image or where it is thrown away anyway
+    /// No level on the client's own disk, where it would end up in an image or where it is thrown away anyway; C and
+    /// C++ are preprocessed at every look-up
     #[arg(long)]
     pub no_disk: bool,
 }

@@ -249,6 +249,8 @@ pub fn client(args: &Args, environment: &Environment) -> Report {
         checks.extend(daemon::versions(version, theirs, lane));
     }
     checks.extend(environment::judge(environment, &endpoint, lane));
+    let in_conf = conf.as_ref().is_some_and(|it| it.has_basedirs);
+    checks.extend(environment::basedirs(environment, in_conf, version, lane));
     checks.extend(probe::files(environment, conf.as_ref(), lane));
     if version.is_some() {
         let stats = probe::stats();

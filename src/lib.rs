@@ -16,6 +16,7 @@ pub mod human;
 pub mod listeners;
 pub mod plan;
 mod progress;
+pub mod sccache;
 pub mod screen;
 pub mod secret;
 pub mod settings;

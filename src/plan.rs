@@ -31,7 +31,7 @@ pub mod paths {
         state(dir).join("scratch")
     }
 
-    /// The sccache server's own first level, inside the scratch space.
+    /// The sccache server's first level, which stays empty; inside the scratch space.
     pub fn server_level(dir: &Path) -> PathBuf {
         scratch(dir).join("server")
     }
@@ -318,13 +318,11 @@ fn gateway_config(settings: &Settings, facts: &Facts) -> Config {
     }
 }
 
-/// The sccache server's own first level: small, because what it answers the gateway neither counts nor keeps fresh.
-const SERVER_LEVEL_SIZE: &str = "64M";
-
 /// sccache itself, in the foreground, its storage the gateway.
 ///
-/// A disk before it, because only that turns on direct mode, which is part of the keys of C and C++: without it the
-/// server would share none of them with the clients that `client-env` sets up.
+/// A disk level before it, because only that turns on direct mode, which is part of the keys of C and C++: without it
+/// the server would share none of them with the clients that `client-env` sets up. It is never written, so that no
+/// entry of direct mode is kept.
 fn server(settings: &Settings, facts: &Facts, gateway: Id) -> Service {
     let socket = paths::server_socket(&settings.run_dir);
     let tmp = paths::scratch(&settings.dir).display().to_string();
@@ -353,13 +351,11 @@ fn server(settings: &Settings, facts: &Facts, gateway: Id) -> Service {
         // A gateway that restarts at that moment would turn writes off for the server's whole life.
         ("SCCACHE_SKIP_CACHE_CHECK", "1".into()),
         ("SCCACHE_MULTILEVEL_CHAIN", "disk,webdav".into()),
-        // An entry that the disk cannot take must still reach the gateway.
-        ("SCCACHE_MULTILEVEL_WRITE_ERROR_POLICY", "ignore".into()),
         (
             "SCCACHE_DIR",
             paths::server_level(&settings.dir).display().to_string(),
         ),
-        ("SCCACHE_CACHE_SIZE", SERVER_LEVEL_SIZE.into()),
+        ("SCCACHE_LOCAL_RW_MODE", "READ_ONLY".into()),
         ("SCCACHE_LOG", server_log(&settings.log)),
     ];
     Service {

@@ -3,7 +3,7 @@
 //! It is the only place where sccache reads a scheduler from: there is no variable for it.
 
 use super::Lane;
-use super::set::{Set, Value};
+use super::set::{Level, Set, Value};
 use crate::secret::Secret;
 use serde::Serialize;
 
@@ -78,14 +78,13 @@ pub(super) fn text(set: &Set) -> String {
         client_side_mode: (!webdav).then_some(true),
         server_startup_timeout_ms: set.dist.is_some().then_some(STARTUP_MILLISECONDS),
         cache: webdav.then(|| Cache {
-            disk: set.disk.then_some(Disk {
+            disk: (set.level == Level::Disk).then_some(Disk {
                 rw_mode: "READ_WRITE",
             }),
             multilevel: Multilevel {
-                chain: if set.disk {
-                    &["disk", "webdav"]
-                } else {
-                    &["webdav"]
+                chain: match set.level {
+                    Level::Disk => &["disk", "webdav"],
+                    Level::Empty | Level::None => &["webdav"],
                 },
             },
             webdav: Webdav {

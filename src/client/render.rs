@@ -58,6 +58,7 @@ fn shell_word(set: &Set, value: &Value, quoted: impl Fn(&str) -> String) -> Opti
         Value::Token(token) => Some(quoted(token.reveal())),
         Value::Inherited => None,
         Value::Folder => Some(format!("\"$HOME/{HOME_FOLDER}/disk-{}\"", set.place)),
+        Value::EmptyFolder => Some(format!("\"$HOME/{HOME_FOLDER}/empty\"")),
         Value::OwnSocket => Some(format!("\"$HOME/{HOME_FOLDER}/{}.sock\"", set.id)),
         Value::Toolchains => Some(format!("\"$HOME/{HOME_FOLDER}/dist-{}\"", set.place)),
         Value::OwnConf => Some(format!("{}\"", own_conf_path(set))),
@@ -177,6 +178,7 @@ fn literal(set: &Set, value: &Value) -> Option<String> {
         Value::Token(token) => Some(token.reveal().to_owned()),
         Value::Inherited => None,
         Value::Folder => Some(format!("/tmp/sccache-dock-{}", set.place)),
+        Value::EmptyFolder => Some("/tmp/sccache-dock-empty".to_owned()),
         Value::OwnSocket => Some(format!("/tmp/sccache-dock-{}.sock", set.id)),
         Value::Toolchains => Some(format!("/tmp/sccache-dock-dist-{}", set.place)),
         Value::OwnConf => None,
@@ -199,7 +201,7 @@ pub(super) fn cargo(set: &Set) -> String {
             // CARGO_INCREMENTAL stays, though `incremental` says the same: as a variable it is part of every key.
             Value::Text(_) if *name == "RUSTC_WRAPPER" => continue,
             // Sccache's default folder for toolchains is as good.
-            Value::Inherited | Value::Toolchains | Value::OwnConf => continue,
+            Value::Inherited | Value::Toolchains | Value::OwnConf | Value::EmptyFolder => continue,
             // Sccache's default folder: naming any setting of the disk level is enough to have one.
             Value::Folder => ("SCCACHE_LOCAL_RW_MODE", "READ_WRITE".to_owned(), ""),
             // Beside the `.cargo` folder that holds this file; git does not see sockets.
@@ -236,7 +238,11 @@ pub(super) fn toml(set: &Set) -> String {
             Value::Text(_) if conf::covers(name) => continue,
             Value::Text(text) => text.clone(),
             Value::OwnSocket => format!("\"$HOME/.sccache-dock-{}.sock\"", set.id),
-            Value::Token(_) | Value::Folder | Value::Toolchains | Value::OwnConf => continue,
+            Value::Token(_)
+            | Value::Folder
+            | Value::EmptyFolder
+            | Value::Toolchains
+            | Value::OwnConf => continue,
             Value::Inherited => {
                 out.push_str("#   SCCACHE_WEBDAV_TOKEN has no effect: add token = \"..\" to [cache.webdav]\n");
                 continue;

@@ -1,7 +1,8 @@
 //! The set of variables for a lane, before it is written in a format; checked.
 
 use super::endpoint::Endpoint;
-use super::{EnvArgs, Facts, Format, Lane, SOCKET_PATH_MAX};
+use super::{EnvArgs, Facts, Format, Lane, NO_BASEDIRS, SOCKET_PATH_MAX};
+use crate::sccache;
 use crate::secret::Secret;
 use std::path::Path;
 
@@ -60,6 +61,7 @@ const STRAYS_OWN_PROTOCOL: &[&str] = &[
 /// Not an empty value: sccache 0.10 takes that for a setting. The other stores need no entry, because the chain names
 /// the store; only sccache 0.10, which knows no chain, would prefer them.
 const NEUTRAL: &[(&str, &str)] = &[
+    ("SCCACHE_BASEDIRS", NO_BASEDIRS),
     ("SCCACHE_CLIENT_SIDE", "false"),
     ("SCCACHE_GHA_ENABLED", "false"),
     ("SCCACHE_WEBDAV_RW_MODE", "READ_WRITE"),
@@ -143,12 +145,27 @@ pub(super) enum Value {
     Inherited,
     /// The folder of the client's disk level.
     Folder,
+    /// A folder in which nothing is ever stored.
+    EmptyFolder,
     /// The socket of the client's own daemon.
     OwnSocket,
     /// The folder of packed toolchains.
     Toolchains,
     /// The config file that the text itself writes.
     OwnConf,
+}
+
+/// What a client of WebDAV has before the shared cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Level {
+    /// A level on its own disk. Direct mode is on, and its entries stay there.
+    Disk,
+    /// A level that is never written. Keys of C and C++ are the same as with a disk, so that all share them, and every
+    /// header is looked for anew.
+    Empty,
+    /// Nothing. Without a level sccache leaves the line markers out of the keys of C and C++: others than everybody
+    /// else's, and the same for sources that differ in their line numbers.
+    None,
 }
 
 /// The compile cluster.
@@ -164,7 +181,7 @@ pub(super) struct Set {
     pub(super) lane: Lane,
     pub(super) endpoint: String,
     pub(super) namespace: Option<String>,
-    pub(super) disk: bool,
+    pub(super) level: Level,
     pub(super) dist: Option<Dist>,
     pub(super) variables: Vec<(&'static str, Value)>,
     pub(super) strays: Vec<&'static str>,
@@ -193,13 +210,19 @@ impl Set {
         let id = fingerprint(&[
             &place,
             token.map_or("", Secret::reveal),
-            if args.no_disk { "no disk" } else { "disk" },
+            if args.no_disk { "empty" } else { "disk" },
         ]);
+        let level = match (args.no_disk, args.format) {
+            (false, _) => Level::Disk,
+            // Their text cannot say where a folder of the user's own is.
+            (true, Format::Cargo | Format::Toml) => Level::None,
+            (true, Format::Sh | Format::Fish | Format::Docker | Format::Github) => Level::Empty,
+        };
         let mut set = Set {
             lane: args.lane,
             endpoint: endpoint.url.clone(),
             namespace: namespace.map(str::to_owned),
-            disk: !args.no_disk,
+            level,
             dist,
             variables: vec![
                 ("RUSTC_WRAPPER", text("sccache")),
@@ -229,6 +252,14 @@ impl Set {
                 set.own_protocol(("SCCACHE_SERVER_UDS", text(path)), "SCCACHE_SERVER_PORT");
             }
         }
+        let has_direct_entries = match args.lane {
+            Lane::Webdav | Lane::Dist => level == Level::Disk,
+            // Those of the daemon that a client starts while the gateway is away.
+            Lane::Ipc | Lane::Socket => true,
+        };
+        if has_direct_entries && sccache::SHIPPED < sccache::SAFE_BASEDIRS {
+            set.strays.push("SCCACHE_BASEDIRS");
+        }
         set.strays.sort_unstable();
         Ok(set)
     }
@@ -236,11 +267,26 @@ impl Set {
     fn webdav(&mut self, token: Option<Value>) {
         self.strays.push("SCCACHE_CLIENT_SIDE");
         // A chain of one names the store too, so that no stray variable can choose another.
-        let chain = if self.disk { "disk,webdav" } else { "webdav" };
+        let chain = match self.level {
+            Level::Disk | Level::Empty => "disk,webdav",
+            Level::None => "webdav",
+        };
         self.variables
             .push(("SCCACHE_MULTILEVEL_CHAIN", text(chain)));
-        if self.disk {
-            self.variables.push(("SCCACHE_DIR", Value::Folder));
+        match self.level {
+            Level::Disk => self.variables.push(("SCCACHE_DIR", Value::Folder)),
+            Level::Empty => {
+                let own = [
+                    ("SCCACHE_DIR", Value::EmptyFolder),
+                    ("SCCACHE_LOCAL_RW_MODE", text("READ_ONLY")),
+                    // A put is waited for, as without a chain: what uses this often ends at once.
+                    ("SCCACHE_MULTILEVEL_WRITE_ERROR_POLICY", text("all")),
+                ];
+                let is_own = |stray: &&str| own.iter().any(|(name, _)| name == stray);
+                self.strays.retain(|stray| !is_own(stray));
+                self.variables.extend(own);
+            }
+            Level::None => {}
         }
         self.variables
             .push(("SCCACHE_WEBDAV_ENDPOINT", text(&self.endpoint)));
@@ -284,11 +330,11 @@ impl Set {
     }
 
     /// What a format without `unset` sets on top.
-    pub(super) fn neutral(&self) -> &'static [(&'static str, &'static str)] {
-        match self.lane {
-            Lane::Webdav | Lane::Dist => NEUTRAL,
-            Lane::Ipc | Lane::Socket => &[],
-        }
+    pub(super) fn neutral(&self) -> impl Iterator<Item = &'static (&'static str, &'static str)> {
+        let has_chain = matches!(self.lane, Lane::Webdav | Lane::Dist);
+        NEUTRAL
+            .iter()
+            .filter(move |(name, _)| has_chain && self.strays.contains(name))
     }
 }
 

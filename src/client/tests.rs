@@ -216,13 +216,44 @@ fn no_token_leaves_the_token_out_of_every_format() {
 }
 
 #[test]
-fn no_disk_leaves_a_chain_of_one() {
-    let text = text("--no-disk --format docker").unwrap();
-    assert!(
-        text.contains("\nSCCACHE_MULTILEVEL_CHAIN=webdav\n"),
-        "{text}"
-    );
-    assert!(!text.contains("SCCACHE_DIR"), "{text}");
+fn no_disk_leaves_a_level_that_is_never_written_where_a_format_can_name_one() {
+    for format in ["sh", "docker", "github"] {
+        let text = text(&format!("--no-disk --format {format}")).unwrap();
+        let text = text.replace(['\'', ';'], "");
+        for part in [
+            "SCCACHE_MULTILEVEL_CHAIN=disk,webdav\n",
+            "SCCACHE_LOCAL_RW_MODE=READ_ONLY\n",
+            "SCCACHE_MULTILEVEL_WRITE_ERROR_POLICY=all\n",
+        ] {
+            assert!(text.contains(part), "{format}: {text}");
+        }
+        let unset = text.lines().find(|line| line.starts_with("unset"));
+        assert!(
+            !unset.unwrap_or_default().contains("LOCAL_RW_MODE"),
+            "{text}"
+        );
+    }
+    let cargo = text("--no-disk --format cargo").unwrap();
+    assert!(cargo.contains("value = \"webdav\""), "{cargo}");
+    assert!(!cargo.contains("SCCACHE_DIR"), "{cargo}");
+}
+
+#[test]
+fn basedirs_are_taken_away_where_direct_mode_has_entries() {
+    for (arguments, is_unset) in [
+        ("--lane webdav", true),
+        ("--lane dist", true),
+        ("--lane ipc", true),
+        ("--lane webdav --no-disk", false),
+    ] {
+        let text = text(arguments).unwrap();
+        let unset = text.lines().next().unwrap();
+        assert_eq!(unset.contains(" SCCACHE_BASEDIRS "), is_unset, "{text}");
+    }
+    for format in ["github", "cargo"] {
+        let text = text(&format!("--format {format}")).unwrap();
+        assert!(text.contains("SCCACHE_BASEDIRS"), "{text}");
+    }
 }
 
 #[test]

@@ -29,6 +29,8 @@ pub(super) struct Conf {
     /// The endpoint of the cache.
     pub(super) webdav: Option<String>,
     pub(super) webdav_token: Option<Secret>,
+    /// It names folders that sccache leaves out of the keys of C and C++.
+    pub(super) has_basedirs: bool,
 }
 
 impl Conf {
@@ -50,6 +52,10 @@ impl Conf {
             token: secret(&["dist", "auth", "token"]),
             webdav: find(&["cache", "webdav", "endpoint"]),
             webdav_token: secret(&["cache", "webdav", "token"]),
+            has_basedirs: table
+                .get("basedirs")
+                .and_then(toml::Value::as_array)
+                .is_some_and(|folders| !folders.is_empty()),
         })
     }
 }

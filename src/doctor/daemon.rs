@@ -2,28 +2,9 @@
 
 use super::Check;
 use crate::client::Lane;
+use crate::sccache::{self, Version};
 use serde::Deserialize;
 use std::collections::BTreeMap;
-
-/// A version of sccache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Version(u32, u32, u32);
-
-impl Version {
-    /// Finds the version in what `sccache --version` prints, or in a bare version.
-    pub(super) fn parse(text: &str) -> Option<Version> {
-        let word = text.split_whitespace().last()?;
-        let mut parts = word.split(['.', '-', '+']).map(str::parse);
-        let mut next = || parts.next()?.ok();
-        Some(Version(next()?, next()?, next()?))
-    }
-}
-
-impl std::fmt::Display for Version {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}.{}.{}", self.0, self.1, self.2)
-    }
-}
 
 /// What this version of sccache can do on `lane`, and whether it shares with the container's own.
 pub(super) fn versions(ours: Version, theirs: Option<&str>, lane: Option<Lane>) -> Vec<Check> {
@@ -32,22 +13,22 @@ pub(super) fn versions(ours: Version, theirs: Option<&str>, lane: Option<Lane>) 
     let upgrade =
         "install sccache 0.19 or newer, for example with sccache-docker-manage.sh install-client";
     match lane {
-        Some(Lane::Ipc | Lane::Socket) if ours < Version(0, 17, 0) => checks.push(Check::fail(
+        Some(Lane::Ipc | Lane::Socket) if ours < sccache::CLIENT_SIDE => checks.push(Check::fail(
             what,
             format!("{ours} knows no client-side mode: it compiles without cache on this lane"),
             "use --lane webdav, or install sccache 0.17 or newer",
         )),
-        Some(Lane::Dist) if ours < Version(0, 19, 0) => checks.push(Check::fail(
+        Some(Lane::Dist) if ours < sccache::DIST_CONF => checks.push(Check::fail(
             what,
             format!("{ours} refuses the config file of this lane"),
             upgrade,
         )),
-        Some(Lane::Webdav) | None if ours < Version(0, 16, 0) => checks.push(Check::warn(
+        Some(Lane::Webdav) | None if ours < sccache::CHAIN => checks.push(Check::warn(
             what,
             format!("{ours} knows no chain of levels: it waits for each put, and builds fail while the gateway is away"),
             upgrade,
         )),
-        Some(Lane::Webdav) | None if ours < Version(0, 19, 0) => checks.push(Check::warn(
+        Some(Lane::Webdav) | None if ours < sccache::SKIP_CACHE_CHECK => checks.push(Check::warn(
             what,
             format!("{ours} knows no SCCACHE_SKIP_CACHE_CHECK: builds fail while the gateway is away"),
             upgrade,

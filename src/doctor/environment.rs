@@ -2,7 +2,8 @@
 
 use super::{Check, Environment};
 use crate::client::endpoint::{Endpoint, GATEWAY_PORT};
-use crate::client::{Lane, SOCKET_PATH_MAX};
+use crate::client::{Lane, NO_BASEDIRS, SOCKET_PATH_MAX};
+use crate::sccache::{SAFE_BASEDIRS, Version};
 use crate::variables::{SCCACHE_OWN, instead_of, suggest};
 
 const WHOLE_SET: &str = "use the whole set that sccache-dock client-env prints";
@@ -102,6 +103,51 @@ fn value<'a>(environment: &'a Environment, name: &str) -> Option<&'a str> {
 fn is_on(environment: &Environment, name: &str) -> bool {
     value(environment, name)
         .is_some_and(|it| ["1", "on", "true"].contains(&it.to_ascii_lowercase().as_str()))
+}
+
+fn is_off(environment: &Environment, name: &str) -> bool {
+    value(environment, name)
+        .is_some_and(|it| ["0", "off", "false"].contains(&it.to_ascii_lowercase().as_str()))
+}
+
+/// Whether sccache may answer from entries of direct mode that it has on this machine's disk.
+fn has_direct_entries(environment: &Environment, lane: Option<Lane>) -> bool {
+    let first = match (value(environment, "SCCACHE_MULTILEVEL_CHAIN"), lane) {
+        (_, Some(Lane::Ipc | Lane::Socket)) => return false,
+        (Some(chain), _) => chain.split(',').next().unwrap_or_default(),
+        (None, Some(Lane::Webdav | Lane::Dist)) => "webdav",
+        // Sccache's own default.
+        (None, None) => "disk",
+    };
+    let is_written = value(environment, "SCCACHE_LOCAL_RW_MODE")
+        .is_none_or(|mode| !mode.eq_ignore_ascii_case("READ_ONLY"));
+    first.trim().eq_ignore_ascii_case("disk")
+        && is_written
+        && !is_off(environment, "SCCACHE_DIRECT")
+}
+
+/// The folders that sccache leaves out of the keys of C and C++, here or in its config file.
+pub(super) fn basedirs(
+    environment: &Environment,
+    in_conf: bool,
+    version: Option<Version>,
+    lane: Option<Lane>,
+) -> Option<Check> {
+    let name = "SCCACHE_BASEDIRS";
+    let (mend, is_set) = match environment.get(name).map(String::as_str) {
+        Some("" | NO_BASEDIRS) => ("", false),
+        Some(_) => ("unset SCCACHE_BASEDIRS", true),
+        None => ("remove basedirs from sccache's config file", in_conf),
+    };
+    let is_old = version.is_none_or(|version| version < SAFE_BASEDIRS);
+    (is_set && is_old && has_direct_entries(environment, lane)).then(|| {
+        let found = format!(
+            "with a level on disk, sccache before {SAFE_BASEDIRS} gives one checkout the object of another one with other \
+             headers"
+        );
+        let mend = format!("{mend}, and use sccache-dock at for hits across checkouts");
+        Check::fail(name, found, mend)
+    })
 }
 
 fn wrapper(environment: &Environment, checks: &mut Vec<Check>) {

@@ -1,12 +1,13 @@
 //! The edges of the doctor: asks the gateway, runs sccache, looks at files. Each step is bounded in time.
 
 use super::cluster::{self, Conf};
-use super::daemon::{Stats, Version};
+use super::daemon::Stats;
 use super::http::{Http, refused_certificate};
 use super::{Check, Environment};
 use crate::client::Lane;
 use crate::client::endpoint::Endpoint;
 use crate::client::run::{Ended, Running};
+use crate::sccache::Version;
 use crate::secret::Secret;
 use serde::Deserialize;
 use std::collections::BTreeMap;

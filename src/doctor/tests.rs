@@ -250,6 +250,32 @@ fn what_makes_sccache_refuse_to_run_fails() {
 }
 
 #[test]
+fn basedirs_fail_where_direct_mode_has_entries_of_an_old_sccache() {
+    let set = ("SCCACHE_BASEDIRS", "/home/me");
+    let verdict = |lane: Option<Lane>, pairs: &[(&str, &str)], in_conf, version: &str| {
+        let mut environment = lane.map_or_else(Environment::new, whole_set);
+        environment.extend(environment_of(pairs));
+        let version = crate::sccache::Version::parse(version);
+        environment::basedirs(&environment, in_conf, version, lane).map(|it| it.verdict)
+    };
+    let (fail, old) = (Some(Verdict::Fail), "sccache 0.19.0");
+    for lane in [Lane::Webdav, Lane::Dist] {
+        assert_eq!(verdict(Some(lane), &[set], false, old), fail);
+        assert_eq!(verdict(Some(lane), &[], true, old), fail);
+        assert_eq!(verdict(Some(lane), &[], false, old), None);
+        assert_eq!(verdict(Some(lane), &[set], false, "sccache 0.20.1"), None);
+        let empty = [set, ("SCCACHE_LOCAL_RW_MODE", "READ_ONLY")];
+        assert_eq!(verdict(Some(lane), &empty, false, old), None);
+        let off = [set, ("SCCACHE_DIRECT", "off")];
+        assert_eq!(verdict(Some(lane), &off, false, old), None);
+        let neutral = ("SCCACHE_BASEDIRS", crate::client::NO_BASEDIRS);
+        assert_eq!(verdict(Some(lane), &[neutral], true, old), None);
+    }
+    assert_eq!(verdict(None, &[set], false, old), fail, "sccache by itself");
+    assert_eq!(verdict(Some(Lane::Ipc), &[set], false, old), None);
+}
+
+#[test]
 fn log_level_turns_only_the_own_protocol_off() {
     check(
         Lane::Ipc,
@@ -293,7 +319,7 @@ fn proxy_without_exception_is_a_warning() {
 }
 
 fn check_version(ours: &str, theirs: Option<&str>, lane: Lane, expected: &[Verdict]) {
-    let version = daemon::Version::parse(ours).unwrap();
+    let version = crate::sccache::Version::parse(ours).unwrap();
     let checks = daemon::versions(version, theirs, Some(lane));
     let verdicts: Vec<Verdict> = checks.iter().map(|it| it.verdict).collect();
     assert_eq!(verdicts, expected, "{ours} {theirs:?} {lane:?}");
@@ -308,7 +334,7 @@ fn versions_are_judged_by_what_the_lane_needs() {
     check_version("0.10.0", None, Lane::Ipc, &[Fail]);
     check_version("0.17.0", Some("0.19.0"), Lane::Socket, &[Ok, Warn]);
     check_version("0.20.0-alpha.1", None, Lane::Ipc, &[Ok]);
-    assert_eq!(daemon::Version::parse("sccache"), None);
+    assert_eq!(crate::sccache::Version::parse("sccache"), None);
 }
 
 fn check_daemon(stats: &str, expected: Verdict) {

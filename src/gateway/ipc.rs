@@ -5,13 +5,15 @@
 //! the server sees the client's files: inside our own container. Everywhere else the client is told to compile
 //! by itself; a silent or closed connection would make its build hang or fail. The same rule makes the
 //! answers to peers that the policy refuses: an empty cache that takes nothing, and a line in the log.
+//!
+//! Direct mode's entries are neither kept nor served, see [`Talk::handshake`].
 
 pub mod frame;
 
 use crate::gateway::access::{default_gateways, may_speak_ipc};
 use crate::gateway::crowd;
 use crate::gateway::disk::Fault;
-use crate::gateway::key::{Key, KeyError};
+use crate::gateway::key::Key;
 use crate::gateway::metrics::Protocol;
 use crate::gateway::socket::write_both;
 use crate::gateway::warnings::ADVICE;
@@ -259,6 +261,11 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W> {
         Ok(("refused", true))
     }
 
+    /// Direct mode is on for what it does to keys: with it the line markers of the preprocessed text are part of a key
+    /// of C and C++, as they are for a client with a disk level, and without it an object may have the line numbers of
+    /// another source in its debug information. Its entries are not kept: they name the headers that one client has
+    /// found and not those that it looked for in vain, so that another client would be given an object made of other
+    /// headers than its own.
     async fn handshake(&mut self) -> Result<(&'static str, bool), End> {
         if !self.welcome {
             self.advise_policy();
@@ -275,10 +282,14 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W> {
 
     async fn get(&mut self, shelf: Shelf, text: &str) -> Result<(&'static str, bool), End> {
         let miss = frame::miss(shelf);
-        let blob = match (self.welcome, key(shelf, text)) {
+        let blob = match (self.welcome, Key::for_sccache(text)) {
             (false, _) => {
                 self.send(&miss).await?;
                 return Ok(("refused", true));
+            }
+            (true, _) if shelf == Shelf::Preprocessor => {
+                self.send(&miss).await?;
+                return Ok(("ok", true));
             }
             (true, Err(cause)) => {
                 self.gateway
@@ -342,10 +353,11 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W> {
         length: u64,
     ) -> Result<(&'static str, bool), End> {
         self.rest = length;
-        let outcome = match (self.welcome, key(shelf, text)) {
+        let outcome = match (self.welcome, Key::for_sccache(text)) {
             (false, _) => {
                 Err("this peer may not use the cache by this protocol (SCCACHE_IPC)".to_owned())
             }
+            (true, _) if shelf == Shelf::Preprocessor => Ok(()),
             (true, Err(cause)) => Err(cause.to_string()),
             (true, Ok(key)) => self
                 .store(&key, length)
@@ -577,12 +589,5 @@ fn is_beside_us(peer: &Peer) -> bool {
     match peer {
         Peer::Tcp { .. } => false,
         Peer::Unix { uid, pid } => *pid > 0 && *uid == nix::unistd::geteuid().as_raw(),
-    }
-}
-
-fn key(shelf: Shelf, text: &str) -> Result<Key, KeyError> {
-    match shelf {
-        Shelf::Results => Key::for_sccache(text),
-        Shelf::Preprocessor => Key::for_preprocessor(text),
     }
 }

@@ -10,8 +10,6 @@ use thiserror::Error;
 pub const MAX_KEY_BYTES: usize = 1024;
 /// The longest namespace, in bytes of its folder's name (most file systems stop at 255).
 pub const MAX_NAMESPACE_BYTES: usize = 255;
-/// Where sccache's preprocessor entries are kept.
-const PREPROCESSOR: &str = "preprocessor";
 /// Digits of an sccache key.
 const ENTRY_DIGITS: usize = 64;
 /// Bytes of `a/b/c/` before them.
@@ -77,11 +75,6 @@ impl Key {
             &digits[1..2],
             &digits[2..3]
         ))
-    }
-
-    /// The key of a preprocessor entry of sccache's own protocol, in a namespace of its own.
-    pub fn for_preprocessor(key: &str) -> Result<Key, KeyError> {
-        Key::canonical(format!("{PREPROCESSOR}/{}", entry_digits(key)?))
     }
 
     fn canonical(text: String) -> Result<Key, KeyError> {

@@ -1,11 +1,10 @@
 //! Real clients: sccache 0.19.0 by each lane, and ccache.
 
-use crate::harness::{Gateway, Outcome, Process, WRITER, clean, finish, sccache_bin, wait_for};
+use crate::harness::{Gateway, Outcome, Process, WRITER, clean, finish, sccache_bin};
 use sccache_dock::gateway::config::IpcPolicy;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::rc::Rc;
-use std::time::Duration;
 
 /// How a client reaches the cache.
 #[derive(Debug, Clone, Copy)]
@@ -177,50 +176,6 @@ fn rust_stored_by_one_lane_is_hit_by_the_others() {
         client.by(lane).rustc(text);
         assert_eq!(counts(&gateway), (hits, 1, 1), "{lane:?}");
     }
-}
-
-/// Direct mode is part of how sccache makes a C key, and only a client with a disk cache before WebDAV, or
-/// one that speaks sccache's own protocol, has it.
-#[test]
-fn c_stored_by_one_direct_mode_lane_is_hit_by_the_others() {
-    let gateway = Gateway::start();
-    let text = "int shared(void) { return 42; }";
-    let client = Client::new(&gateway, Lane::Chain);
-    client.gcc(text);
-    wait_for(
-        "the write in the background",
-        Duration::from_secs(20),
-        || (counts(&gateway) == (0, 1, 1)).then_some(()),
-    );
-    for (lane, hits) in [(Lane::Port, 1), (Lane::Socket, 2)] {
-        client.by(lane).gcc(text);
-        assert_eq!(counts(&gateway), (hits, 1, 1), "{lane:?}");
-    }
-}
-
-#[test]
-fn direct_mode_works_across_clients() {
-    let gateway = Gateway::start();
-    let client = Client::new(&gateway, Lane::Port);
-    client.write("it.h", "#define ANSWER 42\n");
-    let text = "#include \"it.h\"\nint answer(void) { return ANSWER; }";
-    client.gcc(text);
-    let other = client.by(Lane::Socket);
-    other.gcc(text);
-    let namespaces = gateway.status().namespaces;
-    let preprocessor = &namespaces["preprocessor"];
-    assert!(
-        preprocessor.writes >= 1 && preprocessor.hits == 1,
-        "{preprocessor:?}"
-    );
-    assert_eq!(namespaces["default"].hits, 1);
-    other.write("it.h", "#define ANSWER 43\n");
-    other.gcc(text);
-    assert_eq!(
-        gateway.status().namespaces["default"].misses,
-        2,
-        "a changed header is a miss"
-    );
 }
 
 #[test]

@@ -28,6 +28,7 @@ mod fuzzed;
 mod gateway;
 mod guides;
 mod harness;
+mod headers;
 mod image;
 mod logs;
 mod machine;

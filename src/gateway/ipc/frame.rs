@@ -14,7 +14,7 @@ const KEY_BYTES: u64 = 1024;
 pub enum Shelf {
     /// Compile results: whole ZIP archives.
     Results,
-    /// What direct mode knows about a C or C++ source file.
+    /// What direct mode knows about a C or C++ source file: nothing of it is kept.
     Preprocessor,
 }
 
@@ -181,7 +181,7 @@ pub struct Handshake<'a> {
     pub location: &'a str,
     /// Reading only: the client puts nothing.
     pub read_only: bool,
-    /// Direct mode for C and C++: results are found without running the preprocessor.
+    /// Direct mode for C and C++, which is part of their keys.
     pub direct_mode: bool,
     /// The cache's budget in bytes.
     pub max_size: u64,

@@ -122,11 +122,6 @@ fn both_protocols_name_the_same_blob() {
     let digits = hex("0f7");
     let webdav = Key::parse(&format!("/0/f/7/{digits}")).unwrap();
     assert_eq!(Key::for_sccache(&digits), Ok(webdav));
-    let preprocessor = Key::for_preprocessor(&digits).unwrap();
-    assert_eq!(
-        (preprocessor.namespace(), preprocessor.is_sccache_entry()),
-        ("preprocessor", false)
-    );
 }
 
 #[test]
@@ -141,11 +136,6 @@ fn keys_of_the_protocol_are_checked() {
         &"é".repeat(32),
     ] {
         assert_eq!(Key::for_sccache(wrong), Err(KeyError::NotHex), "{wrong}");
-        assert_eq!(
-            Key::for_preprocessor(wrong),
-            Err(KeyError::NotHex),
-            "{wrong}"
-        );
     }
 }
 
