@@ -210,6 +210,9 @@ pub type Environment = BTreeMap<String, String>;
 /// Takes at most about half a minute, when nothing answers. Never fails itself: what cannot be found out is a check
 /// that did not pass.
 pub fn client(args: &Args, environment: &Environment) -> Report {
+    let cargo = probe::cargo(environment);
+    let from_files = environment::cargo_files(&cargo, environment);
+    let environment = &cargo.over(environment);
     let default = format!("http://127.0.0.1:{GATEWAY_PORT}");
     let conf = probe::conf(environment);
     let in_conf = |field: fn(&Conf) -> Option<&String>| conf.as_ref().and_then(field);
@@ -248,18 +251,19 @@ pub fn client(args: &Args, environment: &Environment) -> Report {
         let theirs = status.sccache_version.as_deref();
         checks.extend(daemon::versions(version, theirs, lane));
     }
+    checks.extend(from_files);
     checks.extend(environment::judge(environment, &endpoint, lane));
     let in_conf = conf.as_ref().is_some_and(|it| it.has_basedirs);
     checks.extend(environment::basedirs(environment, in_conf, version, lane));
     checks.extend(probe::files(environment, conf.as_ref(), lane));
     if version.is_some() {
-        let stats = probe::stats();
+        let stats = probe::stats(environment);
         checks.push(daemon::judge(&stats, lane));
         // Asking sccache for more would start a daemon where none runs.
         if lane == Some(Lane::Dist)
             && let Some(check) = daemon::distributed(&stats)
         {
-            checks.extend([probe::dist_status(), check]);
+            checks.extend([probe::dist_status(environment), check]);
         }
     }
     Report { checks }

@@ -6,6 +6,7 @@
 
 pub mod at;
 pub mod builder;
+mod cargo_config;
 pub mod cli;
 pub mod client;
 pub mod config_file;

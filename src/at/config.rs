@@ -1,9 +1,10 @@
-//! Cargo's own settings: `[env]` in a config file, as `client-env --format cargo` writes it, beats the environment.
+//! Cargo's own settings: `[env]` in a config file, as `client-env --format cargo` writes it, may beat the environment.
 //!
-//! Such a file names the socket of a daemon, in the checkout itself, where a daemon from outside may listen. The
-//! command sees a copy of the file in its place that names its own.
+//! Such a file names the address of a daemon, where one from outside may listen. The command sees a copy of the file in
+//! its place that names its own.
 
 use super::daemon;
+use crate::cargo_config::{self, NAMES};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
@@ -16,7 +17,7 @@ pub(super) fn files(cwd: &Path, path: &Path, cargo_home: &Path) -> Vec<PathBuf> 
         .map(|folder| folder.join(".cargo"));
     let folders = folders.chain([cargo_home.to_owned()]);
     folders
-        .flat_map(|folder| ["config.toml", "config"].map(|name| folder.join(name)))
+        .flat_map(|folder| NAMES.map(|name| folder.join(name)))
         .collect()
 }
 
@@ -44,11 +45,9 @@ pub(super) fn with_own(text: &str, settings: &[(&str, OsString)]) -> Option<Stri
     Some(config.to_string())
 }
 
-/// A variable of `[env]`, in either way of writing it.
+/// A variable of `[env]`.
 fn value(variables: &Table, name: &str) -> Option<OsString> {
-    let value = variables.get(name)?;
-    let text = value.get("value").unwrap_or(value).as_str()?;
-    Some(text.into())
+    cargo_config::value(variables.get(name)?).map(OsString::from)
 }
 
 #[cfg(test)]
@@ -93,7 +92,7 @@ mod tests {
         let expected = ["/work/a/.cargo", "/work/.cargo", "/cargo"];
         let expected = expected
             .iter()
-            .flat_map(|folder| ["config.toml", "config"].map(|name| Path::new(folder).join(name)));
+            .flat_map(|folder| NAMES.map(|name| Path::new(folder).join(name)));
         assert_eq!(found, expected.collect::<Vec<_>>());
     }
 }

@@ -188,7 +188,7 @@ fn literal(set: &Set, value: &Value) -> Option<String> {
 pub(super) fn cargo(set: &Set) -> String {
     let mut out = format!(
         "# {}\n# use: append to ~/.cargo/config.toml, or to .cargo/config.toml of a project; undo: remove it again\n\
-         # a CARGO_INCREMENTAL=1 in the environment beats this file: unset it\n",
+         # variables of the environment beat this file, so that a container or a shell can choose another cache\n",
         about(set)
     );
     if !matches!(set.lane, Lane::Webdav | Lane::Dist) {
@@ -197,30 +197,31 @@ pub(super) fn cargo(set: &Set) -> String {
     let _ = writeln!(out, "# {}", daemon(set.lane));
     out.push_str("[build]\nrustc-wrapper = \"sccache\"\nincremental = false\n\n[env]\n");
     for (name, value) in &set.variables {
-        let (name, value, relative) = match value {
+        let (name, value) = match value {
             // CARGO_INCREMENTAL stays, though `incremental` says the same: as a variable it is part of every key.
             Value::Text(_) if *name == "RUSTC_WRAPPER" => continue,
             // Sccache's default folder for toolchains is as good.
             Value::Inherited | Value::Toolchains | Value::OwnConf | Value::EmptyFolder => continue,
             // Sccache's default folder: naming any setting of the disk level is enough to have one.
-            Value::Folder => ("SCCACHE_LOCAL_RW_MODE", "READ_WRITE".to_owned(), ""),
-            // Beside the `.cargo` folder that holds this file; git does not see sockets.
-            Value::OwnSocket => (
-                *name,
-                format!(".sccache-dock-{}.sock", set.id),
-                ", relative = true",
-            ),
-            Value::Text(text) => (*name, text.clone(), ""),
-            Value::Token(token) => (*name, token.reveal().to_owned(), ""),
+            Value::Folder => ("SCCACHE_LOCAL_RW_MODE", "READ_WRITE".to_owned()),
+            // A file that several people, containers and systems share names no path.
+            Value::OwnSocket if set.is_shared() => continue,
+            Value::OwnSocket => {
+                // Beside the `.cargo` folder that holds this file.
+                let socket = format!(".sccache-dock-{}.sock", set.id);
+                let _ = writeln!(out, "{name} = {{ value = \"{socket}\", relative = true }}");
+                continue;
+            }
+            Value::Text(_) if set.is_shared() && *name == "SCCACHE_SERVER_PORT" => {
+                (*name, set.shared_port().to_string())
+            }
+            Value::Text(text) => (*name, text.clone()),
+            Value::Token(token) => (*name, token.reveal().to_owned()),
         };
-        let value = toml::Value::String(value);
-        let _ = writeln!(
-            out,
-            "{name} = {{ value = {value}{relative}, force = true }}"
-        );
+        let _ = writeln!(out, "{name} = {}", toml::Value::String(value));
     }
     for (name, value) in set.neutral() {
-        let _ = writeln!(out, "{name} = {{ value = \"{value}\", force = true }}");
+        let _ = writeln!(out, "{name} = \"{value}\"");
     }
     out
 }

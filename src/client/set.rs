@@ -8,6 +8,8 @@ use std::path::Path;
 
 /// The port of the client's own daemon where sccache knows no Unix sockets.
 const OWN_PORT: &str = "4227";
+/// Where [`Set::shared_port`] lies: below the ports that Linux gives to outgoing connections.
+const SHARED_PORTS: std::ops::Range<u16> = 20_000..30_000;
 /// A daemon that a client starts because the gateway is away sits on the gateway's own address: it must soon be gone.
 const FALLBACK_IDLE_SECONDS: &str = "60";
 
@@ -327,6 +329,20 @@ impl Set {
             ("SCCACHE_IDLE_TIMEOUT", text(FALLBACK_IDLE_SECONDS)),
             ("SCCACHE_DIR", Value::Folder),
         ]);
+    }
+
+    /// Whether the text is for a file that several people and machines share: it names no token.
+    pub(super) fn is_shared(&self) -> bool {
+        self.variables
+            .iter()
+            .any(|(_, value)| *value == Value::Inherited)
+    }
+
+    /// The port of the client's own daemon where no socket can be named: daemons of other settings have others.
+    pub(super) fn shared_port(&self) -> u16 {
+        let id = u32::from_str_radix(&self.id, 16).unwrap_or(0);
+        SHARED_PORTS.start
+            + u16::try_from(id % u32::from(SHARED_PORTS.end - SHARED_PORTS.start)).unwrap_or(0)
     }
 
     /// What a format without `unset` sets on top.

@@ -170,7 +170,7 @@ fn toml_and_cargo_are_toml_and_say_the_same() {
     let cargo: toml::Table = text("--format cargo").unwrap().parse().unwrap();
     assert_eq!(cargo["build"]["rustc-wrapper"].as_str(), Some("sccache"));
     assert_eq!(cargo["build"]["incremental"].as_bool(), Some(false));
-    let variable = &cargo["env"]["CARGO_INCREMENTAL"]["value"];
+    let variable = &cargo["env"]["CARGO_INCREMENTAL"];
     assert_eq!(
         variable.as_str(),
         Some("0"),
@@ -178,11 +178,31 @@ fn toml_and_cargo_are_toml_and_say_the_same() {
     );
     let env = cargo["env"].as_table().unwrap();
     for (name, entry) in env {
-        assert_eq!(entry["force"].as_bool(), Some(true), "{name}");
+        assert_eq!(
+            entry.get("force"),
+            None,
+            "{name} of a container's own set wins"
+        );
     }
-    let token = env["SCCACHE_WEBDAV_TOKEN"]["value"].as_str();
+    let token = env["SCCACHE_WEBDAV_TOKEN"].as_str();
     assert_eq!(token, Some(r"it's-$HOME`id`\"));
     assert_eq!(env["SCCACHE_SERVER_UDS"]["relative"].as_bool(), Some(true));
+}
+
+#[test]
+fn file_for_several_people_names_no_path_and_a_port_for_each_cache() {
+    let port = |line: &str| {
+        let text = text(line).unwrap();
+        assert!(!text.contains(".sock"), "{text}");
+        let cargo: toml::Table = text.parse().unwrap();
+        let port = cargo["env"]["SCCACHE_SERVER_PORT"].as_str().unwrap();
+        port.parse::<u16>().unwrap()
+    };
+    let ours = port("--format cargo --no-token");
+    assert!((20_000..30_000).contains(&ours), "{ours}");
+    assert_eq!(ours, port("--format cargo --no-token"));
+    let theirs = port("--format cargo --no-token --endpoint http://other:4226");
+    assert_ne!(ours, theirs);
 }
 
 #[test]
@@ -413,10 +433,7 @@ fn format_that_cannot_carry_the_file_of_the_cluster_says_how_to_bring_it() {
     for (format, part) in [
         ("docker", "SCCACHE_CONF=/run/dock.conf\n"),
         ("github", "SCCACHE_CONF=/run/dock.conf\n"),
-        (
-            "cargo",
-            "SCCACHE_CONF = { value = \"/run/dock.conf\", force = true }",
-        ),
+        ("cargo", "SCCACHE_CONF = \"/run/dock.conf\""),
     ] {
         let refused = text(&format!("--lane dist --format {format}")).unwrap_err();
         assert!(

@@ -1,10 +1,13 @@
 //! Judges a client's environment. Pure.
 
 use super::{Check, Environment};
+use crate::cargo_config;
 use crate::client::endpoint::{Endpoint, GATEWAY_PORT};
 use crate::client::{Lane, NO_BASEDIRS, SOCKET_PATH_MAX};
 use crate::sccache::{SAFE_BASEDIRS, Version};
 use crate::variables::{SCCACHE_OWN, instead_of, suggest};
+use std::collections::BTreeMap;
+use std::path::Path;
 
 const WHOLE_SET: &str = "use the whole set that sccache-dock client-env prints";
 
@@ -93,6 +96,66 @@ pub(super) fn judge(
     address(environment, endpoint, lane, &mut checks);
     names(environment, &mut checks);
     checks
+}
+
+/// What cargo's files set of that which matters here, file by file; names only, there may be a secret among the values.
+pub(super) fn cargo_files(config: &cargo_config::Config, environment: &Environment) -> Vec<Check> {
+    let what = "cargo's files";
+    let mut checks = Vec::new();
+    for file in &config.broken {
+        let found = format!("{} is not TOML: cargo refuses to run", file.display());
+        checks.push(Check::fail(what, found, "correct it, or move it away"));
+    }
+    let mut set: BTreeMap<&Path, Vec<&str>> = BTreeMap::new();
+    if let Some((_, file)) = &config.wrapper {
+        set.entry(file).or_default().push("build.rustc-wrapper");
+    }
+    for (name, variable) in &config.variables {
+        if !["SCCACHE_", "CARGO_", "RUSTC_"]
+            .iter()
+            .any(|it| name.starts_with(it))
+        {
+            continue;
+        }
+        set.entry(&variable.file).or_default().push(name);
+        if variable.force
+            && environment
+                .get(name)
+                .is_some_and(|it| *it != variable.value)
+        {
+            let found = format!(
+                "{} sets it with force, so what the environment says has no effect",
+                variable.file.display()
+            );
+            let mend = "remove the line or its force, or unset the variable";
+            checks.push(Check::warn(name, found, mend));
+        }
+    }
+    for (file, names) in set {
+        let (beaten, mut found) = (
+            names.iter().filter(|it| is_beaten(config, environment, it)),
+            format!("{} sets {}", file.display(), names.join(", ")),
+        );
+        let beaten: Vec<&str> = beaten.copied().collect();
+        if !beaten.is_empty() {
+            found += &format!(
+                "; the environment has other values, which win: {}",
+                beaten.join(", ")
+            );
+        }
+        checks.push(Check::ok(what, found));
+    }
+    checks
+}
+
+fn is_beaten(config: &cargo_config::Config, environment: &Environment, name: &str) -> bool {
+    let differs = |variable: &cargo_config::Variable| {
+        environment
+            .get(name)
+            .is_some_and(|it| *it != variable.value)
+            && !variable.force
+    };
+    config.variables.get(name).is_some_and(differs)
 }
 
 fn value<'a>(environment: &'a Environment, name: &str) -> Option<&'a str> {

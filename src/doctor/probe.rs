@@ -4,6 +4,7 @@ use super::cluster::{self, Conf};
 use super::daemon::Stats;
 use super::http::{Http, refused_certificate};
 use super::{Check, Environment};
+use crate::cargo_config;
 use crate::client::Lane;
 use crate::client::endpoint::Endpoint;
 use crate::client::run::{Ended, Running};
@@ -320,11 +321,9 @@ pub(super) fn sccache_version(sccache: &Path, checks: &mut Vec<Check>) -> Option
 }
 
 /// What the daemon of this client says about itself; starts none.
-pub(super) fn stats() -> Stats {
-    match run(
-        Path::new("sccache"),
-        &["--show-stats", "--stats-format", "json"],
-    ) {
+pub(super) fn stats(environment: &Environment) -> Stats {
+    let arguments = ["--show-stats", "--stats-format", "json"];
+    match run_in(environment, &arguments) {
         Ok(Ended::Well(text)) => Stats::Text(text),
         Ok(Ended::Badly(complaint)) => Stats::Failed(complaint),
         Ok(Ended::Late) => Stats::Silent,
@@ -336,9 +335,18 @@ fn run(sccache: &Path, arguments: &[&str]) -> std::io::Result<Ended> {
     Running::start(Command::new(sccache).args(arguments), RUN_TIMEOUT)?.end()
 }
 
+/// The client's sccache, with the address that cargo's files give to it.
+fn run_in(environment: &Environment, arguments: &[&str]) -> std::io::Result<Ended> {
+    let ours = environment
+        .iter()
+        .filter(|(name, _)| name.starts_with("SCCACHE_"));
+    let mut command = Command::new("sccache");
+    Running::start(command.args(arguments).envs(ours), RUN_TIMEOUT)?.end()
+}
+
 /// What the daemon of this client says about the cluster; there is one.
-pub(super) fn dist_status() -> Check {
-    match run(Path::new("sccache"), &["--dist-status"]) {
+pub(super) fn dist_status(environment: &Environment) -> Check {
+    match run_in(environment, &["--dist-status"]) {
         Ok(Ended::Well(text)) => cluster::judge_daemon(&text),
         Ok(Ended::Badly(complaint)) => cluster::judge_daemon(&complaint),
         Ok(Ended::Late) => {
@@ -349,6 +357,16 @@ pub(super) fn dist_status() -> Check {
             format!("cannot run sccache: {error}"),
             "check the file's permissions",
         ),
+    }
+}
+
+/// What cargo's files say in the current folder.
+pub(super) fn cargo(environment: &Environment) -> cargo_config::Config {
+    let home = environment.get("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(Path::new(environment.get("HOME")?).join(".cargo")));
+    match std::env::current_dir() {
+        Ok(folder) => cargo_config::Config::load(&folder, home.as_deref()),
+        Err(_) => cargo_config::Config::default(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod addresses;
 mod clients;
+mod committed;
 mod compose;
 mod distributed;
 mod hardening;

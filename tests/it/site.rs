@@ -309,7 +309,7 @@ fn key_of_image() -> String {
 }
 
 /// The toolchain that compiles these tests.
-fn sysroot() -> PathBuf {
+pub(crate) fn sysroot() -> PathBuf {
     let mut command = clean("rustc");
     command.current_dir(env!("CARGO_MANIFEST_DIR"));
     run(command.args(["--print", "sysroot"]), PATIENCE)
