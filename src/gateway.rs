@@ -32,6 +32,7 @@ pub mod page;
 pub mod scheduler;
 mod services;
 mod sessions;
+mod slots;
 mod socket;
 pub mod status;
 pub mod store;

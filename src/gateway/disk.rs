@@ -117,7 +117,7 @@ impl Disk {
     pub async fn get(&self, key: &Key) -> Result<Download, Fault> {
         let resident = self.store.get_resident(key)?;
         let is_resident = resident.is_some();
-        let (blob, whole, permit) = match resident {
+        let (mut blob, whole, permit) = match resident {
             Some(blob) => {
                 let held = usize::try_from(blob.len).unwrap_or(CHUNK).min(CHUNK);
                 let permit = self.memory(held).await?;
@@ -156,6 +156,7 @@ impl Disk {
             }))),
             None => State::Pieces {
                 file: blob.file,
+                unchecked: blob.unchecked.take(),
                 doubt: self.store.doubt(key),
                 end_is_resident: is_resident,
                 at: 0,

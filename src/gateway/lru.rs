@@ -24,10 +24,12 @@
 //! is the budget exceeded, and the caller evicts [`Lru::overshoot`]. [`Lru::expect_of`] is the same for a quota.
 
 mod rules;
+mod sorting;
 
-use hashbrown::HashTable;
+use super::slots::Slots;
 pub use rules::{Claim, Reach, Rule, Shortage};
 use rules::{List, Share};
+pub use sorting::Sorting;
 use std::ops::Range;
 
 /// The largest entry in bytes: sizes are kept as 32 bits of 512-byte units.
@@ -89,6 +91,16 @@ pub struct Collected {
     pub claimed: u64,
 }
 
+/// A live entry, as it is found by going through all slots.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Found {
+    /// Which.
+    pub item: Item,
+    /// When it was last used.
+    pub used_micros: u64,
+    slot: u32,
+}
+
 /// A namespace's share.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Totals {
@@ -122,7 +134,7 @@ struct Entry {
 #[derive(Debug)]
 pub struct Lru {
     entries: Vec<Entry>,
-    table: HashTable<u32>,
+    table: Slots,
     vacant: u32,
     budget: u64,
     used: u64,
@@ -148,7 +160,7 @@ impl Lru {
     pub fn new(budget: u64) -> Lru {
         Lru {
             entries: Vec::new(),
-            table: HashTable::new(),
+            table: Slots::new(),
             vacant: NONE,
             budget,
             used: 0,
@@ -261,7 +273,7 @@ impl Lru {
         replaced
     }
 
-    /// Takes in a file found on disk as the least recently used entry (see [`Lru::sort`]), unless the digest
+    /// Takes in a file found on disk as the least recently used entry (see [`Sorting`]), unless the digest
     /// is known. Returns whether it was not.
     pub fn admit(&mut self, found: Item, bytes: u64, used_micros: u64) -> bool {
         if self.find(&found.digest).is_some() {
@@ -273,26 +285,6 @@ impl Lru {
         share.expected = share.expected.saturating_sub(bytes);
         self.link_oldest(slot);
         true
-    }
-
-    /// Puts all live entries in order of their time of use; equal times keep their order.
-    pub fn sort(&mut self) {
-        for list in 0..self.lists.len() {
-            let mut order: Vec<u32> = self.slots_of(list).collect();
-            order.sort_by_key(|slot| self.entry(*slot).used_micros);
-            let emptied = List::new(self.lists[list].pinned, self.lists[list].namespace);
-            self.lists[list] = emptied;
-            for slot in order {
-                self.link_newest(slot);
-            }
-        }
-    }
-
-    /// The live entries of a list, least recently used first.
-    fn slots_of(&self, list: usize) -> impl Iterator<Item = u32> {
-        let some = |slot: u32| Some(slot).filter(|slot| *slot != NONE);
-        let start = some(self.lists[list].oldest);
-        std::iter::successors(start, move |slot| some(self.entry(*slot).newer))
     }
 
     /// Makes a live entry the most recently used one; nothing for others.
@@ -355,10 +347,10 @@ impl Lru {
 
     /// Forgets an entry, live or doomed, and returns its bytes.
     pub fn remove(&mut self, digest: &Digest) -> Option<u64> {
-        let occupied = self.table.find_entry(digest.table_hash(), |slot| {
-            self.entries[*slot as usize].digest == *digest
-        });
-        let (slot, _) = occupied.ok()?.remove();
+        let entries = &self.entries;
+        let slot = self.table.remove(digest.table_hash(), |slot| {
+            entries[slot as usize].digest == *digest
+        })?;
         let entry = self.entry(slot);
         let (bytes, namespace, doomed) = (bytes_of(entry.units), entry.namespace, entry.doomed);
         if doomed {
@@ -378,29 +370,20 @@ impl Lru {
         Some(bytes)
     }
 
-    /// Live entries last used at `until_micros` or before, of one namespace or all; of each list least recently used
-    /// first.
-    pub fn select(&self, until_micros: u64, namespace: Option<u16>) -> Vec<Item> {
-        let slots = (0..self.lists.len()).flat_map(|list| self.slots_of(list));
-        slots
-            .map(|slot| self.entry(slot))
-            .filter(|entry| {
-                entry.used_micros <= until_micros
-                    && namespace.is_none_or(|wanted| wanted == entry.namespace)
-            })
-            .map(Entry::item)
-            .collect()
-    }
-
-    /// Live entries in this range of slots whose digests begin with this byte; `None` beyond the last slot. An entry
-    /// keeps its slot as long as it lives.
-    pub fn beginning_with(&self, first: u8, slots: Range<usize>) -> Option<Vec<Item>> {
+    /// Live entries in this range of slots; `None` beyond the last slot. An entry keeps its slot as long as it lives, so
+    /// that all can be gone through bit by bit while they come and go.
+    pub fn live_in(&self, slots: Range<usize>) -> Option<impl Iterator<Item = Found>> {
         let last = slots.end.min(self.entries.len());
+        let first = u32::try_from(slots.start).ok()?;
         let entries = self.entries.get(slots.start..last)?;
-        let found = entries
-            .iter()
-            .filter(|entry| !entry.doomed && entry.digest.0[0] == first);
-        (!entries.is_empty()).then(|| found.map(Entry::item).collect())
+        let found = (first..).zip(entries).filter(|(_, entry)| !entry.doomed);
+        (!entries.is_empty()).then(|| {
+            found.map(|(slot, entry)| Found {
+                item: entry.item(),
+                used_micros: entry.used_micros,
+                slot,
+            })
+        })
     }
 
     /// The bytes of an entry that is live and was last used at `until_micros` or before.
@@ -410,11 +393,9 @@ impl Lru {
     }
 
     fn find(&self, digest: &Digest) -> Option<u32> {
-        self.table
-            .find(digest.table_hash(), |slot| {
-                self.entry(*slot).digest == *digest
-            })
-            .copied()
+        self.table.find(digest.table_hash(), |slot| {
+            self.entry(slot).digest == *digest
+        })
     }
 
     fn entry(&self, slot: u32) -> &Entry {
@@ -451,10 +432,9 @@ impl Lru {
             slot
         };
         let entries = &self.entries;
-        self.table
-            .insert_unique(new.digest.table_hash(), slot, |slot| {
-                entries[*slot as usize].digest.table_hash()
-            });
+        self.table.insert(new.digest.table_hash(), slot, |slot| {
+            entries[slot as usize].digest.table_hash()
+        });
         self.used += bytes;
         let totals = &mut self.share_mut(new.namespace).totals;
         totals.bytes += bytes;
@@ -472,6 +452,9 @@ impl Lru {
         } = *self.entry(slot);
         let list = self.list_of(namespace);
         self.lists[list].bytes -= bytes_of(units);
+        if self.lists[list].sorted == slot {
+            self.lists[list].sorted = older;
+        }
         match newer {
             NONE => self.lists[list].newest = older,
             newer => self.entry_mut(newer).older = older,

@@ -13,19 +13,23 @@
 //!
 //! - A blob is visible only after rename, and served only with a whole trailer (see `trailer.rs`). A body that
 //!   this process did not write itself is compared with its checksum before it is first served, because a
-//!   power loss may keep a file's length and lose its pages: nothing is flushed on the request path.
+//!   power loss may keep a file's length and lose its pages: nothing is flushed on the request path. A long one is
+//!   compared while it is served, and its last piece is not sent if it is wrong ([`Blob::unchecked`]).
 //! - A write lies beside its later place: all writes in one folder would wait for that folder, and a rename from one
 //!   folder to another for every other such rename in the file system.
 //! - The state is behind a plain mutex that is never held over a system call. It is `std`'s because all calls
-//!   here block anyway, and because every section under it is far shorter than a task switch.
-//! - Renaming and removing one key's file are ordered by a stripe: the rename of a new blob must not be undone
-//!   by the removal of the old one. A thread holds one stripe at most, and takes the state after it.
+//!   here block anyway, and because every section under it is short: what goes through all entries does so bit by bit,
+//!   with a pause in between ([`Inner::let_others_in`]), and sorts or copies without it.
+//! - Renaming and removing one key's file are ordered by a lock of the key: the rename of a new blob must not be undone
+//!   by the removal of the old one. A thread holds one such lock at most, and takes the state after it. No body is
+//!   read under it.
 //! - The time of last use is the file's modification time: reading does not change it, backups keep it. The
 //!   time of writing is in the trailer.
 //! - Absent: HTTP, flushing, and any byte of the bodies in memory.
 
 mod found;
 mod kept;
+mod key_locks;
 mod purge;
 pub mod resident;
 mod room;
@@ -40,9 +44,9 @@ use super::config::Policies;
 use super::ghosts::Ghosts;
 use super::key::{self, Key};
 use super::lru::{Digest, Item, Lru, MAX_ENTRY_BYTES, Presence, Rule};
-use found::Depth;
-pub use found::Flaws;
+pub use found::{Flaws, Unchecked};
 use kept::KeptFiles;
+use key_locks::{KeyLock, KeyLocks};
 pub use purge::{Filter, Purged};
 pub use scrub::{Doubt, Scrubbed};
 use std::collections::HashMap;
@@ -66,7 +70,10 @@ const LOCK_TRIES: u32 = 100;
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
 /// The same fault is logged once in this time.
 const LOG_PAUSE: Duration = Duration::from_secs(60);
-const STRIPES: usize = 64;
+/// How long whoever takes the state again and again leaves it to others in between: time enough to wake up.
+const OTHERS_TURN: Duration = Duration::from_micros(100);
+/// Longest body that is compared with its checksum before it is served.
+const CHECKED_FIRST: u64 = 16 << 20;
 
 /// Where the store is and how much it may take.
 #[derive(Debug, Clone)]
@@ -139,6 +146,8 @@ pub struct Blob {
     pub len: u64,
     /// When the blob was written.
     pub modified: SystemTime,
+    /// What is still to be done before the last byte is given to anyone.
+    pub unchecked: Option<Box<Unchecked>>,
 }
 
 #[derive(Debug)]
@@ -151,7 +160,7 @@ struct Inner {
     state: Mutex<State>,
     /// Told when files were removed and when the scan ends.
     changed: Condvar,
-    stripes: [Mutex<()>; STRIPES],
+    key_locks: KeyLocks,
     /// What the file of that name says; written under the lock.
     ceiling: AtomicU64,
     ceiling_lock: Mutex<()>,
@@ -203,7 +212,7 @@ impl State {
 /// The namespaces seen so far; a number stays the same until the next start.
 #[derive(Debug, Default)]
 struct Namespaces {
-    names: Vec<(String, Arc<str>)>,
+    names: Vec<(Arc<str>, Arc<str>)>,
     numbers: HashMap<String, u16>,
 }
 
@@ -216,7 +225,7 @@ impl Namespaces {
             .ok()
             .filter(|number| usize::from(*number) < MAX_NAMESPACES)?;
         self.names
-            .push((name.to_owned(), key::folder_name(name).into()));
+            .push((name.into(), key::folder_name(name).into()));
         self.numbers.insert(name.to_owned(), number);
         Some(number)
     }
@@ -276,7 +285,7 @@ impl Store {
                 last_fault: None,
             }),
             changed: Condvar::new(),
-            stripes: [const { Mutex::new(()) }; STRIPES],
+            key_locks: KeyLocks::new(),
             ceiling: AtomicU64::new(ceiling),
             ceiling_lock: Mutex::new(()),
             housekeeper,
@@ -307,7 +316,7 @@ impl Store {
         if !may_have {
             return Err(Error::Missing);
         }
-        let mut opened = inner.find(key, &digest, touched.is_some())?;
+        let opened = inner.find(key, &digest, touched.is_some())?;
         let mut touched = touched.or_else(|| inner.state().lru.touch(&digest, micros(now)));
         let mtime_secs = i64::try_from(micros(opened.used) / 1_000_000).unwrap_or(i64::MAX);
         if touched.is_some_and(|touched| resident::was_changed(mtime_secs, touched.used_secs)) {
@@ -315,12 +324,11 @@ impl Store {
             state.lru.doubt(&digest);
             touched = state.lru.touch(&digest, micros(now));
         }
-        if !touched.is_some_and(|touched| touched.checked) {
-            // What cannot be read is looked at again like what is wrong.
-            if !matches!(opened.trailer.body_is_whole(&opened.file), Ok(true)) {
-                opened = inner.examine(key, &digest, Depth::Body)?;
-            }
-            inner.state().lru.mark_checked(&digest);
+        let is_checked = touched.is_some_and(|touched| touched.checked);
+        let unchecked = (!is_checked && opened.trailer.body_len > CHECKED_FIRST)
+            .then(|| Unchecked::new(self, key, &opened.trailer));
+        if !is_checked && unchecked.is_none() {
+            inner.check_body(key, &digest, &opened)?;
         }
         if touched.is_some_and(|touched| touched.persist) {
             let times = FileTimes::new().set_modified(now);
@@ -334,6 +342,7 @@ impl Store {
             file: Arc::new(opened.file),
             len: opened.trailer.body_len,
             modified,
+            unchecked,
         })
     }
 
@@ -388,7 +397,7 @@ impl Store {
         let inner = &*self.inner;
         let digest = digest_of(key);
         let path = inner.path_of(key, &digest);
-        let _stripe = inner.stripe(&digest);
+        let _lock = inner.lock_key(&digest);
         if !inner.state().may_have(&digest) {
             return Err(Error::Missing);
         }
@@ -410,9 +419,14 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn stripe(&self, digest: &Digest) -> MutexGuard<'_, ()> {
-        let stripe = &self.stripes[usize::from(digest.0[15]) % STRIPES];
-        stripe.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_key(&self, digest: &Digest) -> KeyLock<'_> {
+        self.key_locks.lock(digest)
+    }
+
+    /// To be called between two sections under the state's lock, of which there are many: who has just given a mutex
+    /// back is the first to have it again, whoever waits.
+    fn let_others_in(&self) {
+        std::thread::sleep(OTHERS_TURN);
     }
 
     /// Lets go of the file of a blob that goes, or has gone, from the index: only so does its room come free.

@@ -1,7 +1,7 @@
 //! A blob on its way to a client: in memory, in pieces, or as a part of a file.
 
 use super::{CALL, CHUNK, PROBE};
-use crate::gateway::store::{Doubt, resident};
+use crate::gateway::store::{Doubt, Unchecked, resident};
 use bytes::Bytes;
 use std::fs::File;
 use std::io;
@@ -42,6 +42,8 @@ pub(super) enum State {
     Whole(Option<Bytes>),
     Pieces {
         file: Arc<File>,
+        /// Kept until the last piece.
+        unchecked: Option<Box<Unchecked>>,
         /// Raised when it cannot be read.
         doubt: Doubt,
         /// What follows the body was just read without waiting for the disk.
@@ -58,8 +60,8 @@ impl Download {
         std::future::poll_fn(|context| self.poll_next(context)).await
     }
 
-    /// The blob as a part of a file, where its body is not in memory here. Such a part holds no memory that others
-    /// could wait for, however slowly its client takes it.
+    /// The blob as a part of a file, where its body is neither in memory here nor still to be compared with its
+    /// checksum. Such a part holds no memory that others could wait for, however slowly its client takes it.
     pub(crate) fn file_part(self) -> Result<FilePart, Download> {
         match self.state {
             State::Pieces {
@@ -67,6 +69,7 @@ impl Download {
                 doubt,
                 end_is_resident,
                 at,
+                unchecked: None,
                 ..
             } => Ok(FilePart {
                 file,
@@ -75,7 +78,7 @@ impl Download {
                 at,
                 end: self.length,
             }),
-            State::Whole(_) => Err(self),
+            State::Whole(_) | State::Pieces { .. } => Err(self),
         }
     }
 
@@ -87,43 +90,23 @@ impl Download {
     }
 
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
-        let (file, doubt, at, read) = match &mut self.state {
+        let (file, unchecked, doubt, at, read) = match &mut self.state {
             State::Whole(body) => {
                 return Poll::Ready(body.take().filter(|body| !body.is_empty()).map(Ok));
             }
             State::Pieces {
                 file,
+                unchecked,
                 doubt,
                 at,
                 read,
                 ..
-            } => (file, doubt, at, read),
+            } => (file, unchecked, doubt, at, read),
         };
         if *at == self.length {
             return Poll::Ready(None);
         }
-        let rest = usize::try_from(self.length - *at)
-            .unwrap_or(CHUNK)
-            .min(CHUNK);
-        if read.is_none() {
-            let mut piece = vec![0; rest];
-            if resident::read(file, &mut piece, *at).is_ok_and(|whole| whole) {
-                *at += rest as u64;
-                return Poll::Ready(Some(Ok(Bytes::from(piece))));
-            }
-        }
-        let (from, file) = (*at, Arc::clone(file));
-        let task = read.get_or_insert_with(|| {
-            spawn_blocking(move || {
-                let mut piece = vec![0; rest];
-                file.read_exact_at(&mut piece, from)?;
-                Ok(Bytes::from(piece))
-            })
-        });
-        let piece = ready!(Pin::new(task).poll(context))
-            .map_err(io::Error::other)
-            .flatten();
-        *read = None;
+        let piece = ready!(poll_piece(file, *at, self.length - *at, read, context));
         *at = match &piece {
             Ok(piece) => *at + piece.len() as u64,
             // Nothing more can come.
@@ -132,8 +115,43 @@ impl Download {
                 self.length
             }
         };
+        if let (Some(check), Ok(piece)) = (unchecked, &piece) {
+            check.update(piece);
+            if *at == self.length && !check.is_whole() {
+                let cause = "the blob disagrees with its checksum";
+                return Poll::Ready(Some(Err(io::Error::other(cause))));
+            }
+        }
         Poll::Ready(Some(piece))
     }
+}
+
+/// The next piece of a file, of which `rest` bytes are wanted from `at` on.
+fn poll_piece(
+    file: &Arc<File>,
+    at: u64,
+    rest: u64,
+    read: &mut Option<JoinHandle<io::Result<Bytes>>>,
+    context: &mut Context<'_>,
+) -> Poll<io::Result<Bytes>> {
+    let rest = usize::try_from(rest).unwrap_or(CHUNK).min(CHUNK);
+    if read.is_none() {
+        let mut piece = vec![0; rest];
+        if resident::read(file, &mut piece, at).is_ok_and(|whole| whole) {
+            return Poll::Ready(Ok(Bytes::from(piece)));
+        }
+    }
+    let task = read.get_or_insert_with(|| {
+        let file = Arc::clone(file);
+        spawn_blocking(move || {
+            let mut piece = vec![0; rest];
+            file.read_exact_at(&mut piece, at)?;
+            Ok(Bytes::from(piece))
+        })
+    });
+    let piece = ready!(Pin::new(task).poll(context));
+    *read = None;
+    Poll::Ready(piece.map_err(io::Error::other).flatten())
 }
 
 /// What is to be sent of a file.
@@ -236,6 +254,7 @@ mod tests {
             modified: SystemTime::UNIX_EPOCH,
             state: State::Pieces {
                 file: Arc::new(file),
+                unchecked: None,
                 doubt: store.doubt(&key),
                 end_is_resident: false,
                 at: 0,

@@ -325,22 +325,20 @@ async fn send<S: Socket>(
     }
     let date = SystemTime::UNIX_EPOCH + Duration::from_secs(unix_seconds());
     write!(head, "date: {}\r\n\r\n", httpdate::HttpDate::from(date))?;
-    let bytes = match body {
-        _ if is_head => Bytes::new(),
-        Either::Left(full) => full
-            .collect()
-            .await
-            .map(|whole| whole.to_bytes())
-            .unwrap_or_default(),
+    match body {
+        _ if is_head => write_both(stream, &head, &[], TAKE).await,
+        Either::Left(full) => {
+            let whole = full.collect().await.map(|whole| whole.to_bytes());
+            write_both(stream, &head, &whole.unwrap_or_default(), TAKE).await
+        }
         Either::Right(download) => match download.file_part() {
             Ok(part) => {
                 send_head(stream, &head).await?;
-                return send_file(stream, part).await;
+                send_file(stream, part).await
             }
-            Err(mut download) => whole(&mut download).await?,
+            Err(download) => send_pieces(stream, head, download).await,
         },
-    };
-    write_both(stream, &head, &bytes, TAKE).await
+    }
 }
 
 async fn send_head<S: Socket>(stream: &S, head: &[u8]) -> io::Result<()> {
@@ -351,8 +349,21 @@ async fn send_head<S: Socket>(stream: &S, head: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-async fn whole(download: &mut Download) -> io::Result<Bytes> {
-    download.next().await.unwrap_or(Ok(Bytes::new()))
+/// Sends what is in memory, or is read piece by piece, the first piece together with the head.
+async fn send_pieces<S: Socket>(
+    stream: &mut S,
+    mut head: Vec<u8>,
+    mut download: Download,
+) -> io::Result<()> {
+    let mut piece = download.next().await.transpose()?.unwrap_or_default();
+    loop {
+        write_both::<io::Error>(stream, &head, &piece, TAKE).await?;
+        head.clear();
+        match download.next().await {
+            Some(next) => piece = next?,
+            None => return Ok(()),
+        }
+    }
 }
 
 /// Sends a file without a copy. An error cuts the connection: the client sees a broken answer, never a short one.

@@ -2,6 +2,9 @@
 
 use super::{Item, Lru, NONE, Totals, bytes_of};
 
+/// Entries that are doomed at a time at most: whoever needs more room than they make asks again.
+pub(super) const MOST_VICTIMS: usize = 1024;
+
 /// What holds for one namespace.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Rule {
@@ -27,7 +30,8 @@ pub enum Reach {
 pub struct Claim {
     /// Bytes that are reserved already.
     pub claimed: u64,
-    /// Remove these files, which make room in the namespace's quota, and [`Lru::collect`] each for the rest.
+    /// Remove these files, which make room in the namespace's quota, and [`Lru::collect`] each. Where they were too
+    /// many to be named all, that is not the whole rest, which is to be claimed again.
     pub over_quota: Vec<Item>,
     /// And then these, which make room in the budget.
     pub victims: Vec<Item>,
@@ -60,6 +64,8 @@ pub(super) struct Share {
 pub(super) struct List {
     pub(super) newest: u32,
     pub(super) oldest: u32,
+    /// The newest of those that [`super::Sorting`] has put in order, which are the oldest.
+    pub(super) sorted: u32,
     pub(super) bytes: u64,
     pub(super) pinned: bool,
     /// Of all namespaces without a rule where it is none.
@@ -71,6 +77,7 @@ impl List {
         List {
             newest: NONE,
             oldest: NONE,
+            sorted: NONE,
             bytes: 0,
             pinned,
             namespace,
@@ -159,9 +166,10 @@ impl Lru {
         }
         let claimed = bytes - over_quota.max(over_budget);
         let before = self.doomed;
-        let own = self.doom_while(over_quota, |_| Some(list));
+        let own = self.doom_while(over_quota, MOST_VICTIMS, |_| Some(list));
         let rest = over_budget.saturating_sub(self.doomed - before);
-        let victims = self.doom_while(rest, |lru| lru.next_list(reach));
+        let most = MOST_VICTIMS - own.len();
+        let victims = self.doom_while(rest, most, |lru| lru.next_list(reach));
         self.reserve(namespace, claimed);
         Ok(Claim {
             claimed,
@@ -171,20 +179,20 @@ impl Lru {
     }
 
     /// Dooms entries within reach, from namespaces over their quota first, then in order of use, until they make up
-    /// `bytes`. `None`, and nothing changes, when all together are less.
+    /// `bytes`, or are many. `None`, and nothing changes, when all together are less.
     pub fn doom(&mut self, bytes: u64, reach: Reach) -> Option<Vec<Item>> {
         if self.live(reach) < bytes {
             return None;
         }
-        Some(self.doom_while(bytes, |lru| lru.next_list(reach)))
+        Some(self.doom_while(bytes, MOST_VICTIMS, |lru| lru.next_list(reach)))
     }
 
-    /// Dooms the least recently used entries of one namespace with a rule until they make up `bytes`, or there are
-    /// no more.
+    /// Dooms the least recently used entries of one namespace with a rule until they make up `bytes`, are
+    /// many, or there are no more.
     pub fn doom_of(&mut self, namespace: u16, bytes: u64) -> Vec<Item> {
         let list = self.list_of(namespace);
         debug_assert!(list > 0, "the namespace has no list of its own");
-        self.doom_while(bytes, |_| Some(list))
+        self.doom_while(bytes, MOST_VICTIMS, |_| Some(list))
     }
 
     /// Dooms entries last used at `until_micros` or before, at most `most`, pinned ones not.
@@ -202,12 +210,17 @@ impl Lru {
         victims
     }
 
-    /// Dooms the oldest of the list that `choose` names, again and again, until that makes up `bytes` or there is
-    /// none.
-    fn doom_while(&mut self, bytes: u64, choose: impl Fn(&Lru) -> Option<usize>) -> Vec<Item> {
+    /// Dooms the oldest of the list that `choose` names, again and again, until that makes up `bytes` or `most` entries,
+    /// or there is none.
+    fn doom_while(
+        &mut self,
+        bytes: u64,
+        most: usize,
+        choose: impl Fn(&Lru) -> Option<usize>,
+    ) -> Vec<Item> {
         let mut victims = Vec::new();
         let enough = self.doomed + bytes;
-        while self.doomed < enough {
+        while self.doomed < enough && victims.len() < most {
             let oldest = choose(self).map_or(NONE, |list| self.lists[list].oldest);
             if oldest == NONE {
                 break;

@@ -13,11 +13,30 @@ pub(super) fn item(number: u8) -> Item {
     }
 }
 
+/// All live entries, of each list least recently used first.
+pub(super) fn order(lru: &Lru) -> Vec<Item> {
+    let some = |slot: u32| Some(slot).filter(|slot| *slot != NONE);
+    let slots = lru.lists.iter().flat_map(|list| {
+        std::iter::successors(some(list.oldest), move |slot| some(lru.entry(*slot).newer))
+    });
+    slots.map(|slot| lru.entry(slot).item()).collect()
+}
+
+/// Puts all in order at once.
+pub(super) fn sort(lru: &mut Lru) {
+    let mut sorting = Sorting::default();
+    while sorting.collect(lru) {}
+    sorting.order();
+    while sorting.place(lru) {}
+}
+
 /// The same index by the plainest means: a list in order of use.
 #[derive(Default)]
 struct Model {
-    /// Oldest first: number, bytes, time of use.
-    live: Vec<(u8, u64, u64)>,
+    /// Oldest first: number and bytes.
+    live: Vec<(u8, u64)>,
+    /// How many of the oldest ones were sorted.
+    sorted: usize,
     doomed: Vec<(u8, u64)>,
     reserved: u64,
     expected: u64,
@@ -32,9 +51,14 @@ impl Model {
             .sum()
     }
 
+    fn take(&mut self, at: usize) -> (u8, u64) {
+        self.sorted -= usize::from(at < self.sorted);
+        self.live.remove(at)
+    }
+
     fn remove(&mut self, number: u8) -> Option<u64> {
         if let Some(at) = self.live.iter().position(|entry| entry.0 == number) {
-            return Some(self.live.remove(at).1);
+            return Some(self.take(at).1);
         }
         let at = self.doomed.iter().position(|entry| entry.0 == number)?;
         Some(self.doomed.remove(at).1)
@@ -71,6 +95,7 @@ enum Op {
         units: u64,
         used_micros: u64,
     },
+    /// A step of one entry; begins anew after the last.
     Sort,
     Expect {
         units: u64,
@@ -89,7 +114,7 @@ fn op() -> impl Strategy<Value = Op> {
         3 => number.clone().prop_map(|number| Op::Touch { number }),
         2 => number.clone().prop_map(|number| Op::Remove { number }),
         1 => (number, units, 0..1000u64).prop_map(|(number, units, used_micros)| Op::Admit { number, units, used_micros }),
-        1 => Just(Op::Sort),
+        6 => Just(Op::Sort),
         1 => (0..30u64).prop_map(|units| Op::Expect { units }),
     ]
 }
@@ -100,6 +125,19 @@ struct World {
     budget: u64,
     admitted: u64,
     now: u64,
+    sorting: Step,
+}
+
+/// How far it is put in order; with what the model noted, and how much of that is in its place.
+enum Step {
+    Collect(Sorting, Vec<(u64, u32, u8)>),
+    Place(Sorting, Vec<(u64, u32, u8)>, usize),
+}
+
+impl Step {
+    fn first() -> Step {
+        Step::Collect(Sorting::in_steps_of([1, 1]), Vec::new())
+    }
 }
 
 impl World {
@@ -110,6 +148,7 @@ impl World {
             budget,
             admitted: 0,
             now: 1000,
+            sorting: Step::first(),
         }
     }
 
@@ -129,7 +168,7 @@ impl World {
         let mut made = 0;
         for victim in claim.victims {
             assert!(made < missing, "evicted more than was needed");
-            let (number, size, _) = self.model.live.remove(0);
+            let (number, size) = self.model.take(0);
             assert_eq!(victim, item(number));
             self.model.doomed.push((number, size));
             made += size;
@@ -171,7 +210,7 @@ impl World {
                 let replaced = self.lru.commit(item(number), bytes, self.now, bytes);
                 self.model.reserved -= bytes;
                 assert_eq!(replaced, self.model.remove(number).is_some());
-                self.model.live.push((number, bytes, self.now));
+                self.model.live.push((number, bytes));
             }
             Op::Claim { units } => {
                 self.claim(0, units * UNIT);
@@ -185,7 +224,7 @@ impl World {
                 if nth < self.model.doomed.len() {
                     let (number, size) = self.model.doomed.remove(nth);
                     self.lru.revive(&digest(number));
-                    self.model.live.push((number, size, self.now));
+                    self.model.live.push((number, size));
                 }
             }
             Op::Release { units } => {
@@ -200,8 +239,8 @@ impl World {
                     at.is_some()
                 );
                 if let Some(at) = at {
-                    let (_, size, _) = self.model.live.remove(at);
-                    self.model.live.push((number, size, self.now));
+                    let used = self.model.take(at);
+                    self.model.live.push(used);
                 }
             }
             Op::Remove { number } => {
@@ -218,9 +257,8 @@ impl World {
                     !known
                 );
                 if !known {
-                    self.model
-                        .live
-                        .insert(0, (number, units * UNIT, used_micros));
+                    self.model.live.insert(0, (number, units * UNIT));
+                    self.model.sorted += usize::from(self.model.sorted > 0);
                     self.admitted += units * UNIT;
                     self.model.expected = self.model.expected.saturating_sub(units * UNIT);
                 }
@@ -229,24 +267,61 @@ impl World {
                 self.lru.expect(units * UNIT);
                 self.model.expected = units * UNIT;
             }
-            Op::Sort => {
-                // A revived entry keeps its time of use, which the model does not know: take it from the index.
-                for entry in &mut self.model.live {
-                    entry.2 = self
-                        .lru
-                        .entry(self.lru.find(&digest(entry.0)).unwrap())
-                        .used_micros;
-                }
-                self.model.live.sort_by_key(|entry| entry.2);
-                self.lru.sort();
-            }
+            Op::Sort => self.sort_one(),
         }
+    }
+
+    fn sort_one(&mut self) {
+        let seen = |world: &World, number: u8| {
+            let slot = world.lru.find(&digest(number))?;
+            Some((world.lru.entry(slot).used_micros, slot, number))
+        };
+        self.sorting = match std::mem::replace(&mut self.sorting, Step::first()) {
+            Step::Collect(mut sorting, mut noted) => {
+                let slot = sorting.looked_at as u32;
+                let live = self.model.live.iter();
+                let found = live.filter_map(|entry| seen(self, entry.0));
+                noted.extend(found.filter(|found| found.1 == slot));
+                if sorting.collect(&self.lru) {
+                    Step::Collect(sorting, noted)
+                } else {
+                    sorting.order();
+                    noted.sort_unstable();
+                    self.model.sorted = 0;
+                    Step::Place(sorting, noted, 0)
+                }
+            }
+            Step::Place(mut sorting, noted, placed) => {
+                let goes_on = sorting.place(&mut self.lru);
+                assert_eq!(goes_on, placed + 1 < noted.len());
+                if placed == 0 {
+                    self.model.sorted = 0;
+                }
+                if let Some((used, slot, _)) = noted.get(placed) {
+                    // Whoever is in that slot now, at the same time of use.
+                    let live = self.model.live.iter();
+                    let at = live.map(|entry| seen(self, entry.0)).position(|found| {
+                        found.is_some_and(|now| (now.0, now.1) == (*used, *slot))
+                    });
+                    if let Some(at) = at {
+                        let entry = self.model.take(at);
+                        self.model.live.insert(self.model.sorted, entry);
+                        self.model.sorted += 1;
+                    }
+                }
+                if goes_on {
+                    Step::Place(sorting, noted, placed + 1)
+                } else {
+                    Step::first()
+                }
+            }
+        };
     }
 
     fn check(&self) {
         let (lru, model) = (&self.lru, &self.model);
-        let order: Vec<Item> = model.live.iter().map(|entry| item(entry.0)).collect();
-        assert_eq!(lru.select(u64::MAX, None), order);
+        let expected: Vec<Item> = model.live.iter().map(|entry| item(entry.0)).collect();
+        assert_eq!(order(lru), expected);
         assert_eq!((lru.used(), lru.reserved()), (model.used(), model.reserved));
         assert_eq!(
             lru.doomed(),
@@ -352,8 +427,7 @@ fn order_of_use_is_no_matter_of_the_clock() {
     }
     // The clock stands before all of them.
     lru.touch(&digest(1), 0);
-    let order = lru.select(u64::MAX, None);
-    assert_eq!(order, [2, 3, 1].map(item));
+    assert_eq!(order(&lru), [2, 3, 1].map(item));
 }
 
 #[test]
@@ -403,21 +477,69 @@ fn only_use_makes_a_hit() {
 }
 
 #[test]
-fn slots_are_gone_through_by_the_first_byte() {
+fn live_entries_are_gone_through_by_their_slots() {
     let mut lru = Lru::new(100 * UNIT);
     for number in [1, 2, 3] {
-        lru.admit(item(number), UNIT, 1);
+        lru.admit(item(number), UNIT, u64::from(number));
     }
     lru.remove(&digest(1));
-    assert_eq!(
-        lru.beginning_with(1, 0..10),
-        Some(vec![]),
-        "its slot is vacant"
+    let found = |slots| {
+        let found = lru.live_in(slots)?;
+        Some(
+            found
+                .map(|one| (one.item, one.used_micros))
+                .collect::<Vec<_>>(),
+        )
+    };
+    assert_eq!(found(0..1), Some(vec![]), "the slot is vacant");
+    assert_eq!(found(0..2), Some(vec![(item(2), 2)]));
+    assert_eq!(found(2..4), Some(vec![(item(3), 3)]));
+    assert_eq!(found(3..6), None);
+}
+
+/// What is done under the lock at a time does not grow with the index.
+#[test]
+fn no_step_takes_more_the_more_entries_there_are() {
+    const MANY: u64 = 200_000;
+    let mut lru = Lru::new(MANY * UNIT);
+    for number in 0..MANY {
+        let digest = Digest(
+            blake3::hash(&number.to_le_bytes()).as_bytes()[..16]
+                .try_into()
+                .unwrap(),
+        );
+        lru.admit(
+            Item {
+                digest,
+                namespace: 0,
+            },
+            UNIT,
+            number * 7919 % MANY,
+        );
+    }
+    assert!(
+        lru.table.largest_part() < 500,
+        "{}",
+        lru.table.largest_part()
     );
-    assert_eq!(lru.beginning_with(2, 0..2), Some(vec![item(2)]));
-    assert_eq!(lru.beginning_with(3, 0..2), Some(vec![]));
-    assert_eq!(lru.beginning_with(3, 2..4), Some(vec![item(3)]));
-    assert_eq!(lru.beginning_with(3, 3..6), None);
+    let mut sorting = Sorting::default();
+    let (mut looks, mut steps) = (1, 1);
+    while sorting.collect(&lru) {
+        looks += 1;
+    }
+    sorting.order();
+    while sorting.place(&mut lru) {
+        steps += 1;
+    }
+    assert!(looks > 10 && steps > 100, "{looks} and {steps} steps");
+    let victims = lru.doom(MANY * UNIT, Reach::Unpinned).unwrap();
+    assert!(victims.len() < 2000, "{} victims at a time", victims.len());
+    let used = victims
+        .iter()
+        .map(|item| lru.entry(lru.find(&item.digest).unwrap()).used_micros);
+    assert!(used.eq(0..victims.len() as u64), "in their order of use");
+    let claim = lru.claim(0, MANY / 2 * UNIT).unwrap();
+    assert!(claim.claimed == 0 && (1..2000).contains(&claim.victims.len()));
 }
 
 #[test]
@@ -427,21 +549,6 @@ fn largest_entry_counts_whole_and_no_more_does() {
     assert_eq!(lru.used(), MAX_ENTRY_BYTES);
     lru.admit(item(2), MAX_ENTRY_BYTES + 1, 1);
     assert_eq!(lru.used(), 2 * MAX_ENTRY_BYTES);
-}
-
-#[test]
-fn live_entries_are_selected_by_age_and_namespace() {
-    let mut lru = Lru::new(100 * UNIT);
-    for (number, used) in [(0, 10), (1, 20), (3, 30), (4, 40)] {
-        lru.admit(item(number), UNIT, used);
-    }
-    lru.sort();
-    let [a, b, c, d] = [0, 1, 3, 4].map(item);
-    assert_eq!(lru.select(u64::MAX, None), [a, b, c, d]);
-    assert_eq!(lru.select(20, None), [a, b], "the moment itself counts");
-    assert_eq!(lru.select(u64::MAX, Some(1)), [b, d]);
-    assert_eq!(lru.select(39, Some(1)), [b]);
-    assert_eq!(lru.select(u64::MAX, Some(2)), []);
 }
 
 #[test]

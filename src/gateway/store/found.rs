@@ -1,14 +1,17 @@
 //! A blob's file: opened, found whole, or removed; index and disk brought into agreement.
 
+use super::scrub::Suspect;
 use super::trailer::Trailer;
-use super::{Error, Inner, micros};
+use super::{Error, Inner, Store, digest_of, micros};
 use crate::gateway::key::Key;
 use crate::gateway::lru::{Digest, Item, Presence};
 use std::fs::{self, File, OpenOptions};
+use std::hash::Hasher;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::SystemTime;
+use twox_hash::XxHash3_64;
 
 /// A blob's file with its trailer.
 pub(super) struct Opened {
@@ -73,11 +76,47 @@ impl Flaws {
     }
 }
 
-/// How much of a file is read to find it whole.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Depth {
-    Trailer,
-    Body,
+/// The rest of the proof that a blob's body is whole, for whoever reads it from its beginning to its end.
+pub struct Unchecked {
+    store: Store,
+    key: Key,
+    hasher: XxHash3_64,
+    expected: u64,
+}
+
+impl Unchecked {
+    pub(super) fn new(store: &Store, key: &Key, trailer: &Trailer) -> Box<Unchecked> {
+        // It is large.
+        Box::new(Unchecked {
+            store: store.clone(),
+            key: key.clone(),
+            hasher: XxHash3_64::new(),
+            expected: trailer.body_hash,
+        })
+    }
+
+    /// Takes the next piece of the body.
+    pub fn update(&mut self, piece: &[u8]) {
+        self.hasher.write(piece);
+    }
+
+    /// After the last piece: whether the body is what was once written. If it is not, the blob is soon removed.
+    pub fn is_whole(&self) -> bool {
+        let is_whole = self.hasher.finish() == self.expected;
+        let inner = &self.store.inner;
+        if is_whole {
+            inner.state().lru.mark_checked(&digest_of(&self.key));
+        } else {
+            inner.suspect(Suspect::Key(self.key.clone()));
+        }
+        is_whole
+    }
+}
+
+impl std::fmt::Debug for Unchecked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Unchecked({})", self.key)
+    }
 }
 
 impl Inner {
@@ -85,26 +124,21 @@ impl Inner {
     pub(super) fn find(&self, key: &Key, digest: &Digest, indexed: bool) -> Result<Opened, Error> {
         if indexed {
             let path = self.path_of(key, digest);
-            match open_blob(&path, key, Depth::Trailer) {
+            match open_blob(&path, key) {
                 Ok(opened) => return Ok(opened),
                 Err(Flaw::Io(error)) => return Err(self.fault("read blob", &path, error)),
                 Err(Flaw::Missing | Flaw::Broken(_)) => {}
             }
         }
-        self.examine(key, digest, Depth::Trailer)
+        self.examine(key, digest)
     }
 
-    /// Looks again with the key's stripe held, so that what is seen cannot be a blob on its way in or out, and
+    /// Looks again with the key's lock held, so that what is seen cannot be a blob on its way in or out, and
     /// brings index and disk into agreement.
-    pub(super) fn examine(
-        &self,
-        key: &Key,
-        digest: &Digest,
-        depth: Depth,
-    ) -> Result<Opened, Error> {
+    fn examine(&self, key: &Key, digest: &Digest) -> Result<Opened, Error> {
         let path = self.path_of(key, digest);
-        let _stripe = self.stripe(digest);
-        match open_blob(&path, key, depth) {
+        let _lock = self.lock_key(digest);
+        match open_blob(&path, key) {
             Ok(opened) => {
                 let mut state = self.state();
                 if state.unscanned(digest) {
@@ -133,7 +167,44 @@ impl Inner {
         }
     }
 
-    /// Forgets a blob whose file is not there. The key's stripe is held.
+    /// Compares a blob's body with its checksum, and removes the blob if they disagree. Reads without any lock: what was
+    /// opened stays what it is.
+    pub(super) fn check_body(
+        &self,
+        key: &Key,
+        digest: &Digest,
+        opened: &Opened,
+    ) -> Result<(), Error> {
+        let flaw = match opened.trailer.body_is_whole(&opened.file) {
+            Ok(true) => {
+                self.state().lru.mark_checked(digest);
+                return Ok(());
+            }
+            Ok(false) => Flaw::Broken(Kind::Body),
+            Err(error) => error.into(),
+        };
+        let path = self.path_of(key, digest);
+        Err(match flaw {
+            Flaw::Broken(kind) => {
+                let _lock = self.lock_key(digest);
+                if is_in_place(&opened.file, &path) {
+                    self.remove_broken(digest, &path, Some(key), kind)
+                } else {
+                    Error::Missing
+                }
+            }
+            Flaw::Io(error) => self.fault("read blob", &path, error),
+            Flaw::Missing => Error::Missing,
+        })
+    }
+
+    /// The same for whatever is there now.
+    pub(super) fn verify(&self, key: &Key, digest: &Digest) -> Result<(), Error> {
+        let opened = self.examine(key, digest)?;
+        self.check_body(key, digest, &opened)
+    }
+
+    /// Forgets a blob whose file is not there. The key's lock is held.
     pub(super) fn vanished(&self, digest: &Digest) -> Error {
         {
             let mut state = self.state();
@@ -146,7 +217,7 @@ impl Inner {
         Error::Missing
     }
 
-    /// Removes a file of ours that is not whole. The key's stripe is held.
+    /// Removes a file of ours that is not whole. The key's lock is held.
     pub(super) fn remove_broken(
         &self,
         digest: &Digest,
@@ -184,19 +255,24 @@ pub(super) fn warn_of(kind: Kind, path: &Path, key: Option<&Key>, done: &str) {
 }
 
 /// Opens a blob's file and reads its trailer.
-fn open_blob(path: &Path, key: &Key, depth: Depth) -> Result<Opened, Flaw> {
+fn open_blob(path: &Path, key: &Key) -> Result<Opened, Flaw> {
     let (file, file_len, used) = open_file(path)?;
     let trailer = Trailer::read(&file, key.as_str(), file_len)?;
     let trailer = trailer.ok_or(Flaw::Broken(Kind::Trailer))?;
-    if depth == Depth::Body && !trailer.body_is_whole(&file)? {
-        return Err(Flaw::Broken(Kind::Body));
-    }
     Ok(Opened {
         file,
         file_len,
         used,
         trailer,
     })
+}
+
+/// Whether this is the file that is there now.
+pub(super) fn is_in_place(file: &File, path: &Path) -> bool {
+    let (Ok(there), Ok(ours)) = (path.symlink_metadata(), file.metadata()) else {
+        return false;
+    };
+    (there.dev(), there.ino()) == (ours.dev(), ours.ino())
 }
 
 /// Opens a file in a blob's place: with its length and the time of its last use.

@@ -42,6 +42,7 @@ impl Kept {
             file: self.file,
             len: self.body_len,
             modified: self.written,
+            unchecked: None,
         }
     }
 }

@@ -1,11 +1,12 @@
 //! Purging: blobs that are removed because somebody says so.
 
-use super::scrub::key_of;
+use super::scrub::{SLOTS, key_of};
 use super::{Error, Inner, Progress, Store, micros, now};
-use crate::gateway::lru::Item;
+use crate::gateway::lru::{Found, Item};
 use glob::Pattern;
 use std::fs;
 use std::io;
+use std::ops::Range;
 use std::sync::PoisonError;
 use std::time::Duration;
 
@@ -44,9 +45,9 @@ impl Tracker {
         (self.running > 0).then_some(self.sums)
     }
 
-    fn begin(&mut self, total: usize) {
+    fn begin(&mut self, total: u64) {
         self.running += 1;
-        self.sums.total += total as u64;
+        self.sums.total += total;
     }
 
     fn end(&mut self) {
@@ -68,7 +69,7 @@ impl Store {
             }
             None => u64::MAX,
         };
-        let found = {
+        let namespace = {
             let waiting = inner
                 .changed
                 .wait_while(inner.state(), |state| state.indexing);
@@ -80,22 +81,29 @@ impl Store {
                     None => return Ok(Purged::default()),
                 },
             };
-            let found = state.lru.select(until, namespace);
-            state.purging.begin(found.len());
-            found
+            let lru = &state.lru;
+            let total = namespace.map_or(lru.count(), |number| lru.totals(number).entries);
+            state.purging.begin(total);
+            namespace
         };
         let mut purged = Purged::default();
         let mut failed = None;
-        for item in found {
-            match inner.purge_one(filter, &item, until) {
-                Ok(None) => {}
-                Ok(Some(bytes)) => {
-                    purged.entries += 1;
-                    purged.bytes += bytes;
+        let slots = (0..).map(|chunk| chunk * SLOTS..(chunk + 1) * SLOTS);
+        for found in slots.map_while(|slots| inner.live_in(slots, namespace)) {
+            for found in found {
+                if found.used_micros <= until {
+                    match inner.purge_one(filter, &found.item, until) {
+                        Ok(None) => {}
+                        Ok(Some(bytes)) => {
+                            purged.entries += 1;
+                            purged.bytes += bytes;
+                        }
+                        Err(error) => failed = failed.or(Some(error)),
+                    }
                 }
-                Err(error) => failed = failed.or(Some(error)),
+                inner.state().purging.sums.done += 1;
             }
-            inner.state().purging.sums.done += 1;
+            inner.let_others_in();
         }
         inner.state().purging.end();
         failed.map_or(Ok(purged), Err)
@@ -103,6 +111,14 @@ impl Store {
 }
 
 impl Inner {
+    /// The blobs in this range of the index; `None` beyond its end.
+    fn live_in(&self, slots: Range<usize>, namespace: Option<u16>) -> Option<Vec<Found>> {
+        let state = self.state();
+        let found = state.lru.live_in(slots)?;
+        let wanted = |found: &Found| namespace.is_none_or(|one| one == found.item.namespace);
+        Some(found.filter(wanted).collect())
+    }
+
     /// The bytes of a blob that was removed, or would be.
     fn purge_one(&self, filter: &Filter, item: &Item, until: u64) -> Result<Option<u64>, Error> {
         let path = self.path_of_item(item);
@@ -112,7 +128,7 @@ impl Inner {
         {
             return Ok(None);
         }
-        let _stripe = self.stripe(&item.digest);
+        let _lock = self.lock_key(&item.digest);
         let Some(bytes) = self.state().lru.unused_since(&item.digest, until) else {
             return Ok(None);
         };

@@ -346,7 +346,7 @@ impl Inner {
         let mut failed = None;
         for item in victims {
             let path = self.path_of_item(item);
-            let _stripe = self.stripe(&item.digest);
+            let _lock = self.lock_key(&item.digest);
             // A new blob may have taken the place of the doomed one: its file must stay.
             if self.state().lru.presence(&item.digest) != Presence::Doomed {
                 continue;

@@ -5,7 +5,7 @@ use super::room::Ceiling;
 use super::writer::Origin;
 use super::{Inner, Progress, micros, now, trailer};
 use crate::gateway::key;
-use crate::gateway::lru::{Digest, Item};
+use crate::gateway::lru::{Digest, Item, Sorting};
 use std::ffi::OsStr;
 use std::fs::{self, DirEntry};
 use std::io;
@@ -165,9 +165,9 @@ impl Scan {
         if let Some(example) = &self.example {
             tracing::warn!(files = self.foreign, example = %example.display(), "left files alone that are not the store's");
         }
+        inner.sort();
         {
             let mut state = inner.state();
-            state.lru.sort();
             state.lru.expect(0);
             state.foreign_files = self.foreign;
             for number in state.lru.governed() {
@@ -188,9 +188,23 @@ impl Scan {
     }
 }
 
-/// Takes one file into the index. With the key's stripe held: it cannot be removed or replaced in between.
+impl Inner {
+    /// Puts the index in its order of use.
+    fn sort(&self) {
+        let mut sorting = Sorting::default();
+        while sorting.collect(&self.state().lru) {
+            self.let_others_in();
+        }
+        sorting.order();
+        while sorting.place(&mut self.state().lru) {
+            self.let_others_in();
+        }
+    }
+}
+
+/// Takes one file into the index. With the key's lock held: it cannot be removed or replaced in between.
 fn take_in(inner: &Inner, entry: &DirEntry, item: Item) {
-    let _stripe = inner.stripe(&item.digest);
+    let _lock = inner.lock_key(&item.digest);
     let metadata = match entry.metadata() {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return,

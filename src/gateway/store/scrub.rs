@@ -8,9 +8,9 @@
 //! Suspicious is a blob that could not be sent to its end, and one that a client puts again soon after it got it: the
 //! client may have found it useless.
 
-use super::found::{Flaw, Kind, open_file, warn_of};
+use super::found::{Flaw, Kind, is_in_place, open_file, warn_of};
 use super::trailer::Trailer;
-use super::{Depth, Error, Inner, State, Store, digest_of, micros, now, resident};
+use super::{Error, Inner, State, Store, digest_of, micros, now, resident};
 use crate::gateway::key::Key;
 use crate::gateway::lru::{Digest, Item, Presence};
 use std::fs::{self, File};
@@ -29,7 +29,7 @@ const BYTES_PER_SECOND: u64 = 32 << 20;
 const SOON_MICROS: u64 = 60 * 1_000_000;
 const PARTS: u32 = 256;
 /// Slots of the index that are looked through at a time.
-const SLOTS: usize = 1 << 16;
+pub(super) const SLOTS: usize = 1 << 14;
 /// How often it looks whether the start's scan has ended.
 const SCAN_PAUSE: Duration = Duration::from_millis(200);
 
@@ -86,8 +86,8 @@ impl Store {
     /// what to answer: [`Error::Missing`] for one that is gone.
     pub fn distrust(&self, key: &Key, cause: io::Error) -> Error {
         let digest = digest_of(key);
-        match self.inner.examine(key, &digest, Depth::Body) {
-            Ok(_) => self
+        match self.inner.verify(key, &digest) {
+            Ok(()) => self
                 .inner
                 .fault("read blob", &self.inner.path_of(key, &digest), cause),
             Err(error) => error,
@@ -164,10 +164,17 @@ impl Scrub {
         for slots in (0..).map(|chunk| chunk * SLOTS..(chunk + 1) * SLOTS) {
             let inner = self.inner.upgrade()?;
             let state = inner.state();
-            match state.lru.beginning_with(state.scrubbed.part, slots) {
-                Some(found) => items.extend(found),
+            let part = state.scrubbed.part;
+            match state.lru.live_in(slots) {
+                Some(found) => items.extend(
+                    found
+                        .map(|found| found.item)
+                        .filter(|item| item.digest.0[0] == part),
+                ),
                 None => break,
             }
+            drop(state);
+            inner.let_others_in();
         }
         Some(items)
     }
@@ -204,9 +211,14 @@ impl Inner {
         self.state().scrubbed.suspicions += 1;
         match suspect {
             // Whatever is found is seen to there.
-            Suspect::Key(key) => drop(self.examine(&key, &digest_of(&key), Depth::Body)),
+            Suspect::Key(key) => drop(self.verify(&key, &digest_of(&key))),
             Suspect::Replaced(key, file) => {
-                let found = check(&file, |len| Trailer::read(&file, key.as_str(), len));
+                let trailer = file
+                    .metadata()
+                    .and_then(|found| Trailer::read(&file, key.as_str(), found.len()));
+                let found = trailer
+                    .map_err(Flaw::from)
+                    .and_then(|trailer| check(&file, &trailer.ok_or(Flaw::Broken(Kind::Trailer))?));
                 if let Err(Flaw::Broken(kind)) = found {
                     let path = self.path_of(&key, &digest_of(&key));
                     warn_of(kind, &path, Some(&key), "a client has replaced");
@@ -219,7 +231,13 @@ impl Inner {
     /// Checks one blob by the schedule.
     pub(super) fn scrub(&self, item: &Item) {
         let path = self.path_of_item(item);
-        let found = check_at(&path, &item.digest);
+        let (file, found) = match open_own(&path, &item.digest) {
+            Ok((file, trailer)) => {
+                let found = check_and_forget(&file, &trailer);
+                (Some(file), found)
+            }
+            Err(flaw) => (None, Err(flaw)),
+        };
         {
             let mut state = self.state();
             state.scrubbed.checked += 1;
@@ -228,20 +246,25 @@ impl Inner {
                 return;
             }
         }
-        // Once more, when it can neither come nor go.
-        let _stripe = self.stripe(&item.digest);
+        // Once more, when it can neither come nor go; but not the body, which may be long.
+        let _lock = self.lock_key(&item.digest);
         if self.state().lru.presence(&item.digest) != Presence::Live {
             return;
         }
+        let flaw = match (open_own(&path, &item.digest), found) {
+            (Err(flaw), _) => flaw,
+            (Ok(_), Err(flaw)) if file.is_some_and(|file| is_in_place(&file, &path)) => flaw,
+            // There is another one now.
+            (Ok(_), _) => return,
+        };
         let key = key_of(&path).and_then(|key| Key::parse(&key).ok());
-        match check_at(&path, &item.digest) {
-            Ok(()) => {}
-            Err(Flaw::Missing) => drop(self.vanished(&item.digest)),
-            Err(Flaw::Broken(kind)) => {
+        match flaw {
+            Flaw::Missing => drop(self.vanished(&item.digest)),
+            Flaw::Broken(kind) => {
                 self.state().scrubbed.corrupt += 1;
                 self.remove_broken(&item.digest, &path, key.as_ref(), kind);
             }
-            Err(Flaw::Io(error)) => drop(self.fault("read blob", &path, error)),
+            Flaw::Io(error) => drop(self.fault("read blob", &path, error)),
         }
     }
 
@@ -281,30 +304,28 @@ pub(super) fn key_of(path: &Path) -> Option<String> {
     Some(key)
 }
 
-/// Reads a blob's file, whose key has this digest, to the end and leaves no more of it in memory than there was.
-fn check_at(path: &Path, digest: &Digest) -> Result<(), Flaw> {
-    let (file, ..) = open_file(path)?;
-    let is_in_use = resident::read(&file, &mut [0], 0).unwrap_or(false);
-    let found = check(&file, |len| {
-        let read = Trailer::read_any(&file, len)?;
-        let own =
-            read.filter(|(key, _)| Key::parse(key).is_ok_and(|key| digest_of(&key) == *digest));
-        Ok(own.map(|(_, trailer)| trailer))
-    });
+/// Opens a blob's file, whose key has this digest, and reads its trailer.
+fn open_own(path: &Path, digest: &Digest) -> Result<(File, Trailer), Flaw> {
+    let (file, len, _) = open_file(path)?;
+    let read = Trailer::read_any(&file, len)?;
+    let own = read.filter(|(key, _)| Key::parse(key).is_ok_and(|key| digest_of(&key) == *digest));
+    let (_, trailer) = own.ok_or(Flaw::Broken(Kind::Trailer))?;
+    Ok((file, trailer))
+}
+
+/// Compares a body with its checksum and leaves no more of the file in memory than there was.
+fn check_and_forget(file: &File, trailer: &Trailer) -> Result<(), Flaw> {
+    let is_in_use = resident::read(file, &mut [0], 0).unwrap_or(false);
+    let found = check(file, trailer);
     if !is_in_use {
         // A file system that does not know it keeps it as it likes.
-        let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
+        let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
     }
     found
 }
 
-/// Compares a file with what its trailer says, slowly.
-fn check(
-    file: &File,
-    trailer: impl FnOnce(u64) -> io::Result<Option<Trailer>>,
-) -> Result<(), Flaw> {
-    let trailer = trailer(file.metadata()?.len())?;
-    let trailer = trailer.ok_or(Flaw::Broken(Kind::Trailer))?;
+/// Compares a body with its checksum, slowly.
+fn check(file: &File, trailer: &Trailer) -> Result<(), Flaw> {
     let pace = |read| sleep(Duration::from_secs(read as u64) / BYTES_PER_SECOND as u32);
     if trailer.body_is_whole_at_pace(file, pace)? {
         Ok(())

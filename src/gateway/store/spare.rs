@@ -44,21 +44,32 @@ impl Inner {
             _ => (whole / SPARE_SHARE).min(MOST_SPARE_BYTES),
         };
         let lacks = wanted.saturating_sub(free);
-        let victims = {
-            let mut state = self.state();
+        {
+            let state = self.state();
             if lacks == 0 || state.indexing || state.lru.live(Reach::Unpinned) / LEAST_LIVE < lacks
             {
                 return;
             }
-            state.lru.doom(lacks, Reach::Unpinned).unwrap_or_default()
-        };
+        }
         tracing::warn!(
             free,
-            evicted = victims.len(),
+            lacks,
             "the disk of \"{}\" is almost full: making room; lower SCCACHE_CACHE_SIZE, or free some of it",
             self.dir.display()
         );
-        // What cannot be removed is noted.
-        let _ = self.evict(&victims, Why::Room(Cause::Budget));
+        let mut rest = lacks;
+        while rest > 0 {
+            let (victims, bytes) = {
+                let mut state = self.state();
+                let before = state.lru.doomed();
+                let victims = state.lru.doom(rest, Reach::Unpinned).unwrap_or_default();
+                (victims, state.lru.doomed() - before)
+            };
+            // What cannot be removed is noted.
+            if victims.is_empty() || self.evict(&victims, Why::Room(Cause::Budget)).is_err() {
+                return;
+            }
+            rest = rest.saturating_sub(bytes);
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! On real files; those that need a file system of their own mount a tmpfs, and say so when they may not.
 
 mod kept;
+mod locks;
 mod policies;
 
 use super::*;

@@ -3,6 +3,8 @@
 use super::scrub::Scrubbed;
 use super::{Flaws, Store};
 use crate::gateway::ghosts::Tally;
+use crate::gateway::lru::{Rule, Totals};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 /// The store at one moment.
@@ -86,28 +88,44 @@ pub struct Fault {
     pub(super) logged_at: SystemTime,
 }
 
+/// A namespace's name, what it holds and may hold, and its lost hits.
+type Share = (Arc<str>, Totals, Rule, u64);
+
 impl Store {
     /// Figures for status and metrics.
     pub fn usage(&self) -> Usage {
+        let (mut usage, shares) = self.figures();
+        // Thousands of names are copied and sorted without the lock.
+        let shares = shares
+            .into_iter()
+            .map(|(name, totals, rule, lost_hits)| NamespaceUsage {
+                name: name.as_ref().to_owned(),
+                bytes: totals.bytes,
+                entries: totals.entries,
+                quota: rule.quota,
+                pinned: rule.pinned,
+                lost_hits,
+            });
+        let is_worth = |one: &NamespaceUsage| {
+            one.entries > 0 || one.lost_hits > 0 || one.pinned || one.quota.is_some()
+        };
+        usage.namespaces = shares.filter(is_worth).collect();
+        usage.namespaces.sort_by(|a, b| a.name.cmp(&b.name));
+        usage
+    }
+
+    /// All but the namespaces, and what those are made of.
+    fn figures(&self) -> (Usage, Vec<Share>) {
         let state = self.inner.state();
         let numbered = (0u16..).zip(&state.namespaces.names);
-        let mut namespaces: Vec<NamespaceUsage> = numbered
-            .map(|(number, (name, _))| {
-                let (totals, rule) = (state.lru.totals(number), state.lru.rule(number));
-                let lost_hits = state.lost_hits.get(usize::from(number));
-                NamespaceUsage {
-                    name: name.clone(),
-                    bytes: totals.bytes,
-                    entries: totals.entries,
-                    quota: rule.quota,
-                    pinned: rule.pinned,
-                    lost_hits: lost_hits.copied().unwrap_or(0),
-                }
-            })
-            .filter(|one| one.entries > 0 || one.lost_hits > 0 || one.pinned || one.quota.is_some())
-            .collect();
-        namespaces.sort_by(|a, b| a.name.cmp(&b.name));
-        Usage {
+        let shares = numbered.map(|(number, (name, _))| {
+            let (totals, rule) = (state.lru.totals(number), state.lru.rule(number));
+            let lost_hits = state.lost_hits.get(usize::from(number));
+            let lost_hits = lost_hits.copied().unwrap_or(0);
+            (Arc::clone(name), totals, rule, lost_hits)
+        });
+        let shares = shares.collect();
+        let usage = Usage {
             bytes: state.lru.used(),
             reserved_bytes: state.lru.reserved(),
             budget_bytes: self.inner.budget,
@@ -125,8 +143,9 @@ impl Store {
             purging: state.purging.now(),
             vanished_entries: state.vanished_entries,
             foreign_files: state.foreign_files,
-            namespaces,
+            namespaces: Vec::new(),
             last_fault: state.last_fault.clone(),
-        }
+        };
+        (usage, shares)
     }
 }

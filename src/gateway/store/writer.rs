@@ -273,7 +273,7 @@ impl Writer {
     /// Renames the file and takes it into the index as one step for all others who handle this key.
     fn publish(&mut self, now_micros: u64) -> io::Result<bool> {
         let (inner, path) = (&*self.temp.inner, &self.path);
-        let _stripe = inner.stripe(&self.digest);
+        let _lock = inner.lock_key(&self.digest);
         // Only while the scan is going on can there be an older blob of which the index does not know.
         let (unscanned, suspicious) = {
             let state = inner.state();

@@ -1,6 +1,6 @@
 use super::*;
 use crate::gateway::lru::UNIT;
-use crate::gateway::lru::tests::{digest, item};
+use crate::gateway::lru::tests::{digest, item, sort};
 use proptest::prelude::*;
 
 /// What is done to an index with rules. Namespaces are `number % 3`, see [`item`].
@@ -313,7 +313,7 @@ fn namespace_over_its_quota_goes_first() {
     for (number, used) in [(1, 30), (4, 20), (7, 10)] {
         lru.admit(item(number), 8 * UNIT, used);
     }
-    lru.sort();
+    sort(&mut lru);
     assert_eq!(lru.overshoot_of(1), 14 * UNIT);
     assert_eq!(
         lru.doom(20 * UNIT, Reach::Unpinned).unwrap(),
@@ -334,7 +334,7 @@ fn unused_blobs_are_doomed_but_not_pinned_ones() {
     for (number, used) in [(0, 10), (3, 30), (1, 10)] {
         lru.admit(item(number), UNIT, used);
     }
-    lru.sort();
+    sort(&mut lru);
     assert_eq!(lru.doom_unused(9, 10), []);
     assert_eq!(lru.doom_unused(40, 0), []);
     assert_eq!(lru.doom_unused(29, 10), [item(0)]);
@@ -356,7 +356,7 @@ fn with_quota() -> Lru {
     for (number, used) in [(1, 10), (4, 20), (7, 30)] {
         lru.admit(item(number), 2 * UNIT, used);
     }
-    lru.sort();
+    sort(&mut lru);
     lru
 }
 

@@ -119,8 +119,10 @@ fn lowered_quota_holds_from_the_start_and_takes_the_oldest() {
     put(&store, "ci/new", b"x");
     assert!(share(&store, "ci").bytes <= 4 * block);
     wait_until("the scan to end", || !store.usage().indexing);
-    assert_eq!(share(&store, "ci").bytes, 2 * block);
+    // The write and the end of the scan may both make room, and then there is more than either needs.
+    assert!(share(&store, "ci").bytes <= 2 * block);
     assert!(body(&store, "ci/new").is_some() && body(&store, "team/a").is_some());
+    assert_eq!(there(&store, &names[..3]), [""; 0], "the oldest go first");
     assert_exact(&store, dir.path());
 }
 
