@@ -33,6 +33,7 @@ pub(crate) struct Figures {
     pub(crate) per_second: f64,
     pub(crate) p50_micros: f64,
     pub(crate) p99_micros: f64,
+    pub(crate) most_micros: f64,
     pub(crate) bytes: u64,
 }
 
@@ -261,6 +262,7 @@ pub(crate) fn run<'a>(
         per_second: taken.len() as f64 / seconds,
         p50_micros: at(0.5),
         p99_micros: at(0.99),
+        most_micros: at(1.0),
         bytes,
     })
 }

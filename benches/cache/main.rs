@@ -9,13 +9,14 @@
 //!
 //! ```text
 //! --full            all sizes and connections, longer (about ten minutes); without it a choice of them (one minute)
-//! --only A,B        of: get put own stalled full million
+//! --only A,B        of: get put own stalled full million locks
 //! --rounds N        --seconds S      of each measurement
 //! --sizes A,B       in bytes         --connections A,B
 //! --entries N       of the start with a large index
 //! ```
 
 mod load;
+mod locks;
 mod peers;
 mod scenes;
 
@@ -102,6 +103,9 @@ fn main() -> std::io::Result<()> {
     }
     if wanted("million") {
         scenes::million(&options)?;
+    }
+    if wanted("locks") {
+        locks::locks(&options)?;
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 /// Budget where nothing is to be evicted.
-const AMPLE: u64 = 16 << 30;
+pub(crate) const AMPLE: u64 = 16 << 30;
 const TIGHT: u64 = 64 << 20;
 /// Bytes of different blobs that one peer is given of one size: of short ones no key comes twice, as it never does
 /// from compilers. A file that takes another's place is a file removed, after which ext4 is slow to find room for a
@@ -78,7 +78,7 @@ fn measure(
 }
 
 /// Puts every key of the ring once.
-fn fill(peer: &Peer, body: &[u8]) -> io::Result<()> {
+pub(crate) fn fill(peer: &Peer, body: &[u8]) -> io::Result<()> {
     let (mut key, keys) = (0, keys(body.len()));
     let all = Until::Answers(usize::try_from(keys).unwrap_or(usize::MAX));
     load::run(peer.addr, peer.lane, 1, all, || {
@@ -271,7 +271,7 @@ pub(crate) fn stalled(options: &Options) -> io::Result<()> {
 }
 
 /// A gauge of our `/metrics`.
-fn gauges(peer: &Peer, names: &[&str]) -> io::Result<Vec<u64>> {
+pub(crate) fn gauges(peer: &Peer, names: &[&str]) -> io::Result<Vec<u64>> {
     let mut stream = TcpStream::connect(peer.addr)?;
     stream.write_all(
         b"GET /metrics HTTP/1.1\r\nAuthorization: Bearer bench-token\r\nConnection: close\r\n\r\n",
@@ -363,6 +363,34 @@ fn on_disk(folder: &Path) -> u64 {
     bytes.sum()
 }
 
+/// Adds so many entries to a store that has some: names of one file in each folder, which is all that a start looks at.
+pub(crate) fn populate(folder: &Path, entries: u64) -> io::Result<()> {
+    let blobs = folder.join("cache/blobs");
+    let namespace = std::fs::read_dir(&blobs)?
+        .flatten()
+        .next()
+        .ok_or_else(|| io::Error::other("no blob was stored"))?
+        .path();
+    let file = |start: &str| namespace.join(start).join(format!("{start:0<32}"));
+    for start in 0..256 {
+        let start = format!("{start:02x}");
+        std::fs::create_dir_all(namespace.join(&start))?;
+        std::fs::write(file(&start), [0; 100])?;
+    }
+    for number in 0..entries {
+        let name = format!(
+            "{:032x}",
+            u128::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835)
+        );
+        let start = &name[..2];
+        match std::fs::hard_link(file(start), namespace.join(start).join(&name)) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            linked => linked?,
+        }
+    }
+    Ok(())
+}
+
 /// Start of a gateway on a large cache.
 pub(crate) fn million(options: &Options) -> io::Result<()> {
     let folder = options.folder.join("million");
@@ -370,21 +398,7 @@ pub(crate) fn million(options: &Options) -> io::Result<()> {
     let peer = Peer::ours(&folder, Lane::Http, AMPLE)?;
     fill(&peer, &body)?;
     drop(peer);
-    let blobs = folder.join("cache/blobs");
-    let namespace = std::fs::read_dir(&blobs)?
-        .flatten()
-        .next()
-        .ok_or_else(|| io::Error::other("no blob was stored"))?;
-    for start in 0..256 {
-        std::fs::create_dir_all(namespace.path().join(format!("{start:02x}")))?;
-    }
-    for number in 0..options.entries {
-        let name = format!(
-            "{:032x}",
-            u128::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835)
-        );
-        std::fs::write(namespace.path().join(&name[..2]).join(&name), &body[..100])?;
-    }
+    populate(&folder, options.entries)?;
     let began = now();
     let peer = Peer::ours(&folder, Lane::Http, AMPLE)?;
     let figures = load::run(peer.addr, peer.lane, 1, Until::Answers(1), || {
