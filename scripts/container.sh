@@ -19,6 +19,15 @@ own_folder() {
     [ "$(id -u)" -ne 0 ] || chown "$user" "$1" || fail "cannot give folder \"$1\" to user \"$user\"" "SCCACHE_USER is a number: uid:gid"
 }
 
+# Nobody but this machine reaches the bridge's address while the port is published on loopback alone, so that builds here
+# may use sccache's own protocol, which knows no token. Not beside TLS or tokens by name.
+only_this_machine() {
+    case $bind in
+    127.* | '[::1]') ! env | grep -Eq '^SCCACHE_(IPC|TLS_CERT|TOKENS_FILE)(_FILE)?=' ;;
+    *) false ;;
+    esac
+}
+
 create() {
     have_image "$image" || "$repo/images/build.sh"
     choose_user
@@ -61,6 +70,7 @@ create() {
         own_folder "$folder/run"
         set -- "$@" --mount "type=bind,source=$folder,target=/var/sccache"
     fi
+    ! only_this_machine || set -- "$@" --env SCCACHE_IPC=bridge
     for setting in $settings; do
         # By name alone: values would stand in the list of processes.
         [ "$mode:$setting" != builder:SCCACHE_SCHEDULER_URL ] || continue

@@ -471,6 +471,10 @@ pub async fn run(
                 .display()
         );
     }
+    info!(
+        "sccache's own protocol, which knows no token, is for {}",
+        access::describe_ipc(&config.ipc, access::default_gateways)
+    );
     let drain = config.drain;
     let limits = accept::limits();
     store.keep_files(limits.kept_files);

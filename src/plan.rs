@@ -514,7 +514,10 @@ mod tests {
         assert_eq!(config.budget_bytes, 10 << 30);
         assert_eq!(
             config.ipc,
-            IpcPolicy::Networks(vec!["10.0.0.0/8".parse().unwrap()])
+            IpcPolicy::Beyond {
+                bridge: false,
+                networks: vec!["10.0.0.0/8".parse().unwrap()]
+            }
         );
         assert_eq!(config.write_tokens[0].reveal(), "the-token");
         assert_eq!(plan.secrets.len(), 2, "both tokens are hidden from the log");

@@ -374,6 +374,7 @@ impl Lookup<'_> {
         let upstream_token = self.parsed("SCCACHE_UPSTREAM_TOKEN", optional(sent_token));
         let tokens_file = self.parsed("SCCACHE_TOKENS_FILE", optional(file));
         let tls = self.tls();
+        self.check_bridge(ipc.as_ref(), tls.as_ref(), tokens_file.as_ref());
         let stop_grace = self.parsed("SCCACHE_STOP_GRACE", duration);
         let sccache = self.parsed("SCCACHE_BINARY", |text| Ok(PathBuf::from(text)));
         let dist = self.distribution(mode);
@@ -437,6 +438,34 @@ impl Lookup<'_> {
             sccache: sccache?,
             dist: dist?,
         })
+    }
+
+    /// Whoever wants TLS or tokens by name would not have everybody behind Docker's proxy come in without either.
+    fn check_bridge(
+        &mut self,
+        ipc: Option<&IpcPolicy>,
+        tls: Option<&TlsFiles>,
+        tokens_file: Option<&Option<PathBuf>>,
+    ) {
+        let beside = match (tls, tokens_file) {
+            (Some(_), _) => "SCCACHE_TLS_CERT",
+            (None, Some(Some(_))) => "SCCACHE_TOKENS_FILE",
+            (None, _) => return,
+        };
+        if matches!(ipc, Some(IpcPolicy::Beyond { bridge: true, .. })) {
+            self.problem(
+                "SCCACHE_IPC",
+                format!(
+                    "\"bridge\" cannot stand beside {beside}: everybody whom Docker's proxy forwards would use the cache \
+                     without a token and without TLS"
+                ),
+                Some(
+                    "leave it out, and use the lanes webdav or socket on the Docker host; or name the one address, as \
+                     SCCACHE_IPC=172.17.0.1"
+                        .into(),
+                ),
+            );
+        }
     }
 
     /// Certificate and key: both or none.

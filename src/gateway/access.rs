@@ -337,14 +337,11 @@ pub fn may_speak_ipc(
     let peer = peer.to_canonical();
     match policy {
         IpcPolicy::Off => false,
-        IpcPolicy::Local => {
+        IpcPolicy::Local => ourselves,
+        IpcPolicy::Beyond { bridge, networks } => {
             ourselves
-                || gateways()
-                    .iter()
-                    .any(|gateway| peer == IpAddr::V4(*gateway))
-        }
-        IpcPolicy::Networks(networks) => {
-            ourselves || networks.iter().any(|network| network.contains(&peer))
+                || networks.iter().any(|network| network.contains(&peer))
+                || *bridge && gateways().into_iter().any(|gateway| peer == gateway)
         }
     }
 }
@@ -353,6 +350,28 @@ pub fn may_speak_ipc(
 pub fn is_ourselves(peer: IpAddr, local: IpAddr) -> bool {
     let (peer, local) = (peer.to_canonical(), local.to_canonical());
     peer.is_loopback() || peer == local
+}
+
+/// Who may speak sccache's own protocol on the port, in words.
+pub fn describe_ipc(policy: &IpcPolicy, gateways: impl FnOnce() -> Vec<Ipv4Addr>) -> String {
+    let (bridge, networks) = match policy {
+        IpcPolicy::Off => return "nobody (SCCACHE_IPC=off)".to_owned(),
+        IpcPolicy::Local => (false, &[][..]),
+        IpcPolicy::Beyond { bridge, networks } => (*bridge, networks.as_slice()),
+    };
+    let mut text = "this machine or container itself".to_owned();
+    if bridge {
+        let gateways: Vec<String> = gateways().iter().map(Ipv4Addr::to_string).collect();
+        text += &format!(
+            ", and whoever comes from its default gateway {}, which is the Docker host and everybody whom Docker's proxy \
+             forwards (\"bridge\" in SCCACHE_IPC: right only where the port is published on loopback)",
+            gateways.join(", ")
+        );
+    }
+    for network in networks {
+        text += &format!(", and {network}");
+    }
+    text
 }
 
 /// The default gateways of this network namespace: a published port shows the host under that address.
@@ -539,39 +558,41 @@ mod tests {
     }
 
     #[test]
-    fn local_peers_are_loopback_ourselves_and_the_default_gateway() {
-        let gateways = || vec![Ipv4Addr::new(172, 17, 0, 1)];
+    fn local_peers_are_loopback_and_ourselves_and_others_must_be_named() {
         let check = |policy: &IpcPolicy, peer: &str| {
             may_speak_ipc(
                 policy,
                 peer.parse().unwrap(),
                 "172.17.0.2".parse().unwrap(),
-                gateways,
+                || vec![Ipv4Addr::new(172, 17, 0, 1)],
             )
         };
-        let local = IpcPolicy::Local;
-        for peer in [
-            "127.0.0.1",
-            "127.8.8.8",
-            "::1",
-            "::ffff:127.0.0.1",
-            "172.17.0.1",
-            "::ffff:172.17.0.1",
-            "172.17.0.2",
+        let bridge = IpcPolicy::Beyond {
+            bridge: true,
+            networks: Vec::new(),
+        };
+        let networks = IpcPolicy::Beyond {
+            bridge: false,
+            networks: vec!["10.0.0.0/8".parse().unwrap()],
+        };
+        for (peer, local, by_bridge, by_network) in [
+            ("127.0.0.1", true, true, true),
+            ("127.8.8.8", true, true, true),
+            ("::1", true, true, true),
+            ("::ffff:127.0.0.1", true, true, true),
+            ("172.17.0.2", true, true, true),
+            ("172.17.0.1", false, true, false),
+            ("::ffff:172.17.0.1", false, true, false),
+            ("172.17.0.3", false, false, false),
+            ("2001:db8::1", false, false, false),
+            ("10.1.2.3", false, false, true),
+            ("::ffff:10.1.2.3", false, false, true),
         ] {
-            assert!(check(&local, peer), "{peer}");
+            assert_eq!(check(&IpcPolicy::Local, peer), local, "{peer}");
+            assert_eq!(check(&bridge, peer), by_bridge, "{peer}");
+            assert_eq!(check(&networks, peer), by_network, "{peer}");
             assert!(!check(&IpcPolicy::Off, peer), "{peer}");
         }
-        for peer in ["172.17.0.3", "10.0.0.1", "::ffff:10.0.0.1", "2001:db8::1"] {
-            assert!(!check(&local, peer), "{peer}");
-        }
-        let networks = IpcPolicy::Networks(vec!["10.0.0.0/8".parse().unwrap()]);
-        assert!(
-            check(&networks, "10.1.2.3")
-                && check(&networks, "::ffff:10.1.2.3")
-                && check(&networks, "127.0.0.1")
-        );
-        assert!(!check(&networks, "172.17.0.1"));
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub(super) fn bind(config: &Config) -> io::Result<Listeners> {
         .transpose()?;
     let unix = match config.ipc {
         IpcPolicy::Off => None,
-        IpcPolicy::Local | IpcPolicy::Networks(_) => {
+        IpcPolicy::Local | IpcPolicy::Beyond { .. } => {
             Some(listeners::bind_unix(&config.socket, 0o666)?)
         }
     };

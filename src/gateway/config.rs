@@ -141,10 +141,16 @@ pub struct TlsFiles {
 pub enum IpcPolicy {
     /// Nobody; the Unix socket is not opened either.
     Off,
-    /// Loopback and the container's own default gateway (that is how a published port shows the host).
+    /// Loopback and our own address.
     Local,
-    /// Loopback and these networks.
-    Networks(Vec<IpNet>),
+    /// The same, and these.
+    Beyond {
+        /// The container's default gateway: under its address a published port shows the Docker host and whoever the
+        /// host forwards, which Docker's proxy does for every machine that reaches the port.
+        bridge: bool,
+        /// Networks.
+        networks: Vec<IpNet>,
+    },
 }
 
 mod optional_millis {

@@ -111,7 +111,7 @@ pub(super) const ROWS: &[Row] = &[
         "SCCACHE_IPC",
         "ipc",
         "local",
-        "who may use sccache's own protocol on the port: off, local, CIDR list",
+        "who may use sccache's own protocol on the port: off, local, bridge, CIDR list",
     ),
     secret(
         "SCCACHE_AUTH_TOKEN",

@@ -204,6 +204,44 @@ fn builder_has_an_address_and_never_a_name() {
 }
 
 #[test]
+fn peers_behind_the_bridge_are_let_in_by_name_and_never_past_tls_or_tokens() {
+    let ipc = |text: &str| {
+        let loaded = load_from(&[("SCCACHE_IPC", text)], &[]).unwrap();
+        loaded.settings.ipc
+    };
+    let beyond = |bridge, networks: &[&str]| IpcPolicy::Beyond {
+        bridge,
+        networks: networks.iter().map(|text| text.parse().unwrap()).collect(),
+    };
+    assert_eq!(ipc(""), IpcPolicy::Local);
+    assert_eq!(ipc("local"), IpcPolicy::Local);
+    assert_eq!(ipc("bridge"), beyond(true, &[]));
+    assert_eq!(
+        ipc("local, bridge,10.0.0.0/8,fd00::1"),
+        beyond(true, &["10.0.0.0/8", "fd00::1/128"])
+    );
+    let tls = [
+        ("SCCACHE_TLS_CERT", "/cert.pem"),
+        ("SCCACHE_TLS_KEY", "/key.pem"),
+    ];
+    let tokens = [("SCCACHE_TOKENS_FILE", "/tokens.toml")];
+    for (beside, name) in [
+        (&tls[..], "SCCACHE_TLS_CERT"),
+        (&tokens[..], "SCCACHE_TOKENS_FILE"),
+    ] {
+        let with = |policy| [beside, &[("SCCACHE_IPC", policy)]].concat();
+        let text = problems(&with("bridge"));
+        assert!(
+            text.contains(&format!("\"bridge\" cannot stand beside {name}")),
+            "{text}"
+        );
+        for named in ["172.17.0.1", "local", "off"] {
+            assert!(load_from(&with(named), &[]).is_ok(), "{named}");
+        }
+    }
+}
+
+#[test]
 fn certificate_and_key_come_together_and_are_paths() {
     let text = problems(&[("SCCACHE_TLS_CERT", "/cert.pem")]);
     assert!(

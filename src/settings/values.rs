@@ -141,26 +141,33 @@ pub(super) fn log_format(text: &str) -> Result<LogFormat, Fault> {
     }
 }
 
+/// Who may speak sccache's own protocol: "off", or a list of "local", "bridge", networks and addresses.
 pub(super) fn ipc(text: &str) -> Result<IpcPolicy, Fault> {
-    match text {
-        "off" => Ok(IpcPolicy::Off),
-        "local" => Ok(IpcPolicy::Local),
-        list => list
-            .split(',')
-            .map(|item| {
-                let item = item.trim();
-                item.parse::<IpNet>()
-                    .or_else(|_| item.parse::<IpAddr>().map(IpNet::from))
-                    .map_err(|_| {
-                        Fault::hint(
-                            format!("\"{item}\" is neither a network nor an address"),
-                            "use off, local, or a list such as 10.0.0.0/8,192.168.1.7",
-                        )
-                    })
-            })
-            .collect::<Result<Vec<IpNet>, Fault>>()
-            .map(IpcPolicy::Networks),
+    if text == "off" {
+        return Ok(IpcPolicy::Off);
     }
+    let (mut bridge, mut networks) = (false, Vec::new());
+    for item in text.split(',').map(str::trim) {
+        let network = item
+            .parse::<IpNet>()
+            .or_else(|_| item.parse::<IpAddr>().map(IpNet::from));
+        match (item, network) {
+            // They may always.
+            ("local", _) => {}
+            ("bridge", _) => bridge = true,
+            (_, Ok(network)) => networks.push(network),
+            (_, Err(_)) => {
+                return Err(Fault::hint(
+                    format!("\"{item}\" is neither a network nor an address"),
+                    "use off, local, or a list such as bridge,10.0.0.0/8,192.168.1.7",
+                ));
+            }
+        }
+    }
+    Ok(match (bridge, networks.is_empty()) {
+        (false, true) => IpcPolicy::Local,
+        _ => IpcPolicy::Beyond { bridge, networks },
+    })
 }
 
 pub(super) fn writing_token(text: &str) -> Result<Secret, Fault> {

@@ -1,3 +1,6 @@
-//! What an attacker tries, with what is right: each was possible once, or is what others fell for.
+//! A red team that stays: what an attacker tries, with what is right. Each was possible once, or is what others fell for.
+//! Each is tried for real, bounded in count and time, and against loopback or networks of the test's own only.
 
 mod jobs;
+mod own_protocol;
+mod peer;
