@@ -11,6 +11,7 @@ mod config;
 mod daemon;
 mod enter;
 mod layout;
+mod own;
 
 use crate::builder::Surroundings;
 use crate::cli::exit;
@@ -24,6 +25,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 pub use daemon::see_off;
+pub use own::{wrap, wrapped};
 
 /// Arguments of `at`.
 #[derive(Debug, Clone, clap::Args)]
@@ -37,6 +39,9 @@ pub struct Args {
     /// Where CARGO_HOME seems to be
     #[arg(long, value_name = "PATH", default_value = "/cargo")]
     pub cargo_home: PathBuf,
+    /// Crates whose results are used in this checkout alone, because a macro reads files of it
+    #[arg(long, value_name = "CRATE", value_delimiter = ',')]
+    pub own_results: Vec<String>,
     /// The command and its arguments, after --
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
@@ -102,6 +107,9 @@ pub enum Error {
         /// What has to be changed.
         hint: String,
     },
+    /// No wrapper for the crates of `own_results`.
+    #[error("cannot keep the results of these crates apart: {0}")]
+    OwnResults(io::Error),
     /// No daemon of its own for the command.
     #[error("cannot give the command an sccache daemon of its own: {0}")]
     Daemon(io::Error),
@@ -153,20 +161,32 @@ pub fn run(args: &Args) -> Result<Infallible, Error> {
             failure,
         })?;
         command.env("PWD", &layout.cwd);
-        let files: Vec<_> = config::files(&layout.cwd, &args.path, &args.cargo_home)
-            .into_iter()
-            // One that cannot be read is cargo's to complain about.
-            .filter_map(|path| Some((fs::read_to_string(&path).ok()?, path)))
-            .collect();
-        let is_client_side = daemon::is_client_side(|name| std::env::var_os(name))
-            || files.iter().any(|(text, _)| config::is_client_side(text));
-        if !is_client_side {
-            let own = daemon::Own::prepare().map_err(Error::Daemon)?;
+    }
+    let files: Vec<_> = config::files(&layout.cwd, &args.path, &args.cargo_home)
+        .into_iter()
+        // One that cannot be read is cargo's to complain about.
+        .filter_map(|path| Some((fs::read_to_string(&path).ok()?, path)))
+        .collect();
+    let is_client_side = daemon::is_client_side(|name| std::env::var_os(name))
+        || files.iter().any(|(text, _)| config::is_client_side(text));
+    let needs_daemon = !layout.binds.is_empty() && !is_client_side;
+    let mut names = args.own_results.clone();
+    names.extend(layout.own_results);
+    // Inside another `at` the wrapper is ours.
+    let wrapper = own::before().or_else(|| config::wrapper(|name| std::env::var_os(name), &files));
+    let wrapper = wrapper.filter(|_| !names.is_empty());
+    if needs_daemon || wrapper.is_some() {
+        let own = daemon::Own::prepare().map_err(Error::Daemon)?;
+        if needs_daemon {
             for (text, path) in &files {
                 own.cover(path, text).map_err(Error::Daemon)?;
             }
             command.envs(own.settings());
             command.env_remove("SCCACHE_NO_DAEMON");
+        }
+        if let Some(wrapper) = wrapper {
+            let set = own::install(own.folder(), wrapper, &names, &args.path);
+            command.envs(set.map_err(Error::OwnResults)?);
         }
     }
     Err(Error::Command {
@@ -222,6 +242,7 @@ mod tests {
             path: "/work".into(),
             root: None,
             cargo_home: "/cargo".into(),
+            own_results: Vec::new(),
             command: vec!["true".into()],
         }
     }

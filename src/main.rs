@@ -17,6 +17,15 @@ fn main() -> ExitCode {
     if shim::is_called(variable.as_deref(), std::env::args_os().nth(1).as_deref()) {
         return as_bubblewrap(variable.unwrap_or_default());
     }
+    if let Some(wrapped) = at::wrapped() {
+        let error = at::wrap(&wrapped);
+        let _ = writeln!(
+            io::stderr(),
+            "error: cannot run {}: {error}",
+            wrapped.display()
+        );
+        return ExitCode::from(exit::NOT_RUNNABLE);
+    }
     let outcome = match Cli::parse().command {
         Command::Builder { config, part } => {
             builder::run(&config, part).map_err(|error| (error.code(), error.into()))

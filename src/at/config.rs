@@ -28,6 +28,26 @@ pub(super) fn is_client_side(text: &str) -> bool {
     variables.is_some_and(|variables| daemon::is_client_side(|name| value(variables, name)))
 }
 
+/// The wrapper of rustc that cargo would use: `files` are texts and paths of its config files, the nearest first.
+pub(super) fn wrapper(
+    variable: impl Fn(&str) -> Option<OsString>,
+    files: &[(String, PathBuf)],
+) -> Option<OsString> {
+    let in_environment = ["RUSTC_WRAPPER", "CARGO_BUILD_RUSTC_WRAPPER"];
+    let set = in_environment.into_iter().find_map(variable);
+    let in_files = || {
+        files.iter().find_map(|(text, file)| {
+            let config: Table = text.parse().ok()?;
+            let wrapper = config.get("build")?.get("rustc-wrapper")?.as_str()?;
+            // A bare name is looked for in PATH, another one from the folder that holds `.cargo`.
+            let folder = file.parent().and_then(Path::parent);
+            let folder = folder.filter(|_| wrapper.contains('/'));
+            Some(folder.map_or(wrapper.into(), |folder| folder.join(wrapper).into()))
+        })
+    };
+    set.or_else(in_files).filter(|wrapper| !wrapper.is_empty())
+}
+
 /// The text with `settings` in the place of its own; nothing where it has none of them.
 pub(super) fn with_own(text: &str, settings: &[(&str, OsString)]) -> Option<String> {
     let mut config: Table = text.parse().ok()?;
@@ -80,6 +100,39 @@ mod tests {
         assert!(is_client_side("[env]\nSCCACHE_CLIENT_SIDE = '1'\n"));
         let table = "[env.SCCACHE_CLIENT_SIDE]\nvalue = 'true'\nforce = true\n";
         assert!(is_client_side(table));
+    }
+
+    #[test]
+    fn wrapper_is_that_of_cargo() {
+        let files = [
+            (
+                "[build]\njobs = 1\n".to_owned(),
+                "/work/a/.cargo/config.toml".into(),
+            ),
+            (
+                "[build]\nrustc-wrapper = 'tools/sccache'\n".to_owned(),
+                "/work/.cargo/config".into(),
+            ),
+            (
+                "[build]\nrustc-wrapper = 'sccache'\n".to_owned(),
+                "/cargo/config.toml".into(),
+            ),
+        ];
+        let set = |name: &'static str, value: &'static str| {
+            wrapper(move |one| (one == name).then(|| value.into()), &files)
+        };
+        assert_eq!(
+            set("RUSTC_WRAPPER", "/opt/sccache"),
+            Some("/opt/sccache".into())
+        );
+        assert_eq!(set("RUSTC_WRAPPER", ""), None, "turned off");
+        assert_eq!(
+            set("CARGO_BUILD_RUSTC_WRAPPER", "kept"),
+            Some("kept".into())
+        );
+        assert_eq!(set("OTHER", "x"), Some("/work/tools/sccache".into()));
+        assert_eq!(wrapper(|_| None, &files[2..]), Some("sccache".into()));
+        assert_eq!(wrapper(|_| None, &files[..1]), None);
     }
 
     #[test]

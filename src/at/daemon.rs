@@ -54,6 +54,11 @@ impl Own {
         })
     }
 
+    /// The folder, which only this user can enter.
+    pub(super) fn folder(&self) -> &Path {
+        self.socket.parent().unwrap_or(Path::new("/"))
+    }
+
     /// What brings clients there.
     pub(super) fn settings(&self) -> [(&'static str, OsString); 2] {
         [

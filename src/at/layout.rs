@@ -1,6 +1,6 @@
 //! What is to be seen where. Looks at files, changes none but for folders that a mount needs.
 
-use super::{Args, Error};
+use super::{Args, Error, own};
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
@@ -21,6 +21,8 @@ pub(super) struct Layout {
     pub(super) cwd: PathBuf,
     /// `CARGO_HOME` as the command sees it.
     pub(super) cargo_home: PathBuf,
+    /// Crates that the workspace's manifest names, see `own.rs`.
+    pub(super) own_results: Vec<String>,
     /// In the order in which they are to be made. Empty where everything is in its place.
     pub(super) binds: Vec<Bind>,
 }
@@ -71,7 +73,10 @@ impl Layout {
         for bind in &binds {
             free(&bind.to, &path, &root)?;
         }
+        let manifest = around.workspace.as_ref();
+        let manifest = manifest.and_then(|it| fs::read_to_string(it.join("Cargo.toml")).ok());
         Ok(Layout {
+            own_results: manifest.map_or_else(Vec::new, |text| own::named_in(&text)),
             cwd: place(cwd).unwrap_or_else(|_| path.clone()),
             root,
             cargo_home,
@@ -240,6 +245,7 @@ mod tests {
             path: path.into(),
             root: None,
             cargo_home: "/no-such-cargo".into(),
+            own_results: Vec::new(),
             command: vec!["true".into()],
         }
     }

@@ -11,13 +11,16 @@ use std::path::Path;
 
 const WHOLE_SET: &str = "use the whole set that sccache-dock client-env prints";
 
-/// Names that belong to `scripts/sccache-docker-manage.sh`.
+/// Names that belong to `scripts/sccache-docker-manage.sh` and to `at`.
 const WRAPPER: &[&str] = &[
     "SCCACHE_BIND",
     "SCCACHE_CONTAINER_NAME",
     "SCCACHE_DEFAULT_PORT",
     "SCCACHE_DOCK_PROGRAM",
+    "SCCACHE_DOCK_OWN_RESULTS",
+    "SCCACHE_DOCK_ROOT",
     "SCCACHE_DOCK_TOOLS",
+    "SCCACHE_DOCK_WRAPPED",
     "SCCACHE_FROM",
     "SCCACHE_IMAGE_NAME",
     "SCCACHE_SCHEDULER_PORT",

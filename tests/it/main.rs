@@ -35,6 +35,7 @@ mod machine;
 mod migrate;
 mod observe;
 mod older;
+mod own_results;
 mod page;
 mod places;
 mod plain;

@@ -1,0 +1,206 @@
+//! Crates whose results are this checkout's own.
+//!
+//! A procedural macro may read a file without telling rustc. sccache cannot know of it, so that where `at` makes two
+//! checkouts lie at one path, the key of the crate that uses the macro is the same though the file differs. For the
+//! crates that are named, a variable goes into the key that says what is in the checkout: sccache puts every `CARGO_*`
+//! variable into the keys of Rust.
+//!
+//! This program stands before sccache for that, by the name of `sccache`: the crate `cc` has C compiled through
+//! `RUSTC_WRAPPER` only where it has that name.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{MetadataExt as _, symlink};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The wrapper that was set before, by which this program knows that it is called as one.
+const WRAPPED: &str = "SCCACHE_DOCK_WRAPPED";
+/// Names of crates and packages, between commas.
+const NAMES: &str = "SCCACHE_DOCK_OWN_RESULTS";
+/// The checkout as the command sees it.
+const ROOT: &str = "SCCACHE_DOCK_ROOT";
+/// Part of the keys of the crates that are named.
+const IDENTITY: &str = "CARGO_SCCACHE_DOCK_ID";
+/// Marks folders that anybody may remove, such as cargo's target folders.
+const CACHE_TAG: &str = "CACHEDIR.TAG";
+
+/// What puts this program before `wrapped`: a link in `folder`, and variables.
+pub(super) fn install(
+    folder: &Path,
+    wrapped: OsString,
+    names: &[String],
+    root: &Path,
+) -> io::Result<[(&'static str, OsString); 4]> {
+    let link = folder.join("sccache");
+    symlink(std::env::current_exe()?, &link)?;
+    Ok([
+        ("RUSTC_WRAPPER", link.into_os_string()),
+        (WRAPPED, wrapped),
+        (NAMES, names.join(",").into()),
+        (ROOT, root.into()),
+    ])
+}
+
+/// Names in the workspace's manifest: `own-results` of `[workspace.metadata.sccache-dock]` or of the package's.
+pub(super) fn named_in(manifest: &str) -> Vec<String> {
+    let manifest: toml::Table = manifest.parse().unwrap_or_default();
+    let tables = ["workspace", "package"].into_iter().filter_map(|table| {
+        let ours = manifest.get(table)?.get("metadata")?.get("sccache-dock")?;
+        ours.get("own-results")?.as_array()
+    });
+    let names = tables.flatten().filter_map(toml::Value::as_str);
+    names.map(str::to_owned).collect()
+}
+
+/// The wrapper that another `at` around this one has put this program before.
+pub(super) fn before() -> Option<OsString> {
+    std::env::var_os(WRAPPED)
+}
+
+/// The wrapper that this program was called as, if it was.
+pub fn wrapped() -> Option<OsString> {
+    let called = std::env::args_os().next()?;
+    let is_sccache = Path::new(&called).file_stem() == Some(OsStr::new("sccache"));
+    std::env::var_os(WRAPPED).filter(|_| is_sccache)
+}
+
+/// Becomes `wrapped` with this program's arguments; gives why it could not.
+pub fn wrap(wrapped: &OsStr) -> io::Error {
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let mut command = Command::new(wrapped);
+    command.args(&arguments);
+    let names = std::env::var(NAMES).unwrap_or_default();
+    let package = std::env::var_os("CARGO_PKG_NAME");
+    if is_named(&names, &arguments, package.as_deref())
+        && let Some(root) = std::env::var_os(ROOT)
+    {
+        command.env(IDENTITY, identity(Path::new(&root)));
+    }
+    command.exec()
+}
+
+/// Whether rustc is told to compile one of `names`, the crate's or its package's.
+fn is_named(names: &str, arguments: &[OsString], package: Option<&OsStr>) -> bool {
+    let mut words = arguments.iter().skip_while(|it| *it != "--crate-name");
+    let Some(name) = words.nth(1) else {
+        return false;
+    };
+    let same = |one: &OsStr, other: &str| {
+        one.to_str()
+            .is_some_and(|one| one.replace('-', "_") == other.replace('-', "_"))
+    };
+    names
+        .split(',')
+        .any(|wanted| same(name, wanted) || package.is_some_and(|package| same(package, wanted)))
+}
+
+/// Says what is in the checkout at `root`, by the names, sizes and times of its files: it changes when one of them is
+/// written, and no two checkouts have it in common. Not looked at are `.git` and what can be made anew.
+fn identity(root: &Path) -> String {
+    let mut hasher = blake3::Hasher::new();
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let mut entries: Vec<PathBuf> = match fs::read_dir(&folder) {
+            Ok(entries) => entries.flatten().map(|entry| entry.path()).collect(),
+            // Nor can a macro read it.
+            Err(_) => continue,
+        };
+        if entries.iter().any(|path| path.ends_with(CACHE_TAG)) {
+            continue;
+        }
+        entries.sort_unstable();
+        for path in entries {
+            let Ok(metadata) = path.symlink_metadata() else {
+                continue;
+            };
+            let kind = metadata.file_type();
+            if path.ends_with(".git") {
+            } else if kind.is_dir() {
+                folders.push(path);
+            } else if kind.is_file() || kind.is_symlink() {
+                let name = path.as_os_str().as_bytes();
+                hasher.update(&(name.len() as u64).to_le_bytes());
+                hasher.update(name);
+                hasher.update(&metadata.size().to_le_bytes());
+                for number in [
+                    metadata.mtime(),
+                    metadata.mtime_nsec(),
+                    metadata.ctime(),
+                    metadata.ctime_nsec(),
+                ] {
+                    hasher.update(&number.to_le_bytes());
+                }
+            }
+        }
+    }
+    hasher.finalize().to_hex()[..32].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn crate_is_known_by_its_name_or_that_of_its_package() {
+        let compile = |name: &str| -> Vec<OsString> {
+            let words = [
+                "rustc",
+                "--crate-name",
+                name,
+                "--edition=2021",
+                "src/lib.rs",
+            ];
+            words.map(OsString::from).to_vec()
+        };
+        let package = Some(OsStr::new("assets-lib"));
+        assert!(is_named("one,assets-lib", &compile("assets_lib"), None));
+        assert!(is_named("assets_lib", &compile("assets_lib"), package));
+        assert!(is_named("assets-lib", &compile("shown"), package));
+        assert!(!is_named("assets", &compile("assets_lib"), package));
+        assert!(!is_named("", &compile("assets_lib"), package));
+        assert!(!is_named("rustc", &["rustc".into(), "-vV".into()], package));
+        assert!(!is_named("cc", &["cc".into(), "--crate-name".into()], None));
+    }
+
+    #[test]
+    fn identity_changes_with_a_file_and_not_with_what_can_be_made_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str| {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, name).unwrap();
+        };
+        write("src/lib.rs");
+        let first = identity(folder.path());
+        for name in [
+            "target/CACHEDIR.TAG",
+            "target/debug/x",
+            ".git/HEAD",
+            "a/.git",
+        ] {
+            write(name);
+        }
+        assert_eq!(identity(folder.path()), first);
+        for name in ["assets/b.txt", "src/lib.rs"] {
+            let before = identity(folder.path());
+            // The clock of the file system may stand still for some milliseconds.
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            write(name);
+            assert_ne!(identity(folder.path()), before, "{name}");
+        }
+    }
+
+    #[test]
+    fn names_are_read_from_the_manifest() {
+        let text = "[workspace.metadata.sccache-dock]\nown-results = ['a', 'b-c']\n";
+        assert_eq!(named_in(text), ["a", "b-c"]);
+        let text = "[package]\nname = 'x'\n[package.metadata.sccache-dock]\nown-results = ['x']\n";
+        assert_eq!(named_in(text), ["x"]);
+        assert!(named_in("[package]\nname = 'x'\n").is_empty());
+        assert!(named_in("no toml").is_empty());
+    }
+}
