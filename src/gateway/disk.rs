@@ -10,7 +10,9 @@ mod download;
 mod pace;
 
 use crate::gateway::key::Key;
-use crate::gateway::store::{self, Filter, Progress, Purged, Store, Usage, Writer, resident};
+use crate::gateway::store::{
+    self, Filter, Progress, Purged, Store, Usage, Writer, WrittenBy, resident,
+};
 use crate::gateway::within::within;
 use crate::gateway::zip::ZipCheck;
 use bytes::Bytes;
@@ -189,13 +191,19 @@ impl Disk {
     }
 
     /// Starts to put a blob, `length` bytes long where that is known. Room for a long one is reserved now.
-    pub async fn put(&self, key: &Key, length: Option<u64>) -> Result<Upload, Fault> {
+    pub async fn put(
+        &self,
+        key: &Key,
+        length: Option<u64>,
+        by: WrittenBy,
+    ) -> Result<Upload, Fault> {
         let small = length
             .and_then(|length| usize::try_from(length).ok())
             .filter(|length| *length <= SMALL);
         let mut upload = Upload {
             disk: self.clone(),
             key: key.clone(),
+            by: by.clone(),
             length,
             limit: if length.is_some() && small.is_none() {
                 CHUNK
@@ -210,7 +218,7 @@ impl Disk {
         };
         if let Some(length) = length.filter(|_| small.is_none()) {
             let owned = key.clone();
-            let open = move |store: &Store| store.put(&owned, Some(length));
+            let open = move |store: &Store| store.put_by(&owned, Some(length), by);
             let opened = self.write_quickly(key, length, open).await;
             if opened.is_err() {
                 self.note_write(&opened);
@@ -364,6 +372,7 @@ fn lost(error: tokio::task::JoinError) -> store::Error {
 pub struct Upload {
     disk: Disk,
     key: Key,
+    by: WrittenBy,
     length: Option<u64>,
     limit: usize,
     buffer: Vec<u8>,
@@ -422,6 +431,7 @@ impl Upload {
             return Err(Fault::NotZip);
         }
         let (writer, key, length) = (self.writer.take(), self.key.clone(), self.length);
+        let by = self.by.clone();
         let length = length.or(writer.is_none().then_some(self.received));
         let buffer = std::mem::take(&mut self.buffer);
         let outcome = match writer {
@@ -433,7 +443,7 @@ impl Upload {
                 }
             }
             None => {
-                let put = move |store: &Store| store.put(&key, length)?.write_last(buffer);
+                let put = move |store: &Store| store.put_by(&key, length, by)?.write_last(buffer);
                 self.disk.write_quickly(&self.key, self.received, put).await
             }
         };
@@ -450,12 +460,13 @@ impl Upload {
             return Ok(());
         }
         let (writer, key, length) = (self.writer.take(), self.key.clone(), self.length);
+        let by = self.by.clone();
         let outcome = self
             .disk
             .write(move |store| {
                 let mut writer = match writer {
                     Some(writer) => writer,
-                    None => store.put(&key, length)?,
+                    None => store.put_by(&key, length, by)?,
                 };
                 writer.write(&buffer)?;
                 buffer.clear();
@@ -503,7 +514,7 @@ mod tests {
         let disk = disk(folder.path());
         for (name, size) in [("cas/small", 100), ("cas/large", 3 << 20)] {
             let key = Key::parse(name).unwrap();
-            let mut upload = disk.put(&key, None).await.unwrap();
+            let mut upload = disk.put(&key, None, WrittenBy::default()).await.unwrap();
             upload.push(&vec![7; size]).await.unwrap();
             upload.finish().await.unwrap();
             let mut download = disk.get(&key).await.unwrap();
@@ -514,7 +525,11 @@ mod tests {
                 "{name} holds {held} units"
             );
             drop((first, download));
-            drop(disk.put(&key, Some(size as u64)).await.unwrap());
+            drop(
+                disk.put(&key, Some(size as u64), WrittenBy::default())
+                    .await
+                    .unwrap(),
+            );
             assert_eq!(disk.memory.available_permits(), MEMORY_UNITS);
         }
     }
@@ -524,7 +539,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let disk = disk(folder.path());
         let key = Key::parse("cas/x").unwrap();
-        let mut upload = disk.put(&key, None).await.unwrap();
+        let mut upload = disk.put(&key, None, WrittenBy::default()).await.unwrap();
         upload.push(b"body").await.unwrap();
         upload.finish().await.unwrap();
         let all = u32::try_from(MEMORY_UNITS).unwrap();

@@ -15,7 +15,7 @@ use crate::gateway::disk::{Download, Fault};
 use crate::gateway::key::{Key, shown_namespace};
 use crate::gateway::metrics::Protocol;
 use crate::gateway::socket::Socket;
-use crate::gateway::store;
+use crate::gateway::store::{self, WrittenBy};
 use crate::gateway::within::within;
 use crate::gateway::{Gateway, Peer};
 use bytes::{Bytes, BytesMut};
@@ -470,7 +470,9 @@ async fn put(
     key: &Key,
     body: &mut impl Piecewise,
 ) -> Result<Answer, Refusal> {
-    let mut upload = gateway.disk.put(key, body.size_hint().exact()).await?;
+    let by = WrittenBy::new(store::Lane::Webdav, caller.name());
+    let length = body.size_hint().exact();
+    let mut upload = gateway.disk.put(key, length, by).await?;
     let deadline = Instant::now() + WHOLE_PUT;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());

@@ -16,6 +16,7 @@ use crate::gateway::disk::Fault;
 use crate::gateway::key::Key;
 use crate::gateway::metrics::Protocol;
 use crate::gateway::socket::write_both;
+use crate::gateway::store::WrittenBy;
 use crate::gateway::warnings::ADVICE;
 use crate::gateway::within::within;
 use crate::gateway::{Gateway, Peer, a_moment_after, store};
@@ -379,7 +380,13 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W> {
 
     /// The outer error ends the conversation, the inner one is the store's.
     async fn store(&mut self, key: &Key, length: u64) -> Result<Result<(), Fault>, End> {
-        let mut upload = match self.gateway.disk.put(key, Some(length)).await {
+        let by = match &self.peer {
+            Peer::Tcp { .. } => WrittenBy::new(store::Lane::Ipc, None),
+            Peer::Unix { uid, .. } => {
+                WrittenBy::new(store::Lane::Socket, Some(&format!("uid={uid}")))
+            }
+        };
+        let mut upload = match self.gateway.disk.put(key, Some(length), by).await {
             Ok(upload) => upload,
             Err(fault) => return Ok(Err(fault)),
         };

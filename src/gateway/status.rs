@@ -405,6 +405,13 @@ pub struct PurgeRequest {
     /// Only keys that match: `*` is any text, `?` any character, `[ab]` one of these.
     #[serde(default)]
     pub pattern: Option<String>,
+    /// Only blobs that came by this lane (`webdav`, `ipc`, `socket`, `upstream`), or that were written with the token of
+    /// this name; `unknown` is for those of which nobody knows.
+    #[serde(default)]
+    pub written_by: Option<String>,
+    /// Only blobs written then or later, in seconds since 1970.
+    #[serde(default)]
+    pub since_unix_seconds: Option<u64>,
     /// Remove nothing.
     #[serde(default)]
     pub dry_run: bool,

@@ -39,6 +39,7 @@ mod spare;
 mod trailer;
 mod usage;
 mod writer;
+mod written_by;
 
 use super::config::Policies;
 use super::ghosts::Ghosts;
@@ -60,6 +61,7 @@ use std::time::{Duration, SystemTime};
 use thiserror::Error;
 pub use usage::{Fault, NamespaceUsage, Progress, Usage};
 pub use writer::Writer;
+pub use written_by::{Lane, WrittenBy};
 
 /// The most namespaces that are told apart: every one costs counters and folders.
 pub const MAX_NAMESPACES: usize = 4096;
@@ -383,7 +385,12 @@ impl Store {
     /// Reserves room for a blob, evicting others as needed, and opens it for writing. `length` is its body's
     /// bytes where they are known beforehand; `commit` refuses any other number.
     pub fn put(&self, key: &Key, length: Option<u64>) -> Result<Writer, Error> {
-        Writer::open(&self.inner, key, length)
+        self.put_by(key, length, WrittenBy::default())
+    }
+
+    /// The same for a blob that somebody has sent.
+    pub fn put_by(&self, key: &Key, length: Option<u64>, by: WrittenBy) -> Result<Writer, Error> {
+        Writer::open(&self.inner, key, length, by)
     }
 
     /// How far the start's scan is; `None` when it has ended.

@@ -15,7 +15,7 @@ use crate::gateway::disk::{Disk, Fault};
 use crate::gateway::key::Key;
 use crate::gateway::metrics::{self, Figure};
 use crate::gateway::status::UpstreamStatus;
-use crate::gateway::store;
+use crate::gateway::store::{self, WrittenBy};
 use breaker::Breaker;
 use bytes::Bytes;
 use futures_util::TryStreamExt;
@@ -278,7 +278,10 @@ impl Upstream {
             };
             let upload = match &mut upload {
                 Some(upload) => upload,
-                None => upload.insert(self.disk.put(key, None).await?),
+                None => {
+                    let by = WrittenBy::new(store::Lane::Upstream, None);
+                    upload.insert(self.disk.put(key, None, by).await?)
+                }
             };
             match piece {
                 Some(piece) => upload.push(&piece).await?,

@@ -9,7 +9,7 @@ use crate::state;
 use crate::supervise::control::Report;
 use std::io::{self, Write};
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// A purge of a million blobs takes its time.
 const PURGE_PATIENCE: Duration = Duration::from_secs(600);
@@ -26,6 +26,12 @@ pub struct Args {
     /// Only blobs whose keys match: * is any text, ? any character, [ab] one of these
     #[arg(long, value_parser = pattern)]
     pattern: Option<String>,
+    /// Only blobs that came by this lane (webdav, ipc, socket, upstream) or were written with the token of this name
+    #[arg(long, value_name = "LANE|TOKEN", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    written_by: Option<String>,
+    /// Only blobs written since then: 2026-11-29T03:00:00Z, 2026-11-29, or 2h for two hours ago
+    #[arg(long, value_name = "TIME", value_parser = since)]
+    since: Option<SystemTime>,
     /// Remove nothing, and say how much it would be
     #[arg(long)]
     dry_run: bool,
@@ -33,6 +39,32 @@ pub struct Args {
 
 fn pattern(text: &str) -> Result<String, glob::PatternError> {
     glob::Pattern::new(text).map(|_| text.to_owned())
+}
+
+/// A time in UTC, or a span before now.
+fn since(text: &str) -> Result<SystemTime, String> {
+    if let Ok(age) = humantime::parse_duration(text) {
+        return now()
+            .checked_sub(age)
+            .ok_or_else(|| "that is before all times".to_owned());
+    }
+    // Its hour may be left out, and what separates it may be a space.
+    let whole = match text.len() {
+        10 => format!("{text}T00:00:00Z"),
+        _ => text.to_owned(),
+    };
+    humantime::parse_rfc3339_weak(&whole).map_err(|_| {
+        "it is neither a time in UTC, such as 2026-11-29T03:00:00Z, nor a span, such as 2h"
+            .to_owned()
+    })
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a span on the command line is before now"
+)]
+fn now() -> SystemTime {
+    SystemTime::now()
 }
 
 /// Removes blobs: all, or those that the arguments choose.
@@ -55,6 +87,12 @@ pub fn run(settings: &Settings, args: &Args) -> Result<u8, Error> {
             .map(|age| age.as_secs() + u64::from(age.subsec_nanos() > 0)),
         namespace: args.namespace.clone(),
         pattern: args.pattern.clone(),
+        written_by: args.written_by.clone(),
+        since_unix_seconds: args.since.map(|since| {
+            since
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .map_or(0, |age| age.as_secs())
+        }),
         dry_run: args.dry_run,
     };
     let body = serde_json::to_string(&request).map_err(io::Error::from)?;

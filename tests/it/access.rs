@@ -58,7 +58,7 @@ fn replace(path: &Path, text: &str) {
     std::fs::rename(&new, path).unwrap();
 }
 
-fn with_tokens(folder: &Path, text: &str) -> (PathBuf, Gateway) {
+pub(crate) fn with_tokens(folder: &Path, text: &str) -> (PathBuf, Gateway) {
     let file = folder.join("tokens.toml");
     std::fs::write(&file, text).unwrap();
     let named = file.clone();

@@ -3,4 +3,4 @@
 
 mod jobs;
 mod own_protocol;
-mod peer;
+pub(crate) mod peer;

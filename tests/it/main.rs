@@ -40,6 +40,7 @@ mod page;
 mod places;
 mod plain;
 mod policies;
+mod provenance;
 mod reboot;
 mod scan;
 mod scheduler;

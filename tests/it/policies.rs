@@ -554,6 +554,23 @@ fn purge_command_counts_first_and_then_removes_what_matches() {
     );
     let counted = purge(&["--older-than", "1h", "--dry-run"]);
     assert_eq!(counted.1, "would purge 0 blobs, 0 B\n");
+    let would = |args: &[&str]| purge(&[args, &["--dry-run"]].concat()).1;
+    for (args, count) in [
+        (&["--written-by", "auth"][..], 4),
+        (&["--written-by", "webdav", "--since", "1h"], 4),
+        (&["--written-by", "webdav", "--namespace", "ci"], 3),
+        (&["--written-by", "socket"], 0),
+        (&["--since", "2999-01-01"], 0),
+        (&["--since", "2999-01-01T00:00:00Z"], 0),
+        (&["--since", "2001-01-01 00:00:00"], 4),
+    ] {
+        let expected = format!("would purge {count} blobs, ");
+        assert!(would(args).starts_with(&expected), "{args:?}");
+    }
+    for wrong in [["--since", "yesterday"], ["--written-by", ""]] {
+        let (code, _, told) = purge(&wrong);
+        assert!(code == Some(2) && told.contains(wrong[0]), "{told}");
+    }
     let gone = purge(&["--namespace", "ci", "--pattern", "ci/a[12]"]);
     assert_eq!(gone.1, "purged 2 blobs, 8.0 KiB\n");
     let (code, _, told) = purge(&["--pattern", "ci/[a"]);

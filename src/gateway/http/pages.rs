@@ -11,7 +11,7 @@ use http_body_util::{Either, Full};
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 use serde::Serialize;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// A reserved path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,6 +150,10 @@ async fn purge(
             .namespace
             .map(|name| namespace_of_shown(&name).to_owned()),
         pattern: pattern.transpose()?,
+        written_by: request.written_by,
+        since: request
+            .since_unix_seconds
+            .map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)),
         dry_run: request.dry_run,
     };
     match &filter.namespace {
@@ -167,6 +171,10 @@ async fn purge(
         bytes = purged.bytes,
         namespace = filter.namespace,
         pattern = filter.pattern.as_ref().map(|pattern| pattern.as_str()),
+        written_by = filter.written_by,
+        since = filter
+            .since
+            .map(|since| humantime::format_rfc3339_seconds(since).to_string()),
         unused_for = filter.older_than.map(|age| format!("{age:?}")),
         "{}",
         if filter.dry_run {

@@ -1,14 +1,15 @@
 //! Purging: blobs that are removed because somebody says so.
 
-use super::scrub::{SLOTS, key_of};
+use super::scrub::{SLOTS, end_of};
 use super::{Error, Inner, Progress, Store, micros, now};
 use crate::gateway::lru::{Found, Item};
 use glob::Pattern;
 use std::fs;
 use std::io;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::PoisonError;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// What to purge: blobs that fulfil all that is set here, so everything where nothing is.
 #[derive(Debug, Clone, Default)]
@@ -19,8 +20,30 @@ pub struct Filter {
     pub namespace: Option<String>,
     /// Only keys that match; costs a look into each file, as the index keeps no keys.
     pub pattern: Option<Pattern>,
+    /// Only blobs that came by this lane or were written with the token of this name, see [`super::WrittenBy::is`].
+    /// As costly as a pattern.
+    pub written_by: Option<String>,
+    /// Only blobs written then or later. As costly as a pattern.
+    pub since: Option<SystemTime>,
     /// Only count.
     pub dry_run: bool,
+}
+
+impl Filter {
+    /// Whether the end of a blob's file is one of those that are meant. One that is gone, or says nothing, is not.
+    fn means(&self, path: &Path) -> bool {
+        let (pattern, by) = (self.pattern.as_ref(), self.written_by.as_ref());
+        if pattern.is_none() && by.is_none() && self.since.is_none() {
+            return true;
+        }
+        end_of(path).is_some_and(|end| {
+            pattern.is_none_or(|pattern| pattern.matches(&end.key))
+                && by.is_none_or(|wanted| end.by.is(wanted))
+                && self
+                    .since
+                    .is_none_or(|since| end.trailer.written_micros >= micros(since))
+        })
+    }
 }
 
 /// What a purge removed, or would.
@@ -122,13 +145,14 @@ impl Inner {
     /// The bytes of a blob that was removed, or would be.
     fn purge_one(&self, filter: &Filter, item: &Item, until: u64) -> Result<Option<u64>, Error> {
         let path = self.path_of_item(item);
-        if let Some(pattern) = &filter.pattern
-            // A file that is gone, or says no key, matches nothing.
-            && !key_of(&path).is_some_and(|key| pattern.matches(&key))
-        {
+        if !filter.means(&path) {
             return Ok(None);
         }
         let _lock = self.lock_key(&item.digest);
+        // Somebody else may have replaced it meanwhile.
+        if filter.written_by.is_some() && !filter.means(&path) {
+            return Ok(None);
+        }
         let Some(bytes) = self.state().lru.unused_since(&item.digest, until) else {
             return Ok(None);
         };

@@ -99,7 +99,7 @@ fn trailer_of(file: &File, found: &Stat, key: &Key) -> Option<(Trailer, u64)> {
         return None;
     }
     let length = u64::try_from(found.st_size).ok()?;
-    let start = length.checked_sub(trailer::len(key.as_str()))?;
+    let start = trailer::earliest(key.as_str(), length)?;
     let mut bytes = [0; trailer::MOST_BYTES];
     let bytes = bytes.get_mut(..usize::try_from(length - start).ok()?)?;
     read(file, bytes, start).ok().filter(|whole| *whole)?;

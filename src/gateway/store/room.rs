@@ -112,7 +112,7 @@ impl Store {
     /// Would a blob of so many bytes find its room at once, without an eviction or a write of the ceiling?
     pub fn has_room(&self, key: &Key, length: u64) -> bool {
         let inner = &*self.inner;
-        let bytes = inner.disk_bytes(length.saturating_add(trailer::len(key.as_str())));
+        let bytes = inner.disk_bytes(length.saturating_add(trailer::most(key.as_str())));
         let state = inner.state();
         let Some(namespace) = state.namespaces.numbers.get(key.namespace()) else {
             return false;

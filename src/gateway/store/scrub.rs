@@ -9,7 +9,7 @@
 //! client may have found it useless.
 
 use super::found::{Flaw, Kind, is_in_place, open_file, warn_of};
-use super::trailer::Trailer;
+use super::trailer::{Trailer, Whole};
 use super::{Error, Inner, State, Store, digest_of, micros, now, resident};
 use crate::gateway::key::Key;
 use crate::gateway::lru::{Digest, Item, Presence};
@@ -257,7 +257,7 @@ impl Inner {
             // There is another one now.
             (Ok(_), _) => return,
         };
-        let key = key_of(&path).and_then(|key| Key::parse(&key).ok());
+        let key = end_of(&path).and_then(|end| Key::parse(&end.key).ok());
         match flaw {
             Flaw::Missing => drop(self.vanished(&item.digest)),
             Flaw::Broken(kind) => {
@@ -297,20 +297,19 @@ fn read_progress(path: &Path) -> (u8, Option<SystemTime>) {
     (part, at.filter(|_| seconds > 0))
 }
 
-/// The key of a blob's file, if its end says one.
-pub(super) fn key_of(path: &Path) -> Option<String> {
+/// What the end of a blob's file says, if it says something.
+pub(super) fn end_of(path: &Path) -> Option<Whole> {
     let (file, len, _) = open_file(path).ok()?;
-    let (key, _) = Trailer::read_any(&file, len).ok()??;
-    Some(key)
+    Trailer::read_any(&file, len).ok()?
 }
 
 /// Opens a blob's file, whose key has this digest, and reads its trailer.
 fn open_own(path: &Path, digest: &Digest) -> Result<(File, Trailer), Flaw> {
     let (file, len, _) = open_file(path)?;
     let read = Trailer::read_any(&file, len)?;
-    let own = read.filter(|(key, _)| Key::parse(key).is_ok_and(|key| digest_of(&key) == *digest));
-    let (_, trailer) = own.ok_or(Flaw::Broken(Kind::Trailer))?;
-    Ok((file, trailer))
+    let own = read.filter(|it| Key::parse(&it.key).is_ok_and(|key| digest_of(&key) == *digest));
+    let own = own.ok_or(Flaw::Broken(Kind::Trailer))?;
+    Ok((file, own.trailer))
 }
 
 /// Compares a body with its checksum and leaves no more of the file in memory than there was.

@@ -3,6 +3,7 @@
 mod kept;
 mod locks;
 mod policies;
+mod written_by;
 
 use super::*;
 use crate::gateway::lru::{Presence, Reach};

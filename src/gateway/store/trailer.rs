@@ -1,14 +1,17 @@
 //! What follows the body in a blob's file, and proves that the file is whole. Pure but for reading.
 //!
 //! ```text
-//! offset 0            len                                                                    end
-//!   | body             | key | written µs u64 | key length u32 | len u64 | xxh3 u64 | magic | xxh3 u64 |
+//! offset 0  len                                                                                          end
+//!   | body   | key | written by | written µs u64 | key length u16 | length of "written by" u16 | len u64
+//!            | xxh3 u64 | magic | xxh3 u64 |
 //! ```
 //!
+//! "Written by" is the text of a [`WrittenBy`]; blobs from before there was one have a length of 0 in its place.
 //! Numbers are little-endian. The first checksum is of the body, the last one of the trailer before it. The
 //! body comes first so that a file can be sent as it is; the trailer comes last so that a file cut short
 //! anywhere has none.
 
+use super::written_by::{self, WrittenBy};
 use crate::gateway::key::MAX_KEY_BYTES;
 use std::fs::File;
 use std::hash::Hasher;
@@ -21,7 +24,8 @@ const FIXED_BYTES: usize = 44;
 const CHUNK_BYTES: usize = 128 * 1024;
 
 /// A trailer has at most this many bytes.
-pub(in crate::gateway) const MOST_BYTES: usize = FIXED_BYTES + MAX_KEY_BYTES;
+pub(in crate::gateway) const MOST_BYTES: usize =
+    FIXED_BYTES + MAX_KEY_BYTES + written_by::MOST_BYTES;
 
 /// A blob's file has at least this many bytes.
 pub(super) const MIN_FILE_BYTES: u64 = FIXED_BYTES as u64 + 1;
@@ -35,17 +39,40 @@ pub(super) struct Trailer {
 }
 
 /// Bytes of the trailer of `key`.
-pub(super) fn len(key: &str) -> u64 {
-    (FIXED_BYTES + key.len()) as u64
+pub(super) fn len(key: &str, by: &WrittenBy) -> u64 {
+    (FIXED_BYTES + key.len() + by.as_str().len()) as u64
+}
+
+/// Bytes of the longest trailer of `key`.
+pub(super) fn most(key: &str) -> u64 {
+    (FIXED_BYTES + key.len() + written_by::MOST_BYTES) as u64
+}
+
+/// Where the trailer of `key` may begin in a file of `file_len` bytes, whoever has written it; `None` where it has no
+/// room.
+pub(super) fn earliest(key: &str, file_len: u64) -> Option<u64> {
+    let least = (FIXED_BYTES + key.len()) as u64;
+    (file_len >= least).then(|| file_len.saturating_sub(most(key)))
+}
+
+/// A trailer whose key was not known.
+pub(super) struct Whole {
+    pub(super) key: String,
+    pub(super) by: WrittenBy,
+    pub(super) trailer: Trailer,
 }
 
 impl Trailer {
     /// The trailer's bytes.
-    pub(super) fn encode(&self, key: &str) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(FIXED_BYTES + key.len());
+    pub(super) fn encode(&self, key: &str, by: &WrittenBy) -> Vec<u8> {
+        let by = by.as_str();
+        let mut bytes = Vec::with_capacity(FIXED_BYTES + key.len() + by.len());
         bytes.extend_from_slice(key.as_bytes());
+        bytes.extend_from_slice(by.as_bytes());
         bytes.extend_from_slice(&self.written_micros.to_le_bytes());
-        bytes.extend_from_slice(&u32::try_from(key.len()).unwrap_or(u32::MAX).to_le_bytes());
+        for text in [key, by] {
+            bytes.extend_from_slice(&u16::try_from(text.len()).unwrap_or(u16::MAX).to_le_bytes());
+        }
         bytes.extend_from_slice(&self.body_len.to_le_bytes());
         bytes.extend_from_slice(&self.body_hash.to_le_bytes());
         bytes.extend_from_slice(MAGIC);
@@ -53,19 +80,22 @@ impl Trailer {
         bytes
     }
 
-    /// The facts of a trailer that belongs to `key` and to a file of `file_len` bytes; `None` for any other.
+    /// The facts of a trailer that belongs to `key` and to a file of `file_len` bytes, which ends in `bytes`; `None` for
+    /// any other.
     pub(super) fn decode(bytes: &[u8], key: &str, file_len: u64) -> Option<Trailer> {
-        let (text, rest) = bytes.split_at_checked(key.len())?;
-        let rest: &[u8; FIXED_BYTES] = rest.try_into().ok()?;
+        let rest: &[u8; FIXED_BYTES] = bytes.last_chunk()?;
+        let [key_len, by_len] = lengths(rest);
+        let own_len = FIXED_BYTES + key.len() + by_len;
+        let bytes = &bytes[bytes.len().checked_sub(own_len)?..];
         let number = |at: usize| rest[at..at + 8].try_into().map(u64::from_le_bytes).ok();
         let trailer = Trailer {
             written_micros: number(0)?,
             body_len: number(12)?,
             body_hash: number(20)?,
         };
-        let whole = text == key.as_bytes()
-            && rest[8..12] == u32::try_from(key.len()).ok()?.to_le_bytes()
-            && trailer.body_len.checked_add(len(key)) == Some(file_len)
+        let whole = bytes.starts_with(key.as_bytes())
+            && key_len == key.len()
+            && trailer.body_len.checked_add(own_len as u64) == Some(file_len)
             && rest[28..36] == MAGIC[..]
             && number(36)? == XxHash3_64::oneshot(&bytes[..bytes.len() - 8]);
         whole.then_some(trailer)
@@ -73,10 +103,10 @@ impl Trailer {
 
     /// Reads the trailer of `key` from a file of `file_len` bytes.
     pub(super) fn read(file: &File, key: &str, file_len: u64) -> io::Result<Option<Trailer>> {
-        let Some(start) = file_len.checked_sub(len(key)) else {
+        let Some(start) = earliest(key, file_len) else {
             return Ok(None);
         };
-        let mut bytes = vec![0; FIXED_BYTES + key.len()];
+        let mut bytes = vec![0; usize::try_from(file_len - start).unwrap_or(MOST_BYTES)];
         match file.read_exact_at(&mut bytes, start) {
             Ok(()) => Ok(Trailer::decode(&bytes, key, file_len)),
             // Cut since its length was read.
@@ -86,18 +116,18 @@ impl Trailer {
     }
 
     /// Reads the trailer of a file of `file_len` bytes whose key is not known.
-    pub(super) fn read_any(file: &File, file_len: u64) -> io::Result<Option<(String, Trailer)>> {
+    pub(super) fn read_any(file: &File, file_len: u64) -> io::Result<Option<Whole>> {
         let Some(start) = file_len.checked_sub(FIXED_BYTES as u64) else {
             return Ok(None);
         };
         let mut fixed = [0; FIXED_BYTES];
-        let mut key = Vec::new();
+        let mut texts = Vec::new();
         let read = file.read_exact_at(&mut fixed, start).and_then(|()| {
-            let length = u32::from_le_bytes([fixed[8], fixed[9], fixed[10], fixed[11]]);
-            let length = usize::try_from(length).unwrap_or(usize::MAX);
-            if length <= MAX_KEY_BYTES && length as u64 <= start {
-                key.resize(length, 0);
-                file.read_exact_at(&mut key, start - length as u64)?;
+            let [key, by] = lengths(&fixed);
+            let both = key + by;
+            if key <= MAX_KEY_BYTES && by <= written_by::MOST_BYTES && both as u64 <= start {
+                texts.resize(both, 0);
+                file.read_exact_at(&mut texts, start - both as u64)?;
             }
             Ok(())
         });
@@ -106,11 +136,18 @@ impl Trailer {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
             Err(error) => return Err(error),
         }
-        let Ok(text) = String::from_utf8(key) else {
+        let Ok(text) = str::from_utf8(&texts) else {
+            return Ok(None);
+        };
+        let Some((key, by)) = text.split_at_checked(lengths(&fixed)[0]) else {
             return Ok(None);
         };
         let bytes = [text.as_bytes(), &fixed].concat();
-        Ok(Trailer::decode(&bytes, &text, file_len).map(|trailer| (text, trailer)))
+        Ok(Trailer::decode(&bytes, key, file_len).map(|trailer| Whole {
+            key: key.to_owned(),
+            by: WrittenBy::decode(by),
+            trailer,
+        }))
     }
 
     /// Reads the whole body and compares its checksum.
@@ -145,8 +182,14 @@ impl Trailer {
     }
 }
 
+/// Of the key and of who has written it.
+fn lengths(fixed: &[u8; FIXED_BYTES]) -> [usize; 2] {
+    [8, 10].map(|at| usize::from(u16::from_le_bytes([fixed[at], fixed[at + 1]])))
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::written_by::Lane;
     use super::*;
     use std::io::Write;
 
@@ -158,13 +201,34 @@ mod tests {
             body_len: 3,
             body_hash: XxHash3_64::oneshot(b"abc"),
         };
-        let bytes = trailer.encode("k");
+        let bytes = trailer.encode("k", &WrittenBy::default());
         let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(
             hex,
             "6b010000000000000001000000030000000000000050392f89945faf78736363646f636b312eff38af396258aa"
         );
         assert_eq!(Trailer::decode(&bytes, "k", 48), Some(trailer));
+        let by = WrittenBy::new(Lane::Webdav, Some("ci"));
+        let bytes = trailer.encode("k", &by);
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(
+            hex,
+            "6b7765626461762063690100000000000000010009000300000000000000\
+             50392f89945faf78736363646f636b315eaf3f7dbb09fa74"
+        );
+        assert_eq!(Trailer::decode(&bytes, "k", 57), Some(trailer));
+        let long = [b"bc", &*bytes].concat();
+        assert_eq!(
+            Trailer::decode(&long, "k", 57),
+            Some(trailer),
+            "and more before it"
+        );
+        for wrong in [
+            Trailer::decode(&bytes, "k", 56),
+            Trailer::decode(&bytes, "kw", 57),
+        ] {
+            assert_eq!(wrong, None);
+        }
         let body: Vec<u8> = (0..100_000_u32).map(|at| (at % 251) as u8).collect();
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&body).unwrap();

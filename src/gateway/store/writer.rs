@@ -2,6 +2,7 @@
 
 use super::scrub::Suspect;
 use super::trailer::{self, Trailer};
+use super::written_by::WrittenBy;
 use super::{Error, Inner, digest_of, micros, now};
 use crate::gateway::key::Key;
 use crate::gateway::lru::{Digest, Item};
@@ -27,6 +28,7 @@ pub struct Writer {
     temp: Temp,
     reservation: Reservation,
     key: Key,
+    by: WrittenBy,
     digest: Digest,
     /// Where the blob will be.
     path: PathBuf,
@@ -145,9 +147,10 @@ impl Writer {
         inner: &Arc<Inner>,
         key: &Key,
         length: Option<u64>,
+        by: WrittenBy,
     ) -> Result<Writer, Error> {
         let (namespace, limit) = inner.admit(key)?;
-        let overhead = trailer::len(key.as_str());
+        let overhead = trailer::len(key.as_str(), &by);
         let least = inner.disk_bytes(length.unwrap_or(0).saturating_add(overhead));
         if least > limit {
             return Err(Error::TooLarge { size: least, limit });
@@ -193,6 +196,7 @@ impl Writer {
             },
             reservation,
             key: key.clone(),
+            by,
             digest,
             path,
             namespace,
@@ -207,8 +211,12 @@ impl Writer {
     /// Is there room for so many more bytes of the body, and the trailer, without an eviction?
     pub fn has_room_for(&self, more: usize) -> bool {
         let end = self.received.saturating_add(more as u64);
-        let end = end.saturating_add(trailer::len(self.key.as_str()));
+        let end = end.saturating_add(self.trailer_len());
         self.temp.inner.disk_bytes(end) <= self.reservation.bytes
+    }
+
+    fn trailer_len(&self) -> u64 {
+        trailer::len(self.key.as_str(), &self.by)
     }
 
     /// Appends to the body.
@@ -247,7 +255,7 @@ impl Writer {
             body_len: self.received,
             body_hash: self.hasher.finish(),
         };
-        bytes.extend_from_slice(&trailer.encode(self.key.as_str()));
+        bytes.extend_from_slice(&trailer.encode(self.key.as_str(), &self.by));
         self.append(&bytes)?;
         inner
             .with_room(0, || self.publish(micros(written)))
@@ -286,7 +294,7 @@ impl Writer {
         let replaced = suspicious.then(|| File::open(path).ok()).flatten();
         fs::rename(&self.temp.path, path)?;
         self.temp.renamed = true;
-        let bytes = inner.disk_bytes(self.received + trailer::len(self.key.as_str()));
+        let bytes = inner.disk_bytes(self.received + self.trailer_len());
         let item = Item {
             digest: self.digest,
             namespace: self.namespace,
@@ -308,7 +316,7 @@ impl Writer {
 
     fn reserve_for(&mut self, received: u64) -> Result<(), Error> {
         let inner = &*self.temp.inner;
-        let need = inner.disk_bytes(received.saturating_add(trailer::len(self.key.as_str())));
+        let need = inner.disk_bytes(received.saturating_add(self.trailer_len()));
         let limit = self.limit;
         if need > limit {
             self.failed = true;
@@ -316,7 +324,7 @@ impl Writer {
         }
         if need > self.reservation.bytes {
             let most = self.announced.map_or(limit, |announced| {
-                inner.disk_bytes(announced.saturating_add(trailer::len(self.key.as_str())))
+                inner.disk_bytes(announced.saturating_add(self.trailer_len()))
             });
             let step = need.max(self.reservation.bytes + STEP_BYTES).min(most);
             match self.reservation.grow_to(step) {

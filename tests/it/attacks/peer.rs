@@ -8,10 +8,10 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A peer that speaks sccache's own protocol byte by byte, as no client does.
-pub(super) struct OwnProtocol<S = TcpStream>(pub(super) S);
+pub(crate) struct OwnProtocol<S = TcpStream>(pub(crate) S);
 
 impl OwnProtocol {
-    pub(super) fn connect(address: SocketAddr) -> io::Result<OwnProtocol> {
+    pub(crate) fn connect(address: SocketAddr) -> io::Result<OwnProtocol> {
         let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         Ok(OwnProtocol(stream))
@@ -20,7 +20,7 @@ impl OwnProtocol {
 
 impl<S: Read + Write> OwnProtocol<S> {
     /// Sends one request and gives the body of the answer.
-    pub(super) fn ask(&mut self, request: &[u8]) -> io::Result<Vec<u8>> {
+    pub(crate) fn ask(&mut self, request: &[u8]) -> io::Result<Vec<u8>> {
         self.0.write_all(&frame(request))?;
         let mut length = [0; 4];
         self.0.read_exact(&mut length)?;
@@ -30,20 +30,20 @@ impl<S: Read + Write> OwnProtocol<S> {
     }
 
     /// Whether the cache says that this peer may write.
-    pub(super) fn may_write(&mut self) -> io::Result<bool> {
+    pub(crate) fn may_write(&mut self) -> io::Result<bool> {
         let answer = self.ask(&5_u32.to_le_bytes())?;
         // From its end: the size and whether there is one, then the mode.
         let mode = answer.len() - 9 - 4;
         Ok(answer[mode..mode + 4] != [0; 4])
     }
 
-    pub(super) fn get(&mut self, key: &str) -> io::Result<Option<Vec<u8>>> {
+    pub(crate) fn get(&mut self, key: &str) -> io::Result<Option<Vec<u8>>> {
         let answer = self.ask(&[&7_u32.to_le_bytes()[..], &bytes(key.as_bytes())].concat())?;
         Ok((answer[4] == 1).then(|| answer[13..].to_vec()))
     }
 
     /// Whether the cache says that it has stored it.
-    pub(super) fn put(&mut self, key: &str, body: &[u8]) -> io::Result<bool> {
+    pub(crate) fn put(&mut self, key: &str, body: &[u8]) -> io::Result<bool> {
         let request = [
             &8_u32.to_le_bytes()[..],
             &bytes(key.as_bytes()),
@@ -63,7 +63,7 @@ fn bytes(text: &[u8]) -> Vec<u8> {
 }
 
 /// The smallest ZIP archive with this content, for a store that takes nothing else under sccache's keys.
-pub(super) fn archive(content: &[u8]) -> Vec<u8> {
+pub(crate) fn archive(content: &[u8]) -> Vec<u8> {
     let name = b"obj";
     let mut out = [&b"PK\x03\x04"[..], &[0; 22], &[3, 0, 0, 0], name, content].concat();
     let start = u32::try_from(out.len()).unwrap();

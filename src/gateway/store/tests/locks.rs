@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::gateway::disk::Disk;
+use crate::gateway::store::WrittenBy;
 use crate::gateway::store::trailer::Trailer;
 
 /// Makes a blob whose body is a hole of so many bytes, which disagrees with its checksum.
@@ -15,7 +16,8 @@ fn rotten(store: &Store, name: &str, len: u64) {
         body_hash: 1,
     };
     file.set_len(0).unwrap();
-    file.write_all_at(&trailer.encode(name), len).unwrap();
+    file.write_all_at(&trailer.encode(name, &WrittenBy::default()), len)
+        .unwrap();
 }
 
 /// The name of a blob whose files were once ordered together with those of `name`.

@@ -1,0 +1,102 @@
+//! Who has written a blob, and by which way: what is kept of it in the blob's file. Pure.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// A text has at most this many bytes.
+pub(super) const MOST_BYTES: usize = 96;
+/// What stands in for the text where there is none.
+const UNKNOWN: &str = "unknown";
+
+/// The way by which a blob came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lane {
+    /// HTTP: WebDAV, as clients that distribute speak it too, and what ccache, Bazel and Gradle speak.
+    Webdav,
+    /// Sccache's own protocol over the port.
+    Ipc,
+    /// The same over the Unix socket.
+    Socket,
+    /// From the second level.
+    Upstream,
+}
+
+impl Lane {
+    fn name(self) -> &'static str {
+        match self {
+            Lane::Webdav => "webdav",
+            Lane::Ipc => "ipc",
+            Lane::Socket => "socket",
+            Lane::Upstream => "upstream",
+        }
+    }
+}
+
+/// Who has written a blob: the lane and, where there is one, the name of the token or the user. Empty for blobs of
+/// which nobody knows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WrittenBy(Option<Arc<str>>);
+
+impl WrittenBy {
+    /// `name` is a token's, or `uid=1000` for a user of the socket.
+    pub fn new(lane: Lane, name: Option<&str>) -> WrittenBy {
+        let text = match name {
+            Some(name) => format!("{} {name}", lane.name()),
+            None => lane.name().to_owned(),
+        };
+        let text = if text.len() > MOST_BYTES {
+            lane.name().to_owned()
+        } else {
+            text
+        };
+        WrittenBy(Some(text.into()))
+    }
+
+    /// As it stands in a file.
+    pub(super) fn decode(text: &str) -> WrittenBy {
+        WrittenBy((!text.is_empty()).then(|| text.into()))
+    }
+
+    /// As it stands in a file.
+    pub(super) fn as_str(&self) -> &str {
+        self.0.as_deref().unwrap_or_default()
+    }
+
+    /// Whether `wanted` is the lane or the name; `unknown` is nobody's.
+    pub fn is(&self, wanted: &str) -> bool {
+        match &self.0 {
+            None => wanted == UNKNOWN,
+            Some(text) => {
+                let (lane, name) = text.split_once(' ').unwrap_or((text, ""));
+                !wanted.is_empty() && [lane, name].contains(&wanted)
+            }
+        }
+    }
+}
+
+impl fmt::Display for WrittenBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.as_deref().unwrap_or(UNKNOWN))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writer_is_known_by_lane_and_by_name() {
+        let ci = WrittenBy::new(Lane::Webdav, Some("ci"));
+        assert!(ci.is("ci") && ci.is("webdav"));
+        assert!(!ci.is("webdav ci") && !ci.is("c") && !ci.is("unknown") && !ci.is(""));
+        let socket = WrittenBy::new(Lane::Socket, Some("uid=0"));
+        assert!(socket.is("uid=0") && socket.is("socket"));
+        assert!(!WrittenBy::new(Lane::Ipc, None).is(""));
+        assert!(WrittenBy::default().is("unknown") && !WrittenBy::default().is(""));
+        for by in [ci, socket, WrittenBy::default()] {
+            assert_eq!(WrittenBy::decode(by.as_str()), by);
+        }
+        let long = WrittenBy::new(Lane::Webdav, Some(&"x".repeat(MOST_BYTES)));
+        assert_eq!(long.as_str(), "webdav");
+    }
+}
