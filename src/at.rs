@@ -25,6 +25,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 pub use daemon::see_off;
+pub(crate) use layout::checkout_around;
 pub use own::{wrap, wrapped};
 
 /// Arguments of `at`.

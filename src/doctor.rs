@@ -9,6 +9,7 @@ mod daemon;
 mod environment;
 mod http;
 mod inside;
+mod keys;
 mod probe;
 
 use crate::cli::exit;
@@ -255,6 +256,13 @@ pub fn client(args: &Args, environment: &Environment) -> Report {
     checks.extend(environment::judge(environment, &endpoint, lane));
     let in_conf = conf.as_ref().is_some_and(|it| it.has_basedirs);
     checks.extend(environment::basedirs(environment, in_conf, version, lane));
+    let place = keys::Place::look(environment);
+    checks.extend(keys::judge(
+        place.as_ref(),
+        environment,
+        conf.as_ref(),
+        lane,
+    ));
     checks.extend(probe::files(environment, conf.as_ref(), lane));
     if version.is_some() {
         let stats = probe::stats(environment);

@@ -90,6 +90,11 @@ fn joined(path: &Path, rest: &Path) -> PathBuf {
     path.components().chain(rest.components()).collect()
 }
 
+/// The checkout around a folder: the git checkout or the cargo workspace, whichever is the outer one.
+pub(crate) fn checkout_around(cwd: &Path) -> Option<PathBuf> {
+    Around::of(cwd).root()
+}
+
 /// What lies around a folder.
 #[derive(Debug, Default)]
 struct Around {

@@ -31,6 +31,13 @@ pub(super) struct Conf {
     pub(super) webdav_token: Option<Secret>,
     /// It names folders that sccache leaves out of the keys of C and C++.
     pub(super) has_basedirs: bool,
+    /// It names toolchains of its own.
+    pub(super) has_toolchains: bool,
+}
+
+fn is_filled(list: Option<&toml::Value>) -> bool {
+    let list = list.and_then(toml::Value::as_array);
+    list.is_some_and(|list| !list.is_empty())
 }
 
 impl Conf {
@@ -52,10 +59,8 @@ impl Conf {
             token: secret(&["dist", "auth", "token"]),
             webdav: find(&["cache", "webdav", "endpoint"]),
             webdav_token: secret(&["cache", "webdav", "token"]),
-            has_basedirs: table
-                .get("basedirs")
-                .and_then(toml::Value::as_array)
-                .is_some_and(|folders| !folders.is_empty()),
+            has_basedirs: is_filled(table.get("basedirs")),
+            has_toolchains: is_filled(table.get("dist").and_then(|dist| dist.get("toolchains"))),
         })
     }
 }

@@ -176,8 +176,8 @@ fn is_off(environment: &Environment, name: &str) -> bool {
         .is_some_and(|it| ["0", "off", "false"].contains(&it.to_ascii_lowercase().as_str()))
 }
 
-/// Whether sccache may answer from entries of direct mode that it has on this machine's disk.
-fn has_direct_entries(environment: &Environment, lane: Option<Lane>) -> bool {
+/// Whether the first level of a client with this environment is a disk.
+fn begins_with_disk(environment: &Environment, lane: Option<Lane>) -> bool {
     let first = match (value(environment, "SCCACHE_MULTILEVEL_CHAIN"), lane) {
         (_, Some(Lane::Ipc | Lane::Socket)) => return false,
         (Some(chain), _) => chain.split(',').next().unwrap_or_default(),
@@ -185,11 +185,25 @@ fn has_direct_entries(environment: &Environment, lane: Option<Lane>) -> bool {
         // Sccache's own default.
         (None, None) => "disk",
     };
+    first.trim().eq_ignore_ascii_case("disk")
+}
+
+/// Whether sccache may answer from entries of direct mode that it has on this machine's disk.
+fn has_direct_entries(environment: &Environment, lane: Option<Lane>) -> bool {
     let is_written = value(environment, "SCCACHE_LOCAL_RW_MODE")
         .is_none_or(|mode| !mode.eq_ignore_ascii_case("READ_ONLY"));
-    first.trim().eq_ignore_ascii_case("disk")
-        && is_written
-        && !is_off(environment, "SCCACHE_DIRECT")
+    begins_with_disk(environment, lane) && is_written && !is_off(environment, "SCCACHE_DIRECT")
+}
+
+/// Whether line markers are part of this client's keys of C and C++: with direct mode, whether it has entries or not.
+/// `None` where the config file decides.
+pub(super) fn has_line_markers(environment: &Environment, lane: Option<Lane>) -> Option<bool> {
+    let own_protocol = matches!(lane, Some(Lane::Ipc | Lane::Socket));
+    if !own_protocol && value(environment, "SCCACHE_WEBDAV_ENDPOINT").is_none() {
+        return None;
+    }
+    let has_level = own_protocol || begins_with_disk(environment, lane);
+    Some(has_level && !is_off(environment, "SCCACHE_DIRECT"))
 }
 
 /// The folders that sccache leaves out of the keys of C and C++, here or in its config file.
@@ -278,9 +292,15 @@ fn cargo(environment: &Environment, checks: &mut Vec<Check>) {
     for (name, value) in environment {
         if is_in_keys(name) && !is_usual(name, value) {
             let found = "part of the key of every Rust compile: no hits from machines where it differs or is not set";
-            let mend = format!(
-                "unset {name}, and say the same in .cargo/config.toml, which is in no key; or set it alike everywhere"
-            );
+            let mend = match name.as_str() {
+                "CARGO_REGISTRY_TOKEN" => {
+                    "set CARGO_REGISTRY_TOKEN for cargo publish alone, or use cargo login"
+                        .to_owned()
+                }
+                _ => format!(
+                    "unset {name}, and say the same in .cargo/config.toml, which is in no key; or set it alike everywhere"
+                ),
+            };
             checks.push(Check::warn(name, found, mend));
         }
     }

@@ -202,13 +202,14 @@ fn architecture_maps_every_source_file() {
 fn documents_stay_short_and_free_of_local_paths() {
     for (name, most) in [
         ("README.md", 200),
-        ("ARCHITECTURE.md", 140),
+        ("ARCHITECTURE.md", 150),
         ("docs/clients.md", 100),
         ("docs/cluster.md", 100),
         ("docs/kubernetes.md", 100),
         ("docs/observability.md", 100),
         ("docs/operating.md", 100),
         ("docs/cache.md", 100),
+        ("docs/keys.md", 100),
         ("docs/settings.md", 100),
     ] {
         let text = document(name);

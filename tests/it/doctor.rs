@@ -198,6 +198,39 @@ fn too_many_wrong_tokens_are_told_from_another_server() {
 }
 
 #[test]
+fn what_sets_the_keys_of_a_folder_apart_is_named() {
+    let dock = Dock::start(&[]);
+    let machine = Machine::new();
+    machine.write("mine/.git/HEAD", "");
+    machine.write("mine/.cargo/config.toml", "[build]\nrustflags = ['-g']\n");
+    machine.write("mine/src/it.rs", "");
+    machine.write(
+        "own-cargo/config.toml",
+        "[target.x86_64-unknown-linux-gnu]\nlinker = 'clang'\n[registry]\ntoken = 'hidden'\n",
+    );
+    let script = "export CARGO_HOME=$PWD/own-cargo CARGO_REGISTRY_TOKEN=hidden; cd mine/src; sccache-dock doctor";
+    let outcome = machine.with_env(&dock, "--lane webdav", script);
+    let work = machine.work().canonicalize().unwrap();
+    has(
+        &outcome,
+        &[
+            &format!("hold these paths: {}/mine for", work.display()),
+            &format!("{}/own-cargo for", machine.work().display()),
+            "warn  target.x86_64-unknown-linux-gnu.linker",
+            "set CARGO_REGISTRY_TOKEN for cargo publish alone",
+            "ok    C keys",
+        ],
+    );
+    for absent in ["hidden", "build.rustflags"] {
+        assert!(!outcome.output.contains(absent), "{}", outcome.output);
+    }
+    // Where nothing can be built there are no paths to speak of.
+    let outcome = machine.with_env(&dock, "--lane ipc", "cd own-cargo; sccache-dock doctor");
+    assert!(!outcome.output.contains("Rust keys"), "{}", outcome.output);
+    has(&outcome, &["ok    C keys"]);
+}
+
+#[test]
 fn variables_that_cost_rust_hits_are_those_of_the_real_sccache() {
     let dock = Dock::start(&[]);
     let machine = Machine::new();

@@ -1,0 +1,252 @@
+//! Which parts of sccache's keys may set this client apart from its team, for the current folder: what the environment
+//! says of them is in `environment`; here are paths, cargo's config files and the kind of C keys. Pure but for
+//! [`Place::look`].
+
+use super::cluster::Conf;
+use super::environment::{self, is_in_keys};
+use super::{Check, Environment};
+use crate::at;
+use crate::client::Lane;
+use std::fs;
+use std::path::{Path, PathBuf};
+use toml::{Table, Value};
+
+const ALIKE: &str = "say it in the checkout's own .cargo/config.toml, for everybody, or nowhere";
+
+/// Where a client builds.
+#[derive(Debug, Default)]
+pub(super) struct Place {
+    /// The checkout around the current folder.
+    pub(super) root: PathBuf,
+    pub(super) cargo_home: PathBuf,
+    /// Texts of cargo's config files that no checkout brings along.
+    pub(super) private: Vec<(PathBuf, String)>,
+}
+
+impl Place {
+    /// The current folder of a client, if it lies in a checkout.
+    pub(super) fn look(environment: &Environment) -> Option<Place> {
+        let cwd = std::env::current_dir().ok()?;
+        let root = at::checkout_around(&cwd)?;
+        let set = |name: &str| environment.get(name).filter(|it| !it.is_empty());
+        let cargo_home = match set("CARGO_HOME") {
+            Some(folder) => PathBuf::from(folder),
+            None => Path::new(set("HOME")?).join(".cargo"),
+        };
+        let above = root.ancestors().skip(1).map(|folder| folder.join(".cargo"));
+        let mut folders: Vec<PathBuf> = above.chain([cargo_home.clone()]).collect();
+        folders.sort();
+        folders.dedup();
+        let files = folders
+            .iter()
+            .flat_map(|folder| ["config.toml", "config"].map(|name| folder.join(name)));
+        Some(Place {
+            private: files
+                .filter_map(|path| fs::read_to_string(&path).ok().map(|text| (path, text)))
+                .collect(),
+            root,
+            cargo_home,
+        })
+    }
+}
+
+/// What sets the keys of this client apart. Names only, where a value may be a secret.
+pub(super) fn judge(
+    place: Option<&Place>,
+    environment: &Environment,
+    conf: Option<&Conf>,
+    lane: Option<Lane>,
+) -> Vec<Check> {
+    let mut checks = Vec::new();
+    if let Some(place) = place {
+        let (root, cargo_home) = (place.root.display(), place.cargo_home.display());
+        checks.push(Check::ok(
+            "Rust keys",
+            format!(
+                "hold these paths: {root} for the crates in it, {cargo_home} for those of the registry; \
+                 builds at other paths share nothing, unless sccache-dock at shows both at the same ones"
+            ),
+        ));
+        for (path, text) in &place.private {
+            for setting in settings_in_keys(text) {
+                let found = format!(
+                    "in {}, which no checkout brings along: part of the key of Rust compiles",
+                    path.display()
+                );
+                checks.push(Check::warn(&setting, found, ALIKE));
+            }
+        }
+    }
+    if environment.contains_key("RUSTFLAGS") {
+        let found = "its flags are part of the key of every Rust compile";
+        let mend = format!("unset RUSTFLAGS, and {ALIKE}");
+        checks.push(Check::warn("RUSTFLAGS", found, mend));
+    }
+    if conf.is_some_and(|conf| conf.has_toolchains) {
+        let found = "sccache's config file names toolchains of its own, which are part of keys";
+        let mend = "give everybody the same [[dist.toolchains]], or nobody any";
+        checks.push(Check::warn("dist.toolchains", found, mend));
+    }
+    checks.extend(c(environment, lane));
+    checks
+}
+
+/// Settings of cargo that reach rustc's command line or its `CARGO_*` variables.
+fn settings_in_keys(text: &str) -> Vec<String> {
+    let config: Table = text.parse().unwrap_or_default();
+    let table = |table: &Table, name: &str| -> Table {
+        let found = table.get(name).and_then(Value::as_table);
+        found.cloned().unwrap_or_default()
+    };
+    let mut found = Vec::new();
+    for name in ["rustflags", "target"] {
+        if table(&config, "build").contains_key(name) {
+            found.push(format!("build.{name}"));
+        }
+    }
+    let targets = table(&config, "target");
+    for (target, _) in &targets {
+        for name in ["rustflags", "linker"] {
+            if table(&targets, target).contains_key(name) {
+                found.push(format!("target.{target}.{name}"));
+            }
+        }
+    }
+    found.extend(
+        table(&config, "profile")
+            .keys()
+            .map(|name| format!("profile.{name}")),
+    );
+    // The set of `client-env --format cargo` has one, alike for everybody.
+    let variables = table(&config, "env");
+    let variables = variables.keys().filter(|name| is_in_keys(name));
+    found.extend(
+        variables
+            .filter(|name| *name != "CARGO_INCREMENTAL")
+            .map(|name| format!("env.{name}")),
+    );
+    found
+}
+
+/// Which kind of C keys this client has, and which of its variables are part of them.
+fn c(environment: &Environment, lane: Option<Lane>) -> Vec<Check> {
+    let mut checks = Vec::new();
+    let what = "C keys";
+    let others = "sources that differ in their line numbers alone have one object, with the lines of the first in its \
+                  debug information, and nothing is shared with clients that have a level on disk";
+    match (environment::has_line_markers(environment, lane), lane) {
+        (_, None) | (None, _) => {}
+        (Some(true), Some(Lane::Dist)) => checks.push(Check::ok(
+            what,
+            "with gcc those of all lanes, with clang 14 or newer those of clients that distribute",
+        )),
+        (Some(true), Some(_)) => checks.push(Check::ok(what, "those of all lanes")),
+        (Some(false), Some(_)) => checks.push(Check::warn(
+            what,
+            format!("without line markers: {others}"),
+            "unset SCCACHE_DIRECT, and use the whole set of sccache-dock client-env; with --no-disk not in the formats \
+             cargo and toml",
+        )),
+    }
+    // `src/compiler/c.rs` of sccache 0.19.0, and what the compilers themselves read.
+    for name in [
+        "SCCACHE_C_CUSTOM_CACHE_BUSTER",
+        "CCC_OVERRIDE_OPTIONS",
+        "SDKROOT",
+        "MACOSX_DEPLOYMENT_TARGET",
+        "IPHONEOS_DEPLOYMENT_TARGET",
+        "TVOS_DEPLOYMENT_TARGET",
+        "WATCHOS_DEPLOYMENT_TARGET",
+    ] {
+        if environment.contains_key(name) {
+            let found = "part of the key of every compile of C and C++";
+            let mend = format!("set {name} alike everywhere, or nowhere");
+            checks.push(Check::warn(name, found, mend));
+        }
+    }
+    checks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Verdict;
+    use super::*;
+
+    fn environment(pairs: &[(&str, &str)]) -> Environment {
+        let owned = pairs.iter();
+        owned
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect()
+    }
+
+    fn verdicts(checks: &[Check]) -> Vec<(&str, Verdict)> {
+        let all = checks.iter();
+        all.map(|it| (it.what.as_str(), it.verdict)).collect()
+    }
+
+    #[test]
+    fn config_files_outside_of_the_checkout_are_looked_through() {
+        let text = "[build]\nrustflags = ['-Ctarget-cpu=native']\njobs = 2\nrustc-wrapper = 'sccache'\n\
+                    [target.x86_64-unknown-linux-gnu]\nlinker = 'clang'\nrunner = 'x'\n\
+                    [profile.dev]\ndebug = 0\n\
+                    [env]\nCARGO_TERM_COLOR = 'always'\nCARGO_INCREMENTAL = '0'\nOTHER = 'x'\n\
+                    [term]\ncolor = 'always'\n[registry]\ntoken = 'a-secret'\n";
+        let place = Place {
+            root: "/home/me/project".into(),
+            cargo_home: "/home/me/.cargo".into(),
+            private: vec![("/home/me/.cargo/config.toml".into(), text.to_owned())],
+        };
+        let checks = judge(Some(&place), &Environment::new(), None, None);
+        let warn = Verdict::Warn;
+        assert_eq!(
+            verdicts(&checks),
+            [
+                ("Rust keys", Verdict::Ok),
+                ("build.rustflags", warn),
+                ("target.x86_64-unknown-linux-gnu.linker", warn),
+                ("profile.dev", warn),
+                ("env.CARGO_TERM_COLOR", warn),
+            ]
+        );
+        assert!(checks[0].found.contains("/home/me/project for"));
+        assert!(checks[0].found.contains("/home/me/.cargo for"));
+        assert!(!format!("{checks:?}").contains("secret"));
+    }
+
+    #[test]
+    fn kind_of_c_keys_is_named() {
+        let check = |pairs: &[(&str, &str)], lane, expected: &[Verdict]| {
+            let checks = judge(None, &environment(pairs), None, Some(lane));
+            let found: Vec<Verdict> = checks.iter().map(|it| it.verdict).collect();
+            assert_eq!(found, expected, "{pairs:?}: {checks:?}");
+        };
+        let endpoint = ("SCCACHE_WEBDAV_ENDPOINT", "http://127.0.0.1:4226");
+        let chain = ("SCCACHE_MULTILEVEL_CHAIN", "disk,webdav");
+        let (ok, warn) = (&[Verdict::Ok], &[Verdict::Warn]);
+        for lane in [Lane::Webdav, Lane::Dist] {
+            check(&[endpoint, chain], lane, ok);
+            let empty = ("SCCACHE_LOCAL_RW_MODE", "READ_ONLY");
+            check(&[endpoint, chain, empty], lane, ok);
+            check(&[endpoint], lane, warn);
+            check(
+                &[endpoint, ("SCCACHE_MULTILEVEL_CHAIN", "webdav")],
+                lane,
+                warn,
+            );
+            check(&[endpoint, chain, ("SCCACHE_DIRECT", "0")], lane, warn);
+        }
+        check(&[], Lane::Dist, &[]);
+        check(&[], Lane::Ipc, ok);
+        check(&[("SCCACHE_DIRECT", "false")], Lane::Socket, warn);
+        let checks = judge(
+            None,
+            &environment(&[("SDKROOT", "/x"), ("RUSTFLAGS", "")]),
+            None,
+            None,
+        );
+        assert_eq!(
+            verdicts(&checks),
+            [("RUSTFLAGS", Verdict::Warn), ("SDKROOT", Verdict::Warn)]
+        );
+    }
+}
