@@ -379,13 +379,18 @@ fn server(settings: &Settings, facts: &Facts, gateway: Id) -> Service {
     }
 }
 
-/// Its storage library warns of every miss, which would fill the log of warnings; what matters, sccache says itself.
+/// What warns of every compile, and would fill the log of warnings: the storage library at each miss, and the chain of
+/// levels at each entry of direct mode that the first one does not take. What matters beside it, the gateway says.
+const NOISY: [&str; 2] = ["opendal", "sccache::cache::multilevel"];
+
 fn server_log(log: &str) -> String {
-    if log == "off" || log.contains("opendal") {
-        log.to_owned()
-    } else {
-        format!("{log},opendal=error")
+    if log == "off" {
+        return log.to_owned();
     }
+    let quiet = NOISY.iter().filter(|module| !log.contains(**module));
+    quiet.fold(log.to_owned(), |log, module| {
+        format!("{log},{module}=error")
+    })
 }
 
 /// The address at which the machine itself reaches a listener on `bound`.
@@ -549,10 +554,19 @@ mod tests {
     #[test]
     fn misses_of_the_server_are_no_warnings_unless_they_are_asked_for() {
         for (set, expected) in [
-            ("debug", "debug,opendal=error"),
-            ("info,sccache=trace", "info,sccache=trace,opendal=error"),
+            (
+                "debug",
+                "debug,opendal=error,sccache::cache::multilevel=error",
+            ),
+            (
+                "info,sccache=trace",
+                "info,sccache=trace,opendal=error,sccache::cache::multilevel=error",
+            ),
             ("off", "off"),
-            ("info,opendal=debug", "info,opendal=debug"),
+            (
+                "info,opendal=debug",
+                "info,opendal=debug,sccache::cache::multilevel=error",
+            ),
         ] {
             let plan = planned(&[("SCCACHE_LOG", set)]);
             assert_eq!(env_of(&plan, 1, "SCCACHE_LOG").as_deref(), Some(expected));
