@@ -9,6 +9,7 @@ mod crash;
 mod lives;
 pub mod logs;
 pub mod machine;
+pub mod peers;
 pub mod probe;
 mod reload;
 mod start;
@@ -22,14 +23,15 @@ use crate::plan::{self, Facts, Plan, Planner, ReadyBy, StopBy, paths};
 use crate::settings::{Loaded, Settings};
 use crate::state::Prepared;
 use children::Children;
-use control::{Control, Request, Response};
+use control::{Request, Response};
 use crash::Oom;
 use lives::Lives;
 use logs::{Level, Log, Source};
 use machine::{Action, Event, Exit, Id, Machine, Outcome, State};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
-use probe::{Notify, Said};
+use peers::Peers;
+use probe::Said;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
@@ -115,8 +117,8 @@ pub fn run_plan(loaded: Loaded, planner: Planner) -> Result<u8, Error> {
         prepared: ground.prepared,
         facts: ground.facts,
         doors: Some(ground.sockets.doors),
-        control: Control::new(ground.sockets.control),
-        notify: Notify::new(ground.sockets.notify),
+        control: Peers::new(ground.sockets.control, control::LINE_LIMIT),
+        notify: Peers::new(ground.sockets.notify, probe::NOTIFICATION_LIMIT),
         children: Children::default(),
         sources: Vec::new(),
         log,
@@ -168,8 +170,8 @@ struct Supervisor {
     children: Children,
     runtimes: Vec<Runtime>,
     sources: Vec<Source>,
-    control: Control,
-    notify: Notify,
+    control: Peers,
+    notify: Peers,
     log: Log,
     started: Instant,
     orphans: u64,
@@ -194,9 +196,7 @@ impl Supervisor {
             for id in turn.farewells {
                 self.runtimes[id.0].farewell = None;
             }
-            if turn.notify {
-                outcome = outcome.or(self.take_notification(now));
-            }
+            outcome = outcome.or(self.take_notifications(now, turn.notify));
             outcome = outcome.or(self.serve_control(now, turn.control));
             outcome = outcome.or(self.step(now, Event::Wake));
         }
@@ -250,19 +250,26 @@ impl Supervisor {
         }
     }
 
-    fn take_notification(&mut self, now: Instant) -> Option<Outcome> {
-        let id = self.place(ReadyBy::Notify)?;
-        match self.notify.read() {
-            Said::Ready => self.ready(now, id),
-            Said::Failed(reason) => {
-                self.log.say(
-                    Level::Error,
-                    &format!("{} cannot start: {reason}", self.plan.services[id.0].name),
-                );
-                None
-            }
-            Said::Nothing | Said::Gone | Said::Of(_) => None,
+    fn take_notifications(&mut self, now: Instant, fired: bool) -> Option<Outcome> {
+        if !fired && self.notify.deadline().is_none() {
+            return None;
         }
+        // Also where no service of the plan uses the socket: who connects there must not keep us awake.
+        let heard = self.notify.hear(now, probe::notification);
+        let id = self.place(ReadyBy::Notify)?;
+        let mut outcome = None;
+        for (_, said) in heard {
+            match said {
+                Said::Ready => outcome = outcome.or(self.ready(now, id)),
+                Said::Failed(reason) => {
+                    let name = self.plan.services[id.0].name;
+                    let text = format!("{name} cannot start: {reason}");
+                    self.log.say(Level::Error, &text);
+                }
+                Said::Nothing | Said::Gone | Said::Of(_) => {}
+            }
+        }
+        outcome
     }
 
     /// The service that says in this way that it is ready.
@@ -298,11 +305,10 @@ impl Supervisor {
         if !fired && self.control.deadline().is_none() {
             return None;
         }
-        self.control.accept(now);
         let mut outcome = None;
-        for (client, request) in self.control.requests(now) {
+        for (peer, request) in self.control.hear(now, Request::understand) {
             let (response, ended) = self.answer(now, request);
-            client.send(&response);
+            response.send(peer);
             outcome = outcome.or(ended);
         }
         outcome
@@ -543,11 +549,14 @@ impl Supervisor {
     }
 }
 
-/// Sends the `Shutdown` request (frame of four bytes, tag 3; sccache 0.19.0, `src/protocol.rs`) and waits for nothing.
-/// The connection must stay open until the answer comes.
+/// Sends the `Shutdown` request (frame of four bytes, tag 3; sccache 0.19.0, `src/protocol.rs`) and waits for nothing,
+/// not even for a place in the queue of a server that stands still. The connection must stay open until the answer comes.
 pub(crate) fn sccache_shutdown(socket: &Path) -> io::Result<UnixStream> {
-    let mut stream = UnixStream::connect(socket)?;
-    stream.set_nonblocking(true)?;
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let stream = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&stream, &SocketAddrUnix::new(socket)?)?;
+    let mut stream = UnixStream::from(stream);
     stream.write_all(&[0, 0, 0, 4, 3, 0, 0, 0])?;
     Ok(stream)
 }

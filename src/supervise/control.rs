@@ -4,21 +4,15 @@
 //! may ask.
 
 use super::crash::Crash;
+use super::peers::{PATIENCE, Peer};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
-/// A client must have asked and read within this time.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Pause after the kernel refused to accept.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 /// Longest request.
-const LINE_LIMIT: usize = 256;
-/// Clients at the same time; more are turned away.
-const CLIENTS: usize = 16;
+pub const LINE_LIMIT: usize = 256;
 
 /// What can be asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +26,13 @@ pub enum Request {
 }
 
 impl Request {
+    /// What these bytes ask for, once a line is whole or too long.
+    pub fn understand(bytes: &[u8]) -> Option<Request> {
+        let end = bytes.iter().position(|byte| *byte == b'\n');
+        let end = end.or((bytes.len() >= LINE_LIMIT).then_some(bytes.len()))?;
+        Some(Request::parse(&String::from_utf8_lossy(&bytes[..end])))
+    }
+
     fn parse(line: &str) -> Request {
         let mut words = line.split_ascii_whitespace();
         match (words.next(), words.next(), words.next()) {
@@ -172,106 +173,12 @@ impl fmt::Display for Report {
     }
 }
 
-/// The listening side, inside the loop.
-pub struct Control {
-    pub listener: UnixListener,
-    pub clients: Vec<Client>,
-    /// The kernel refused to accept (no descriptor is free): the listener is left alone until then.
-    closed_until: Option<Instant>,
-}
-
-/// One connection that has not been answered yet.
-pub struct Client {
-    pub stream: UnixStream,
-    line: Vec<u8>,
-    until: Instant,
-}
-
-impl Control {
-    /// Takes over a listener, which must not block.
-    pub fn new(listener: UnixListener) -> Control {
-        Control {
-            listener,
-            clients: Vec::new(),
-            closed_until: None,
-        }
-    }
-
-    /// Accepts whoever waits.
-    pub fn accept(&mut self, now: Instant) {
-        loop {
-            match self.listener.accept() {
-                Ok((stream, _)) => {
-                    if self.clients.len() < CLIENTS && stream.set_nonblocking(true).is_ok() {
-                        self.clients.push(Client {
-                            stream,
-                            line: Vec::new(),
-                            until: now + PATIENCE,
-                        });
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    // Anything but "nobody waits" would come again at once, and the loop would spin.
-                    let refused = error.kind() != io::ErrorKind::WouldBlock;
-                    self.closed_until = refused.then(|| now + ACCEPT_PAUSE);
-                    return;
-                }
-            }
-        }
-    }
-
-    /// Whether the listener is to be waited for.
-    pub fn is_open(&self, now: Instant) -> bool {
-        self.closed_until.is_none_or(|until| now >= until)
-    }
-
-    /// When the next client runs out of patience.
-    pub fn deadline(&self) -> Option<Instant> {
-        let patience = self.clients.iter().map(|client| client.until);
-        patience.chain(self.closed_until).min()
-    }
-
-    /// Takes every request that is whole with the client to answer, and forgets clients that are done or too slow.
-    pub fn requests(&mut self, now: Instant) -> Vec<(Client, Request)> {
-        let mut asked = Vec::new();
-        for mut client in std::mem::take(&mut self.clients) {
-            match client.read() {
-                Ok(None) if now < client.until => self.clients.push(client),
-                Ok(Some(line)) => asked.push((client, Request::parse(&line))),
-                Ok(None) | Err(_) => {}
-            }
-        }
-        asked
-    }
-}
-
-impl Client {
-    fn read(&mut self) -> io::Result<Option<String>> {
-        let mut buffer = [0; LINE_LIMIT];
-        loop {
-            match self.stream.read(&mut buffer) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(count) => self.line.extend_from_slice(&buffer[..count]),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-                Err(error) => return Err(error),
-            }
-            let end = self.line.iter().position(|byte| *byte == b'\n');
-            if end.is_none() && self.line.len() < LINE_LIMIT {
-                continue;
-            }
-            let end = end.unwrap_or(self.line.len());
-            return Ok(Some(
-                String::from_utf8_lossy(&self.line[..end]).into_owned(),
-            ));
-        }
-    }
-
-    /// The answer is far smaller than a socket's buffer: a client that does not read loses it.
-    pub fn send(mut self, response: &Response) {
-        if let Ok(mut text) = serde_json::to_vec(response) {
+impl Response {
+    /// Answers. It is far smaller than a socket's buffer: a peer that does not read loses it.
+    pub fn send(&self, mut to: Peer) {
+        if let Ok(mut text) = serde_json::to_vec(self) {
             text.push(b'\n');
-            let _ = self.stream.write_all(&text);
+            let _ = to.stream.write_all(&text);
         }
     }
 }

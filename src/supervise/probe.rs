@@ -6,10 +6,12 @@
 //! sccache 0.19.0, `src/server.rs`).
 
 use std::io::{self, Read, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 
 /// Longest frame taken from the notification socket.
 const FRAME_LIMIT: usize = 64 << 10;
+/// The same with the length before it.
+pub const NOTIFICATION_LIMIT: usize = 4 + FRAME_LIMIT;
 
 /// What a service said.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,61 +45,11 @@ pub fn tell(mut gateway: &UnixStream, byte: u8) {
     let _ = gateway.write(&[byte]);
 }
 
-/// The notification socket, and the connection of a server that is starting.
-pub struct Notify {
-    pub listener: UnixListener,
-    pub connection: Option<UnixStream>,
-    frame: Vec<u8>,
-}
-
-impl Notify {
-    /// Takes over a listener, which must not block.
-    pub fn new(listener: UnixListener) -> Notify {
-        Notify {
-            listener,
-            connection: None,
-            frame: Vec::new(),
-        }
-    }
-
-    /// Forgets what a process that has ended said, or its successor would count as ready before it is.
-    pub fn forget(&mut self) {
-        self.connection = None;
-        while self.listener.accept().is_ok() {}
-    }
-
-    /// Accepts a connection and reads what is there. Bounded by the ready timeout of the service.
-    pub fn read(&mut self) -> Said {
-        if let Ok((stream, _)) = self.listener.accept()
-            && stream.set_nonblocking(true).is_ok()
-        {
-            self.frame.clear();
-            self.connection = Some(stream);
-        }
-        let Some(stream) = &mut self.connection else {
-            return Said::Nothing;
-        };
-        let mut buffer = [0; 1024];
-        loop {
-            match stream.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(count) if self.frame.len() + count <= FRAME_LIMIT => {
-                    self.frame.extend_from_slice(&buffer[..count]);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Ok(_) | Err(_) => {
-                    self.connection = None;
-                    return Said::Gone;
-                }
-            }
-        }
-        match decode(&self.frame) {
-            Said::Nothing => Said::Nothing,
-            said => {
-                self.connection = None;
-                said
-            }
-        }
+/// What a server says over the notification socket, once its frame is whole or cannot become one.
+pub fn notification(bytes: &[u8]) -> Option<Said> {
+    match decode(bytes) {
+        Said::Nothing => None,
+        said => Some(said),
     }
 }
 
@@ -136,24 +88,6 @@ mod tests {
         let mut frame = u32::try_from(payload.len()).unwrap().to_be_bytes().to_vec();
         frame.extend_from_slice(payload);
         frame
-    }
-
-    #[test]
-    fn what_the_dead_said_does_not_count_for_their_successors() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("n.sock");
-        let listener = UnixListener::bind(&path).unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let mut notify = Notify::new(listener);
-        let say = || {
-            let mut stream = UnixStream::connect(&path).unwrap();
-            stream.write_all(&frame(b"\0\0\0\0")).unwrap();
-        };
-        say();
-        notify.forget();
-        assert_eq!(notify.read(), Said::Nothing);
-        say();
-        assert_eq!(notify.read(), Said::Ready);
     }
 
     #[test]

@@ -15,6 +15,10 @@ use std::time::Duration;
 /// each look for the next would pass by all that still live.
 const LULL: Duration = Duration::from_millis(5);
 
+/// Places among what is waited for.
+const CONTROL: usize = 2;
+const NOTIFY: usize = 3;
+
 /// What one turn of waiting found.
 #[derive(Default)]
 pub(super) struct Turn {
@@ -38,6 +42,7 @@ impl Supervisor {
             lull.then(|| now + LULL),
             self.machine.deadline(),
             self.control.deadline(),
+            self.notify.deadline(),
             self.log.deadline().filter(|_| !has_room),
         ];
         let timeout = deadlines
@@ -49,26 +54,16 @@ impl Supervisor {
         let mut fds: Vec<PollFd<'_>> = Vec::with_capacity(8 + self.sources.len());
         fds.push(input(signals.get_read().as_fd()));
         fds.push(input(self.log.wake_fd()));
-        let interest = match self.control.is_open(now) {
-            true => PollFlags::POLLIN,
-            false => PollFlags::empty(),
-        };
-        fds.push(PollFd::new(self.control.listener.as_fd(), interest));
-        fds.push(input(self.notify.listener.as_fd()));
+        for (peers, place) in [(&self.control, CONTROL), (&self.notify, NOTIFY)] {
+            debug_assert_eq!(fds.len(), place);
+            fds.push(PollFd::new(peers.listener.as_fd(), peers.interest(now)));
+        }
         let controls = fds.len();
-        fds.extend(
-            self.control
-                .clients
-                .iter()
-                .map(|client| input(client.stream.as_fd())),
-        );
+        let connected = self.control.connected.iter();
+        fds.extend(connected.map(|peer| input(peer.stream.as_fd())));
         let notifies = fds.len();
-        fds.extend(
-            self.notify
-                .connection
-                .iter()
-                .map(|stream| input(stream.as_fd())),
-        );
+        let connected = self.notify.connected.iter();
+        fds.extend(connected.map(|peer| input(peer.stream.as_fd())));
         let handovers = fds.len();
         let have = |kept: fn(&Runtime) -> Option<&UnixStream>| -> Vec<(Id, &UnixStream)> {
             let runtimes = self.runtimes.iter().enumerate();
@@ -92,8 +87,8 @@ impl Supervisor {
         let fired = |index: usize| fds.get(index).is_some_and(|fd| fd.any().unwrap_or(true));
         Ok(Turn {
             signals: fired(0),
-            control: fired(2) || (controls..notifies).any(fired),
-            notify: fired(3) || (notifies..handovers).any(fired),
+            control: fired(CONTROL) || (controls..notifies).any(fired),
+            notify: fired(NOTIFY) || (notifies..handovers).any(fired),
             handovers: (0..handing.len())
                 .filter(|i| fired(handovers + i))
                 .map(|i| handing[i].0)

@@ -233,7 +233,7 @@ fn failed_spawn_is_recorded_and_tried_again() {
 }
 
 /// Sets the number of descriptors that the supervisor may have, while it runs.
-fn limit_descriptors(dock: &Dock, most: i32) {
+pub(crate) fn limit_descriptors(dock: &Dock, most: i32) {
     let status = Command::new("prlimit")
         .args(["--pid", &dock.pid().to_string()])
         .arg(format!("--nofile={most}:"))

@@ -1,6 +1,7 @@
 //! Random events against a running sccache-dock under a loop of real compiles. A short run is part of the suite;
 //! `just soak` makes the long one. The seed is printed; `SOAK_SEED` repeats its choices.
 
+use crate::dice::Dice;
 use crate::dock::{Dock, is_alive};
 use crate::harness::{now, sccache_bin, wait_for};
 use crate::machine::Machine;
@@ -22,22 +23,6 @@ const BACK: Duration = Duration::from_secs(50);
 
 fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
-}
-
-/// xorshift64: the same seed makes the same choices.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % bound
-    }
-
-    fn service(&mut self) -> &'static str {
-        SERVICES[usize::try_from(self.below(2)).unwrap()]
-    }
 }
 
 /// An sccache that, as the server, leaves a process behind that writes numbered lines: a few all the time, a flood
@@ -211,7 +196,7 @@ fn strike(
     flooder: &Flooder,
     frozen: &mut Frozen,
 ) -> &'static str {
-    let service = dice.service();
+    let service = dice.of_these(&SERVICES);
     let to_service = |signal| {
         let pid = pid_of(socket, service);
         // It may be gone by now; then its number is nobody's for a long while.
@@ -263,8 +248,8 @@ fn strike(
 #[test]
 fn random_events_break_no_build_and_leave_nothing_behind() {
     let (events, seconds) = (setting("SOAK_EVENTS", 80), setting("SOAK_SECONDS", 30));
-    let seed = setting("SOAK_SEED", u64::from(std::process::id()) << 20 | 1);
-    println!("seed {seed}, {events} events in {seconds} s");
+    let mut dice = Dice::of("SOAK_SEED");
+    println!("{events} events in {seconds} s");
     let flooder = Flooder::new();
     let program = flooder.program();
     let mut dock = Dock::start(&[
@@ -274,7 +259,7 @@ fn random_events_break_no_build_and_leave_nothing_behind() {
     let machine = Machine::new();
     write_sources(&machine);
     let socket = dock.dir.path().join("run/control.sock");
-    let (mut dice, mut struck) = (Dice(seed), BTreeMap::<&str, u32>::new());
+    let mut struck = BTreeMap::<&str, u32>::new();
     let (stop, mut frozen) = (AtomicBool::new(false), Frozen::new());
     let first = weigh(dock.pid());
     let begin = now();

@@ -1,8 +1,9 @@
 //! The gateway killed at random moments under 32 clients that read and write.
 //!
 //! `SCCACHE_DOCK_KILLS` says how often (12 by default). nextest ends a test after a minute; for more than that:
-//! `SCCACHE_DOCK_KILLS=200 cargo test --locked --test it storm`.
+//! `SCCACHE_DOCK_KILLS=200 cargo test --locked --test it storm`. The seed is printed; `STORM_SEED` repeats its choices.
 
+use crate::dice::Dice;
 use crate::harness::{Answer, Gateway, WRITER, now, unfinished, wait_for};
 use nix::sys::signal::Signal;
 use std::collections::HashMap;
@@ -21,21 +22,9 @@ const AMPLE: u64 = 64 << 20;
 /// Holds a part of them.
 const TIGHT: u64 = 6 << 20;
 
-/// A cheap stream of numbers: what is random here needs no quality.
-struct Numbers(u64);
-
-impl Numbers {
-    fn next(&mut self, below: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % below
-    }
-}
-
 /// The body of the version of a key; what it should be can be told from its first bytes.
 fn body(version: u64) -> Vec<u8> {
-    let length = usize::try_from(16 + Numbers(version | 1 << 40).next(LONGEST)).unwrap();
+    let length = usize::try_from(16 + Dice::new(version | 1 << 40).below(LONGEST)).unwrap();
     let mut body = version.to_le_bytes().repeat(length / 8 + 1);
     body.truncate(length);
     body
@@ -80,17 +69,17 @@ fn request(addr: SocketAddr, method: &str, key: u64, body: &[u8]) -> io::Result<
 }
 
 /// Reads and writes until the gateway dies.
-fn client(addr: SocketAddr, mut numbers: Numbers, number: u64, stored: &Mutex<HashMap<u64, u64>>) {
+fn client(addr: SocketAddr, mut dice: Dice, number: u64, stored: &Mutex<HashMap<u64, u64>>) {
     for round in 1.. {
-        let key = numbers.next(KEYS);
-        if numbers.next(2) == 0 {
+        let key = dice.below(KEYS);
+        if dice.below(2) == 0 {
             match request(addr, "GET", key, b"") {
                 Ok(answer) if answer.code == 200 => drop(version(&answer.body)),
                 Ok(answer) => assert_eq!(answer.code, 404, "{}", answer.text()),
                 Err(_) => return,
             }
         } else {
-            let version = numbers.next(1 << 30) << 20 | round << 5 | number;
+            let version = dice.below(1 << 30) << 20 | round << 5 | number;
             match request(addr, "PUT", key, &body(version)) {
                 Ok(answer) if matches!(answer.code, 201 | 204) => {
                     stored.lock().unwrap().insert(key, version);
@@ -122,7 +111,7 @@ fn bytes_on_disk(folder: &Path) -> u64 {
 fn kill_at_any_moment_leaves_whole_blobs_within_the_budget() {
     let kills = std::env::var("SCCACHE_DOCK_KILLS").map_or(12, |kills| kills.parse().unwrap());
     let mut gateway = Gateway::start_with(|config| config.budget_bytes = AMPLE);
-    let mut numbers = Numbers(0x5cca_c4e0 + u64::from(gateway.process.id()));
+    let mut dice = Dice::of("STORM_SEED");
     let began = now();
     let mut checked = 0;
     for kill in 0..kills {
@@ -130,12 +119,12 @@ fn kill_at_any_moment_leaves_whole_blobs_within_the_budget() {
         let addr = gateway.addr;
         std::thread::scope(|scope| {
             for number in 0..CLIENTS {
-                let numbers = Numbers(numbers.next(u64::MAX) | 1);
+                let dice = Dice::new(dice.below(u64::MAX));
                 let stored = &stored;
-                scope.spawn(move || client(addr, numbers, number, stored));
+                scope.spawn(move || client(addr, dice, number, stored));
             }
             // Not a wait for anything: the moment is what is random.
-            std::thread::sleep(Duration::from_micros(numbers.next(150_000)));
+            std::thread::sleep(Duration::from_micros(dice.below(150_000)));
             gateway.process.signal(Signal::SIGKILL);
         });
         gateway.process.exit();
