@@ -374,8 +374,14 @@ pub(crate) fn file_of(store: &Path, key: &str) -> PathBuf {
     let mut found = found.filter(|file| {
         // Others may be evicted meanwhile.
         let bytes = fs::read(file).unwrap_or_default();
-        let end = &bytes[bytes.len().saturating_sub(44 + key.len())..];
-        end.starts_with(key.as_bytes())
+        let Some((rest, fixed)) = bytes.split_last_chunk::<44>() else {
+            return false;
+        };
+        // The key, then who has written it.
+        let by = usize::from(u16::from_le_bytes([fixed[10], fixed[11]]));
+        rest.len()
+            .checked_sub(by)
+            .is_some_and(|end| rest[..end].ends_with(key.as_bytes()))
     });
     found.next().unwrap_or_else(|| panic!("no file of {key}"))
 }
