@@ -17,6 +17,7 @@ pub mod human;
 pub mod listeners;
 pub mod plan;
 mod progress;
+mod regular;
 pub mod sccache;
 pub mod screen;
 pub mod secret;

@@ -1,6 +1,7 @@
 //! Listening sockets: bound here, handed from the supervisor to the gateway over a Unix socket, so that
 //! they stay open while the gateway restarts and no client is ever refused.
 
+use nix::errno::Errno;
 use nix::sys::stat::{Mode, umask};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
@@ -22,7 +23,7 @@ pub const SOCKET_PATH_MAX: usize = 107;
 
 /// Binds `addr`; port 0 takes any free port. Errors name the address.
 pub fn bind_tcp(addr: SocketAddr) -> io::Result<TcpListener> {
-    TcpListener::bind(addr).map_err(|cause| explain(&cause, &format!("cannot listen on {addr}")))
+    TcpListener::bind(addr).map_err(|cause| explain(cause, &format!("cannot listen on {addr}")))
 }
 
 /// Binds a Unix socket at `path` with `mode`, in place of a stale socket. Anything else that stands at `path`
@@ -38,7 +39,7 @@ pub fn bind_unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
     }
     match std::fs::symlink_metadata(path) {
         Ok(found) if found.file_type().is_socket() => {
-            std::fs::remove_file(path).map_err(|cause| explain(&cause, &what))?;
+            std::fs::remove_file(path).map_err(|cause| explain(cause, &what))?;
         }
         Ok(_) => {
             let cause = format!("{what}: a file that is no socket stands there");
@@ -50,7 +51,7 @@ pub fn bind_unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
     let before = umask(Mode::from_bits_truncate(!mode & 0o777));
     let bound = UnixListener::bind(path);
     umask(before);
-    bound.map_err(|cause| explain(&cause, &what))
+    bound.map_err(|cause| explain(cause, &what))
 }
 
 /// Sends `sockets`, at most four, in one message with one byte of data.
@@ -94,8 +95,28 @@ pub fn receive(stream: &UnixStream) -> io::Result<Vec<OwnedFd>> {
     Ok(sockets)
 }
 
-fn explain(cause: &io::Error, what: &str) -> io::Error {
-    io::Error::new(cause.kind(), format!("{what}: {cause}"))
+fn explain(cause: io::Error, what: &str) -> io::Error {
+    let what = what.to_owned();
+    io::Error::new(cause.kind(), Explained { what, cause })
+}
+
+/// An error of the system with what it kept us from.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {cause}")]
+struct Explained {
+    what: String,
+    cause: io::Error,
+}
+
+/// The system's number of an error from here.
+pub fn errno(error: &io::Error) -> Errno {
+    let explained = || error.get_ref()?.downcast_ref::<Explained>();
+    let raw = error.raw_os_error();
+    match raw.or_else(|| explained()?.cause.raw_os_error()) {
+        Some(raw) => Errno::from_raw(raw),
+        None if error.kind() == io::ErrorKind::AlreadyExists => Errno::EEXIST,
+        None => Errno::EINVAL,
+    }
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ mod values;
 pub use dist::{Distribution, Isolation, PublicAddr};
 
 use crate::gateway::config::{IpcPolicy, Policies, TlsFiles};
+use crate::regular;
 use crate::screen::{Column, Screen, Side, Tint};
 use crate::secret::Secret;
 use crate::variables;
@@ -240,7 +241,15 @@ pub struct Loaded {
 /// # Errors
 /// All problems found, each with its variable.
 pub fn load() -> Result<Loaded, Problems> {
-    check(&environment(), &|path| std::fs::read_to_string(path))
+    load_by(&regular::read_to_string)
+}
+
+/// [`load`], with files read by `read`.
+///
+/// # Errors
+/// All problems found, each with its variable.
+pub fn load_by(read: &dyn Fn(&Path) -> io::Result<String>) -> Result<Loaded, Problems> {
+    check(&environment(), read)
 }
 
 fn environment() -> BTreeMap<String, String> {
@@ -300,7 +309,7 @@ impl Settings {
 
 /// The place alone: a mistake in some other setting must not hide a sccache-dock that runs.
 pub fn place() -> Place {
-    place_in(&environment(), &|path| std::fs::read_to_string(path))
+    place_in(&environment(), &regular::read_to_string)
 }
 
 fn place_in(

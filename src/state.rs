@@ -3,13 +3,14 @@
 mod mount;
 
 use crate::plan::paths;
+use crate::regular;
 use crate::secret::Secret;
 use crate::settings::{Mode, Place, Settings};
 use crate::supervise::children::RunAs;
 pub use mount::{Loss, in_container, lost};
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -121,7 +122,7 @@ pub fn auth_token_at(place: &Place) -> Result<Secret, Error> {
         return Ok(token.clone());
     }
     let path = paths::auth_token(&place.dir);
-    match fs::read_to_string(&path) {
+    match regular::read_to_string(&path) {
         Ok(text) => checked_token(&path, &text),
         Err(cause) => Err(Error::Folder {
             action: "read the token",
@@ -307,9 +308,11 @@ fn private_file(path: &Path, owner: Option<RunAs>) -> io::Result<File> {
         .create(true)
         .truncate(false)
         .mode(0o600)
-        // Its folder belongs to the services' user, and a link there must not make us hand over another file.
-        .custom_flags(nix::libc::O_NOFOLLOW)
+        // Its folder belongs to the services' user: a link there must not make us hand over another file, nor a FIFO
+        // make us wait.
+        .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK)
         .open(path)?;
+    regular::check(&file)?;
     file.set_permissions(fs::Permissions::from_mode(0o600))?;
     if let Some(RunAs { uid, gid }) = owner {
         std::os::unix::fs::fchown(&file, Some(uid), Some(gid))?;
@@ -384,13 +387,8 @@ fn kept_token(path: PathBuf, owner: Option<RunAs>) -> Result<Secret, Error> {
         hint: folder_hint(&path, &cause),
         cause,
     };
-    match File::open(&path) {
-        Ok(mut file) => {
-            let mut text = String::new();
-            file.read_to_string(&mut text)
-                .map_err(|cause| fail("read the token", cause))?;
-            checked_token(&path, &text)
-        }
+    match regular::read_to_string(&path) {
+        Ok(text) => checked_token(&path, &text),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let token = new_token().map_err(|cause| fail("generate the token", cause))?;
             write_private(&path, &format!("{}\n", token.reveal()), owner)

@@ -28,10 +28,10 @@ use crash::Oom;
 use lives::Lives;
 use logs::{Level, Log, Source};
 use machine::{Action, Event, Exit, Id, Machine, Outcome, State};
-use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use peers::Peers;
 use probe::Said;
+use reload::Reload;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
@@ -126,6 +126,7 @@ pub fn run_plan(loaded: Loaded, planner: Planner) -> Result<u8, Error> {
         orphans: 0,
         orphans_came: false,
         oom: Oom::now(),
+        reload: None,
     };
     supervisor.supervise(signals)
 }
@@ -178,6 +179,7 @@ struct Supervisor {
     /// More are to be expected: the next wait takes its time.
     orphans_came: bool,
     oom: Oom,
+    reload: Option<Reload>,
 }
 
 impl Supervisor {
@@ -197,6 +199,7 @@ impl Supervisor {
                 self.runtimes[id.0].farewell = None;
             }
             outcome = outcome.or(self.take_notifications(now, turn.notify));
+            outcome = outcome.or(self.take_reload(now, turn.reload));
             outcome = outcome.or(self.serve_control(now, turn.control));
             outcome = outcome.or(self.step(now, Event::Wake));
         }
@@ -210,8 +213,8 @@ impl Supervisor {
             outcome = outcome.or(match signal {
                 SIGCHLD => self.take_exits(now),
                 SIGHUP => {
-                    // What went wrong was said; the services go on as they are.
-                    self.reload(now).unwrap_or_default()
+                    self.ask_reload(now, None);
+                    None
                 }
                 SIGUSR1 => {
                     let report = self.report(now);
@@ -307,6 +310,11 @@ impl Supervisor {
         }
         let mut outcome = None;
         for (peer, request) in self.control.hear(now, Request::understand) {
+            if request == Request::Reload {
+                // Answered when it is done.
+                self.ask_reload(now, Some(peer));
+                continue;
+            }
             let (response, ended) = self.answer(now, request);
             response.send(peer);
             outcome = outcome.or(ended);
@@ -329,12 +337,8 @@ impl Supervisor {
         let (event, what) = match &request {
             Request::Status => return (Response::Status(self.report(now)), None),
             Request::Garbage(message) => return (Response::Error(message.clone()), None),
-            Request::Reload => {
-                return match self.reload(now) {
-                    Ok(outcome) => (Response::Done, outcome),
-                    Err(message) => (Response::Error(message), None),
-                };
-            }
+            // Never comes here: whoever asks for one is answered when it is done.
+            Request::Reload => return (Response::Done, None),
             Request::Restart(service) => (named(service).map(Event::Restart), service),
             Request::Stop(service) => (named(service).map(Event::Stop), service),
         };
@@ -371,8 +375,7 @@ impl Supervisor {
                             events.push(Event::Ready(id));
                         }
                         Ok(()) => {}
-                        Err(errno) => {
-                            let exit = Exit::NotSpawned(errno as i32);
+                        Err(exit) => {
                             self.note_not_spawned(now, id, exit);
                             events.push(Event::Exited(id, exit));
                         }
@@ -395,7 +398,7 @@ impl Supervisor {
         outcome
     }
 
-    fn spawn(&mut self, now: Instant, id: Id) -> Result<(), Errno> {
+    fn spawn(&mut self, now: Instant, id: Id) -> Result<(), Exit> {
         if self.hands_over(id) && self.doors.is_none() {
             let doors = Doors::open(
                 &self.settings,
@@ -404,8 +407,7 @@ impl Supervisor {
             );
             self.doors = Some(doors.map_err(|error| {
                 self.log.say(Level::Error, &error.to_string());
-                // Whoever took the address may give it back: another try can help.
-                Errno::EADDRINUSE
+                Exit::NotBound(error.errno() as i32)
             })?);
         }
         let service = &self.plan.services[id.0];
@@ -419,7 +421,8 @@ impl Supervisor {
                 service.program.display()
             );
             self.log.say(Level::Error, &text);
-        })?;
+        });
+        let spawned = spawned.map_err(|errno| Exit::NotSpawned(errno as i32))?;
         if let Some(stream) = &spawned.handover {
             let doors = self.doors.iter();
             let fds: Vec<_> = doors

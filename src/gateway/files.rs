@@ -11,7 +11,7 @@ use crate::gateway::config::Config;
 use crate::gateway::tls;
 use crate::gateway::tokens::{self, Named};
 use crate::gateway::warnings::unix_seconds;
-use std::fs::File;
+use crate::regular;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,9 +19,6 @@ use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 use tracing::{error, info};
 use watch::Watch;
-
-/// Longest file of tokens.
-const LONGEST: u64 = 1 << 20;
 
 /// What is wrong with the files now.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -81,7 +78,7 @@ pub(super) fn paths(config: &Config) -> Vec<PathBuf> {
 /// A file that we may not read now we may not read later either; all other faults can be mended while we run.
 pub(super) fn check_rights(config: &Config) -> Result<(), (PathBuf, io::Error)> {
     for path in paths(config) {
-        if let Err(cause) = File::open(&path)
+        if let Err(cause) = regular::open(&path)
             && cause.kind() == io::ErrorKind::PermissionDenied
         {
             return Err((path, cause));
@@ -96,11 +93,7 @@ pub(super) fn check_rights(config: &Config) -> Result<(), (PathBuf, io::Error)> 
 /// It cannot be read, or something is wrong with it; in words that quote no token.
 pub fn read_tokens(path: &Path) -> Result<Vec<Named>, String> {
     let fail = |cause: String| format!("cannot use the tokens in \"{}\": {cause}", path.display());
-    let found = std::fs::metadata(path).map_err(|cause| fail(cause.to_string()))?;
-    if found.len() > LONGEST {
-        return Err(fail("the file is longer than 1 MiB".to_owned()));
-    }
-    let text = std::fs::read_to_string(path).map_err(|cause| fail(cause.to_string()))?;
+    let text = regular::read_to_string(path).map_err(|cause| fail(cause.to_string()))?;
     tokens::parse(&text).map_err(|faults| fail(faults.to_string()))
 }
 

@@ -4,6 +4,7 @@
 //! that rustls holds for safe (1.2 and 1.3), neither of which renegotiates.
 
 use crate::gateway::config::TlsFiles;
+use crate::regular;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
@@ -164,7 +165,7 @@ pub fn name(cert: &Path) -> Option<String> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Error> {
-    std::fs::read(path).map_err(|cause| Error::Read {
+    regular::read(path).map_err(|cause| Error::Read {
         path: path.to_owned(),
         cause,
     })

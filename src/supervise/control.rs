@@ -10,7 +10,10 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
+/// How long the settings and the files that they name may take to be read.
+pub const RELOAD_PATIENCE: Duration = Duration::from_secs(10);
 /// Longest request.
 pub const LINE_LIMIT: usize = 256;
 
@@ -186,10 +189,14 @@ impl Response {
 /// Asks a running supervisor.
 ///
 /// # Errors
-/// There is none at this socket, or it does not answer within five seconds.
+/// There is none at this socket, or it does not answer within five seconds; a reload may take ten more.
 pub fn ask(socket: &Path, request: &str) -> io::Result<Response> {
     let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    let patience = match request {
+        "reload" => RELOAD_PATIENCE + PATIENCE,
+        _ => PATIENCE,
+    };
+    stream.set_read_timeout(Some(patience))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     stream.write_all(format!("{request}\n").as_bytes())?;
     let mut text = String::new();

@@ -48,7 +48,6 @@ fn cause(exit: Exit) -> Option<&'static str> {
     use nix::errno::Errno;
     use nix::libc::{SIGABRT, SIGBUS, SIGILL, SIGKILL, SIGSEGV};
     let spawn = |errno| match Errno::from_raw(errno) {
-        Errno::EADDRINUSE => Some("another program has taken the address: end it"),
         Errno::EAGAIN => Some("no process may be added: raise the limit (docker run --pids-limit)"),
         Errno::EMFILE | Errno::ENFILE => {
             Some("no file may be opened: raise the limit (docker run --ulimit nofile=1024)")
@@ -56,7 +55,21 @@ fn cause(exit: Exit) -> Option<&'static str> {
         Errno::ENOMEM => Some("out of memory: give the container more (docker run --memory)"),
         _ => None,
     };
+    let bind = |errno| match Errno::from_raw(errno) {
+        Errno::EADDRINUSE => Some("another program has taken the address: end it"),
+        Errno::EADDRNOTAVAIL => {
+            Some("no interface has the address any more: bring it back, or set SCCACHE_LISTEN")
+        }
+        Errno::EACCES | Errno::EPERM => Some(
+            "this user may not listen there: give it the folder of the sockets, or a port above 1023",
+        ),
+        Errno::ENOENT => Some("the folder of the sockets is gone: restart the container"),
+        Errno::EROFS | Errno::ENOSPC => Some("the folder of the sockets takes no more files"),
+        Errno::EEXIST => Some("a file stands in the place of a socket: remove it"),
+        _ => spawn(errno),
+    };
     match exit {
+        Exit::NotBound(errno) => bind(errno),
         Exit::OutOfMemory => {
             Some("the container has too little: give it more (docker run --memory)")
         }
@@ -202,7 +215,14 @@ mod tests {
 
     #[test]
     fn cause_names_what_mends_it() {
-        let in_use = Exit::NotSpawned(nix::errno::Errno::EADDRINUSE as i32);
+        let not_bound = |errno: nix::errno::Errno| Exit::NotBound(errno as i32);
+        let in_use = not_bound(nix::errno::Errno::EADDRINUSE);
+        let [away, denied, none_free] = [
+            nix::errno::Errno::EADDRNOTAVAIL,
+            nix::errno::Errno::EACCES,
+            nix::errno::Errno::EMFILE,
+        ]
+        .map(not_bound);
         let full = "error: No space left on device (os error 28)";
         for (exit, hung, line, part) in [
             (Exit::OutOfMemory, false, "", "--memory"),
@@ -211,6 +231,9 @@ mod tests {
             (Exit::Signal(15), true, full, "not ready in time"),
             (Exit::Code(1), false, full, "SCCACHE_CACHE_SIZE"),
             (in_use, false, "", "taken the address"),
+            (away, false, "", "no interface"),
+            (denied, false, "", "may not listen"),
+            (none_free, false, "", "--ulimit nofile"),
         ] {
             let cause = judged(exit, hung, line);
             assert!(cause.contains(part), "{exit}: {cause}");

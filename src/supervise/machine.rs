@@ -37,6 +37,8 @@ pub enum Exit {
     OutOfMemory,
     /// The process could not be created; the error number says why.
     NotSpawned(i32),
+    /// There was no process: one of the listeners for it could not be opened again; the error number says why.
+    NotBound(i32),
 }
 
 impl fmt::Display for Exit {
@@ -45,6 +47,11 @@ impl fmt::Display for Exit {
             Exit::Code(code) => write!(f, "exit code {code}"),
             Exit::Signal(signal) => write!(f, "signal {signal}"),
             Exit::OutOfMemory => write!(f, "signal 9, out of memory"),
+            Exit::NotBound(errno) => write!(
+                f,
+                "cannot listen: {}",
+                std::io::Error::from_raw_os_error(*errno)
+            ),
             Exit::NotSpawned(errno) => write!(
                 f,
                 "cannot start: {}",

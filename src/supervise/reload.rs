@@ -1,42 +1,235 @@
-//! Settings read again while the services run.
+//! Settings read again while the services run: on a thread, because a file may lie where nobody answers, and the loop
+//! waits for none.
 
+use super::control::{RELOAD_PATIENCE, Response};
 use super::logs::Level;
 use super::machine::{Event, Id, Outcome};
+use super::peers::Peer;
 use super::{Supervisor, probe, start};
 use crate::gateway::REREAD;
-use crate::plan::{self, Facts};
+use crate::plan::{self, Facts, Plan, Planner};
 use crate::settings::{self, Settings};
-use crate::state;
+use crate::supervise::children::RunAs;
+use crate::{regular, state};
+use nix::sys::signal::SigSet;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Instant;
 
+/// A reload under way.
+pub(super) struct Reload {
+    /// At its end when the thread is.
+    pub(super) done: UnixStream,
+    thread: JoinHandle<Result<Fresh, String>>,
+    progress: Arc<Progress>,
+    /// `None` once it has taken too long.
+    pub(super) until: Option<Instant>,
+    /// Nothing comes of it any more.
+    given_up: bool,
+    askers: Vec<Peer>,
+    /// Asked for since it began, perhaps because of a change that it has not seen.
+    again: Option<Vec<Peer>>,
+}
+
+/// What a reload begins with.
+struct Known {
+    settings: Settings,
+    facts: Facts,
+    run_as: Option<RunAs>,
+    planner: Planner,
+}
+
+/// What it comes to.
+struct Fresh {
+    settings: Settings,
+    facts: Facts,
+    plan: Plan,
+}
+
+/// What the loop may know of the thread.
+#[derive(Default)]
+struct Progress(Mutex<Step>);
+
+#[derive(Default)]
+struct Step {
+    /// What it waits for, if for anything.
+    at: String,
+    /// The services' files are being put in their place: too late to give up.
+    writes: bool,
+    given_up: bool,
+}
+
+impl Progress {
+    fn lock(&self) -> MutexGuard<'_, Step> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn at(&self, what: &str) {
+        what.clone_into(&mut self.lock().at);
+    }
+
+    fn begin_to_write(&self) -> Result<(), String> {
+        let mut step = self.lock();
+        if step.given_up {
+            return Err("given up".into());
+        }
+        step.writes = true;
+        "the files of the services".clone_into(&mut step.at);
+        Ok(())
+    }
+}
+
+impl Reload {
+    fn begin(known: Known, until: Instant) -> io::Result<Reload> {
+        let (done, end) = UnixStream::pair()?;
+        let progress = Arc::<Progress>::default();
+        let noted = Arc::clone(&progress);
+        let thread = std::thread::Builder::new()
+            .name("reload".into())
+            .spawn(move || {
+                // All signals are the loop's: none is to wake this thread in its place.
+                let _ = SigSet::all().thread_block();
+                let read = read_again(known, &noted);
+                drop(end);
+                read
+            })?;
+        Ok(Reload {
+            done,
+            thread,
+            progress,
+            until: Some(until),
+            given_up: false,
+            askers: Vec::new(),
+            again: None,
+        })
+    }
+
+    /// What to say of one that has taken too long.
+    fn overdue(&mut self) -> String {
+        let mut step = self.progress.lock();
+        self.until = None;
+        step.given_up = !step.writes;
+        self.given_up = step.given_up;
+        let (at, seconds) = (&step.at, RELOAD_PATIENCE.as_secs());
+        match step.writes {
+            true => format!(
+                "writing {at} takes more than {seconds} s; the settings are in force when that is done"
+            ),
+            false => format!(
+                "reading {at} takes more than {seconds} s: does the file system that it lies on answer?"
+            ),
+        }
+    }
+}
+
 impl Supervisor {
-    /// Reads the settings again and restarts what they change. On any error everything stays as it is.
-    pub(super) fn reload(&mut self, now: Instant) -> Result<Option<Outcome>, String> {
-        match self.replan() {
-            Ok(changed) => {
-                let names: Vec<&str> = changed
-                    .iter()
-                    .map(|id| self.plan.services[id.0].name)
-                    .collect();
-                let what = match names.as_slice() {
-                    [] => "nothing changed".to_owned(),
-                    names => format!("restarting {}", names.join(", ")),
-                };
-                self.log
-                    .say(Level::Info, &format!("settings read again: {what}"));
-                self.let_files_be_read(&changed);
-                let mut outcome = None;
-                for id in changed {
-                    outcome = outcome.or(self.step(now, Event::Restart(id)));
-                }
-                Ok(outcome)
-            }
-            Err(message) => {
-                let text = format!("cannot reload, going on as before: {message}");
-                self.log.say(Level::Error, &text);
-                Err(text)
+    /// Begins to read the settings again, for `asker`. What they change is restarted when they are read; on any error
+    /// everything stays as it is.
+    pub(super) fn ask_reload(&mut self, now: Instant, asker: Option<Peer>) {
+        let asker = asker.into_iter();
+        if self.machine.is_draining() {
+            return self.refuse_reload("everything is stopping", asker.collect());
+        }
+        match &mut self.reload {
+            None => self.begin_reload(now, asker.collect()),
+            Some(it) if it.until.is_some() => it.again.get_or_insert_default().extend(asker),
+            Some(it) => {
+                let at = it.progress.lock().at.clone();
+                let text = format!("the last reload is still waiting for {at}");
+                self.refuse_reload(&text, asker.collect());
             }
         }
+    }
+
+    fn begin_reload(&mut self, now: Instant, askers: Vec<Peer>) {
+        let known = Known {
+            settings: self.settings.clone(),
+            facts: self.facts.clone(),
+            run_as: self.prepared.run_as,
+            planner: self.planner,
+        };
+        match Reload::begin(known, now + RELOAD_PATIENCE) {
+            Ok(reload) => self.reload = Some(Reload { askers, ..reload }),
+            Err(cause) => self.refuse_reload(&format!("no thread for it: {cause}"), askers),
+        }
+    }
+
+    fn refuse_reload(&mut self, why: &str, askers: Vec<Peer>) {
+        let text = format!("cannot reload, going on as before: {why}");
+        self.log.say(Level::Error, &text);
+        let response = Response::Error(text);
+        askers.into_iter().for_each(|peer| response.send(peer));
+    }
+
+    /// Takes what the reload under way has come to, if `ended` says that it has, or if its time is over.
+    pub(super) fn take_reload(&mut self, now: Instant, ended: bool) -> Option<Outcome> {
+        let reload = self.reload.as_mut()?;
+        if !ended {
+            if reload.until.is_some_and(|until| now >= until) {
+                let why = reload.overdue();
+                let mut askers = std::mem::take(&mut reload.askers);
+                askers.extend(reload.again.take().into_iter().flatten());
+                self.refuse_reload(&why, askers);
+            }
+            return None;
+        }
+        let reload = self.reload.take()?;
+        // It has nothing left to do but to return.
+        let read = reload.thread.join();
+        let read = read.unwrap_or_else(|_| Err("its thread has failed".into()));
+        let mut outcome = None;
+        match read {
+            _ if reload.given_up => {}
+            _ if self.machine.is_draining() => {
+                self.refuse_reload("everything is stopping", reload.askers);
+            }
+            Err(why) => self.refuse_reload(&why, reload.askers),
+            Ok(fresh) => {
+                outcome = self.put_in_force(now, fresh);
+                let askers = reload.askers.into_iter();
+                askers.for_each(|peer| Response::Done.send(peer));
+            }
+        }
+        match reload.again {
+            Some(askers) if self.machine.is_draining() => {
+                self.refuse_reload("everything is stopping", askers);
+            }
+            Some(askers) => self.begin_reload(now, askers),
+            None => {}
+        }
+        outcome
+    }
+
+    fn put_in_force(&mut self, now: Instant, fresh: Fresh) -> Option<Outcome> {
+        let Fresh {
+            settings,
+            facts,
+            plan,
+        } = fresh;
+        let changed = plan.changed_since(&self.plan);
+        self.log
+            .set(settings.log_format, &plan.secrets, settings.log_stall);
+        self.machine.set_grace(settings.stop_grace);
+        (self.plan, self.facts, self.settings) = (plan, facts, settings);
+        let names: Vec<&str> = changed
+            .iter()
+            .map(|id| self.plan.services[id.0].name)
+            .collect();
+        let what = match names.as_slice() {
+            [] => "nothing changed".to_owned(),
+            names => format!("restarting {}", names.join(", ")),
+        };
+        self.log
+            .say(Level::Info, &format!("settings read again: {what}"));
+        self.let_files_be_read(&changed);
+        let mut outcome = None;
+        for id in changed {
+            outcome = outcome.or(self.step(now, Event::Restart(id)));
+        }
+        outcome
     }
 
     /// Asks services that go on running to read their files again. They see most changes by themselves.
@@ -49,46 +242,53 @@ impl Supervisor {
             }
         }
     }
+}
 
-    fn replan(&mut self) -> Result<Vec<Id>, String> {
-        if self.machine.is_draining() {
-            return Err("everything is stopping".into());
-        }
-        let loaded = settings::load().map_err(|problems| problems.to_string())?;
-        let settings = start::resolved(loaded.settings).map_err(|error| error.to_string())?;
-        let fixed = |settings: &Settings| {
-            (
-                settings.mode,
-                settings.dir.clone(),
-                settings.run_dir.clone(),
-                settings.listen,
-                settings.error_log.clone(),
-                plan::client_socket(settings).is_some(),
-                settings.dist.scheduler_listen,
-            )
-        };
-        if fixed(&settings) != fixed(&self.settings) {
-            return Err("MODE, SCCACHE_DIR, SCCACHE_RUN_DIR, SCCACHE_LISTEN, SCCACHE_ERROR_LOG, \
-                        SCCACHE_SCHEDULER_LISTEN and \"off\" of SCCACHE_IPC take a restart of the container"
-                .into());
-        }
-        let auth_token = state::auth_token(&settings).map_err(|error| error.to_string())?;
-        let renew = |dist| start::renewed(&settings, &self.prepared, dist);
-        let dist = self.facts.dist.as_ref().map(renew).transpose();
-        let facts = Facts {
-            auth_token,
-            dist: dist.map_err(|error| error.to_string())?,
-            ..self.facts.clone()
-        };
-        let named = start::check_files(&settings).map_err(|error| error.to_string())?;
-        let mut plan = (self.planner)(&settings, &facts).map_err(|error| error.to_string())?;
-        plan.secrets.extend(named);
-        start::write_files(&plan, &self.prepared).map_err(|error| error.to_string())?;
-        let changed = plan.changed_since(&self.plan);
-        self.log
-            .set(settings.log_format, &plan.secrets, settings.log_stall);
-        self.machine.set_grace(settings.stop_grace);
-        (self.plan, self.facts, self.settings) = (plan, facts, settings);
-        Ok(changed)
+/// Reads everything and writes what the services read. Waits for whatever it has to wait for.
+fn read_again(known: Known, progress: &Progress) -> Result<Fresh, String> {
+    let read = |path: &Path| {
+        progress.at(&format!("\"{}\"", path.display()));
+        regular::read_to_string(path)
+    };
+    let loaded = settings::load_by(&read).map_err(|problems| problems.to_string())?;
+    progress.at("the programs of the services");
+    let settings = start::resolved(loaded.settings).map_err(|error| error.to_string())?;
+    let fixed = |settings: &Settings| {
+        (
+            settings.mode,
+            settings.dir.clone(),
+            settings.run_dir.clone(),
+            settings.listen,
+            settings.error_log.clone(),
+            plan::client_socket(settings).is_some(),
+            settings.dist.scheduler_listen,
+        )
+    };
+    if fixed(&settings) != fixed(&known.settings) {
+        return Err(
+            "MODE, SCCACHE_DIR, SCCACHE_RUN_DIR, SCCACHE_LISTEN, SCCACHE_ERROR_LOG, \
+                    SCCACHE_SCHEDULER_LISTEN and \"off\" of SCCACHE_IPC take a restart of the container"
+                .into(),
+        );
     }
+    progress.at("the generated tokens");
+    let auth_token = state::auth_token(&settings).map_err(|error| error.to_string())?;
+    let renew = |dist| start::renewed(&settings, known.run_as, dist);
+    let dist = known.facts.dist.as_ref().map(renew).transpose();
+    let facts = Facts {
+        auth_token,
+        dist: dist.map_err(|error| error.to_string())?,
+        ..known.facts.clone()
+    };
+    progress.at("the files of SCCACHE_TOKENS_FILE, SCCACHE_TLS_CERT and SCCACHE_TLS_KEY");
+    let named = start::check_files(&settings).map_err(|error| error.to_string())?;
+    let mut plan = (known.planner)(&settings, &facts).map_err(|error| error.to_string())?;
+    plan.secrets.extend(named);
+    progress.begin_to_write()?;
+    start::write_files(&plan, known.run_as).map_err(|error| error.to_string())?;
+    Ok(Fresh {
+        settings,
+        facts,
+        plan,
+    })
 }

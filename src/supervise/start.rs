@@ -8,6 +8,8 @@ use crate::plan::{self, DistFacts, Facts, Plan, Planner, paths};
 use crate::secret::Secret;
 use crate::settings::{Mode, Settings};
 use crate::state::{self, Prepared};
+use crate::supervise::children::RunAs;
+use nix::errno::Errno;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
@@ -48,6 +50,16 @@ pub enum Error {
         action: &'static str,
         cause: io::Error,
     },
+}
+
+impl Error {
+    /// The system's number of an error at opening a listener.
+    pub(super) fn errno(&self) -> Errno {
+        match self {
+            Error::Listen { cause, .. } => listeners::errno(cause),
+            _ => Errno::EINVAL,
+        }
+    }
 }
 
 fn front_listening(cause: io::Error) -> Error {
@@ -91,7 +103,7 @@ const LEAST_FILES: u64 = 64;
 /// Raises the limit of open files as far as it must and may be, for us and for the services, which inherit it.
 fn enough_descriptors() -> Result<(), Error> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let failed = |errno: nix::errno::Errno| system("look at the limit of open files")(errno.into());
+    let failed = |errno: Errno| system("look at the limit of open files")(errno.into());
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(failed)?;
     if hard < LEAST_FILES {
         return Err(Error::Descriptors { most: hard });
@@ -143,7 +155,7 @@ pub(super) fn lay_ground(settings: Settings, planner: Planner) -> Result<Ground,
     let mut plan = planner(&settings, &facts)?;
     plan.secrets.extend(named);
     have_programs(&plan)?;
-    write_files(&plan, &prepared)?;
+    write_files(&plan, prepared.run_as)?;
     let error_log = settings.error_log.as_deref().map(open_error_log);
     Ok(Ground {
         error_log: error_log.transpose()?,
@@ -240,7 +252,7 @@ fn dist_facts(
         front,
         scheduler: scheduler_address().map_err(system("find a free port"))?,
         scheduler_token: state::new_token().map_err(system("generate a token"))?,
-        server_token: server_token(settings, prepared)?,
+        server_token: server_token(settings, prepared.run_as)?,
         public_addr: public_addr(settings)?,
         bwrap: bubblewrap()?,
         run_as: prepared.run_as,
@@ -250,21 +262,21 @@ fn dist_facts(
 /// The same after the settings were read again.
 pub(super) fn renewed(
     settings: &Settings,
-    prepared: &Prepared,
+    run_as: Option<RunAs>,
     facts: &DistFacts,
 ) -> Result<DistFacts, Error> {
     Ok(DistFacts {
-        server_token: server_token(settings, prepared)?,
+        server_token: server_token(settings, run_as)?,
         public_addr: public_addr(settings)?,
         bwrap: bubblewrap()?,
         ..facts.clone()
     })
 }
 
-fn server_token(settings: &Settings, prepared: &Prepared) -> Result<Secret, Error> {
+fn server_token(settings: &Settings, run_as: Option<RunAs>) -> Result<Secret, Error> {
     Ok(match &settings.dist.server_token {
         Some(token) => token.clone(),
-        None => state::kept_server_token(&settings.dir, prepared.run_as)?,
+        None => state::kept_server_token(&settings.dir, run_as)?,
     })
 }
 
@@ -323,11 +335,10 @@ fn own_address() -> Result<IpAddr, Error> {
 }
 
 /// Writes what the services read at their start.
-pub(super) fn write_files(plan: &Plan, prepared: &Prepared) -> Result<(), Error> {
+pub(super) fn write_files(plan: &Plan, run_as: Option<RunAs>) -> Result<(), Error> {
     let files = plan.services.iter().flat_map(|service| &service.files);
     let files = files.map(|file| (&*file.path, &*file.text));
-    state::write_all_private(files, prepared.run_as)
-        .map_err(|(path, cause)| Error::Write { path, cause })
+    state::write_all_private(files, run_as).map_err(|(path, cause)| Error::Write { path, cause })
 }
 
 fn is_program(path: &Path) -> bool {

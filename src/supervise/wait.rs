@@ -27,6 +27,7 @@ pub(super) struct Turn {
     pub(super) notify: bool,
     pub(super) handovers: Vec<Id>,
     pub(super) farewells: Vec<Id>,
+    pub(super) reload: bool,
     pub(super) sources: Vec<usize>,
 }
 
@@ -43,6 +44,7 @@ impl Supervisor {
             self.machine.deadline(),
             self.control.deadline(),
             self.notify.deadline(),
+            self.reload.as_ref().and_then(|reload| reload.until),
             self.log.deadline().filter(|_| !has_room),
         ];
         let timeout = deadlines
@@ -76,6 +78,8 @@ impl Supervisor {
         let farewells = fds.len();
         let leaving = have(|runtime| runtime.farewell.as_ref());
         fds.extend(leaving.iter().map(|(_, stream)| input(stream.as_fd())));
+        let reload = fds.len();
+        fds.extend(self.reload.iter().map(|reload| input(reload.done.as_fd())));
         let sources = fds.len();
         if has_room {
             fds.extend(self.sources.iter().map(|source| input(source.pipe.as_fd())));
@@ -97,6 +101,7 @@ impl Supervisor {
                 .filter(|i| fired(farewells + i))
                 .map(|i| leaving[i].0)
                 .collect(),
+            reload: (reload..sources).any(fired),
             sources: (0..self.sources.len())
                 .filter(|index| fired(sources + index))
                 .collect(),

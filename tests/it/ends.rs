@@ -180,7 +180,7 @@ fn stays_well(dock: &Dock) {
 }
 
 /// An orphan of its own for the test, which lives until it is killed.
-fn orphan(dock: &Dock) -> Pid {
+pub(crate) fn orphan(dock: &Dock) -> Pid {
     let of_the_shell = |(pid, _): (i32, char)| {
         let words = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
         words.starts_with(b"sleep\x001000\0").then_some(pid)

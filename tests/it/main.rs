@@ -44,6 +44,7 @@ mod plain;
 mod policies;
 mod provenance;
 mod reboot;
+mod reloads;
 mod scan;
 mod scheduler;
 mod screens;

@@ -137,8 +137,7 @@ pub(super) fn backoff(failures: u32) -> Duration {
 /// What others did to it, or what it found missing around it: no fault of its own, so no reason to give up.
 pub(super) fn is_from_outside(exit: Exit) -> bool {
     use nix::libc::{SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM};
-    const SHORTAGES: [Errno; 6] = [
-        Errno::EADDRINUSE,
+    const SHORTAGES: [Errno; 5] = [
         Errno::EAGAIN,
         Errno::EMFILE,
         Errno::ENFILE,
@@ -147,6 +146,8 @@ pub(super) fn is_from_outside(exit: Exit) -> bool {
     ];
     match exit {
         Exit::Signal(signal) => [SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM].contains(&signal),
+        // Whoever took the address may give it back, an interface may come back.
+        Exit::NotBound(_) => true,
         Exit::NotSpawned(errno) => SHORTAGES.contains(&Errno::from_raw(errno)),
         Exit::Code(_) | Exit::OutOfMemory => false,
     }
@@ -165,6 +166,6 @@ pub(super) fn is_hopeless(exit: Exit, rules: &Rules) -> bool {
     match exit {
         Exit::Code(code) => rules.fatal_codes.contains(&code),
         Exit::NotSpawned(errno) => NEVER_MEND.contains(&Errno::from_raw(errno)),
-        Exit::Signal(_) | Exit::OutOfMemory => false,
+        Exit::Signal(_) | Exit::OutOfMemory | Exit::NotBound(_) => false,
     }
 }

@@ -181,7 +181,7 @@ fn hopeless_storm_ends_the_run_but_not_before_half_an_hour() {
 
 #[test]
 fn what_others_do_to_a_service_does_not_spend_the_budget() {
-    let in_use = Exit::NotSpawned(nix::errno::Errno::EADDRINUSE as i32);
+    let in_use = Exit::NotBound(nix::errno::Errno::EADDRINUSE as i32);
     for exit in [KILLED, Exit::Signal(15), in_use] {
         let (mut machine, now) = running();
         let end = fail_until(&mut machine, now, now + 10 * WINDOW, SERVER, exit);
