@@ -41,6 +41,8 @@ struct Disk {
 #[derive(Serialize)]
 struct Multilevel {
     chain: &'static [&'static str],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    write_error_policy: Option<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -86,6 +88,8 @@ pub(super) fn text(set: &Set) -> String {
                     Level::Disk => &["disk", "webdav"],
                     Level::Empty | Level::None => &["webdav"],
                 },
+                // A full disk of the client does not keep a result from the others.
+                write_error_policy: (set.level == Level::Disk).then_some("ignore"),
             },
             webdav: Webdav {
                 endpoint: &set.endpoint,
@@ -116,6 +120,7 @@ pub(super) fn covers(name: &str) -> bool {
         "SCCACHE_CLIENT_SIDE",
         "SCCACHE_CONF",
         "SCCACHE_MULTILEVEL_CHAIN",
+        "SCCACHE_MULTILEVEL_WRITE_ERROR_POLICY",
         "SCCACHE_WEBDAV_DISABLE_CREATE_DIR",
         "SCCACHE_WEBDAV_ENDPOINT",
         "SCCACHE_WEBDAV_KEY_PREFIX",

@@ -4,16 +4,27 @@
 //! the front would swallow the rest.
 
 use super::set::{Set, Value};
-use super::{Lane, conf};
+use super::{Lane, SOCKET_PATH_MAX, conf};
 use std::fmt::Write as _;
 
 /// Below the home of whoever evaluates the text.
 pub(super) const HOME_FOLDER: &str = ".cache/sccache-dock";
+/// The shell's name for that folder while it evaluates the text; one in `/tmp` where there is no home, where it cannot be
+/// written to, or where its path is too long for a socket in it.
+const FOLDER: &str = "sccache_dock_folder";
+/// The name of a socket in that folder takes 14 bytes more.
+const FOLDER_MAX: usize = SOCKET_PATH_MAX - 14;
 
 pub(super) fn sh(set: &Set) -> String {
     let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
     let mut out = format!("unset {};\n", set.strays.join(" "));
-    let _ = writeln!(out, "mkdir -p -m 700 \"$HOME/{HOME_FOLDER}\";");
+    let _ = writeln!(
+        out,
+        "{FOLDER}=\"${{HOME:-}}/{HOME_FOLDER}\"; \
+         {{ [ -n \"${{HOME:-}}\" ] && [ \"${{#{FOLDER}}}\" -le {FOLDER_MAX} ] && mkdir -p -m 700 \"${FOLDER}\" 2>/dev/null \
+         && [ -w \"${FOLDER}\" ]; }} || {{ {FOLDER}=\"/tmp/sccache-dock-$(id -u)\"; mkdir -p -m 700 \"${FOLDER}\"; \
+         [ -O \"${FOLDER}\" ] || {FOLDER}=$(mktemp -d); }};"
+    );
     if let Some(lines) = own_conf(set, quoted) {
         // By way of a name of this shell's own: a daemon that starts meanwhile reads all of it or nothing.
         let _ = writeln!(
@@ -27,6 +38,7 @@ pub(super) fn sh(set: &Set) -> String {
             let _ = writeln!(out, "export {name}={word};");
         }
     }
+    let _ = writeln!(out, "unset {FOLDER};");
     let undo = format!("unset {}", names(set));
     out + &shell_comment(set, "eval \"$(this command)\"", &undo)
 }
@@ -34,7 +46,14 @@ pub(super) fn sh(set: &Set) -> String {
 pub(super) fn fish(set: &Set) -> String {
     let quoted = |text: &str| format!("'{}'", text.replace('\\', r"\\").replace('\'', r"\'"));
     let mut out = format!("set -e {};\n", set.strays.join(" "));
-    let _ = writeln!(out, "mkdir -p -m 700 \"$HOME/{HOME_FOLDER}\";");
+    let _ = writeln!(
+        out,
+        "set -g {FOLDER} \"$HOME/{HOME_FOLDER}\"; \
+         test -n \"$HOME\" -a (string length -- \"${FOLDER}\") -le {FOLDER_MAX}; \
+         and mkdir -p -m 700 \"${FOLDER}\" 2>/dev/null; and test -w \"${FOLDER}\"; \
+         or set -g {FOLDER} /tmp/sccache-dock-(id -u); mkdir -p -m 700 \"${FOLDER}\"; \
+         test -O \"${FOLDER}\"; or set -g {FOLDER} (mktemp -d);"
+    );
     if let Some(lines) = own_conf(set, quoted) {
         let _ = writeln!(
             out,
@@ -48,6 +67,7 @@ pub(super) fn fish(set: &Set) -> String {
             let _ = writeln!(out, "set -gx {name} {word};");
         }
     }
+    let _ = writeln!(out, "set -e {FOLDER};");
     let undo = format!("set -e {}", names(set));
     out + &shell_comment(set, "this command | source", &undo)
 }
@@ -57,10 +77,10 @@ fn shell_word(set: &Set, value: &Value, quoted: impl Fn(&str) -> String) -> Opti
         Value::Text(text) => Some(quoted(text)),
         Value::Token(token) => Some(quoted(token.reveal())),
         Value::Inherited => None,
-        Value::Folder => Some(format!("\"$HOME/{HOME_FOLDER}/disk-{}\"", set.place)),
-        Value::EmptyFolder => Some(format!("\"$HOME/{HOME_FOLDER}/empty\"")),
-        Value::OwnSocket => Some(format!("\"$HOME/{HOME_FOLDER}/{}.sock\"", set.id)),
-        Value::Toolchains => Some(format!("\"$HOME/{HOME_FOLDER}/dist-{}\"", set.place)),
+        Value::Folder => Some(format!("\"${FOLDER}/disk-{}\"", set.place)),
+        Value::EmptyFolder => Some(format!("\"${FOLDER}/empty\"")),
+        Value::OwnSocket => Some(format!("\"${FOLDER}/{}.sock\"", set.id)),
+        Value::Toolchains => Some(format!("\"${FOLDER}/dist-{}\"", set.place)),
         Value::OwnConf => Some(format!("{}\"", own_conf_path(set))),
     }
 }
@@ -77,7 +97,7 @@ fn own_conf(set: &Set, quoted: impl Fn(&str) -> String) -> Option<String> {
 
 /// Without its closing quote.
 fn own_conf_path(set: &Set) -> String {
-    format!("\"$HOME/{HOME_FOLDER}/{}", conf_name(set))
+    format!("\"${FOLDER}/{}", conf_name(set))
 }
 
 pub(super) fn conf_name(set: &Set) -> String {

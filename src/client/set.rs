@@ -276,18 +276,17 @@ impl Set {
         self.variables
             .push(("SCCACHE_MULTILEVEL_CHAIN", text(chain)));
         match self.level {
-            Level::Disk => self.variables.push(("SCCACHE_DIR", Value::Folder)),
-            Level::Empty => {
-                let own = [
-                    ("SCCACHE_DIR", Value::EmptyFolder),
-                    ("SCCACHE_LOCAL_RW_MODE", text("READ_ONLY")),
-                    // A put is waited for, as without a chain: what uses this often ends at once.
-                    ("SCCACHE_MULTILEVEL_WRITE_ERROR_POLICY", text("all")),
-                ];
-                let is_own = |stray: &&str| own.iter().any(|(name, _)| name == stray);
-                self.strays.retain(|stray| !is_own(stray));
-                self.variables.extend(own);
-            }
+            Level::Disk => self.own_level([
+                ("SCCACHE_DIR", Value::Folder),
+                // A full disk here does not keep a result from the others.
+                ("SCCACHE_MULTILEVEL_WRITE_ERROR_POLICY", text("ignore")),
+            ]),
+            Level::Empty => self.own_level([
+                ("SCCACHE_DIR", Value::EmptyFolder),
+                ("SCCACHE_LOCAL_RW_MODE", text("READ_ONLY")),
+                // A put is waited for, as without a chain: what uses this often ends at once.
+                ("SCCACHE_MULTILEVEL_WRITE_ERROR_POLICY", text("all")),
+            ]),
             Level::None => {}
         }
         self.variables
@@ -309,6 +308,12 @@ impl Set {
             ("SCCACHE_SERVER_UDS", Value::OwnSocket),
             ("SCCACHE_SERVER_PORT", text(OWN_PORT)),
         ]);
+    }
+
+    fn own_level<const N: usize>(&mut self, variables: [(&'static str, Value); N]) {
+        let is_own = |stray: &&str| variables.iter().any(|(name, _)| name == stray);
+        self.strays.retain(|stray| !is_own(stray));
+        self.variables.extend(variables);
     }
 
     fn cluster(&mut self, conf: Value) {

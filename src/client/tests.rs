@@ -254,7 +254,7 @@ fn no_disk_leaves_a_level_that_is_never_written_where_a_format_can_name_one() {
         );
     }
     let cargo = text("--no-disk --format cargo").unwrap();
-    assert!(cargo.contains("value = \"webdav\""), "{cargo}");
+    assert!(cargo.contains("CHAIN = \"webdav\""), "{cargo}");
     assert!(!cargo.contains("SCCACHE_DIR"), "{cargo}");
 }
 

@@ -4,12 +4,14 @@ use super::cluster::{self, Conf};
 use super::daemon::Stats;
 use super::http::{Http, refused_certificate};
 use super::{Check, Environment};
-use crate::cargo_config;
-use crate::client::Lane;
 use crate::client::endpoint::Endpoint;
 use crate::client::run::{Ended, Running};
+use crate::client::{Lane, SOCKET_PATH_MAX};
 use crate::sccache::Version;
 use crate::secret::Secret;
+use crate::{cargo_config, human};
+use nix::sys::statvfs::statvfs;
+use nix::unistd::{AccessFlags, access};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -81,7 +83,7 @@ pub(super) fn gateway(
     }
     let status = identify(&http, endpoint, checks);
     if status.is_some() {
-        access(&http, checks);
+        rights(&http, checks);
     }
     status.unwrap_or_default()
 }
@@ -224,7 +226,7 @@ fn identify(http: &Http, endpoint: &Endpoint, checks: &mut Vec<Check>) -> Option
 }
 
 /// Reads and writes as a client does when it starts.
-fn access(http: &Http, checks: &mut Vec<Check>) {
+fn rights(http: &Http, checks: &mut Vec<Check>) {
     let token_mend = "take the token from sccache-dock client-env on the gateway's host";
     match http.get(PROBE_PATH) {
         Ok(answer) if [200, 404].contains(&answer.code) => {
@@ -395,6 +397,8 @@ pub(super) fn files(
         let mend = format!("mkdir -p {}", folder.display());
         checks.push(Check::fail("SCCACHE_SERVER_UDS", found, mend));
     }
+    checks.extend(temporary(environment));
+    checks.extend(own_level(environment));
     let what = "config file";
     match (conf, config_file(environment)) {
         (Some(conf), _) => checks.extend(judge_config(conf, environment, lane)),
@@ -415,6 +419,46 @@ pub(super) fn files(
         (None, _) => {}
     }
     checks
+}
+
+/// Where sccache's client listens for its daemon's start: `TMPDIR/sccacheXXXXXX/sock`.
+fn temporary(environment: &Environment) -> Option<Check> {
+    const NAME: usize = "/sccacheXXXXXX/sock".len();
+    let what = "TMPDIR";
+    let folder = environment.get(what).filter(|it| !it.is_empty())?;
+    let (longest, mend) = (SOCKET_PATH_MAX - NAME, "export TMPDIR=/tmp");
+    if folder.len() > longest {
+        let found = format!(
+            "{} bytes long, and sccache makes a socket in it: more than {longest} keep its daemon from starting",
+            folder.len()
+        );
+        return Some(Check::fail(what, found, mend));
+    }
+    if access(Path::new(folder), AccessFlags::W_OK).is_err() {
+        let found = format!(
+            "{folder} does not exist or cannot be written: sccache's daemon does not start"
+        );
+        return Some(Check::fail(what, found, mend));
+    }
+    None
+}
+
+/// The client's own level, on a disk that may be full.
+fn own_level(environment: &Environment) -> Option<Check> {
+    /// Less than this is soon used up.
+    const LITTLE: u64 = 64 << 20;
+    let what = "SCCACHE_DIR";
+    let folder = Path::new(environment.get(what)?);
+    let disk = folder.ancestors().find_map(|it| statvfs(it).ok())?;
+    let free = disk.blocks_available().saturating_mul(disk.fragment_size());
+    (free < LITTLE).then(|| {
+        let found = format!(
+            "its disk has {} left: what does not fit is in the shared cache alone, if SCCACHE_MULTILEVEL_WRITE_ERROR_POLICY is ignore",
+            human::bytes(free)
+        );
+        let mend = format!("free space there, or remove {}", folder.display());
+        Check::warn(what, found, mend)
+    })
 }
 
 fn config_file(environment: &Environment) -> Option<PathBuf> {

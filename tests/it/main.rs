@@ -53,5 +53,6 @@ mod soak;
 mod storm;
 mod supervise;
 mod surroundings;
+mod troubles;
 mod upstream;
 mod watch;

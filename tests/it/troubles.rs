@@ -1,0 +1,84 @@
+//! A client in trouble of its own: what it lacks costs neither its build nor its team.
+
+use crate::dock::{Dock, eventually};
+use crate::machine::Machine;
+
+/// Twelve files of C whose objects do not compress, and the rules to compile them.
+const SOURCES: &str = "
+for i in $(seq 12); do
+    { echo 'const char it[] = {'; head -c 150000 /dev/urandom | od -An -v -tu1 | sed 's/  */,/g; s/^,//; s/$/,/'; echo '};'; } > it$i.c
+done
+";
+
+fn stored(dock: &Dock) -> u64 {
+    dock.status().unwrap()["cache"]["totals"]["writes"]
+        .as_u64()
+        .unwrap()
+}
+
+#[test]
+fn results_of_a_client_whose_disk_is_full_reach_the_others() {
+    let dock = Dock::start(&[]);
+    let machine = Machine::new();
+    let build = format!(
+        "mkdir work && cd work{SOURCES}for i in $(seq 12); do sccache cc -c it$i.c -o it$i.o || exit 1; done"
+    );
+    let settings = dock.command(&["client-env"]);
+    machine.write("settings", std::str::from_utf8(&settings.stdout).unwrap());
+    // A home of one MiB, in a mount namespace of its own; its level on disk is there.
+    let script = format!(
+        "mkdir home && unshare --user --map-root-user --mount sh -ec '
+            mount -t tmpfs -o size=1m tmpfs home
+            export HOME=$PWD/home
+            . ./settings
+            {}
+            df home | tail -n 1
+        '",
+        build.replace('\'', r"'\''")
+    );
+    let outcome = machine.sh(&script);
+    assert_eq!(outcome.code, Some(0), "{}", outcome.output);
+    eventually("12 of 12 results", || (stored(&dock) == 12).then_some(()));
+}
+
+#[test]
+fn client_without_a_home_to_write_to_builds_and_shares() {
+    let dock = Dock::start(&[]);
+    let long = format!("HOME=$PWD/{}; mkdir -p $HOME", "x".repeat(80));
+    let cases = ["unset HOME", "HOME=/proc/nowhere", "HOME=", &long];
+    for (number, home) in cases.iter().enumerate() {
+        let machine = Machine::new();
+        let settings = dock.command(&["client-env"]);
+        machine.write("settings", std::str::from_utf8(&settings.stdout).unwrap());
+        machine.write("it.c", &format!("int it(void) {{ return {number}; }}\n"));
+        let before = stored(&dock);
+        let outcome = machine.sh(&format!(
+            "set -eu; {home}; . ./settings; sccache cc -c it.c -o it.o; sccache --stop-server >/dev/null"
+        ));
+        assert_eq!(outcome.code, Some(0), "{home}: {}", outcome.output);
+        eventually("the result", || (stored(&dock) > before).then_some(()));
+    }
+}
+
+#[test]
+fn temporary_folder_in_which_sccache_cannot_start_is_named() {
+    let dock = Dock::start(&[]);
+    let machine = Machine::new();
+    machine.write("it.c", "int it(void) { return 1; }\n");
+    let start = |folder: &str| {
+        let script = format!(
+            "export TMPDIR={folder}; mkdir -p \"$TMPDIR\" 2>/dev/null; \
+             sccache cc -c it.c -o it.o >/dev/null 2>&1; echo code=$?; \
+             sccache-dock doctor --endpoint \"$SCCACHE_WEBDAV_ENDPOINT\"; sccache --stop-server >/dev/null 2>&1 || true"
+        );
+        machine.with_env(&dock, "", &script).output
+    };
+    let short = start("$HOME/t");
+    assert!(short.contains("code=0"), "{short}");
+    assert!(!short.contains("TMPDIR"), "{short}");
+    for folder in ["/tmp/$(printf %0100d 7)", "/proc/nowhere"] {
+        let said = start(folder);
+        assert!(!said.contains("code=0"), "{said}");
+        assert!(said.contains("FAIL  TMPDIR"), "{said}");
+    }
+}
