@@ -10,13 +10,19 @@ use sccache_dock::plan::{self, Facts};
 use sccache_dock::screen::Screen;
 use sccache_dock::secret::Secret;
 use sccache_dock::settings as all_settings;
+use sccache_dock::settings::LogFormat;
+use sccache_dock::supervise::control::{self as control_socket, Request as Asked, Response};
+use sccache_dock::supervise::logs::{Log, Source};
+use sccache_dock::supervise::peers::Peers;
+use sccache_dock::supervise::probe;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, ErrorKind, Read, Write};
+use std::fmt::Debug;
+use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::net::Shutdown;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A secret that no message may show, unless the input had it too.
 const CANARY: &str = "canary-of-the-mine-0451";
@@ -224,4 +230,110 @@ pub fn tokens(data: &[u8]) {
             assert!(!shown.contains(CANARY), "{shown}");
         }
     }
+}
+
+/// One connection to the control socket: the first byte says in which pieces the rest arrives. Whatever it is, it is
+/// understood alike, at most once, and answered, or forgotten when it hangs up.
+pub fn control(data: &[u8]) {
+    let limit = control_socket::LINE_LIMIT;
+    if let Some(Asked::Garbage(text)) = heard(data, limit, Asked::understand) {
+        let answer = Response::Error(text);
+        assert!(!format!("{answer:?}").contains(CANARY));
+    }
+}
+
+/// The same, of the socket over which a server says that it is ready.
+pub fn notify(data: &[u8]) {
+    heard(data, probe::NOTIFICATION_LIMIT, probe::notification);
+}
+
+#[expect(clippy::disallowed_methods, reason = "some time to begin with")]
+fn heard<T: PartialEq + Debug>(
+    data: &[u8],
+    limit: usize,
+    understand: fn(&[u8]) -> Option<T>,
+) -> Option<T> {
+    let (piece, words) = data.split_first()?;
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("socket");
+    let listener = UnixListener::bind(&path).expect("a socket");
+    listener.set_nonblocking(true).expect("a socket");
+    let mut peers = Peers::new(listener, limit);
+    let now = Instant::now();
+    let mut say = |piece: usize| {
+        let mut stream = UnixStream::connect(&path).expect("a place in the queue");
+        let mut understood = Vec::new();
+        for piece in words.chunks(piece) {
+            // It may have been understood by now, or have said too much.
+            let _ = stream.write_all(piece);
+            understood.extend(peers.hear(now, understand));
+        }
+        drop(stream);
+        understood.extend(peers.hear(now, understand));
+        assert!(peers.connected.is_empty() && peers.deadline().is_none());
+        assert!(understood.len() <= 1, "understood more than once");
+        understood.pop().map(|(_, meaning)| meaning)
+    };
+    let at_once = say(words.len().max(1));
+    assert_eq!(
+        say(usize::from(*piece).max(1)),
+        at_once,
+        "in pieces of {piece}"
+    );
+    at_once
+}
+
+/// What a service writes: the first byte chooses the format and says in which pieces the rest arrives. Every line comes
+/// out as one, with its tag and without the secret.
+pub fn logs(data: &[u8]) {
+    let Some((first, words)) = data.split_first() else {
+        return;
+    };
+    let (format, piece) = match first % 2 {
+        0 => (LogFormat::Text, usize::from(*first) + 1),
+        _ => (LogFormat::Json, usize::from(*first)),
+    };
+    // A fuzzer does not find it by itself.
+    let words = replaced(words, b"CANARY", CANARY.as_bytes());
+    let mut written = tempfile::tempfile().expect("a file");
+    let out = written.try_clone().expect("a file");
+    let secrets = [Secret::new(CANARY)];
+    let mut log = Log::start(out, format, &secrets, PATIENCE, None).expect("a log");
+    let (pipe, mut end) = io::pipe().expect("a pipe");
+    let mut source = Source::new("fuzz", pipe);
+    for piece in words.chunks(piece) {
+        // It is all there, so that the reader does not wait.
+        end.write_all(piece).expect("room in the pipe");
+        assert!(log.read(&mut source));
+    }
+    drop(end);
+    assert!(!log.read(&mut source), "the end is seen");
+    log.close(PATIENCE);
+    let mut text = Vec::new();
+    written.rewind().expect("a file");
+    written.read_to_end(&mut text).expect("a file");
+    let shown = String::from_utf8_lossy(&text);
+    assert!(!shown.contains(CANARY), "{shown}");
+    let ends = words.iter().filter(|byte| **byte == b'\n').count();
+    let rest = words.last().is_some_and(|last| *last != b'\n');
+    let lines: Vec<&[u8]> = text.split_inclusive(|byte| *byte == b'\n').collect();
+    assert_eq!(lines.len(), ends + usize::from(rest), "{shown}");
+    for line in lines {
+        let tagged = match format {
+            LogFormat::Text => line.starts_with(b"fuzz "),
+            LogFormat::Json => line.starts_with(b"{") && line.ends_with(b"}\n"),
+        };
+        assert!(tagged, "{}", String::from_utf8_lossy(line));
+    }
+}
+
+fn replaced(text: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
+    let (mut out, mut rest) = (Vec::new(), text);
+    while let Some(at) = rest.windows(from.len()).position(|window| window == from) {
+        out.extend_from_slice(&rest[..at]);
+        out.extend_from_slice(to);
+        rest = &rest[at + from.len()..];
+    }
+    out.extend_from_slice(rest);
+    out
 }

@@ -31,6 +31,7 @@ pub enum Request {
 impl Request {
     /// What these bytes ask for, once a line is whole or too long.
     pub fn understand(bytes: &[u8]) -> Option<Request> {
+        let bytes = &bytes[..bytes.len().min(LINE_LIMIT)];
         let end = bytes.iter().position(|byte| *byte == b'\n');
         let end = end.or((bytes.len() >= LINE_LIMIT).then_some(bytes.len()))?;
         Some(Request::parse(&String::from_utf8_lossy(&bytes[..end])))

@@ -41,6 +41,21 @@ fn settings_make_a_plan_or_a_reason_and_show_no_secret() {
 }
 
 #[test]
+fn requests_to_the_supervisor_are_understood_alike_however_they_arrive() {
+    replay("control", targets::control);
+}
+
+#[test]
+fn notifications_are_understood_alike_however_they_arrive() {
+    replay("notify", targets::notify);
+}
+
+#[test]
+fn lines_of_services_come_out_whole_tagged_and_without_a_secret() {
+    replay("logs", targets::logs);
+}
+
+#[test]
 fn tokens_of_the_file_are_unique_and_no_fault_shows_one() {
     replay("tokens", targets::tokens);
 }
