@@ -3,7 +3,7 @@
 use crate::dock::Dock;
 use crate::harness::{
     Answer, Gateway, Process, WRITER, address, clean, command, config, finish, now, sccache_bin,
-    wait_for,
+    skip, wait_for,
 };
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use sccache_dock::gateway::config::TlsFiles;
@@ -896,7 +896,7 @@ fn flood_of_headers_is_refused() {
 #[test]
 fn file_that_the_gateway_may_not_read_ends_it_with_a_word() {
     if !nix::unistd::geteuid().is_root() {
-        return;
+        return skip("only root can become another user");
     }
     let folder = tempfile::tempdir().unwrap();
     let mut config = config(folder.path());

@@ -1,18 +1,8 @@
 //! Builders that are no compilers: the real Bazel and the real Gradle, where they are installed.
 
 use crate::dock::Dock;
-use crate::harness::Outcome;
+use crate::harness::{Outcome, has_program};
 use crate::machine::Machine;
-
-/// Whether `program` is here; a skipped test says so.
-#[expect(clippy::print_stderr, reason = "a skipped test says so")]
-fn is_here(machine: &Machine, program: &str) -> bool {
-    let is_here = machine.sh(&format!("command -v {program}")).code == Some(0);
-    if !is_here {
-        eprintln!("skipped: {program} is not installed");
-    }
-    is_here
-}
 
 /// Hits, misses and writes of a namespace.
 fn counts(dock: &Dock, namespace: &str) -> [u64; 3] {
@@ -30,7 +20,7 @@ fn assert_built(outcome: &Outcome) {
 fn bazel_stores_and_hits() {
     let dock = Dock::start(&[]);
     let machine = Machine::new();
-    if !is_here(&machine, "bazel") {
+    if !has_program("bazel") {
         return;
     }
     machine.write("WORKSPACE", "");
@@ -71,7 +61,7 @@ fn bazel_stores_and_hits() {
 fn gradle_stores_and_hits() {
     let dock = Dock::start(&[]);
     let machine = Machine::new();
-    if !is_here(&machine, "gradle") {
+    if !has_program("gradle") {
         return;
     }
     machine.write(

@@ -320,11 +320,7 @@ fn client_beside_the_server_is_served_by_it() {
 
 #[test]
 fn ccache_hits_over_http() {
-    if finish(clean("sh").args(["-c", "command -v ccache"])).code != Some(0) {
-        #[expect(clippy::print_stderr, reason = "a skipped test says so")]
-        {
-            eprintln!("skipped: ccache is not installed");
-        }
+    if !crate::harness::has_program("ccache") {
         return;
     }
     let basic = |layout| format!("http://any:{WRITER}@ADDRESS|layout={layout}");

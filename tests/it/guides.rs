@@ -183,7 +183,7 @@ fn follow<'a>(site: &'a Site, name: &str) -> Script<'a> {
     let mut typed = 0;
     for block in blocks.iter().filter(|block| block.is_typed()) {
         if !block.mark.is_empty() && clean(&block.mark).arg("--version").output().is_err() {
-            skip(&format!("{name}: {} is not installed", block.mark));
+            skip(&format!("{} is not installed", block.mark));
             continue;
         }
         text.push_str(&block.text);

@@ -306,10 +306,79 @@ pub(crate) fn finish(command: &mut Command) -> Outcome {
     Outcome { code, output }
 }
 
-/// A test that cannot run here says so.
-#[expect(clippy::print_stderr, reason = "a skipped test says so")]
+/// A test that cannot run here says so; in CI, which is to have everything, it fails. What `scripts/test` cannot bring to
+/// a machine it names in `SCCACHE_DOCK_WITHOUT`, and only that may be missing there.
 pub(crate) fn skip(why: &str) {
-    eprintln!("skipped: {why}");
+    let set = |name| std::env::var(name).unwrap_or_default();
+    let in_ci = !matches!(&*set("CI"), "" | "0" | "false");
+    let without = set("SCCACHE_DOCK_WITHOUT");
+    let known = without
+        .split_whitespace()
+        .any(|program| why == not_installed(program));
+    assert!(!in_ci || known, "skipped in CI: {why}");
+    println!("skipped: {why}");
+}
+
+/// Whether a program is here; a test that needs it and is skipped says so.
+pub(crate) fn has_program(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let is_here = std::env::split_paths(&path).any(|folder| folder.join(program).is_file());
+    if !is_here {
+        skip(&not_installed(program));
+    }
+    is_here
+}
+
+fn not_installed(program: &str) -> String {
+    format!("{program} is not installed")
+}
+
+#[test]
+fn skipped_tests_fail_in_ci_unless_the_machine_is_known_to_lack_the_program() {
+    let ends = |ci: &str, without: &str| {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
+            .args([
+                "--exact",
+                "harness::test_that_is_skipped_when_it_is_told_to",
+            ])
+            .env("SKIPPING", "no-such-program")
+            .env("CI", ci)
+            .env("SCCACHE_DOCK_WITHOUT", without);
+        finish(&mut command).code == Some(0)
+    };
+    for ci in ["", "0", "false"] {
+        assert!(ends(ci, ""), "CI={ci}");
+    }
+    for ci in ["true", "1", "yes"] {
+        assert!(!ends(ci, "another-program"), "CI={ci}");
+        assert!(ends(ci, "bazel no-such-program"), "CI={ci}");
+    }
+}
+
+#[test]
+fn test_that_is_skipped_when_it_is_told_to() {
+    if let Ok(program) = std::env::var("SKIPPING") {
+        assert!(!has_program(&program));
+    }
+}
+
+/// Every test goes through here to be skipped, or it would pass in CI without having run.
+#[test]
+fn no_test_is_skipped_by_words_of_its_own() {
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it")];
+    let words = concat!("skipped", ": ");
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if !path.ends_with("harness.rs") {
+                let text = std::fs::read_to_string(&path).unwrap();
+                assert!(!text.contains(words), "{}", path.display());
+            }
+        }
+    }
 }
 
 /// Where programs lie that the tests need, as `scripts/test` puts them there.

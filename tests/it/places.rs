@@ -2,7 +2,7 @@
 //! by the thousand.
 
 use crate::dock::{Dock, children_of, descendants_of, eventually, is_alive, supervisor_program};
-use crate::harness::wait_for;
+use crate::harness::{has_program, skip, wait_for};
 use crate::supervise::wrapped_sccache;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
@@ -93,8 +93,7 @@ fn behaves_below(above: &[&str], told: fn(&Dock, Pid) -> Pid) {
 #[test]
 fn run_is_pid_1_of_a_namespace() {
     if !nix::unistd::geteuid().is_root() {
-        println!("skipped: only root may make a PID namespace");
-        return;
+        return skip("only root may make a PID namespace");
     }
     let unshare = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"];
     behaves_below(&unshare, |_, supervisor| {
@@ -118,9 +117,7 @@ fn run_is_the_child_of_a_shell() {
 
 #[test]
 fn run_is_the_child_of_an_init() {
-    let path = std::env::var_os("PATH").unwrap();
-    if !std::env::split_paths(&path).any(|dir| dir.join("tini").is_file()) {
-        println!("skipped: tini is not installed");
+    if !has_program("tini") {
         return;
     }
     // Not as PID 1 here, so it wants to be told to adopt; the orphans are ours in any case.
