@@ -2,13 +2,13 @@
 
 use crate::gateway::crowd::End;
 use crate::gateway::metrics::Protocol;
-use crate::gateway::socket::Socket;
+use crate::gateway::socket::{Prompt, Socket};
 use crate::gateway::warnings::REFUSALS;
 use crate::gateway::{Gateway, Peer, http, ipc};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, BufReader, WriteHalf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, BufReader, WriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{interval, sleep, timeout};
 use tracing::warn;
@@ -130,7 +130,7 @@ async fn converse<S: Socket>(
     match first[0] {
         0 => {
             let _open = gateway.metrics.connection(Protocol::sccache);
-            let (reader, writer) = after(first, stream);
+            let (reader, writer) = after(first, Prompt(stream));
             // A frame's length and its head arrive together; what is longer is read past this buffer.
             let reader = BufReader::with_capacity(FRAME_BUFFER, reader);
             ipc::converse(&gateway, reader, writer, peer, stopping).await;
@@ -168,7 +168,10 @@ async fn converse<S: Socket>(
 }
 
 /// The two directions of a connection whose first byte was read already.
-fn after<S: Socket>(first: [u8; 1], stream: S) -> (impl AsyncRead + Unpin, WriteHalf<S>) {
+fn after<S: AsyncRead + AsyncWrite + Unpin>(
+    first: [u8; 1],
+    stream: S,
+) -> (impl AsyncRead + Unpin, WriteHalf<S>) {
     let (reader, writer) = tokio::io::split(stream);
     (io::Cursor::new(first).chain(reader), writer)
 }

@@ -1,10 +1,12 @@
 //! Real clients: sccache 0.19.0 by each lane, and ccache.
 
-use crate::harness::{Gateway, Outcome, Process, WRITER, clean, finish, sccache_bin};
+use crate::attacks::peer::{OwnProtocol, archive};
+use crate::harness::{Gateway, Outcome, Process, WRITER, clean, finish, now, sccache_bin};
 use sccache_dock::gateway::config::IpcPolicy;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::rc::Rc;
+use std::time::Duration;
 
 /// How a client reaches the cache.
 #[derive(Debug, Clone, Copy)]
@@ -176,6 +178,31 @@ fn rust_stored_by_one_lane_is_hit_by_the_others() {
         client.by(lane).rustc(text);
         assert_eq!(counts(&gateway), (hits, 1, 1), "{lane:?}");
     }
+}
+
+/// Where the peer's kernel keeps the second write back until the first one is acknowledged, each put took 40 ms more.
+#[test]
+fn frame_in_two_writes_is_not_held_up() {
+    const PUTS: u32 = 100;
+    let gateway = Gateway::start();
+    let body = archive(&[7; 14_000]);
+    let mut took = [Duration::ZERO; 2];
+    for (is_sent_at_once, took) in [true, false].into_iter().zip(&mut took) {
+        let mut peer = OwnProtocol::connect(gateway.addr).unwrap();
+        peer.0.set_nodelay(is_sent_at_once).unwrap();
+        let begin = now();
+        for number in 0..PUTS {
+            let stored = peer.put_in_two_writes(&format!("{number:064x}"), &body);
+            assert!(stored.unwrap());
+        }
+        *took = begin.elapsed();
+    }
+    // Half of what all of them would wait.
+    let [at_once, held_back] = took;
+    assert!(
+        held_back < at_once + PUTS * Duration::from_millis(20),
+        "{took:?}"
+    );
 }
 
 #[test]

@@ -42,6 +42,21 @@ impl<S: Read + Write> OwnProtocol<S> {
         Ok((answer[4] == 1).then(|| answer[13..].to_vec()))
     }
 
+    /// The same as [`OwnProtocol::put`], with the length and the rest of the frame in a write each, as sccache does it.
+    pub(crate) fn put_in_two_writes(&mut self, key: &str, body: &[u8]) -> io::Result<bool> {
+        let request = [
+            &8_u32.to_le_bytes()[..],
+            &bytes(key.as_bytes()),
+            &bytes(body),
+        ];
+        let frame = frame(&request.concat());
+        self.0.write_all(&frame[..4])?;
+        self.0.write_all(&frame[4..])?;
+        let mut answer = [0; 12];
+        self.0.read_exact(&mut answer)?;
+        Ok(answer[8..] == [0; 4])
+    }
+
     /// Whether the cache says that it has stored it.
     pub(crate) fn put(&mut self, key: &str, body: &[u8]) -> io::Result<bool> {
         let request = [
