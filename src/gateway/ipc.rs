@@ -6,6 +6,9 @@
 //! by itself; a silent or closed connection would make its build hang or fail. The same rule makes the
 //! answers to peers that the policy refuses: an empty cache that takes nothing, and a line in the log.
 //!
+//! No request is held in memory: heads are short, blobs go to the store and all else to the server as they arrive, and
+//! what nobody wants is thrown away.
+//!
 //! Direct mode's entries are neither kept nor served, see [`Talk::handshake`].
 
 pub mod frame;
@@ -24,7 +27,9 @@ use frame::{Handshake, Malformed, Request, Shelf};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{
+    AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt,
+};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
@@ -37,8 +42,12 @@ const IDLE_STRANGER: Duration = Duration::from_secs(60);
 const PROGRESS: Duration = Duration::from_secs(10);
 /// How long the server may take for a relayed request.
 const RELAY: Duration = Duration::from_secs(5);
-/// Longest request or response that is held in memory: all but blobs.
-const LONGEST: usize = 64 << 20;
+/// Longest request that is no blob.
+const LONGEST: u32 = 64 << 20;
+/// Longest request of a peer that the policy refuses: the arguments and the environment of a compiler fit.
+const LONGEST_REFUSED: u32 = 4 << 20;
+/// Longest response of the server that is held in memory: its statistics.
+const LONGEST_RESPONSE: u32 = 1 << 20;
 /// Bytes read at once.
 const PIECE: usize = 64 << 10;
 
@@ -72,7 +81,7 @@ pub(crate) async fn converse<R, W>(
     peer: Peer,
     mut stopping: watch::Receiver<bool>,
 ) where
-    R: AsyncRead + Unpin + Send,
+    R: AsyncBufRead + Unpin + Send,
     W: AsyncWrite + Unpin + Send,
 {
     let welcome = is_welcome(gateway, &peer);
@@ -86,7 +95,7 @@ pub(crate) async fn converse<R, W>(
         reader,
         writer,
         buffer: Vec::new(),
-        rest: 0,
+        unread: 0,
     };
     let mut greeted = false;
     loop {
@@ -140,13 +149,13 @@ struct Talk<'a, R, W> {
     welcome: bool,
     reader: R,
     writer: W,
-    /// What of the current frame has arrived and is not used up; of the next frame never anything.
+    /// What of the current frame was read and is not used up: its head, then a piece of a put's data.
     buffer: Vec<u8>,
-    /// Bytes of a put's data that are not used up.
-    rest: u64,
+    /// Bytes of the current frame that were not read.
+    unread: u64,
 }
 
-impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W> {
+impl<R: AsyncBufRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W> {
     /// The length of the next frame; `None` when the client is done, or silent for too long.
     async fn next_frame(&mut self) -> Result<Option<u32>, End> {
         let idle = if self.welcome { IDLE } else { IDLE_STRANGER };
@@ -159,16 +168,17 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W> {
     /// Answers the request in a frame of `length` bytes. `false` ends the conversation.
     async fn serve(&mut self, length: u32) -> Result<bool, End> {
         let (started, _in_flight) = (Instant::now(), self.gateway.metrics.in_flight());
+        if !self.welcome && length > LONGEST_REFUSED {
+            return Err(End::TooLong(length));
+        }
         let (request, taken) = self.head(length).await?;
         let (method, outcome) = match request {
             Request::Put { shelf, key, length } => {
                 self.buffer.drain(..taken);
                 ("put", self.put(shelf, &key, length).await)
             }
-            request => {
-                self.whole(length).await?;
-                self.answer(request).await
-            }
+            _ if length > LONGEST => return Err(End::TooLong(length)),
+            request => self.answer(request, length).await,
         };
         let code = outcome.as_ref().map_or("error", |(code, _)| *code);
         self.gateway
@@ -177,42 +187,57 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W> {
         outcome.map(|(_, goes_on)| goes_on)
     }
 
-    /// Decodes the head of a frame; what was read beyond it stays in the buffer.
+    /// Decodes the head of a frame. What was read beyond it, which is not much, stays in the buffer.
     async fn head(&mut self, length: u32) -> Result<(Request, usize), End> {
         self.buffer.clear();
+        self.unread = u64::from(length);
         loop {
             if let Some(found) = frame::decode(length, &self.buffer)? {
                 return Ok(found);
             }
-            self.more(length).await?;
+            self.more(frame::LONGEST_HEAD - self.buffer.len()).await?;
         }
     }
 
-    /// Reads a frame to its end, in memory that grows with what has arrived, not with what was announced.
-    async fn whole(&mut self, length: u32) -> Result<(), End> {
-        if length as usize > LONGEST {
-            return Err(End::TooLong(length));
-        }
-        while self.buffer.len() < length as usize {
-            self.more(length).await?;
-        }
-        Ok(())
-    }
-
-    async fn more(&mut self, length: u32) -> Result<(), End> {
-        let rest = (length as usize)
-            .saturating_sub(self.buffer.len())
-            .min(PIECE);
-        self.buffer.reserve(rest);
+    /// Reads up to `most` bytes of the frame into the buffer.
+    async fn more(&mut self, most: usize) -> Result<(), End> {
+        let wanted = usize::try_from(self.unread).unwrap_or(most).min(most);
+        self.buffer.reserve_exact(wanted);
         let read = within(
             PROGRESS,
             (&mut self.reader)
-                .take(rest as u64)
+                .take(wanted as u64)
                 .read_buf(&mut self.buffer),
         )
         .await??;
         if read == 0 {
             return Err(End::Io(io::ErrorKind::UnexpectedEof.into()));
+        }
+        self.unread -= read as u64;
+        Ok(())
+    }
+
+    /// Bytes of the frame that have arrived, at least one.
+    async fn arrived(&mut self) -> Result<&[u8], End> {
+        let unread = usize::try_from(self.unread).unwrap_or(usize::MAX);
+        let bytes = within(PROGRESS, self.reader.fill_buf()).await??;
+        if bytes.is_empty() {
+            return Err(End::Io(io::ErrorKind::UnexpectedEof.into()));
+        }
+        Ok(&bytes[..bytes.len().min(unread)])
+    }
+
+    fn take(&mut self, count: usize) {
+        self.reader.consume(count);
+        self.unread -= count as u64;
+    }
+
+    /// Throws the rest of the frame away: the client listens only after it has sent everything.
+    async fn skip(&mut self) -> Result<(), End> {
+        self.buffer = Vec::new();
+        while self.unread > 0 {
+            let count = self.arrived().await?.len();
+            self.take(count);
         }
         Ok(())
     }
@@ -233,7 +258,20 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W> {
     async fn answer(
         &mut self,
         request: Request,
+        length: u32,
     ) -> (&'static str, Result<(&'static str, bool), End>) {
+        match request {
+            Request::RecordStats => return ("record_stats", self.record_stats(length).await),
+            Request::Compile => return ("compile", self.compile(length).await),
+            Request::ZeroStats | Request::GetStats | Request::DistStatus if self.welcome => {
+                return ("stats", self.relay_stats(length).await);
+            }
+            _ => {}
+        }
+        // All that is left of the others is what a client of a later version may have added.
+        if let Err(end) = self.skip().await {
+            return ("other", Err(end));
+        }
         match request {
             Request::Handshake => ("handshake", self.handshake().await),
             Request::GetPath => (
@@ -241,19 +279,20 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W> {
                 self.send(&frame::no_paths()).await.map(|()| ("ok", true)),
             ),
             Request::Get { shelf, key } => ("get", self.get(shelf, &key).await),
-            Request::RecordStats => ("record_stats", self.record_stats().await),
             Request::ZeroStats | Request::GetStats | Request::DistStatus => {
-                ("stats", self.relay_stats().await)
+                self.advise_policy();
+                ("stats", self.refusal().await)
             }
-            Request::Compile => ("compile", self.compile().await),
             Request::Shutdown => {
                 let mend = "clients cannot stop the shared cache; stop the container instead";
                 self.gateway
                     .refuse("shutdown", &self.peer, &"Shutdown", &mend);
                 ("shutdown", self.refusal().await)
             }
-            // Puts are served while they arrive, see `serve`.
-            Request::Put { .. } => ("put", Ok(("error", false))),
+            // Served while they arrive, see above and `serve`.
+            Request::RecordStats | Request::Compile | Request::Put { .. } => {
+                ("other", Ok(("error", false)))
+            }
         }
     }
 
@@ -353,7 +392,6 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W> {
         text: &str,
         length: u64,
     ) -> Result<(&'static str, bool), End> {
-        self.rest = length;
         let outcome = match (self.welcome, Key::for_sccache(text)) {
             (false, _) => {
                 Err("this peer may not use the cache by this protocol (SCCACHE_IPC)".to_owned())
@@ -365,7 +403,7 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W> {
                 .await?
                 .map_err(|fault| fault.to_string()),
         };
-        while self.piece().await?.is_some() {}
+        self.skip().await?;
         let Err(cause) = outcome else {
             self.send(&frame::stored(shelf, Ok(()))).await?;
             return Ok(("ok", true));
@@ -411,24 +449,22 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W> {
 
     /// The next piece of the data of a put; `None` at its end.
     async fn piece(&mut self) -> Result<Option<Vec<u8>>, End> {
-        if self.rest == 0 {
-            return Ok(None);
-        }
         if self.buffer.is_empty() {
-            self.more(u32::try_from(self.rest).unwrap_or(u32::MAX))
-                .await?;
+            if self.unread == 0 {
+                return Ok(None);
+            }
+            self.more(PIECE).await?;
         }
-        let piece = std::mem::take(&mut self.buffer);
-        self.rest -= piece.len() as u64;
-        Ok(Some(piece))
+        Ok(Some(std::mem::take(&mut self.buffer)))
     }
 
     /// A client's statistics go to the server, if it is there. They are a courtesy: the client is thanked
     /// in any case.
-    async fn record_stats(&mut self) -> Result<(&'static str, bool), End> {
+    async fn record_stats(&mut self, length: u32) -> Result<(&'static str, bool), End> {
         let relayed = if self.welcome {
-            self.relay().await
+            self.relay(length).await?
         } else {
+            self.skip().await?;
             Ok(Vec::new())
         };
         if let Err(cause) = &relayed {
@@ -442,12 +478,8 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W> {
         Ok((if relayed.is_ok() { "ok" } else { "error" }, true))
     }
 
-    async fn relay_stats(&mut self) -> Result<(&'static str, bool), End> {
-        if !self.welcome {
-            self.advise_policy();
-            return self.refusal().await;
-        }
-        match self.relay().await {
+    async fn relay_stats(&mut self, length: u32) -> Result<(&'static str, bool), End> {
+        match self.relay(length).await? {
             Ok(response) => {
                 let length = u32::try_from(response.len()).unwrap_or(u32::MAX);
                 self.send(&[&length.to_be_bytes()[..], &response].concat())
@@ -463,37 +495,63 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W> {
         }
     }
 
-    /// Asks the sccache server what the client asked, on a connection of its own.
-    async fn relay(&mut self) -> io::Result<Vec<u8>> {
-        let exchange = async {
-            let mut server = UnixStream::connect(&self.gateway.config.server_socket).await?;
-            send_frame(&mut server, &self.buffer).await?;
+    /// Asks the sccache server what the client asked, on a connection of its own. The outer error is the client's, the
+    /// inner one the server's.
+    async fn relay(&mut self, length: u32) -> Result<io::Result<Vec<u8>>, End> {
+        let mut server = match self.pass_on(length).await? {
+            Ok(server) => server,
+            Err(cause) => return Ok(Err(cause)),
+        };
+        let answer = async {
             let length = server.read_u32().await?;
-            if length as usize > LONGEST {
+            if length > LONGEST_RESPONSE {
                 return Err(io::Error::other(format!(
                     "a response of {length} bytes is too long"
                 )));
             }
-            let mut response = Vec::new();
-            server
-                .take(u64::from(length))
-                .read_to_end(&mut response)
-                .await?;
-            if response.len() < length as usize {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
+            let mut response = vec![0; length as usize];
+            server.read_exact(&mut response).await?;
             Ok(response)
         };
-        timeout(RELAY, exchange)
-            .await
-            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        Ok(in_time(answer).await)
+    }
+
+    /// Hands the frame to the sccache server as it arrives. Whatever goes wrong there, the frame is read to its end.
+    async fn pass_on(&mut self, length: u32) -> Result<io::Result<UnixStream>, End> {
+        let passed = self.copy_to_server(length).await?;
+        if passed.is_err() {
+            self.skip().await?;
+        }
+        Ok(passed)
+    }
+
+    async fn copy_to_server(&mut self, length: u32) -> Result<io::Result<UnixStream>, End> {
+        let head = [&length.to_be_bytes()[..], &std::mem::take(&mut self.buffer)].concat();
+        let connect = async {
+            let mut server = UnixStream::connect(&self.gateway.config.server_socket).await?;
+            server.write_all(&head).await?;
+            Ok(server)
+        };
+        let mut server = match in_time(connect).await {
+            Ok(server) => server,
+            Err(cause) => return Ok(Err(cause)),
+        };
+        while self.unread > 0 {
+            let piece = self.arrived().await?;
+            let count = piece.len();
+            if let Err(cause) = in_time(server.write_all(piece)).await {
+                return Ok(Err(cause));
+            }
+            self.take(count);
+        }
+        Ok(Ok(server))
     }
 
     /// A client with default settings wants the server to compile for it.
-    async fn compile(&mut self) -> Result<(&'static str, bool), End> {
+    async fn compile(&mut self, length: u32) -> Result<(&'static str, bool), End> {
         let origin = self.peer.origin();
         if is_beside_us(&self.peer) {
-            match self.reach_server().await {
+            match self.pass_on(length).await? {
                 Ok(mut server) => {
                     let (mut answers, mut requests) = server.split();
                     // The server watches the connection: when the client goes, its compile is ended.
@@ -526,20 +584,9 @@ impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W> {
                 .warnings
                 .warn(ADVICE, &format!("compile from {origin}"), &message);
         }
+        self.skip().await?;
         self.send(&frame::unhandled_compile()).await?;
         Ok(("unhandled", true))
-    }
-
-    /// Connects to the sccache server and hands it the request.
-    async fn reach_server(&mut self) -> io::Result<UnixStream> {
-        let connect = async {
-            let mut server = UnixStream::connect(&self.gateway.config.server_socket).await?;
-            send_frame(&mut server, &self.buffer).await?;
-            Ok(server)
-        };
-        timeout(RELAY, connect)
-            .await
-            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
 
     fn advise_policy(&self) {
@@ -582,11 +629,10 @@ async fn relay_responses(
     }
 }
 
-async fn send_frame(server: &mut UnixStream, body: &[u8]) -> io::Result<()> {
-    server
-        .write_u32(u32::try_from(body.len()).unwrap_or(u32::MAX))
-        .await?;
-    server.write_all(body).await
+/// The sccache server has [`RELAY`] for each of its steps.
+async fn in_time<T>(step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let step = timeout(RELAY, step).await;
+    step.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 /// Does the client live where our sccache server lives, seeing the same files, as the same user? For another user,

@@ -2,5 +2,6 @@
 //! Each is tried for real, bounded in count and time, and against loopback or networks of the test's own only.
 
 mod jobs;
+mod memory;
 mod own_protocol;
 pub(crate) mod peer;

@@ -8,6 +8,8 @@
 
 /// Longest key that a request may name.
 const KEY_BYTES: u64 = 1024;
+/// Longest head of a request: tag, length of the key, key, length of the data.
+pub const LONGEST_HEAD: usize = 4 + 8 + KEY_BYTES as usize + 8;
 
 /// Whose storage a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
