@@ -161,10 +161,11 @@ fn port_that_was_taken_in_a_long_pause_is_waited_for() {
         TcpStream::connect(address).is_err().then_some(())
     });
     let thief = TcpListener::bind(address).unwrap();
-    dock.wait_log("Address already in use");
     let crash = eventually("the record", || {
         let crash = dock.service("gateway")["last_crash"].clone();
-        crash["cause"].is_string().then_some(crash)
+        let exit = crash["exit"].as_str()?.to_owned();
+        exit.starts_with("cannot listen: Address already in use")
+            .then_some(crash)
     });
     assert!(
         crash["cause"].as_str().unwrap().contains("taken the"),
@@ -249,7 +250,10 @@ fn supervisor_without_free_descriptors_tries_again_until_there_are_some() {
     // Enough to wait for what is open, none for anything new.
     limit_descriptors(&dock, 12);
     kill(server, Signal::SIGKILL).unwrap();
-    dock.wait_log("cannot start server");
+    server_when(&dock, "a start that failed", |it| {
+        let exit = it["last_crash"]["exit"].as_str();
+        exit.is_some_and(|exit| exit.starts_with("cannot start: "))
+    });
     limit_descriptors(&dock, 1024);
     let server = server_when(&dock, "it is back", |it| it["state"] == "ready");
     let cause = server["last_crash"]["cause"].as_str();
