@@ -14,9 +14,35 @@ choose_user() {
     user=${SCCACHE_USER:-$user}
 }
 
+# In whose hands the way to $1 is: the user, other than root, who owns a part of it and may put a link there at any time.
+holder() {
+    at=$1
+    holder=0
+    while [ "$at" != / ] && [ "$at" != . ]; do
+        at=$(dirname "$at")
+        owner=$(stat -c %u "$at" 2>/dev/null) || continue
+        [ "$owner" = 0 ] || holder=$owner
+    done
+    echo "$holder"
+}
+
+# Makes folder $1 where it is missing. Root makes it as the user in whose hands it would be, follows no link, and gives away
+# only what it has just made where nobody else can have changed it.
 own_folder() {
-    mkdir -p "$1" || fail "cannot make folder \"$1\"" "choose one below your home, or make it first"
-    [ "$(id -u)" -ne 0 ] || chown "$user" "$1" || fail "cannot give folder \"$1\" to user \"$user\"" "SCCACHE_USER is a number: uid:gid"
+    if [ "$(id -u)" -ne 0 ]; then
+        mkdir -p "$1" || fail "cannot make folder \"$1\"" "choose one below your home, or make it first"
+        return
+    fi
+    [ ! -L "$1" ] || fail "cannot use folder \"$1\": it is a link, and root follows none" "name the folder itself, or remove the link"
+    by=$(holder "$1")
+    [ "$by" = 0 ] || [ "$by" = "${user%:*}" ] || fail "cannot use folder \"$1\" for user \"$user\": the way to it is in the hands of user $by" \
+        "start it as that user (SCCACHE_USER=$by:GROUP), or choose a folder of root's"
+    [ ! -d "$1" ] || return 0
+    if [ "$by" = 0 ]; then
+        mkdir -p "$1" && chown -h "$user" "$1"
+    else
+        setpriv --reuid="${user%:*}" --regid="${user#*:}" --clear-groups mkdir -p "$1"
+    fi || fail "cannot make folder \"$1\" for user \"$user\"" "SCCACHE_USER is a number: uid:gid"
 }
 
 # Nobody but this machine reaches the bridge's address while the port is published on loopback alone, so that builds here
@@ -31,8 +57,15 @@ only_this_machine() {
 create() {
     have_image "$image" || "$repo/images/build.sh"
     choose_user
-    own_folder "$sockets"
-    chmod 700 "$sockets"
+    (umask 077 && own_folder "$sockets")
+    # Whoever may enter it may use the cache. Nobody else can have changed the way to root's own, which goes to whom the
+    # container runs as now.
+    if [ "$(id -u)" -ne 0 ]; then
+        chmod 700 "$sockets"
+    elif [ "$(holder "$sockets")" = 0 ]; then
+        chown -h "$user" "$sockets"
+        chmod 700 "$sockets"
+    fi
     # No restart policy until it has been healthy once: a container that cannot start says so once, and stays down.
     set -- run --detach --name "$container" --hostname "$container" --user "$user" --env "MODE=$mode" \
         --label "sccache-dock.mode=$mode" --label "sccache-dock.folder=$folder" --label "sccache-dock.sockets=$sockets" \

@@ -90,6 +90,7 @@ fn prometheus_and_grafana_are_laid_over_each_compose_file() {
     ] {
         let mut command = Command::new("docker-compose");
         command.args(["--file", file, "--file", "observe.yml", "config"]);
+        command.env("GRAFANA_PASSWORD", "chosen");
         command.env("SCCACHE_SERVER_TOKEN", "token of builders");
         let output = command.current_dir(folder()).output().unwrap();
         let shown = String::from_utf8_lossy(&output.stdout);

@@ -176,6 +176,10 @@ impl Scene<'_> {
             .refuse(refusal.reason, self.peer, &what, &refusal.message);
         let mut answer = reply(TEXT, format!("{}\n", refusal.message));
         *answer.status_mut() = refusal.status;
+        if refusal.reason == "auth_flood" {
+            let close = HeaderValue::from_static("close");
+            answer.headers_mut().insert(header::CONNECTION, close);
+        }
         if refusal.status == StatusCode::UNAUTHORIZED {
             let challenge = HeaderValue::from_static("Bearer");
             answer
@@ -457,7 +461,7 @@ impl Scene<'_> {
                  `client-env --lane dist`)"
             }
         };
-        self.gateway.metrics.auth_failed();
+        self.wrong_token()?;
         let status = match self.front.config.wrong_token {
             WrongToken::Fail => StatusCode::UNAUTHORIZED,
             WrongToken::Fallback => StatusCode::SERVICE_UNAVAILABLE,
@@ -469,11 +473,30 @@ impl Scene<'_> {
         let token = &self.front.config.server_token;
         let given = credentials(&self.parts.headers).and_then(wire::builder_bearer);
         let genuine = given.filter(|(_, given)| access::is_same(token, given.as_bytes()));
-        genuine.map(|(address, _)| address).ok_or_else(|| {
-            self.gateway.metrics.auth_failed();
-            let message = "the builder's token is not this scheduler's (hint: give both the same SCCACHE_SERVER_TOKEN)";
-            Refusal::new(StatusCode::UNAUTHORIZED, "dist_server_token", message)
-        })
+        if let Some((address, _)) = genuine {
+            return Ok(address);
+        }
+        self.wrong_token()?;
+        let message = "the builder's token is not this scheduler's (hint: give both the same SCCACHE_SERVER_TOKEN)";
+        Err(Refusal::new(
+            StatusCode::UNAUTHORIZED,
+            "dist_server_token",
+            message,
+        ))
+    }
+
+    /// Counts a wrong token, on one account with those that came to the cache's port; an error if it is one too many.
+    fn wrong_token(&self) -> Result<(), Refusal> {
+        self.gateway.metrics.auth_failed();
+        if !self.gateway.crowd.failed(self.peer) {
+            return Ok(());
+        }
+        let status = match self.front.config.wrong_token {
+            WrongToken::Fail => StatusCode::TOO_MANY_REQUESTS,
+            WrongToken::Fallback => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        let message = "too many wrong tokens came from this address; with the right one requests are served at any time";
+        Err(Refusal::new(status, "auth_flood", message))
     }
 }
 

@@ -63,6 +63,20 @@ fn wrong_client_token_fails_or_falls_back_as_configured() {
 }
 
 #[test]
+fn wrong_tokens_are_slowed_down_here_too_and_the_right_one_is_not() {
+    let cluster = Cluster::start();
+    let codes: Vec<u16> = (0..100)
+        .map(|_| {
+            let answer = cluster.front.allocate_as("not-the-token", &toolchain('a'));
+            answer.code
+        })
+        .collect();
+    assert_eq!(codes[0], 401);
+    assert!(codes.contains(&429), "{codes:?}");
+    check_well(&cluster);
+}
+
+#[test]
 fn builder_with_a_wrong_token_is_kept_out() {
     let cluster = Cluster::start();
     let front = &cluster.front;
