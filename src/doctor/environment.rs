@@ -6,6 +6,7 @@ use crate::client::endpoint::{Endpoint, GATEWAY_PORT};
 use crate::client::{Lane, NO_BASEDIRS, SOCKET_PATH_MAX};
 use crate::sccache::{SAFE_BASEDIRS, Version};
 use crate::variables::{SCCACHE_OWN, instead_of, suggest};
+use hyper_util::client::proxy::matcher::Matcher;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -442,27 +443,26 @@ fn own_protocol(environment: &Environment, checks: &mut Vec<Check>) {
     }
 }
 
-/// Sccache honours the proxy variables for the cache too.
+/// Sccache honours the proxy variables for the cache too, by the rules of the library that is asked here.
 fn proxy(environment: &Environment, endpoint: &Endpoint, checks: &mut Vec<Check>) {
-    let names = if endpoint.tls {
-        ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"]
-    } else {
-        ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"]
+    let of = |names: [&'static str; 2]| {
+        let mut set = names
+            .into_iter()
+            .map(|name| (name, value(environment, name)));
+        set.find_map(|(name, value)| Some((name, value?)))
     };
-    let Some(name) = names
-        .into_iter()
-        .find(|it| value(environment, it).is_some())
-    else {
+    let (name, proxy) = match of(["ALL_PROXY", "all_proxy"]) {
+        all if endpoint.tls => of(["HTTPS_PROXY", "https_proxy"]).or(all),
+        all => of(["HTTP_PROXY", "http_proxy"]).or(all),
+    }
+    .unwrap_or_default();
+    let exceptions = of(["NO_PROXY", "no_proxy"]).unwrap_or_default().1;
+    let rules = Matcher::builder().all(proxy).no(exceptions).build();
+    let Ok(target) = endpoint.url.parse() else {
         return;
     };
-    let exceptions = value(environment, "NO_PROXY").or(value(environment, "no_proxy"));
-    let host = endpoint.host.as_str();
-    let is_excepted = exceptions.unwrap_or_default().split(',').any(|it| {
-        let it = it.trim();
-        let domain = it.trim_start_matches('.');
-        it == "*" || host == domain || (!domain.is_empty() && host.ends_with(&format!(".{domain}")))
-    });
-    if !is_excepted {
+    if rules.intercept(&target).is_some() {
+        let host = &endpoint.host;
         checks.push(Check::warn(
             name,
             format!("sccache talks to {host} through this proxy"),

@@ -82,3 +82,43 @@ fn temporary_folder_in_which_sccache_cannot_start_is_named() {
         assert!(said.contains("FAIL  TMPDIR"), "{said}");
     }
 }
+
+/// A proxy that forwards nothing and tells whether it was asked.
+fn proxy() -> (String, std::sync::Arc<std::sync::atomic::AtomicBool>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let asked = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let tell = std::sync::Arc::clone(&asked);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            tell.store(true, std::sync::atomic::Ordering::SeqCst);
+            drop(stream);
+        }
+    });
+    (address, asked)
+}
+
+#[test]
+fn doctor_names_a_proxy_just_where_sccache_asks_it() {
+    let dock = Dock::start(&[]);
+    for exceptions in [
+        "",
+        "127.0.0.0/8",
+        "10.0.0.0/8",
+        "localhost, 127.0.0.1",
+        "*",
+        "0.0.0.1",
+    ] {
+        let (address, asked) = proxy();
+        let machine = Machine::new();
+        machine.write("it.c", "int it(void) { return 1; }\n");
+        let script = format!(
+            "export HTTP_PROXY={address} NO_PROXY='{exceptions}'; sccache cc -c it.c -o it.o && \
+             sccache --stop-server >/dev/null; sccache-dock doctor --endpoint \"$SCCACHE_WEBDAV_ENDPOINT\""
+        );
+        let said = machine.with_env(&dock, "--no-disk", &script).output;
+        let is_asked = asked.load(std::sync::atomic::Ordering::SeqCst);
+        let is_named = said.contains("through this proxy");
+        assert_eq!(is_named, is_asked, "{exceptions:?}: {said}");
+    }
+}
