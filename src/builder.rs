@@ -11,6 +11,7 @@
 mod advice;
 pub mod config;
 mod flight;
+pub mod guard;
 pub mod isolation;
 mod leftovers;
 mod limits;
@@ -251,6 +252,7 @@ fn terms(config: &Config, procfs: Procfs) -> Terms {
         bwrap: config.bwrap.clone(),
         procfs,
         jobs_socket: Some(config.jobs_socket.clone()),
+        guard: None,
         memory_bytes: ceiling.memory_bytes,
         processes: ceiling.processes,
         time_millis: config.limits.time_millis,

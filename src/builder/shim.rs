@@ -4,13 +4,15 @@
 //! sccache-dist -> shim -> bwrap -> compiler          started, ended -> the gateway's socket of jobs
 //! ```
 //!
-//! Where procfs cannot be mounted, the job gets a read-only bind of ours. A job over one of its limits is killed.
+//! Where procfs cannot be mounted, the job gets a read-only bind of ours. A job over one of its limits is killed, and so is
+//! a Rust job that looks for what was not shipped ([`guard`](crate::builder::guard)).
 //!
 //! Whatever does not succeed here ends by a signal: `sccache-dist` answers that with an error, and the client compiles
 //! by itself. An exit code would fail the client's build at once, and here a compiler fails for reasons that the client
 //! does not have: sccache sends only the files that it knows to be read, so one that a macro reads, or a folder that
 //! `../` leads through, is missing. What is wrong with the source, the client's own compiler says as well.
 
+use crate::builder::guard::{Event, Guard, Job, SentHome, Watch};
 use crate::builder::tree;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, UsageWho, getrusage, setrlimit};
@@ -50,6 +52,8 @@ pub struct Terms {
     pub procfs: Procfs,
     /// Where jobs are reported.
     pub jobs_socket: Option<PathBuf>,
+    /// How Rust jobs are guarded; not at all where there is none.
+    pub guard: Option<Guard>,
     pub memory_bytes: u64,
     /// Processes and threads together.
     pub processes: u64,
@@ -69,8 +73,13 @@ pub enum Limit {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "lowercase")]
 pub enum Report {
+    /// A builder has found out how it can guard jobs.
+    Guard {
+        guard: Guard,
+    },
     Started {
         job: String,
+        guard: Option<Guard>,
     },
     Ended {
         job: String,
@@ -80,6 +89,8 @@ pub enum Report {
         /// The most that was seen of it.
         peak_rss_bytes: u64,
         limit: Option<Limit>,
+        /// Why the client is to do it.
+        home: Option<SentHome>,
     },
 }
 
@@ -108,8 +119,24 @@ pub fn run(terms: &str, arguments: Vec<OsString>) -> io::Result<u8> {
     // Bubblewrap leaves before its own child, which has run the job: what that used would be lost with it.
     nix::sys::prctl::set_child_subreaper(true)?;
     let reports = Reports::to(terms.jobs_socket.as_deref());
-    reports.send(&Report::Started { job: job.clone() });
+    reports.send(&Report::Started {
+        job: job.clone(),
+        guard: terms.guard,
+    });
     let begin = now();
+    if let Err(home) = unwatched(&terms, &arguments) {
+        reports.send(&Report::Ended {
+            job,
+            exit: 128 + Signal::SIGKILL as i32,
+            seconds: 0.0,
+            cpu_seconds: 0.0,
+            peak_rss_bytes: 0,
+            limit: None,
+            home: Some(home),
+        });
+        raise(Signal::SIGKILL)?;
+        return Ok(1);
+    }
     let mut sandbox = Sandbox::start(&terms, arguments)?;
     let (status, limit) = sandbox.watch(&terms, begin)?;
     reap_the_rest();
@@ -124,6 +151,8 @@ pub fn run(terms: &str, arguments: Vec<OsString>) -> io::Result<u8> {
     // A compiler that fails at more than the limit has run out of memory; if not, the client's own finds out the same.
     let starved = exit != 0 && peak > terms.memory_bytes;
     let limit = limit.or(starved.then_some(Limit::Memory));
+    let home = sandbox.home;
+    let is_done = exit == 0 && limit.is_none() && home.is_none();
     reports.send(&Report::Ended {
         job,
         exit,
@@ -135,8 +164,9 @@ pub fn run(terms: &str, arguments: Vec<OsString>) -> io::Result<u8> {
         .as_secs_f64(),
         peak_rss_bytes: peak,
         limit,
+        home,
     });
-    if limit.is_some() || exit != 0 {
+    if !is_done {
         raise(Signal::SIGKILL)?;
     }
     Ok(0)
@@ -148,6 +178,14 @@ pub fn run(terms: &str, arguments: Vec<OsString>) -> io::Result<u8> {
 )]
 fn now() -> Instant {
     Instant::now()
+}
+
+/// Refuses a Rust job that cannot be watched and may have to be.
+fn unwatched(terms: &Terms, arguments: &[OsString]) -> Result<(), SentHome> {
+    match terms.guard {
+        Some(Guard::List) => Job::of(arguments).map_or(Ok(()), |job| job.by_list()),
+        Some(Guard::Watch) | None => Ok(()),
+    }
 }
 
 /// Collects what bubblewrap has left to us; its process namespace is ending.
@@ -166,6 +204,8 @@ struct Sandbox {
     ended: UnixStream,
     /// The most memory of the whole job that any look has found.
     seen_bytes: u64,
+    watch: Option<Watch>,
+    home: Option<SentHome>,
 }
 
 impl Sandbox {
@@ -176,26 +216,50 @@ impl Sandbox {
         let (ended, wake) = UnixStream::pair()?;
         signal_hook::low_level::pipe::register(signal_hook::consts::SIGCHLD, wake)?;
         let mut command = Command::new(&terms.bwrap);
-        command
-            .args(arguments)
-            // Bubblewrap hands its own environment on to the job.
-            .env_clear();
+        // Bubblewrap hands its own environment on to the job.
+        command.env_clear();
         if let Some(path) = std::env::var_os("PATH") {
             command.env("PATH", path);
         }
-        let child = command.spawn()?;
+        let rust = terms.guard.and_then(|_| Job::of(&arguments));
+        let (child, watch) = match rust.filter(|_| terms.guard == Some(Guard::Watch)) {
+            Some(job) => {
+                let (child, watch) = Watch::start(job, &mut command, arguments)?;
+                (child, Some(watch))
+            }
+            None => (command.args(arguments).spawn()?, None),
+        };
         Ok(Sandbox {
             child,
             ended,
             seen_bytes: 0,
+            watch,
+            home: None,
         })
+    }
+
+    /// The job's status if it has ended. Ends it if it does not count.
+    fn status(&mut self) -> io::Result<Option<ExitStatus>> {
+        let Some(watch) = &mut self.watch else {
+            return self.child.try_wait();
+        };
+        loop {
+            match watch.serve()? {
+                None => return Ok(None),
+                Some(Event::Ended(status)) => return Ok(Some(status)),
+                Some(Event::Counts(home)) => {
+                    self.home = Some(home);
+                    watch.kill();
+                }
+            }
+        }
     }
 
     /// Waits for the end, and brings it about where a limit is passed.
     fn watch(&mut self, terms: &Terms, begin: Instant) -> io::Result<(ExitStatus, Option<Limit>)> {
         let (mut look_at, mut limit) = (begin + FIRST_LOOK, None);
         loop {
-            if let Some(status) = self.child.try_wait()? {
+            if let Some(status) = self.status()? {
                 return Ok((status, limit));
             }
             let left = look_at.saturating_duration_since(now()).as_millis() + 1;
@@ -204,21 +268,26 @@ impl Sandbox {
             match poll(&mut fds, timeout) {
                 Ok(0) => {}
                 Ok(_) => {
-                    (&self.ended).read_exact(&mut [0])?;
-                    continue;
+                    let _ = (&self.ended).read(&mut [0; 64])?;
                 }
-                Err(nix::errno::Errno::EINTR) => continue,
+                Err(nix::errno::Errno::EINTR) => {}
                 Err(error) => return Err(error.into()),
             }
             let now = now();
+            if now < look_at {
+                continue;
+            }
             look_at = now + LOOK;
             if limit.is_none() {
                 let size = tree::measure(self.child.id(), terms.processes);
                 self.seen_bytes = self.seen_bytes.max(size.memory_bytes);
                 limit = passed(terms, now - begin, size);
                 if limit.is_some() {
-                    // Its process namespace goes with it.
-                    self.child.kill()?;
+                    match &self.watch {
+                        Some(watch) => watch.kill(),
+                        // Its process namespace goes with it.
+                        None => self.child.kill()?,
+                    }
                 }
             }
         }
@@ -301,6 +370,7 @@ pub fn complain(error: &io::Error) -> ! {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::builder::guard::Reason;
 
     fn words(text: &str) -> Vec<OsString> {
         text.split(' ').map(OsString::from).collect()
@@ -338,15 +408,23 @@ mod tests {
             cpu_seconds: 1.0,
             peak_rss_bytes: 1,
             limit: Some(Limit::Memory),
+            home: Some(SentHome {
+                crate_name: "it".into(),
+                reason: Reason::Program,
+                what: "git".into(),
+            }),
         };
         assert_eq!(
             serde_json::to_string(&ended).unwrap(),
-            r#"{"event":"ended","job":"a-1","exit":0,"seconds":1.5,"cpu_seconds":1.0,"peak_rss_bytes":1,"limit":"memory"}"#
+            r#"{"event":"ended","job":"a-1","exit":0,"seconds":1.5,"cpu_seconds":1.0,"peak_rss_bytes":1,"limit":"memory","home":{"crate":"it","reason":"program","what":"git"}}"#
         );
-        let started = Report::Started { job: "a-1".into() };
+        let started = Report::Started {
+            job: "a-1".into(),
+            guard: Some(Guard::Watch),
+        };
         assert_eq!(
             serde_json::to_string(&started).unwrap(),
-            r#"{"event":"started","job":"a-1"}"#
+            r#"{"event":"started","job":"a-1","guard":"watch"}"#
         );
     }
 }

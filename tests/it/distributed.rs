@@ -366,6 +366,7 @@ fn terms() -> Terms {
         bwrap: "/usr/bin/bwrap".into(),
         procfs: Procfs::Fresh,
         jobs_socket: None,
+        guard: None,
         memory_bytes: 256 << 20,
         processes: 40,
         time_millis: 60_000,
