@@ -1,7 +1,8 @@
 //! `sccache-dock builder`: isolates `sccache-dist server`, so that its jobs need no privileged container.
 //!
 //! ```text
-//!  run -> builder (keep) --- tries each isolation in a process of its own, enters the one that works
+//!  run -> builder (keep) --- tries each isolation in a process of its own, enters the one that works;
+//!           |                has the builder's port, and passes on what comes there (relay.rs)
 //!           '-> sccache-dist server -> shim (called as bubblewrap) -> bwrap -> compiler      one for each job
 //! ```
 //!
@@ -15,11 +16,13 @@ mod flight;
 pub mod isolation;
 mod leftovers;
 mod limits;
+mod relay;
 pub mod shim;
 mod tree;
 
 use crate::cli::exit;
 use crate::config_file;
+use crate::listeners;
 use crate::settings::Isolation;
 pub(crate) use advice::Surroundings;
 use clap::ValueEnum;
@@ -175,6 +178,8 @@ fn keep(path: &Path, config: &Config) -> Result<u8, Error> {
         terms.time_millis / 1000,
     );
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGCHLD]).map_err(system("catch signals"))?;
+    let listener = listeners::bind_tcp(config.listen).map_err(system("take the builder's port"))?;
+    relay::start(listener, config.server).map_err(system("serve the builder's port"))?;
     let mut child = start(path, &terms).map_err(system("start sccache-dist"))?;
     for signal in &mut signals {
         if signal != SIGCHLD {
@@ -302,7 +307,7 @@ fn stop(config: &Config, child: &mut Child) -> Result<u8, Error> {
     let looks = config.grace_millis / u64::try_from(LOOK.as_millis()).unwrap_or(1);
     let (mut quiet, mut most) = (0, 0);
     for _ in 0..looks {
-        let flying = flight::requests(config.port);
+        let flying = flight::requests(config.server.port());
         most = most.max(flying);
         quiet = if flying == 0 { quiet + 1 } else { 0 };
         let ended = child.try_wait().is_ok_and(|status| status.is_some());
@@ -311,7 +316,7 @@ fn stop(config: &Config, child: &mut Child) -> Result<u8, Error> {
         }
         std::thread::sleep(LOOK);
     }
-    match flight::requests(config.port) {
+    match flight::requests(config.server.port()) {
         0 if most == 0 => info!("stopping without a job"),
         0 => info!("stopping after the last of {most} requests"),
         left => {
