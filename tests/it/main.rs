@@ -37,6 +37,7 @@ mod places;
 mod plain;
 mod policies;
 mod reboot;
+mod same;
 mod scan;
 mod scheduler;
 mod screens;
