@@ -97,12 +97,27 @@ choose_keyring() {
 
 # Refuses file $1 if $2 is not its signature by a key of the ring.
 verify() {
-    [ -n "$keyring" ] || return 0
-    if has gpgv; then
+    if [ -z "$keyring" ]; then
+        return
+    elif has gpgv; then
         gpgv --keyring "$keyring" "$2" "$1" >"$work/gpgv" 2>&1
     else
         sqv --keyring "$keyring" "$2" "$1" >"$work/gpgv" 2>&1
     fi || fail "the signature of ${1##*/} is not by a key of $keyring: $(tail -n 1 "$work/gpgv")" "do not use this mirror"
+}
+
+# The index below URL $1 as $work/Release, verified: of one file where that can be, because a cache may have the two of
+# different hours.
+get_release() {
+    if [ -n "$keyring" ] && has gpgv; then
+        fetch "$1/InRelease" "$work/InRelease"
+        gpgv --keyring "$keyring" --output "$work/Release" "$work/InRelease" 2>"$work/gpgv" ||
+            fail "the signature of $1/InRelease is not by a key of $keyring: $(tail -n 1 "$work/gpgv")" "do not use this mirror"
+    else
+        fetch "$1/Release" "$work/Release"
+        fetch "$1/Release.gpg" "$work/Release.gpg"
+        verify "$work/Release" "$work/Release.gpg"
+    fi
 }
 
 # The packages that the names in "$@" need, from lines "name, file, sha256, is needed anyway, dependencies, provides", with tabs:
@@ -235,9 +250,7 @@ apt() {
     esac
     say "$distro $suite from $mirror, security updates from $security"
     choose_keyring "/usr/share/keyrings/$distro-archive-keyring.gpg" "/usr/share/keyrings/$distro-archive-keyring.pgp"
-    fetch "$mirror/dists/$suite/Release" "$work/Release"
-    fetch "$mirror/dists/$suite/Release.gpg" "$work/Release.gpg"
-    verify "$work/Release" "$work/Release.gpg"
+    get_release "$mirror/dists/$suite"
     index=main/binary-$arch/Packages.gz
     sum=$(awk -v "index_=$index" '/^SHA256:/ { on = 1; next } /^[^ ]/ { on = 0 } on && $3 == index_ { print $1 }' "$work/Release")
     [ -n "$sum" ] || fail "$mirror has no $index of $suite for this machine" "another suite: $0 $distro SUITE"
