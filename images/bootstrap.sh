@@ -22,7 +22,8 @@ fail() {
 
 say() { printf '%s: %s\n' "$name" "$1" >&2; }
 
-has() { command -v "$1" >/dev/null 2>&1; }
+# shellcheck source=images/fetch.sh
+. "$(dirname "$(readlink -f "$0")")/fetch.sh"
 
 os_release() {
     [ ! -r /etc/os-release ] || sed -n "s/^$1=//p" /etc/os-release | tr -d '"'
@@ -46,36 +47,23 @@ host_bundle() {
     done
 }
 
-apt_helper=/usr/lib/apt/apt-helper
-
-# What this script needs and the host lacks, a line each; nothing where all is there.
+# The programs that this script needs and the host lacks; nothing where all are there. What fetches is another matter.
 missing() {
-    has docker || echo 'docker'
-    has curl || has wget || [ -x "$apt_helper" ] || echo 'curl or wget'
-    for program in awk gzip sha256sum tar; do
+    for program in docker awk gzip sha256sum tar; do
         has "$program" || echo "$program"
     done
     if [ "$distro" = archlinux ]; then
         has zstd || echo zstd
     else
-        has dpkg-deb || has bsdtar || { has ar && has xz; } || echo 'dpkg-deb, bsdtar, or ar and xz'
+        has dpkg-deb || has bsdtar || { has ar && has xz; } || echo bsdtar
     fi
 }
 
-# The file at URL $1 as $2.
-fetch() {
-    if has curl; then
-        curl --fail --silent --show-error --location --retry 3 --output "$2" "$1" >&2
-    elif has wget; then
-        wget --quiet --tries=3 --output-document "$2" "$1" >&2
-    else
-        "$apt_helper" -qq download-file "$1" "$2" >&2
-    fi || fail "cannot fetch $1" "another mirror: $0 $distro SUITE MIRROR"
-}
+fetch() { try_to_fetch "$@" || fail "cannot fetch $1" "another mirror: $0 $distro SUITE MIRROR"; }
 
 # Refuses file $1 if its SHA-256 is not $2.
 check() {
-    found=$(sha256sum "$1" | cut -d ' ' -f 1)
+    found=$(sha256 "$1")
     [ "$found" = "$2" ] || fail "${1##*/} is not what its index names: SHA-256 $found instead of $2" "fetch it again, or from another mirror"
 }
 
@@ -384,6 +372,7 @@ if [ "$what" = missing ]; then
     [ -z "$lacking" ] || echo "$lacking"
     exit 0
 fi
+can_fetch || lacking="$lacking curl"
 [ -z "$lacking" ] || fail "cannot find $(echo "$lacking" | tr '\n' ' ')" "install it, or run without an image: scripts/sccache-docker-manage.sh run-local"
 
 work=$(mktemp -d "${TMPDIR:-/var/tmp}/sccache-dock-base.XXXXXX")

@@ -38,6 +38,7 @@ mod places;
 mod plain;
 mod policies;
 mod reboot;
+mod releases;
 mod scan;
 mod scheduler;
 mod screens;

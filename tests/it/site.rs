@@ -309,7 +309,7 @@ fn key_of_image() -> String {
 }
 
 /// The toolchain that compiles these tests.
-fn sysroot() -> PathBuf {
+pub(crate) fn sysroot() -> PathBuf {
     let mut command = clean("rustc");
     command.current_dir(env!("CARGO_MANIFEST_DIR"));
     run(command.args(["--print", "sysroot"]), PATIENCE)
@@ -317,7 +317,7 @@ fn sysroot() -> PathBuf {
         .into()
 }
 
-fn cargo_home() -> PathBuf {
+pub(crate) fn cargo_home() -> PathBuf {
     std::env::var_os("CARGO_HOME").map_or_else(
         || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cargo"),
         PathBuf::from,
