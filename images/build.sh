@@ -76,9 +76,10 @@ build_without_registry() {
     base=${1:-$(host_distro)}
     say "no image registry answers: making \"$image\" from package mirrors and this machine's cargo"
     [ "$base" = "$distro" ] || say "its base is $base, this machine's own, instead of $distro; the name stays"
-    programs
+    # First the base: what it lacks is said at once, not after minutes of compiling.
     have_image "sccache-dock-base:$base" || long "making a base of $base" "$repo/images/bootstrap.sh" "$base" ||
         fail "cannot make a base of $base" "the lines above say why; \"$me build\" without a name takes this machine's own distribution"
+    programs
     assemble "sccache-dock-base:$base"
 }
 
