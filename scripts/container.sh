@@ -14,7 +14,7 @@ choose_user() {
     user=${SCCACHE_USER:-$user}
 }
 
-# In whose hands the way to $1 is: the user, other than root, who owns a part of it and may put a link there at any time.
+# The user, other than root, who owns a folder on the way to $1 and may put a link there at any time; 0 where there is none.
 holder() {
     at=$1
     holder=0
@@ -26,8 +26,8 @@ holder() {
     echo "$holder"
 }
 
-# Makes folder $1 where it is missing. Root makes it as the user in whose hands it would be, follows no link, and gives away
-# only what it has just made where nobody else can have changed it.
+# Makes folder $1 where it is missing. Root makes it as the user who owns a folder on the way, follows no link, and gives away
+# only what it has just made, where root owns the whole way.
 own_folder() {
     if [ "$(id -u)" -ne 0 ]; then
         mkdir -p "$1" || fail "cannot make folder \"$1\"" "choose one below your home, or make it first"
@@ -35,7 +35,7 @@ own_folder() {
     fi
     [ ! -L "$1" ] || fail "cannot use folder \"$1\": it is a link, and root follows none" "name the folder itself, or remove the link"
     by=$(holder "$1")
-    [ "$by" = 0 ] || [ "$by" = "${user%:*}" ] || fail "cannot use folder \"$1\" for user \"$user\": the way to it is in the hands of user $by" \
+    [ "$by" = 0 ] || [ "$by" = "${user%:*}" ] || fail "cannot use folder \"$1\" for user \"$user\": user $by owns a folder on the way to it" \
         "start it as that user (SCCACHE_USER=$by:GROUP), or choose a folder of root's"
     [ ! -d "$1" ] || return 0
     if [ "$by" = 0 ]; then

@@ -43,6 +43,15 @@ pub(crate) fn folders(cwd: &Path, cargo_home: Option<&Path>) -> Vec<PathBuf> {
     folders
 }
 
+/// Cargo's own folder for a user with this environment.
+pub(crate) fn home(environment: &BTreeMap<String, String>) -> Option<PathBuf> {
+    let set = |name: &str| environment.get(name).filter(|it| !it.is_empty());
+    match set("CARGO_HOME") {
+        Some(folder) => Some(PathBuf::from(folder)),
+        None => Some(Path::new(set("HOME")?).join(".cargo")),
+    }
+}
+
 impl Config {
     /// Reads the files that cargo would read in `cwd`.
     pub(crate) fn load(cwd: &Path, cargo_home: Option<&Path>) -> Config {

@@ -6,9 +6,10 @@ use super::cluster::Conf;
 use super::environment::{self, is_in_keys};
 use super::{Check, Environment};
 use crate::at;
+use crate::cargo_config;
 use crate::client::Lane;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use toml::{Table, Value};
 
 const ALIKE: &str = "say it in the checkout's own .cargo/config.toml, for everybody, or nowhere";
@@ -28,18 +29,14 @@ impl Place {
     pub(super) fn look(environment: &Environment) -> Option<Place> {
         let cwd = std::env::current_dir().ok()?;
         let root = at::checkout_around(&cwd)?;
-        let set = |name: &str| environment.get(name).filter(|it| !it.is_empty());
-        let cargo_home = match set("CARGO_HOME") {
-            Some(folder) => PathBuf::from(folder),
-            None => Path::new(set("HOME")?).join(".cargo"),
-        };
+        let cargo_home = cargo_config::home(environment)?;
         let above = root.ancestors().skip(1).map(|folder| folder.join(".cargo"));
         let mut folders: Vec<PathBuf> = above.chain([cargo_home.clone()]).collect();
         folders.sort();
         folders.dedup();
         let files = folders
             .iter()
-            .flat_map(|folder| ["config.toml", "config"].map(|name| folder.join(name)));
+            .flat_map(|folder| cargo_config::NAMES.map(|name| folder.join(name)));
         Some(Place {
             private: files
                 .filter_map(|path| fs::read_to_string(&path).ok().map(|text| (path, text)))

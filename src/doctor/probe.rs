@@ -364,8 +364,7 @@ pub(super) fn dist_status(environment: &Environment) -> Check {
 
 /// What cargo's files say in the current folder.
 pub(super) fn cargo(environment: &Environment) -> cargo_config::Config {
-    let home = environment.get("CARGO_HOME").map(PathBuf::from);
-    let home = home.or_else(|| Some(Path::new(environment.get("HOME")?).join(".cargo")));
+    let home = cargo_config::home(environment);
     match std::env::current_dir() {
         Ok(folder) => cargo_config::Config::load(&folder, home.as_deref()),
         Err(_) => cargo_config::Config::default(),
