@@ -9,6 +9,7 @@
 mod access;
 mod at;
 mod attacks;
+mod bases;
 mod browser;
 mod builders;
 mod builds;
