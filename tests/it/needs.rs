@@ -1,0 +1,131 @@
+//! What the script needs to make the programs is asked before anything takes long, and what is missing is said in one message.
+
+use crate::docker::{PATIENCE, Ran, run};
+use crate::harness::{clean, now};
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+/// What every machine has.
+const TOOLS: &[&str] = &[
+    "sh", "awk", "cat", "cut", "df", "dirname", "grep", "head", "id", "mkdir", "mktemp",
+    "readlink", "rm", "sed", "sort", "tr", "uname",
+];
+
+/// A machine with these tools and nothing else, as far as programs go.
+struct Poor {
+    folder: tempfile::TempDir,
+}
+
+impl Poor {
+    fn new() -> Poor {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("bin")).unwrap();
+        let poor = Poor { folder };
+        TOOLS.iter().for_each(|tool| poor.add(tool));
+        poor
+    }
+
+    fn add(&self, tool: &str) {
+        let path = std::env::var_os("PATH").unwrap();
+        let found = std::env::split_paths(&path).map(|folder| folder.join(tool));
+        let found = found.into_iter().find(|it| it.is_file()).unwrap();
+        symlink(found, self.folder.path().join("bin").join(tool)).unwrap();
+    }
+
+    /// A program that is no link but says `text`.
+    fn says(&self, name: &str, text: &str) {
+        let file = self.folder.path().join("bin").join(name);
+        fs::write(&file, format!("#!/bin/sh\necho '{text}'\n")).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    /// Asks for the programs, by `wrapper`.
+    fn programs(&self, wrapper: &[&str], set: &[(&str, &str)]) -> Ran {
+        let build = Path::new(env!("CARGO_MANIFEST_DIR")).join("images/build.sh");
+        let mut command: Command = wrapper.first().map_or_else(|| clean("/bin/sh"), clean);
+        command
+            .args(wrapper.iter().skip(1))
+            .arg(build)
+            .arg("programs")
+            .env("PATH", self.folder.path().join("bin"))
+            .env("HOME", self.folder.path())
+            .env_remove("XDG_CACHE_HOME")
+            .envs(set.iter().copied());
+        run(&mut command, PATIENCE)
+    }
+}
+
+#[test]
+fn all_that_is_missing_is_said_at_once() {
+    let poor = Poor::new();
+    let start = now();
+    let ran = poor.programs(&[], &[("SCCACHE_FROM", "source")]);
+    println!("after {:.1?}: {}", start.elapsed(), ran.stderr);
+    assert!(start.elapsed() < Duration::from_secs(10));
+    let missing =
+        "packages, by their names in Debian: gcc libc6-dev libssl-dev pkg-config (as root: ";
+    ran.refused(
+        1,
+        &[
+            "this machine lacks:\n  - cargo, of Rust 1.95",
+            missing,
+            "hint: nothing was built",
+        ],
+    );
+    assert_eq!(ran.stderr.matches("error: ").count(), 1, "{}", ran.stderr);
+
+    // An archive wants less.
+    let sums = ["1"; 2].map(|it| it.repeat(64)).join(" ");
+    let ran = poor.programs(
+        &[],
+        &[("SCCACHE_FROM", "release"), ("SCCACHE_SHA256", &sums)],
+    );
+    ran.refused(1, &["gcc gzip libc6-dev tar (as root"]);
+    assert!(!ran.stderr.contains("libssl-dev"), "{}", ran.stderr);
+
+    poor.says("cargo", "cargo 1.80.1 (376290515 2024-07-16)");
+    let ran = poor.programs(&[], &[]);
+    ran.refused(1, &["Rust 1.95 or newer: ", "bin/cargo is 1.80.1"]);
+}
+
+#[test]
+fn room_is_asked_for_before_it_is_filled() {
+    let poor = Poor::new();
+    ["mount", "unshare"].iter().for_each(|it| poor.add(it));
+    let full = poor.folder.path().join("full");
+    fs::create_dir(&full).unwrap();
+    let full = full.to_str().unwrap();
+    // A small disk that only this command sees.
+    let mounted = format!("mount -t tmpfs -o size=1m none {full} && exec sh \"$@\"");
+    let wrapper = [
+        "unshare",
+        "--user",
+        "--map-root-user",
+        "--mount",
+        "sh",
+        "-c",
+        &mounted,
+        "sh",
+    ];
+    let ran = poor.programs(
+        &wrapper,
+        &[("SCCACHE_DOCK_TOOLS", full), ("SCCACHE_FROM", "source")],
+    );
+    let room = format!("room in {full} for compiling sccache: 3000 MB are needed, 1 MB are free");
+    ran.refused(1, &[&room]);
+}
+
+#[test]
+fn ways_that_there_are_not_are_refused() {
+    let ran = Poor::new().programs(&[], &[("SCCACHE_FROM", "homebrew")]);
+    ran.refused(
+        1,
+        &[
+            "cannot take sccache from \"homebrew\"",
+            "auto, release, source or wheel",
+        ],
+    );
+}
