@@ -11,6 +11,7 @@ mod http;
 mod inside;
 mod keys;
 mod probe;
+mod results;
 
 use crate::cli::exit;
 use crate::client::Lane;
@@ -256,6 +257,7 @@ pub fn client(args: &Args, environment: &Environment) -> Report {
     checks.extend(environment::judge(environment, &endpoint, lane));
     let in_conf = conf.as_ref().is_some_and(|it| it.has_basedirs);
     checks.extend(environment::basedirs(environment, in_conf, version, lane));
+    checks.extend(results::judge(environment, lane));
     let place = keys::Place::look(environment);
     checks.extend(keys::judge(
         place.as_ref(),

@@ -3,6 +3,7 @@
 //! It is the only place where sccache reads a scheduler from: there is no variable for it.
 
 use super::Lane;
+use super::render::empty_folder;
 use super::set::{Level, Set, Value};
 use crate::secret::Secret;
 use serde::Serialize;
@@ -27,22 +28,22 @@ struct ConfigFile<'a> {
 
 #[derive(Serialize)]
 struct Cache<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    disk: Option<Disk>,
+    disk: Disk,
     multilevel: Multilevel,
     webdav: Webdav<'a>,
 }
 
 #[derive(Serialize)]
 struct Disk {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dir: Option<String>,
     rw_mode: &'static str,
 }
 
 #[derive(Serialize)]
 struct Multilevel {
     chain: &'static [&'static str],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    write_error_policy: Option<&'static str>,
+    write_error_policy: &'static str,
 }
 
 #[derive(Serialize)]
@@ -80,16 +81,23 @@ pub(super) fn text(set: &Set) -> String {
         client_side_mode: (!webdav).then_some(true),
         server_startup_timeout_ms: set.dist.is_some().then_some(STARTUP_MILLISECONDS),
         cache: webdav.then(|| Cache {
-            disk: (set.level == Level::Disk).then_some(Disk {
-                rw_mode: "READ_WRITE",
-            }),
-            multilevel: Multilevel {
-                chain: match set.level {
-                    Level::Disk => &["disk", "webdav"],
-                    Level::Empty | Level::None => &["webdav"],
+            // As the variables have it, see [`Set`].
+            disk: match set.level {
+                Level::Disk => Disk {
+                    dir: None,
+                    rw_mode: "READ_WRITE",
                 },
-                // A full disk of the client does not keep a result from the others.
-                write_error_policy: (set.level == Level::Disk).then_some("ignore"),
+                Level::Empty => Disk {
+                    dir: Some(empty_folder(set)),
+                    rw_mode: "READ_ONLY",
+                },
+            },
+            multilevel: Multilevel {
+                chain: &["disk", "webdav"],
+                write_error_policy: match set.level {
+                    Level::Disk => "ignore",
+                    Level::Empty => "all",
+                },
             },
             webdav: Webdav {
                 endpoint: &set.endpoint,
@@ -119,6 +127,7 @@ pub(super) fn covers(name: &str) -> bool {
     [
         "SCCACHE_CLIENT_SIDE",
         "SCCACHE_CONF",
+        "SCCACHE_LOCAL_RW_MODE",
         "SCCACHE_MULTILEVEL_CHAIN",
         "SCCACHE_MULTILEVEL_WRITE_ERROR_POLICY",
         "SCCACHE_WEBDAV_DISABLE_CREATE_DIR",

@@ -198,11 +198,16 @@ fn literal(set: &Set, value: &Value) -> Option<String> {
         Value::Token(token) => Some(token.reveal().to_owned()),
         Value::Inherited => None,
         Value::Folder => Some(format!("/tmp/sccache-dock-{}", set.place)),
-        Value::EmptyFolder => Some("/tmp/sccache-dock-empty".to_owned()),
+        Value::EmptyFolder => Some(empty_folder(set)),
         Value::OwnSocket => Some(format!("/tmp/sccache-dock-{}.sock", set.id)),
         Value::Toolchains => Some(format!("/tmp/sccache-dock-dist-{}", set.place)),
         Value::OwnConf => None,
     }
+}
+
+/// Named by what others on the machine do not know, the token: none of them can make it first, and fill it.
+pub(super) fn empty_folder(set: &Set) -> String {
+    format!("/tmp/sccache-dock-empty-{}", set.id)
 }
 
 pub(super) fn cargo(set: &Set) -> String {
@@ -221,7 +226,9 @@ pub(super) fn cargo(set: &Set) -> String {
             // CARGO_INCREMENTAL stays, though `incremental` says the same: as a variable it is part of every key.
             Value::Text(_) if *name == "RUSTC_WRAPPER" => continue,
             // Sccache's default folder for toolchains is as good.
-            Value::Inherited | Value::Toolchains | Value::OwnConf | Value::EmptyFolder => continue,
+            Value::Inherited | Value::Toolchains | Value::OwnConf => continue,
+            // Not beside this file, where a checkout may be read-only: a compiler needs `/tmp` anyway.
+            Value::EmptyFolder => (*name, empty_folder(set)),
             // Sccache's default folder: naming any setting of the disk level is enough to have one.
             Value::Folder => ("SCCACHE_LOCAL_RW_MODE", "READ_WRITE".to_owned()),
             // A file that several people, containers and systems share names no path.

@@ -162,12 +162,10 @@ pub(super) enum Value {
 pub(super) enum Level {
     /// A level on its own disk. Direct mode is on, and its entries stay there.
     Disk,
-    /// A level that is never written. Keys of C and C++ are the same as with a disk, so that all share them, and every
-    /// header is looked for anew.
+    /// A level that is never written: every header is looked for anew. Without any, sccache leaves the line markers out
+    /// of the keys of C and C++, which are others than everybody else's then, and the same for sources that differ in
+    /// their line numbers.
     Empty,
-    /// Nothing. Without a level sccache leaves the line markers out of the keys of C and C++: others than everybody
-    /// else's, and the same for sources that differ in their line numbers.
-    None,
 }
 
 /// The compile cluster.
@@ -214,11 +212,10 @@ impl Set {
             token.map_or("", Secret::reveal),
             if args.no_disk { "empty" } else { "disk" },
         ]);
-        let level = match (args.no_disk, args.format) {
-            (false, _) => Level::Disk,
-            // Their text cannot say where a folder of the user's own is.
-            (true, Format::Cargo | Format::Toml) => Level::None,
-            (true, Format::Sh | Format::Fish | Format::Docker | Format::Github) => Level::Empty,
+        let level = if args.no_disk {
+            Level::Empty
+        } else {
+            Level::Disk
         };
         let mut set = Set {
             lane: args.lane,
@@ -268,13 +265,9 @@ impl Set {
 
     fn webdav(&mut self, token: Option<Value>) {
         self.strays.push("SCCACHE_CLIENT_SIDE");
-        // A chain of one names the store too, so that no stray variable can choose another.
-        let chain = match self.level {
-            Level::Disk | Level::Empty => "disk,webdav",
-            Level::None => "webdav",
-        };
+        // It names the store too, so that no stray variable can choose another.
         self.variables
-            .push(("SCCACHE_MULTILEVEL_CHAIN", text(chain)));
+            .push(("SCCACHE_MULTILEVEL_CHAIN", text("disk,webdav")));
         match self.level {
             Level::Disk => self.own_level([
                 ("SCCACHE_DIR", Value::Folder),
@@ -287,7 +280,6 @@ impl Set {
                 // A put is waited for, as without a chain: what uses this often ends at once.
                 ("SCCACHE_MULTILEVEL_WRITE_ERROR_POLICY", text("all")),
             ]),
-            Level::None => {}
         }
         self.variables
             .push(("SCCACHE_WEBDAV_ENDPOINT", text(&self.endpoint)));

@@ -236,10 +236,10 @@ fn no_token_leaves_the_token_out_of_every_format() {
 }
 
 #[test]
-fn no_disk_leaves_a_level_that_is_never_written_where_a_format_can_name_one() {
-    for format in ["sh", "docker", "github"] {
+fn no_disk_leaves_a_level_that_is_never_written() {
+    for format in ["sh", "docker", "github", "cargo"] {
         let text = text(&format!("--no-disk --format {format}")).unwrap();
-        let text = text.replace(['\'', ';'], "");
+        let text = text.replace(['\'', '"', ';'], "").replace(" = ", "=");
         for part in [
             "SCCACHE_MULTILEVEL_CHAIN=disk,webdav\n",
             "SCCACHE_LOCAL_RW_MODE=READ_ONLY\n",
@@ -253,9 +253,33 @@ fn no_disk_leaves_a_level_that_is_never_written_where_a_format_can_name_one() {
             "{text}"
         );
     }
-    let cargo = text("--no-disk --format cargo").unwrap();
-    assert!(cargo.contains("CHAIN = \"webdav\""), "{cargo}");
-    assert!(!cargo.contains("SCCACHE_DIR"), "{cargo}");
+    let toml = text("--no-disk --format toml").unwrap();
+    for part in [
+        "chain = [\"disk\", \"webdav\"]\n",
+        "rw_mode = \"READ_ONLY\"\n",
+        "write_error_policy = \"all\"\n",
+    ] {
+        assert!(toml.contains(part), "{toml}");
+    }
+    assert!(!toml.contains("LOCAL_RW_MODE"), "{toml}");
+}
+
+/// Whoever could name the folder could put objects into it, which this client then takes for its own.
+#[test]
+fn empty_folder_where_everybody_may_write_is_named_by_the_token() {
+    for format in ["docker", "github", "cargo", "toml"] {
+        let folder = |token: &str| {
+            let facts = Facts {
+                token: Some(Secret::new(token)),
+                ..facts()
+            };
+            let line = ["client-env", "--no-disk", "--format", format];
+            let text = env_text(&Line::try_parse_from(line).unwrap().args, &facts).unwrap();
+            let (_, folder) = text.split_once("/tmp/sccache-dock-empty-").unwrap();
+            folder[..8].to_owned()
+        };
+        assert_ne!(folder("one-secret"), folder("another-one"), "{format}");
+    }
 }
 
 #[test]

@@ -196,7 +196,7 @@ fn begins_with_disk(environment: &Environment, lane: Option<Lane>) -> bool {
 }
 
 /// Whether sccache may answer from entries of direct mode that it has on this machine's disk.
-fn has_direct_entries(environment: &Environment, lane: Option<Lane>) -> bool {
+pub(super) fn has_direct_entries(environment: &Environment, lane: Option<Lane>) -> bool {
     let is_written = value(environment, "SCCACHE_LOCAL_RW_MODE")
         .is_none_or(|mode| !mode.eq_ignore_ascii_case("READ_ONLY"));
     begins_with_disk(environment, lane) && is_written && !is_off(environment, "SCCACHE_DIRECT")

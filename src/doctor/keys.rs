@@ -141,8 +141,7 @@ fn c(environment: &Environment, lane: Option<Lane>) -> Vec<Check> {
         (Some(false), Some(_)) => checks.push(Check::warn(
             what,
             format!("without line markers: {others}"),
-            "unset SCCACHE_DIRECT, and use the whole set of sccache-dock client-env; with --no-disk not in the formats \
-             cargo and toml",
+            "unset SCCACHE_DIRECT, and use the whole set of sccache-dock client-env",
         )),
     }
     // `src/compiler/c.rs` of sccache 0.19.0, and what the compilers themselves read.

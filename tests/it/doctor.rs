@@ -208,7 +208,8 @@ fn what_sets_the_keys_of_a_folder_apart_is_named() {
         "own-cargo/config.toml",
         "[target.x86_64-unknown-linux-gnu]\nlinker = 'clang'\n[registry]\ntoken = 'hidden'\n",
     );
-    let script = "export CARGO_HOME=$PWD/own-cargo CARGO_REGISTRY_TOKEN=hidden; cd mine/src; sccache-dock doctor";
+    let script = "export CARGO_HOME=$PWD/own-cargo CARGO_REGISTRY_TOKEN=hidden SOURCE_DATE_EPOCH=1; \
+                  cd mine/src; sccache-dock doctor";
     let outcome = machine.with_env(&dock, "--lane webdav", script);
     let work = machine.work().canonicalize().unwrap();
     has(
@@ -218,6 +219,8 @@ fn what_sets_the_keys_of_a_folder_apart_is_named() {
             &format!("{}/own-cargo for", machine.work().display()),
             "warn  target.x86_64-unknown-linux-gnu.linker",
             "set CARGO_REGISTRY_TOKEN for cargo publish alone",
+            "warn  SOURCE_DATE_EPOCH",
+            "ok    direct mode",
             "ok    C keys",
         ],
     );

@@ -107,6 +107,50 @@ fn c_of_each_lane_is_hit_by_the_others() {
     }
 }
 
+/// Formats for files, which cannot say where a folder of the user's own is.
+#[test]
+fn c_of_a_file_without_a_disk_is_hit_by_the_others() {
+    let dock = Dock::start(&[]);
+    let build = "fn main() {
+        let mut sccache = std::process::Command::new(\"sccache\");
+        let compile = [\"gcc\", \"-g\", \"-c\", \"it.c\", \"-o\", \"it.o\"];
+        assert!(sccache.args(compile).status().unwrap().success());
+    }";
+    for (format, file, script) in [
+        (
+            "cargo",
+            ".cargo/config.toml",
+            "cargo build --offline --quiet",
+        ),
+        (
+            "toml",
+            "sccache.toml",
+            "SCCACHE_CONF=$PWD/sccache.toml SCCACHE_SERVER_UDS=$PWD/sock sccache gcc -g -c it.c -o it.o",
+        ),
+    ] {
+        let machine = Machine::new();
+        let printed = dock.command(&["client-env", "--no-disk", "--format", format]);
+        machine.write(file, &String::from_utf8(printed.stdout).unwrap());
+        machine.write(
+            "Cargo.toml",
+            "[package]\nname = \"it\"\nedition = \"2024\"\n",
+        );
+        machine.write("src/lib.rs", "");
+        machine.write("build.rs", build);
+        let text = format!("int it_{format}(void) {{ return 1; }}");
+        machine.write("it.c", &text);
+        let (hits, ..) = counts(&dock);
+        for (script, expected) in [(script, hits), ("sccache gcc -g -c it.c -o it.o", hits + 1)] {
+            let outcome = match expected == hits {
+                true => machine.sh(script),
+                false => machine.with_env(&dock, "--lane webdav", script),
+            };
+            assert_eq!(outcome.code, Some(0), "{format}: {}", outcome.output);
+            assert_eq!(counts(&dock).0, expected, "{format}: {}", outcome.output);
+        }
+    }
+}
+
 #[test]
 fn c_of_a_cluster_is_hit_without_one() {
     if !Path::new("/usr/bin/bwrap").exists() {
