@@ -55,7 +55,7 @@ use crate::gateway::disk::{Disk, Download, Fault};
 use crate::gateway::files::Files;
 use crate::gateway::history::{History, Point, Range};
 use crate::gateway::key::Key;
-use crate::gateway::metrics::Metrics;
+use crate::gateway::metrics::{Metrics, Protocol};
 use crate::gateway::page::Traffic;
 use crate::gateway::scheduler::{Front, Supervisor};
 use crate::gateway::services::Services;
@@ -307,6 +307,12 @@ impl Gateway {
     pub(crate) fn pass_on(&self, key: &Key) {
         if let Some(upstream) = &self.upstream {
             upstream.offer(key);
+    /// Counts a blob that a client has asked for in vain.
+    pub(crate) fn missed(&self, key: &Key, protocol: Protocol) {
+        let name = key.namespace();
+        self.metrics.missed(protocol, name, self.disk.knows(name));
+    }
+
         }
     }
 

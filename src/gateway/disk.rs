@@ -178,6 +178,11 @@ impl Disk {
         self.store.note_miss(key);
     }
 
+    /// See [`Store::knows`].
+    pub fn knows(&self, namespace: &str) -> bool {
+        self.store.knows(namespace)
+    }
+
     /// Bytes of a blob's body.
     pub async fn size(&self, key: &Key) -> Result<u64, Fault> {
         let key = key.clone();

@@ -96,9 +96,9 @@ impl From<Fault> for Refusal {
             Fault::Store(store::Error::Pinned) => {
                 (StatusCode::INSUFFICIENT_STORAGE, Some("pinned"))
             }
-            Fault::Store(store::Error::TooManyNamespaces { .. }) => {
-                (StatusCode::INSUFFICIENT_STORAGE, Some("namespaces"))
-            }
+            Fault::Store(
+                store::Error::TooManyNamespaces { .. } | store::Error::TooManyOfOne { .. },
+            ) => (StatusCode::INSUFFICIENT_STORAGE, Some("namespaces")),
             Fault::Store(store::Error::InUse { .. } | store::Error::Io(_)) => {
                 (StatusCode::SERVICE_UNAVAILABLE, Some("fault"))
             }
@@ -423,10 +423,9 @@ fn key(path: &str) -> Result<Key, Refusal> {
 }
 
 async fn get(gateway: &Gateway, caller: &Caller, key: &Key) -> Result<Answer, Refusal> {
-    let namespace = gateway.metrics.namespace(key.namespace());
     match gateway.blob(key).await {
         Ok(blob) => {
-            namespace.hit(blob.length);
+            gateway.metrics.namespace(key.namespace()).hit(blob.length);
             gateway.metrics.found(Protocol::http);
             caller.count(|uses| &uses.hits, 1);
             caller.count(|uses| &uses.sent_bytes, blob.length);
@@ -440,8 +439,7 @@ async fn get(gateway: &Gateway, caller: &Caller, key: &Key) -> Result<Answer, Re
         }
         Err(fault) => {
             if matches!(fault, Fault::Store(store::Error::Missing)) {
-                namespace.miss();
-                gateway.metrics.missed(Protocol::http);
+                gateway.missed(key, Protocol::http);
                 caller.count(|uses| &uses.misses, 1);
             }
             Err(fault.into())

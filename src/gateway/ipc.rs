@@ -362,8 +362,7 @@ impl<R: AsyncBufRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W
                 // A client treats an error like a miss, but counts it as a fault of the cache: so do we.
                 let missing = matches!(fault, Fault::Store(store::Error::Missing));
                 if missing {
-                    self.gateway.metrics.namespace(key.namespace()).miss();
-                    self.gateway.metrics.missed(Protocol::sccache);
+                    self.gateway.missed(&key, Protocol::sccache);
                 } else {
                     self.gateway
                         .refuse("fault", &self.peer, &format!("get {text:?}"), &fault);

@@ -214,6 +214,13 @@ impl Lru {
         self.share(namespace).totals
     }
 
+    /// Whether a namespace without a rule has no entries, none in the making, and none still to be found.
+    pub fn is_empty(&self, namespace: u16) -> bool {
+        let share = self.share(namespace);
+        let bytes = share.reserved + share.expected;
+        share.totals.entries == 0 && bytes == 0 && share.list == 0
+    }
+
     /// What is known of `digest`.
     pub fn presence(&self, digest: &Digest) -> Presence {
         match self.find(digest) {

@@ -28,8 +28,10 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-/// Namespaces with counters of their own; clients may invent more, which share the name "other".
+/// Namespaces with counters of their own; more share the name [`OTHER`].
 const NAMESPACES: usize = 200;
+/// What counts for namespaces without a name here.
+const OTHER: &str = "other";
 
 /// How a client speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
@@ -206,7 +208,7 @@ impl Metrics {
             return Arc::clone(namespace);
         }
         let name = if known.len() >= NAMESPACES {
-            "other"
+            OTHER
         } else {
             name
         };
@@ -242,9 +244,19 @@ impl Metrics {
         self.counters.traffic(protocol).hits.fetch_add(1, Relaxed);
     }
 
-    /// A client that speaks so asked for a blob that is not there.
-    pub fn missed(&self, protocol: Protocol) {
+    /// A client that speaks so asked for a blob of this namespace that is not there. A name that clients may have
+    /// invented, because nothing of it `is_kept`, gets no counters.
+    pub fn missed(&self, protocol: Protocol, namespace: &str, is_kept: bool) {
         self.counters.traffic(protocol).misses.fetch_add(1, Relaxed);
+        if is_kept || namespace.is_empty() {
+            return self.namespace(namespace).miss();
+        }
+        let known = {
+            let namespaces = &self.counters.namespaces;
+            let known = namespaces.read().unwrap_or_else(PoisonError::into_inner);
+            known.get(shown_namespace(namespace)).cloned()
+        };
+        known.unwrap_or_else(|| self.namespace(OTHER)).miss();
     }
 
     /// Body bytes came in.
@@ -475,6 +487,28 @@ mod tests {
                 "{line}\nis not in\n{text}"
             );
         }
+    }
+
+    #[test]
+    fn names_of_misses_are_remembered_only_where_there_is_something() {
+        let metrics = Metrics::new(usage);
+        metrics.namespace("team").hit(1);
+        metrics.missed(Protocol::http, "", false);
+        metrics.missed(Protocol::http, "team", false);
+        metrics.missed(Protocol::http, "kept", true);
+        for number in 0..10 {
+            metrics.missed(Protocol::http, &format!("n{number}"), false);
+        }
+        let namespaces = metrics.namespaces(&usage());
+        let misses: Vec<_> = namespaces
+            .iter()
+            .map(|(name, counters)| (name.as_str(), counters.misses))
+            .collect();
+        assert_eq!(
+            misses,
+            [("default", 1), ("kept", 1), ("other", 10), ("team", 1)]
+        );
+        assert_eq!(metrics.totals().misses, 13);
     }
 
     #[test]

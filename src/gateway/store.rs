@@ -30,6 +30,7 @@
 mod found;
 mod kept;
 mod key_locks;
+mod names;
 mod purge;
 pub mod resident;
 mod room;
@@ -48,9 +49,9 @@ use super::lru::{Digest, Item, Lru, MAX_ENTRY_BYTES, Presence, Rule};
 pub use found::{Flaws, Unchecked};
 use kept::KeptFiles;
 use key_locks::{KeyLock, KeyLocks};
+use names::Namespaces;
 pub use purge::{Filter, Purged};
 pub use scrub::{Doubt, Scrubbed};
-use std::collections::HashMap;
 use std::fs::{self, File, FileTimes};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -120,6 +121,14 @@ pub enum Error {
     #[error("the store has {limit} namespaces already")]
     TooManyNamespaces {
         /// The most namespaces there may be.
+        limit: usize,
+    },
+    /// More namespaces than one token may make.
+    #[error(
+        "this token has made {limit} namespaces, as many as one may: purge some, or use another token"
+    )]
+    TooManyOfOne {
+        /// The most namespaces of one token.
         limit: usize,
     },
     /// Another process owns the folder.
@@ -208,32 +217,6 @@ impl State {
     /// Whether the scan may still find the blob.
     fn unscanned(&self, digest: &Digest) -> bool {
         self.indexing && self.lru.presence(digest) == Presence::Absent
-    }
-}
-
-/// The namespaces seen so far; a number stays the same until the next start.
-#[derive(Debug, Default)]
-struct Namespaces {
-    names: Vec<(Arc<str>, Arc<str>)>,
-    numbers: HashMap<String, u16>,
-}
-
-impl Namespaces {
-    fn intern(&mut self, name: &str) -> Option<u16> {
-        if let Some(number) = self.numbers.get(name) {
-            return Some(*number);
-        }
-        let number = u16::try_from(self.names.len())
-            .ok()
-            .filter(|number| usize::from(*number) < MAX_NAMESPACES)?;
-        self.names
-            .push((name.into(), key::folder_name(name).into()));
-        self.numbers.insert(name.to_owned(), number);
-        Some(number)
-    }
-
-    fn folder(&self, number: u16) -> Arc<str> {
-        Arc::clone(&self.names[usize::from(number)].1)
     }
 }
 
@@ -355,14 +338,18 @@ impl Store {
         if state.lru.presence(&digest) != Presence::Absent || state.ghosts.ask(&digest).is_none() {
             return;
         }
-        // An evicted blob's namespace has a number.
-        let number = state.namespaces.numbers.get(key.namespace()).copied();
+        let number = state.namespaces.number(key.namespace());
         if let Some(number) = number.map(usize::from) {
             if state.lost_hits.len() <= number {
                 state.lost_hits.resize(number + 1, 0);
             }
             state.lost_hits[number] += 1;
         }
+    }
+
+    /// Whether the namespace of this name, empty for the default one, has blobs, had some lately, or has a rule.
+    pub fn knows(&self, namespace: &str) -> bool {
+        self.inner.state().namespaces.number(namespace).is_some()
     }
 
     /// Bytes of a blob's body; does not count as use.
@@ -470,14 +457,17 @@ impl Inner {
         len.checked_next_multiple_of(self.block).unwrap_or(u64::MAX)
     }
 
-    /// The number of a key's namespace, and the largest blob that it may have, in bytes on disk.
-    fn admit(&self, key: &Key) -> Result<(u16, u64), Error> {
+    /// The number of a key's namespace, which a write holds from now on, and the largest blob that it may have, in bytes
+    /// on disk.
+    fn admit(&self, key: &Key, by: &WrittenBy) -> Result<(u16, u64), Error> {
         let mut state = self.state();
-        let number = state.namespaces.intern(key.namespace());
-        let number = number.ok_or(Error::TooManyNamespaces {
-            limit: MAX_NAMESPACES,
-        })?;
+        let (number, needless) = state.number_for(key.namespace(), by.token_by_name())?;
+        state.namespaces.enter(number);
         let quota = state.lru.rule(number).quota.unwrap_or(u64::MAX);
+        drop(state);
+        if let Some(folder) = needless {
+            scan::is_emptied(&self.dir.join("blobs").join(&*folder));
+        }
         Ok((number, self.budget.min(MAX_ENTRY_BYTES).min(quota)))
     }
 

@@ -99,8 +99,8 @@ impl Store {
             let mut state = waiting.unwrap_or_else(PoisonError::into_inner);
             let namespace = match &filter.namespace {
                 None => None,
-                Some(name) => match state.namespaces.numbers.get(name) {
-                    Some(number) => Some(*number),
+                Some(name) => match state.namespaces.number(name) {
+                    Some(number) => Some(number),
                     None => return Ok(Purged::default()),
                 },
             };

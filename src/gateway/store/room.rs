@@ -114,10 +114,10 @@ impl Store {
         let inner = &*self.inner;
         let bytes = inner.disk_bytes(length.saturating_add(trailer::most(key.as_str())));
         let state = inner.state();
-        let Some(namespace) = state.namespaces.numbers.get(key.namespace()) else {
+        let Some(namespace) = state.namespaces.number(key.namespace()) else {
             return false;
         };
-        let quota_left = state.lru.quota_left(*namespace);
+        let quota_left = state.lru.quota_left(namespace);
         let wanted = state.lru.taken().saturating_add(bytes);
         wanted <= inner.budget.min(inner.ceiling.load(Acquire))
             && quota_left.is_none_or(|left| bytes <= left)

@@ -228,7 +228,7 @@ fn take_in(inner: &Inner, entry: &DirEntry, item: Item) {
 
 /// Removes a namespace's folder if there is nothing in it: there may be only so many namespaces, and folders take room
 /// that nobody counts. A blob on its way there finds its folder missing and makes it again.
-fn is_emptied(folder: &Path) -> bool {
+pub(super) fn is_emptied(folder: &Path) -> bool {
     let Ok(entries) = fs::read_dir(folder) else {
         return false;
     };

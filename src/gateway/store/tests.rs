@@ -690,18 +690,63 @@ fn purge_takes_what_matches() {
 }
 
 #[test]
-fn namespaces_are_bounded() {
+fn namespaces_are_bounded_and_those_that_are_empty_make_room() {
     let dir = TempDir::new().unwrap();
-    let store = open(dir.path(), MIB);
+    let store = open(dir.path(), 64 * MIB);
     for number in 0..MAX_NAMESPACES {
-        drop(store.put(&key(&format!("n{number}/x")), Some(1)).unwrap());
+        put(&store, &format!("n{number}/x"), b"x");
+    }
+    let refused = |name: &str| {
+        let put = store.put(&key(&format!("{name}/x")), Some(1));
+        matches!(put, Err(Error::TooManyNamespaces { .. }))
+    };
+    assert!(refused("one-more"));
+    assert_eq!(body(&store, "one-more/x"), None);
+    assert!(!store.knows("one-more"));
+    store.delete(&key("n7/x")).unwrap();
+    let writer = store.put(&key("one-more/x"), Some(1)).unwrap();
+    assert!(refused("n7"), "a write in flight holds its place");
+    drop(writer);
+    put(&store, "n7/x", b"y");
+    assert!(refused("one-more"));
+    assert_eq!(body(&store, "n7/x"), Some(b"y".to_vec()));
+    let mut filter = Filter {
+        namespace: Some("n8".to_owned()),
+        ..Filter::default()
+    };
+    assert_eq!(store.purge(&filter).unwrap().entries, 1);
+    put(&store, "one-more/x", b"z");
+    filter.namespace = Some("one-more".to_owned());
+    assert_eq!(store.purge(&filter).unwrap().entries, 1);
+    assert!(!dir.path().join("blobs/n8").exists(), "nobody counts it");
+    assert_exact(&store, dir.path());
+}
+
+#[test]
+fn token_by_name_has_a_share_of_the_namespaces() {
+    let dir = TempDir::new().unwrap();
+    let store = open(dir.path(), 64 * MIB);
+    let by = |token| WrittenBy::new(Lane::Webdav, Some(token));
+    let write = |name: &str, token| {
+        let mut writer = store.put_by(&key(&format!("{name}/x")), Some(1), by(token))?;
+        writer.write(b"x")?;
+        writer.commit()
+    };
+    for number in 0..names::MOST_OF_ONE {
+        write(&format!("n{number}"), "greedy").unwrap();
     }
     assert!(matches!(
-        store.put(&key("one-more/x"), Some(1)),
-        Err(Error::TooManyNamespaces { .. })
+        write("one-more", "greedy"),
+        Err(Error::TooManyOfOne { .. })
     ));
-    assert_eq!(body(&store, "one-more/x"), None);
-    put(&store, "n7/x", b"x");
+    write("n3", "greedy").unwrap();
+    write("one-more", "modest").unwrap();
+    write("one-more", "greedy").unwrap();
+    for number in 0..2 * names::MOST_OF_ONE {
+        write(&format!("own{number}"), "auth").unwrap();
+    }
+    store.delete(&key("n3/x")).unwrap();
+    write("another", "greedy").unwrap();
     assert_exact(&store, dir.path());
 }
 

@@ -117,8 +117,7 @@ impl Store {
     /// All but the namespaces, and what those are made of.
     fn figures(&self) -> (Usage, Vec<Share>) {
         let state = self.inner.state();
-        let numbered = (0u16..).zip(&state.namespaces.names);
-        let shares = numbered.map(|(number, (name, _))| {
+        let shares = state.namespaces.numbered().map(|(number, name)| {
             let (totals, rule) = (state.lru.totals(number), state.lru.rule(number));
             let lost_hits = state.lost_hits.get(usize::from(number));
             let lost_hits = lost_hits.copied().unwrap_or(0);

@@ -107,22 +107,25 @@ impl Drop for Temp {
     }
 }
 
-/// Bytes of the budget held for one write; given back when dropped.
+/// The number of the namespace and bytes of the budget, held for one write; given back when dropped.
 #[derive(Debug)]
 struct Reservation {
     inner: Arc<Inner>,
     namespace: u16,
     bytes: u64,
+    /// Given back already.
+    is_over: bool,
 }
 
 impl Reservation {
-    fn new(inner: &Arc<Inner>, namespace: u16, bytes: u64) -> Result<Reservation, Error> {
-        inner.reserve(namespace, bytes)?;
-        Ok(Reservation {
+    /// Of a namespace that the write has entered. No bytes yet.
+    fn new(inner: &Arc<Inner>, namespace: u16) -> Reservation {
+        Reservation {
             inner: Arc::clone(inner),
             namespace,
-            bytes,
-        })
+            bytes: 0,
+            is_over: false,
+        }
     }
 
     fn grow_to(&mut self, bytes: u64) -> Result<(), Error> {
@@ -135,9 +138,10 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        if self.bytes > 0 {
+        if !self.is_over {
             let mut state = self.inner.state();
             state.lru.release(self.namespace, self.bytes);
+            state.namespaces.leave(self.namespace);
         }
     }
 }
@@ -149,7 +153,8 @@ impl Writer {
         length: Option<u64>,
         by: WrittenBy,
     ) -> Result<Writer, Error> {
-        let (namespace, limit) = inner.admit(key)?;
+        let (namespace, limit) = inner.admit(key, &by)?;
+        let mut reservation = Reservation::new(inner, namespace);
         let overhead = trailer::len(key.as_str(), &by);
         let least = inner.disk_bytes(length.unwrap_or(0).saturating_add(overhead));
         if least > limit {
@@ -160,12 +165,10 @@ impl Writer {
         } else {
             least.max(STEP_BYTES).min(limit)
         };
-        let reservation = match Reservation::new(inner, namespace, first) {
-            Err(Error::NoSpace | Error::Pinned) if first > least => {
-                Reservation::new(inner, namespace, least)?
-            }
+        match reservation.grow_to(first) {
+            Err(Error::NoSpace | Error::Pinned) if first > least => reservation.grow_to(least)?,
             result => result?,
-        };
+        }
         let digest = digest_of(key);
         let path = inner.path_of(key, &digest);
         let temp = path.with_file_name(inner.temps.next());
@@ -299,13 +302,15 @@ impl Writer {
             digest: self.digest,
             namespace: self.namespace,
         };
-        let reserved = std::mem::take(&mut self.reservation.bytes);
         if let Some(file) = replaced {
             inner.suspect(Suspect::Replaced(self.key.clone(), file));
         }
         let replaced = {
             let mut state = inner.state();
             state.ghosts.forget(&self.digest);
+            state.namespaces.leave(self.namespace);
+            self.reservation.is_over = true;
+            let reserved = self.reservation.bytes;
             state.lru.commit(item, bytes, now_micros, reserved) || unknown
         };
         if replaced {

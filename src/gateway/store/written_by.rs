@@ -1,5 +1,6 @@
 //! Who has written a blob, and by which way: what is kept of it in the blob's file. Pure.
 
+use crate::gateway::tokens::RESERVED;
 use std::fmt;
 use std::sync::Arc;
 
@@ -60,6 +61,12 @@ impl WrittenBy {
     /// As it stands in a file.
     pub(super) fn as_str(&self) -> &str {
         self.0.as_deref().unwrap_or_default()
+    }
+
+    /// The token of the tokens file that it came with.
+    pub(super) fn token_by_name(&self) -> Option<&str> {
+        let (lane, name) = self.as_str().split_once(' ')?;
+        (lane == Lane::Webdav.name() && !RESERVED.contains(&name)).then_some(name)
     }
 
     /// Whether `wanted` is the lane or the name; `unknown` is nobody's.
