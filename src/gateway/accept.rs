@@ -26,6 +26,8 @@ const FIRST_BYTE: Duration = Duration::from_secs(9);
 const LAST_WORDS: Duration = Duration::from_millis(250);
 /// Read buffer of a connection in sccache's own protocol.
 const FRAME_BUFFER: usize = 4 << 10;
+/// How often an idle connection is looked for while every place is taken.
+const FULL: Duration = Duration::from_millis(100);
 /// Pause after the kernel refused to accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How often suppressed warnings are looked after.
@@ -47,8 +49,12 @@ pub(super) async fn accept_until(
             biased;
             () = &mut shutdown => return,
             slot = slots.clone().acquire_owned() => slot,
+            () = sleep(FULL) => { gateway.crowd.make_room(); continue }
         };
         let Ok(slot) = slot else { return };
+        if slots.available_permits() == 0 {
+            gateway.crowd.make_room();
+        }
         let accept_unix = async {
             match unix {
                 Some(unix) => unix.accept().await,
@@ -101,6 +107,10 @@ fn spawn<S: Socket>(
             End::Crowded => (
                 "crowded",
                 "there are too many connections without an allowed request; do all of that address have a right token?",
+            ),
+            End::Idle => (
+                "idle",
+                "every place is taken, its peer has the most idle ones, and this one was idle for longest",
             ),
         };
         gateway.refuse(reason, &peer, &"a connection", &cause);

@@ -8,13 +8,16 @@
 //! Where anyone may read, who does so without a token is *tolerated*: for as long as there is room, and beside any number
 //! of others of the same address.
 //!
+//! Whoever is no stranger may stay as long as there is room. Once every place is taken, one of those that wait for
+//! nothing goes for each that comes: of the peer that has the most of them, the one that has been idle for longest.
+//!
 //! A wrong token is answered with 401 until a peer has sent too many, then with 429 and a closed connection. The right
 //! token is served at any time, from any address: one machine with an old token must not hurt its neighbours.
 
 use crate::gateway::Peer;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -28,6 +31,8 @@ const STRANGERS: usize = 256;
 const FAILURES: u32 = 30;
 /// How long it takes until it may send one more.
 const FORGIVEN: Duration = Duration::from_secs(1);
+/// How long a connection must have been idle before it goes for another one.
+const IDLE: Duration = Duration::from_secs(1);
 /// Peers whose wrong tokens are counted one by one; ever new ones share one account.
 const PEERS: usize = 4096;
 
@@ -46,6 +51,8 @@ pub(super) enum End {
     Slow,
     /// It was the oldest of too many strangers.
     Crowded,
+    /// It was idle while others had no place.
+    Idle,
 }
 
 /// What is kept of one open connection.
@@ -56,11 +63,51 @@ struct Guest {
     /// It counts among the strangers, tolerated ones included.
     is_stranger: AtomicBool,
     is_tolerated: AtomicBool,
+    is_known: AtomicBool,
     answers: AtomicU32,
+    /// Whose it is: what [`network`] says, or the user of this machine's socket.
+    owner: (Option<IpAddr>, u32),
+    /// Since when it waits for a request, in milliseconds after [`Crowd::start`]; [`BUSY`] while one is served.
+    idle_since: AtomicU64,
+    start: Instant,
     has_to_go: Notify,
 }
 
+/// See [`Guest::idle_since`].
+const BUSY: u64 = u64::MAX;
+
 impl Guest {
+    /// Lets it stay until there is no room at all.
+    fn recognize(self: &Arc<Guest>) {
+        if self.is_stranger.swap(false, Relaxed) {
+            self.is_known.store(true, Relaxed);
+            let mut crowd = self.crowd.lock().unwrap_or_else(PoisonError::into_inner);
+            crowd.remove(self.number);
+            crowd.known.insert(self.number, Arc::clone(self));
+        }
+    }
+
+    fn why_it_goes(&self) -> End {
+        match self.is_known.load(Relaxed) {
+            true => End::Idle,
+            false => End::Crowded,
+        }
+    }
+
+    fn wait(&self) {
+        let millis = self.start.elapsed().as_millis();
+        let millis = u64::try_from(millis).unwrap_or(BUSY);
+        self.idle_since.store(millis, Relaxed);
+    }
+
+    /// Takes it off all lists.
+    fn leave(&self) {
+        self.is_stranger.store(false, Relaxed);
+        let mut crowd = self.crowd.lock().unwrap_or_else(PoisonError::into_inner);
+        crowd.remove(self.number);
+        crowd.known.remove(&self.number);
+    }
+
     /// Lets it stay as long as there is room.
     fn tolerate(&self) {
         if !self.is_tolerated.swap(true, Relaxed) {
@@ -73,25 +120,33 @@ impl Guest {
     fn may_stay(&self) -> bool {
         !self.is_stranger.load(Relaxed) || self.is_tolerated.load(Relaxed)
     }
-
-    /// Takes it off the list of strangers.
-    fn strike(&self) {
-        if self.is_stranger.swap(false, Relaxed) {
-            let mut crowd = self.crowd.lock().unwrap_or_else(PoisonError::into_inner);
-            crowd.remove(self.number);
-        }
-    }
 }
 
 /// The connection that the running task serves had a request allowed.
 pub(super) fn recognized() {
     // Connections of other listeners are in no crowd.
-    let _ = GUEST.try_with(|guest| guest.strike());
+    let _ = GUEST.try_with(Guest::recognize);
 }
 
 /// The connection that the running task serves had a request allowed that needs no token here.
 pub(super) fn tolerated() {
     let _ = GUEST.try_with(|guest| guest.tolerate());
+}
+
+/// A request is being served on the connection of the running task until this is dropped.
+#[derive(Debug)]
+pub(super) struct Working(());
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        let _ = GUEST.try_with(|guest| guest.wait());
+    }
+}
+
+/// The connection that the running task serves has a request.
+pub(super) fn works() -> Working {
+    let _ = GUEST.try_with(|guest| guest.idle_since.store(BUSY, Relaxed));
+    Working(())
 }
 
 /// The connection that the running task serves had a request answered.
@@ -105,6 +160,7 @@ pub(super) struct Crowd {
     // Plain mutexes: held for a look-up, never across I/O or an await.
     strangers: Arc<Mutex<Strangers>>,
     failures: Mutex<Failures>,
+    start: Instant,
 }
 
 impl Crowd {
@@ -115,10 +171,39 @@ impl Crowd {
                 next: 0,
                 by_age: BTreeMap::new(),
                 by_peer: HashMap::new(),
+                known: BTreeMap::new(),
                 most: (slots / 4 * 3).max(1),
                 most_by_peer: STRANGERS.min(slots / 2).max(1),
             })),
             failures: Mutex::default(),
+            start: Instant::now(),
+        }
+    }
+
+    /// Every place is taken: lets an idle connection go, if there is one.
+    pub(super) fn make_room(&self) {
+        if let Some(idle) = self.start.elapsed().checked_sub(IDLE) {
+            self.make_room_of(u64::try_from(idle.as_millis()).unwrap_or(BUSY - 1));
+        }
+    }
+
+    /// The same among those that are idle since `idle` milliseconds after the start, or longer.
+    fn make_room_of(&self, idle: u64) {
+        let strangers = self.strangers.lock();
+        let strangers = strangers.unwrap_or_else(PoisonError::into_inner);
+        let mut by_owner = HashMap::<_, (usize, u64, &Arc<Guest>)>::new();
+        for guest in strangers.known.values() {
+            let since = guest.idle_since.load(Relaxed);
+            if since <= idle {
+                let found = by_owner.entry(guest.owner).or_insert((0, since, guest));
+                found.0 += 1;
+                if since < found.1 {
+                    (found.1, found.2) = (since, guest);
+                }
+            }
+        }
+        if let Some((_, _, oldest)) = by_owner.into_values().max_by_key(|(count, ..)| *count) {
+            oldest.has_to_go.notify_one();
         }
     }
 
@@ -127,13 +212,12 @@ impl Crowd {
         let guest = self.enter(peer);
         let leaves = async {
             tokio::select! {
-                () = guest.has_to_go.notified() => return End::Crowded,
+                () = guest.has_to_go.notified() => return guest.why_it_goes(),
                 () = sleep(STAY) => {}
             }
             if guest.may_stay() {
-                // Nobody asks those who showed a token.
                 guest.has_to_go.notified().await;
-                return End::Crowded;
+                return guest.why_it_goes();
             }
             if guest.answers.load(Relaxed) > 0 {
                 End::Over
@@ -146,7 +230,7 @@ impl Crowd {
             () = GUEST.scope(Arc::clone(&guest), conversation) => End::Over,
             end = leaves => end,
         };
-        guest.strike();
+        guest.leave();
         end
     }
 
@@ -160,9 +244,14 @@ impl Crowd {
             number: strangers.next,
             is_stranger: AtomicBool::new(true),
             is_tolerated: AtomicBool::new(false),
+            is_known: AtomicBool::new(false),
             answers: AtomicU32::new(0),
+            owner: (network(peer), user(peer)),
+            idle_since: AtomicU64::new(BUSY),
+            start: self.start,
             has_to_go: Notify::new(),
         });
+        guest.wait();
         strangers.next += 1;
         if let Some(oldest) = strangers.enter(network(peer), &guest) {
             oldest.is_stranger.store(false, Relaxed);
@@ -193,12 +282,20 @@ fn network(peer: &Peer) -> Option<IpAddr> {
     }
 }
 
-/// The strangers, oldest first, and those of each peer.
+fn user(peer: &Peer) -> u32 {
+    match peer {
+        Peer::Unix { uid, .. } => *uid,
+        Peer::Tcp { .. } => 0,
+    }
+}
+
+/// The strangers, oldest first, and those of each peer; and all others.
 #[derive(Debug)]
 struct Strangers {
     next: u64,
     by_age: BTreeMap<u64, (Option<IpAddr>, Arc<Guest>)>,
     by_peer: HashMap<Option<IpAddr>, BTreeSet<u64>>,
+    known: BTreeMap<u64, Arc<Guest>>,
     most: usize,
     most_by_peer: usize,
 }
@@ -287,7 +384,7 @@ mod tests {
         let quiet = crowd.enter(&quiet);
         let first: Vec<_> = (0..4).map(|_| crowd.enter(&loud)).collect();
         assert!(first.iter().all(|guest| guest.is_stranger.load(Relaxed)));
-        first[1].strike();
+        first[1].recognize();
         crowd.enter(&loud);
         assert!(
             first[0].is_stranger.load(Relaxed),
@@ -314,14 +411,39 @@ mod tests {
                 .iter()
                 .all(|reader| reader.is_stranger.load(Relaxed))
         );
-        readers[0].strike();
+        readers[0].recognize();
         crowd.enter(&peer("10.0.0.1:1"));
         assert!(readers[1].is_stranger.load(Relaxed), "there was one place");
         crowd.enter(&peer("10.0.0.2:1"));
         assert!(!readers[1].is_stranger.load(Relaxed), "the oldest goes");
         assert!(readers[2].is_stranger.load(Relaxed));
-        readers[2].strike();
+        readers[2].recognize();
         assert_eq!(crowd.strangers.lock().unwrap().by_age.len(), 5);
+    }
+
+    #[test]
+    fn idle_connection_of_the_peer_that_has_most_goes_when_there_is_no_room() {
+        use futures_util::FutureExt;
+        let crowd = Crowd::new(8);
+        let enter = |address: &str, since| {
+            let guest = crowd.enter(&peer(address));
+            guest.recognize();
+            guest.idle_since.store(since, Relaxed);
+            guest
+        };
+        let goes = |guest: &Arc<Guest>| guest.has_to_go.notified().now_or_never().is_some();
+        let quiet = enter("10.0.0.2:1", 10);
+        let loud = [BUSY, 20, 30].map(|since| enter("10.0.0.1:1", since));
+        crowd.make_room_of(9);
+        assert!(!goes(&quiet), "nobody is idle for long enough");
+        crowd.make_room_of(10);
+        assert!(goes(&quiet), "no other one is");
+        crowd.make_room_of(30);
+        assert!(goes(&loud[1]) && !goes(&loud[2]) && !goes(&quiet));
+        loud[1].leave();
+        quiet.leave();
+        crowd.make_room_of(30);
+        assert!(goes(&loud[2]) && !goes(&loud[0]), "one is at work");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! waits for every PUT without limit, so each ends in bounded time, if need be with 503.
 
 mod front;
+mod held;
 mod pages;
 mod plain;
 
@@ -19,6 +20,7 @@ use crate::gateway::store::{self, WrittenBy};
 use crate::gateway::within::within;
 use crate::gateway::{Gateway, Peer};
 use bytes::{Bytes, BytesMut};
+use held::Held;
 use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::body::{Body, Incoming};
 use hyper::header::{self, HeaderMap, HeaderValue};
@@ -154,11 +156,13 @@ pub(crate) async fn converse_by_hyper<IO: AsyncRead + AsyncWrite + Unpin + Send 
     let service = service_fn(|request: Request<Incoming>| {
         let gateway = Arc::clone(gateway);
         async move {
+            let _working = crowd::works();
             let (mut parts, mut body) = request.into_parts();
             if wire == Wire::Tls {
                 parts.extensions.insert(front::OverTls);
             }
-            Ok::<_, Infallible>(answer(&gateway, &peer, parts, &mut body).await)
+            let answer = answer(&gateway, &peer, parts, &mut body).await;
+            Ok::<_, Infallible>(answer.map(|body| Held { body, _working }))
         }
     });
     let mut io = Box::pin(TimeoutStream::new(io));

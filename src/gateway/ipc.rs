@@ -112,6 +112,7 @@ pub(crate) async fn converse<R, W>(
             () = end => return,
         };
         greeted = true;
+        let _working = crowd::works();
         let outcome = match length {
             Ok(Some(length)) => talk.serve(length).await,
             Ok(None) => return,

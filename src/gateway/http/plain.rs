@@ -16,6 +16,7 @@
 //! Heads are parsed by the parser that hyper uses, so that no two opinions on a head's end can differ.
 
 use super::{Answer, BUFFER, HEAD, TAKE, answer};
+use crate::gateway::crowd;
 use crate::gateway::disk::{Download, FilePart};
 use crate::gateway::socket::{Socket, write_both};
 use crate::gateway::warnings::unix_seconds;
@@ -117,6 +118,7 @@ pub(super) async fn converse<S: Socket>(
             body_bytes,
             closes,
         } = *head;
+        let _working = crowd::works();
         buffer.advance(head_bytes);
         let is_head = parts.method == hyper::Method::HEAD;
         let mut body = Incoming {
