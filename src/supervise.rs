@@ -336,6 +336,10 @@ impl Supervisor {
         };
         let (event, what) = match &request {
             Request::Status => return (Response::Status(self.report(now)), None),
+            Request::Hide(secret) => {
+                self.log.hide(secret);
+                return (Response::Done, None);
+            }
             Request::Garbage(message) => return (Response::Error(message.clone()), None),
             // Never comes here: whoever asks for one is answered when it is done.
             Request::Reload => return (Response::Done, None),

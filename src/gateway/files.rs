@@ -12,12 +12,14 @@ use crate::gateway::tls;
 use crate::gateway::tokens::{self, Named};
 use crate::gateway::warnings::unix_seconds;
 use crate::regular;
+use crate::secret::Secret;
+use crate::supervise::control::{self, Response};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 use watch::Watch;
 
 /// What is wrong with the files now.
@@ -46,6 +48,8 @@ type Found = Result<String, String>;
 struct Seen {
     tokens: Option<Found>,
     tls: Option<Found>,
+    /// Tokens of which the supervisor was told.
+    hidden: Vec<Secret>,
 }
 
 impl Files {
@@ -103,6 +107,8 @@ pub(super) fn reread(gateway: &Gateway) {
     let mut seen = files.reading.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(path) = &gateway.config.tokens_file {
         let found = read_tokens(path).and_then(|tokens| {
+            // Before anybody can use them: what comes with a request may end in a line of the log.
+            hide(gateway, &mut seen.hidden, &tokens);
             gateway.access.replace(&tokens).map_err(|cause| {
                 format!("cannot use the tokens in \"{}\": {cause}", path.display())
             })?;
@@ -125,6 +131,26 @@ pub(super) fn reread(gateway: &Gateway) {
         };
         tell(&mut seen.tls, &found, before);
         files.note(|faults| faults.tls = found.err());
+    }
+}
+
+/// Tells the supervisor, who writes the log, of the tokens that are new.
+fn hide(gateway: &Gateway, hidden: &mut Vec<Secret>, tokens: &[Named]) {
+    let Some(socket) = &gateway.config.control_socket else {
+        return;
+    };
+    let tokens = tokens.iter().map(|one| &one.token);
+    let (known, new): (Vec<_>, Vec<_>) = tokens.cloned().partition(|one| hidden.contains(one));
+    *hidden = known;
+    for token in new {
+        match control::ask(socket, &format!("hide {}", token.reveal())) {
+            Ok(Response::Done) => hidden.push(token),
+            Ok(_) | Err(_) => {
+                return warn!(
+                    "the supervisor does not answer: its log may show a token of SCCACHE_TOKENS_FILE that is new"
+                );
+            }
+        }
     }
 }
 

@@ -20,6 +20,8 @@ pub const MOST: usize = 256;
 const LONGEST_NAME: usize = 64;
 /// Shortest token; those of people's own invention are guessed first.
 const SHORTEST_TOKEN: usize = 16;
+/// Longest token: it is sent with each request.
+pub const LONGEST_TOKEN: usize = 4096;
 /// Names of the tokens that are set otherwise.
 pub const RESERVED: [&str; 3] = ["auth", "read", "anonymous"];
 const KEYS: [&str; 4] = ["name", "token", "access", "namespaces"];
@@ -129,6 +131,11 @@ fn named(number: usize, entry: &toml::Table, faults: &mut Vec<String>) -> Option
     if token.len() < SHORTEST_TOKEN || !Secret::new(token).is_portable() {
         faults.push(format!(
             "{who} has no \"token\" of at least {SHORTEST_TOKEN} letters, digits and -._+/="
+        ));
+    }
+    if token.len() > LONGEST_TOKEN {
+        faults.push(format!(
+            "{who} has a \"token\" of more than {LONGEST_TOKEN} letters"
         ));
     }
     let access = match string("access") {

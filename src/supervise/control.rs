@@ -1,10 +1,12 @@
 //! The control socket: one line in, one JSON document out.
 //!
-//! Requests: `status`, `restart SERVICE`, `stop SERVICE` and `reload`. The socket has mode 0600; whoever may open it
-//! may ask.
+//! Requests: `status`, `restart SERVICE`, `stop SERVICE`, `reload` and `hide SECRET`, by which the gateway tells of a
+//! token that it has read from a changed file, before it takes it. The socket has mode 0600; whoever may open it may ask.
 
 use super::crash::Crash;
 use super::peers::{PATIENCE, Peer};
+use crate::gateway::tokens;
+use crate::secret::Secret;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -14,8 +16,8 @@ use std::time::Duration;
 
 /// How long the settings and the files that they name may take to be read.
 pub const RELOAD_PATIENCE: Duration = Duration::from_secs(10);
-/// Longest request.
-pub const LINE_LIMIT: usize = 256;
+/// Longest request: a word and a token.
+pub const LINE_LIMIT: usize = tokens::LONGEST_TOKEN + 256;
 
 /// What can be asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +26,8 @@ pub enum Request {
     Restart(String),
     Stop(String),
     Reload,
+    /// Let no line of the log show it.
+    Hide(Secret),
     /// Not understood; the text says what is.
     Garbage(String),
 }
@@ -42,6 +46,7 @@ impl Request {
         match (words.next(), words.next(), words.next()) {
             (Some("status"), None, None) => Request::Status,
             (Some("reload"), None, None) => Request::Reload,
+            (Some("hide"), Some(secret), None) => Request::Hide(Secret::new(secret)),
             (Some("stop"), Some(service), None) => Request::Stop(service.to_owned()),
             (Some("restart"), Some(service), None) => Request::Restart(service.to_owned()),
             _ => Request::Garbage(
@@ -217,6 +222,11 @@ mod tests {
             Request::Stop("gateway".into())
         );
         assert_eq!(Request::parse("reload"), Request::Reload);
+        let longest = "x".repeat(tokens::LONGEST_TOKEN);
+        assert_eq!(
+            Request::understand(format!("hide {longest}\n").as_bytes()),
+            Some(Request::Hide(Secret::new(&longest)))
+        );
         assert_eq!(
             Request::parse(" restart  server "),
             Request::Restart("server".into())

@@ -251,6 +251,11 @@ impl Log {
         self.stall = stall;
     }
 
+    /// Hides this secret too from now on.
+    pub fn hide(&mut self, secret: &Secret) {
+        self.formatter.also_hide(secret);
+    }
+
     /// Reads all that is left of a source, and ends its last line. Waits for a reader that reads, not for one that
     /// stands still.
     pub fn finish(&mut self, mut source: Source) {

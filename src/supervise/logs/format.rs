@@ -7,6 +7,8 @@ use std::ops::Range;
 
 /// So many bytes of a secret's beginning, at the end of a text that may go on, are hidden too.
 const HIDDEN_START: usize = 4;
+/// Tokens that are hidden because they came by a changed file: as many as four such files hold.
+const MOST_PASSING: usize = 1024;
 /// A level is looked for in so many bytes of a line.
 const HEAD: usize = 48;
 
@@ -66,6 +68,8 @@ impl Level {
 pub(super) struct Formatter {
     pub(super) format: LogFormat,
     secrets: Vec<Finder<'static>>,
+    /// So many of them, the last ones, came by [`Formatter::also_hide`].
+    passing: usize,
 }
 
 impl Formatter {
@@ -78,17 +82,39 @@ impl Formatter {
                 .filter(|secret| !secret.reveal().is_empty())
                 .map(finder)
                 .collect(),
+            passing: 0,
         }
     }
 
     /// Another format and other secrets from now on. Those of before stay hidden.
     pub(super) fn set(&mut self, format: LogFormat, secrets: &[Secret]) {
-        let known = std::mem::replace(self, Formatter::new(format, secrets)).secrets;
-        for finder in known {
-            if !self.secrets.iter().any(|it| it.needle() == finder.needle()) {
+        let before = std::mem::replace(self, Formatter::new(format, secrets));
+        let fixed = before.secrets.len() - before.passing;
+        for (place, finder) in before.secrets.into_iter().enumerate() {
+            if self.place(finder.needle()).is_none() {
                 self.secrets.push(finder);
+                self.passing += usize::from(place >= fixed);
             }
         }
+    }
+
+    /// Hides this one too from now on. When there are too many that came so, the oldest is forgotten: it was replaced
+    /// long ago.
+    pub(super) fn also_hide(&mut self, secret: &Secret) {
+        for finder in Formatter::new(self.format, std::slice::from_ref(secret)).secrets {
+            let fixed = self.secrets.len() - self.passing;
+            match self.place(finder.needle()) {
+                Some(place) if place < fixed => return,
+                Some(place) => drop(self.secrets.remove(place)),
+                None if self.passing == MOST_PASSING => drop(self.secrets.remove(fixed)),
+                None => self.passing += 1,
+            }
+            self.secrets.push(finder);
+        }
+    }
+
+    fn place(&self, secret: &[u8]) -> Option<usize> {
+        self.secrets.iter().position(|it| it.needle() == secret)
     }
 
     /// What comes before every line of a service, as long as the stamp holds.
