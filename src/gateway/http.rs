@@ -434,6 +434,7 @@ async fn get(gateway: &Gateway, caller: &Caller, key: &Key) -> Result<Answer, Re
             caller.count(|uses| &uses.hits, 1);
             caller.count(|uses| &uses.sent_bytes, blob.length);
             let modified = HeaderValue::from_str(&httpdate::fmt_http_date(blob.modified)).ok();
+    key(path)?;
             let mut answer = head(blob.length);
             if let Some(modified) = modified {
                 answer.headers_mut().insert(header::LAST_MODIFIED, modified);
