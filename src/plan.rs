@@ -305,6 +305,7 @@ fn gateway_config(settings: &Settings, facts: &Facts) -> Config {
         write_tokens: vec![facts.auth_token.clone()],
         read_tokens: settings.read_token.iter().cloned().collect(),
         anonymous_read: settings.anonymous_read,
+        hosts: settings.hosts.clone(),
         tokens_file: settings.tokens_file.clone(),
         tls: settings.tls.clone(),
         // It shares the grace with the server, which stops first.

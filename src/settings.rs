@@ -141,6 +141,8 @@ pub struct Settings {
     pub read_token: Option<Secret>,
     /// Anyone may read.
     pub anonymous_read: bool,
+    /// Names of the public DNS under which they may.
+    pub hosts: Vec<String>,
     /// The second level of the cache; may hold keys.
     pub upstream: Option<Secret>,
     /// Bearer token for an upstream over HTTP.
@@ -379,6 +381,7 @@ impl Lookup<'_> {
         let ipc = self.parsed("SCCACHE_IPC", ipc);
         let auth_token = self.parsed("SCCACHE_AUTH_TOKEN", optional(writing_token));
         let read_token = self.parsed("SCCACHE_READ_TOKEN", optional(token));
+        let hosts = self.parsed("SCCACHE_HOSTS", policies::hosts);
         let upstream = self.parsed("SCCACHE_UPSTREAM", optional(upstream));
         let upstream_token = self.parsed("SCCACHE_UPSTREAM_TOKEN", optional(sent_token));
         let tokens_file = self.parsed("SCCACHE_TOKENS_FILE", optional(file));
@@ -441,6 +444,7 @@ impl Lookup<'_> {
             auth_token,
             read_token: read_token.filter(|_| !anonymous_read),
             anonymous_read,
+            hosts: hosts?,
             tokens_file: tokens_file?,
             tls,
             stop_grace: stop_grace?,

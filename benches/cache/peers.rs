@@ -104,6 +104,7 @@ impl Peer {
             write_tokens: vec![Secret::new(TOKEN)],
             read_tokens: Vec::new(),
             anonymous_read: false,
+            hosts: Vec::new(),
             dist: None,
             tls: None,
             tokens_file: None,

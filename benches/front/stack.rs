@@ -127,6 +127,7 @@ impl Stack {
             write_tokens: vec![Secret::new(CLIENT)],
             read_tokens: Vec::new(),
             anonymous_read: false,
+            hosts: Vec::new(),
             drain: Duration::from_secs(1),
             tls: None,
             tokens_file: None,

@@ -78,6 +78,7 @@ fn start_gateway() -> PathBuf {
         write_tokens: vec![Secret::new(TOKEN)],
         read_tokens: Vec::new(),
         anonymous_read: true,
+        hosts: Vec::new(),
         tokens_file: None,
         tls: None,
         drain: Duration::from_secs(1),

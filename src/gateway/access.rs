@@ -31,6 +31,8 @@ pub enum Verdict {
     Unauthorized,
     /// A token that may not do this: 403.
     Forbidden,
+    /// No token, under a name that is not ours: 421.
+    Misdirected,
 }
 
 /// What was done with one token.
@@ -145,6 +147,7 @@ impl Access {
         Caller {
             entry: found.or_else(|| self.anonymous.clone()),
             has_sent_a_token: token.is_some(),
+            is_misdirected: false,
         }
     }
 
@@ -153,6 +156,7 @@ impl Access {
         Caller {
             entry: self.find(token),
             has_sent_a_token: true,
+            is_misdirected: false,
         }
     }
 
@@ -189,6 +193,7 @@ impl Access {
         Some(Caller {
             entry: Some(choose(&entries, same.into_iter())?),
             has_sent_a_token: true,
+            is_misdirected: false,
         })
     }
 
@@ -224,13 +229,24 @@ impl Access {
 pub struct Caller {
     entry: Option<Arc<Entry>>,
     has_sent_a_token: bool,
+    is_misdirected: bool,
 }
 
 impl Caller {
+    /// The same, who has asked under a name that is not ours: without a token nobody may read there.
+    pub fn misdirected(self) -> Caller {
+        let is_misdirected = self.is_anonymous();
+        Caller {
+            is_misdirected,
+            ..self
+        }
+    }
+
     /// What the token allows, wherever.
     pub fn may(&self, need: Need) -> Verdict {
         match (&self.entry, need) {
             (None, _) => Verdict::Unauthorized,
+            (Some(_), Need::Read) if self.is_misdirected => Verdict::Misdirected,
             (Some(entry), Need::Write) if entry.digest.is_none() => Verdict::Unauthorized,
             (Some(_), Need::Read) => Verdict::Allowed,
             (Some(entry), Need::Write) => match entry.grant {
@@ -427,6 +443,7 @@ mod tests {
             write_tokens: vec![Secret::new("writer"), Secret::new("writer2")],
             read_tokens: vec![Secret::new("reader")],
             anonymous_read,
+            hosts: Vec::new(),
             tokens_file: None,
             tls: None,
             drain: Duration::ZERO,

@@ -39,6 +39,9 @@ pub struct Config {
     pub read_tokens: Vec<Secret>,
     /// Anyone may read.
     pub anonymous_read: bool,
+    /// Names of the public DNS under which they may; see `hosts.rs`.
+    #[serde(default)]
+    pub hosts: Vec<String>,
     /// More tokens, by name; read again whenever it changes.
     #[serde(default)]
     pub tokens_file: Option<PathBuf>,

@@ -249,6 +249,10 @@ async fn answer(gateway: &Gateway, peer: &Peer, parts: Parts, body: &mut impl Pi
     let caller = gateway
         .access
         .caller(authorization.map(HeaderValue::as_bytes));
+    let caller = match caller.is_anonymous() && !is_asked_by_name(gateway, &parts) {
+        true => caller.misdirected(),
+        false => caller,
+    };
     caller.count(|uses| &uses.requests, 1);
     let outcome = route(gateway, peer, &caller, &parts, body).await;
     crowd::answered();
@@ -266,6 +270,15 @@ async fn answer(gateway: &Gateway, peer: &Peer, parts: Parts, body: &mut impl Pi
             .sent(Protocol::http, answer.body().size_hint().lower());
     }
     answer
+}
+
+/// Whether a request is meant for us by all that it says; see `hosts.rs`.
+fn is_asked_by_name(gateway: &Gateway, parts: &Parts) -> bool {
+    let fields = parts.headers.get_all(header::HOST).into_iter();
+    let fields = fields.map(|host| host.to_str().ok());
+    let uri = parts.uri.authority().map(|host| Some(host.as_str()));
+    let mut hosts = fields.chain(uri);
+    front::is_tls(parts) || hosts.all(|host| host.is_some_and(|host| gateway.hosts.is_ours(host)))
 }
 
 fn refused(gateway: &Gateway, peer: &Peer, parts: &Parts, refusal: &Refusal) -> Answer {
@@ -385,6 +398,15 @@ fn permit(gateway: &Gateway, peer: &Peer, caller: &Caller, need: Need) -> Result
             let message = "the token is not one of this cache's";
             Err(Refusal::new(StatusCode::UNAUTHORIZED, "auth", message))
         }
+        Verdict::Misdirected => {
+            let message = "anyone may read here, but not under this name, which a page of another site could have: \
+                           name it in SCCACHE_HOSTS, ask by address, or send a token";
+            Err(Refusal::new(
+                StatusCode::MISDIRECTED_REQUEST,
+                "host",
+                message,
+            ))
+        }
         Verdict::Forbidden => {
             caller.count(|uses| &uses.refusals, 1);
             let message = format!(
@@ -410,8 +432,9 @@ fn permit_namespace(caller: &Caller, namespace: &str) -> Result<(), Refusal> {
     Err(Refusal::new(StatusCode::FORBIDDEN, "namespace", message))
 }
 
-/// The check at a client's start stands at the root of its namespace.
+/// The check at a client's start stands at the root of its namespace, and is spelt as keys are.
 fn permit_check(caller: &Caller, path: &str) -> Result<(), Refusal> {
+    key(path)?;
     if !caller.is_restricted() {
         return Ok(());
     }
@@ -434,7 +457,6 @@ async fn get(gateway: &Gateway, caller: &Caller, key: &Key) -> Result<Answer, Re
             caller.count(|uses| &uses.hits, 1);
             caller.count(|uses| &uses.sent_bytes, blob.length);
             let modified = HeaderValue::from_str(&httpdate::fmt_http_date(blob.modified)).ok();
-    key(path)?;
             let mut answer = head(blob.length);
             if let Some(modified) = modified {
                 answer.headers_mut().insert(header::LAST_MODIFIED, modified);

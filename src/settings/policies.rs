@@ -69,7 +69,7 @@ impl Lookup<'_> {
     }
 }
 
-/// The text of a table of quotas or a list of pins in the TOML file.
+/// The text of a table of quotas or a list of names in the TOML file.
 pub(super) fn flat(key: &str, value: &toml::Value) -> Option<String> {
     let parts: Option<Vec<String>> = match (key, value) {
         ("quotas", toml::Value::Table(table)) => table
@@ -80,7 +80,7 @@ pub(super) fn flat(key: &str, value: &toml::Value) -> Option<String> {
                 _ => None,
             })
             .collect(),
-        ("pinned", toml::Value::Array(names)) => {
+        ("pinned" | "hosts", toml::Value::Array(names)) => {
             let names = names.iter().map(|name| name.as_str().map(str::to_owned));
             names.collect()
         }
@@ -115,6 +115,22 @@ fn quotas(text: &str) -> Result<BTreeMap<String, u64>, Fault> {
 
 fn pinned(text: &str) -> Result<BTreeSet<String>, Fault> {
     parts(text).map(namespace).collect()
+}
+
+/// Names under which the cache is asked.
+pub(super) fn hosts(text: &str) -> Result<Vec<String>, Fault> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    let host = |part: &str| {
+        let name = part.strip_prefix("*.").unwrap_or(part);
+        if part != "*" && (name.is_empty() || !name.bytes().all(is_plain)) {
+            return Err(Fault::hint(
+                format!("\"{part}\" is not the name of a host"),
+                "write names without a scheme and a port, as cache.example.com,*.ci.example.com; \"*\" is any name",
+            ));
+        }
+        Ok(part.to_owned())
+    };
+    parts(text).map(host).collect()
 }
 
 fn parts(text: &str) -> impl Iterator<Item = &str> {

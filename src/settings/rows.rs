@@ -123,6 +123,12 @@ pub(super) const ROWS: &[Row] = &[
         "read_token",
         "clients: read only; \"anonymous\" lets anyone read",
     ),
+    row(
+        "SCCACHE_HOSTS",
+        "hosts",
+        "",
+        "names of the public DNS under which anyone may read: cache.example.com,*.ci.example.com",
+    ),
     secret(
         "SCCACHE_UPSTREAM",
         "upstream",

@@ -201,6 +201,7 @@ pub(crate) fn config(folder: &Path) -> Config {
         write_tokens: vec![Secret::new(WRITER)],
         read_tokens: vec![Secret::new(READER)],
         anonymous_read: false,
+        hosts: Vec::new(),
         tokens_file: None,
         tls: None,
         drain: Duration::from_secs(5),

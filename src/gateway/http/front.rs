@@ -55,7 +55,7 @@ pub(super) async fn page(
         session(gateway, parts)
     };
     let viewer = session.as_ref().unwrap_or(caller);
-    if viewer.may(Need::Read) != Verdict::Allowed && !viewer.has_sent_a_token() {
+    if viewer.may(Need::Read) == Verdict::Unauthorized && !viewer.has_sent_a_token() {
         return login_page(StatusCode::OK, parts, None);
     }
     permit(gateway, peer, viewer, Need::Read)?;
@@ -239,7 +239,7 @@ fn field<'a>(parts: &'a Parts, name: &HeaderName) -> Option<&'a str> {
     parts.headers.get(name)?.to_str().ok()
 }
 
-fn is_tls(parts: &Parts) -> bool {
+pub(super) fn is_tls(parts: &Parts) -> bool {
     parts.extensions.get::<OverTls>().is_some()
 }
 

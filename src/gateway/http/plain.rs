@@ -89,7 +89,7 @@ pub(super) async fn converse<S: Socket>(
     loop {
         too_long.as_mut().reset(Instant::now() + HEAD);
         let head = loop {
-            match parse(&buffer) {
+            match parse(&buffer, gateway.config.anonymous_read) {
                 Head::Plain(head) => break head,
                 Head::NotPlain => return Outcome::NotPlain(buffer),
                 Head::Ambiguous => {
@@ -167,7 +167,7 @@ async fn fill<S: Socket>(stream: &mut S, buffer: &mut BytesMut) -> io::Result<us
 }
 
 /// Reads a head, if it is whole.
-fn parse(bytes: &[u8]) -> Head {
+fn parse(bytes: &[u8], anyone_reads: bool) -> Head {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS];
     let mut request = httparse::Request::new(&mut headers);
     let head_bytes = match request.parse(bytes) {
@@ -178,7 +178,7 @@ fn parse(bytes: &[u8]) -> Head {
     if is_ambiguous(&request) {
         return Head::Ambiguous;
     }
-    match frameable(&request, head_bytes) {
+    match frameable(&request, head_bytes, anyone_reads) {
         Some(head) => Head::Plain(Box::new(head)),
         None => Head::NotPlain,
     }
@@ -199,7 +199,11 @@ fn is_ambiguous(request: &httparse::Request<'_, '_>) -> bool {
         || !values(header::TRANSFER_ENCODING).all(|value| value.eq_ignore_ascii_case(b"chunked"))
 }
 
-fn frameable(request: &httparse::Request<'_, '_>, head_bytes: usize) -> Option<Frameable> {
+fn frameable(
+    request: &httparse::Request<'_, '_>,
+    head_bytes: usize,
+    anyone_reads: bool,
+) -> Option<Frameable> {
     let path = request.path.filter(|path| path.starts_with('/'))?;
     let method = request.method?;
     // A page may be spelt in more ways than `is_page` knows, so that no change is asked for on this way.
@@ -227,12 +231,9 @@ fn frameable(request: &httparse::Request<'_, '_>, head_bytes: usize) -> Option<F
             || is(header::CONTENT_RANGE)
         {
             return None;
-        } else if is(header::AUTHORIZATION) {
-            // The one other header that matters to the answer.
-            built = built.header(
-                header::AUTHORIZATION,
-                HeaderValue::from_bytes(field.value).ok()?,
-            );
+        } else if is(header::AUTHORIZATION) || (is(header::HOST) && anyone_reads) {
+            // The two other headers that matter to the answer.
+            built = built.header(field.name, HeaderValue::from_bytes(field.value).ok()?);
         }
     }
     let (parts, ()) = built.body(()).ok()?.into_parts();

@@ -456,7 +456,7 @@ impl Scene<'_> {
             Verdict::Forbidden => {
                 "this token may only read the cache (hint: builds need the token that `client-env` prints)"
             }
-            Verdict::Unauthorized => {
+            Verdict::Unauthorized | Verdict::Misdirected => {
                 "the client's token is not this scheduler's (hint: write the client's file anew with \
                  `client-env --lane dist`)"
             }
