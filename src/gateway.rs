@@ -22,6 +22,7 @@ pub mod disk;
 pub mod files;
 pub mod ghosts;
 pub mod history;
+mod hosts;
 pub mod http;
 pub mod ipc;
 pub mod key;
@@ -54,6 +55,7 @@ use crate::gateway::crowd::Crowd;
 use crate::gateway::disk::{Disk, Download, Fault};
 use crate::gateway::files::Files;
 use crate::gateway::history::{History, Point, Range};
+use crate::gateway::hosts::Hosts;
 use crate::gateway::key::Key;
 use crate::gateway::metrics::{Metrics, Protocol};
 use crate::gateway::page::Traffic;
@@ -232,6 +234,7 @@ pub struct Gateway {
     pub(crate) warnings: Warnings,
     front: Option<Arc<Front>>,
     tls: Option<Arc<Tls>>,
+    hosts: Hosts,
     files: Files,
     crowd: Crowd,
     services: Services,
@@ -272,6 +275,7 @@ impl Gateway {
             upstream,
             access,
             tls,
+            hosts: Hosts::new(config.hosts.iter().cloned().chain(own_name())),
             files: Files::new(asked),
             crowd: Crowd::new(slots),
             services: Services::new(config.control_socket.clone()),
@@ -303,16 +307,16 @@ impl Gateway {
         }
     }
 
-    /// Tells the upstream of a blob that a client has stored here.
-    pub(crate) fn pass_on(&self, key: &Key) {
-        if let Some(upstream) = &self.upstream {
-            upstream.offer(key);
     /// Counts a blob that a client has asked for in vain.
     pub(crate) fn missed(&self, key: &Key, protocol: Protocol) {
         let name = key.namespace();
         self.metrics.missed(protocol, name, self.disk.knows(name));
     }
 
+    /// Tells the upstream of a blob that a client has stored here.
+    pub(crate) fn pass_on(&self, key: &Key) {
+        if let Some(upstream) = &self.upstream {
+            upstream.offer(key);
         }
     }
 
@@ -417,6 +421,12 @@ impl Gateway {
             },
         }
     }
+}
+
+/// The name of this machine, or container.
+fn own_name() -> Option<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+    Some(name.trim().to_owned())
 }
 
 /// The last word of the first line that `PROGRAM --version` prints.
