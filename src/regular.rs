@@ -43,8 +43,12 @@ pub(crate) fn check(file: &File) -> io::Result<()> {
 /// # Errors
 /// It is longer, no regular file, or cannot be read.
 pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
+    bytes_of(open(path)?)
+}
+
+fn bytes_of(file: File) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    open(path)?.take(LONGEST + 1).read_to_end(&mut bytes)?;
+    file.take(LONGEST + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > LONGEST {
         let text = "the file is longer than 1 MiB";
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
@@ -57,7 +61,15 @@ pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
 /// # Errors
 /// It is longer, no regular file, no text, or cannot be read.
 pub(crate) fn read_to_string(path: &Path) -> io::Result<String> {
-    let text = String::from_utf8(read(path)?);
+    text_of(open(path)?)
+}
+
+/// The same of an open one.
+///
+/// # Errors
+/// It is longer, no text, or cannot be read.
+pub(crate) fn text_of(file: File) -> io::Result<String> {
+    let text = String::from_utf8(bytes_of(file)?);
     // As the standard library says it; the bytes, which may be a secret, are not shown.
     text.map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not valid UTF-8"))
 }

@@ -1,6 +1,7 @@
 //! The state folder: where it lies, whose it is, what must be in it before anything starts.
 
 mod mount;
+mod owner;
 
 use crate::plan::paths;
 use crate::regular;
@@ -9,8 +10,10 @@ use crate::settings::{Mode, Place, Settings};
 use crate::supervise::children::RunAs;
 pub use mount::{Loss, in_container, lost};
 use nix::fcntl::{Flock, FlockArg};
+pub(crate) use owner::AsUser;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -64,34 +67,51 @@ pub struct Prepared {
 /// The folder cannot be used; nothing was started.
 pub fn prepare(settings: &Settings) -> Result<Prepared, Error> {
     let dir = &settings.dir;
+    let fail = |action, path: &Path, cause: io::Error| Error::Folder {
+        action,
+        path: path.to_owned(),
+        hint: folder_hint(path, &cause),
+        cause,
+    };
     make_folder(dir, 0o755, None)?;
     if settings.mode.persists() {
         check_persistent(dir, settings.mode)?;
     }
+    let top = owner::open_top(dir).map_err(|cause| fail("look at the folder", dir, cause))?;
+    let top = File::from(top);
     let mut notes = Vec::new();
-    let run_as = identity(dir, &mut notes)?;
-    make_folder(&paths::state(dir), 0o700, None)?;
-    let lock = lock(dir, run_as)?;
+    let found = top.metadata();
+    let found = found.map_err(|cause| fail("look at the folder", dir, cause))?;
+    let run_as = identity((found.uid(), found.gid()), &mut notes);
+    let lock = lock(&top, dir, run_as)?;
     if let Some(user) = run_as {
-        hand_over_all(dir, user)?;
+        hand_over_all(&top, settings, user)?;
     }
     let scratch = paths::scratch(dir);
-    // What a kill left there would pile up in a folder that outlives the container.
-    match fs::remove_dir_all(&scratch) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            notes.push(format!("cannot empty \"{}\": {error}", scratch.display()));
+    {
+        let _user = AsUser::of(run_as);
+        // What a kill left there would pile up in a folder that outlives the container.
+        match fs::remove_dir_all(&scratch) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                notes.push(format!("cannot empty \"{}\": {error}", scratch.display()));
+            }
+            Ok(()) | Err(_) => {}
         }
-        Ok(()) | Err(_) => {}
     }
+    let builder = settings.mode.builds().then(|| paths::builder(dir));
     for (path, mode) in [
         (paths::cache(dir), 0o755),
         (scratch, 0o700),
         (settings.run_dir.clone(), 0o755),
-    ] {
+    ]
+    .into_iter()
+    .chain(builder.map(|path| (path, 0o755)))
+    {
+        if let (Some(name), Some(_)) = (name_in(dir, &path), run_as) {
+            // The folder around it may be root's. What is in the way, such as a link, shows in a moment.
+            let _ = owner::open_below(top.as_fd(), &name, mode, run_as);
+        }
         make_folder(&path, mode, run_as)?;
-    }
-    if settings.mode.builds() {
-        make_folder(&paths::builder(dir), 0o755, run_as)?;
     }
     let auth_token = match &settings.auth_token {
         Some(token) => token.clone(),
@@ -122,7 +142,7 @@ pub fn auth_token_at(place: &Place) -> Result<Secret, Error> {
         return Ok(token.clone());
     }
     let path = paths::auth_token(&place.dir);
-    match regular::read_to_string(&path) {
+    match owner::read_token(&path) {
         Ok(text) => checked_token(&path, &text),
         Err(cause) => Err(Error::Folder {
             action: "read the token",
@@ -134,77 +154,103 @@ pub fn auth_token_at(place: &Place) -> Result<Secret, Error> {
 }
 
 fn make_folder(path: &Path, mode: u32, owner: Option<RunAs>) -> Result<(), Error> {
-    let fail = |action, cause: io::Error| Error::Folder {
+    let fail = |(action, cause): (_, io::Error)| Error::Folder {
         action,
         path: path.to_owned(),
         hint: folder_hint(path, &cause),
         cause,
     };
-    DirBuilder::new()
-        .recursive(true)
-        .mode(mode)
-        .create(path)
-        .map_err(|cause| fail("create the folder", cause))?;
-    let metadata = fs::metadata(path).map_err(|cause| fail("look at the folder", cause))?;
-    if let Some(RunAs { uid, gid }) = owner.filter(|owner| owner.uid != metadata.uid()) {
-        // Not through a link: as root we would give away what another user points us at.
-        std::os::unix::fs::lchown(path, Some(uid), Some(gid))
-            .map_err(|cause| fail("hand over the folder", cause))?;
+    let made = {
+        let _user = AsUser::of(owner);
+        try_to_make(path, mode)
+    };
+    match (made, owner) {
+        // Its parent is root's: nobody else can have put a link there.
+        (Err((_, cause)), Some(RunAs { uid, gid }))
+            if cause.kind() == io::ErrorKind::PermissionDenied
+                && path.parent().is_some_and(owner::is_roots_alone) =>
+        {
+            let made = create(path, mode).and_then(|()| {
+                std::os::unix::fs::lchown(path, Some(uid), Some(gid))
+                    .map_err(|cause| ("hand over the folder", cause))
+            });
+            made.map_err(fail)?;
+            let _user = AsUser::of(owner);
+            try_to_make(path, mode).map_err(fail)
+        }
+        (made, _) => made.map_err(fail),
     }
-    // A real write tells more than permission bits: read-only mounts, user namespaces, ACLs.
+}
+
+fn create(path: &Path, mode: u32) -> Result<(), (&'static str, io::Error)> {
+    let made = DirBuilder::new().recursive(true).mode(mode).create(path);
+    made.map_err(|cause| ("create the folder", cause))
+}
+
+/// Makes a folder and writes to it: a real write tells more than permission bits, of read-only mounts, user namespaces
+/// and ACLs.
+fn try_to_make(path: &Path, mode: u32) -> Result<(), (&'static str, io::Error)> {
+    create(path, mode)?;
     let probe = path.join(".sccache-dock-probe");
     // Left over from a crash; anything else that is wrong shows in a moment.
     let _ = fs::remove_file(&probe);
     File::create_new(&probe)
         .and_then(|mut file| file.write_all(b"probe"))
         .and_then(|()| fs::remove_file(&probe))
-        .map_err(|cause| fail("write to the folder", cause))
+        .map_err(|cause| ("write to the folder", cause))
 }
 
 /// Gives the services' user what an earlier run as another user has left: it could neither read the token nor evict.
-fn hand_over_all(dir: &Path, user: RunAs) -> Result<(), Error> {
+fn hand_over_all(top: &File, settings: &Settings, user: RunAs) -> Result<(), Error> {
+    let dir = &settings.dir;
+    let fail = |path: PathBuf, cause: io::Error| Error::Folder {
+        action: "hand over",
+        hint: folder_hint(&path, &cause),
+        path,
+        cause,
+    };
+    let below = |path: &Path| path.strip_prefix(dir).map(Path::to_owned).ok();
     let cache = paths::cache(dir);
-    let ours = ["blobs", "tmp", "ceiling"].map(|name| cache.join(name));
-    for path in ours.into_iter().chain([paths::state(dir)]) {
-        hand_over(&path, user).map_err(|cause| Error::Folder {
-            action: "hand over",
-            hint: folder_hint(&path, &cause),
-            path,
-            cause,
-        })?;
+    let whole = ["blobs", "tmp", "ceiling"].map(|name| cache.join(name));
+    let whole = whole
+        .into_iter()
+        .chain([paths::scratch(dir), paths::state(dir)]);
+    for path in whole {
+        let Some(name) = below(&path) else { continue };
+        owner::hand_over(top.as_fd(), &name, user).map_err(|cause| fail(path, cause))?;
     }
-    let fail = |cause: io::Error| Error::Folder {
+    for path in [cache, settings.run_dir.clone(), paths::builder(dir)] {
+        let Some(name) = name_in(dir, &path) else {
+            continue;
+        };
+        owner::hand_over_one(top.as_fd(), &name, user).map_err(|cause| fail(path, cause))?;
+    }
+    let open = || {
+        let found = top.metadata()?;
+        if found.uid() != user.uid && found.mode() & 0o001 == 0 {
+            std::os::unix::fs::fchown(top, Some(user.uid), Some(user.gid))?;
+        }
+        Ok(())
+    };
+    open().map_err(|cause: io::Error| Error::Folder {
         action: "open up the folder",
         path: dir.to_owned(),
         hint: folder_hint(dir, &cause),
         cause,
-    };
-    let metadata = fs::metadata(dir).map_err(fail)?;
-    if metadata.uid() != user.uid && metadata.mode() & 0o001 == 0 {
-        std::os::unix::fs::chown(dir, Some(user.uid), Some(user.gid)).map_err(fail)?;
-    }
-    Ok(())
+    })
 }
 
-/// The top goes last, so that its owner tells whether all below it is done.
-fn hand_over(path: &Path, user: RunAs) -> io::Result<()> {
-    let metadata = match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        found => found?,
-    };
-    if metadata.uid() == user.uid {
-        return Ok(());
-    }
-    if metadata.is_dir() {
-        for entry in fs::read_dir(path)? {
-            hand_over(&entry?.path(), user)?;
-        }
-    }
-    std::os::unix::fs::lchown(path, Some(user.uid), Some(user.gid))
+/// The name of a path that is directly in a folder.
+fn name_in(dir: &Path, path: &Path) -> Option<PathBuf> {
+    let name = path.strip_prefix(dir).ok()?;
+    (name.components().count() == 1).then(|| name.to_owned())
 }
 
 fn folder_hint(path: &Path, cause: &io::Error) -> String {
     match cause.kind() {
+        _ if path.is_symlink() => {
+            "remove the link, or let it lead to what the same user may write; nobody else's is touched".into()
+        }
         io::ErrorKind::PermissionDenied => {
             let mut nearest = path;
             while let Some(parent) = nearest.parent().filter(|_| !nearest.exists()) {
@@ -225,27 +271,19 @@ fn folder_hint(path: &Path, cause: &io::Error) -> String {
             }
         }
         io::ErrorKind::ReadOnlyFilesystem => "mount a volume there: -v a-name:/var/sccache".into(),
+        io::ErrorKind::InvalidInput => "remove what stands there".into(),
         io::ErrorKind::StorageFull => "free some space there".into(),
         _ => "set SCCACHE_DIR to a folder that can be written".into(),
     }
 }
 
 /// As root, services run as the owner of the folder; a folder of root's goes to the image's own user.
-fn identity(dir: &Path, notes: &mut Vec<String>) -> Result<Option<RunAs>, Error> {
+fn identity((uid, gid): (u32, u32), notes: &mut Vec<String>) -> Option<RunAs> {
     if !nix::unistd::geteuid().is_root() {
-        return Ok(None);
+        return None;
     }
-    let metadata = fs::metadata(dir).map_err(|cause| Error::Folder {
-        action: "look at the folder",
-        path: dir.to_owned(),
-        cause,
-        hint: "set SCCACHE_DIR to a folder that can be read".into(),
-    })?;
-    let wanted = if metadata.uid() != 0 {
-        Some(RunAs {
-            uid: metadata.uid(),
-            gid: metadata.gid(),
-        })
+    let wanted = if uid != 0 {
+        Some(RunAs { uid, gid })
     } else {
         image_user(&fs::read_to_string("/etc/passwd").unwrap_or_default())
     };
@@ -255,15 +293,15 @@ fn identity(dir: &Path, notes: &mut Vec<String>) -> Result<Option<RunAs>, Error>
             notes.push(
                 "services run as root without capabilities: setuid is not allowed here".into(),
             );
-            Ok(None)
+            None
         }
         None => {
             notes.push(format!(
                 "services run as root: there is no user \"{IMAGE_USER}\" and the folder is root's"
             ));
-            Ok(None)
+            None
         }
-        found => Ok(found),
+        found => found,
     }
 }
 
@@ -288,35 +326,44 @@ fn can_step_down(status: &str) -> bool {
         .is_some_and(|bits| bits & NEEDED == NEEDED)
 }
 
-fn lock(dir: &Path, owner: Option<RunAs>) -> Result<Flock<File>, Error> {
-    let path = paths::lock(dir);
-    let file = private_file(&path, owner).map_err(|cause| Error::Folder {
-        action: "open",
+/// Makes the folder of the state, and takes its lock.
+fn lock(top: &File, dir: &Path, user: Option<RunAs>) -> Result<Flock<File>, Error> {
+    let fail = |action, path: PathBuf, cause: io::Error| Error::Folder {
+        action,
         hint: folder_hint(&path, &cause),
         path,
         cause,
-    })?;
+    };
+    let (state, path) = (paths::state(dir), paths::lock(dir));
+    let name = |path: &Path| path.file_name().map(PathBuf::from).unwrap_or_default();
+    let folder = owner::open_below(top.as_fd(), &name(&state), 0o700, user)
+        .map_err(|cause| fail("open the folder", state, cause))?;
+    let file = owner::private_file_in(folder.as_fd(), &name(&path), user)
+        .map_err(|cause| fail("open", path, cause))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| Error::Taken {
         dir: dir.to_owned(),
     })
 }
 
-/// Opens a file for writing that only its owner can read, handed to the services' user.
-fn private_file(path: &Path, owner: Option<RunAs>) -> io::Result<File> {
+/// Opens a file for writing that only its owner can read.
+fn private_file(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new()
         .write(true)
         .create(true)
         .truncate(false)
         .mode(0o600)
-        // Its folder belongs to the services' user: a link there must not make us hand over another file, nor a FIFO
-        // make us wait.
+        // A link there must not make us write to another file, nor a FIFO make us wait.
         .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK)
-        .open(path)?;
+        .open(path)
+        .map_err(|cause| match cause.raw_os_error() {
+            Some(nix::libc::ELOOP) => {
+                let text = format!("\"{}\" is a link", path.display());
+                io::Error::new(io::ErrorKind::InvalidInput, text)
+            }
+            _ => cause,
+        })?;
     regular::check(&file)?;
     file.set_permissions(fs::Permissions::from_mode(0o600))?;
-    if let Some(RunAs { uid, gid }) = owner {
-        std::os::unix::fs::fchown(&file, Some(uid), Some(gid))?;
-    }
     Ok(file)
 }
 
@@ -325,7 +372,8 @@ fn private_file(path: &Path, owner: Option<RunAs>) -> io::Result<File> {
 /// # Errors
 /// The file cannot be written or renamed.
 pub fn write_private(path: &Path, text: &str, owner: Option<RunAs>) -> io::Result<()> {
-    fs::rename(write_beside(path, text, owner)?, path)
+    let _user = AsUser::of(owner);
+    fs::rename(write_beside(path, text)?, path)
 }
 
 /// Writes files of mode 0600 for the services' user, whole: none is put in its place before all are written.
@@ -336,13 +384,14 @@ pub fn write_all_private<'a>(
     files: impl Iterator<Item = (&'a Path, &'a str)>,
     owner: Option<RunAs>,
 ) -> Result<(), (PathBuf, io::Error)> {
+    let _user = AsUser::of(owner);
     let failed = |path: &Path| {
         let path = path.to_owned();
         |cause| (path, cause)
     };
     let written = files
         .map(|(path, text)| {
-            let beside = write_beside(path, text, owner).map_err(failed(path))?;
+            let beside = write_beside(path, text).map_err(failed(path))?;
             Ok((beside, path))
         })
         .collect::<Result<Vec<_>, _>>()?;
@@ -352,9 +401,9 @@ pub fn write_all_private<'a>(
     Ok(())
 }
 
-fn write_beside(path: &Path, text: &str, owner: Option<RunAs>) -> io::Result<PathBuf> {
+fn write_beside(path: &Path, text: &str) -> io::Result<PathBuf> {
     let beside = path.with_added_extension("new");
-    let mut file = private_file(&beside, owner)?;
+    let mut file = private_file(&beside)?;
     file.set_len(0)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
@@ -387,7 +436,8 @@ fn kept_token(path: PathBuf, owner: Option<RunAs>) -> Result<Secret, Error> {
         hint: folder_hint(&path, &cause),
         cause,
     };
-    match regular::read_to_string(&path) {
+    let _user = AsUser::of(owner);
+    match owner::read_token(&path) {
         Ok(text) => checked_token(&path, &text),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let token = new_token().map_err(|cause| fail("generate the token", cause))?;
@@ -488,7 +538,11 @@ mod tests {
             std::os::unix::fs::symlink(&target, folder.path().join(name)).unwrap();
         }
         make_folder(folder.path(), 0o755, None).unwrap();
-        assert!(private_file(&folder.path().join("lock"), None).is_err());
+        assert!(private_file(&folder.path().join("lock")).is_err());
+        fs::create_dir(paths::state(folder.path())).unwrap();
+        std::os::unix::fs::symlink(&target, paths::lock(folder.path())).unwrap();
+        let top = File::open(folder.path()).unwrap();
+        assert!(lock(&top, folder.path(), None).is_err());
         assert_eq!(fs::read_to_string(&target).unwrap(), "theirs");
         let mode = fs::metadata(&target).unwrap().permissions().mode();
         assert_ne!(mode & 0o777, 0o600);
@@ -536,8 +590,9 @@ mod tests {
     #[test]
     fn second_supervisor_on_one_folder_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        fs::create_dir(dir.path().join("state")).unwrap();
-        let _held = lock(dir.path(), None).unwrap();
-        assert!(matches!(lock(dir.path(), None), Err(Error::Taken { .. })));
+        let top = File::open(dir.path()).unwrap();
+        let _held = lock(&top, dir.path(), None).unwrap();
+        let second = lock(&top, dir.path(), None);
+        assert!(matches!(second, Err(Error::Taken { .. })));
     }
 }

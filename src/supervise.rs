@@ -21,7 +21,7 @@ use crate::cli::exit;
 use crate::listeners;
 use crate::plan::{self, Facts, Plan, Planner, ReadyBy, StopBy, paths};
 use crate::settings::{Loaded, Settings};
-use crate::state::Prepared;
+use crate::state::{AsUser, Prepared};
 use children::Children;
 use control::{Request, Response};
 use crash::Oom;
@@ -541,6 +541,7 @@ impl Supervisor {
             }
         };
         let run_dir = &self.settings.run_dir;
+        let _user = AsUser::of(self.prepared.run_as);
         for path in [
             paths::client_socket(run_dir),
             paths::server_socket(run_dir),

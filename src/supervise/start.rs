@@ -7,7 +7,7 @@ use crate::listeners;
 use crate::plan::{self, DistFacts, Facts, Plan, Planner, paths};
 use crate::secret::Secret;
 use crate::settings::{Mode, Settings};
-use crate::state::{self, Prepared};
+use crate::state::{self, AsUser, Prepared};
 use crate::supervise::children::RunAs;
 use nix::errno::Errno;
 use std::fs::{File, OpenOptions};
@@ -456,16 +456,6 @@ impl Sockets {
 /// A socket that belongs to the services' user from the moment it is there. Its folder is theirs too: an owner given by
 /// path afterwards could go to whatever they have put there meanwhile.
 fn bind_unix(path: PathBuf, mode: u32, prepared: &Prepared) -> Result<UnixListener, Error> {
-    use nix::unistd::{Gid, Uid, getegid, geteuid, setfsgid, setfsuid};
-    if let Some(owner) = prepared.run_as {
-        // For this thread alone, and only for what it does with files.
-        setfsgid(Gid::from_raw(owner.gid));
-        setfsuid(Uid::from_raw(owner.uid));
-    }
-    let bound = listeners::bind_unix(&path, mode);
-    if prepared.run_as.is_some() {
-        setfsuid(geteuid());
-        setfsgid(getegid());
-    }
-    bound.map_err(listening)
+    let _user = AsUser::of(prepared.run_as);
+    listeners::bind_unix(&path, mode).map_err(listening)
 }

@@ -5,6 +5,7 @@ mod crowds;
 mod frames;
 mod host_script;
 mod jobs;
+mod links;
 mod memory;
 mod names;
 mod own_protocol;
