@@ -66,6 +66,8 @@ use crate::gateway::store::Store;
 use crate::gateway::tls::Tls;
 use crate::gateway::upstream::{Found, Upstream};
 use crate::gateway::warnings::{ADVICE, REFUSALS, Warnings, unix_seconds};
+use crate::regular;
+use crate::state;
 use std::fmt;
 use std::io::{self, BufRead};
 use std::net::{IpAddr, SocketAddr};
@@ -228,6 +230,8 @@ impl Peer {
 pub struct Gateway {
     pub(crate) config: Config,
     pub(crate) access: Arc<Access>,
+    /// Held while they are written.
+    logins: Mutex<()>,
     pub(crate) disk: Disk,
     upstream: Option<Arc<Upstream>>,
     pub(crate) metrics: Metrics,
@@ -251,13 +255,16 @@ impl Gateway {
         front: Option<Arc<Front>>,
         asked: Arc<Notify>,
         slots: usize,
-    ) -> Result<Gateway, upstream::Error> {
+    ) -> io::Result<Gateway> {
+        let mut secret = [0; 32];
+        getrandom::fill(&mut secret)?;
         let disk = Disk::new(store);
         let scraped = disk.clone();
         let upstream = config.upstream.as_ref();
         let upstream = upstream.map(|config| Upstream::start(config, disk.clone()));
-        let upstream = upstream.transpose()?;
-        let access = Arc::new(Access::new(&config));
+        let upstream = upstream.transpose().map_err(io::Error::other)?;
+        let logins = regular::read_to_string(&config.store_dir.join(sessions::FILE)).ok();
+        let access = Arc::new(Access::new(&config, logins.as_deref(), secret));
         let mut metrics = Metrics::new(move || scraped.usage());
         metrics.scrape_policies(&disk);
         metrics.scrape_tokens(&access);
@@ -274,6 +281,7 @@ impl Gateway {
         Ok(Gateway {
             upstream,
             access,
+            logins: Mutex::default(),
             tls,
             hosts: Hosts::new(config.hosts.iter().cloned().chain(own_name())),
             files: Files::new(asked),
@@ -363,6 +371,18 @@ impl Gateway {
             range,
             recent: lately.flatten().collect::<Point>(),
             points: history.points(range),
+        }
+    }
+
+    /// Writes down what outlives us of the logins. Blocks.
+    pub(crate) fn keep_logins(&self) {
+        let _one = self.logins.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = self.config.store_dir.join(sessions::FILE);
+        if let Err(cause) = state::write_private(&path, &self.access.logins(), None) {
+            warn!(
+                "cannot write \"{}\": {cause}; log-outs from the status page are forgotten with this gateway",
+                path.display()
+            );
         }
     }
 
@@ -497,8 +517,9 @@ pub async fn run(
     let most = limits.connections;
     let dist = config.dist.clone();
     let front = dist.map(|dist| Arc::new(Front::new(dist, supervisor.say)));
-    let gateway = Gateway::new(config, store, front, asked, most).map_err(io::Error::other)?;
+    let gateway = Gateway::new(config, store, front, asked, most)?;
     let gateway = Arc::new(gateway);
+    gateway.keep_logins();
     files::reread(&gateway);
     files::follow(&gateway);
     let asking = Arc::clone(&gateway);

@@ -75,8 +75,8 @@ pub struct Access {
 }
 
 impl Access {
-    /// Takes over the tokens of `config`.
-    pub fn new(config: &Config) -> Access {
+    /// Takes over the tokens of `config`. `logins` is what [`Access::logins`] gave before; `secret` must be new each time.
+    pub fn new(config: &Config, logins: Option<&str>, secret: [u8; 32]) -> Access {
         let (writers, readers) = (Arc::<Uses>::default(), Arc::<Uses>::default());
         let entry = |name: &str, digest, grant, uses: &Arc<Uses>| {
             Arc::new(Entry {
@@ -99,8 +99,9 @@ impl Access {
             .anonymous_read
             .then(|| entry("anonymous", None, Grant::Read, &Arc::default()));
         let own = fixed.iter().filter(|entry| entry.name == "auth");
+        let own = own.filter_map(|entry| entry.digest.as_ref());
         Access {
-            sessions: Sessions::new(own.filter_map(|entry| entry.digest.as_ref())),
+            sessions: Sessions::new(own, logins, secret),
             entries: RwLock::new(Arc::new(fixed.clone())),
             fixed,
             anonymous,
@@ -197,11 +198,19 @@ impl Access {
         })
     }
 
-    /// Lets a cookie be good no more. One that was not good to begin with takes up no room.
-    pub fn end_session(&self, cookie: &[u8], now_unix: u64) {
-        if self.session(cookie, now_unix).is_some() {
-            self.sessions.end(cookie);
+    /// Lets a cookie be good no more; `secret` must be new each time. One that was not good to begin with takes up no
+    /// room. Whether there is news for [`Access::logins`].
+    pub fn end_session(&self, cookie: &[u8], now_unix: u64, secret: [u8; 32]) -> bool {
+        let is_good = self.session(cookie, now_unix).is_some();
+        if is_good {
+            self.sessions.end(cookie, now_unix, secret);
         }
+        is_good
+    }
+
+    /// What must be kept so that logins, and log-outs, outlive the process. It is a secret.
+    pub fn logins(&self) -> String {
+        self.sessions.text()
     }
 
     /// Judges an `Authorization` header where no namespace is asked for; a token of some namespaces only is refused.
@@ -430,7 +439,7 @@ mod tests {
     use std::time::Duration;
 
     fn access(anonymous_read: bool) -> Access {
-        Access::new(&Config {
+        let config = Config {
             listen: "127.0.0.1:0".parse().unwrap(),
             socket: "/s".into(),
             store_dir: "/c".into(),
@@ -449,7 +458,8 @@ mod tests {
             drain: Duration::ZERO,
             dist: None,
             upstream: None,
-        })
+        };
+        Access::new(&config, None, [9; 32])
     }
 
     fn named(name: &str, token: &str, access: Grant, namespaces: Option<&[&str]>) -> Named {

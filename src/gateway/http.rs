@@ -243,7 +243,12 @@ pub(super) async fn read_left_over(parts: &Parts, body: impl Piecewise) {
     }
 }
 
-async fn answer(gateway: &Gateway, peer: &Peer, parts: Parts, body: &mut impl Piecewise) -> Answer {
+async fn answer(
+    gateway: &Arc<Gateway>,
+    peer: &Peer,
+    parts: Parts,
+    body: &mut impl Piecewise,
+) -> Answer {
     let (started, _in_flight) = (Instant::now(), gateway.metrics.in_flight());
     let authorization = parts.headers.get(header::AUTHORIZATION);
     let caller = gateway
@@ -306,7 +311,7 @@ fn refused(gateway: &Gateway, peer: &Peer, parts: &Parts, refusal: &Refusal) -> 
 }
 
 async fn route(
-    gateway: &Gateway,
+    gateway: &Arc<Gateway>,
     peer: &Peer,
     caller: &Caller,
     parts: &Parts,

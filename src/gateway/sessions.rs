@@ -1,23 +1,25 @@
 //! Who has logged in with a browser: cookies that stand for a token without holding it.
 //!
 //! A cookie is an end, a random number and a keyed hash over both. The key is made from the token that was given at the
-//! login and from the cache's own, so that a cookie outlives a restart of the gateway but not its token, and tells
-//! nothing about either: without the cache's own token nobody can try tokens against it. Nothing is kept for a cookie
-//! that is good; those that were given back before their end are remembered, up to a bound.
+//! login, from the cache's own and from a secret that is kept beside the blobs, so that a cookie outlives a restart of the
+//! gateway but not its token, and tells nothing about either. Nothing is kept for a cookie that is good; those that were
+//! given back before their end are remembered, and kept with the secret: whoever has lost the list has lost the secret too.
+//! When the list is full there is a new secret, which ends all logins.
 //!
 //! A cookie opens the status, and nothing else: no blob is read and nothing is changed with it. A page of another site
 //! that makes a browser send one gains nothing.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use subtle::ConstantTimeEq;
 
 /// How long a cookie is good, in seconds.
 pub(super) const LIFE: u64 = 12 * 3600;
 /// Cookies that were given back and are remembered.
 const ENDED: usize = 4096;
+/// The file beside the blobs in which they are, with the secret.
+pub(super) const FILE: &str = "logins";
 const NONCE: usize = 16;
 /// End, random number, hash.
 const LENGTH: usize = 8 + NONCE + 32;
@@ -25,21 +27,67 @@ const LENGTH: usize = 8 + NONCE + 32;
 /// What is needed to make and to check cookies.
 #[derive(Debug)]
 pub(super) struct Sessions {
+    /// Of the cache's own tokens.
+    tokens: [u8; 32],
+    kept: Mutex<Kept>,
+}
+
+/// What must outlive the process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Kept {
     secret: [u8; 32],
-    ended: Mutex<VecDeque<[u8; NONCE]>>,
+    /// Ends and random numbers.
+    ended: Vec<[u8; 8 + NONCE]>,
+}
+
+impl Kept {
+    fn parse(text: &str) -> Option<Kept> {
+        let mut lines = text.lines().map(|line| URL_SAFE_NO_PAD.decode(line).ok());
+        let secret = lines.next()??.try_into().ok()?;
+        let ended = lines.map(|line| line?.try_into().ok());
+        Some(Kept {
+            secret,
+            ended: ended.collect::<Option<_>>()?,
+        })
+    }
+
+    fn is_over(cookie: &[u8], now_unix: u64) -> bool {
+        let mut end = [0; 8];
+        end.copy_from_slice(&cookie[..8]);
+        now_unix >= u64::from_be_bytes(end)
+    }
 }
 
 impl Sessions {
-    /// `secrets` are the cache's own, as digests.
-    pub(super) fn new<'a>(secrets: impl Iterator<Item = &'a [u8; 32]>) -> Sessions {
+    /// `tokens` are the cache's own, as digests; `kept` is what [`Sessions::text`] gave before; without it, or where it
+    /// is broken, `secret` is used, which must be new each time.
+    pub(super) fn new<'a>(
+        tokens: impl Iterator<Item = &'a [u8; 32]>,
+        kept: Option<&str>,
+        secret: [u8; 32],
+    ) -> Sessions {
         let mut hasher = blake3::Hasher::new_derive_key("sccache-dock status page: the cache");
-        for secret in secrets {
-            hasher.update(secret);
+        for token in tokens {
+            hasher.update(token);
         }
+        let kept = kept.and_then(Kept::parse).unwrap_or(Kept {
+            secret,
+            ended: Vec::new(),
+        });
         Sessions {
-            secret: *hasher.finalize().as_bytes(),
-            ended: Mutex::default(),
+            tokens: *hasher.finalize().as_bytes(),
+            kept: Mutex::new(kept),
         }
+    }
+
+    /// What is to be kept; it holds the secret.
+    pub(super) fn text(&self) -> String {
+        let kept = self.kept();
+        let ended = kept.ended.iter().map(|one| &one[..]);
+        let lines = [&kept.secret[..]].into_iter().chain(ended);
+        lines
+            .map(|line| URL_SAFE_NO_PAD.encode(line) + "\n")
+            .collect()
     }
 
     /// A cookie for whoever holds the token with this digest.
@@ -47,7 +95,8 @@ impl Sessions {
         let mut cookie = [0; LENGTH];
         cookie[..8].copy_from_slice(&(now_unix + LIFE).to_be_bytes());
         cookie[8..8 + NONCE].copy_from_slice(&nonce);
-        let hash = self.hash(token, &cookie[..8 + NONCE]);
+        let secret = self.kept().secret;
+        let hash = self.hash(&secret, token, &cookie[..8 + NONCE]);
         cookie[8 + NONCE..].copy_from_slice(&hash);
         URL_SAFE_NO_PAD.encode(cookie)
     }
@@ -59,35 +108,45 @@ impl Sessions {
         now_unix: u64,
         tokens: impl Iterator<Item = [u8; 32]>,
     ) -> Vec<subtle::Choice> {
-        let Some(cookie) = parse(cookie).filter(|cookie| self.is_in_time(cookie, now_unix)) else {
+        let Some(cookie) = parse(cookie).filter(|cookie| !Kept::is_over(cookie, now_unix)) else {
             return Vec::new();
         };
         let (text, hash) = cookie.split_at(8 + NONCE);
+        let secret = {
+            let kept = self.kept();
+            if kept.ended.iter().any(|ended| ended == text) {
+                return Vec::new();
+            }
+            kept.secret
+        };
         tokens
-            .map(|token| self.hash(&token, text).ct_eq(hash))
+            .map(|token| self.hash(&secret, &token, text).ct_eq(hash))
             .collect()
     }
 
-    /// Lets a cookie be good no more.
-    pub(super) fn end(&self, cookie: &[u8]) {
+    /// Lets a cookie be good no more; `secret` must be new each time.
+    pub(super) fn end(&self, cookie: &[u8], now_unix: u64, secret: [u8; 32]) {
         let Some(cookie) = parse(cookie) else { return };
-        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        if ended.len() == ENDED {
-            ended.pop_front();
+        let mut kept = self.kept();
+        kept.ended.retain(|ended| !Kept::is_over(ended, now_unix));
+        if kept.ended.len() == ENDED {
+            *kept = Kept {
+                secret,
+                ended: Vec::new(),
+            };
         }
-        ended.push_back(nonce(&cookie));
+        let mut ended = [0; 8 + NONCE];
+        ended.copy_from_slice(&cookie[..8 + NONCE]);
+        kept.ended.push(ended);
     }
 
-    fn is_in_time(&self, cookie: &[u8; LENGTH], now_unix: u64) -> bool {
-        let mut end = [0; 8];
-        end.copy_from_slice(&cookie[..8]);
-        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        now_unix < u64::from_be_bytes(end) && !ended.contains(&nonce(cookie))
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn hash(&self, token: &[u8; 32], text: &[u8]) -> [u8; 32] {
+    fn hash(&self, secret: &[u8; 32], token: &[u8; 32], text: &[u8]) -> [u8; 32] {
         let mut key = blake3::Hasher::new_derive_key("sccache-dock status page: a cookie");
-        key.update(&self.secret).update(token);
+        key.update(&self.tokens).update(secret).update(token);
         *blake3::keyed_hash(key.finalize().as_bytes(), text).as_bytes()
     }
 }
@@ -96,20 +155,20 @@ fn parse(cookie: &[u8]) -> Option<[u8; LENGTH]> {
     URL_SAFE_NO_PAD.decode(cookie).ok()?.try_into().ok()
 }
 
-fn nonce(cookie: &[u8; LENGTH]) -> [u8; NONCE] {
-    let mut nonce = [0; NONCE];
-    nonce.copy_from_slice(&cookie[8..8 + NONCE]);
-    nonce
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const TOKEN: [u8; 32] = [7; 32];
 
-    fn sessions(secret: u8) -> Sessions {
-        Sessions::new([[secret; 32]].iter())
+    /// With the cache's own token as is, and a secret.
+    fn sessions(token: u8) -> Sessions {
+        Sessions::new([[token; 32]].iter(), None, [5; 32])
+    }
+
+    /// The same after a restart.
+    fn restarted(sessions: &Sessions) -> Sessions {
+        Sessions::new([[1; 32]].iter(), Some(&sessions.text()), [6; 32])
     }
 
     fn good(sessions: &Sessions, cookie: &str, now: u64, token: [u8; 32]) -> bool {
@@ -119,10 +178,28 @@ mod tests {
 
     #[test]
     fn cookie_is_good_until_its_end_and_after_a_restart() {
-        let cookie = sessions(1).begin(&TOKEN, 1000, [3; NONCE]);
-        assert!(good(&sessions(1), &cookie, 1000, TOKEN));
-        assert!(good(&sessions(1), &cookie, 999 + LIFE, TOKEN));
-        assert!(!good(&sessions(1), &cookie, 1000 + LIFE, TOKEN));
+        let before = sessions(1);
+        let cookie = before.begin(&TOKEN, 1000, [3; NONCE]);
+        for sessions in [restarted(&before), before] {
+            assert!(good(&sessions, &cookie, 1000, TOKEN));
+            assert!(good(&sessions, &cookie, 999 + LIFE, TOKEN));
+            assert!(!good(&sessions, &cookie, 1000 + LIFE, TOKEN));
+        }
+    }
+
+    #[test]
+    fn what_is_kept_is_read_again_whole_or_not_at_all() {
+        let sessions = sessions(1);
+        let cookie = sessions.begin(&TOKEN, 1000, [3; NONCE]);
+        sessions.end(cookie.as_bytes(), 1000, [8; 32]);
+        let text = sessions.text();
+        assert_eq!(restarted(&sessions).text(), text);
+        let longer = format!("{text}x\n");
+        for broken in ["", "x", &text[1..], &text[..text.len() - 2], &longer] {
+            let other = Sessions::new([[1; 32]].iter(), Some(broken), [6; 32]);
+            assert!(!good(&other, &cookie, 1000, TOKEN), "{broken}");
+            assert_ne!(other.text(), text);
+        }
     }
 
     #[test]
@@ -137,15 +214,32 @@ mod tests {
         let sessions = sessions(1);
         let cookie = sessions.begin(&TOKEN, 1000, [3; NONCE]);
         let other = sessions.begin(&TOKEN, 1000, [4; NONCE]);
-        sessions.end(cookie.as_bytes());
-        assert!(!good(&sessions, &cookie, 1000, TOKEN));
-        assert!(good(&sessions, &other, 1000, TOKEN));
-        for number in 0_u64..10_000 {
+        sessions.end(cookie.as_bytes(), 1000, [8; 32]);
+        for sessions in [&sessions, &restarted(&sessions)] {
+            assert!(!good(sessions, &cookie, 1000, TOKEN));
+            assert!(good(sessions, &other, 1000, TOKEN));
+        }
+        let give_back = |number: u64, now| {
             let mut nonce = [0; NONCE];
             nonce[..8].copy_from_slice(&number.to_be_bytes());
-            sessions.end(sessions.begin(&TOKEN, 1000, nonce).as_bytes());
+            let cookie = sessions.begin(&TOKEN, now, nonce);
+            sessions.end(cookie.as_bytes(), now, [8; 32]);
+        };
+        for number in 0..ENDED as u64 {
+            give_back(number, 1000);
+            assert!(!good(&sessions, &cookie, 1000, TOKEN));
         }
-        assert_eq!(sessions.ended.lock().unwrap().len(), ENDED);
+        assert!(
+            !good(&sessions, &other, 1000, TOKEN),
+            "a new secret ends all"
+        );
+        assert_eq!(sessions.kept().ended.len(), 1);
+        give_back(1, 1000 + LIFE);
+        assert_eq!(
+            sessions.kept().ended.len(),
+            1,
+            "those that are over anyway go"
+        );
     }
 
     #[test]

@@ -7,6 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use sccache_dock::gateway::config::TlsFiles;
 use serde_json::{Value, json};
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::Duration;
 
@@ -193,6 +194,12 @@ fn cookie_dies_with_its_token_and_survives_a_restart() {
     assert_eq!(answer.code, 303);
     let field = sent_back(&cookie);
     let (_, own) = log_in(&gateway, WRITER);
+    let (_, given_back) = log_in(&gateway, WRITER);
+    let given_back = sent_back(&given_back);
+    let shows =
+        |gateway: &Gateway, field: &str| shows_status(&browse(gateway, "GET", "/", &[field], ""));
+    assert!(shows(&gateway, &given_back));
+    browse(&gateway, "POST", "/api/logout", &[&given_back], "");
     gateway.config.listen = gateway.addr;
     gateway.process.signal(Signal::SIGKILL);
     gateway.process.exit();
@@ -200,12 +207,24 @@ fn cookie_dies_with_its_token_and_survives_a_restart() {
     wait_for("the cookie to be good again", CEILING, || {
         shows_status(&browse(&gateway, "GET", "/", &[&field], "")).then_some(())
     });
+    assert!(!shows(&gateway, &given_back), "a log-out holds");
     std::fs::write(&file, named("another-token-0123456789")).unwrap();
     wait_for("the cookie to die", CEILING, || {
         (!shows_status(&browse(&gateway, "GET", "/", &[&field], ""))).then_some(())
     });
     let field = sent_back(&own);
-    assert!(shows_status(&browse(&gateway, "GET", "/", &[&field], "")));
+    assert!(shows(&gateway, &field));
+    // With the list of log-outs all logins are gone: a container made anew with the same tokens.
+    let kept = gateway.config.store_dir.join("logins");
+    let mode = std::fs::metadata(&kept).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    gateway.process.signal(Signal::SIGKILL);
+    gateway.process.exit();
+    std::fs::remove_file(kept).unwrap();
+    gateway.restart();
+    for field in [&field, &given_back] {
+        assert!(!shows(&gateway, field));
+    }
 }
 
 #[test]

@@ -15,6 +15,8 @@ use hyper::StatusCode;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use percent_encoding::percent_decode;
+use std::sync::Arc;
+use tokio::task::spawn_blocking;
 
 /// Style and script are named by what is in them.
 const KEEP: &str = "public, max-age=604800, immutable";
@@ -141,13 +143,17 @@ pub(super) async fn log_in(
     Ok(moved_to_front(parts, &cookie, sessions::LIFE))
 }
 
-/// Takes the cookie back.
-pub(super) fn log_out(gateway: &Gateway, parts: &Parts) -> Result<Answer, Refusal> {
+/// Takes the cookie back, and answers when that is written down.
+pub(super) async fn log_out(gateway: &Arc<Gateway>, parts: &Parts) -> Result<Answer, Refusal> {
     from_our_own_page(parts)?;
-    if let Some(cookie) = cookie(parts) {
-        gateway
-            .access
-            .end_session(cookie.as_bytes(), unix_seconds());
+    let cookie = cookie(parts).unwrap_or_default().as_bytes();
+    if gateway
+        .access
+        .end_session(cookie, unix_seconds(), random()?)
+    {
+        let gateway = Arc::clone(gateway);
+        // It ends with an error only when the runtime does.
+        let _ = spawn_blocking(move || gateway.keep_logins()).await;
     }
     Ok(moved_to_front(parts, "", 0))
 }
@@ -271,11 +277,11 @@ fn cookie(parts: &Parts) -> Option<&str> {
 }
 
 fn nonce() -> Result<String, Refusal> {
-    random().map(|random| URL_SAFE_NO_PAD.encode(random))
+    random::<16>().map(|random| URL_SAFE_NO_PAD.encode(random))
 }
 
-fn random() -> Result<[u8; 16], Refusal> {
-    let mut random = [0; 16];
+fn random<const LENGTH: usize>() -> Result<[u8; LENGTH], Refusal> {
+    let mut random = [0; LENGTH];
     getrandom::fill(&mut random)
         .map_err(|cause| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", cause))?;
     Ok(random)

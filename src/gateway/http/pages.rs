@@ -11,6 +11,7 @@ use http_body_util::{Either, Full};
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 use serde::Serialize;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 /// A reserved path.
@@ -54,7 +55,7 @@ pub(super) fn find(names: &[&str], method: &Method) -> Option<Page> {
 }
 
 pub(super) async fn answer(
-    gateway: &Gateway,
+    gateway: &Arc<Gateway>,
     peer: &Peer,
     caller: &Caller,
     page: Page,
@@ -76,7 +77,7 @@ pub(super) async fn answer(
         Page::Style => front::style(),
         Page::Script => front::script(),
         Page::LogIn => front::log_in(gateway, peer, parts, body).await?,
-        Page::LogOut => front::log_out(gateway, parts)?,
+        Page::LogOut => front::log_out(gateway, parts).await?,
         Page::Health => text(StatusCode::OK, "ok\n"),
         Page::Ready => match gateway.disk.check_writable().await {
             Ok(()) => text(StatusCode::OK, ready(gateway)),
