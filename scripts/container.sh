@@ -83,12 +83,12 @@ create() {
         case $(docker info --format '{{.SecurityOptions}}') in
         *name=apparmor*) set -- "$@" --security-opt apparmor=unconfined ;;
         esac
-        # On all interfaces. Without it the builder is known by the container's own address, which this machine reaches
-        # with nothing published.
+        # On all interfaces, unless SCCACHE_BIND is set. Without a public address the builder is known by the container's
+        # own, which this machine reaches with nothing published.
         case ${SCCACHE_PUBLIC_ADDR:-} in
         '') ;;
-        *:*) set -- "$@" --publish "${SCCACHE_PUBLIC_ADDR##*:}:10501" ;;
-        *) set -- "$@" --publish 10501:10501 ;;
+        *:*) set -- "$@" --publish "${SCCACHE_BIND:+$bind:}${SCCACHE_PUBLIC_ADDR##*:}:10501" ;;
+        *) set -- "$@" --publish "${SCCACHE_BIND:+$bind:}10501:10501" ;;
         esac
         ;;
     esac

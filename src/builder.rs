@@ -1,7 +1,8 @@
 //! `sccache-dock builder`: isolates `sccache-dist server`, so that its jobs need no privileged container.
 //!
 //! ```text
-//!  run -> builder (keep) --- tries each isolation in a process of its own, enters the one that works
+//!  run -> builder (keep) --- tries each isolation in a process of its own, enters the one that works;
+//!           |                has the builder's port, and passes on what comes there (relay.rs)
 //!           '-> sccache-dist server -> shim (called as bubblewrap) -> bwrap -> compiler      one for each job
 //! ```
 //!
@@ -11,21 +12,23 @@
 mod advice;
 pub mod config;
 mod filter;
-mod flight;
 pub mod isolation;
 mod leftovers;
 mod limits;
+mod relay;
 pub mod shim;
 mod tree;
 
 use crate::cli::exit;
 use crate::config_file;
+use crate::listeners;
 use crate::settings::Isolation;
 pub(crate) use advice::Surroundings;
 use clap::ValueEnum;
 use config::Config;
 use isolation::Failure;
 use nix::sys::signal::Signal;
+use relay::Flying;
 use serde::{Deserialize, Serialize};
 use shim::{Procfs, Terms};
 use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
@@ -175,10 +178,13 @@ fn keep(path: &Path, config: &Config) -> Result<u8, Error> {
         terms.time_millis / 1000,
     );
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGCHLD]).map_err(system("catch signals"))?;
+    let listener = listeners::bind_tcp(config.listen).map_err(system("take the builder's port"))?;
+    let flying =
+        relay::start(listener, config.server).map_err(system("serve the builder's port"))?;
     let mut child = start(path, &terms).map_err(system("start sccache-dist"))?;
     for signal in &mut signals {
         if signal != SIGCHLD {
-            return stop(config, &mut child);
+            return stop(config, &flying, &mut child);
         }
         if let Some(status) = child
             .try_wait()
@@ -298,20 +304,20 @@ fn take_slots(slots: usize) -> nix::Result<()> {
 }
 
 /// Lets what is in flight come to its end, within the grace, then ends `sccache-dist`.
-fn stop(config: &Config, child: &mut Child) -> Result<u8, Error> {
+fn stop(config: &Config, flying: &Flying, child: &mut Child) -> Result<u8, Error> {
     let looks = config.grace_millis / u64::try_from(LOOK.as_millis()).unwrap_or(1);
     let (mut quiet, mut most) = (0, 0);
     for _ in 0..looks {
-        let flying = flight::requests(config.port);
-        most = most.max(flying);
-        quiet = if flying == 0 { quiet + 1 } else { 0 };
+        let requests = flying.requests();
+        most = most.max(requests);
+        quiet = if requests == 0 { quiet + 1 } else { 0 };
         let ended = child.try_wait().is_ok_and(|status| status.is_some());
         if quiet >= QUIET_LOOKS || ended {
             break;
         }
         std::thread::sleep(LOOK);
     }
-    match flight::requests(config.port) {
+    match flying.requests() {
         0 if most == 0 => info!("stopping without a job"),
         0 => info!("stopping after the last of {most} requests"),
         left => {

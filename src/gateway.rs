@@ -17,7 +17,7 @@ mod accept;
 pub mod access;
 mod born;
 pub mod config;
-mod crowd;
+pub(crate) mod crowd;
 pub mod disk;
 pub mod files;
 pub mod ghosts;

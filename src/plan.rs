@@ -433,6 +433,7 @@ mod tests {
             dist: loaded.settings.mode.builds().then(|| DistFacts {
                 front: "0.0.0.0:10600".parse().unwrap(),
                 scheduler: "127.0.0.1:10599".parse().unwrap(),
+                builder: "127.0.0.1:10502".parse().unwrap(),
                 scheduler_token: Secret::new("the-scheduler-token"),
                 server_token: Secret::new("the-server-token"),
                 public_addr: "172.17.0.2:10501".parse().unwrap(),

@@ -2,6 +2,7 @@
 
 use crate::settings::Isolation;
 use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// The builder's configuration file.
@@ -22,8 +23,10 @@ pub struct Config {
     pub server_config: PathBuf,
     /// The real bubblewrap.
     pub bwrap: PathBuf,
-    /// Port on which `sccache-dist` takes jobs.
-    pub port: u16,
+    /// Where clients and the scheduler reach us.
+    pub listen: SocketAddr,
+    /// Where `sccache-dist` takes jobs: on loopback, from us.
+    pub server: SocketAddr,
     /// Datagram socket of the gateway, which counts jobs.
     pub jobs_socket: PathBuf,
     /// How long jobs in flight may still take after SIGTERM.

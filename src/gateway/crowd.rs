@@ -270,15 +270,20 @@ impl Crowd {
     }
 }
 
-/// What one owner has: an IPv4 address, or an IPv6 network. `None` for this machine's own socket.
+/// Whose connection it is. `None` for this machine's own socket.
 fn network(peer: &Peer) -> Option<IpAddr> {
-    const SUBNET: u128 = !0 << 64;
     match peer {
         Peer::Unix { .. } => None,
-        Peer::Tcp { address, .. } => Some(match address.ip().to_canonical() {
-            IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & SUBNET)),
-            ip => ip,
-        }),
+        Peer::Tcp { address, .. } => Some(owner(address.ip())),
+    }
+}
+
+/// What one owner has: an IPv4 address, or an IPv6 network.
+pub(crate) fn owner(ip: IpAddr) -> IpAddr {
+    const SUBNET: u128 = !0 << 64;
+    match ip.to_canonical() {
+        IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & SUBNET)),
+        ip => ip,
     }
 }
 

@@ -25,6 +25,8 @@ pub struct DistFacts {
     pub front: SocketAddr,
     /// The loopback address of the scheduler itself.
     pub scheduler: SocketAddr,
+    /// The loopback address of the builder's `sccache-dist`.
+    pub builder: SocketAddr,
     /// What the scheduler takes for a client.
     pub scheduler_token: Secret,
     pub server_token: Secret,
@@ -112,7 +114,7 @@ pub(super) fn builder(
         cache_dir: dir.join("cache"),
         toolchain_cache_size: set.toolchain_cache_bytes,
         public_addr: dist.public_addr,
-        bind_address: set.builder_listen,
+        bind_address: dist.builder,
         scheduler_url: format!("http://{}", loopback(dist.front)),
         scheduler_auth: dist::Token {
             token: dist.server_token.clone(),
@@ -131,7 +133,8 @@ pub(super) fn builder(
         sccache_dist: set.program.clone(),
         server_config: server_config.clone(),
         bwrap: dist.bwrap.clone(),
-        port: set.builder_listen.port(),
+        listen: set.builder_listen,
+        server: dist.builder,
         jobs_socket: paths::jobs_socket(&settings.run_dir),
         grace_millis: millis(settings.stop_grace / 2),
         limits: Limits {

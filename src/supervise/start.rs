@@ -250,7 +250,8 @@ fn dist_facts(
 ) -> Result<DistFacts, Error> {
     Ok(DistFacts {
         front,
-        scheduler: scheduler_address().map_err(system("find a free port"))?,
+        scheduler: loopback_address(SCHEDULER_PORT).map_err(system("find a free port"))?,
+        builder: loopback_address(BUILDER_PORT).map_err(system("find a free port"))?,
         scheduler_token: state::new_token().map_err(system("generate a token"))?,
         server_token: server_token(settings, prepared.run_as)?,
         public_addr: public_addr(settings)?,
@@ -287,19 +288,20 @@ fn bubblewrap() -> Result<PathBuf, Error> {
     )
 }
 
-/// Where the scheduler listens: on an address of its own among those of loopback, because whoever else uses this
-/// machine's network (other containers with `--network host`) may have a scheduler at the same time.
-fn scheduler_address() -> io::Result<SocketAddr> {
+/// Where a program of sccache-dist listens that only we speak to: on an address of its own among those of loopback,
+/// because whoever else uses this machine's network (other containers with `--network host`) may have one at the same
+/// time. With this port, unless it is taken.
+fn loopback_address(port: u16) -> io::Result<SocketAddr> {
     let mut own = [0; 3];
     getrandom::fill(&mut own).map_err(io::Error::other)?;
     let ip = Ipv4Addr::new(127, own[0].max(1), own[1], own[2].clamp(1, 254));
     let any = SocketAddr::new(ip.into(), 0);
-    let listener = TcpListener::bind((ip, SCHEDULER_PORT)).or_else(|_| TcpListener::bind(any))?;
+    let listener = TcpListener::bind((ip, port)).or_else(|_| TcpListener::bind(any))?;
     listener.local_addr()
 }
 
-/// The scheduler's port, unless it is taken.
 const SCHEDULER_PORT: u16 = 10599;
+const BUILDER_PORT: u16 = 10502;
 
 fn public_addr(settings: &Settings) -> Result<SocketAddr, Error> {
     let own = settings.dist.builder_listen;

@@ -3,6 +3,7 @@
 
 mod crowds;
 mod frames;
+mod builder;
 mod host_script;
 mod jobs;
 mod links;

@@ -16,10 +16,12 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 /// A sccache-dock that distributes on loopback, and a client of it.
-struct Farm {
-    dock: Dock,
+pub(crate) struct Farm {
+    pub(crate) dock: Dock,
     client: Machine,
     front: u16,
+    /// The builder's own port.
+    pub(crate) builder: u16,
 }
 
 /// Whether jobs can run here at all; a skipped test says so.
@@ -30,7 +32,7 @@ pub(crate) fn is_possible() -> bool {
 
 impl Farm {
     /// `None`, and a line, where there is no bubblewrap.
-    fn start() -> Option<Farm> {
+    pub(crate) fn start() -> Option<Farm> {
         if !is_possible() {
             return None;
         }
@@ -52,15 +54,21 @@ impl Farm {
             dock,
             client,
             front,
+            builder,
         })
     }
 
+    /// Writes a file for a client's scripts.
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        self.client.write(name, text);
+    }
+
     /// Runs a script of a client that distributes.
-    fn client(&self, script: &str) -> Outcome {
+    pub(crate) fn client(&self, script: &str) -> Outcome {
         self.client.sh(&format!("{CLIENT}{script}"))
     }
 
-    fn statistics(&self) -> Value {
+    pub(crate) fn statistics(&self) -> Value {
         statistics(&self.client)
     }
 }
@@ -504,7 +512,7 @@ fn machine_without_user_namespaces_is_told_which_setting_forbids_them() {
     let text = format!(
         "mode = \"builder\"\nisolation = \"userns\"\ndir = \"{}\"\n\
          sccache_dist = \"/none\"\nserver_config = \"/none\"\nbwrap = \"/usr/bin/bwrap\"\n\
-         port = 10501\njobs_socket = \"/none\"\ngrace_millis = 0\n[limits]\ntime_millis = 60000\n",
+         listen = \"0.0.0.0:10501\"\nserver = \"127.0.0.1:10502\"\njobs_socket = \"/none\"\ngrace_millis = 0\n[limits]\ntime_millis = 60000\n",
         folder.path().display()
     );
     std::fs::write(&file, text).unwrap();

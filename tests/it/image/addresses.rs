@@ -131,3 +131,20 @@ fn container_in_the_network_of_the_host_builds_for_it() {
     let main = start(&site, "hosted", &flags);
     compiles_there(&format!("127.0.0.1:{scheduler}"), 1, &main);
 }
+
+#[test]
+fn script_publishes_the_builders_port_where_it_was_told_to() {
+    let Some(site) = Site::open() else { return };
+    let script = site.script("bound");
+    let port = free_port().to_string();
+    let mut command = script.command();
+    command.envs([
+        ("SCCACHE_BIND", "127.0.0.1"),
+        ("SCCACHE_PUBLIC_ADDR", &format!("127.0.0.1:{port}")),
+    ]);
+    let start = command.args(["start", "distributed-ephemeral"]);
+    run(start, LONG).ok();
+    let published = site.docker.ok(&["port", &script.container, "10501"]);
+    script.call(&["remove"]).ok();
+    assert_eq!(published.trim(), format!("127.0.0.1:{port}"));
+}

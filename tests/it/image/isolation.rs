@@ -122,7 +122,7 @@ fn trial(site: &Site, flags: &[&str], kind: &str, profile: &Value, bwrap: &str) 
     let config = format!(
         "mode = \"builder\"\nisolation = \"userns\"\ndir = \"/var/sccache/builder\"\n\
          sccache_dist = \"/none\"\nserver_config = \"/none\"\nbwrap = \"{bwrap}\"\n\
-         port = 10501\njobs_socket = \"/none\"\ngrace_millis = 0\n[limits]\ntime_millis = 60000\n"
+         listen = \"0.0.0.0:10501\"\nserver = \"127.0.0.1:10502\"\njobs_socket = \"/none\"\ngrace_millis = 0\n[limits]\ntime_millis = 60000\n"
     );
     fs::write(folder.path().join("builder.toml"), config).unwrap();
     let newer = tools().join("bubblewrap");

@@ -1,0 +1,188 @@
+//! Room for connections: a bounded number, of which those who have most give up the oldest.
+
+use crate::gateway::crowd::owner;
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::Notify;
+
+/// Most connections at one time. Each takes two descriptors here, and a thread of `sccache-dist` from its handshake on.
+const SEATS: usize = 512;
+/// Descriptors for everything else.
+const SPARE_FILES: usize = 64;
+
+/// All seats.
+#[derive(Debug)]
+pub(super) struct Seats {
+    // A plain mutex: held for a look-up, never across I/O or an await.
+    taken: Arc<Mutex<Taken>>,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    most: usize,
+    next: u64,
+    holders: HashMap<u64, Holder>,
+    /// The seats of each owner, those of strangers before others, the oldest first.
+    of_one: HashMap<IpAddr, BTreeSet<(bool, u64)>>,
+}
+
+#[derive(Debug)]
+struct Holder {
+    owner: IpAddr,
+    /// It has come as far as a request.
+    keeps: bool,
+    needed: Arc<Notify>,
+}
+
+/// The seat of one connection, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Seat {
+    taken: Arc<Mutex<Taken>>,
+    number: u64,
+    needed: Arc<Notify>,
+}
+
+impl Seats {
+    /// As many as there are descriptors for.
+    pub(super) fn new() -> Seats {
+        use nix::sys::resource::{Resource, getrlimit, setrlimit};
+        let wanted = 2 * SEATS + SPARE_FILES;
+        let files = match getrlimit(Resource::RLIMIT_NOFILE) {
+            Ok((soft, hard)) => {
+                let more = (wanted as u64).min(hard).max(soft);
+                let raised = setrlimit(Resource::RLIMIT_NOFILE, more, hard).is_ok();
+                usize::try_from(if raised { more } else { soft }).unwrap_or(usize::MAX)
+            }
+            Err(_) => wanted,
+        };
+        Seats::of((files.saturating_sub(SPARE_FILES) / 2).clamp(16, SEATS))
+    }
+
+    fn of(most: usize) -> Seats {
+        let taken = Taken {
+            most,
+            ..Taken::default()
+        };
+        Seats {
+            taken: Arc::new(Mutex::new(taken)),
+        }
+    }
+
+    /// A seat. Where none is free, that of whoever has most; who has most gives up one without a request, or gets none.
+    pub(super) fn take(&self, peer: IpAddr) -> Option<Seat> {
+        let owner = owner(peer);
+        let mut taken = lock(&self.taken);
+        if taken.holders.len() >= taken.most {
+            let number = taken.victim(owner)?;
+            taken.free(number)?.needed.notify_one();
+        }
+        let (number, needed) = (taken.next, Arc::new(Notify::new()));
+        taken.next += 1;
+        let holder = Holder {
+            owner,
+            keeps: false,
+            needed: Arc::clone(&needed),
+        };
+        taken.enter(number, holder);
+        Some(Seat {
+            taken: Arc::clone(&self.taken),
+            number,
+            needed,
+        })
+    }
+}
+
+impl Taken {
+    /// Whose seat goes for one more of `owner`.
+    fn victim(&self, owner: IpAddr) -> Option<u64> {
+        let own = self.of_one.get(&owner);
+        let most = self.of_one.values().max_by_key(|theirs| theirs.len())?;
+        let oldest = match own {
+            Some(own) if own.len() >= most.len() => own.first().filter(|(keeps, _)| !keeps),
+            Some(_) | None => most.first(),
+        };
+        oldest.map(|(_, number)| *number)
+    }
+
+    fn enter(&mut self, number: u64, holder: Holder) {
+        let seats = self.of_one.entry(holder.owner).or_default();
+        seats.insert((holder.keeps, number));
+        self.holders.insert(number, holder);
+    }
+
+    fn free(&mut self, number: u64) -> Option<Holder> {
+        let holder = self.holders.remove(&number)?;
+        if let Some(seats) = self.of_one.get_mut(&holder.owner) {
+            seats.remove(&(holder.keeps, number));
+            if seats.is_empty() {
+                self.of_one.remove(&holder.owner);
+            }
+        }
+        Some(holder)
+    }
+}
+
+impl Seat {
+    /// It has come as far as a request: others of the same owner go before it.
+    pub(super) fn keep(&self) {
+        let mut taken = lock(&self.taken);
+        if let Some(holder) = taken.free(self.number) {
+            let keeps = true;
+            taken.enter(self.number, Holder { keeps, ..holder });
+        }
+    }
+
+    /// Waits until somebody else needs it.
+    pub(super) async fn is_needed(&self) {
+        self.needed.notified().await;
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        lock(&self.taken).free(self.number);
+    }
+}
+
+fn lock(taken: &Mutex<Taken>) -> MutexGuard<'_, Taken> {
+    taken.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[tokio::test]
+    async fn newcomer_gets_the_oldest_seat_of_whoever_has_most() {
+        let seats = Seats::of(3);
+        let held: Vec<Seat> = ["2001:db8::1", "2001:db8::2", "10.0.0.1"]
+            .map(|peer| seats.take(ip(peer)).unwrap())
+            .into();
+        let newcomer = seats.take(ip("10.0.0.2")).unwrap();
+        held[0].is_needed().await;
+        drop(held);
+        drop(newcomer);
+        let taken = lock(&seats.taken);
+        assert!(taken.holders.is_empty() && taken.of_one.is_empty());
+    }
+
+    #[tokio::test]
+    async fn requests_stay_when_their_owner_comes_with_more() {
+        let seats = Seats::of(2);
+        let (request, idle) = (seats.take(ip("10.0.0.1")), seats.take(ip("10.0.0.1")));
+        let (request, idle) = (request.unwrap(), idle.unwrap());
+        request.keep();
+        let other = seats.take(ip("10.0.0.1")).unwrap();
+        idle.is_needed().await;
+        other.keep();
+        assert!(seats.take(ip("10.0.0.1")).is_none());
+        // Somebody else gets in all the same.
+        seats.take(ip("10.0.0.2")).unwrap();
+        request.is_needed().await;
+    }
+}
