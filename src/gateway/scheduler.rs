@@ -97,6 +97,7 @@ pub(crate) struct Front {
     changed: Notify,
     /// There are heartbeats that the file does not have.
     news: Notify,
+    round: Mutex<Option<pass::Round>>,
     /// Held by the one allocation whose answer decides about the next.
     single: Arc<tokio::sync::Mutex<()>>,
     /// Each allocation holds a thread of the scheduler until the builder has answered.
@@ -119,6 +120,7 @@ impl Front {
             ledger: Mutex::default(),
             changed: Notify::new(),
             news: Notify::new(),
+            round: Mutex::default(),
             single: Arc::default(),
             allocations: Arc::new(Semaphore::new(threads - SPARE_THREADS)),
             figures: Figures::default(),

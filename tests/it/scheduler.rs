@@ -5,7 +5,9 @@ mod compiles;
 mod refusals;
 
 use crate::harness::{WRITER, wait_for};
-use cluster::{Allocation, Builder, Cluster, Front, SOON, free_port, toolchain};
+use cluster::{
+    Allocation, Builder, Cluster, Counted, Front, RealScheduler, SOON, free_port, toolchain,
+};
 use nix::sys::signal::Signal;
 use sccache_dock::gateway::config::{self, WrongToken};
 use sccache_dock::gateway::status::BuilderState;
@@ -190,6 +192,33 @@ fn paused_builder_is_found_out_and_its_clients_are_sent_home() {
     // The scheduler's own attempt succeeds now, for a client that is gone; there is room for others.
     let allocation = front.allocate('b');
     run(front, builder, &allocation);
+}
+
+#[test]
+fn builder_is_asked_once_at_a_time_whoever_waits() {
+    let scheduler = RealScheduler::start();
+    let local = config::Scheduler::Local(scheduler.address);
+    let front = Front::start(local, None, WrongToken::Fail);
+    let bind = free_port("127.0.0.6");
+    let counted = Counted::to(bind);
+    let _builder =
+        Builder::start_behind(counted.address, bind, front.address, cluster::SERVER_TOKEN);
+    front.wait_for_servers(1);
+    wait_for("the builder's port", SOON, || TcpStream::connect(bind).ok());
+    // Allocations wait for one another until the toolchain is there.
+    run(&front, counted.address, &front.allocate('a'));
+    let (before, start) = (counted.questions(), crate::harness::now());
+    scheduler.process.signal(Signal::SIGSTOP);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| assert_eq!(front.allocate_as(WRITER, &toolchain('a')).code, 503));
+        }
+    });
+    scheduler.process.signal(Signal::SIGCONT);
+    let (asked, took) = (counted.questions() - before, start.elapsed());
+    println!("8 allocations waited for {took:?}, and the builder was asked {asked} times");
+    let rounds = took.as_millis() / 500;
+    assert!((1..=rounds + 1).contains(&(asked as u128)));
 }
 
 #[test]

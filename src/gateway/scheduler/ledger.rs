@@ -7,11 +7,14 @@
 //! toolchain on a builder: unknown -> preparing (upload, unpack) -> there
 //! ```
 
+mod jobs;
+
 use super::kept::Kept;
 use super::wire::{Heartbeat, JobState};
 use crate::gateway::status::{BuilderState, BuilderStatus};
 use bytes::Bytes;
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use jobs::Jobs;
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -20,12 +23,6 @@ use tokio::time::Instant;
 const LOST: Duration = Duration::from_secs(90);
 /// A heartbeat comes every 30 s; one that is older than this is not replayed to a new scheduler.
 const REPLAYED: Duration = Duration::from_secs(45);
-/// The scheduler gives up jobs whose client does not claim them, at the builder's next heartbeat.
-const UNCLAIMED: Duration = Duration::from_secs(90);
-/// It waits longer for those whose toolchain is missing.
-const UNCLAIMED_PENDING: Duration = Duration::from_secs(300);
-/// A job that started so long ago is forgotten: the client itself waits for 20 minutes at most.
-const LONGEST_JOB: Duration = Duration::from_secs(3600);
 /// How long a client may take to begin with the upload of a toolchain, or to send the inputs.
 const BEGINS: Duration = Duration::from_secs(20);
 /// How long a builder may be busy with an upload.
@@ -38,8 +35,6 @@ const SHUNNED: Duration = Duration::from_secs(40);
 const HOLD: Duration = Duration::from_secs(3);
 /// Most builders.
 const BUILDERS: usize = 256;
-/// Most jobs that are remembered.
-const JOBS: usize = 1 << 16;
 /// Most former processes of a builder that are remembered.
 const RETIRED: usize = 16;
 /// Most toolchains of a builder that are remembered.
@@ -120,20 +115,11 @@ struct Preparing {
     started: bool,
 }
 
-#[derive(Debug)]
-struct Job {
-    builder: SocketAddr,
-    toolchain: String,
-    state: JobState,
-    since: Instant,
-    lost: bool,
-}
-
 /// Builders and jobs.
 #[derive(Debug, Default)]
 pub struct Ledger {
     builders: BTreeMap<SocketAddr, Builder>,
-    jobs: HashMap<u64, Job>,
+    jobs: Jobs,
 }
 
 impl Ledger {
@@ -170,8 +156,7 @@ impl Ledger {
                 retired.pop_front();
             }
             // Its jobs died with it.
-            let dead = self.jobs.extract_if(|_, job| job.builder == address);
-            failed += dead.count() as u64;
+            failed += self.jobs.remove_of(&address);
         }
         let builder = Builder {
             cores,
@@ -198,9 +183,7 @@ impl Ledger {
 
     /// A new scheduler has taken the place of the one that knew the jobs.
     pub fn scheduler_started(&mut self) {
-        for job in self.jobs.values_mut() {
-            job.lost = true;
-        }
+        self.jobs.lose();
     }
 
     /// Takes up a heartbeat that a gateway before this one has kept. False when the builder spoke for itself already.
@@ -277,7 +260,7 @@ impl Ledger {
             }
             all_have_it &= builder.toolchains.contains(toolchain);
             all_are_awake &= builder.silent.is_none() || builder.is_shunned(now);
-            let weight = builder.weight(self.load(now, address));
+            let weight = builder.weight(self.jobs.counted(address));
             match &builder.preparing {
                 None => free = free.min(weight),
                 Some(preparing) => {
@@ -306,25 +289,17 @@ impl Ledger {
         toolchain: &str,
         needs_it: bool,
     ) -> Assignment {
-        if self.jobs.len() < JOBS {
-            let job_there = Job {
-                builder: address,
-                toolchain: toolchain.to_owned(),
-                state: if needs_it {
-                    JobState::Pending
-                } else {
-                    JobState::Ready
-                },
-                since: now,
-                lost: false,
-            };
-            self.jobs.insert(job, job_there);
-        }
+        let state = if needs_it {
+            JobState::Pending
+        } else {
+            JobState::Ready
+        };
+        self.jobs.insert(now, job, address, toolchain, state);
         let Some(builder) = self.builders.get_mut(&address) else {
             return Assignment::Taken;
         };
         if builder.leaving {
-            self.jobs.remove(&job);
+            self.jobs.remove(job);
             return Assignment::Leaving;
         }
         if needs_it {
@@ -344,7 +319,7 @@ impl Ledger {
 
     /// What is known of a job that the builder at `address` speaks of.
     pub fn known(&self, job: u64, address: &SocketAddr) -> Known {
-        match self.jobs.get(&job) {
+        match self.jobs.get(job) {
             Some(found) if found.builder != *address => Known::No,
             Some(found) if found.lost => Known::Lost,
             Some(_) => Known::Yes,
@@ -377,12 +352,11 @@ impl Ledger {
         }
         if complete {
             builder.done += 1;
-            if let Some(over) = self.jobs.remove(&job) {
+            if let Some(over) = self.jobs.remove(job) {
                 builder.remember(over.toolchain);
             }
-        } else if let Some(known) = self.jobs.get_mut(&job) {
-            known.state = state;
-            known.since = now;
+        } else {
+            self.jobs.progressed(now, job, state);
         }
     }
 
@@ -411,7 +385,7 @@ impl Ledger {
                     _ => BuilderState::Ready,
                 },
                 slots: builder.cores,
-                jobs: self.jobs_of(address),
+                jobs: self.jobs.of(address),
                 done: builder.done,
                 failed: builder.failed,
                 last_sign_seconds: now.duration_since(builder.last_sign).as_secs(),
@@ -421,7 +395,7 @@ impl Ledger {
 
     /// Forgets what is over without anybody having said so.
     fn expire(&mut self, now: Instant) {
-        for (_, job) in self.jobs.extract_if(|_, job| job.is_over(now)) {
+        for job in self.jobs.expire(now) {
             if let Some(builder) = self.builders.get_mut(&job.builder) {
                 builder.failed += 1;
             }
@@ -434,17 +408,6 @@ impl Ledger {
                 builder.remember(preparing.toolchain);
             }
         }
-    }
-
-    /// Jobs that the scheduler counts.
-    fn load(&self, now: Instant, address: &SocketAddr) -> u64 {
-        let counted = |job: &&Job| job.builder == *address && job.is_counted(now);
-        self.jobs.values().filter(counted).count() as u64
-    }
-
-    fn jobs_of(&self, address: &SocketAddr) -> u64 {
-        let of_it = |job: &&Job| job.builder == *address;
-        self.jobs.values().filter(of_it).count() as u64
     }
 }
 
@@ -482,25 +445,6 @@ impl Builder {
             self.toolchains.clear();
         }
         self.toolchains.insert(toolchain);
-    }
-}
-
-impl Job {
-    fn is_over(&self, now: Instant) -> bool {
-        let bound = match self.state {
-            JobState::Pending | JobState::Ready => UNCLAIMED_PENDING,
-            JobState::Started | JobState::Complete => LONGEST_JOB,
-        };
-        now.duration_since(self.since) > bound
-    }
-
-    fn is_counted(&self, now: Instant) -> bool {
-        let bound = match self.state {
-            JobState::Pending => UNCLAIMED_PENDING,
-            JobState::Ready => UNCLAIMED,
-            JobState::Started | JobState::Complete => LONGEST_JOB,
-        };
-        !self.lost && now.duration_since(self.since) <= bound
     }
 }
 

@@ -5,14 +5,31 @@ use super::kept::{SILENCE, answers};
 use super::ledger::Admission;
 use super::routes::WAIT;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
-use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, watch};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tracing::{info, warn};
 
 /// After so long, the builders' ports are asked whether one of them stands still.
 const DOUBT: Duration = Duration::from_millis(500);
+
+/// One question to every quiet builder, for all allocations that wait.
+#[derive(Debug, Clone)]
+pub(super) struct Round {
+    begun: Instant,
+    /// The first builder that did not answer.
+    silent: watch::Receiver<Poll<Option<SocketAddr>>>,
+}
+
+impl Round {
+    /// Another one would find out no more: it is under way, or began a moment ago.
+    fn is_good(&self, now: Instant) -> bool {
+        let is_under_way = self.silent.borrow().is_pending() && self.silent.has_changed().is_ok();
+        is_under_way || now < self.begun + DOUBT
+    }
+}
 
 /// What an allocation holds on its way.
 pub(super) struct Pass {
@@ -54,27 +71,51 @@ impl Front {
 
     /// Ends when a builder stands still for which the scheduler may be waiting.
     pub(super) async fn silent_builder(self: &Arc<Front>) -> SocketAddr {
+        let mut next = Instant::now() + DOUBT;
         loop {
-            sleep(DOUBT).await;
-            let quiet = self.ledger().quiet(Instant::now(), DOUBT);
-            let asked = quiet
-                .into_iter()
-                .map(|builder| async move { (!answers(builder).await).then_some(builder) });
-            let silent = futures_util::future::join_all(asked).await;
-            let silent: Vec<SocketAddr> = silent.into_iter().flatten().collect();
-            for builder in &silent {
-                if self.ledger().silent(Instant::now(), builder) {
-                    warn!(
-                        "builder {builder} does not answer on its port: it gets no more jobs, and clients whose jobs \
-                         it has may wait for 20 minutes, as sccache does (hint: is its container paused?)"
-                    );
-                    tokio::spawn(Arc::clone(self).watch(*builder));
-                }
+            sleep_until(next).await;
+            let Round { begun, mut silent } = self.round();
+            let found = silent.wait_for(Poll::is_ready).await;
+            if let Ok(Poll::Ready(Some(builder))) = found.as_deref() {
+                return *builder;
             }
-            if let Some(first) = silent.first() {
-                return *first;
+            next = begun + DOUBT;
+        }
+    }
+
+    /// The present round of questions. It goes on when those who wait for it have gone home.
+    fn round(self: &Arc<Front>) -> Round {
+        let mut last = self.round.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if let Some(round) = last.as_ref().filter(|round| round.is_good(now)) {
+            return round.clone();
+        }
+        let (say, silent) = watch::channel(Poll::Pending);
+        let front = Arc::clone(self);
+        tokio::spawn(async move {
+            let _ = say.send(Poll::Ready(front.ask_quiet_builders().await));
+        });
+        last.insert(Round { begun: now, silent }).clone()
+    }
+
+    /// The first builder that stands still.
+    async fn ask_quiet_builders(self: &Arc<Front>) -> Option<SocketAddr> {
+        let quiet = self.ledger().quiet(Instant::now(), DOUBT);
+        let asked = quiet
+            .into_iter()
+            .map(|builder| async move { (!answers(builder).await).then_some(builder) });
+        let silent = futures_util::future::join_all(asked).await;
+        let silent: Vec<SocketAddr> = silent.into_iter().flatten().collect();
+        for builder in &silent {
+            if self.ledger().silent(Instant::now(), builder) {
+                warn!(
+                    "builder {builder} does not answer on its port: it gets no more jobs, and clients whose jobs \
+                     it has may wait for 20 minutes, as sccache does (hint: is its container paused?)"
+                );
+                tokio::spawn(Arc::clone(self).watch(*builder));
             }
         }
+        silent.first().copied()
     }
 
     /// Follows a silent builder until it answers, gives another sign, or is lost.

@@ -7,12 +7,14 @@ use sccache_dock::gateway::config::{self, Config, Dist, WrongToken};
 use sccache_dock::gateway::status::{BuilderStatus, DistStatus, Status};
 use sccache_dock::listeners;
 use sccache_dock::secret::Secret;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 pub(super) const SERVER_TOKEN: &str = "server-token";
@@ -53,6 +55,7 @@ pub(super) struct Builder {
     pub(super) address: SocketAddr,
     folder: tempfile::TempDir,
     front: SocketAddr,
+    bind: SocketAddr,
 }
 
 impl Builder {
@@ -61,22 +64,38 @@ impl Builder {
     }
 
     pub(super) fn start_at(address: SocketAddr, front: SocketAddr, server_token: &str) -> Builder {
+        Builder::start_behind(address, address, front, server_token)
+    }
+
+    /// One that listens elsewhere than where others reach it.
+    pub(super) fn start_behind(
+        address: SocketAddr,
+        bind: SocketAddr,
+        front: SocketAddr,
+        server_token: &str,
+    ) -> Builder {
         let folder = tempfile::tempdir().unwrap();
-        let process = Builder::process(folder.path(), address, front, server_token);
+        let process = Builder::process(folder.path(), [address, bind], front, server_token);
         Builder {
             process,
             address,
             folder,
             front,
+            bind,
         }
     }
 
-    fn process(folder: &Path, address: SocketAddr, front: SocketAddr, secret: &str) -> Process {
+    fn process(
+        folder: &Path,
+        [address, bind]: [SocketAddr; 2],
+        front: SocketAddr,
+        secret: &str,
+    ) -> Process {
         let server = Server {
             cache_dir: folder.join("cache"),
             toolchain_cache_size: 1 << 30,
             public_addr: address,
-            bind_address: address,
+            bind_address: bind,
             scheduler_url: format!("http://{front}"),
             scheduler_auth: token(secret),
             builder: Overlay {
@@ -91,8 +110,50 @@ impl Builder {
     pub(super) fn restart(&mut self) {
         self.process.signal(Signal::SIGKILL);
         self.process.exit();
-        self.process = Builder::process(self.folder.path(), self.address, self.front, SERVER_TOKEN);
+        let addresses = [self.address, self.bind];
+        self.process = Builder::process(self.folder.path(), addresses, self.front, SERVER_TOKEN);
     }
+}
+
+/// The way to a builder, on which it is counted how often the front asks whether it is awake.
+pub(super) struct Counted {
+    pub(super) address: SocketAddr,
+    questions: Arc<AtomicUsize>,
+}
+
+impl Counted {
+    pub(super) fn to(builder: SocketAddr) -> Counted {
+        let listener = TcpListener::bind((builder.ip(), 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let questions = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&questions);
+        std::thread::spawn(move || {
+            while let Ok((stream, _)) = listener.accept() {
+                let counter = Arc::clone(&counter);
+                std::thread::spawn(move || pass(stream, builder, &counter));
+            }
+        });
+        Counted { address, questions }
+    }
+
+    pub(super) fn questions(&self) -> usize {
+        self.questions.load(Relaxed)
+    }
+}
+
+fn pass(mut stream: TcpStream, builder: SocketAddr, counter: &AtomicUsize) -> io::Result<()> {
+    let mut first = [0; 4];
+    stream.read_exact(&mut first)?;
+    counter.fetch_add(usize::from(first == *b"GET "), Relaxed);
+    let mut upstream = TcpStream::connect(builder)?;
+    upstream.write_all(&first)?;
+    let (mut back, mut to) = (upstream.try_clone()?, stream.try_clone()?);
+    std::thread::spawn(move || {
+        let _ = io::copy(&mut back, &mut to);
+        to.shutdown(Shutdown::Both)
+    });
+    io::copy(&mut stream, &mut upstream)?;
+    upstream.shutdown(Shutdown::Write)
 }
 
 /// The scheduler's process, and how to start another.

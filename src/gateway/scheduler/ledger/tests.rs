@@ -175,7 +175,7 @@ fn jobs_of_a_dead_process_and_unclaimed_ones_have_failed() {
     beat(&mut ledger, now, 1, 2).unwrap();
     assert_eq!(ledger.builders(now, None)[0].failed, 1);
     ledger.assigned(now, 2, address(1), T, false);
-    let later = now + UNCLAIMED_PENDING + seconds(1);
+    let later = now + jobs::UNCLAIMED_PENDING + seconds(1);
     beat(&mut ledger, later, 1, 2).unwrap();
     let builder = &ledger.builders(later, None)[0];
     assert_eq!((builder.failed, builder.jobs), (2, 0));
@@ -231,4 +231,23 @@ fn silent_builder_is_doubted_until_it_gives_a_sign_or_the_scheduler_shuns_it() {
     ledger.silent(shunned, &address(1));
     ledger.awake(&address(1));
     assert!(!ledger.is_silent(shunned, &address(1)));
+}
+
+#[test]
+fn admission_looks_at_no_job() {
+    let now = Instant::now();
+    let ports: Vec<u16> = (1..=u16::try_from(BUILDERS).unwrap()).collect();
+    let mut ledger = with(now, &ports);
+    for job in 0..1 << 16 {
+        let port = u16::try_from(job % BUILDERS as u64).unwrap() + 1;
+        ledger.assigned(now, job, address(port), T, false);
+    }
+    let (start, count) = (Instant::now(), 1000);
+    for _ in 0..count {
+        ledger.admit(now, T);
+    }
+    let took = start.elapsed();
+    println!("{:?} an allocation", took / count);
+    // A look at every job takes minutes.
+    assert!(took < seconds(20));
 }
