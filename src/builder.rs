@@ -12,11 +12,15 @@
 mod advice;
 pub mod config;
 mod filter;
+mod folder;
 pub mod isolation;
 mod leftovers;
 mod limits;
+mod mounts;
 mod relay;
 pub mod shim;
+mod spared;
+mod speech;
 mod tree;
 
 use crate::cli::exit;
@@ -172,8 +176,9 @@ fn keep(path: &Path, config: &Config) -> Result<u8, Error> {
     leftovers::say_what_stays(&config.dir);
     let terms = terms(config, procfs);
     info!(
-        "jobs are isolated by {isolation:?} with a {procfs:?} procfs, each with at most {} MiB, {} processes and {} s",
+        "jobs are isolated by {isolation:?} with a {procfs:?} procfs, each with at most {} MiB of memory, {} MiB of files, {} processes and {} s",
         terms.memory_bytes >> 20,
+        terms.disk_bytes >> 20,
         terms.processes,
         terms.time_millis / 1000,
     );
@@ -253,7 +258,7 @@ fn ourselves(path: &Path, part: Part) -> Command {
 }
 
 fn terms(config: &Config, procfs: Procfs) -> Terms {
-    let ceiling = limits::ceiling(&config.limits);
+    let ceiling = limits::ceiling(&config.limits, &config.dir);
     Terms {
         bwrap: config.bwrap.clone(),
         procfs,
@@ -261,6 +266,7 @@ fn terms(config: &Config, procfs: Procfs) -> Terms {
         memory_bytes: ceiling.memory_bytes,
         processes: ceiling.processes,
         time_millis: config.limits.time_millis,
+        disk_bytes: ceiling.disk_bytes,
     }
 }
 
@@ -278,6 +284,7 @@ fn serve(config: &Config) -> Result<Infallible, Error> {
     if let Some(slots) = config.slots {
         take_slots(slots).map_err(system("limit the processors"))?;
     }
+    spared::go_before_others();
     let cause = Command::new(&config.sccache_dist)
         .args(["server", "--config"])
         .arg(&config.server_config)

@@ -49,5 +49,7 @@ pub struct Limits {
     pub memory_bytes: Option<u64>,
     /// Processes and threads together.
     pub processes: Option<u64>,
+    /// What one job may write.
+    pub disk_bytes: Option<u64>,
     pub time_millis: u64,
 }

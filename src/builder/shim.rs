@@ -12,7 +12,10 @@
 //! `../` leads through, is missing. What is wrong with the source, the client's own compiler says as well.
 
 use crate::builder::filter::Filters;
-use crate::builder::tree;
+use crate::builder::folder::{Content, FILES, Folder};
+use crate::builder::mounts::confine;
+use crate::builder::speech::Speech;
+use crate::builder::{spared, tree};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, UsageWho, getrusage, setrlimit};
 use nix::sys::signal::{Signal, raise};
@@ -23,7 +26,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// In the environment of `sccache-dist`: what its shims are to do, as JSON.
@@ -55,6 +58,8 @@ pub struct Terms {
     /// Processes and threads together.
     pub processes: u64,
     pub time_millis: u64,
+    /// What it may write, in all and to one file.
+    pub disk_bytes: u64,
 }
 
 /// The limit that a job went over.
@@ -64,6 +69,12 @@ pub enum Limit {
     Memory,
     Processes,
     Time,
+    /// What it says.
+    Output,
+    /// What it writes.
+    Disk,
+    /// How many files it leaves, or of what kind: a FIFO, a socket, a device.
+    Files,
 }
 
 /// What is told of a job.
@@ -105,15 +116,18 @@ pub fn run(terms: &str, arguments: Vec<OsString>) -> io::Result<u8> {
     let reserved = terms.memory_bytes.saturating_mul(2);
     setrlimit(Resource::RLIMIT_DATA, reserved, reserved)?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
-    let job = name(&arguments);
+    setrlimit(Resource::RLIMIT_FSIZE, terms.disk_bytes, terms.disk_bytes)?;
+    let reports = Reports::to(terms.jobs_socket.as_deref());
+    let folder = Folder::of(&arguments);
+    let job = name(folder.as_ref());
     // Bubblewrap leaves before its own child, which has run the job: what that used would be lost with it.
     nix::sys::prctl::set_child_subreaper(true)?;
-    let reports = Reports::to(terms.jobs_socket.as_deref());
     reports.send(&Report::Started { job: job.clone() });
     let begin = now();
-    let mut sandbox = Sandbox::start(&terms, arguments)?;
-    let (status, limit) = sandbox.watch(&terms, begin)?;
+    let mut sandbox = Sandbox::start(&terms, folder.as_ref(), arguments)?;
+    let (status, limit) = sandbox.watch(&terms, folder.as_ref(), begin)?;
     reap_the_rest();
+    sandbox.speech.finish();
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
     // The kernel tells the largest process that ended by itself; one that was killed only a look has seen.
     let peak = u64::try_from(usage.max_rss()).unwrap_or(0) << 10;
@@ -124,7 +138,10 @@ pub fn run(terms: &str, arguments: Vec<OsString>) -> io::Result<u8> {
         .unwrap_or(128 + status.signal().unwrap_or_default());
     // A compiler that fails at more than the limit has run out of memory; if not, the client's own finds out the same.
     let starved = exit != 0 && peak > terms.memory_bytes;
-    let limit = limit.or(starved.then_some(Limit::Memory));
+    let limit = limit
+        .or(starved.then_some(Limit::Memory))
+        .or(sandbox.speech.is_too_much().then_some(Limit::Output))
+        .or_else(|| left_over(&terms, folder.as_ref()?));
     reports.send(&Report::Ended {
         job,
         exit,
@@ -138,6 +155,9 @@ pub fn run(terms: &str, arguments: Vec<OsString>) -> io::Result<u8> {
         limit,
     });
     if limit.is_some() || exit != 0 {
+        if let Some(folder) = folder {
+            folder.withhold()?;
+        }
         raise(Signal::SIGKILL)?;
     }
     Ok(0)
@@ -166,19 +186,23 @@ fn reap_the_rest() {
 /// A running bubblewrap.
 struct Sandbox {
     child: Child,
-    /// Readable when the child has ended.
+    /// Readable when the child has ended, or has said too much.
     ended: UnixStream,
+    speech: Speech,
     /// The most memory of the whole job that any look has found.
     seen_bytes: u64,
 }
 
 impl Sandbox {
-    fn start(terms: &Terms, mut arguments: Vec<OsString>) -> io::Result<Sandbox> {
-        if terms.procfs == Procfs::Bind {
-            bind_proc(&mut arguments);
-        }
+    fn start(
+        terms: &Terms,
+        folder: Option<&Folder>,
+        mut arguments: Vec<OsString>,
+    ) -> io::Result<Sandbox> {
+        let shm = folder.map(Folder::shm).transpose()?;
+        confine(&mut arguments, terms.procfs, shm.as_deref());
         let (ended, wake) = UnixStream::pair()?;
-        signal_hook::low_level::pipe::register(signal_hook::consts::SIGCHLD, wake)?;
+        signal_hook::low_level::pipe::register(signal_hook::consts::SIGCHLD, wake.try_clone()?)?;
         let filters = Filters::new()?;
         let mut command = Command::new(&terms.bwrap);
         command
@@ -187,12 +211,15 @@ impl Sandbox {
             .arg("--new-session")
             .args(arguments)
             // Bubblewrap hands its own environment on to the job.
-            .env_clear();
+            .env_clear()
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         if let Some(path) = std::env::var_os("PATH") {
             command.env("PATH", path);
         }
-        let child = command.spawn()?;
+        let mut child = spared::first_to_go(|| command.spawn())?;
         Ok(Sandbox {
+            speech: Speech::pass_on(&mut child, &wake)?,
             child,
             ended,
             seen_bytes: 0,
@@ -200,11 +227,21 @@ impl Sandbox {
     }
 
     /// Waits for the end, and brings it about where a limit is passed.
-    fn watch(&mut self, terms: &Terms, begin: Instant) -> io::Result<(ExitStatus, Option<Limit>)> {
+    fn watch(
+        &mut self,
+        terms: &Terms,
+        folder: Option<&Folder>,
+        begin: Instant,
+    ) -> io::Result<(ExitStatus, Option<Limit>)> {
         let (mut look_at, mut limit) = (begin + FIRST_LOOK, None);
+        let mut walk_at = look_at;
         loop {
             if let Some(status) = self.child.try_wait()? {
                 return Ok((status, limit));
+            }
+            if limit.is_none() && self.speech.is_too_much() {
+                limit = Some(Limit::Output);
+                self.child.kill()?;
             }
             let left = look_at.saturating_duration_since(now()).as_millis() + 1;
             let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
@@ -224,6 +261,10 @@ impl Sandbox {
                 let size = tree::measure(self.child.id(), terms.processes);
                 self.seen_bytes = self.seen_bytes.max(size.memory_bytes);
                 limit = passed(terms, now - begin, size);
+                if let Some(folder) = folder.filter(|_| limit.is_none() && now >= walk_at) {
+                    limit = too_much(terms.disk_bytes, folder.content(terms.disk_bytes));
+                    walk_at = self::now() + 20 * (self::now() - now);
+                }
                 if limit.is_some() {
                     // Its process namespace goes with it.
                     self.child.kill()?;
@@ -241,36 +282,34 @@ fn passed(terms: &Terms, age: Duration, size: tree::Size) -> Option<Limit> {
         Some(Limit::Processes)
     } else if size.memory_bytes > terms.memory_bytes {
         Some(Limit::Memory)
+    } else if size.written_bytes > terms.disk_bytes {
+        Some(Limit::Disk)
     } else {
         None
     }
 }
 
-/// `--proc /proc` becomes a read-only bind of what we have there.
-fn bind_proc(arguments: &mut Vec<OsString>) {
-    let found = arguments
-        .windows(2)
-        .position(|pair| pair[0] == "--proc" && pair[1] == "/proc");
-    if let Some(at) = found {
-        let bind = ["--ro-bind", "/proc", "/proc"].map(OsString::from);
-        arguments.splice(at..at + 2, bind);
+/// The limit of files that a job has passed, if any.
+fn too_much(disk_bytes: u64, content: Content) -> Option<Limit> {
+    if content.bytes > disk_bytes {
+        Some(Limit::Disk)
+    } else {
+        (content.files > FILES).then_some(Limit::Files)
     }
 }
 
-/// The job's name: `sccache-dist` makes one of the toolchain's hash and a number, and a folder for it.
-fn name(arguments: &[OsString]) -> String {
-    let bound = arguments
-        .iter()
-        .position(|argument| argument == "--bind")
-        .and_then(|at| arguments.get(at + 1));
-    let folder = bound
-        .and_then(|target| Path::new(target).parent())
-        .and_then(Path::file_name)
-        .map(|name| name.to_string_lossy().into_owned())
-        .unwrap_or_default();
-    match folder.rsplit_once('-') {
-        Some((toolchain, number)) => format!("{:.8}-{number}", toolchain),
-        None => folder,
+/// The limit of files that a job has passed when it has ended.
+fn left_over(terms: &Terms, folder: &Folder) -> Option<Limit> {
+    let content = folder.content(terms.disk_bytes);
+    too_much(terms.disk_bytes, content).or(content.is_strange.then_some(Limit::Files))
+}
+
+/// The job's name: of the toolchain's hash and a number, as `sccache-dist` calls its folder.
+fn name(folder: Option<&Folder>) -> String {
+    let name = folder.and_then(Folder::name).unwrap_or_default();
+    match name.rsplit_once('-') {
+        Some((toolchain, number)) => format!("{toolchain:.8}-{number}"),
+        None => name.to_owned(),
     }
 }
 
@@ -310,23 +349,25 @@ pub fn complain(error: &io::Error) -> ! {
 mod tests {
     use super::*;
 
-    fn words(text: &str) -> Vec<OsString> {
-        text.split(' ').map(OsString::from).collect()
-    }
-
-    #[test]
-    fn masked_proc_is_bound_and_only_the_first() {
-        let mut arguments = words("--bind /t / --proc /proc --dev /dev -- cc --proc /proc");
-        bind_proc(&mut arguments);
-        let expected = "--bind /t / --ro-bind /proc /proc --dev /dev -- cc --proc /proc";
-        assert_eq!(arguments, words(expected));
-    }
-
     #[test]
     fn job_is_named_after_its_folder() {
-        let arguments = words("--unshare-net --bind /b/builds/0123456789abcdef-17/target / -- cc");
-        assert_eq!(name(&arguments), "01234567-17");
-        assert_eq!(name(&words("--version")), "");
+        let words = |text: &str| -> Vec<OsString> { text.split(' ').map(Into::into).collect() };
+        let call = "--unshare-net --bind /b/builds/0123456789abcdef-17/target / -- cc";
+        assert_eq!(name(Folder::of(&words(call)).as_ref()), "01234567-17");
+        assert_eq!(name(Folder::of(&words("--version")).as_ref()), "");
+    }
+
+    #[test]
+    fn files_are_limited_by_bytes_and_number() {
+        let content = |bytes, files| Content {
+            bytes,
+            files,
+            is_strange: false,
+        };
+        let limit = |content| too_much(10, content);
+        assert_eq!(limit(content(10, FILES)), None);
+        assert_eq!(limit(content(11, 1)), Some(Limit::Disk));
+        assert_eq!(limit(content(1, FILES + 1)), Some(Limit::Files));
     }
 
     #[test]

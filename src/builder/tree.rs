@@ -7,17 +7,14 @@ use std::fs;
 pub(super) struct Size {
     /// Processes and threads.
     pub(super) tasks: u64,
-    /// Memory of their own, in RAM: no program text, no files.
+    /// Memory of their own and memory that they share: no program text, no files.
     pub(super) memory_bytes: u64,
+    /// Written to the disk, by those that have ended too, and to files that have been removed since.
+    pub(super) written_bytes: u64,
 }
 
 /// Measures a process and all below it, and stops when it has found more than `enough` tasks.
 pub(super) fn measure(pid: u32, enough: u64) -> Size {
-    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE);
-    let page = page
-        .ok()
-        .flatten()
-        .and_then(|size| u64::try_from(size).ok());
     let (mut size, mut left) = (Size::default(), vec![pid]);
     while let Some(pid) = left.pop() {
         let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else {
@@ -34,8 +31,8 @@ pub(super) fn measure(pid: u32, enough: u64) -> Size {
                     .filter_map(|pid| pid.parse::<u32>().ok()),
             );
         }
-        let statm = fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
-        size.memory_bytes += own_pages(&statm).unwrap_or(0) * page.unwrap_or(4096);
+        size.memory_bytes += memory(pid);
+        size.written_bytes += written(pid);
         if size.tasks > enough {
             break;
         }
@@ -43,12 +40,36 @@ pub(super) fn measure(pid: u32, enough: u64) -> Size {
     size
 }
 
-/// Resident pages that are not shared (proc(5): the second field less the third).
-fn own_pages(statm: &str) -> Option<u64> {
-    let mut fields = statm.split(' ').skip(1);
-    let resident: u64 = fields.next()?.parse().ok()?;
-    let shared: u64 = fields.next()?.parse().ok()?;
-    Some(resident.saturating_sub(shared))
+/// Bytes of one process: its own, in RAM or swapped out, and its share of the memory that it shares.
+fn memory(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let own = field(&status, "RssAnon:") + field(&status, "VmSwap:");
+    let shared = match field(&status, "RssShmem:") {
+        0 => 0,
+        // Exact, but it goes through all pages: only for the few that share at all.
+        all => fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))
+            .map_or(all, |rollup| field(&rollup, "Pss_Shmem:")),
+    };
+    own + shared
+}
+
+/// Bytes that a process, and those that it has waited for, have written to the disk.
+fn written(pid: u32) -> u64 {
+    let io = fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
+    let line = io
+        .lines()
+        .find_map(|line| line.strip_prefix("write_bytes:"));
+    line.and_then(|number| number.trim().parse().ok())
+        .unwrap_or(0)
+}
+
+/// The number of a line of `/proc`, given there in KiB, in bytes.
+fn field(text: &str, name: &str) -> u64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    let number = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    number
+        .and_then(|number| number.parse::<u64>().ok())
+        .map_or(0, |kib| kib << 10)
 }
 
 #[cfg(test)]
@@ -76,8 +97,10 @@ mod tests {
     }
 
     #[test]
-    fn only_own_pages_count() {
-        assert_eq!(own_pages("2000 500 120 3 0 90 0\n"), Some(380));
-        assert_eq!(own_pages(""), None);
+    fn numbers_are_found_by_their_name() {
+        let status = "Name:\tcc\nRssAnon:\t     500 kB\nRssShmem:\t  12 kB\n";
+        assert_eq!(field(status, "RssAnon:"), 500 << 10);
+        assert_eq!(field(status, "RssShmem:"), 12 << 10);
+        assert_eq!(field(status, "VmSwap:"), 0);
     }
 }

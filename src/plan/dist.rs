@@ -140,6 +140,7 @@ pub(super) fn builder(
         limits: Limits {
             memory_bytes: set.job_memory_bytes,
             processes: set.job_processes,
+            disk_bytes: set.job_disk_bytes,
             time_millis: millis(set.job_time),
         },
     };

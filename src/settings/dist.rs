@@ -54,6 +54,7 @@ pub struct Distribution {
     /// Limits of one job.
     pub job_memory_bytes: Option<u64>,
     pub job_processes: Option<u64>,
+    pub job_disk_bytes: Option<u64>,
     pub job_time: Duration,
     /// Program that runs as `scheduler` and `builder`.
     pub program: PathBuf,
@@ -72,6 +73,7 @@ impl Lookup<'_> {
         let wrong_token = self.parsed("SCCACHE_DIST_WRONG_TOKEN", wrong_token);
         let job_memory_bytes = self.parsed("SCCACHE_JOB_MEMORY", optional(job_memory));
         let job_processes = self.parsed("SCCACHE_JOB_PROCESSES", optional(count));
+        let job_disk_bytes = self.parsed("SCCACHE_JOB_DISK", optional(job_disk));
         let job_time = self.parsed("SCCACHE_JOB_TIME", job_time);
         let program = self.parsed("SCCACHE_DIST_BINARY", |text| Ok(PathBuf::from(text)));
         let (server_token, scheduler_url) = (server_token?, scheduler_url?);
@@ -111,6 +113,7 @@ impl Lookup<'_> {
             wrong_token: wrong_token?,
             job_memory_bytes: job_memory_bytes?,
             job_processes: job_processes?,
+            job_disk_bytes: job_disk_bytes?,
             job_time: job_time?,
             program: program?,
         })
@@ -210,12 +213,17 @@ fn count(text: &str) -> Result<u64, Fault> {
 }
 
 fn job_memory(text: &str) -> Result<u64, Fault> {
+    at_least_64_mib(text, "is less than 64M, in which no compiler runs")
+}
+
+fn job_disk(text: &str) -> Result<u64, Fault> {
+    at_least_64_mib(text, "is less than 64M, which some inputs take alone")
+}
+
+fn at_least_64_mib(text: &str, fault: &'static str) -> Result<u64, Fault> {
     const LEAST: u64 = 64 << 20;
     match size(text)? {
-        bytes if bytes < LEAST => Err(Fault::hint(
-            "is less than 64M, in which no compiler runs",
-            "write it as 4G, or leave it unset",
-        )),
+        bytes if bytes < LEAST => Err(Fault::hint(fault, "write it as 4G, or leave it unset")),
         bytes => Ok(bytes),
     }
 }

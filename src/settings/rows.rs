@@ -230,6 +230,12 @@ pub(super) const ROWS: &[Row] = &[
         "most processes and threads of one job; 512, or half of the container's, where empty",
     ),
     row(
+        "SCCACHE_JOB_DISK",
+        "job_disk",
+        "",
+        "most that one job may write; half of what is free at the start, at most 10G, where empty",
+    ),
+    row(
         "SCCACHE_JOB_TIME",
         "job_time",
         "20m",

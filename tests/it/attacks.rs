@@ -9,6 +9,7 @@ mod jobs;
 mod links;
 mod memory;
 mod names;
+mod outputs;
 mod own_protocol;
 mod paths;
 pub(crate) mod peer;

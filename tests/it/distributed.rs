@@ -18,8 +18,8 @@ use std::time::Duration;
 /// A sccache-dock that distributes on loopback, and a client of it.
 pub(crate) struct Farm {
     pub(crate) dock: Dock,
-    client: Machine,
-    front: u16,
+    pub(crate) client: Machine,
+    pub(crate) front: u16,
     /// The builder's own port.
     pub(crate) builder: u16,
 }
@@ -33,18 +33,24 @@ pub(crate) fn is_possible() -> bool {
 impl Farm {
     /// `None`, and a line, where there is no bubblewrap.
     pub(crate) fn start() -> Option<Farm> {
+        Farm::start_with(&[])
+    }
+
+    pub(crate) fn start_with(more: &[(&str, &str)]) -> Option<Farm> {
         if !is_possible() {
             return None;
         }
         let (front, builder) = (free_port(), free_port());
-        let dock = Dock::start(&[
+        let (front_at, builder_at) = (format!("127.0.0.1:{front}"), format!("127.0.0.1:{builder}"));
+        let usual = [
             ("MODE", "distributed-ephemeral"),
-            ("SCCACHE_SCHEDULER_LISTEN", &format!("127.0.0.1:{front}")),
-            ("SCCACHE_BUILDER_LISTEN", &format!("127.0.0.1:{builder}")),
+            ("SCCACHE_SCHEDULER_LISTEN", front_at.as_str()),
+            ("SCCACHE_BUILDER_LISTEN", builder_at.as_str()),
             ("SCCACHE_PUBLIC_ADDR", "127.0.0.1"),
             ("SCCACHE_BUILDER_SLOTS", "1"),
             ("SCCACHE_STOP_GRACE", "40s"),
-        ]);
+        ];
+        let dock = Dock::start(&[&usual[..], more].concat());
         let client = Machine::new();
         client.write(
             "dist.toml",
@@ -377,6 +383,7 @@ pub(crate) fn terms() -> Terms {
         memory_bytes: 256 << 20,
         processes: 40,
         time_millis: 60_000,
+        disk_bytes: 1 << 30,
     }
 }
 
@@ -403,7 +410,7 @@ fn shim_passes_on_what_a_job_says_and_hides_its_own_environment() {
 }
 
 /// A job's last report, from a socket of the test's own.
-fn reported(change: impl FnOnce(&mut Terms), script: &str) -> (Output, Report) {
+pub(crate) fn reported(change: impl FnOnce(&mut Terms), script: &str) -> (Output, Report) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("jobs.sock");
     let socket = UnixDatagram::bind(&path).unwrap();

@@ -1,23 +1,30 @@
 //! Jobs that misuse the builder they run on.
 
-use crate::distributed::{is_possible, job, terms};
-use crate::harness::tools;
+use crate::distributed::{is_possible, job, reported, terms};
+use crate::harness::{Process, tools};
 use crate::site::skip;
+use sccache_dock::builder::shim::{Limit, Procfs, Report};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 /// Compiles a program of this folder.
 fn compiled(folder: &Path, name: &str) -> PathBuf {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/attacks");
     let program = folder.join(name);
+    compile(&[], name, &program);
+    program
+}
+
+/// The same to this place, with more words for the compiler.
+pub(super) fn compile(words: &[&str], name: &str, program: &Path) {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/attacks");
     let made = Command::new("cc")
+        .args(words)
         .arg("-o")
-        .arg(&program)
+        .arg(program)
         .arg(source.join(format!("{name}.c")))
         .status();
     assert!(made.unwrap().success());
-    program
 }
 
 /// The answers of a probe by name.
@@ -89,4 +96,91 @@ fn jobs_have_no_system_call_to_get_out_with() {
             assert_eq!(answer, expected(name), "{name} with {:?}", terms.bwrap);
         }
     }
+}
+
+/// The limit that ended a job with 128 MiB.
+fn limit(script: &str) -> Option<Limit> {
+    let (output, report) = reported(|terms| terms.memory_bytes = 128 << 20, script);
+    let Report::Ended { limit, .. } = report else {
+        panic!("{report:?}");
+    };
+    println!("{limit:?} {output:?}");
+    limit
+}
+
+#[test]
+fn memory_that_a_job_shares_counts() {
+    if !is_possible() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let shared = compiled(folder.path(), "shared");
+    let shared = shared.display();
+    assert_eq!(limit(&format!("{shared} 200 30")), Some(Limit::Memory));
+    // Once for all who share it.
+    assert_eq!(limit(&format!("{shared} 20 1 && exit 0; exit 1")), None);
+}
+
+#[test]
+fn no_tmpfs_of_a_job_takes_files() {
+    if !is_possible() {
+        return;
+    }
+    let script = "for folder in /dev /dev/shm /dev/pts /proc; do
+        touch $folder/file && echo $folder; done 2>/dev/null; echo x >/dev/null && echo well";
+    for procfs in [Procfs::Fresh, Procfs::Bind] {
+        let mut terms = terms();
+        terms.procfs = procfs;
+        let output = job(&terms, script);
+        assert_eq!(output.stdout, b"well\n", "{procfs:?}: {output:?}");
+    }
+}
+
+#[test]
+fn jobs_are_the_first_to_go_when_memory_runs_out_and_cannot_change_that() {
+    if !is_possible() {
+        return;
+    }
+    let script = "cat /proc/self/oom_score_adj; echo 0 >/proc/self/oom_score_adj; cat /proc/self/oom_score_adj";
+    for procfs in [Procfs::Fresh, Procfs::Bind] {
+        let mut terms = terms();
+        terms.procfs = procfs;
+        let output = job(&terms, &format!("{script}; true"));
+        assert_eq!(output.stdout, b"1000\n1000\n", "{output:?}");
+    }
+}
+
+/// What jobs can read of another process in the `/proc` that they share with it, as docs/cluster.md says.
+const SEEN: [&str; 7] = [
+    "cmdline", "comm", "mounts", "net/tcp", "stat", "status", "task/",
+];
+const UNSEEN: [&str; 8] = [
+    "auxv", "cwd/", "environ", "fd/0", "maps", "mem", "root/", "syscall",
+];
+
+#[test]
+fn jobs_see_of_proc_what_the_documents_say() {
+    if !is_possible() {
+        return;
+    }
+    let other = Process::start(Command::new("sleep").arg("120").env("A_TOKEN", "secret"));
+    let mut looks = String::new();
+    for name in SEEN.iter().chain(&UNSEEN) {
+        let path = format!("/proc/{}/{name}", other.id());
+        let read = match name.strip_suffix('/') {
+            Some(_) => format!("ls {path}"),
+            None => format!("head -c 1 {path}"),
+        };
+        looks += &format!("{read} >/dev/null 2>&1 && echo {name}\n");
+    }
+    looks += "echo own; head -c 1 /proc/self/environ >/dev/null && ls /proc/self/fd >/dev/null && echo self";
+    let seen = |procfs| {
+        let mut terms = terms();
+        terms.procfs = procfs;
+        let output = job(&terms, &looks);
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let (fresh, shared) = (seen(Procfs::Fresh), seen(Procfs::Bind));
+    assert_eq!(fresh, "own\nself\n");
+    assert_eq!(shared, format!("{}\nown\nself\n", SEEN.join("\n")));
 }

@@ -1,0 +1,72 @@
+//! The mounts of a job that are not as `sccache-dist` asks for them.
+
+use crate::builder::shim::Procfs;
+use std::ffi::OsString;
+use std::path::Path;
+
+/// The last of the mounts that `sccache-dist` asks for.
+const DEV: [&str; 2] = ["--dev", "/dev"];
+
+/// Gives the job a `/dev` that takes no files, but for those in this folder as `/dev/shm`, and a `/proc` that it cannot
+/// write to: there it could spare itself when memory runs out.
+///
+/// Bubblewrap makes a tmpfs of half the machine's memory of `/dev`, `/dev/shm` included. What lies in it is nobody's.
+pub(super) fn confine(arguments: &mut Vec<OsString>, procfs: Procfs, shm: Option<&Path>) {
+    let at = |arguments: &[OsString], pair: [&str; 2]| {
+        let mut pairs = arguments.windows(2);
+        pairs.position(|words| words[0] == pair[0] && words[1] == pair[1])
+    };
+    // What follows is the job's own: the first is ours.
+    if let Some(dev) = at(arguments, DEV) {
+        let mut more: Vec<OsString> = Vec::new();
+        if let Some(shm) = shm {
+            more.extend(["--bind".into(), shm.into(), "/dev/shm".into()]);
+        }
+        more.extend(["--remount-ro", "/dev"].map(OsString::from));
+        if procfs == Procfs::Fresh {
+            more.extend(["--remount-ro", "/proc"].map(OsString::from));
+        }
+        arguments.splice(dev + DEV.len()..dev + DEV.len(), more);
+    }
+    if procfs == Procfs::Bind
+        && let Some(proc) = at(arguments, ["--proc", "/proc"])
+    {
+        let bind = ["--ro-bind", "/proc", "/proc"].map(OsString::from);
+        arguments.splice(proc..proc + 2, bind);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn confined(text: &str, procfs: Procfs) -> String {
+        let mut arguments: Vec<OsString> = text.split(' ').map(OsString::from).collect();
+        confine(&mut arguments, procfs, Some(Path::new("/j/shm")));
+        let words: Vec<_> = arguments
+            .iter()
+            .map(|word| word.to_str().unwrap())
+            .collect();
+        words.join(" ")
+    }
+
+    #[test]
+    fn mounts_are_changed_and_what_the_job_runs_is_not() {
+        let call = "--bind /t / --proc /proc --dev /dev --chdir / -- cc --proc /proc --dev /dev";
+        let shm = "--bind /j/shm /dev/shm --remount-ro /dev";
+        assert_eq!(
+            confined(call, Procfs::Fresh),
+            format!(
+                "--bind /t / --proc /proc --dev /dev {shm} --remount-ro /proc --chdir / \
+                 -- cc --proc /proc --dev /dev"
+            )
+        );
+        assert_eq!(
+            confined(call, Procfs::Bind),
+            format!(
+                "--bind /t / --ro-bind /proc /proc --dev /dev {shm} --chdir / \
+                 -- cc --proc /proc --dev /dev"
+            )
+        );
+    }
+}
