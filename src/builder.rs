@@ -21,7 +21,9 @@ mod relay;
 pub mod shim;
 mod spared;
 mod speech;
+mod toolchain;
 mod tree;
+mod unpacking;
 
 use crate::cli::exit;
 use crate::config_file;
@@ -182,6 +184,7 @@ fn keep(path: &Path, config: &Config) -> Result<u8, Error> {
         terms.processes,
         terms.time_millis / 1000,
     );
+    unpacking::watch(&config.dir, limits::toolchain(&config.limits, &config.dir));
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGCHLD]).map_err(system("catch signals"))?;
     let listener = listeners::bind_tcp(config.listen).map_err(system("take the builder's port"))?;
     let flying =

@@ -51,5 +51,7 @@ pub struct Limits {
     pub processes: Option<u64>,
     /// What one job may write.
     pub disk_bytes: Option<u64>,
+    /// What one toolchain may unpack to.
+    pub toolchain_bytes: Option<u64>,
     pub time_millis: u64,
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 /// Processes and threads that no compiler needs more of.
 const PROCESSES: u64 = 512;
-/// Bytes of files that no compiler needs more of, its inputs included.
+/// Bytes of files that no compiler needs more of, with its inputs, and that none consists of.
 const DISK_BYTES: u64 = 10 << 30;
 
 /// What a job may have at most.
@@ -47,6 +47,12 @@ fn chosen(set: &Limits, memory: Option<u64>, processes: Option<u64>, disk: Optio
     }
 }
 
+/// The most that a toolchain may unpack to below `dir`.
+pub(super) fn toolchain(set: &Limits, dir: &Path) -> u64 {
+    let half = free(dir).map_or(u64::MAX, |free| free / 2);
+    set.toolchain_bytes.unwrap_or(half.min(DISK_BYTES))
+}
+
 /// Bytes that may still be written to the file system of a folder.
 fn free(dir: &Path) -> Option<u64> {
     let found = nix::sys::statvfs::statvfs(dir).ok()?;
@@ -74,6 +80,7 @@ mod tests {
         memory_bytes: None,
         processes: None,
         disk_bytes: None,
+        toolchain_bytes: None,
         time_millis: 1,
     };
 

@@ -15,7 +15,7 @@ use crate::builder::filter::Filters;
 use crate::builder::folder::{Content, FILES, Folder};
 use crate::builder::mounts::confine;
 use crate::builder::speech::Speech;
-use crate::builder::{spared, tree};
+use crate::builder::{spared, toolchain, tree};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, UsageWho, getrusage, setrlimit};
 use nix::sys::signal::{Signal, raise};
@@ -81,6 +81,10 @@ pub enum Limit {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "lowercase")]
 pub enum Report {
+    /// It was not run at all.
+    Refused {
+        why: String,
+    },
     Started {
         job: String,
     },
@@ -119,6 +123,11 @@ pub fn run(terms: &str, arguments: Vec<OsString>) -> io::Result<u8> {
     setrlimit(Resource::RLIMIT_FSIZE, terms.disk_bytes, terms.disk_bytes)?;
     let reports = Reports::to(terms.jobs_socket.as_deref());
     let folder = Folder::of(&arguments);
+    if let Some(Err(refused)) = folder.as_ref().map(toolchain::check) {
+        let why = refused.to_string();
+        reports.send(&Report::Refused { why });
+        return Err(refused);
+    }
     let job = name(folder.as_ref());
     // Bubblewrap leaves before its own child, which has run the job: what that used would be lost with it.
     nix::sys::prctl::set_child_subreaper(true)?;

@@ -141,6 +141,7 @@ pub(super) fn builder(
             memory_bytes: set.job_memory_bytes,
             processes: set.job_processes,
             disk_bytes: set.job_disk_bytes,
+            toolchain_bytes: set.toolchain_bytes,
             time_millis: millis(set.job_time),
         },
     };

@@ -50,6 +50,8 @@ pub struct Distribution {
     pub slots: Option<usize>,
     /// Budget of the packed toolchains.
     pub toolchain_cache_bytes: u64,
+    /// The most that one toolchain unpacks to.
+    pub toolchain_bytes: Option<u64>,
     pub wrong_token: WrongToken,
     /// Limits of one job.
     pub job_memory_bytes: Option<u64>,
@@ -70,6 +72,7 @@ impl Lookup<'_> {
         let isolation = self.parsed("SCCACHE_BUILDER_ISOLATION", isolation);
         let slots = self.parsed("SCCACHE_BUILDER_SLOTS", optional(count));
         let toolchain_cache_bytes = self.parsed("SCCACHE_TOOLCHAIN_CACHE_SIZE", size);
+        let toolchain_bytes = self.parsed("SCCACHE_TOOLCHAIN_SIZE", optional(toolchain));
         let wrong_token = self.parsed("SCCACHE_DIST_WRONG_TOKEN", wrong_token);
         let job_memory_bytes = self.parsed("SCCACHE_JOB_MEMORY", optional(job_memory));
         let job_processes = self.parsed("SCCACHE_JOB_PROCESSES", optional(count));
@@ -110,6 +113,7 @@ impl Lookup<'_> {
             isolation: isolation?,
             slots: slots?.map(|slots| usize::try_from(slots).unwrap_or(usize::MAX)),
             toolchain_cache_bytes: toolchain_cache_bytes?,
+            toolchain_bytes: toolchain_bytes?,
             wrong_token: wrong_token?,
             job_memory_bytes: job_memory_bytes?,
             job_processes: job_processes?,
@@ -218,6 +222,10 @@ fn job_memory(text: &str) -> Result<u64, Fault> {
 
 fn job_disk(text: &str) -> Result<u64, Fault> {
     at_least_64_mib(text, "is less than 64M, which some inputs take alone")
+}
+
+fn toolchain(text: &str) -> Result<u64, Fault> {
+    at_least_64_mib(text, "is less than 64M, which most compilers take")
 }
 
 fn at_least_64_mib(text: &str, fault: &'static str) -> Result<u64, Fault> {

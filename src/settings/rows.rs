@@ -212,6 +212,12 @@ pub(super) const ROWS: &[Row] = &[
         "budget of the builder's packed toolchains",
     ),
     row(
+        "SCCACHE_TOOLCHAIN_SIZE",
+        "toolchain_size",
+        "",
+        "most that one toolchain unpacks to; half of what is free at the start, at most 10G, where empty",
+    ),
+    row(
         "SCCACHE_DIST_WRONG_TOKEN",
         "dist_wrong_token",
         "fail",

@@ -35,3 +35,4 @@ fn code(answer: &str) -> u16 {
     let word = answer.split(' ').nth(1).unwrap_or_default();
     word.parse().unwrap_or(0)
 }
+mod toolchains;

@@ -19,6 +19,9 @@ const LIMITS: usize = 16;
 #[derive(Debug, PartialEq, Deserialize)]
 #[serde(tag = "event", rename_all = "lowercase")]
 enum Report {
+    Refused {
+        why: String,
+    },
     Started {},
     Ended {
         exit: i32,
@@ -47,6 +50,7 @@ impl Reports {
     fn take(&self, report: &Report) {
         let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
         match report {
+            Report::Refused { why } => warn!("a job was refused: {why}"),
             Report::Started {} => jobs.running += 1,
             Report::Ended {
                 exit,
