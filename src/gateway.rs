@@ -15,6 +15,7 @@
 
 mod accept;
 pub mod access;
+mod bazel;
 mod born;
 pub mod config;
 pub(crate) mod crowd;

@@ -173,6 +173,31 @@ impl Disk {
         })
     }
 
+    /// The body of a blob, if it has at most `most` bytes.
+    pub async fn read(&self, key: &Key, most: u64) -> Result<Option<Bytes>, Fault> {
+        let mut blob = self.get(key).await?;
+        let Some(length) = usize::try_from(blob.length)
+            .ok()
+            .filter(|_| blob.length <= most)
+        else {
+            return Ok(None);
+        };
+        let permit = self.memory(length).await?;
+        let mut body = Vec::with_capacity(length);
+        while let Some(piece) = blob.next().await {
+            body.extend_from_slice(&piece.map_err(store::Error::Io)?);
+        }
+        Ok(Some(Bytes::from_owner(Held {
+            body,
+            _permit: permit,
+        })))
+    }
+
+    /// Marks all of these as used, and returns those that are missing.
+    pub async fn use_all(&self, keys: Vec<Key>) -> Result<Vec<Key>, Fault> {
+        self.call(move |store| store.use_all(keys)).await
+    }
+
     /// A client has missed this blob.
     pub fn note_miss(&self, key: &Key) {
         self.store.note_miss(key);

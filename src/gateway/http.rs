@@ -18,7 +18,7 @@ use crate::gateway::metrics::Protocol;
 use crate::gateway::socket::Socket;
 use crate::gateway::store::{self, WrittenBy};
 use crate::gateway::within::within;
-use crate::gateway::{Gateway, Peer};
+use crate::gateway::{Gateway, Peer, bazel};
 use bytes::{Bytes, BytesMut};
 use held::Held;
 use http_body_util::{BodyExt, Either, Full, Limited};
@@ -455,7 +455,7 @@ fn key(path: &str) -> Result<Key, Refusal> {
 }
 
 async fn get(gateway: &Gateway, caller: &Caller, key: &Key) -> Result<Answer, Refusal> {
-    match gateway.blob(key).await {
+    match bazel::blob(gateway, key).await {
         Ok(blob) => {
             gateway.metrics.namespace(key.namespace()).hit(blob.length);
             gateway.metrics.found(Protocol::http);

@@ -52,7 +52,7 @@ use key_locks::{KeyLock, KeyLocks};
 use names::Namespaces;
 pub use purge::{Filter, Purged};
 pub use scrub::{Doubt, Scrubbed};
-use std::fs::{self, File, FileTimes};
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
@@ -316,10 +316,7 @@ impl Store {
             inner.check_body(key, &digest, &opened)?;
         }
         if touched.is_some_and(|touched| touched.persist) {
-            let times = FileTimes::new().set_modified(now);
-            if let Err(error) = opened.file.set_times(times) {
-                inner.fault("note the use of blob", &inner.path_of(key, &digest), error);
-            }
+            inner.note_use(key, &digest, &opened.file, now);
         }
         let modified =
             SystemTime::UNIX_EPOCH + Duration::from_micros(opened.trailer.written_micros);
@@ -350,23 +347,6 @@ impl Store {
     /// Whether the namespace of this name, empty for the default one, has blobs, had some lately, or has a rule.
     pub fn knows(&self, namespace: &str) -> bool {
         self.inner.state().namespaces.number(namespace).is_some()
-    }
-
-    /// Bytes of a blob's body; does not count as use.
-    pub fn size(&self, key: &Key) -> Result<u64, Error> {
-        let digest = digest_of(key);
-        let (may_have, presence) = {
-            let state = self.inner.state();
-            (state.may_have(&digest), state.lru.presence(&digest))
-        };
-        if !may_have {
-            return Err(Error::Missing);
-        }
-        Ok(self
-            .inner
-            .find(key, &digest, presence == Presence::Live)?
-            .trailer
-            .body_len)
     }
 
     /// Reserves room for a blob, evicting others as needed, and opens it for writing. `length` is its body's

@@ -1,60 +1,19 @@
-//! Builders that are no compilers: the real Bazel and the real Gradle, where they are installed.
+//! Gradle, where it is installed.
 
 use crate::dock::Dock;
 use crate::harness::{Outcome, has_program};
 use crate::machine::Machine;
 
 /// Hits, misses and writes of a namespace.
-fn counts(dock: &Dock, namespace: &str) -> [u64; 3] {
+pub(crate) fn counts(dock: &Dock, namespace: &str) -> [u64; 3] {
     let status = dock.status().unwrap();
     let counters = &status["cache"]["namespaces"][namespace];
     ["hits", "misses", "writes"].map(|name| counters[name].as_u64().unwrap_or(0))
 }
 
-fn assert_built(outcome: &Outcome) {
+pub(crate) fn assert_built(outcome: &Outcome) {
     assert_eq!(outcome.code, Some(0), "{}", outcome.output);
     assert!(outcome.output.ends_with("HELLO\n"), "{}", outcome.output);
-}
-
-#[test]
-fn bazel_stores_and_hits() {
-    let dock = Dock::start(&[]);
-    let machine = Machine::new();
-    if !has_program("bazel") {
-        return;
-    }
-    machine.write("WORKSPACE", "");
-    machine.write("in.txt", "hello\n");
-    machine.write(
-        "BUILD",
-        "genrule(name = \"it\", srcs = [\"in.txt\"], outs = [\"out.txt\"], cmd = \"tr a-z A-Z < $< > $@\")\n",
-    );
-    // What Bazel has of its own is as new each time; its files are read-only.
-    let script = format!(
-        "chmod -R u+w own 2>gone; rm -rf own
-        bazel --batch --output_user_root=\"$PWD/own\" build --spawn_strategy=local \\
-            --remote_cache=http://{} --remote_header='Authorization=Bearer {}' //:it &&
-        cat bazel-bin/out.txt",
-        dock.address(),
-        dock.token()
-    );
-    assert_built(&machine.sh(&script));
-    let [_, _, written] = counts(&dock, "cas");
-    assert_eq!(counts(&dock, "ac"), [0, 1, 1]);
-    assert!(written >= 1);
-    let warm = machine.sh(&script);
-    assert_built(&warm);
-    assert!(
-        warm.output.contains("1 remote cache hit"),
-        "{}",
-        warm.output
-    );
-    assert_eq!(counts(&dock, "ac"), [1, 1, 1]);
-    let [hits, _, written_warm] = counts(&dock, "cas");
-    assert!(
-        hits >= 1 && written_warm == written,
-        "{hits} {written_warm}"
-    );
 }
 
 #[test]

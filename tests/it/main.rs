@@ -10,6 +10,7 @@ mod access;
 mod at;
 mod attacks;
 mod bases;
+mod bazel;
 mod browser;
 mod builders;
 mod builds;

@@ -2,10 +2,10 @@
 
 use super::scrub::Suspect;
 use super::trailer::Trailer;
-use super::{Error, Inner, Store, digest_of, micros};
+use super::{Error, Inner, State, Store, digest_of, micros, now};
 use crate::gateway::key::Key;
 use crate::gateway::lru::{Digest, Item, Presence};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, FileTimes, OpenOptions};
 use std::hash::Hasher;
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -119,7 +119,55 @@ impl std::fmt::Debug for Unchecked {
     }
 }
 
+impl Store {
+    /// Bytes of a blob's body; does not count as use.
+    pub fn size(&self, key: &Key) -> Result<u64, Error> {
+        Ok(self.look(key, &digest_of(key))?.trailer.body_len)
+    }
+
+    /// Marks all of these as used, and returns those that are missing. Reads no bodies.
+    pub fn use_all(&self, keys: Vec<Key>) -> Result<Vec<Key>, Error> {
+        let mut missing = Vec::new();
+        for key in keys {
+            let (digest, now) = (digest_of(&key), now());
+            let touch_only = |state: &mut State| state.lru.touch_only(&digest, micros(now));
+            if touch_only(&mut self.inner.state()).is_some() {
+                continue;
+            }
+            match self.look(&key, &digest) {
+                Ok(opened) => {
+                    let touched = self.inner.state().lru.touch(&digest, micros(now));
+                    if touched.is_some_and(|touched| touched.persist) {
+                        self.inner.note_use(&key, &digest, &opened.file, now);
+                    }
+                }
+                Err(Error::Missing) => missing.push(key),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(missing)
+    }
+
+    fn look(&self, key: &Key, digest: &Digest) -> Result<Opened, Error> {
+        let (may_have, presence) = {
+            let state = self.inner.state();
+            (state.may_have(digest), state.lru.presence(digest))
+        };
+        if !may_have {
+            return Err(Error::Missing);
+        }
+        self.inner.find(key, digest, presence == Presence::Live)
+    }
+}
+
 impl Inner {
+    /// Writes the time of use, by which a restart finds the order again.
+    pub(super) fn note_use(&self, key: &Key, digest: &Digest, file: &File, now: SystemTime) {
+        if let Err(error) = file.set_times(FileTimes::new().set_modified(now)) {
+            self.fault("note the use of blob", &self.path_of(key, digest), error);
+        }
+    }
+
     /// Opens a blob's file, of which the index knows or, while the scan is going on, may not know yet.
     pub(super) fn find(&self, key: &Key, digest: &Digest, indexed: bool) -> Result<Opened, Error> {
         if indexed {

@@ -605,7 +605,7 @@ fn blob_used_before_the_clock_was_set_back_is_no_younger_than_others() {
     put(&store, "a", b"a");
     let file = File::open(file_of(&store, "a")).unwrap();
     let later = now() + Duration::from_secs(1000 * 24 * 3600);
-    file.set_times(FileTimes::new().set_modified(later))
+    file.set_times(std::fs::FileTimes::new().set_modified(later))
         .unwrap();
     drop(store);
     let store = open(dir.path(), MIB);
