@@ -55,10 +55,10 @@ pub enum Command {
     },
     /// Exit with 0 if every service is ready and the cache answers
     Healthcheck,
-    /// Restart one service, or start it again after `stop`
+    /// Restart one service, or start it again after `stop`; without a name all of them, with every port kept
     Restart {
         /// gateway, server, scheduler or builder
-        service: String,
+        service: Option<String>,
     },
     /// Stop one service and keep it stopped
     Stop {

@@ -541,7 +541,9 @@ pub async fn run(
         }
         (None, _) | (_, None) => None,
     };
-    accept::accept_until(shutdown, &gateway, &tcp, unix.as_ref(), &slots, &stopping).await;
+    let unix = unix.as_ref();
+    accept::accept_until(shutdown, &gateway, &tcp, unix, &slots, &stopping).await;
+    accept::accept_waiting(&gateway, &tcp, unix, &slots, &stopping).await;
     drop((tcp, unix));
     stop.send_replace(true);
     let all = u32::try_from(most).unwrap_or(u32::MAX);

@@ -73,7 +73,10 @@ fn main() -> ExitCode {
         }
         Command::Status { json, watch: None } => given(status::status(&settings::place(), json)),
         Command::Healthcheck => given(status::healthcheck(&settings::place())),
-        Command::Restart { service } => tell(&format!("restart {service}")),
+        Command::Restart {
+            service: Some(service),
+        } => tell(&format!("restart {service}")),
+        Command::Restart { service: None } => given(status::restart_all(&settings::place())),
         Command::Stop { service } => tell(&format!("stop {service}")),
         Command::Reload => tell("reload"),
         settled => match settings::load() {

@@ -1,9 +1,10 @@
-//! What depends on the version of sccache, in one place. Pure.
+//! What depends on the version of sccache, in one place: its own protocol, its keys, its variables, its faults. Pure.
 //!
 //! Each constant is the first version for which it is true. A release of ours that ships a newer sccache changes
 //! [`SHIPPED`], and with it what `client-env` prints; the doctor compares with the version that a client really has.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 
 /// A version of sccache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,7 +29,29 @@ pub const DIST_CONF: Version = Version(0, 19, 0);
 /// (mozilla/sccache 2863).
 pub const SAFE_BASEDIRS: Version = Version(0, 20, 0);
 
+/// Whose layout of sccache's own protocol is known (`gateway/ipc/frame.rs`): the lanes ipc and socket. The protocol
+/// itself tells no version.
+pub const OWN_PROTOCOL: RangeInclusive<Version> = CLIENT_SIDE..=SHIPPED;
+
+/// For clients that do not speak the known layout: WebDAV has not changed since it came.
+pub const ANY_VERSION: &str = "--lane webdav";
+
 impl Version {
+    /// Whether nothing was tested with it, since it is newer than [`SHIPPED`]; what only mends something is as tested.
+    pub fn is_untested(self) -> bool {
+        (self.0, self.1) > (SHIPPED.0, SHIPPED.1)
+    }
+
+    /// What it means for a sccache-dock that its own sccache is newer than everything that was tested.
+    pub fn untested_in_container(self) -> Option<String> {
+        self.is_untested().then(|| {
+            format!(
+                "{self} is newer than {SHIPPED}, the newest that was tested: the lanes ipc and socket may not know its \
+                 protocol, and clients of {SHIPPED} share less with it; {ANY_VERSION} works with every version"
+            )
+        })
+    }
+
     /// Finds the version in what `sccache --version` prints, or in a bare version.
     pub fn parse(text: &str) -> Option<Version> {
         let word = text.split_whitespace().last()?;
@@ -41,5 +64,20 @@ impl Version {
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}.{}", self.0, self.1, self.2)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn newer_is_untested_but_for_its_patches() {
+        let Version(major, minor, patch) = SHIPPED;
+        assert!(!SHIPPED.is_untested());
+        assert!(!Version(major, minor, patch + 1).is_untested());
+        assert!(!CLIENT_SIDE.is_untested());
+        assert!(Version(major, minor + 1, 0).is_untested());
+        assert!(Version(major + 1, 0, 0).is_untested());
     }
 }

@@ -247,6 +247,18 @@ pub fn tell(place: &Place, request: &str) -> Result<u8, Error> {
     Ok(exit::OK)
 }
 
+/// Restarts every service. The supervisor stays, and with it the ports: what a restart of the whole container lets go, a
+/// client's own daemon may take.
+///
+/// # Errors
+/// No supervisor answers, or it refuses.
+pub fn restart_all(place: &Place) -> Result<u8, Error> {
+    for service in report(place)?.services {
+        ask(place, &format!("restart {}", service.name))?;
+    }
+    Ok(exit::OK)
+}
+
 /// Prints what a client needs, with the token of this sccache-dock.
 ///
 /// # Errors

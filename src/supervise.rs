@@ -482,6 +482,11 @@ impl Supervisor {
             // No more jobs for it from here on; it finishes those it has.
             self.tell_gateway(b'L');
         }
+        if self.machine.is_draining() && self.hands_over(id) {
+            // Who comes from here on finds no socket, rather than one at which nobody will answer: sccache fails a compile
+            // for that. Who has come is served to the end.
+            let _ = std::fs::remove_file(paths::client_socket(&self.settings.run_dir));
+        }
         let asked = match &self.plan.services[id.0].stop_by {
             StopBy::Term => None,
             StopBy::SccacheShutdown(socket) => sccache_shutdown(socket).ok(),
@@ -542,8 +547,8 @@ impl Supervisor {
         };
         let run_dir = &self.settings.run_dir;
         let _user = AsUser::of(self.prepared.run_as);
+        // Not the clients' socket: by now it may be that of a daemon of theirs.
         for path in [
-            paths::client_socket(run_dir),
             paths::server_socket(run_dir),
             paths::notify_socket(run_dir),
             paths::jobs_socket(run_dir),

@@ -5,6 +5,7 @@
 
 use super::set::{Set, Value};
 use super::{Lane, SOCKET_PATH_MAX, conf};
+use crate::sccache::{ANY_VERSION, OWN_PROTOCOL};
 use std::fmt::Write as _;
 
 /// Below the home of whoever evaluates the text.
@@ -139,15 +140,17 @@ fn about(set: &Set) -> String {
             set.endpoint,
             set.dist.as_ref().map_or("", |dist| &dist.scheduler)
         ),
-        Lane::Ipc => {
-            "sccache in client-side mode (0.17 or newer) with the shared cache on this host"
-                .to_owned()
-        }
-        Lane::Socket => {
-            "sccache in client-side mode (0.17 or newer) with the shared cache behind a socket"
-                .to_owned()
-        }
+        Lane::Ipc => own_protocol("on this host"),
+        Lane::Socket => own_protocol("behind a socket"),
     }
+}
+
+fn own_protocol(place: &str) -> String {
+    let (oldest, newest) = (OWN_PROTOCOL.start(), OWN_PROTOCOL.end());
+    format!(
+        "sccache in client-side mode ({oldest} to {newest}; for a newer one, which is untested, {ANY_VERSION}) with the \
+         shared cache {place}"
+    )
 }
 
 fn daemon(lane: Lane) -> &'static str {

@@ -2,7 +2,7 @@
 
 use super::Check;
 use crate::client::Lane;
-use crate::sccache::{self, Version};
+use crate::sccache::{self, ANY_VERSION, SHIPPED, Version};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
@@ -32,6 +32,23 @@ pub(super) fn versions(ours: Version, theirs: Option<&str>, lane: Option<Lane>) 
             what,
             format!("{ours} knows no SCCACHE_SKIP_CACHE_CHECK: builds fail while the gateway is away"),
             upgrade,
+        )),
+        Some(Lane::Ipc | Lane::Socket) if ours.is_untested() => checks.push(Check::warn(
+            what,
+            format!(
+                "{ours} is newer than {SHIPPED}, the newest that this lane was tested with: if its own protocol is another, it \
+                 compiles without the cache, or says so and ends"
+            ),
+            format!("use {ANY_VERSION}, which works with every version, or install {SHIPPED}"),
+        )),
+        Some(Lane::Dist) if ours.is_untested() => checks.push(Check::warn(
+            what,
+            format!("{ours} is newer than {SHIPPED}, the newest that this lane was tested with"),
+            format!("install {SHIPPED} if builders refuse its jobs"),
+        )),
+        Some(Lane::Webdav) | None if ours.is_untested() => checks.push(Check::ok(
+            what,
+            format!("{ours}, newer than {SHIPPED}, the newest that was tested; this lane works with every version"),
         )),
         _ => checks.push(Check::ok(what, ours.to_string())),
     }

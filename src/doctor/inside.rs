@@ -5,6 +5,7 @@
 use super::{Check, Report, probe};
 use crate::human::bytes;
 use crate::plan::paths;
+use crate::sccache::SHIPPED;
 use crate::settings::{Loaded, Problem, Problems, Settings};
 use crate::state;
 use crate::status;
@@ -93,7 +94,14 @@ pub fn inside(loaded: Result<Loaded, Problems>) -> Report {
         });
     }
     if let Some(version) = probe::sccache_version(&settings.sccache, &mut checks) {
-        checks.push(Check::ok("sccache", version.to_string()));
+        checks.push(match version.untested_in_container() {
+            None => Check::ok("sccache", version.to_string()),
+            Some(found) => Check::warn(
+                "sccache",
+                found,
+                format!("build the image with SCCACHE_VERSION={SHIPPED}, unless clients have this version too"),
+            ),
+        });
     }
     Report { checks }
 }

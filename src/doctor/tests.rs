@@ -333,7 +333,11 @@ fn versions_are_judged_by_what_the_lane_needs() {
     check_version("0.10.0", None, Lane::Webdav, &[Warn]);
     check_version("0.10.0", None, Lane::Ipc, &[Fail]);
     check_version("0.17.0", Some("0.19.0"), Lane::Socket, &[Ok, Warn]);
-    check_version("0.20.0-alpha.1", None, Lane::Ipc, &[Ok]);
+    check_version("0.19.1", None, Lane::Ipc, &[Ok]);
+    check_version("0.20.0-alpha.1", None, Lane::Ipc, &[Warn]);
+    check_version("0.20.0", Some("0.19.0"), Lane::Socket, &[Warn, Warn]);
+    check_version("0.20.0", Some("0.20.0"), Lane::Webdav, &[Ok]);
+    check_version("0.20.0", None, Lane::Dist, &[Warn]);
     assert_eq!(crate::sccache::Version::parse("sccache"), None);
 }
 

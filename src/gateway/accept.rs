@@ -5,7 +5,9 @@ use crate::gateway::metrics::Protocol;
 use crate::gateway::socket::{Prompt, Socket};
 use crate::gateway::warnings::REFUSALS;
 use crate::gateway::{Gateway, Peer, http, ipc};
+use crate::sccache::{ANY_VERSION, OWN_PROTOCOL};
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, BufReader, WriteHalf};
@@ -24,6 +26,8 @@ const SPARE_FILES: u64 = 512;
 const FIRST_BYTE: Duration = Duration::from_secs(9);
 /// How long a connection without a request may still bring one once we are stopping.
 const LAST_WORDS: Duration = Duration::from_millis(250);
+/// How long the next of those who have connected before a stop may be on its way to us.
+const WAITING: Duration = Duration::from_millis(20);
 /// Read buffer of a connection in sccache's own protocol.
 const FRAME_BUFFER: usize = 4 << 10;
 /// How often an idle connection is looked for while every place is taken.
@@ -55,33 +59,94 @@ pub(super) async fn accept_until(
         if slots.available_permits() == 0 {
             gateway.crowd.make_room();
         }
-        let accept_unix = async {
-            match unix {
-                Some(unix) => unix.accept().await,
-                None => std::future::pending().await,
-            }
-        };
         let accepted = tokio::select! {
             biased;
             () = &mut shutdown => return,
             _ = tick.tick() => { gateway.tick(); continue }
-            accepted = tcp.accept() => accepted.map(|(stream, address)| {
-                let local = stream.local_addr().map_or(address.ip(), |local| local.ip());
-                let socket = rustix::net::sockopt::set_socket_keepalive(&stream, true);
-                if let Err(cause) = stream.set_nodelay(true).and(socket.map_err(io::Error::from)) {
-                    warn!("cannot set a connection's options peer={address}: {cause}");
-                }
-                spawn(gateway, stream, Peer::Tcp { address, local }, slot, stopping);
-            }),
-            accepted = accept_unix => accepted.map(|(stream, _)| {
-                let (uid, pid) = stream.peer_cred().map_or((u32::MAX, 0), |peer| (peer.uid(), peer.pid().unwrap_or(0)));
-                spawn(gateway, stream, Peer::Unix { uid, pid }, slot, stopping);
-            }),
+            accepted = accept(tcp, unix) => accepted,
         };
+        let accepted = accepted.map(|connection| connection.serve(gateway, slot, stopping));
         if let Err(cause) = accepted {
             let message = format!("cannot accept a connection: {cause}");
             gateway.warnings.warn(REFUSALS, "accept", &message);
             sleep(ACCEPT_PAUSE).await;
+        }
+    }
+}
+
+/// Accepts those who have connected already: one that is cut off without an answer fails the build of a client of sccache's
+/// own protocol.
+pub(super) async fn accept_waiting(
+    gateway: &Arc<Gateway>,
+    tcp: &tokio::net::TcpListener,
+    unix: Option<&tokio::net::UnixListener>,
+    slots: &Arc<Semaphore>,
+    stopping: &watch::Receiver<bool>,
+) {
+    let all = async {
+        while let Ok(slot) = slots.clone().try_acquire_owned()
+            && let Ok(Ok(connection)) = timeout(WAITING, accept(tcp, unix)).await
+        {
+            connection.serve(gateway, slot, stopping);
+        }
+    };
+    let _ = timeout(LAST_WORDS, all).await;
+}
+
+/// A connection that was just accepted.
+enum Connection {
+    Tcp(tokio::net::TcpStream, SocketAddr),
+    Unix(tokio::net::UnixStream),
+}
+
+async fn accept(
+    tcp: &tokio::net::TcpListener,
+    unix: Option<&tokio::net::UnixListener>,
+) -> io::Result<Connection> {
+    let accept_unix = async {
+        match unix {
+            Some(unix) => unix.accept().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        accepted = tcp.accept() => accepted.map(|(stream, address)| Connection::Tcp(stream, address)),
+        accepted = accept_unix => accepted.map(|(stream, _)| Connection::Unix(stream)),
+    }
+}
+
+impl Connection {
+    fn serve(
+        self,
+        gateway: &Arc<Gateway>,
+        slot: OwnedSemaphorePermit,
+        stopping: &watch::Receiver<bool>,
+    ) {
+        match self {
+            Connection::Tcp(stream, address) => {
+                let local = stream.local_addr().map_or(address.ip(), |local| local.ip());
+                let socket = rustix::net::sockopt::set_socket_keepalive(&stream, true);
+                if let Err(cause) = stream
+                    .set_nodelay(true)
+                    .and(socket.map_err(io::Error::from))
+                {
+                    warn!("cannot set a connection's options peer={address}: {cause}");
+                }
+                spawn(
+                    gateway,
+                    stream,
+                    Peer::Tcp { address, local },
+                    slot,
+                    stopping,
+                );
+            }
+            Connection::Unix(stream) => {
+                let peer = stream.peer_cred();
+                let (uid, pid) =
+                    peer.map_or((u32::MAX, 0), |peer| (peer.uid(), peer.pid().unwrap_or(0)));
+                spawn(gateway, stream, Peer::Unix { uid, pid }, slot, stopping);
+            }
         }
     }
 }
@@ -172,7 +237,10 @@ async fn converse<S: Socket>(
             "protocol",
             &peer,
             &what,
-            &format!("no known protocol starts with byte {byte:#04x}"),
+            &format!(
+                "no known protocol starts with byte {byte:#04x}; an sccache that does is newer than {}: use {ANY_VERSION}",
+                OWN_PROTOCOL.end()
+            ),
         ),
     }
 }

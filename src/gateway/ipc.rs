@@ -4,7 +4,8 @@
 //! which keeps them. A `Compile` request, sent by every client with default settings, could only work where
 //! the server sees the client's files: inside our own container. Everywhere else the client is told to compile
 //! by itself; a silent or closed connection would make its build hang or fail. The same rule makes the
-//! answers to peers that the policy refuses: an empty cache that takes nothing, and a line in the log.
+//! answers to peers that the policy refuses: an empty cache that takes nothing, and a line in the log. And those to
+//! requests whose layout is not known, as a later sccache may send them.
 //!
 //! No request is held in memory: heads are short, blobs go to the store and all else to the server as they arrive, and
 //! what nobody wants is thrown away.
@@ -12,6 +13,7 @@
 //! Direct mode's entries are neither kept nor served, see [`Talk::handshake`].
 
 pub mod frame;
+mod relay;
 
 use crate::gateway::access::{default_gateways, may_speak_ipc};
 use crate::gateway::crowd;
@@ -23,21 +25,21 @@ use crate::gateway::store::WrittenBy;
 use crate::gateway::warnings::ADVICE;
 use crate::gateway::within::within;
 use crate::gateway::{Gateway, Peer, a_moment_after, store};
+use crate::sccache::{ANY_VERSION, OWN_PROTOCOL};
 use frame::{Handshake, Malformed, Request, Shelf};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{
-    AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt,
-};
-use tokio::net::UnixStream;
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 /// How long a client may be silent between two requests: it compiles meanwhile.
 const IDLE: Duration = Duration::from_secs(2 * 60 * 60);
 /// The same for a peer that the policy refuses.
 const IDLE_STRANGER: Duration = Duration::from_secs(60);
+/// How long after a stop the first request after the greeting may come: the client finds out about its compiler before.
+const FIRST_REQUEST: Duration = Duration::from_secs(3);
 /// How long a frame's bytes, in either direction, may stand still.
 const PROGRESS: Duration = Duration::from_secs(10);
 /// How long the server may take for a relayed request.
@@ -54,8 +56,6 @@ const PIECE: usize = 64 << 10;
 /// Why a conversation ended before the client ended it.
 #[derive(Debug, thiserror::Error)]
 enum End {
-    #[error("the frame is no request: {0}")]
-    Malformed(#[from] Malformed),
     #[error("a request of {0} bytes is too long")]
     TooLong(u32),
     #[error("the client stood still in the middle of a request or an answer")]
@@ -96,14 +96,19 @@ pub(crate) async fn converse<R, W>(
         writer,
         buffer: Vec::new(),
         unread: 0,
+        stage: Stage::New,
     };
-    let mut greeted = false;
     loop {
+        let stage = talk.stage;
         let end = async {
-            match greeted {
+            match stage {
+                Stage::New => a_moment_after(&mut stopping).await,
+                Stage::Greeted => {
+                    let _ = stopping.wait_for(|stopping| *stopping).await;
+                    sleep(FIRST_REQUEST).await;
+                }
                 // Clients survive it: what they cannot read or store now, they compile or leave.
-                true => drop(stopping.wait_for(|stopping| *stopping).await),
-                false => a_moment_after(&mut stopping).await,
+                Stage::Talking => drop(stopping.wait_for(|stopping| *stopping).await),
             }
         };
         let length = tokio::select! {
@@ -111,7 +116,6 @@ pub(crate) async fn converse<R, W>(
             length = talk.next_frame() => length,
             () = end => return,
         };
-        greeted = true;
         let _working = crowd::works();
         let outcome = match length {
             Ok(Some(length)) => talk.serve(length).await,
@@ -154,6 +158,16 @@ struct Talk<'a, R, W> {
     buffer: Vec<u8>,
     /// Bytes of the current frame that were not read.
     unread: u64,
+    stage: Stage,
+}
+
+/// What of the known layout has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    New,
+    /// The greeting alone. A compile of C fails if the request after it is not answered: direct mode takes no error.
+    Greeted,
+    Talking,
 }
 
 impl<R: AsyncBufRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W> {
@@ -172,14 +186,20 @@ impl<R: AsyncBufRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W
         if !self.welcome && length > LONGEST_REFUSED {
             return Err(End::TooLong(length));
         }
-        let (request, taken) = self.head(length).await?;
-        let (method, outcome) = match request {
-            Request::Put { shelf, key, length } => {
+        let head = self.head(length).await?;
+        self.stage = match &head {
+            Ok((Request::Handshake, _)) => Stage::Greeted,
+            Ok(_) => Stage::Talking,
+            Err(_) => self.stage,
+        };
+        let (method, outcome) = match head {
+            Ok((Request::Put { shelf, key, length }, taken)) => {
                 self.buffer.drain(..taken);
                 ("put", self.put(shelf, &key, length).await)
             }
             _ if length > LONGEST => return Err(End::TooLong(length)),
-            request => self.answer(request, length).await,
+            Ok((request, _)) => self.answer(request, length).await,
+            Err(cause) => ("other", self.unknown(length, &cause).await),
         };
         let code = outcome.as_ref().map_or("error", |(code, _)| *code);
         self.gateway
@@ -189,11 +209,11 @@ impl<R: AsyncBufRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W
     }
 
     /// Decodes the head of a frame. What was read beyond it, which is not much, stays in the buffer.
-    async fn head(&mut self, length: u32) -> Result<(Request, usize), End> {
+    async fn head(&mut self, length: u32) -> Result<Result<(Request, usize), Malformed>, End> {
         self.buffer.clear();
         self.unread = u64::from(length);
         loop {
-            if let Some(found) = frame::decode(length, &self.buffer)? {
+            if let Some(found) = frame::decode(length, &self.buffer).transpose() {
                 return Ok(found);
             }
             self.more(frame::LONGEST_HEAD - self.buffer.len()).await?;
@@ -295,6 +315,38 @@ impl<R: AsyncBufRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W
                 ("other", Ok(("error", false)))
             }
         }
+    }
+
+    /// A request as a later sccache may send it: its sender must not wait, and should not fail.
+    async fn unknown(
+        &mut self,
+        length: u32,
+        cause: &Malformed,
+    ) -> Result<(&'static str, bool), End> {
+        let (oldest, newest) = (OWN_PROTOCOL.start(), OWN_PROTOCOL.end());
+        let known = format!(
+            "known is that of sccache {oldest} to {newest}; use what `sccache-dock client-env {ANY_VERSION}` \
+             prints, which works with every version"
+        );
+        if self.welcome {
+            let message = format!(
+                "client compiles without cache peer={}: its request of {length} bytes in sccache's own protocol has a \
+                 layout that is not known ({cause}): {known}",
+                self.peer
+            );
+            let kind = format!("layout from {}", self.peer.origin());
+            self.gateway.warnings.warn(ADVICE, &kind, &message);
+        } else {
+            self.advise_policy();
+        }
+        let head = std::mem::take(&mut self.buffer);
+        self.skip().await?;
+        let advice =
+            format!("sccache-dock does not know this protocol of a newer sccache: {known}");
+        let is_first = self.stage == Stage::New;
+        let answer = frame::answer_to_unknown(length, &head, is_first, &advice);
+        self.send(&answer).await?;
+        Ok(("refused", true))
     }
 
     async fn refusal(&mut self) -> Result<(&'static str, bool), End> {
@@ -458,137 +510,6 @@ impl<R: AsyncBufRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W
         Ok(Some(std::mem::take(&mut self.buffer)))
     }
 
-    /// A client's statistics go to the server, if it is there. They are a courtesy: the client is thanked
-    /// in any case.
-    async fn record_stats(&mut self, length: u32) -> Result<(&'static str, bool), End> {
-        let relayed = if self.welcome {
-            self.relay(length).await?
-        } else {
-            self.skip().await?;
-            Ok(Vec::new())
-        };
-        if let Err(cause) = &relayed {
-            let message = format!(
-                "cannot relay RecordStats peer={}: the sccache server: {cause}",
-                self.peer
-            );
-            self.gateway.warnings.warn(ADVICE, "RecordStats", &message);
-        }
-        self.send(&frame::stats_recorded()).await?;
-        Ok((if relayed.is_ok() { "ok" } else { "error" }, true))
-    }
-
-    async fn relay_stats(&mut self, length: u32) -> Result<(&'static str, bool), End> {
-        match self.relay(length).await? {
-            Ok(response) => {
-                let length = u32::try_from(response.len()).unwrap_or(u32::MAX);
-                self.send(&[&length.to_be_bytes()[..], &response].concat())
-                    .await?;
-                Ok(("ok", true))
-            }
-            Err(cause) => {
-                let cause = format!("the sccache server does not answer: {cause}");
-                self.gateway
-                    .refuse("relay", &self.peer, &"a request for statistics", &cause);
-                Ok(("error", false))
-            }
-        }
-    }
-
-    /// Asks the sccache server what the client asked, on a connection of its own. The outer error is the client's, the
-    /// inner one the server's.
-    async fn relay(&mut self, length: u32) -> Result<io::Result<Vec<u8>>, End> {
-        let mut server = match self.pass_on(length).await? {
-            Ok(server) => server,
-            Err(cause) => return Ok(Err(cause)),
-        };
-        let answer = async {
-            let length = server.read_u32().await?;
-            if length > LONGEST_RESPONSE {
-                return Err(io::Error::other(format!(
-                    "a response of {length} bytes is too long"
-                )));
-            }
-            let mut response = vec![0; length as usize];
-            server.read_exact(&mut response).await?;
-            Ok(response)
-        };
-        Ok(in_time(answer).await)
-    }
-
-    /// Hands the frame to the sccache server as it arrives. Whatever goes wrong there, the frame is read to its end.
-    async fn pass_on(&mut self, length: u32) -> Result<io::Result<UnixStream>, End> {
-        let passed = self.copy_to_server(length).await?;
-        if passed.is_err() {
-            self.skip().await?;
-        }
-        Ok(passed)
-    }
-
-    async fn copy_to_server(&mut self, length: u32) -> Result<io::Result<UnixStream>, End> {
-        let head = [&length.to_be_bytes()[..], &std::mem::take(&mut self.buffer)].concat();
-        let connect = async {
-            let mut server = UnixStream::connect(&self.gateway.config.server_socket).await?;
-            server.write_all(&head).await?;
-            Ok(server)
-        };
-        let mut server = match in_time(connect).await {
-            Ok(server) => server,
-            Err(cause) => return Ok(Err(cause)),
-        };
-        while self.unread > 0 {
-            let piece = self.arrived().await?;
-            let count = piece.len();
-            if let Err(cause) = in_time(server.write_all(piece)).await {
-                return Ok(Err(cause));
-            }
-            self.take(count);
-        }
-        Ok(Ok(server))
-    }
-
-    /// A client with default settings wants the server to compile for it.
-    async fn compile(&mut self, length: u32) -> Result<(&'static str, bool), End> {
-        let origin = self.peer.origin();
-        if is_beside_us(&self.peer) {
-            match self.pass_on(length).await? {
-                Ok(mut server) => {
-                    let (mut answers, mut requests) = server.split();
-                    // The server watches the connection: when the client goes, its compile is ended.
-                    tokio::select! {
-                        _ = tokio::io::copy(&mut self.reader, &mut requests) => {}
-                        _ = relay_responses(&mut answers, &mut self.writer) => {}
-                    }
-                    return Ok(("relayed", false));
-                }
-                Err(cause) => {
-                    let message = format!(
-                        "client compiles without cache peer={}: the sccache server does not answer: {cause}",
-                        self.peer
-                    );
-                    self.gateway
-                        .warnings
-                        .warn(ADVICE, &format!("server for {origin}"), &message);
-                }
-            }
-        } else if !self.welcome {
-            self.advise_policy();
-        } else {
-            let message = format!(
-                "client compiles without cache peer={}: it has sccache's default settings, which ask the server \
-                 to compile; set SCCACHE_CLIENT_SIDE=1 (sccache 0.17 or newer) and unset SCCACHE_LOG there, or use \
-                 what `sccache-dock client-env --lane webdav` prints, which every version knows",
-                self.peer
-            );
-            self.gateway
-                .warnings
-                .warn(ADVICE, &format!("compile from {origin}"), &message);
-        }
-        self.skip().await?;
-        self.send(&frame::unhandled_compile()).await?;
-        Ok(("unhandled", true))
-    }
-
     fn advise_policy(&self) {
         let message = format!(
             "client compiles without cache peer={}: it may not use sccache's own protocol, which knows no \
@@ -600,47 +521,5 @@ impl<R: AsyncBufRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W
             &format!("policy for {}", self.peer.origin()),
             &message,
         );
-    }
-}
-
-/// Passes the server's responses on, all but the early notices of a finished `.rmeta`. They are a courtesy to Cargo,
-/// since the last response repeats them, and an older client takes one for an error and starts its own
-/// compiler beside the server's, on the same files.
-async fn relay_responses(
-    server: &mut (impl AsyncRead + Unpin),
-    client: &mut (impl AsyncWrite + Unpin),
-) -> io::Result<()> {
-    loop {
-        let length = u64::from(server.read_u32().await?);
-        let mut head = Vec::new();
-        let tag = length.min(4);
-        (&mut *server).take(tag).read_to_end(&mut head).await?;
-        let mut rest = (&mut *server).take(length - tag);
-        if frame::is_notice(&head) {
-            tokio::io::copy(&mut rest, &mut tokio::io::sink()).await?;
-        } else {
-            client
-                .write_u32(u32::try_from(length).unwrap_or(u32::MAX))
-                .await?;
-            client.write_all(&head).await?;
-            tokio::io::copy(&mut rest, client).await?;
-            client.flush().await?;
-        }
-    }
-}
-
-/// The sccache server has [`RELAY`] for each of its steps.
-async fn in_time<T>(step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    let step = timeout(RELAY, step).await;
-    step.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-}
-
-/// Does the client live where our sccache server lives, seeing the same files, as the same user? For another user,
-/// root too, the server may lack the right to enter the folders, and a server that cannot look at the compiler
-/// leaves the client waiting for ever.
-fn is_beside_us(peer: &Peer) -> bool {
-    match peer {
-        Peer::Tcp { .. } => false,
-        Peer::Unix { uid, pid } => *pid > 0 && *uid == nix::unistd::geteuid().as_raw(),
     }
 }

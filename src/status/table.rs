@@ -3,6 +3,7 @@
 use super::{Error, policies};
 use crate::gateway::status::{BuilderState, DistStatus, Status as CacheStatus, scanning};
 use crate::human::{bytes, percent, span};
+use crate::sccache::Version;
 use crate::screen::{Cell, Column, Screen, Side, Tint};
 use crate::supervise::control::{Health, Report, ServiceReport};
 use std::fmt::Write as _;
@@ -156,6 +157,10 @@ fn store(screen: Screen, out: &mut String, cache: &CacheStatus) {
             false => Tint::Doubtful,
         };
         screen.line(out, tint, "upstream", &text);
+    }
+    let sccache = cache.sccache_version.as_deref().and_then(Version::parse);
+    if let Some(untested) = sccache.and_then(Version::untested_in_container) {
+        screen.line(out, Tint::Doubtful, "sccache", &untested);
     }
     let tls = cache.tls.as_ref().and_then(|tls| tls.fault.as_ref());
     for fault in cache.tokens.fault.iter().chain(tls) {

@@ -64,24 +64,23 @@ fn c_compiled_by_the_server_and_by_clients_is_shared_both_ways() {
     );
 }
 
-#[test]
-fn no_compile_fails_while_the_gateway_is_killed_five_times() {
-    const FILES: usize = 160;
+/// Something happens three times to the gateway in the midst of a build by `lane`, which ends with everything in it. Eight
+/// compiles at a time, as `make -j8` does it.
+fn build_while(lane: &str, prepare: &str, files: usize, happens: impl Fn(&Dock)) {
     let dock = Dock::start(&[]);
     let machine = Machine::new();
-    for number in 0..FILES {
+    for number in 0..files {
         let text =
             format!("#include <stdio.h>\nint f{number}(void) {{ return puts(\"{number}\"); }}\n");
         machine.write(&format!("f{number}.c"), &text);
     }
-    // Once alone, so that one daemon serves them all; then eight at a time, as make -j8 does it.
     let script = format!(
-        "sccache --start-server && seq 0 {} | xargs -P 8 -I N sccache gcc -O2 -c fN.c -o fN.o",
-        FILES - 1
+        "{prepare} seq 0 {} | xargs -P 8 -I N sccache gcc -O2 -c fN.c -o fN.o",
+        files - 1
     );
     let outcome = std::thread::scope(|scope| {
-        let build = scope.spawn(|| machine.with_env(&dock, "--lane webdav", &script));
-        for round in 1..=5 {
+        let build = scope.spawn(|| machine.with_env(&dock, lane, &script));
+        for round in 1..=3 {
             let asked = |status: &serde_json::Value| {
                 let totals = &status["cache"]["totals"];
                 Some(totals["hits"].as_u64()? + totals["misses"].as_u64()?)
@@ -93,7 +92,7 @@ fn no_compile_fails_while_the_gateway_is_killed_five_times() {
                 !build.is_finished(),
                 "the build was too short: round {round}"
             );
-            kill(dock.pid_of("gateway"), Signal::SIGKILL).unwrap();
+            happens(&dock);
             eventually("the gateway is back", || {
                 let gateway = dock.service("gateway");
                 (gateway["state"] == "ready" && gateway["restarts"] == round).then_some(())
@@ -102,8 +101,51 @@ fn no_compile_fails_while_the_gateway_is_killed_five_times() {
         build.join().unwrap()
     });
     assert_eq!(outcome.code, Some(0), "{}\n{}", outcome.output, dock.log());
-    let compiled = (0..FILES).filter(|n| machine.work().join(format!("f{n}.o")).exists());
-    assert_eq!(compiled.count(), FILES);
+    let compiled = (0..files).filter(|n| machine.work().join(format!("f{n}.o")).exists());
+    assert_eq!(compiled.count(), files);
     let errors = outcome.output.lines().filter(|line| line.contains("error"));
     assert_eq!(errors.count(), 0, "{}", outcome.output);
+}
+
+#[test]
+fn no_compile_fails_while_the_gateway_is_killed_again_and_again() {
+    // Once alone, so that one daemon serves them all.
+    let prepare = "sccache --start-server &&";
+    build_while("--lane webdav", prepare, 160, |dock| {
+        kill(dock.pid_of("gateway"), Signal::SIGKILL).unwrap();
+    });
+}
+
+/// A compile of C, greeted and not yet answered more, would end with "encountered fatal error".
+fn restarts_of_the_gateway_fail_no_compile(lane: &str) {
+    build_while(lane, "", 60, |dock| {
+        let restarted = dock.command(&["restart", "gateway"]);
+        assert!(restarted.status.success(), "{restarted:?}");
+    });
+}
+
+#[test]
+fn no_compile_by_the_port_fails_while_the_gateway_is_restarted() {
+    restarts_of_the_gateway_fail_no_compile("--lane ipc");
+}
+
+#[test]
+fn no_compile_by_the_socket_fails_while_the_gateway_is_restarted() {
+    restarts_of_the_gateway_fail_no_compile("--lane socket");
+}
+
+#[test]
+fn restart_without_a_name_restarts_every_service() {
+    let mut dock = Dock::start(&[]);
+    let pids = |dock: &Dock| ["gateway", "server"].map(|name| dock.pid_of(name));
+    let before = pids(&dock);
+    let restarted = dock.command(&["restart"]);
+    assert!(restarted.status.success(), "{restarted:?}");
+    eventually("both are new", || {
+        let all = ["gateway", "server"].map(|name| dock.service(name)["restarts"].as_u64());
+        (all == [Some(1), Some(1)]).then_some(())
+    });
+    dock.wait_ready();
+    let after = pids(&dock);
+    assert!(before[0] != after[0] && before[1] != after[1]);
 }

@@ -771,26 +771,50 @@ fn broken_archive_is_refused_by_the_own_protocol_which_goes_on() {
 }
 
 #[test]
-fn nonsense_in_the_own_protocol_closes_the_connection_with_a_word() {
+fn nonsense_in_the_own_protocol_is_answered_with_a_word_and_too_much_of_it_is_not() {
     let gateway = Gateway::start();
     let huge = [&[0xff; 4][..], &11_u32.to_le_bytes()].concat();
     let lying = frame(8, &[&u64::MAX.to_le_bytes(), b"x"]);
-    for (nonsense, word) in [
-        (frame(99, &[]), "unknown request 99"),
-        (lying, "does not fit"),
-        (huge, "too long"),
+    for (nonsense, answered, word) in [
+        (frame(99, &[]), Some(10), "unknown request 99"),
+        (lying, Some(9), "does not fit"),
+        (huge, None, "too long"),
     ] {
         let mut stream = gateway.connect();
         let handshake = exchange(&mut stream, &frame(5, &[]));
         assert_eq!(handshake[..4], [6, 0, 0, 0]);
-        stream.write_all(&nonsense).unwrap();
-        // Closed with bytes unread, which a client may see as a reset.
-        let _ = stream.read_to_end(&mut Vec::new());
+        match answered {
+            Some(tag) => {
+                assert_eq!(exchange(&mut stream, &nonsense)[..4], [tag, 0, 0, 0]);
+                let handshake = exchange(&mut stream, &frame(5, &[]));
+                assert_eq!(handshake[..4], [6, 0, 0, 0], "it goes on");
+            }
+            None => {
+                stream.write_all(&nonsense).unwrap();
+                // Closed with bytes unread, which a client may see as a reset.
+                let _ = stream.read_to_end(&mut Vec::new());
+            }
+        }
         gateway.process.wait_for_line(word);
     }
     let memory = std::fs::read_to_string(format!("/proc/{}/statm", gateway.process.id())).unwrap();
     let pages: u64 = memory.split(' ').nth(1).unwrap().parse().unwrap();
     assert!(pages * 4096 < 200 << 20, "{pages} pages are resident");
+}
+
+/// A client that was greeted looks at its compiler before it goes on, and a compile of C ends if nobody answers then.
+#[test]
+fn first_request_after_the_greeting_is_answered_after_a_stop() {
+    let mut gateway = Gateway::start();
+    let mut stream = gateway.connect();
+    assert_eq!(exchange(&mut stream, &frame(5, &[]))[..4], [6, 0, 0, 0]);
+    gateway.process.signal(nix::sys::signal::Signal::SIGTERM);
+    gateway.process.wait_for_line("stopping");
+    let moment = Duration::from_millis(600);
+    std::thread::sleep(moment);
+    let key = [&64_u64.to_le_bytes()[..], &[b'a'; 64]];
+    assert_eq!(exchange(&mut stream, &frame(9, &key))[..4], [10, 0, 0, 0]);
+    assert!(gateway.process.exit().success());
 }
 
 #[test]

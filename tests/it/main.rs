@@ -57,6 +57,7 @@ mod soak;
 mod storm;
 mod supervise;
 mod surroundings;
+mod tomorrow;
 mod troubles;
 mod upstream;
 mod watch;

@@ -11,6 +11,12 @@ const KEY_BYTES: u64 = 1024;
 /// Longest head of a request: tag, length of the key, key, length of the data.
 pub const LONGEST_HEAD: usize = 4 + 8 + KEY_BYTES as usize + 8;
 
+/// A `Compile` request has paths, arguments and an environment in it: it is never as short.
+const SHORTER_THAN_COMPILE: u32 = 64;
+/// Bytes after the known fields of the greeting's answer, all zero. Clients skip what they do not know; a client of a
+/// later version finds "none" and "no" in the fields that it has more, where the answer's end would fail its build.
+const ROOM_FOR_MORE: usize = 64;
+
 /// Whose storage a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shelf {
@@ -47,7 +53,7 @@ pub enum Request {
 /// Why a frame is no request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    #[error("unknown request {0}: the client may be newer than sccache 0.19")]
+    #[error("unknown request {0}")]
     UnknownTag(u32),
     #[error("a length in the frame does not fit the frame")]
     Length,
@@ -177,6 +183,33 @@ pub fn refusal() -> Vec<u8> {
     frame(&1_u32.to_le_bytes())
 }
 
+/// The answer to a request that [`decode`] calls malformed, `length` bytes long, with `head` at its front: whatever lets
+/// its sender go on without the cache. `is_first` says that no request of the known layout came before.
+///
+/// Only a request to compile has an answer by which its sender compiles by itself. The sender of an unknown greeting
+/// ends in any case, and prints what it was answered: `advice`. After the greeting a client takes any answer for an error
+/// of the cache, and goes on; but in direct mode, where it takes only a miss.
+pub fn answer_to_unknown(length: u32, head: &[u8], is_first: bool, advice: &str) -> Vec<u8> {
+    let tag = Reader { bytes: head, at: 0 }.number::<4>();
+    match tag {
+        Some(7) => miss(Shelf::Results),
+        Some(8) => stored(Shelf::Results, Err(advice)),
+        Some(10) => stored(Shelf::Preprocessor, Err(advice)),
+        _ if !is_first => miss(Shelf::Preprocessor),
+        Some(9) => miss(Shelf::Preprocessor),
+        _ if length < SHORTER_THAN_COMPILE => unsupported_compiler(advice),
+        _ => unhandled_compile(),
+    }
+}
+
+/// "I know no such compiler", with the text in the compiler's place.
+fn unsupported_compiler(text: &str) -> Vec<u8> {
+    // The response, its kind, and how a path is written on Unix.
+    let mut body = [0_u32, 2, 0].map(u32::to_le_bytes).concat();
+    push_bytes(&mut body, text.as_bytes());
+    frame(&body)
+}
+
 /// What the client learns about the cache at the start of each compile.
 pub struct Handshake<'a> {
     /// Shown in the client's statistics.
@@ -203,6 +236,7 @@ impl Handshake<'_> {
         body.extend(u32::from(!self.read_only).to_le_bytes());
         body.push(1);
         body.extend(self.max_size.to_le_bytes());
+        body.extend([0; ROOM_FOR_MORE]);
         frame(&body)
     }
 }
@@ -365,6 +399,32 @@ mod tests {
     }
 
     #[test]
+    fn unknown_requests_are_answered_as_their_senders_go_on() {
+        let answer = |tag: u32, length, is_first| {
+            answer_to_unknown(length, &tag.to_le_bytes(), is_first, "advice")
+        };
+        for is_first in [false, true] {
+            assert_eq!(answer(7, 90, is_first), miss(Shelf::Results));
+            assert_eq!(answer(9, 90, is_first), miss(Shelf::Preprocessor));
+            let refused = stored(Shelf::Results, Err("advice"));
+            assert_eq!(answer(8, 90, is_first), refused);
+            let refused = stored(Shelf::Preprocessor, Err("advice"));
+            assert_eq!(answer(10, 90, is_first), refused);
+        }
+        assert_eq!(answer(12, 900, true), unhandled_compile());
+        let miss = miss(Shelf::Preprocessor);
+        assert_eq!(answer(12, 900, false), miss);
+        assert_eq!(answer_to_unknown(0, &[], false, ""), miss);
+        let expected = [
+            &[0, 0, 0, 26][..],
+            &[0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0],
+            &[6, 0, 0, 0, 0, 0, 0, 0],
+            b"advice",
+        ];
+        assert_eq!(answer(12, 4, true), expected.concat());
+    }
+
+    #[test]
     fn frame_too_short_for_its_tag_is_malformed() {
         assert_eq!(decode(3, &[0, 0, 0]), Err(Malformed::Length));
         assert_eq!(decode(8, &[7, 0, 0, 0, 1, 0, 0, 0]), Err(Malformed::Length));
@@ -390,7 +450,7 @@ mod tests {
         }
         .encode();
         let expected = [
-            &[0, 0, 0, 54][..],
+            &[0, 0, 0, 54 + 64][..],
             &[6, 0, 0, 0],
             &[1, 0, 0, 0, 0, 0, 0, 0, b'x'],
             &[6, 0, 0, 0, 0, 0, 0, 0],
@@ -399,6 +459,7 @@ mod tests {
             &[1, 0, 1, 0, 0, 1],
             &[1, 0, 0, 0],
             &[1, 3, 0, 0, 0, 0, 0, 0, 0],
+            &[0; ROOM_FOR_MORE],
         ]
         .concat();
         assert_eq!(bytes, expected);
