@@ -3,6 +3,10 @@
 use crate::builder::isolation::{Failure, Step};
 use crate::settings::Isolation;
 use crate::state::{self, Loss};
+use nix::errno::Errno;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::chroot;
 use std::fs;
 use std::path::Path;
 
@@ -10,8 +14,8 @@ use std::path::Path;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Surroundings {
     pub(crate) in_container: bool,
-    /// System calls of this process are filtered.
-    pub(crate) seccomp: bool,
+    /// A filter refuses system calls that make namespaces and mounts.
+    pub(crate) filtered: bool,
     /// The AppArmor profile that confines us.
     pub(crate) apparmor: Option<String>,
     /// `kernel.apparmor_restrict_unprivileged_userns`.
@@ -29,16 +33,11 @@ impl Surroundings {
     pub(crate) fn look(dir: &Path) -> Surroundings {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let sysctl = |name: &str| read(&format!("/proc/sys/{name}")).trim().to_owned();
-        let status = read("/proc/self/status");
-        let filtered = |line: &str| {
-            line.strip_prefix("Seccomp:")
-                .is_some_and(|mode| mode.trim() != "0")
-        };
         let apparmor = read("/proc/self/attr/apparmor/current");
         let apparmor = apparmor.trim_matches(['\0', '\n', ' ']);
         Surroundings {
             in_container: state::in_container(),
-            seccomp: status.lines().any(filtered),
+            filtered: is_filtered(),
             apparmor: (!apparmor.is_empty() && apparmor != "unconfined")
                 .then(|| apparmor.to_owned()),
             apparmor_restricts: sysctl("kernel/apparmor_restrict_unprivileged_userns") == "1",
@@ -47,6 +46,19 @@ impl Surroundings {
             folder_is_own_layer: state::lost(dir) == Some(Loss::OwnLayer),
         }
     }
+}
+
+/// Calls that the kernel refuses for what they ask for, before it looks at who asks: a filter is the only one to say
+/// that they are not permitted.
+fn is_filtered() -> bool {
+    let none = None::<&Path>;
+    let answers = [
+        unshare(CloneFlags::from_bits_retain(i32::MAX)),
+        umount2("", MntFlags::from_bits_retain(i32::MAX)),
+        mount(none, "", none, MsFlags::empty(), none),
+        chroot(""),
+    ];
+    answers.contains(&Err(Errno::EPERM)) || answers.contains(&Err(Errno::ENOSYS))
 }
 
 /// What mends a failure.
@@ -73,9 +85,11 @@ pub(super) fn explain(
         return text;
     };
     let mend = mend(*isolation, failure, around);
-    text.push_str(&format!("\nhint: {}", mend.text));
     if around.in_container {
-        text.push_str(&format!("\n{}", command(mend.isolation, around, mode)));
+        let command = command(mend.isolation, around, mode);
+        text.push_str(&format!("\nhint: {}:\n{command}", mend.text));
+    } else {
+        text.push_str(&format!("\nhint: {}", mend.text));
     }
     text
 }
@@ -98,40 +112,48 @@ fn mend(isolation: Isolation, failure: &Failure, around: &Surroundings) -> Mend 
     };
     match failure.step {
         Step::UserNamespace if around.none_allowed => as_root(
-            "this machine allows no user namespaces: set the sysctl user.max_user_namespaces to 10000 on it, or use root:",
+            "this machine allows no user namespaces: set the sysctl user.max_user_namespaces to 10000 on it, or use root",
         ),
         Step::UserNamespace if around.clone_is_off => as_root(
-            "users may not make namespaces here: set the sysctl kernel.unprivileged_userns_clone to 1 on this machine, or use root:",
+            "users may not make namespaces here: set the sysctl kernel.unprivileged_userns_clone to 1 on this machine, or use root",
         ),
         Step::UserNamespace | Step::MapUser | Step::PrivateMounts | Step::MountNamespace
             if around.apparmor_restricts && isolation != Isolation::Root =>
         {
             as_root(
                 "AppArmor restricts user namespaces here: set the sysctl kernel.apparmor_restrict_unprivileged_userns to 0 \
-                 on this machine, or use root:",
+                 on this machine, or use root",
             )
         }
         Step::MountOverlay | Step::Folder if around.folder_is_own_layer => here(
             "the builder's folder lies on the container's own layer, on which no overlay can be mounted: give SCCACHE_DIR a \
-             volume or a tmpfs:",
+             volume or a tmpfs",
         ),
         Step::MountOverlay if failure.cause.contains("EINVAL") => here(
-            "the file system of the builder's folder takes no overlay: put SCCACHE_DIR on ext4, on xfs with ftype=1 or on a tmpfs:",
+            "the file system of the builder's folder takes no overlay: put SCCACHE_DIR on ext4, on xfs with ftype=1 or on a tmpfs",
         ),
-        Step::BeRoot => here("root isolation needs a container that runs as root:"),
-        Step::StepDown => here("the container may not change its user: give it one with --user:"),
-        Step::Folder => here("the builder's folder must be writable for the user of the services:"),
+        Step::BeRoot => here("root isolation needs a container that runs as root"),
+        Step::StepDown => here("the container may not change its user: give it one with --user"),
+        Step::Folder => here("the builder's folder must be writable for the user of the services"),
         _ if isolation == Isolation::Root && failure.cause.contains("uid map") => here(
-            "root isolation needs the capabilities that Docker gives by default, and CAP_SYS_ADMIN:",
+            "root isolation needs the capabilities that Docker gives by default, and CAP_SYS_ADMIN",
         ),
-        _ if around.seccomp && isolation != Isolation::Root => here(
-            "the container's seccomp profile forbids it, and ours is the only flag that is needed:",
+        _ if around.filtered && !around.in_container => here(
+            "a filter of system calls forbids it to this process, such as SystemCallFilter= or RestrictNamespaces= of a \
+             systemd unit: allow there what \"sccache-dock seccomp\" prints",
+        ),
+        _ if around.filtered && isolation != Isolation::Root => here(
+            "the container's seccomp profile forbids it, and ours is the only flag that is needed",
         ),
         _ if isolation == Isolation::Root => {
-            here("root isolation needs CAP_SYS_ADMIN and a seccomp profile that allows pivot_root:")
+            here("root isolation needs CAP_SYS_ADMIN and a seccomp profile that allows pivot_root")
         }
+        _ if around.in_container => as_root(
+            "the seccomp profile allows it, so the machine forbids it to this user, by AppArmor, SELinux or a sysctl: allow it \
+             there, or use root",
+        ),
         _ => here(
-            "the machine forbids it to this user; these are the flags that work in a container:",
+            "the machine forbids it to this user, by AppArmor, SELinux or a sysctl: allow it there",
         ),
     }
 }
@@ -178,7 +200,7 @@ mod tests {
     fn container() -> Surroundings {
         Surroundings {
             in_container: true,
-            seccomp: true,
+            filtered: true,
             ..Surroundings::default()
         }
     }
@@ -246,6 +268,41 @@ mod tests {
             container(),
             &["runs as root", "--user root"],
         );
+    }
+
+    #[test]
+    fn profile_is_not_asked_for_where_it_is_applied() {
+        let failure = Failure {
+            step: Step::PrivateMounts,
+            cause: "EPERM".into(),
+        };
+        let advice = |in_container, filtered| {
+            let around = Surroundings {
+                in_container,
+                filtered,
+                ..Surroundings::default()
+            };
+            let failures = [(Isolation::Userns, failure.clone())];
+            explain(&failures, &around, "distributed-ephemeral")
+        };
+        let wrong = "the only flag that is needed";
+        assert!(advice(true, true).contains(wrong));
+        let applied = advice(true, false);
+        assert!(!applied.contains(wrong), "{applied}");
+        assert!(applied.contains("seccomp profile allows it"), "{applied}");
+        assert!(applied.contains("seccomp=sccache-root.json"), "{applied}");
+        for filtered in [false, true] {
+            let alone = advice(false, filtered);
+            assert!(!alone.contains(wrong) && !alone.ends_with(':'), "{alone}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_filtered_where_the_kernel_answers_itself() {
+        let status = fs::read_to_string("/proc/self/status").unwrap();
+        if status.lines().any(|line| line == "Seccomp:\t0") {
+            assert!(!is_filtered());
+        }
     }
 
     #[test]

@@ -155,9 +155,7 @@ pub(super) fn connect(what: &str, endpoint: &Endpoint, checks: &mut Vec<Check>) 
     }
     let error = last.unwrap_or_else(|| ErrorKind::NotFound.into());
     let mend = match error.kind() {
-        ErrorKind::ConnectionRefused => {
-            "nothing listens there: start the container, and check the published port"
-        }
+        ErrorKind::ConnectionRefused => after_refusal(&addresses),
         ErrorKind::TimedOut => {
             "packets are dropped: check the address, the firewall and the published interface"
         }
@@ -172,6 +170,16 @@ pub(super) fn connect(what: &str, endpoint: &Endpoint, checks: &mut Vec<Check>) 
         mend,
     ));
     false
+}
+
+/// What to do where nothing listens.
+pub(super) fn after_refusal(addresses: &[SocketAddr]) -> &'static str {
+    if addresses.iter().all(|address| address.ip().is_loopback()) {
+        "nothing listens there: start the container, and check the published port"
+    } else {
+        "nothing listens at this address: start the container; its port is published on loopback alone, unless it is \
+         started with SCCACHE_BIND=0.0.0.0 or, for the containers of its host, with the bridge's address"
+    }
 }
 
 /// Whether it is ours; then its status, as far as the token lets us see it.
@@ -424,7 +432,8 @@ pub(super) fn files(
 fn temporary(environment: &Environment) -> Option<Check> {
     const NAME: usize = "/sccacheXXXXXX/sock".len();
     let what = "TMPDIR";
-    let folder = environment.get(what).filter(|it| !it.is_empty())?;
+    let set = environment.get(what).filter(|it| !it.is_empty());
+    let folder = set.map_or("/tmp", String::as_str);
     let (longest, mend) = (SOCKET_PATH_MAX - NAME, "export TMPDIR=/tmp");
     if folder.len() > longest {
         let found = format!(
@@ -439,17 +448,28 @@ fn temporary(environment: &Environment) -> Option<Check> {
         );
         return Some(Check::fail(what, found, mend));
     }
-    None
+    let free = free_bytes(Path::new(folder)).filter(|free| *free < LITTLE)?;
+    let found = format!(
+        "{folder} has {} left: compilers keep what they work on there, and a compile fails when it is full",
+        human::bytes(free)
+    );
+    let mend = "free space there, or export TMPDIR=/var/tmp";
+    Some(Check::warn(what, found, mend))
+}
+
+/// Less than this is soon used up.
+const LITTLE: u64 = 64 << 20;
+
+fn free_bytes(folder: &Path) -> Option<u64> {
+    let disk = folder.ancestors().find_map(|it| statvfs(it).ok())?;
+    Some(disk.blocks_available().saturating_mul(disk.fragment_size()))
 }
 
 /// The client's own level, on a disk that may be full.
 fn own_level(environment: &Environment) -> Option<Check> {
-    /// Less than this is soon used up.
-    const LITTLE: u64 = 64 << 20;
     let what = "SCCACHE_DIR";
     let folder = Path::new(environment.get(what)?);
-    let disk = folder.ancestors().find_map(|it| statvfs(it).ok())?;
-    let free = disk.blocks_available().saturating_mul(disk.fragment_size());
+    let free = free_bytes(folder)?;
     (free < LITTLE).then(|| {
         let found = format!(
             "its disk has {} left: what does not fit is in the shared cache alone, if SCCACHE_MULTILEVEL_WRITE_ERROR_POLICY is ignore",

@@ -374,6 +374,15 @@ fn gateway_checks(endpoint: &str) -> Vec<Check> {
 }
 
 #[test]
+fn refusal_by_the_address_of_a_bridge_names_where_the_port_is_published() {
+    let mend = |address: &str| probe::after_refusal(&[address.parse().unwrap()]);
+    assert!(mend("172.17.0.1:4226").contains("SCCACHE_BIND=0.0.0.0"));
+    for here in ["127.0.0.1:4226", "[::1]:4226"] {
+        assert!(!mend(here).contains("SCCACHE_BIND"), "{here}");
+    }
+}
+
+#[test]
 fn refused_unresolved_and_foreign_servers_are_told_apart() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();

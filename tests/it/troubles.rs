@@ -83,6 +83,24 @@ fn temporary_folder_in_which_sccache_cannot_start_is_named() {
     }
 }
 
+#[test]
+fn small_temporary_folder_is_named() {
+    let dock = Dock::start(&[]);
+    let machine = Machine::new();
+    // A temporary folder of one MiB, in a mount namespace of its own.
+    let script = "mkdir t; unshare --user --map-root-user --mount sh -ec '
+        mount -t tmpfs -o size=1m tmpfs t
+        export TMPDIR=$PWD/t
+        sccache-dock doctor --endpoint \"$SCCACHE_WEBDAV_ENDPOINT\" || true'";
+    let said = machine.with_env(&dock, "", script).output;
+    let told = said.lines().find(|line| line.contains("TMPDIR"));
+    let told = told.unwrap_or_else(|| panic!("{said}"));
+    assert!(
+        told.starts_with("warn") && told.contains("1.0 MiB left"),
+        "{said}"
+    );
+}
+
 /// A proxy that forwards nothing and tells whether it was asked.
 fn proxy() -> (String, std::sync::Arc<std::sync::atomic::AtomicBool>) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
