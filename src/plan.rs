@@ -8,6 +8,7 @@ use crate::gateway::config::{Config, IpcPolicy, Upstream};
 use crate::secret::Secret;
 use crate::settings::{Mode, Settings};
 use crate::supervise::machine::{Id, Rules};
+use crate::variables::PROXIES;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -218,6 +219,11 @@ pub fn plan(settings: &Settings, facts: &Facts) -> Result<Plan, toml::ser::Error
         keys.filter(|(name, _)| name.contains("SECRET") || name.contains("TOKEN"))
             .map(|(_, value)| value.clone()),
     );
+    let proxies = settings
+        .aws
+        .iter()
+        .filter(|(name, _)| PROXIES.contains(&name.as_str()));
+    secrets.extend(proxies.flat_map(|(_, url)| secrets_of_url(url)));
     let aws = settings.aws.iter();
     let aws = aws.map(|(name, value)| (name.clone(), value.reveal().to_owned()));
     let config_path = paths::gateway_config(&settings.dir);
@@ -271,7 +277,7 @@ pub fn plan(settings: &Settings, facts: &Facts) -> Result<Plan, toml::ser::Error
 fn secrets_of_url(url: &Secret) -> Vec<Secret> {
     let text = url.reveal();
     let (bare, query) = text.split_once('?').unwrap_or((text, ""));
-    let host = bare.split_once("://").map_or("", |(_, rest)| rest);
+    let host = bare.split_once("://").map_or(bare, |(_, rest)| rest);
     let user = host
         .split('/')
         .next()

@@ -148,7 +148,7 @@ pub struct Settings {
     /// Bearer token for an upstream over HTTP.
     pub upstream_token: Option<Secret>,
     /// The environment's variables for the upstream, which are the gateway's then: `AWS_*` where it is S3, and those
-    /// that name a private authority's certificates.
+    /// that name a private authority's certificates or the proxies on the way.
     pub aws: Vec<(String, Secret)>,
     /// More tokens, by name.
     pub tokens_file: Option<PathBuf>,
@@ -420,6 +420,7 @@ impl Lookup<'_> {
             .iter()
             .filter(|(name, _)| match name.as_str() {
                 "SSL_CERT_FILE" | "SSL_CERT_DIR" => upstream.is_some(),
+                name if variables::PROXIES.contains(&name) => upstream.is_some(),
                 name => s3 && name.starts_with("AWS_"),
             });
         let aws = aws

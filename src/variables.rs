@@ -47,6 +47,18 @@ pub const INVENTED: &[(&str, &str)] = &[
     ),
 ];
 
+/// The proxies on the way to others, by the names that every HTTP client reads, in lower case too.
+pub const PROXIES: [&str; 8] = [
+    "HTTP_PROXY",
+    "http_proxy",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+    "NO_PROXY",
+    "no_proxy",
+];
+
 /// Every `SCCACHE_*` variable that sccache 0.19.0 itself reads.
 pub const SCCACHE_OWN: &[&str] = &[
     "SCCACHE_ALLOW_CORE_DUMPS",

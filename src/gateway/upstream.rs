@@ -16,6 +16,7 @@ use crate::gateway::key::Key;
 use crate::gateway::metrics::{self, Figure};
 use crate::gateway::status::UpstreamStatus;
 use crate::gateway::store::{self, WrittenBy};
+use crate::variables::PROXIES;
 use breaker::Breaker;
 use bytes::Bytes;
 use futures_util::TryStreamExt;
@@ -53,6 +54,17 @@ const OFFERS: usize = 4096;
 const LARGEST: u64 = 256 << 20;
 /// So often an upload of one key is tried while the upstream answers others.
 const TRIES: u32 = 3;
+
+/// Which variables decide about a proxy on the way; their values may hold a password.
+fn by_proxies(url: &str) -> String {
+    let set = |name: &&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let names: Vec<&str> = PROXIES.into_iter().filter(set).collect();
+    match (names.is_empty(), url.starts_with("redis")) {
+        (true, _) => String::new(),
+        (false, false) => format!("; by {}", names.join(", ")),
+        (false, true) => format!("; Redis goes by no proxy, so not by {}", names.join(", ")),
+    }
+}
 
 /// Why an upstream cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -155,9 +167,10 @@ impl Upstream {
             last_error: Mutex::default(),
         });
         info!(
-            "upstream {} with {} blobs to pass on",
+            "upstream {} with {} blobs to pass on{}",
             upstream.name,
-            lock(&upstream.queue).len()
+            lock(&upstream.queue).len(),
+            by_proxies(config.url.reveal())
         );
         tokio::spawn(Arc::clone(&upstream).keep_queue(taken));
         for _ in 0..UPLOADS {

@@ -1,5 +1,6 @@
 //! The second level: the real gateway before real stores (another gateway, Redis, an S3-compatible server).
 
+use crate::dock::Dock;
 use crate::harness::{Gateway, Process, READER, WRITER, now, skip, tools, wait_for};
 use crate::site::free_port;
 use sccache_dock::gateway::config::Upstream;
@@ -8,6 +9,7 @@ use sccache_dock::secret::Secret;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
@@ -355,4 +357,74 @@ fn blob_that_is_evicted_before_it_was_passed_on_is_counted() {
     wait_status(&gateway, "each is passed on or counted", |status| {
         status.uploaded + status.dropped_writes == 8 && status.dropped_writes > 0
     });
+}
+
+/// A proxy as people have one: it fetches for others what they name by its whole URL. Counts what it was asked.
+fn proxy() -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!(
+        "http://any:proxy-password@{}",
+        listener.local_addr().unwrap()
+    );
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    std::thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            let count = Arc::clone(&count);
+            std::thread::spawn(move || forward(client, &count));
+        }
+    });
+    (url, asked)
+}
+
+/// One request, and then no more.
+fn forward(mut client: TcpStream, asked: &AtomicUsize) -> Option<()> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        client.read_exact(&mut byte).ok()?;
+        head.extend(byte);
+    }
+    asked.fetch_add(1, SeqCst);
+    let head = String::from_utf8(head).unwrap();
+    let (method, rest) = head.split_once(" http://").expect("a whole URL");
+    let (host, rest) = rest.split_once('/').unwrap();
+    let mut server = TcpStream::connect(host).unwrap();
+    let (line, fields) = rest.split_once("\r\n").unwrap();
+    write!(server, "{method} /{line}\r\nConnection: close\r\n{fields}").unwrap();
+    let mut body = client.try_clone().unwrap();
+    let mut there = server.try_clone().unwrap();
+    std::thread::spawn(move || std::io::copy(&mut body, &mut there));
+    std::io::copy(&mut server, &mut client).ok()?;
+    client.shutdown(std::net::Shutdown::Both).ok()
+}
+
+#[test]
+fn upstream_is_reached_by_the_proxy_of_the_container_unless_its_network_is_excepted() {
+    for (exceptions, is_proxied) in [
+        ("", true),
+        ("10.0.0.0/8, localhost", true),
+        ("127.0.0.0/8", false),
+        ("10.0.0.0/8,127.0.0.1", false),
+    ] {
+        let (third, (proxy, asked)) = (Gateway::start(), proxy());
+        let dock = Dock::start(&[
+            ("SCCACHE_UPSTREAM", &third.url()),
+            ("SCCACHE_UPSTREAM_TOKEN", WRITER),
+            ("HTTP_PROXY", &proxy),
+            ("NO_PROXY", exceptions),
+        ]);
+        assert_eq!(third.request("PUT", "/cas/there", BODY).code, 201);
+        let url = format!("http://{}/cas/there", dock.address());
+        let token = format!("Authorization: Bearer {}", dock.token());
+        let fetched = Command::new("curl")
+            .args(["--silent", "--noproxy", "*", "--header", &token, &url])
+            .output()
+            .unwrap();
+        assert_eq!(fetched.stdout, BODY, "{exceptions:?}: {}", dock.log());
+        assert_eq!(asked.load(SeqCst) > 0, is_proxied, "{exceptions:?}");
+        let line = dock.wait_log("blobs to pass on; by HTTP_PROXY");
+        assert_eq!(line.contains("NO_PROXY"), !exceptions.is_empty(), "{line}");
+        assert!(!dock.log().contains("proxy-password"), "{}", dock.log());
+    }
 }
