@@ -131,3 +131,24 @@ create() {
         fail "cannot run container \"$container\": $problem"
     }
 }
+
+# Starts the container once more, by docker's word $1. While it was away, a client of the lane ipc or with default settings
+# may have started a daemon of its own on the port, for which Docker does not wait: it is told to end.
+start_again() {
+    tries=0
+    until problem=$(docker "$1" "$container" 2>&1 >/dev/null); do
+        case $problem in
+        *"already allocated"* | *"already in use"*) ;;
+        *) fail "cannot $1 container \"$container\": $problem" "remove it and start anew: $me remove" ;;
+        esac
+        at=$(docker inspect --format '{{with index .HostConfig.PortBindings "4226/tcp"}}{{(index . 0).HostPort}}{{end}}' "$container")
+        tries=$((tries + 1))
+        # Each time may cost a build a compile that was just about to be answered.
+        [ "$tries" -le 3 ] || fail "cannot $1 container \"$container\": port $at, or another of its, is in use" \
+            "a build may start an sccache there again and again: when it has ended, or what else has the port, $me restart"
+        [ "$tries" -gt 1 ] || say "a client may have started an sccache of its own on port $at: it is told to end"
+        # The image's own variables name the socket of its container.
+        docker run --rm --network host --cap-drop ALL --env "SCCACHE_SERVER_PORT=$at" --entrypoint env "$image" \
+            -u SCCACHE_SERVER_UDS timeout 20 sccache --stop-server >/dev/null 2>&1 || true
+    done
+}

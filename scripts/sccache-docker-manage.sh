@@ -121,7 +121,7 @@ start() {
         if runs; then
             say "container \"$container\" runs already (changed settings need: $me remove, then start)"
         else
-            docker start "$container" >/dev/null || fail "cannot start container \"$container\"" "remove it and start anew: $me remove"
+            start_again start
         fi
         wait_until_healthy old
         ;;
@@ -208,7 +208,8 @@ stop)
     ;;
 restart)
     need_container
-    docker restart "$container" >/dev/null
+    # Where it runs, in its place: what lets go of a port may lose it to a client.
+    docker exec "$container" sccache-dock restart >/dev/null 2>&1 || start_again restart
     wait_until_healthy old
     ;;
 remove)

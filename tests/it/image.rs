@@ -12,4 +12,5 @@ mod life;
 mod outages;
 mod pulled;
 mod refusals;
+mod restarts;
 mod script;

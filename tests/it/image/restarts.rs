@@ -1,0 +1,109 @@
+//! A restart of the cache while builds run: none fails, and it is back.
+
+use crate::dock::eventually;
+use crate::docker::{LONG, Ran};
+use crate::site::{Script, Site};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+
+/// A client that sccache's own variables do not reach, but for its address.
+fn default_settings(script: &Script) -> String {
+    format!("export SCCACHE_SERVER_PORT={}", script.port)
+}
+
+/// Files of C that nobody has compiled before, one after the other or two at a time; its last line is how many objects
+/// there are. What a daemon of the client's own has kept goes with it.
+fn build(site: &Site, script: &Script, prepare: &str, files: usize) -> Ran {
+    let text = format!(
+        "{prepare}; work=$(mktemp -d) && export SCCACHE_DIR=$work/disk && cd $work || exit 9
+        for i in $(seq {files}); do echo \"int f$i(void) {{ return $$$i; }}\" >a$i.c; done
+        seq {files} | xargs -P 2 -I @ sccache cc -c a@.c -o a@.o; code=$?
+        ls *.o | wc -l; rm -rf $work; exit $code"
+    );
+    site.shell(script, &text, LONG)
+}
+
+/// Whether the container runs, and what Docker has against it.
+fn state(script: &Script) -> String {
+    let format = "{{.State.Status}} {{.State.Error}}";
+    script.docker.inspect(&script.container, format)
+}
+
+#[test]
+fn restart_by_the_script_lets_go_of_no_port_and_fails_no_build() {
+    let Some(site) = Site::open() else { return };
+    site.install_client();
+    let script = site.script("in-place");
+    script.call(&["start", "ephemeral"]).ok();
+    let pids = script.docker.pids(&script.container);
+    let (done, refused) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(SeqCst) {
+                let connected = TcpStream::connect(("127.0.0.1", script.port));
+                refused.fetch_add(usize::from(connected.is_err()), SeqCst);
+            }
+        });
+        let ipc = script.eval("--lane ipc");
+        let socket = script.eval("--lane socket");
+        for prepare in [default_settings(&script), ipc, socket] {
+            let building = scope.spawn({
+                let (site, script, prepare) = (&site, &script, prepare.clone());
+                move || build(site, script, &prepare, 100)
+            });
+            script.call(&["restart"]).ok();
+            let built = building.join().unwrap();
+            assert!(built.stdout.ends_with("100\n"), "{prepare}: {built:?}");
+            built.ok();
+        }
+        done.store(true, SeqCst);
+    });
+    assert_eq!(refused.load(SeqCst), 0, "connections were refused");
+    assert_ne!(script.docker.pids(&script.container), pids);
+}
+
+#[test]
+fn container_comes_back_where_a_client_has_taken_its_port() {
+    let Some(site) = Site::open() else { return };
+    site.install_client();
+    let script = site.script("taken");
+    script.call(&["start", "ephemeral"]).ok();
+    for prepare in [default_settings(&script), script.eval("--lane ipc")] {
+        script.docker.ok(&["stop", &script.container]);
+        // It finds nothing there, and starts a daemon.
+        build(&site, &script, &default_settings(&script), 1).ok();
+        let by_hand = script.docker.run(&["start", &script.container]);
+        assert_ne!(by_hand.code, Some(0), "the port is free: {by_hand:?}");
+        let restarted = script.call(&["restart"]);
+        assert!(
+            restarted.stderr.contains("it is told to end"),
+            "{restarted:?}"
+        );
+        restarted.ok();
+        assert_eq!(state(&script), "running ");
+        build(&site, &script, &prepare, 3).ok();
+    }
+}
+
+/// What people type who do not know better.
+#[test]
+fn restart_by_docker_fails_no_build_by_the_socket_and_it_is_shared_again() {
+    let Some(site) = Site::open() else { return };
+    site.install_client();
+    let script = site.script("by-hand");
+    script.call(&["start", "ephemeral"]).ok();
+    let prepare = script.eval("--lane socket");
+    for _ in 0..3 {
+        std::thread::scope(|scope| {
+            let building = scope.spawn(|| build(&site, &script, &prepare, 150));
+            script.docker.ok(&["restart", &script.container]);
+            let built = building.join().unwrap();
+            assert!(built.stdout.ends_with("150\n"), "{built:?}");
+            built.ok();
+        });
+        script.docker.wait_healthy(&script.container);
+        assert_eq!(state(&script), "running ");
+        build(&site, &script, &prepare, 3).ok();
+        eventually("its results", || (script.counts().2 >= 3).then_some(()));
+    }
+}
