@@ -242,12 +242,10 @@ fn admission_looks_at_no_job() {
         let port = u16::try_from(job % BUILDERS as u64).unwrap() + 1;
         ledger.assigned(now, job, address(port), T, false);
     }
-    let (start, count) = (Instant::now(), 1000);
-    for _ in 0..count {
+    let start = Instant::now();
+    for _ in 0..1000 {
         ledger.admit(now, T);
     }
-    let took = start.elapsed();
-    println!("{:?} an allocation", took / count);
     // A look at every job takes minutes.
-    assert!(took < seconds(20));
+    assert!(start.elapsed() < seconds(20));
 }
