@@ -14,6 +14,7 @@ mod own_protocol;
 mod paths;
 pub(crate) mod peer;
 mod secrets;
+mod toolchains;
 
 use crate::harness::Gateway;
 use std::io::{Read, Write};
@@ -35,4 +36,3 @@ fn code(answer: &str) -> u16 {
     let word = answer.split(' ').nth(1).unwrap_or_default();
     word.parse().unwrap_or(0)
 }
-mod toolchains;
