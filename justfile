@@ -71,6 +71,10 @@ fuzz SECONDS="600" *TARGETS="front frames zip settings tokens control notify log
 shares:
     cargo nextest run --locked --no-capture -E 'test(/^at::checkouts/)'
 
+# What small projects say when they are built by every lane, beside a build without a cache, as a table.
+same:
+    cargo nextest run --locked --no-capture -E 'test(/^same::/)'
+
 # Which commands of the documents the tests run, which not, and why, as a table.
 guides:
     cargo nextest run --locked --no-capture -E 'test(=guides::every_command_of_the_guides_is_run_or_says_why_not)'

@@ -49,6 +49,7 @@ mod provenance;
 mod reboot;
 mod releases;
 mod reloads;
+mod same;
 mod scan;
 mod scheduler;
 mod screens;
