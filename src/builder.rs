@@ -13,6 +13,7 @@ mod advice;
 pub mod config;
 mod filter;
 mod folder;
+pub mod guard;
 pub mod isolation;
 mod leftovers;
 mod limits;
@@ -32,6 +33,7 @@ use crate::settings::Isolation;
 pub(crate) use advice::Surroundings;
 use clap::ValueEnum;
 use config::Config;
+use guard::Guard;
 use isolation::Failure;
 use nix::sys::signal::Signal;
 use relay::Flying;
@@ -62,6 +64,8 @@ pub enum Part {
     TryUserns,
     /// Try real root, the same
     TryRoot,
+    /// In the sandbox of a trial: look for something that is there, as a compiler would
+    Look,
     /// Become `sccache-dist`
     Serve,
 }
@@ -123,7 +127,7 @@ fn system<E: Into<io::Error>>(action: &'static str) -> impl Fn(E) -> Error {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Tried {
-    Works(Procfs),
+    Works(Procfs, Guard),
     Fails(Failure),
 }
 
@@ -133,9 +137,12 @@ enum Tried {
 /// The builder cannot run here.
 pub fn run(path: &Path, part: Part) -> Result<u8, Error> {
     crate::gateway::log::to_stderr();
+    if part == Part::Look {
+        return look();
+    }
     let config: Config = config_file::read(path)?;
     match part {
-        Part::Keep => keep(path, &config),
+        Part::Keep | Part::Look => keep(path, &config),
         Part::TryUserns => try_out(&config, Isolation::Userns),
         Part::TryRoot => try_out(&config, Isolation::Root),
         Part::Serve => serve(&config).map(|never| match never {}),
@@ -147,11 +154,11 @@ pub fn run(path: &Path, part: Part) -> Result<u8, Error> {
     reason = "its parent reads the outcome from there"
 )]
 fn try_out(config: &Config, isolation: Isolation) -> Result<u8, Error> {
-    let terms = terms(config, Procfs::Fresh);
+    let terms = terms(config, Procfs::Fresh, None);
     let outcome =
         isolation::enter(isolation, config.user).and_then(|()| isolation::trial(config, &terms));
     let tried = match outcome {
-        Ok(procfs) => Tried::Works(procfs),
+        Ok((procfs, guard)) => Tried::Works(procfs, guard),
         Err(failure) => Tried::Fails(failure),
     };
     let text = serde_json::to_string(&tried).map_err(|error| Error::System {
@@ -163,7 +170,7 @@ fn try_out(config: &Config, isolation: Isolation) -> Result<u8, Error> {
 }
 
 fn keep(path: &Path, config: &Config) -> Result<u8, Error> {
-    let (isolation, procfs) = choose(path, config)?;
+    let (isolation, procfs, guard) = choose(path, config)?;
     if let Some(user) = config.user.filter(|_| isolation != Isolation::Root) {
         // While we still may: real root could have been chosen the last time.
         leftovers::clean(&config.dir);
@@ -176,7 +183,7 @@ fn keep(path: &Path, config: &Config) -> Result<u8, Error> {
     // In a user namespace we may remove what a job has closed.
     leftovers::clean(&config.dir);
     leftovers::say_what_stays(&config.dir);
-    let terms = terms(config, procfs);
+    let terms = terms(config, procfs, Some(guard));
     info!(
         "jobs are isolated by {isolation:?} with a {procfs:?} procfs, each with at most {} MiB of memory, {} MiB of files, {} processes and {} s",
         terms.memory_bytes >> 20,
@@ -184,6 +191,12 @@ fn keep(path: &Path, config: &Config) -> Result<u8, Error> {
         terms.processes,
         terms.time_millis / 1000,
     );
+    match guard {
+        Guard::Watch => info!("Rust jobs that look for what was not sent go home"),
+        Guard::List => {
+            warn!("Rust jobs with macros that are not known to look for nothing go home");
+        }
+    }
     unpacking::watch(&config.dir, limits::toolchain(&config.limits, &config.dir));
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGCHLD]).map_err(system("catch signals"))?;
     let listener = listeners::bind_tcp(config.listen).map_err(system("take the builder's port"))?;
@@ -205,8 +218,8 @@ fn keep(path: &Path, config: &Config) -> Result<u8, Error> {
     Ok(exit::FAILED)
 }
 
-/// The first kind of isolation that works, and the `/proc` that jobs can have in it.
-fn choose(path: &Path, config: &Config) -> Result<(Isolation, Procfs), Error> {
+/// The first kind of isolation that works, the `/proc` that jobs can have in it, and how they can be guarded.
+fn choose(path: &Path, config: &Config) -> Result<(Isolation, Procfs, Guard), Error> {
     let kinds: &[Isolation] = match config.isolation {
         Isolation::Userns => &[Isolation::Userns],
         Isolation::Root => &[Isolation::Root],
@@ -218,7 +231,7 @@ fn choose(path: &Path, config: &Config) -> Result<(Isolation, Procfs), Error> {
     let mut failures = Vec::new();
     for isolation in kinds {
         match try_apart(path, *isolation)? {
-            Tried::Works(procfs) => return Ok((*isolation, procfs)),
+            Tried::Works(procfs, guard) => return Ok((*isolation, procfs, guard)),
             Tried::Fails(failure) => failures.push((*isolation, failure)),
         }
     }
@@ -260,12 +273,21 @@ fn ourselves(path: &Path, part: Part) -> Command {
     command
 }
 
-fn terms(config: &Config, procfs: Procfs) -> Terms {
+/// Makes a thread that looks for a folder, as a compiler does.
+fn look() -> Result<u8, Error> {
+    let looked = std::thread::spawn(|| std::fs::metadata("/")).join();
+    let looked = looked.unwrap_or_else(|_| Err(io::Error::other("its thread ended")));
+    looked.map_err(system("look for a folder"))?;
+    Ok(exit::OK)
+}
+
+fn terms(config: &Config, procfs: Procfs, guard: Option<Guard>) -> Terms {
     let ceiling = limits::ceiling(&config.limits, &config.dir);
     Terms {
         bwrap: config.bwrap.clone(),
         procfs,
         jobs_socket: Some(config.jobs_socket.clone()),
+        guard,
         memory_bytes: ceiling.memory_bytes,
         processes: ceiling.processes,
         time_millis: config.limits.time_millis,

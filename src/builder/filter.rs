@@ -140,14 +140,19 @@ impl Filters {
 /// A file that only whoever inherits it has.
 fn in_memory(program: &BpfProgram) -> io::Result<OwnedFd> {
     let mut file = std::fs::File::from(memfd_create(c"filter", MFdFlags::empty())?);
-    for step in program {
-        // `struct sock_filter` of linux/filter.h.
-        file.write_all(&step.code.to_ne_bytes())?;
-        file.write_all(&[step.jt, step.jf])?;
-        file.write_all(&step.k.to_ne_bytes())?;
-    }
+    file.write_all(&bytes(program))?;
     file.rewind()?;
     Ok(file.into())
+}
+
+/// As bubblewrap reads it: `struct sock_filter` of linux/filter.h, one after another.
+pub(super) fn bytes(program: &BpfProgram) -> Vec<u8> {
+    let steps = program.iter().map(|step| {
+        let [low, high] = step.code.to_ne_bytes();
+        let [a, b, c, d] = step.k.to_ne_bytes();
+        [low, high, step.jt, step.jf, a, b, c, d]
+    });
+    steps.flatten().collect()
 }
 
 /// One for each answer, because a filter has one; of two, the kernel takes the one that refuses.
@@ -175,8 +180,8 @@ fn programs() -> Result<[BpfProgram; 2], seccompiler::BackendError> {
     let typing = typing.map(|request| rule(&[(1, SeccompCmpOp::Eq, *request)]));
     refused.push((libc::SYS_ioctl, typing.collect::<Result<_, _>>()?));
     Ok([
-        program(absent, Errno::ENOSYS)?,
-        program(refused, Errno::EPERM)?,
+        program(absent, SeccompAction::Errno(Errno::ENOSYS as u32))?,
+        program(refused, SeccompAction::Errno(Errno::EPERM as u32))?,
     ])
 }
 
@@ -184,7 +189,9 @@ fn programs() -> Result<[BpfProgram; 2], seccompiler::BackendError> {
 const CLONE_FLAGS: u8 = 0;
 
 /// Holds where all conditions do: argument, comparison, value. All of them are numbers of 32 bits to the kernel.
-fn rule(conditions: &[(u8, SeccompCmpOp, u64)]) -> Result<SeccompRule, seccompiler::BackendError> {
+pub(super) fn rule(
+    conditions: &[(u8, SeccompCmpOp, u64)],
+) -> Result<SeccompRule, seccompiler::BackendError> {
     let condition = |(argument, comparison, value): &(u8, SeccompCmpOp, u64)| {
         SeccompCondition::new(
             *argument,
@@ -196,16 +203,16 @@ fn rule(conditions: &[(u8, SeccompCmpOp, u64)]) -> Result<SeccompRule, seccompil
     SeccompRule::new(conditions.iter().map(condition).collect::<Result<_, _>>()?)
 }
 
-/// Answers these calls with `errno`, and ends whoever calls as a program of another architecture, whose calls have other
+/// Answers these calls by `action`, and ends whoever calls as a program of another architecture, whose calls have other
 /// numbers.
-fn program(
+pub(super) fn program(
     rules: Vec<(libc::c_long, Vec<SeccompRule>)>,
-    errno: Errno,
+    action: SeccompAction,
 ) -> Result<BpfProgram, seccompiler::BackendError> {
     let filter = SeccompFilter::new(
         rules.into_iter().collect(),
         SeccompAction::Allow,
-        SeccompAction::Errno(errno as u32),
+        action,
         TargetArch::try_from(std::env::consts::ARCH)?,
     )?;
     let mut program = BpfProgram::try_from(filter)?;

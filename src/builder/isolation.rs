@@ -3,6 +3,7 @@
 //! A process cannot leave a user namespace again, so each kind is tried by a process of its own.
 
 use crate::builder::config::{Config, User};
+use crate::builder::guard::Guard;
 use crate::builder::shim::{self, Procfs, Terms};
 use crate::settings::Isolation;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -13,6 +14,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 use std::process::Command;
+use tracing::warn;
 
 /// What was being done when it failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,21 +130,22 @@ fn private_mounts() -> Result<(), Failure> {
     mount(NOTHING, "/", NOTHING, flags, NOTHING).map_err(Failure::at(Step::PrivateMounts))
 }
 
-/// Does what `sccache-dist` does for a job, on the folder where it will: gives the kind of `/proc` that jobs can have.
+/// Does what `sccache-dist` does for a job, on the folder where it will: gives the kind of `/proc` that jobs can have, and
+/// how they can be guarded.
 ///
 /// # Errors
 /// The step that fails, as a job's would.
-pub fn trial(config: &Config, terms: &Terms) -> Result<Procfs, Failure> {
+pub fn trial(config: &Config, terms: &Terms) -> Result<(Procfs, Guard), Failure> {
     let folder = config.dir.join(format!("trial-{}", std::process::id()));
     let outcome = try_job(&folder, terms);
     let _ = umount2(&folder.join("target"), MntFlags::MNT_DETACH);
     let cleaned = fs::remove_dir_all(&folder);
-    let procfs = outcome?;
+    let works = outcome?;
     cleaned.map_err(Failure::at(Step::Folder))?;
-    Ok(procfs)
+    Ok(works)
 }
 
-fn try_job(folder: &Path, terms: &Terms) -> Result<Procfs, Failure> {
+fn try_job(folder: &Path, terms: &Terms) -> Result<(Procfs, Guard), Failure> {
     unshare(CloneFlags::CLONE_NEWNS).map_err(Failure::at(Step::MountNamespace))?;
     private_mounts()?;
     let [lower, upper, work, target] =
@@ -165,13 +168,21 @@ fn try_job(folder: &Path, terms: &Terms) -> Result<Procfs, Failure> {
     )
     .map_err(Failure::at(Step::MountOverlay))?;
     write_below(&target).map_err(Failure::at(Step::ChangeRoot))?;
-    let first = try_sandbox(&target, terms, Procfs::Fresh);
-    match first {
+    let first = try_sandbox(&target, terms, Procfs::Fresh, None);
+    let procfs = match first {
         Err(failure) if failure.cause.contains("proc") => {
-            try_sandbox(&target, terms, Procfs::Bind).map(|()| Procfs::Bind)
+            try_sandbox(&target, terms, Procfs::Bind, None).map(|()| Procfs::Bind)
         }
         other => other.map(|()| Procfs::Fresh),
-    }
+    }?;
+    let guard = match try_sandbox(&target, terms, procfs, Some(Guard::Watch)) {
+        Ok(()) => Guard::Watch,
+        Err(failure) => {
+            warn!("cannot watch the jobs: {failure}");
+            Guard::List
+        }
+    };
+    Ok((procfs, guard))
 }
 
 /// Inputs are unpacked by a thread whose root is the job's.
@@ -190,7 +201,12 @@ fn write_below(root: &Path) -> io::Result<()> {
 }
 
 /// The arguments of `sccache-dist` (0.19.0, `src/bin/sccache-dist/build.rs`), through the shim, around our own program.
-fn try_sandbox(target: &Path, terms: &Terms, procfs: Procfs) -> Result<(), Failure> {
+fn try_sandbox(
+    target: &Path,
+    terms: &Terms,
+    procfs: Procfs,
+    guard: Option<Guard>,
+) -> Result<(), Failure> {
     let fail = |cause: String| Failure {
         step: Step::Sandbox,
         cause,
@@ -199,6 +215,7 @@ fn try_sandbox(target: &Path, terms: &Terms, procfs: Procfs) -> Result<(), Failu
     let program = std::env::current_exe().map_err(|error| said(&error))?;
     let terms = Terms {
         procfs,
+        guard,
         jobs_socket: None,
         ..terms.clone()
     };
@@ -219,7 +236,10 @@ fn try_sandbox(target: &Path, terms: &Terms, procfs: Procfs) -> Result<(), Failu
     command
         .arg("--ro-bind")
         .arg(&program)
-        .args(["/program", "--", "/program", "--version"]);
+        // By the name of one that is guarded.
+        .args(["/clippy-driver", "--", "/clippy-driver"])
+        .args(["builder", "--config", "none"])
+        .args(["--part", "look"]);
     let output = command.output().map_err(|error| said(&error))?;
     if output.status.success() {
         return Ok(());

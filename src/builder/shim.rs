@@ -4,7 +4,8 @@
 //! sccache-dist -> shim -> bwrap -> compiler          started, ended -> the gateway's socket of jobs
 //! ```
 //!
-//! Where procfs cannot be mounted, the job gets a read-only bind of ours. A job over one of its limits is killed.
+//! Where procfs cannot be mounted, the job gets a read-only bind of ours. A job over one of its limits is killed, and so is
+//! a Rust job that looks for what was not sent ([`guard`](crate::builder::guard)).
 //!
 //! Whatever does not succeed here ends by a signal: `sccache-dist` answers that with an error, and the client compiles
 //! by itself. An exit code would fail the client's build at once, and here a compiler fails for reasons that the client
@@ -13,12 +14,16 @@
 
 use crate::builder::filter::Filters;
 use crate::builder::folder::{Content, FILES, Folder};
+use crate::builder::guard::{Guard, Job, SentHome, Watch};
 use crate::builder::mounts::confine;
 use crate::builder::speech::Speech;
 use crate::builder::{spared, toolchain, tree};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, UsageWho, getrusage, setrlimit};
-use nix::sys::signal::{Signal, raise};
+use nix::sys::signal::{Signal, kill, raise};
+use nix::unistd::Pid;
+use rustix::io::Errno;
+use rustix::process::{WaitId, WaitIdOptions, WaitOptions, WaitStatus, wait, waitid};
 use serde::{Deserialize, Serialize};
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read, Write};
@@ -26,7 +31,8 @@ use std::os::fd::AsFd;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// In the environment of `sccache-dist`: what its shims are to do, as JSON.
@@ -54,6 +60,8 @@ pub struct Terms {
     pub procfs: Procfs,
     /// Where jobs are reported.
     pub jobs_socket: Option<PathBuf>,
+    /// How Rust jobs are guarded; not at all where there is none.
+    pub guard: Option<Guard>,
     pub memory_bytes: u64,
     /// Processes and threads together.
     pub processes: u64,
@@ -87,6 +95,7 @@ pub enum Report {
     },
     Started {
         job: String,
+        guard: Option<Guard>,
     },
     Ended {
         job: String,
@@ -96,6 +105,8 @@ pub enum Report {
         /// The most that was seen of it.
         peak_rss_bytes: u64,
         limit: Option<Limit>,
+        /// Why its result would not count.
+        home: Option<SentHome>,
     },
 }
 
@@ -131,25 +142,33 @@ pub fn run(terms: &str, arguments: Vec<OsString>) -> io::Result<u8> {
     let job = name(folder.as_ref());
     // Bubblewrap leaves before its own child, which has run the job: what that used would be lost with it.
     nix::sys::prctl::set_child_subreaper(true)?;
-    reports.send(&Report::Started { job: job.clone() });
+    reports.send(&Report::Started {
+        job: job.clone(),
+        guard: terms.guard,
+    });
     let begin = now();
-    let mut sandbox = Sandbox::start(&terms, folder.as_ref(), arguments)?;
-    let (status, limit) = sandbox.watch(&terms, folder.as_ref(), begin)?;
-    reap_the_rest();
-    sandbox.speech.finish();
+    let end = match refused(&terms, &arguments) {
+        Some(home) => End::before_its_begin(home),
+        None => Sandbox::start(&terms, folder.as_ref(), arguments)?.attend(
+            &terms,
+            folder.as_ref(),
+            begin,
+        )?,
+    };
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
     // The kernel tells the largest process that ended by itself; one that was killed only a look has seen.
     let peak = u64::try_from(usage.max_rss()).unwrap_or(0) << 10;
-    let peak = peak.max(sandbox.seen_bytes);
+    let peak = peak.max(end.seen_bytes);
     let time = usage.user_time() + usage.system_time();
+    let status = end.status;
     let exit = status
         .code()
         .unwrap_or(128 + status.signal().unwrap_or_default());
     // A compiler that fails at more than the limit has run out of memory; if not, the client's own finds out the same.
     let starved = exit != 0 && peak > terms.memory_bytes;
-    let limit = limit
+    let limit = end
+        .limit
         .or(starved.then_some(Limit::Memory))
-        .or(sandbox.speech.is_too_much().then_some(Limit::Output))
         .or_else(|| left_over(&terms, folder.as_ref()?));
     reports.send(&Report::Ended {
         job,
@@ -162,8 +181,9 @@ pub fn run(terms: &str, arguments: Vec<OsString>) -> io::Result<u8> {
         .as_secs_f64(),
         peak_rss_bytes: peak,
         limit,
+        home: end.home.clone(),
     });
-    if limit.is_some() || exit != 0 {
+    if limit.is_some() || end.home.is_some() || exit != 0 {
         if let Some(folder) = folder {
             folder.withhold()?;
         }
@@ -180,26 +200,44 @@ fn now() -> Instant {
     Instant::now()
 }
 
-/// Collects what bubblewrap has left to us; its process namespace is ending.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a process of its own, in which the supervisor's reaper does not run"
-)]
-fn reap_the_rest() {
-    use rustix::io::Errno;
-    use rustix::process::{WaitOptions, wait};
-    // Not by nix, which refuses what a real-time signal has ended.
-    while !matches!(wait(WaitOptions::empty()), Err(Errno::CHILD)) {}
+/// Refuses a Rust job that cannot be watched and would have to be.
+fn refused(terms: &Terms, arguments: &[OsString]) -> Option<SentHome> {
+    match terms.guard {
+        Some(Guard::List) => Job::of(arguments)?.by_list().err(),
+        Some(Guard::Watch) | None => None,
+    }
+}
+
+/// How a job ended.
+struct End {
+    status: ExitStatus,
+    limit: Option<Limit>,
+    home: Option<SentHome>,
+    /// The most memory of the whole job that any look has found.
+    seen_bytes: u64,
+}
+
+impl End {
+    fn before_its_begin(home: SentHome) -> End {
+        End {
+            status: ExitStatus::from_raw(Signal::SIGKILL as i32),
+            limit: None,
+            home: Some(home),
+            seen_bytes: 0,
+        }
+    }
 }
 
 /// A running bubblewrap.
 struct Sandbox {
-    child: Child,
-    /// Readable when the child has ended, or has said too much.
-    ended: UnixStream,
+    bubblewrap: Pid,
+    /// Whether it has not been collected yet: until then its number is its own.
+    runs: Mutex<bool>,
+    /// Written to when all has ended, or too much was said.
+    wake: UnixStream,
+    woken: UnixStream,
+    watch: Option<Watch>,
     speech: Speech,
-    /// The most memory of the whole job that any look has found.
-    seen_bytes: u64,
 }
 
 impl Sandbox {
@@ -210,15 +248,13 @@ impl Sandbox {
     ) -> io::Result<Sandbox> {
         let shm = folder.map(Folder::shm).transpose()?;
         confine(&mut arguments, terms.procfs, shm.as_deref());
-        let (ended, wake) = UnixStream::pair()?;
-        signal_hook::low_level::pipe::register(signal_hook::consts::SIGCHLD, wake.try_clone()?)?;
+        let (woken, wake) = UnixStream::pair()?;
         let filters = Filters::new()?;
         let mut command = Command::new(&terms.bwrap);
         command
             .args(filters.arguments())
             // Without a terminal of anybody's.
             .arg("--new-session")
-            .args(arguments)
             // Bubblewrap hands its own environment on to the job.
             .env_clear()
             .stdout(Stdio::piped())
@@ -226,58 +262,138 @@ impl Sandbox {
         if let Some(path) = std::env::var_os("PATH") {
             command.env("PATH", path);
         }
-        let mut child = spared::first_to_go(|| command.spawn())?;
+        let job = match terms.guard {
+            Some(Guard::Watch) => Job::of(&arguments),
+            Some(Guard::List) | None => None,
+        };
+        let (mut child, watch) = spared::first_to_go(|| match job {
+            Some(job) => {
+                let (child, watch) = Watch::start(job, &mut command, arguments)?;
+                Ok((child, Some(watch)))
+            }
+            None => command.args(arguments).spawn().map(|child| (child, None)),
+        })?;
         Ok(Sandbox {
             speech: Speech::pass_on(&mut child, &wake)?,
-            child,
-            ended,
-            seen_bytes: 0,
+            bubblewrap: Pid::from_raw(child.id().cast_signed()),
+            runs: Mutex::new(true),
+            wake,
+            woken,
+            watch,
         })
     }
 
-    /// Waits for the end, and brings it about where a limit is passed.
-    fn watch(
-        &mut self,
+    /// Stays with the job to its end.
+    fn attend(mut self, terms: &Terms, folder: Option<&Folder>, begin: Instant) -> io::Result<End> {
+        let mut watch = self.watch.take();
+        let sandbox = &self;
+        let (followed, kept) = std::thread::scope(|scope| {
+            let keeper = std::thread::Builder::new()
+                .spawn_scoped(scope, move || sandbox.keep_within(terms, folder, begin))?;
+            let followed = sandbox.follow(watch.as_mut());
+            // It has to end, whatever happened.
+            *sandbox.runs() = false;
+            let _ = (&sandbox.wake).write(&[0]);
+            Ok::<_, io::Error>((followed, keeper.join()))
+        })?;
+        let (status, home) = followed?;
+        let (limit, seen_bytes) =
+            kept.map_err(|_| io::Error::other("the thread that measures ended"))??;
+        self.speech.finish();
+        let unseen = watch.filter(|_| status.success());
+        let unseen = unseen.and_then(|watch| watch.unseen());
+        Ok(End {
+            status,
+            limit: limit.or(self.speech.is_too_much().then_some(Limit::Output)),
+            home: home.or(unseen),
+            seen_bytes,
+        })
+    }
+
+    /// Until all processes have ended: bubblewrap ends before its own child, which has run the job.
+    fn follow(&self, mut watch: Option<&mut Watch>) -> io::Result<(ExitStatus, Option<SentHome>)> {
+        let (mut ended, mut home) = (None, None);
+        loop {
+            let (pid, status) = match self.next() {
+                Ok(Some(next)) => next,
+                Ok(None) | Err(Errno::INTR) => continue,
+                Err(Errno::CHILD) => break,
+                Err(error) => return Err(error.into()),
+            };
+            match &mut watch {
+                Some(watch) if status.stopped() => home = watch.serve(pid, status).or(home),
+                Some(watch) => watch.forget(pid),
+                None => {}
+            }
+            if pid == self.bubblewrap && !status.stopped() {
+                ended = Some(ExitStatus::from_raw(status.as_raw()));
+            }
+        }
+        let lost = || io::Error::other("bubblewrap has vanished");
+        Ok((ended.ok_or_else(lost)?, home))
+    }
+
+    /// Waits for a process that has ended, or has stopped and is watched. Not by nix, which refuses what a real-time
+    /// signal has ended.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a process of its own, in which the supervisor's reaper does not run"
+    )]
+    fn next(&self) -> rustix::io::Result<Option<(Pid, WaitStatus)>> {
+        // Sleeps without the lock, and collects with it.
+        waitid(WaitId::All, WaitIdOptions::EXITED | WaitIdOptions::NOWAIT)?;
+        let mut runs = self.runs();
+        let next = wait(WaitOptions::NOHANG)?;
+        let next = next.map(|(pid, status)| (Pid::from_raw(pid.as_raw_nonzero().get()), status));
+        *runs &= !next.is_some_and(|(pid, status)| pid == self.bubblewrap && !status.stopped());
+        Ok(next)
+    }
+
+    fn runs(&self) -> MutexGuard<'_, bool> {
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the job where it passes a limit; gives that, and the most memory of the whole job that any look has found.
+    fn keep_within(
+        &self,
         terms: &Terms,
         folder: Option<&Folder>,
         begin: Instant,
-    ) -> io::Result<(ExitStatus, Option<Limit>)> {
-        let (mut look_at, mut limit) = (begin + FIRST_LOOK, None);
+    ) -> io::Result<(Option<Limit>, u64)> {
+        let (mut look_at, mut seen_bytes) = (begin + FIRST_LOOK, 0);
         let mut walk_at = look_at;
         loop {
-            if let Some(status) = self.child.try_wait()? {
-                return Ok((status, limit));
-            }
-            if limit.is_none() && self.speech.is_too_much() {
-                limit = Some(Limit::Output);
-                self.child.kill()?;
-            }
             let left = look_at.saturating_duration_since(now()).as_millis() + 1;
             let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
-            let mut fds = [PollFd::new(self.ended.as_fd(), PollFlags::POLLIN)];
+            let mut fds = [PollFd::new(self.woken.as_fd(), PollFlags::POLLIN)];
             match poll(&mut fds, timeout) {
                 Ok(0) => {}
-                Ok(_) => {
-                    (&self.ended).read_exact(&mut [0])?;
-                    continue;
-                }
+                Ok(_) => (&self.woken).read_exact(&mut [0])?,
                 Err(nix::errno::Errno::EINTR) => continue,
                 Err(error) => return Err(error.into()),
             }
+            if !*self.runs() {
+                return Ok((None, seen_bytes));
+            }
             let now = now();
-            look_at = now + LOOK;
-            if limit.is_none() {
-                let size = tree::measure(self.child.id(), terms.processes);
-                self.seen_bytes = self.seen_bytes.max(size.memory_bytes);
+            let mut limit = self.speech.is_too_much().then_some(Limit::Output);
+            if limit.is_none() && now >= look_at {
+                look_at = now + LOOK;
+                let pid = self.bubblewrap.as_raw().unsigned_abs();
+                let size = tree::measure(pid, terms.processes);
+                seen_bytes = size.memory_bytes.max(seen_bytes);
                 limit = passed(terms, now - begin, size);
                 if let Some(folder) = folder.filter(|_| limit.is_none() && now >= walk_at) {
                     limit = too_much(terms.disk_bytes, folder.content(terms.disk_bytes));
                     walk_at = self::now() + 20 * (self::now() - now);
                 }
-                if limit.is_some() {
+            }
+            if limit.is_some() {
+                if *self.runs() {
                     // Its process namespace goes with it.
-                    self.child.kill()?;
+                    let _ = kill(self.bubblewrap, Signal::SIGKILL);
                 }
+                return Ok((limit, seen_bytes));
             }
         }
     }
@@ -357,6 +473,7 @@ pub fn complain(error: &io::Error) -> ! {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::builder::guard::Reason;
 
     #[test]
     fn job_is_named_after_its_folder() {
@@ -396,15 +513,23 @@ mod tests {
             cpu_seconds: 1.0,
             peak_rss_bytes: 1,
             limit: Some(Limit::Memory),
+            home: Some(SentHome {
+                crate_name: "it".into(),
+                reason: Reason::Program,
+                what: "git".into(),
+            }),
         };
         assert_eq!(
             serde_json::to_string(&ended).unwrap(),
-            r#"{"event":"ended","job":"a-1","exit":0,"seconds":1.5,"cpu_seconds":1.0,"peak_rss_bytes":1,"limit":"memory"}"#
+            r#"{"event":"ended","job":"a-1","exit":0,"seconds":1.5,"cpu_seconds":1.0,"peak_rss_bytes":1,"limit":"memory","home":{"crate":"it","reason":"program","what":"git"}}"#
         );
-        let started = Report::Started { job: "a-1".into() };
+        let started = Report::Started {
+            job: "a-1".into(),
+            guard: Some(Guard::Watch),
+        };
         assert_eq!(
             serde_json::to_string(&started).unwrap(),
-            r#"{"event":"started","job":"a-1"}"#
+            r#"{"event":"started","job":"a-1","guard":"watch"}"#
         );
     }
 }

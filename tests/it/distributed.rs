@@ -359,8 +359,13 @@ fn builders_do_jobs_again_soon_after_a_crash_of_the_scheduler() {
     println!("stock sccache-dist: usually after {usual:.2?}, after a crash {crashed:.2?}");
 }
 
-/// Runs a shell command as a job: through the shim, in the sandbox that `sccache-dist` asks for.
+/// Runs a shell command as a job.
 pub(crate) fn job(terms: &Terms, script: &str) -> Output {
+    job_of(terms, &["sh", "-c", script])
+}
+
+/// Runs a command as a job: through the shim, in the sandbox that `sccache-dist` asks for.
+fn job_of(terms: &Terms, words: &[&str]) -> Output {
     let mut command = Command::new(program());
     command
         .env_clear()
@@ -370,7 +375,8 @@ pub(crate) fn job(terms: &Terms, script: &str) -> Output {
         .args(["--unshare-cgroup", "--unshare-ipc", "--unshare-pid"])
         .args(["--unshare-net", "--unshare-uts", "--bind", "/", "/"])
         .args(["--proc", "/proc", "--dev", "/dev", "--chdir", "/"])
-        .args(["--setenv", "CLIENT", "yes", "--", "sh", "-c", script])
+        .args(["--setenv", "CLIENT", "yes", "--"])
+        .args(words)
         .stdin(Stdio::null());
     command.output().unwrap()
 }
@@ -380,6 +386,7 @@ pub(crate) fn terms() -> Terms {
         bwrap: "/usr/bin/bwrap".into(),
         procfs: Procfs::Fresh,
         jobs_socket: None,
+        guard: None,
         memory_bytes: 256 << 20,
         processes: 40,
         time_millis: 60_000,
@@ -409,18 +416,23 @@ fn shim_passes_on_what_a_job_says_and_hides_its_own_environment() {
     assert!(version.stdout.starts_with(b"bubblewrap "), "{version:?}");
 }
 
-/// A job's last report, from a socket of the test's own.
+/// A job of a shell, and its last report.
 pub(crate) fn reported(change: impl FnOnce(&mut Terms), script: &str) -> (Output, Report) {
+    let mut terms = terms();
+    change(&mut terms);
+    reported_of(terms, &["sh", "-c", script])
+}
+
+/// A job, and its last report, from a socket of the test's own.
+pub(crate) fn reported_of(mut terms: Terms, words: &[&str]) -> (Output, Report) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("jobs.sock");
     let socket = UnixDatagram::bind(&path).unwrap();
     socket
         .set_read_timeout(Some(Duration::from_secs(10)))
         .unwrap();
-    let mut terms = terms();
     terms.jobs_socket = Some(path);
-    change(&mut terms);
-    let output = job(&terms, script);
+    let output = job_of(&terms, words);
     let next = || -> Report {
         let mut buffer = [0; 1024];
         let count = socket.recv(&mut buffer).unwrap();

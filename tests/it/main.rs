@@ -29,6 +29,7 @@ mod ends;
 mod faults;
 mod fuzzed;
 mod gateway;
+mod guard;
 mod guides;
 mod harness;
 mod headers;

@@ -1,0 +1,170 @@
+//! Whether a Rust job found everything that it looked for.
+//!
+//! sccache ships the files that it knows a compile to read. A procedural macro may read others, list a folder, run git or
+//! ask a database; where it has a default for what it does not find, the job ends well with a result that a plain compile
+//! would not have made, and the cache hands it on. So what a job looks for is watched, and at the first thing that was not
+//! shipped the job is ended: its client compiles by itself.
+//!
+//! ```text
+//! shim --- seizes bubblewrap, which has a filter for the job --- bubblewrap -> rustc
+//!   '-- told of each look-up before and, where it matters, after it (seccomp's RET_TRACE, ptrace) --'
+//! ```
+//!
+//! This keeps honest jobs right. It is no boundary: that is bubblewrap's part.
+//!
+//! Seccomp's user notification would do the same for a little less. No safe interface to it is to be had without the C
+//! library libseccomp, which the client program and everyone who compiles us would need; nix and seccompiler are Rust.
+
+mod calls;
+mod filter;
+mod macros;
+mod rules;
+mod trace;
+
+pub(super) use trace::Watch;
+
+use rules::Rules;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::path::Path;
+
+/// How Rust jobs are guarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Guard {
+    /// Each look-up is watched.
+    Watch,
+    /// Nothing can be watched here: jobs run that have no macros but those known to look for nothing.
+    List,
+}
+
+/// Why a job's result would not count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reason {
+    /// It looked for a file that is not here.
+    File,
+    /// It listed a folder, of which only a part is here.
+    Folder,
+    /// It ran a program.
+    Program,
+    /// It opened a socket.
+    Network,
+    /// It wrote a file that nobody would fetch.
+    Write,
+    /// It asked about the machine: its name, its hardware.
+    Machine,
+    /// Nothing can be watched here, and it may use a macro that is not known to be pure.
+    Macro,
+    /// It could not be watched, though others can here.
+    Unwatched,
+}
+
+impl Reason {
+    /// As in figures.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Reason::File => "file",
+            Reason::Folder => "folder",
+            Reason::Program => "program",
+            Reason::Network => "network",
+            Reason::Write => "write",
+            Reason::Machine => "machine",
+            Reason::Macro => "macro",
+            Reason::Unwatched => "unwatched",
+        }
+    }
+}
+
+/// A job that was ended so that its client does it. Shown as what it did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SentHome {
+    /// The crate's name, as rustc has it.
+    #[serde(rename = "crate")]
+    pub crate_name: String,
+    pub reason: Reason,
+    /// The path, the program or the macro.
+    pub what: String,
+}
+
+impl fmt::Display for SentHome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = &self.what;
+        match self.reason {
+            Reason::File => write!(f, "looked for {what}"),
+            Reason::Folder => write!(f, "listed {what}"),
+            Reason::Program => write!(f, "ran {what}"),
+            Reason::Network => write!(f, "opened a {what}"),
+            Reason::Write => write!(f, "wrote {what}"),
+            Reason::Machine => write!(f, "asked about the machine: {what}"),
+            Reason::Macro => write!(f, "may use {what}, and cannot be watched here"),
+            Reason::Unwatched => write!(f, "could not be watched: {what}"),
+        }
+    }
+}
+
+/// The compiler that is rustc and looks around.
+const CLIPPY: &str = "clippy-driver";
+
+/// Most characters that are told of a path.
+const WHAT: usize = 200;
+
+impl SentHome {
+    fn new(crate_name: &str, reason: Reason, what: &str) -> SentHome {
+        let short = |text: &str| text.chars().take(WHAT).collect();
+        SentHome {
+            crate_name: short(crate_name),
+            reason,
+            what: short(what),
+        }
+    }
+}
+
+/// A Rust job that runs code which is not the compiler's own: nothing else looks for what sccache does not know of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Job {
+    crate_name: String,
+    rules: Rules,
+    /// Names of libraries that may have macros.
+    macros: BTreeSet<String>,
+}
+
+impl Job {
+    /// From the arguments of bubblewrap. `None` for a job that cannot look around: what C reads is in it already, and rustc
+    /// itself says what it cannot find.
+    pub(super) fn of(arguments: &[OsString]) -> Option<Job> {
+        let end = arguments.iter().position(|argument| argument == "--")?;
+        let (sandbox, command) = (&arguments[..end], arguments.get(end + 1..)?);
+        let (program, compiler) = command.split_first()?;
+        let stem = Path::new(program).file_stem().and_then(OsStr::to_str)?;
+        let name = rules::value_of(compiler, "--crate-name");
+        if name.is_none() && stem != "rustc" && stem != CLIPPY {
+            return None;
+        }
+        let bound = sandbox.iter().position(|argument| argument == "--bind");
+        let root = Path::new(bound.and_then(|at| sandbox.get(at + 1))?);
+        let rules = Rules::new(sandbox, Path::new(program), compiler);
+        let mut macros = macros::loaded(root, &rules, compiler);
+        // It reads a configuration.
+        macros.extend((stem == CLIPPY).then(|| stem.to_owned()));
+        (!macros.is_empty()).then(|| Job {
+            crate_name: name.unwrap_or_default().to_string_lossy().into_owned(),
+            rules,
+            macros,
+        })
+    }
+
+    /// Judges the job by the names of its macros.
+    pub(super) fn by_list(&self) -> Result<(), SentHome> {
+        match self.macros.iter().find(|name| !macros::is_pure(name)) {
+            Some(name) => Err(self.home(Reason::Macro, name)),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn home(&self, reason: Reason, what: &str) -> SentHome {
+        SentHome::new(&self.crate_name, reason, what)
+    }
+}
