@@ -1,5 +1,6 @@
 //! The JSON of `/api/status` and `/api/purge`, for the command line to write and read back.
 
+use crate::builder::guard::SentHome;
 use crate::gateway::access::Caller;
 use crate::gateway::store;
 use serde::{Deserialize, Serialize};
@@ -161,6 +162,18 @@ pub struct LocalJobs {
     pub peak_rss_bytes: u64,
     /// Jobs that were ended because they went over a limit, by limit.
     pub limits: BTreeMap<String, u64>,
+    /// Rust jobs that were ended so that their clients do them, by crate and reason.
+    #[serde(default)]
+    pub sent_home: Vec<SentHomeCount>,
+}
+
+/// How many jobs of one crate went home for one reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SentHomeCount {
+    /// The last of them.
+    #[serde(flatten)]
+    pub home: SentHome,
+    pub jobs: u64,
 }
 
 /// The store.

@@ -297,6 +297,11 @@ fn builders(screen: Screen, out: &mut String, dist: &DistStatus) {
         let text = format!("{count} jobs here went over their limit of {limit}");
         screen.line(out, Tint::Doubtful, "limit", &text);
     }
+    for one in &dist.local_jobs.sent_home {
+        let (name, jobs) = (&one.home.crate_name, one.jobs);
+        let text = format!("{jobs} jobs of {name} went home: the last {}", one.home);
+        screen.line(out, Tint::Doubtful, "home", &text);
+    }
 }
 
 fn plain<const COUNT: usize>(texts: [String; COUNT]) -> Vec<Cell> {

@@ -241,6 +241,12 @@ pub(super) fn builders(dist: &DistStatus) -> Markup {
             @for (limit, times) in &dist.local_jobs.limits {
                 p { (count(*times)) " jobs here went over their limit of " (limit) "." }
             }
+            @for one in &dist.local_jobs.sent_home {
+                p {
+                    (count(one.jobs)) " jobs of " (one.home.crate_name) " went home: the last "
+                    (one.home.to_string()) "."
+                }
+            }
         }
     }
 }

@@ -88,6 +88,14 @@ fn whatever_comes_from_outside_is_escaped() {
         builders: Vec::new(),
         local_jobs: crate::gateway::status::LocalJobs {
             limits: [(EVIL.to_owned(), 1)].into(),
+            sent_home: vec![crate::gateway::status::SentHomeCount {
+                home: crate::builder::guard::SentHome {
+                    crate_name: EVIL.into(),
+                    reason: crate::builder::guard::Reason::File,
+                    what: EVIL.into(),
+                },
+                jobs: 1,
+            }],
             ..Default::default()
         },
     });

@@ -230,5 +230,16 @@ fn encode_local_jobs(front: &Front, encoder: &mut DescriptorEncoder<'_>) -> fmt:
         let labels = [("limit", limit.as_str())];
         ConstCounter::new(*count).encode(family.encode_family(&labels)?)?;
     }
+    let help = "Jobs on the builder in this container whose clients had to do them, because they looked for what was \
+                not sent";
+    let mut family =
+        encoder.encode_descriptor("dist_local_jobs_sent_home", help, None, MetricType::Counter)?;
+    for one in &jobs.sent_home {
+        let labels = [
+            ("crate", one.home.crate_name.as_str()),
+            ("reason", one.home.reason.as_str()),
+        ];
+        ConstCounter::new(one.jobs).encode(family.encode_family(&labels)?)?;
+    }
     Ok(())
 }

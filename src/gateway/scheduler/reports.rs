@@ -1,7 +1,8 @@
 //! What the shim around the local builder's jobs reports: one JSON object a datagram.
 
 use super::Front;
-use crate::gateway::status::LocalJobs;
+use crate::builder::guard::SentHome;
+use crate::gateway::status::{LocalJobs, SentHomeCount};
 use serde::Deserialize;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -14,6 +15,11 @@ use tracing::warn;
 const DATAGRAM: usize = 4 << 10;
 /// Most limits that are told apart.
 const LIMITS: usize = 16;
+
+/// Most crates that are told apart among those that went home.
+const CRATES: usize = 64;
+/// Those beyond.
+const OTHERS: &str = "(others)";
 
 /// A datagram. Later shims may say more.
 #[derive(Debug, PartialEq, Deserialize)]
@@ -31,6 +37,8 @@ enum Report {
         peak_rss_bytes: u64,
         #[serde(default)]
         limit: Option<String>,
+        #[serde(default)]
+        home: Option<SentHome>,
     },
 }
 
@@ -57,6 +65,7 @@ impl Reports {
                 cpu_seconds,
                 peak_rss_bytes,
                 limit,
+                home,
             } => {
                 // Those that started before this process did only end here.
                 jobs.running = jobs.running.saturating_sub(1);
@@ -69,8 +78,34 @@ impl Reports {
                 {
                     *jobs.limits.entry(limit.clone()).or_default() += 1;
                 }
+                if let Some(home) = home {
+                    count(&mut jobs.sent_home, home);
+                }
             }
         }
+    }
+}
+
+fn count(counts: &mut Vec<SentHomeCount>, home: &SentHome) {
+    let known = |counts: &[SentHomeCount], crate_name: &str| {
+        let same = |one: &SentHomeCount| {
+            one.home.crate_name == crate_name && one.home.reason == home.reason
+        };
+        counts.iter().position(same)
+    };
+    let mut home = home.clone();
+    let mut at = known(counts, &home.crate_name);
+    if at.is_none() && counts.len() >= CRATES {
+        home.crate_name = OTHERS.into();
+        at = known(counts, OTHERS);
+    }
+    match at {
+        Some(at) => {
+            counts[at].jobs += 1;
+            // The last one.
+            counts[at].home = home;
+        }
+        None => counts.push(SentHomeCount { home, jobs: 1 }),
     }
 }
 
@@ -138,5 +173,33 @@ mod tests {
         assert_eq!((jobs.running, jobs.ended, jobs.nonzero), (0, 3, 2));
         assert_eq!((jobs.cpu_seconds, jobs.peak_rss_bytes), (1.5, 9));
         assert_eq!(jobs.limits["memory"], 1);
+        assert!(jobs.sent_home.is_empty());
+    }
+
+    #[test]
+    fn jobs_that_went_home_are_counted_by_crate_and_reason_within_bounds() {
+        let reports = Reports::default();
+        let went = |name: &str, reason: &str, what: &str| {
+            let text = format!(
+                r#"{{"event":"ended","job":"7","exit":137,"home":{{"crate":"{name}","reason":"{reason}","what":"{what}"}}}}"#
+            );
+            reports.take(&serde_json::from_str(&text).unwrap());
+        };
+        went("a", "file", "/old");
+        went("a", "folder", "/x");
+        went("a", "file", "/new");
+        let counts = reports.jobs().sent_home;
+        let shown: Vec<_> = counts
+            .iter()
+            .map(|one| format!("{} {} {}", one.jobs, one.home.crate_name, one.home))
+            .collect();
+        assert_eq!(shown, ["2 a looked for /new", "1 a listed /x"]);
+        for number in 0..1000 {
+            went(&format!("b{number}"), "program", "git");
+        }
+        let counts = reports.jobs().sent_home;
+        assert_eq!(counts.len(), CRATES + 1);
+        let last = counts.last().unwrap();
+        assert_eq!((last.home.crate_name.as_str(), last.jobs), (OTHERS, 938));
     }
 }
