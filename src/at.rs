@@ -14,7 +14,7 @@ mod layout;
 mod own;
 
 use crate::builder::Surroundings;
-use crate::cli::exit;
+use crate::exit;
 use layout::Layout;
 use std::convert::Infallible;
 use std::ffi::OsString;

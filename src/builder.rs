@@ -26,8 +26,8 @@ mod toolchain;
 mod tree;
 mod unpacking;
 
-use crate::cli::exit;
 use crate::config_file;
+use crate::exit;
 use crate::listeners;
 use crate::settings::Isolation;
 pub(crate) use advice::Surroundings;

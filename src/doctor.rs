@@ -13,9 +13,9 @@ mod keys;
 mod probe;
 mod results;
 
-use crate::cli::exit;
 use crate::client::Lane;
 use crate::client::endpoint::{Endpoint, GATEWAY_PORT};
+use crate::exit;
 use crate::plan::paths;
 use crate::screen::{PIPE, Screen, Tint};
 use crate::secret::Secret;

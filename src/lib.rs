@@ -12,6 +12,7 @@ pub mod client;
 pub mod config_file;
 pub mod dist;
 pub mod doctor;
+pub mod exit;
 pub mod gateway;
 pub mod human;
 pub mod listeners;

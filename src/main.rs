@@ -2,7 +2,8 @@
 
 use clap::{CommandFactory, Parser};
 use sccache_dock::builder::{self, shim};
-use sccache_dock::cli::{Cli, Command, exit};
+use sccache_dock::cli::{Cli, Command};
+use sccache_dock::exit;
 use sccache_dock::screen::Screen;
 use sccache_dock::{at, client, doctor, settings, status};
 use std::error::Error;

@@ -6,8 +6,8 @@ pub mod purge;
 mod table;
 mod watch;
 
-use crate::cli::exit;
 use crate::client;
+use crate::exit;
 use crate::gateway::status::Status as CacheStatus;
 use crate::gateway::{files, tls};
 use crate::human::bytes;

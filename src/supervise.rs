@@ -17,7 +17,7 @@ mod wait;
 
 pub use start::Error;
 
-use crate::cli::exit;
+use crate::exit;
 use crate::listeners;
 use crate::plan::{self, Facts, Plan, Planner, ReadyBy, StopBy, paths};
 use crate::settings::{Loaded, Settings};

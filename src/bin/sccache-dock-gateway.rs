@@ -1,7 +1,7 @@
 //! The gateway's program. Apart from `sccache-dock`, so that PID 1 maps no HTTP, no TLS and no object store.
 
 use clap::Parser;
-use sccache_dock::cli::exit;
+use sccache_dock::exit;
 use sccache_dock::gateway;
 use std::io::{self, Write};
 use std::path::PathBuf;

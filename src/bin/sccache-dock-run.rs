@@ -1,7 +1,7 @@
 //! PID 1: what `sccache-dock run` becomes. Apart from the commands, so that the one process that stays for good maps
 //! nothing but what it needs.
 
-use sccache_dock::cli::exit;
+use sccache_dock::exit;
 use sccache_dock::{settings, supervise};
 use std::error::Error;
 use std::io::{self, Write};

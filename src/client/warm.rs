@@ -8,7 +8,7 @@
 mod transfer;
 
 use super::run::{Ended, LOOK, Running};
-use crate::cli::exit;
+use crate::exit;
 use crate::progress::{self, Line as OnTerminal};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};

@@ -2,8 +2,8 @@
 
 use super::{Facts, File, ReadyBy, Service, StopBy, loopback, paths};
 use crate::builder::config::{Config, Limits, User};
-use crate::cli::exit;
 use crate::dist;
+use crate::exit;
 use crate::gateway::config::{Dist, Scheduler};
 use crate::secret::Secret;
 use crate::settings::{Mode, Settings};

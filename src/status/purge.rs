@@ -1,7 +1,7 @@
 //! `purge`: has the gateway remove blobs, and shows how far it is.
 
 use super::{Error, agent, bytes, cache_status, endpoint, report};
-use crate::cli::exit;
+use crate::exit;
 use crate::gateway::status::{PurgeAnswer, PurgeRequest};
 use crate::progress::{self, Line};
 use crate::settings::{Place, Settings};

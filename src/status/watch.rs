@@ -2,7 +2,7 @@
 
 use super::table::table;
 use super::{Error, cache_now, report};
-use crate::cli::exit;
+use crate::exit;
 use crate::screen::{Screen, Tint};
 use crate::settings::Place;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
