@@ -26,9 +26,9 @@ mod toolchain;
 mod tree;
 mod unpacking;
 
-use crate::config_file;
+use crate::base::config_file;
+use crate::base::listeners;
 use crate::exit;
-use crate::listeners;
 use crate::settings::Isolation;
 pub(crate) use advice::Surroundings;
 use clap::ValueEnum;
@@ -136,7 +136,7 @@ enum Tried {
 /// # Errors
 /// The builder cannot run here.
 pub fn run(path: &Path, part: Part) -> Result<u8, Error> {
-    crate::gateway::log::to_stderr();
+    crate::base::log::to_stderr();
     if part == Part::Look {
         return look();
     }

@@ -15,14 +15,14 @@ pub(crate) mod run;
 mod set;
 pub mod warm;
 
-use crate::secret::Secret;
+use crate::base::secret::Secret;
 use crate::state;
 use clap::ValueEnum;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-pub use crate::listeners::SOCKET_PATH_MAX;
+pub use crate::base::listeners::SOCKET_PATH_MAX;
 pub use set::Error;
 
 /// A value of `SCCACHE_BASEDIRS` that does nothing, for formats that cannot unset it.

@@ -3,7 +3,7 @@
 //! Only what we use of them: tokens and no JWT, because a JWT of a builder is bound to its address and would have to be
 //! made anew with each of them, while the front of the scheduler compares tokens itself.
 
-use crate::secret::Secret;
+use crate::base::secret::Secret;
 use serde::Serialize;
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -13,12 +13,12 @@ mod keys;
 mod probe;
 mod results;
 
+use crate::base::secret::Secret;
+use crate::base::terminal::{PIPE, Screen, Tint};
 use crate::client::Lane;
 use crate::client::endpoint::{Endpoint, GATEWAY_PORT};
 use crate::exit;
 use crate::plan::paths;
-use crate::screen::{PIPE, Screen, Tint};
-use crate::secret::Secret;
 use crate::settings::{self, Loaded, Problems};
 use crate::state;
 use serde::Serialize;

@@ -27,7 +27,6 @@ mod hosts;
 pub mod http;
 pub mod ipc;
 pub mod key;
-pub(crate) mod log;
 pub mod lru;
 pub mod metrics;
 pub mod page;
@@ -42,14 +41,14 @@ pub mod tls;
 pub mod tokens;
 pub mod upstream;
 pub mod warnings;
-mod within;
 pub mod zip;
 
 pub(crate) use accept::a_moment_after;
 pub use born::Listeners;
 pub(crate) use born::REREAD;
 
-use crate::config_file;
+use crate::base::config_file;
+use crate::base::regular_file;
 use crate::gateway::access::{Access, Caller};
 use crate::gateway::config::Config;
 use crate::gateway::crowd::Crowd;
@@ -67,7 +66,6 @@ use crate::gateway::store::Store;
 use crate::gateway::tls::Tls;
 use crate::gateway::upstream::{Found, Upstream};
 use crate::gateway::warnings::{ADVICE, REFUSALS, Warnings, unix_seconds};
-use crate::regular;
 use crate::state;
 use std::fmt;
 use std::io::{self, BufRead};
@@ -133,7 +131,7 @@ impl Error {
 /// With `inherit` the listeners come from the Unix socket on standard input; the byte `R` goes back over it
 /// as soon as connections are accepted.
 pub fn serve(config: &Path, inherit: bool) -> Result<(), Error> {
-    log::to_stderr();
+    crate::base::log::to_stderr();
     let config: Config = config_file::read(config)?;
     files::check_rights(&config).map_err(|(path, cause)| Error::Forbidden {
         path,
@@ -264,7 +262,7 @@ impl Gateway {
         let upstream = config.upstream.as_ref();
         let upstream = upstream.map(|config| Upstream::start(config, disk.clone()));
         let upstream = upstream.transpose().map_err(io::Error::other)?;
-        let logins = regular::read_to_string(&config.store_dir.join(sessions::FILE)).ok();
+        let logins = regular_file::read_to_string(&config.store_dir.join(sessions::FILE)).ok();
         let access = Arc::new(Access::new(&config, logins.as_deref(), secret));
         let mut metrics = Metrics::new(move || scraped.usage());
         metrics.scrape_policies(&disk);

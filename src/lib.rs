@@ -5,23 +5,17 @@
 //! ARCHITECTURE.md has the map and the invariants.
 
 pub mod at;
+pub mod base;
 pub mod builder;
 mod cargo_config;
 pub mod cli;
 pub mod client;
-pub mod config_file;
 pub mod dist;
 pub mod doctor;
 pub mod exit;
 pub mod gateway;
-pub mod human;
-pub mod listeners;
 pub mod plan;
-mod progress;
-mod regular;
 pub mod sccache;
-pub mod screen;
-pub mod secret;
 pub mod settings;
 pub mod state;
 pub mod status;

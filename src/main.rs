@@ -1,10 +1,10 @@
 //! Parses the command line, chooses a command, maps its outcome to an exit code. The only printer of errors.
 
 use clap::{CommandFactory, Parser};
+use sccache_dock::base::terminal::Screen;
 use sccache_dock::builder::{self, shim};
 use sccache_dock::cli::{Cli, Command};
 use sccache_dock::exit;
-use sccache_dock::screen::Screen;
 use sccache_dock::{at, client, doctor, settings, status};
 use std::error::Error;
 use std::ffi::OsString;

@@ -4,8 +4,8 @@ mod dist;
 
 pub use dist::{BUILDER_REGISTERED, DistFacts, SCHEDULER_ANSWERS};
 
+use crate::base::secret::Secret;
 use crate::gateway::config::{Config, IpcPolicy, Upstream};
-use crate::secret::Secret;
 use crate::settings::{Mode, Settings};
 use crate::supervise::machine::{Id, Rules};
 use crate::variables::PROXIES;

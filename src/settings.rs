@@ -11,10 +11,10 @@ mod values;
 
 pub use dist::{Distribution, Isolation, PublicAddr};
 
+use crate::base::regular_file;
+use crate::base::secret::Secret;
+use crate::base::terminal::{Column, Screen, Side, Tint};
 use crate::gateway::config::{IpcPolicy, Policies, TlsFiles};
-use crate::regular;
-use crate::screen::{Column, Screen, Side, Tint};
-use crate::secret::Secret;
 use crate::variables;
 use lookup::Lookup;
 use rows::DEFAULT_DIR;
@@ -243,7 +243,7 @@ pub struct Loaded {
 /// # Errors
 /// All problems found, each with its variable.
 pub fn load() -> Result<Loaded, Problems> {
-    load_by(&regular::read_to_string)
+    load_by(&regular_file::read_to_string)
 }
 
 /// [`load`], with files read by `read`.
@@ -311,7 +311,7 @@ impl Settings {
 
 /// The place alone: a mistake in some other setting must not hide a sccache-dock that runs.
 pub fn place() -> Place {
-    place_in(&environment(), &regular::read_to_string)
+    place_in(&environment(), &regular_file::read_to_string)
 }
 
 fn place_in(

@@ -1,14 +1,13 @@
 //! The state folder: where it lies, whose it is, what must be in it before anything starts.
 
-mod mount;
 mod owner;
 
+pub use crate::base::mount::{Loss, in_container, lost};
+use crate::base::regular_file;
+use crate::base::secret::Secret;
 use crate::plan::paths;
-use crate::regular;
-use crate::secret::Secret;
 use crate::settings::{Mode, Place, Settings};
 use crate::supervise::children::RunAs;
-pub use mount::{Loss, in_container, lost};
 use nix::fcntl::{Flock, FlockArg};
 pub(crate) use owner::AsUser;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -362,7 +361,7 @@ fn private_file(path: &Path) -> io::Result<File> {
             }
             _ => cause,
         })?;
-    regular::check(&file)?;
+    regular_file::check(&file)?;
     file.set_permissions(fs::Permissions::from_mode(0o600))?;
     Ok(file)
 }

@@ -6,14 +6,14 @@ pub mod purge;
 mod table;
 mod watch;
 
+use crate::base::human::bytes;
+use crate::base::secret::Secret;
+use crate::base::terminal::Screen;
 use crate::client;
 use crate::exit;
 use crate::gateway::status::Status as CacheStatus;
 use crate::gateway::{files, tls};
-use crate::human::bytes;
 use crate::plan::{self, paths};
-use crate::screen::Screen;
-use crate::secret::Secret;
 use crate::settings::{self, Place, Settings};
 use crate::state;
 use crate::supervise::control::{self, Health, Report, Response};

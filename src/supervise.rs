@@ -17,8 +17,8 @@ mod wait;
 
 pub use start::Error;
 
+use crate::base::listeners;
 use crate::exit;
-use crate::listeners;
 use crate::plan::{self, Facts, Plan, Planner, ReadyBy, StopBy, paths};
 use crate::settings::{Loaded, Settings};
 use crate::state::{AsUser, Prepared};

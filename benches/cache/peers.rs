@@ -2,8 +2,8 @@
 
 use crate::load::{Lane, Request};
 use crate::now;
+use sccache_dock::base::secret::Secret;
 use sccache_dock::gateway::config::{Config, IpcPolicy};
-use sccache_dock::secret::Secret;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};

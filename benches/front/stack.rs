@@ -1,9 +1,9 @@
 //! Scheduler, builder and client, with or without the front between them.
 
 use nix::sys::resource::{UsageWho, getrusage};
+use sccache_dock::base::secret::Secret;
 use sccache_dock::dist::{Overlay, Scheduler, Server, Token};
 use sccache_dock::gateway::config::{self, Config, Dist, IpcPolicy, WrongToken};
-use sccache_dock::secret::Secret;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;

@@ -1,8 +1,8 @@
 //! Our side of the comparison: the loop of `sccache-dock run`, with the bench's children in the place of its services.
 
 use crate::CHILDREN;
+use sccache_dock::base::secret::Secret;
 use sccache_dock::plan::{Facts, Plan, ReadyBy, Service, StopBy};
-use sccache_dock::secret::Secret;
 use sccache_dock::settings::{self, Settings};
 use sccache_dock::supervise;
 use sccache_dock::supervise::machine::Rules;

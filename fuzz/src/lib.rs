@@ -2,13 +2,13 @@
 //!
 //! libFuzzer calls them with what it makes up; the ordinary tests call them with every file of `corpus/`.
 
+use sccache_dock::base::secret::Secret;
+use sccache_dock::base::terminal::Screen;
 use sccache_dock::gateway::config::{Config, IpcPolicy};
 use sccache_dock::gateway::ipc::frame::{self, Request};
 use sccache_dock::gateway::zip::ZipCheck;
 use sccache_dock::gateway::{self, tokens as tokens_file};
 use sccache_dock::plan::{self, Facts};
-use sccache_dock::screen::Screen;
-use sccache_dock::secret::Secret;
 use sccache_dock::settings as all_settings;
 use sccache_dock::settings::LogFormat;
 use sccache_dock::supervise::control::{self as control_socket, Request as Asked, Response};

@@ -5,7 +5,7 @@
 use super::Lane;
 use super::render::empty_folder;
 use super::set::{Level, Set, Value};
-use crate::secret::Secret;
+use crate::base::secret::Secret;
 use serde::Serialize;
 
 /// The first line of every file that we write, by which we know it again.

@@ -8,8 +8,9 @@
 mod transfer;
 
 use super::run::{Ended, LOOK, Running};
+use crate::base::progress;
+use crate::base::progress::Line as OnTerminal;
 use crate::exit;
-use crate::progress::{self, Line as OnTerminal};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -6,8 +6,8 @@
 use super::http::{Http, refused_certificate};
 use super::probe::{Builder, Cluster};
 use super::{Check, Environment, Verdict};
+use crate::base::secret::Secret;
 use crate::client::endpoint::Endpoint;
-use crate::secret::Secret;
 use serde::Deserialize;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};

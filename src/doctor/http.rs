@@ -1,8 +1,8 @@
 //! Requests to one server as the doctor makes them, each bounded in time, and what it means when TLS refuses.
 
 use super::Check;
+use crate::base::secret::Secret;
 use crate::client::endpoint::Endpoint;
-use crate::secret::Secret;
 use rustls::CertificateError as Cause;
 use rustls::crypto::ring;
 use std::sync::Arc;

@@ -3,8 +3,8 @@
 //! It changes nothing but a probe file that it writes and removes.
 
 use super::{Check, Report, probe};
+use crate::base::human::bytes;
 use crate::gateway::status::LocalJobs;
-use crate::human::bytes;
 use crate::plan::paths;
 use crate::sccache::SHIPPED;
 use crate::settings::{Loaded, Problem, Problems, Settings};

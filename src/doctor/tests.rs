@@ -195,7 +195,7 @@ fn checks_fit_a_terminal_and_keep_what_is_copied_whole() {
             .filter(|line| !line.contains("of-the-whole-team"))
         {
             assert!(
-                crate::human::width(line) <= columns,
+                crate::base::human::width(line) <= columns,
                 "{line:?} of {columns}"
             );
         }

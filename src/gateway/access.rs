@@ -1,11 +1,11 @@
 //! Who may do what: tokens of HTTP requests and peers of sccache's own protocol. Pure but for one edge,
 //! [`default_gateways`], which reads the kernel's routing table.
 
+use crate::base::secret::Secret;
 use crate::gateway::config::{Config, IpcPolicy};
 use crate::gateway::key::shown_namespace;
 use crate::gateway::sessions::Sessions;
 use crate::gateway::tokens::{Grant, Named};
-use crate::secret::Secret;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use std::net::{IpAddr, Ipv4Addr};

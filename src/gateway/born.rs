@@ -1,8 +1,8 @@
 //! What the gateway is born with: its listeners, and the socket to the supervisor, which tells it when to stop.
 
+use crate::base::listeners;
 use crate::gateway::config::{Config, IpcPolicy};
 use crate::gateway::scheduler::SupervisorEnds;
-use crate::listeners;
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::AsFd;

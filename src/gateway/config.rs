@@ -1,6 +1,6 @@
 //! What the gateway needs to know: written by the supervisor as a TOML file of mode 0600, never by hand.
 
-use crate::secret::Secret;
+use crate::base::secret::Secret;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};

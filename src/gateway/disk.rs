@@ -9,11 +9,11 @@
 mod download;
 mod pace;
 
+use crate::base::timeout::within;
 use crate::gateway::key::Key;
 use crate::gateway::store::{
     self, Filter, Progress, Purged, Store, Usage, Writer, WrittenBy, resident,
 };
-use crate::gateway::within::within;
 use crate::gateway::zip::ZipCheck;
 use bytes::Bytes;
 pub use download::Download;

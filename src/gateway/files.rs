@@ -6,13 +6,13 @@
 
 mod watch;
 
+use crate::base::regular_file;
+use crate::base::secret::Secret;
 use crate::gateway::Gateway;
 use crate::gateway::config::Config;
 use crate::gateway::tls;
 use crate::gateway::tokens::{self, Named};
 use crate::gateway::warnings::unix_seconds;
-use crate::regular;
-use crate::secret::Secret;
 use crate::supervise::control::{self, Response};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -82,7 +82,7 @@ pub(super) fn paths(config: &Config) -> Vec<PathBuf> {
 /// A file that we may not read now we may not read later either; all other faults can be mended while we run.
 pub(super) fn check_rights(config: &Config) -> Result<(), (PathBuf, io::Error)> {
     for path in paths(config) {
-        if let Err(cause) = regular::open(&path)
+        if let Err(cause) = regular_file::open(&path)
             && cause.kind() == io::ErrorKind::PermissionDenied
         {
             return Err((path, cause));
@@ -97,7 +97,7 @@ pub(super) fn check_rights(config: &Config) -> Result<(), (PathBuf, io::Error)> 
 /// It cannot be read, or something is wrong with it; in words that quote no token.
 pub fn read_tokens(path: &Path) -> Result<Vec<Named>, String> {
     let fail = |cause: String| format!("cannot use the tokens in \"{}\": {cause}", path.display());
-    let text = regular::read_to_string(path).map_err(|cause| fail(cause.to_string()))?;
+    let text = regular_file::read_to_string(path).map_err(|cause| fail(cause.to_string()))?;
     tokens::parse(&text).map_err(|faults| fail(faults.to_string()))
 }
 

@@ -10,6 +10,7 @@ mod held;
 mod pages;
 mod plain;
 
+use crate::base::timeout::within;
 use crate::gateway::access::{Caller, Need, Verdict};
 use crate::gateway::crowd;
 use crate::gateway::disk::{Download, Fault};
@@ -17,7 +18,6 @@ use crate::gateway::key::{Key, shown_namespace};
 use crate::gateway::metrics::Protocol;
 use crate::gateway::socket::Socket;
 use crate::gateway::store::{self, WrittenBy};
-use crate::gateway::within::within;
 use crate::gateway::{Gateway, Peer, bazel};
 use bytes::{Bytes, BytesMut};
 use held::Held;

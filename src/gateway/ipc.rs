@@ -15,6 +15,7 @@
 pub mod frame;
 mod relay;
 
+use crate::base::timeout::within;
 use crate::gateway::access::{default_gateways, may_speak_ipc};
 use crate::gateway::crowd;
 use crate::gateway::disk::Fault;
@@ -23,7 +24,6 @@ use crate::gateway::metrics::Protocol;
 use crate::gateway::socket::write_both;
 use crate::gateway::store::WrittenBy;
 use crate::gateway::warnings::ADVICE;
-use crate::gateway::within::within;
 use crate::gateway::{Gateway, Peer, a_moment_after, store};
 use crate::sccache::{ANY_VERSION, OWN_PROTOCOL};
 use frame::{Handshake, Malformed, Request, Shelf};

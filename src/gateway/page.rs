@@ -9,9 +9,9 @@ mod tables;
 
 pub use connect::{Snippet, snippets};
 
+use crate::base::human::{bytes, count, percent, span};
 use crate::gateway::history::{Point, Range};
 use crate::gateway::status::{BuilderState, LostHits, Status, scanning};
-use crate::human::{bytes, count, percent, span};
 use crate::supervise::control::{Report, ServiceReport};
 use maud::{DOCTYPE, Markup, html};
 

@@ -1,6 +1,6 @@
 //! What the gateway asks of a connection beyond reading and writing, for all kinds alike.
 
-use crate::gateway::within::within;
+use crate::base::timeout::within;
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::os::fd::AsFd;

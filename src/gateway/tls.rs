@@ -3,8 +3,8 @@
 //! A connection keeps the certificate that it began with. HTTP/1.1 is the only protocol offered; versions are those
 //! that rustls holds for safe (1.2 and 1.3), neither of which renegotiates.
 
+use crate::base::regular_file;
 use crate::gateway::config::TlsFiles;
-use crate::regular;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
@@ -165,7 +165,7 @@ pub fn name(cert: &Path) -> Option<String> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Error> {
-    regular::read(path).map_err(|cause| Error::Read {
+    regular_file::read(path).map_err(|cause| Error::Read {
         path: path.to_owned(),
         cause,
     })

@@ -10,7 +10,7 @@
 //!
 //! No message quotes a value that could be a token: one may stand where something else belongs, such as a name.
 
-use crate::secret::Secret;
+use crate::base::secret::Secret;
 use std::collections::BTreeSet;
 use std::fmt;
 

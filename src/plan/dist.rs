@@ -1,11 +1,11 @@
 //! The services of the modes that distribute: scheduler and builder.
 
 use super::{Facts, File, ReadyBy, Service, StopBy, loopback, paths};
+use crate::base::secret::Secret;
 use crate::builder::config::{Config, Limits, User};
 use crate::dist;
 use crate::exit;
 use crate::gateway::config::{Dist, Scheduler};
-use crate::secret::Secret;
 use crate::settings::{Mode, Settings};
 use crate::supervise::children::RunAs;
 use crate::supervise::machine::{Id, Rules};

@@ -2,9 +2,9 @@
 
 use super::values::{Fault, optional, size};
 use super::{Lookup, Problem};
+use crate::base::human::bytes;
 use crate::gateway::config::Policies;
 use crate::gateway::key::Key;
-use crate::human::bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 

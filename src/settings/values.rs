@@ -1,8 +1,8 @@
 //! Texts into values: sizes, durations, addresses, levels, networks, tokens. Pure.
 
 use super::LogFormat;
+use crate::base::secret::Secret;
 use crate::gateway::config::IpcPolicy;
-use crate::secret::Secret;
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;

@@ -4,7 +4,7 @@
 //! themselves. What takes root is done through open folders, from one to the next without a link ([`hand_over`]), or
 //! where root alone can have put anything ([`is_roots_alone`]).
 
-use crate::regular;
+use crate::base::regular_file;
 use crate::supervise::children::RunAs;
 use nix::unistd::{setfsgid, setfsuid};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, fstat, openat};
@@ -101,7 +101,7 @@ pub(super) fn private_file_in(
         error => error.into(),
     })?;
     let file = File::from(file);
-    regular::check(&file)?;
+    regular_file::check(&file)?;
     if fstat(&file)?.st_nlink > 1 {
         return Err(not_a("file"));
     }
@@ -218,14 +218,14 @@ pub(super) fn read_token(path: &Path) -> io::Result<String> {
         error => error.into(),
     })?;
     let file = File::from(file);
-    regular::check(&file)?;
+    regular_file::check(&file)?;
     let owner = fs::metadata(path.parent().unwrap_or(path))?.uid();
     let found = file.metadata()?.uid();
     if ![0, nix::unistd::geteuid().as_raw(), owner].contains(&found) {
         let text = format!("it belongs to user {found}, its folder to user {owner}");
         return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
     }
-    regular::text_of(file)
+    regular_file::text_of(file)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! What quotas, pins, ages and the check of all blobs did, as lines of `status`. Pure.
 
+use crate::base::human::bytes;
 use crate::gateway::status::{LostHits, NamespaceStatus, Status};
-use crate::human::bytes;
 
 /// Lines that say something; nothing where nothing happened.
 pub(super) fn lines(cache: &Status) -> Vec<(&'static str, String)> {

@@ -1,9 +1,10 @@
 //! `purge`: has the gateway remove blobs, and shows how far it is.
 
 use super::{Error, agent, bytes, cache_status, endpoint, report};
+use crate::base::progress;
+use crate::base::progress::Line;
 use crate::exit;
 use crate::gateway::status::{PurgeAnswer, PurgeRequest};
-use crate::progress::{self, Line};
 use crate::settings::{Place, Settings};
 use crate::state;
 use crate::supervise::control::Report;

@@ -1,10 +1,10 @@
 //! The answer of `status` as text. Pure.
 
 use super::{Error, policies};
+use crate::base::human::{bytes, percent, span};
+use crate::base::terminal::{Cell, Column, Screen, Side, Tint};
 use crate::gateway::status::{BuilderState, DistStatus, Status as CacheStatus, scanning};
-use crate::human::{bytes, percent, span};
 use crate::sccache::Version;
-use crate::screen::{Cell, Column, Screen, Side, Tint};
 use crate::supervise::control::{Health, Report, ServiceReport};
 use std::fmt::Write as _;
 
@@ -311,8 +311,8 @@ fn plain<const COUNT: usize>(texts: [String; COUNT]) -> Vec<Cell> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::terminal::PIPE;
     use crate::gateway::status::BuilderStatus;
-    use crate::screen::PIPE;
     use std::net::SocketAddr;
 
     #[test]

@@ -2,8 +2,8 @@
 
 use super::table::table;
 use super::{Error, cache_now, report};
+use crate::base::terminal::{Screen, Tint};
 use crate::exit;
-use crate::screen::{Screen, Tint};
 use crate::settings::Place;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH};

@@ -5,8 +5,8 @@
 
 use super::crash::Crash;
 use super::peers::{PATIENCE, Peer};
+use crate::base::secret::Secret;
 use crate::gateway::tokens;
-use crate::secret::Secret;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::io::{self, Read, Write};

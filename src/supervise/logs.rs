@@ -16,7 +16,7 @@ mod output;
 
 pub use format::Level;
 
-use crate::secret::Secret;
+use crate::base::secret::Secret;
 use crate::settings::LogFormat;
 use format::Formatter;
 use nix::fcntl::{FcntlArg, fcntl};

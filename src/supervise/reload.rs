@@ -6,11 +6,12 @@ use super::logs::Level;
 use super::machine::{Event, Id, Outcome};
 use super::peers::Peer;
 use super::{Supervisor, probe, start};
+use crate::base::regular_file;
 use crate::gateway::REREAD;
 use crate::plan::{self, Facts, Plan, Planner};
 use crate::settings::{self, Settings};
+use crate::state;
 use crate::supervise::children::RunAs;
-use crate::{regular, state};
 use nix::sys::signal::SigSet;
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -248,7 +249,7 @@ impl Supervisor {
 fn read_again(known: Known, progress: &Progress) -> Result<Fresh, String> {
     let read = |path: &Path| {
         progress.at(&format!("\"{}\"", path.display()));
-        regular::read_to_string(path)
+        regular_file::read_to_string(path)
     };
     let loaded = settings::load_by(&read).map_err(|problems| problems.to_string())?;
     progress.at("the programs of the services");

@@ -1,11 +1,11 @@
 //! Everything before the first process: folder, sockets, plan, files. Whatever is wrong is found here, and ends the
 //! run before anything was started.
 
+use crate::base::listeners;
+use crate::base::secret::Secret;
 use crate::gateway::warnings::unix_seconds;
 use crate::gateway::{files, tls};
-use crate::listeners;
 use crate::plan::{self, DistFacts, Facts, Plan, Planner, paths};
-use crate::secret::Secret;
 use crate::settings::{Mode, Settings};
 use crate::state::{self, AsUser, Prepared};
 use crate::supervise::children::RunAs;

@@ -5,8 +5,8 @@ use crate::dock::{Dock, eventually, program};
 use crate::harness::{Gateway, Outcome, WRITER, clean, finish};
 use crate::machine::Machine;
 use crate::site::free_port;
+use sccache_dock::base::secret::Secret;
 use sccache_dock::doctor::{Args, Check, Environment, Report, Verdict, client};
-use sccache_dock::secret::Secret;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 

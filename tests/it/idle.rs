@@ -8,7 +8,7 @@ use crate::harness::{now, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use sccache_dock::listeners;
+use sccache_dock::base::listeners;
 use sccache_dock::supervise::control::{self, Response};
 use std::fs;
 use std::io::Write;

@@ -3,9 +3,9 @@
 use crate::dock::Dock;
 use crate::harness::{Gateway, Process, READER, WRITER, now, skip, tools, wait_for};
 use crate::site::free_port;
+use sccache_dock::base::secret::Secret;
 use sccache_dock::gateway::config::Upstream;
 use sccache_dock::gateway::status::UpstreamStatus;
-use sccache_dock::secret::Secret;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};

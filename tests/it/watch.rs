@@ -134,7 +134,7 @@ fn status_fits_any_terminal_and_colours_it_unless_told_not_to() {
         assert!(text.contains("\u{1b}[32mready\u{1b}[0m"), "{text}");
         let lines = plain_lines(&text);
         for line in &lines {
-            let width = sccache_dock::human::width(line);
+            let width = sccache_dock::base::human::width(line);
             assert!(
                 width <= usize::from(columns),
                 "{width} of {columns}: {line:?}"

@@ -1,7 +1,7 @@
 //! What sccache's daemon does with a packed compiler at this moment. It says nothing itself, but the kernel tells which
 //! files it has open and how far it has read them.
 
-use crate::human::{bytes, span};
+use crate::base::human::{bytes, span};
 use std::fs;
 use std::path::Path;
 

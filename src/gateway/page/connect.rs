@@ -1,7 +1,7 @@
 //! The lines that connect a client, for the address by which the browser came.
 
+use crate::base::secret::Secret;
 use crate::client::{EnvArgs, Facts, Format, Lane, env_text};
-use crate::secret::Secret;
 use maud::{Markup, html};
 
 /// Stands where the token belongs, which no page shows.

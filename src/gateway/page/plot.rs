@@ -1,7 +1,7 @@
 //! Plots: SVG without text, which the browser stretches to any width; words and figures stand beside as HTML.
 
+use crate::base::human::{bytes, count, percent};
 use crate::gateway::history::{Point, Range};
-use crate::human::{bytes, count, percent};
 use maud::{Markup, html};
 use std::fmt::Write as _;
 

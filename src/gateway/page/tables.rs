@@ -1,8 +1,8 @@
 //! The page's tables. On a narrow screen each row becomes a card, whose figures are named by `data-name`.
 
 use super::Services;
+use crate::base::human::{bytes, count, percent, span};
 use crate::gateway::status::{BuilderState, DistStatus, NamespaceStatus, Status, Warning};
-use crate::human::{bytes, count, percent, span};
 use crate::supervise::control::ServiceReport;
 use maud::{Markup, html};
 use std::time::{Duration, UNIX_EPOCH};

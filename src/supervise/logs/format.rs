@@ -1,6 +1,6 @@
 //! From a service's line to what is printed: tag or object, level, and no secret; pure.
 
-use crate::secret::Secret;
+use crate::base::secret::Secret;
 use crate::settings::LogFormat;
 use memchr::memmem::Finder;
 use std::ops::Range;

@@ -2,11 +2,11 @@
 
 use crate::harness::{self, Answer, Process, WRITER, clean, now, sccache_bin, wait_for};
 use nix::sys::signal::Signal;
+use sccache_dock::base::listeners;
+use sccache_dock::base::secret::Secret;
 use sccache_dock::dist::{Overlay, Scheduler, Server, Token};
 use sccache_dock::gateway::config::{self, Config, Dist, WrongToken};
 use sccache_dock::gateway::status::{BuilderStatus, DistStatus, Status};
-use sccache_dock::listeners;
-use sccache_dock::secret::Secret;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};

@@ -1,7 +1,7 @@
 //! Where output goes: how wide it is and whether it shows colours; and text that fits into it. Pure but for
 //! [`Screen::of_stdout`].
 
-use crate::human::{cut, width};
+use super::human::{cut, width};
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal};
 

@@ -3,7 +3,7 @@
 //! It is for people who wait: on standard error, so that what is piped on stays clean, and on a terminal only. It needs
 //! nothing of the terminal but that a carriage return goes back to the line's start.
 
-use crate::human::{cut, width};
+use super::human::{cut, width};
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 

@@ -1,0 +1,12 @@
+//! What knows nothing of caches, clusters or containers: files, sockets, secrets, terminals, time.
+
+pub mod config_file;
+pub mod human;
+pub mod listeners;
+pub(crate) mod log;
+pub mod mount;
+pub mod progress;
+pub mod regular_file;
+pub mod secret;
+pub mod terminal;
+pub mod timeout;
