@@ -10,7 +10,6 @@
 //! flight, and only then ends it.
 
 mod advice;
-pub mod config;
 mod filter;
 mod folder;
 pub mod guard;
@@ -28,11 +27,11 @@ mod unpacking;
 
 use crate::base::config_file;
 use crate::base::listeners;
+use crate::contract::builder_config::Config;
 use crate::exit;
 use crate::settings::Isolation;
 pub(crate) use advice::Surroundings;
 use clap::ValueEnum;
-use config::Config;
 use guard::Guard;
 use isolation::Failure;
 use nix::sys::signal::Signal;

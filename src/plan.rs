@@ -5,7 +5,7 @@ mod dist;
 pub use dist::{BUILDER_REGISTERED, DistFacts, SCHEDULER_ANSWERS};
 
 use crate::base::secret::Secret;
-use crate::gateway::config::{Config, IpcPolicy, Upstream};
+use crate::contract::gateway_config::{Config, IpcPolicy, Upstream};
 use crate::settings::{Mode, Settings};
 use crate::supervise::machine::{Id, Rules};
 use crate::variables::PROXIES;
@@ -501,7 +501,7 @@ mod tests {
         let config: Config = toml::from_str(&builder.services[0].files[0].text).unwrap();
         assert_eq!(
             config.dist.unwrap().scheduler,
-            crate::gateway::config::Scheduler::Remote("http://build-host:10600".into())
+            crate::contract::gateway_config::Scheduler::Remote("http://build-host:10600".into())
         );
     }
 

@@ -14,7 +14,7 @@ pub use dist::{Distribution, Isolation, PublicAddr};
 use crate::base::regular_file;
 use crate::base::secret::Secret;
 use crate::base::terminal::{Column, Screen, Side, Tint};
-use crate::gateway::config::{IpcPolicy, Policies, TlsFiles};
+use crate::contract::gateway_config::{IpcPolicy, Policies, TlsFiles};
 use crate::variables;
 use lookup::Lookup;
 use rows::DEFAULT_DIR;

@@ -3,7 +3,7 @@
 use crate::load::{Lane, Request};
 use crate::now;
 use sccache_dock::base::secret::Secret;
-use sccache_dock::gateway::config::{Config, IpcPolicy};
+use sccache_dock::contract::gateway_config::{Config, IpcPolicy};
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};

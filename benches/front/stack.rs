@@ -2,8 +2,9 @@
 
 use nix::sys::resource::{UsageWho, getrusage};
 use sccache_dock::base::secret::Secret;
-use sccache_dock::dist::{Overlay, Scheduler, Server, Token};
-use sccache_dock::gateway::config::{self, Config, Dist, IpcPolicy, WrongToken};
+use sccache_dock::contract::dist_config::{Overlay, Scheduler, Server, Token};
+use sccache_dock::contract::gateway_config;
+use sccache_dock::contract::gateway_config::{Config, Dist, IpcPolicy, WrongToken};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
@@ -134,7 +135,7 @@ impl Stack {
             upstream: None,
             dist: Some(Dist {
                 listen: self.scheduler,
-                scheduler: config::Scheduler::Local(scheduler),
+                scheduler: gateway_config::Scheduler::Local(scheduler),
                 scheduler_token: Secret::new(CLIENT),
                 server_token: Secret::new(SERVER),
                 wrong_token: WrongToken::Fail,

@@ -4,10 +4,11 @@
 
 use sccache_dock::base::secret::Secret;
 use sccache_dock::base::terminal::Screen;
-use sccache_dock::gateway::config::{Config, IpcPolicy};
+use sccache_dock::contract::gateway_config::{Config, IpcPolicy};
+use sccache_dock::contract::tokens as tokens_file;
+use sccache_dock::gateway;
 use sccache_dock::gateway::ipc::frame::{self, Request};
 use sccache_dock::gateway::zip::ZipCheck;
-use sccache_dock::gateway::{self, tokens as tokens_file};
 use sccache_dock::plan::{self, Facts};
 use sccache_dock::settings as all_settings;
 use sccache_dock::settings::LogFormat;

@@ -2,9 +2,9 @@
 //!
 //! A process cannot leave a user namespace again, so each kind is tried by a process of its own.
 
-use crate::builder::config::{Config, User};
 use crate::builder::guard::Guard;
 use crate::builder::shim::{self, Procfs, Terms};
+use crate::contract::builder_config::{Config, User};
 use crate::settings::Isolation;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};

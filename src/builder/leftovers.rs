@@ -1,6 +1,6 @@
 //! What an earlier run left in the builder's folder: `sccache-dist` counts no unpacked toolchain, so we do.
 
-use crate::builder::config::User;
+use crate::contract::builder_config::User;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{MetadataExt, lchown};

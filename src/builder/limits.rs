@@ -1,6 +1,6 @@
 //! Limits that nobody set, from what the container has.
 
-use crate::builder::config::Limits;
+use crate::contract::builder_config::Limits;
 use std::fs;
 use std::path::Path;
 

@@ -5,7 +5,7 @@
 
 use super::set::{Set, Value};
 use super::{Lane, SOCKET_PATH_MAX, conf};
-use crate::sccache::{ANY_VERSION, OWN_PROTOCOL};
+use crate::contract::sccache::{ANY_VERSION, OWN_PROTOCOL};
 use std::fmt::Write as _;
 
 /// Below the home of whoever evaluates the text.

@@ -3,7 +3,7 @@
 use super::endpoint::Endpoint;
 use super::{EnvArgs, Facts, Format, Lane, NO_BASEDIRS, SOCKET_PATH_MAX};
 use crate::base::secret::Secret;
-use crate::sccache;
+use crate::contract::sccache;
 use std::path::Path;
 
 /// The port of the client's own daemon where sccache knows no Unix sockets.

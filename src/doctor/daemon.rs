@@ -2,7 +2,8 @@
 
 use super::Check;
 use crate::client::Lane;
-use crate::sccache::{self, ANY_VERSION, SHIPPED, Version};
+use crate::contract::sccache;
+use crate::contract::sccache::{ANY_VERSION, SHIPPED, Version};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 

@@ -4,9 +4,9 @@
 
 use super::{Check, Report, probe};
 use crate::base::human::bytes;
-use crate::gateway::status::LocalJobs;
+use crate::contract::gateway_status::LocalJobs;
+use crate::contract::sccache::SHIPPED;
 use crate::plan::paths;
-use crate::sccache::SHIPPED;
 use crate::settings::{Loaded, Problem, Problems, Settings};
 use crate::state;
 use crate::status;
@@ -222,7 +222,7 @@ fn port(settings: &Settings) -> Check {
 mod tests {
     use super::*;
     use crate::builder::guard::{Reason, SentHome};
-    use crate::gateway::status::SentHomeCount;
+    use crate::contract::gateway_status::SentHomeCount;
 
     #[test]
     fn crates_that_keep_coming_home_are_named() {

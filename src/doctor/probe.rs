@@ -10,7 +10,7 @@ use crate::cargo_config;
 use crate::client::endpoint::Endpoint;
 use crate::client::run::{Ended, Running};
 use crate::client::{Lane, SOCKET_PATH_MAX};
-use crate::sccache::Version;
+use crate::contract::sccache::Version;
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, access};
 use serde::Deserialize;

@@ -255,7 +255,7 @@ fn basedirs_fail_where_direct_mode_has_entries_of_an_old_sccache() {
     let verdict = |lane: Option<Lane>, pairs: &[(&str, &str)], in_conf, version: &str| {
         let mut environment = lane.map_or_else(Environment::new, whole_set);
         environment.extend(environment_of(pairs));
-        let version = crate::sccache::Version::parse(version);
+        let version = crate::contract::sccache::Version::parse(version);
         environment::basedirs(&environment, in_conf, version, lane).map(|it| it.verdict)
     };
     let (fail, old) = (Some(Verdict::Fail), "sccache 0.19.0");
@@ -319,7 +319,7 @@ fn proxy_without_exception_is_a_warning() {
 }
 
 fn check_version(ours: &str, theirs: Option<&str>, lane: Lane, expected: &[Verdict]) {
-    let version = crate::sccache::Version::parse(ours).unwrap();
+    let version = crate::contract::sccache::Version::parse(ours).unwrap();
     let checks = daemon::versions(version, theirs, Some(lane));
     let verdicts: Vec<Verdict> = checks.iter().map(|it| it.verdict).collect();
     assert_eq!(verdicts, expected, "{ours} {theirs:?} {lane:?}");
@@ -338,7 +338,7 @@ fn versions_are_judged_by_what_the_lane_needs() {
     check_version("0.20.0", Some("0.19.0"), Lane::Socket, &[Warn, Warn]);
     check_version("0.20.0", Some("0.20.0"), Lane::Webdav, &[Ok]);
     check_version("0.20.0", None, Lane::Dist, &[Warn]);
-    assert_eq!(crate::sccache::Version::parse("sccache"), None);
+    assert_eq!(crate::contract::sccache::Version::parse("sccache"), None);
 }
 
 fn check_daemon(stats: &str, expected: Verdict) {

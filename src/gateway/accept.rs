@@ -1,11 +1,11 @@
 //! Connections: how many, from whom, and in which protocol.
 
+use crate::contract::sccache::{ANY_VERSION, OWN_PROTOCOL};
 use crate::gateway::crowd::End;
 use crate::gateway::metrics::Protocol;
 use crate::gateway::socket::{Prompt, Socket};
 use crate::gateway::warnings::REFUSALS;
 use crate::gateway::{Gateway, Peer, http, ipc};
-use crate::sccache::{ANY_VERSION, OWN_PROTOCOL};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -2,10 +2,10 @@
 //! [`default_gateways`], which reads the kernel's routing table.
 
 use crate::base::secret::Secret;
-use crate::gateway::config::{Config, IpcPolicy};
+use crate::contract::gateway_config::{Config, IpcPolicy};
+use crate::contract::tokens::{Grant, Named};
 use crate::gateway::key::shown_namespace;
 use crate::gateway::sessions::Sessions;
-use crate::gateway::tokens::{Grant, Named};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use std::net::{IpAddr, Ipv4Addr};

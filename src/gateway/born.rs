@@ -1,7 +1,7 @@
 //! What the gateway is born with: its listeners, and the socket to the supervisor, which tells it when to stop.
 
 use crate::base::listeners;
-use crate::gateway::config::{Config, IpcPolicy};
+use crate::contract::gateway_config::{Config, IpcPolicy};
 use crate::gateway::scheduler::SupervisorEnds;
 use std::io;
 use std::net::TcpListener;

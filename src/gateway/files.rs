@@ -8,10 +8,11 @@ mod watch;
 
 use crate::base::regular_file;
 use crate::base::secret::Secret;
+use crate::contract::gateway_config::Config;
+use crate::contract::tokens;
+use crate::contract::tokens::Named;
 use crate::gateway::Gateway;
-use crate::gateway::config::Config;
 use crate::gateway::tls;
-use crate::gateway::tokens::{self, Named};
 use crate::gateway::warnings::unix_seconds;
 use crate::supervise::control::{self, Response};
 use std::io;

@@ -3,7 +3,7 @@
 //!
 //! Two rings, of the last ten minutes and of the last day, take 60 KiB together whatever happens.
 
-use crate::gateway::status::Totals;
+use crate::contract::gateway_status::Totals;
 use std::collections::VecDeque;
 use std::time::Duration;
 

@@ -16,6 +16,7 @@ pub mod frame;
 mod relay;
 
 use crate::base::timeout::within;
+use crate::contract::sccache::{ANY_VERSION, OWN_PROTOCOL};
 use crate::gateway::access::{default_gateways, may_speak_ipc};
 use crate::gateway::crowd;
 use crate::gateway::disk::Fault;
@@ -25,7 +26,6 @@ use crate::gateway::socket::write_both;
 use crate::gateway::store::WrittenBy;
 use crate::gateway::warnings::ADVICE;
 use crate::gateway::{Gateway, Peer, a_moment_after, store};
-use crate::sccache::{ANY_VERSION, OWN_PROTOCOL};
 use frame::{Handshake, Malformed, Request, Shelf};
 use std::io;
 use std::sync::Arc;

@@ -7,10 +7,10 @@ mod tokens;
 
 pub(crate) use scrape::{Figure, FigureOf, encode, encode_each};
 
+use crate::contract::gateway_status::{NamespaceStatus, ProtocolStatus, Totals};
 use crate::gateway::access::Access;
 use crate::gateway::disk::Disk;
 use crate::gateway::key::shown_namespace;
-use crate::gateway::status::{NamespaceStatus, ProtocolStatus, Totals};
 use crate::gateway::store::Usage;
 use crate::gateway::tls::{Expiry, Tls};
 use prometheus_client::collector::Collector;

@@ -10,8 +10,8 @@ mod tables;
 pub use connect::{Snippet, snippets};
 
 use crate::base::human::{bytes, count, percent, span};
+use crate::contract::gateway_status::{BuilderState, LostHits, Status, scanning};
 use crate::gateway::history::{Point, Range};
-use crate::gateway::status::{BuilderState, LostHits, Status, scanning};
 use crate::supervise::control::{Report, ServiceReport};
 use maud::{DOCTYPE, Markup, html};
 

@@ -22,8 +22,8 @@ mod reports;
 mod routes;
 pub mod wire;
 
-use crate::gateway::config::Dist;
-use crate::gateway::status::DistStatus;
+use crate::contract::gateway_config::Dist;
+use crate::contract::gateway_status::DistStatus;
 use crate::gateway::warnings::REFUSALS;
 use crate::gateway::{Gateway, Peer};
 use bytes::Bytes;

@@ -42,10 +42,10 @@ mod usage;
 mod writer;
 mod written_by;
 
-use super::config::Policies;
 use super::ghosts::Ghosts;
 use super::key::{self, Key};
 use super::lru::{Digest, Item, Lru, MAX_ENTRY_BYTES, Presence, Rule};
+use crate::contract::gateway_config::Policies;
 pub use found::{Flaws, Unchecked};
 use kept::KeptFiles;
 use key_locks::{KeyLock, KeyLocks};

@@ -4,7 +4,7 @@
 //! that rustls holds for safe (1.2 and 1.3), neither of which renegotiates.
 
 use crate::base::regular_file;
-use crate::gateway::config::TlsFiles;
+use crate::contract::gateway_config::TlsFiles;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;

@@ -10,11 +10,11 @@ pub mod breaker;
 pub mod queue;
 mod url;
 
-use crate::gateway::config::Upstream as Config;
+use crate::contract::gateway_config::Upstream as Config;
+use crate::contract::gateway_status::UpstreamStatus;
 use crate::gateway::disk::{Disk, Fault};
 use crate::gateway::key::Key;
 use crate::gateway::metrics::{self, Figure};
-use crate::gateway::status::UpstreamStatus;
 use crate::gateway::store::{self, WrittenBy};
 use crate::variables::PROXIES;
 use breaker::Breaker;

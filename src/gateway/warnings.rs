@@ -3,7 +3,7 @@
 //! Lines of one kind are let through up to a number per window; the rest are counted, and the count is
 //! logged when the window has passed. The last lines are kept for the status.
 
-use crate::gateway::status::Warning;
+use crate::contract::gateway_status::Warning;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};

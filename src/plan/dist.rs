@@ -2,10 +2,10 @@
 
 use super::{Facts, File, ReadyBy, Service, StopBy, loopback, paths};
 use crate::base::secret::Secret;
-use crate::builder::config::{Config, Limits, User};
-use crate::dist;
+use crate::contract::builder_config::{Config, Limits, User};
+use crate::contract::dist_config;
+use crate::contract::gateway_config::{Dist, Scheduler};
 use crate::exit;
-use crate::gateway::config::{Dist, Scheduler};
 use crate::settings::{Mode, Settings};
 use crate::supervise::children::RunAs;
 use crate::supervise::machine::{Id, Rules};
@@ -63,10 +63,10 @@ pub(super) fn scheduler(
     gateway: Id,
 ) -> Result<Service, toml::ser::Error> {
     let path = paths::scheduler_config(&settings.dir);
-    let token = |token: &Secret| dist::Token {
+    let token = |token: &Secret| dist_config::Token {
         token: token.clone(),
     };
-    let config = dist::Scheduler {
+    let config = dist_config::Scheduler {
         public_addr: dist.scheduler,
         client_auth: token(&dist.scheduler_token),
         server_auth: token(&dist.server_token),
@@ -110,16 +110,16 @@ pub(super) fn builder(
     let (dir, set) = (paths::builder(&settings.dir), &settings.dist);
     let server_config = paths::server_config(&settings.dir);
     let config_path = paths::builder_config(&settings.dir);
-    let server = dist::Server {
+    let server = dist_config::Server {
         cache_dir: dir.join("cache"),
         toolchain_cache_size: set.toolchain_cache_bytes,
         public_addr: dist.public_addr,
         bind_address: dist.builder,
         scheduler_url: format!("http://{}", loopback(dist.front)),
-        scheduler_auth: dist::Token {
+        scheduler_auth: dist_config::Token {
             token: dist.server_token.clone(),
         },
-        builder: dist::Overlay {
+        builder: dist_config::Overlay {
             build_dir: dir.join("build"),
             bwrap_path: facts.program.clone(),
         },

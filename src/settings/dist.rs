@@ -3,7 +3,7 @@
 use super::values::{Fault, address, duration, optional, size, token};
 use super::{Lookup, Mode};
 use crate::base::secret::Secret;
-use crate::gateway::config::WrongToken;
+use crate::contract::gateway_config::WrongToken;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;

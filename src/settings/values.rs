@@ -2,7 +2,7 @@
 
 use super::LogFormat;
 use crate::base::secret::Secret;
-use crate::gateway::config::IpcPolicy;
+use crate::contract::gateway_config::IpcPolicy;
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;

@@ -1,7 +1,7 @@
 //! What quotas, pins, ages and the check of all blobs did, as lines of `status`. Pure.
 
 use crate::base::human::bytes;
-use crate::gateway::status::{LostHits, NamespaceStatus, Status};
+use crate::contract::gateway_status::{LostHits, NamespaceStatus, Status};
 
 /// Lines that say something; nothing where nothing happened.
 pub(super) fn lines(cache: &Status) -> Vec<(&'static str, String)> {
@@ -73,7 +73,7 @@ pub(super) fn of_namespace(namespace: &NamespaceStatus) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::status::KeptBy;
+    use crate::contract::gateway_status::KeptBy;
 
     #[test]
     fn smallest_budget_that_keeps_most_is_named() {

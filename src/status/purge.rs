@@ -3,8 +3,8 @@
 use super::{Error, agent, bytes, cache_status, endpoint, report};
 use crate::base::progress;
 use crate::base::progress::Line;
+use crate::contract::gateway_status::{PurgeAnswer, PurgeRequest};
 use crate::exit;
-use crate::gateway::status::{PurgeAnswer, PurgeRequest};
 use crate::settings::{Place, Settings};
 use crate::state;
 use crate::supervise::control::Report;

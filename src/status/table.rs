@@ -3,8 +3,8 @@
 use super::{Error, policies};
 use crate::base::human::{bytes, percent, span};
 use crate::base::terminal::{Cell, Column, Screen, Side, Tint};
-use crate::gateway::status::{BuilderState, DistStatus, Status as CacheStatus, scanning};
-use crate::sccache::Version;
+use crate::contract::gateway_status::{BuilderState, DistStatus, Status as CacheStatus, scanning};
+use crate::contract::sccache::Version;
 use crate::supervise::control::{Health, Report, ServiceReport};
 use std::fmt::Write as _;
 
@@ -312,7 +312,7 @@ fn plain<const COUNT: usize>(texts: [String; COUNT]) -> Vec<Cell> {
 mod tests {
     use super::*;
     use crate::base::terminal::PIPE;
-    use crate::gateway::status::BuilderStatus;
+    use crate::contract::gateway_status::BuilderStatus;
     use std::net::SocketAddr;
 
     #[test]

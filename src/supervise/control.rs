@@ -6,7 +6,7 @@
 use super::crash::Crash;
 use super::peers::{PATIENCE, Peer};
 use crate::base::secret::Secret;
-use crate::gateway::tokens;
+use crate::contract::tokens;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::io::{self, Read, Write};

@@ -6,7 +6,7 @@ use crate::harness::{
     skip, wait_for,
 };
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
-use sccache_dock::gateway::config::TlsFiles;
+use sccache_dock::contract::gateway_config::TlsFiles;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt;

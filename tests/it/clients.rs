@@ -2,7 +2,7 @@
 
 use crate::attacks::peer::{OwnProtocol, archive};
 use crate::harness::{Gateway, Outcome, Process, WRITER, clean, finish, now, sccache_bin};
-use sccache_dock::gateway::config::IpcPolicy;
+use sccache_dock::contract::gateway_config::IpcPolicy;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::rc::Rc;

@@ -7,7 +7,7 @@ use crate::harness::{
 use base64::Engine;
 use nix::sys::signal::Signal;
 use sccache_dock::base::listeners;
-use sccache_dock::gateway::config::IpcPolicy;
+use sccache_dock::contract::gateway_config::IpcPolicy;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::fd::AsFd;

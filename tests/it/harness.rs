@@ -1,8 +1,8 @@
 //! Starts the real gateway and real clients, each bounded in time and gone at the end of its test.
 
 use sccache_dock::base::secret::Secret;
-use sccache_dock::gateway::config::{Config, IpcPolicy, Policies};
-use sccache_dock::gateway::status::Status;
+use sccache_dock::contract::gateway_config::{Config, IpcPolicy, Policies};
+use sccache_dock::contract::gateway_status::Status;
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};

@@ -4,7 +4,7 @@ use crate::browser::Browser;
 use crate::dock::{Dock, eventually};
 use crate::harness::{Answer, Gateway, READER, WRITER, finish, wait_for};
 use nix::sys::signal::{Signal, kill};
-use sccache_dock::gateway::config::TlsFiles;
+use sccache_dock::contract::gateway_config::TlsFiles;
 use serde_json::{Value, json};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;

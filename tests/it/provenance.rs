@@ -5,7 +5,7 @@ use crate::access::with_tokens;
 use crate::attacks::peer::{OwnProtocol, archive};
 use crate::harness::{Gateway, WRITER};
 use nix::sys::signal::Signal;
-use sccache_dock::gateway::status::PurgeAnswer;
+use sccache_dock::contract::gateway_status::PurgeAnswer;
 use std::os::unix::net::UnixStream;
 
 const CI: &str = "the-token-of-ci-machines";

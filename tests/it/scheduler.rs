@@ -9,8 +9,9 @@ use cluster::{
     Allocation, Builder, Cluster, Counted, Front, RealScheduler, SOON, free_port, toolchain,
 };
 use nix::sys::signal::Signal;
-use sccache_dock::gateway::config::{self, WrongToken};
-use sccache_dock::gateway::status::BuilderState;
+use sccache_dock::contract::gateway_config;
+use sccache_dock::contract::gateway_config::WrongToken;
+use sccache_dock::contract::gateway_status::BuilderState;
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
@@ -197,7 +198,7 @@ fn paused_builder_is_found_out_and_its_clients_are_sent_home() {
 #[test]
 fn builder_is_asked_once_at_a_time_whoever_waits() {
     let scheduler = RealScheduler::start();
-    let local = config::Scheduler::Local(scheduler.address);
+    let local = gateway_config::Scheduler::Local(scheduler.address);
     let front = Front::start(local, None, WrongToken::Fail);
     let bind = free_port("127.0.0.6");
     let counted = Counted::to(bind);
@@ -315,7 +316,7 @@ fn clients_do_not_queue_behind_the_upload_of_a_toolchain() {
 #[test]
 fn machine_that_only_builds_is_relayed_to_the_one_that_schedules() {
     let cluster = Cluster::start();
-    let remote = config::Scheduler::Remote(format!("http://{}", cluster.front.address));
+    let remote = gateway_config::Scheduler::Remote(format!("http://{}", cluster.front.address));
     let address = free_port("127.0.0.4");
     let machine = Front::start(remote, Some(address), WrongToken::Fail);
     assert_eq!(machine.hear(), b's');

@@ -1,9 +1,9 @@
 //! The paths that are no keys: liveness, readiness, metrics, status, purge and what the status page consists of.
 
 use super::{Answer, Piecewise, Refusal, front, full, permit, permit_namespace, short_body, text};
+use crate::contract::gateway_status::{PurgeAnswer, PurgeRequest, scanning};
 use crate::gateway::access::{Caller, Need};
 use crate::gateway::key::namespace_of_shown;
-use crate::gateway::status::{PurgeAnswer, PurgeRequest, scanning};
 use crate::gateway::store::Filter;
 use crate::gateway::{Gateway, Peer};
 use bytes::Bytes;

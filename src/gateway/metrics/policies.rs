@@ -1,9 +1,9 @@
 //! Quotas, pins, lost hits and the check of all blobs, for `/metrics` and `/api/status`.
 
 use super::{NAMESPACES, encode};
+use crate::contract::gateway_status::{Integrity, KeptBy, LostHits};
 use crate::gateway::disk::Disk;
 use crate::gateway::key::shown_namespace;
-use crate::gateway::status::{Integrity, KeptBy, LostHits};
 use crate::gateway::store::{NamespaceUsage, Usage};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};

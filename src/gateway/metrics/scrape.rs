@@ -1,8 +1,8 @@
 //! Figures that are kept elsewhere and read when somebody scrapes.
 
 use super::{Counters, NAMESPACES};
+use crate::contract::gateway_status::{NamespaceStatus, ProtocolStatus};
 use crate::gateway::key::shown_namespace;
-use crate::gateway::status::{NamespaceStatus, ProtocolStatus};
 use crate::gateway::store::{NamespaceUsage, Usage};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder};

@@ -1,8 +1,8 @@
 //! What was done with each token: for `/metrics` and the status.
 
 use super::{FigureOf, encode_each};
+use crate::contract::gateway_status::{TokenStatus, TokensStatus};
 use crate::gateway::access::{Access, Uses};
-use crate::gateway::status::{TokenStatus, TokensStatus};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::MetricType;

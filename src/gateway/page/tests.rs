@@ -1,5 +1,5 @@
 use super::*;
-use crate::gateway::status::{
+use crate::contract::gateway_status::{
     BuilderStatus, DistStatus, KeptBy, NamespaceStatus, TokenStatus, Warning,
 };
 use crate::supervise::control::TroubleReport;
@@ -86,9 +86,9 @@ fn whatever_comes_from_outside_is_escaped() {
         replayed_heartbeats: 0,
         allocations: [(EVIL.to_owned(), 1)].into(),
         builders: Vec::new(),
-        local_jobs: crate::gateway::status::LocalJobs {
+        local_jobs: crate::contract::gateway_status::LocalJobs {
             limits: [(EVIL.to_owned(), 1)].into(),
-            sent_home: vec![crate::gateway::status::SentHomeCount {
+            sent_home: vec![crate::contract::gateway_status::SentHomeCount {
                 home: crate::builder::guard::SentHome {
                     crate_name: EVIL.into(),
                     reason: crate::builder::guard::Reason::File,

@@ -1,8 +1,8 @@
 //! What the front counts, for `/metrics`.
 
 use super::{Front, link};
+use crate::contract::gateway_status::{BuilderState, BuilderStatus};
 use crate::gateway::metrics::{self, FigureOf, encode_each};
-use crate::gateway::status::{BuilderState, BuilderStatus};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::MetricType;

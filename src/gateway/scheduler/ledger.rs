@@ -11,7 +11,7 @@ mod jobs;
 
 use super::kept::Kept;
 use super::wire::{Heartbeat, JobState};
-use crate::gateway::status::{BuilderState, BuilderStatus};
+use crate::contract::gateway_status::{BuilderState, BuilderStatus};
 use bytes::Bytes;
 use jobs::Jobs;
 use std::collections::{BTreeMap, HashSet, VecDeque};

@@ -3,7 +3,7 @@
 //! An idle link does nothing. It looks after the scheduler only when a request went wrong or the supervisor
 //! has started another one, and then until it answers.
 
-use crate::gateway::config::Scheduler;
+use crate::contract::gateway_config::Scheduler;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::header::{self, HeaderValue};

@@ -2,7 +2,7 @@
 
 use super::Front;
 use crate::builder::guard::SentHome;
-use crate::gateway::status::{LocalJobs, SentHomeCount};
+use crate::contract::gateway_status::{LocalJobs, SentHomeCount};
 use serde::Deserialize;
 use std::io;
 use std::os::unix::fs::PermissionsExt;

@@ -1,6 +1,6 @@
 //! Who has written a blob, and by which way: what is kept of it in the blob's file. Pure.
 
-use crate::gateway::tokens::RESERVED;
+use crate::contract::tokens::RESERVED;
 use std::fmt;
 use std::sync::Arc;
 

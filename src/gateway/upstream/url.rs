@@ -1,7 +1,7 @@
 //! What an upstream's URL says: which store is behind it, and what of it may be shown.
 
 use super::Error;
-use crate::gateway::config::Upstream as Config;
+use crate::contract::gateway_config::Upstream as Config;
 use opendal::{HttpTransporter, Operator, OperatorRegistry};
 use opendal_http_transport_reqwest::ReqwestTransport;
 use percent_encoding::percent_decode_str;

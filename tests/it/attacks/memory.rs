@@ -2,7 +2,7 @@
 
 use super::peer::OwnProtocol;
 use crate::harness::{Gateway, Process};
-use sccache_dock::gateway::config::IpcPolicy;
+use sccache_dock::contract::gateway_config::IpcPolicy;
 use std::io::Write;
 
 const CONNECTIONS: usize = 6;

@@ -4,9 +4,10 @@ use crate::harness::{self, Answer, Process, WRITER, clean, now, sccache_bin, wai
 use nix::sys::signal::Signal;
 use sccache_dock::base::listeners;
 use sccache_dock::base::secret::Secret;
-use sccache_dock::dist::{Overlay, Scheduler, Server, Token};
-use sccache_dock::gateway::config::{self, Config, Dist, WrongToken};
-use sccache_dock::gateway::status::{BuilderStatus, DistStatus, Status};
+use sccache_dock::contract::dist_config::{Overlay, Scheduler, Server, Token};
+use sccache_dock::contract::gateway_config;
+use sccache_dock::contract::gateway_config::{Config, Dist, WrongToken};
+use sccache_dock::contract::gateway_status::{BuilderStatus, DistStatus, Status};
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
@@ -204,7 +205,7 @@ pub(super) struct Front {
 
 impl Front {
     pub(super) fn start(
-        scheduler: config::Scheduler,
+        scheduler: gateway_config::Scheduler,
         builder: Option<SocketAddr>,
         wrong_token: WrongToken,
     ) -> Front {
@@ -231,7 +232,7 @@ impl Front {
 
     fn start_in(
         folder: tempfile::TempDir,
-        scheduler: config::Scheduler,
+        scheduler: gateway_config::Scheduler,
         builder: Option<SocketAddr>,
         wrong_token: WrongToken,
     ) -> Front {
@@ -429,7 +430,7 @@ impl Cluster {
     pub(super) fn start_with(wrong_token: WrongToken) -> Cluster {
         let scheduler = RealScheduler::start();
         let address = free_port("127.0.0.2");
-        let local = config::Scheduler::Local(scheduler.address);
+        let local = gateway_config::Scheduler::Local(scheduler.address);
         let front = Front::start(local, Some(address), wrong_token);
         assert_eq!(front.hear(), b's');
         let builder = Builder::start_at(address, front.address, SERVER_TOKEN);

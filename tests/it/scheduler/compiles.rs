@@ -2,7 +2,7 @@
 
 use super::cluster::{Cluster, SOON};
 use crate::harness::{Outcome, WRITER, clean, finish, sccache_bin, wait_for};
-use sccache_dock::gateway::config::WrongToken;
+use sccache_dock::contract::gateway_config::WrongToken;
 use std::net::SocketAddr;
 use std::process::Command;
 

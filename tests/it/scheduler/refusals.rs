@@ -3,7 +3,7 @@
 use super::cluster::{Builder, Cluster, Front, SERVER_TOKEN, SOON, free_port, toolchain};
 use crate::harness::{Answer, READER, WRITER, wait_for};
 use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
-use sccache_dock::gateway::config::WrongToken;
+use sccache_dock::contract::gateway_config::WrongToken;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
