@@ -1,8 +1,12 @@
 //! What the processes of one container tell each other, and what they agree on: files, sockets, addresses, versions.
 
+pub mod address;
 pub mod builder_config;
+pub mod control;
 pub mod dist_config;
 pub mod gateway_config;
 pub mod gateway_status;
+pub mod paths;
 pub mod sccache;
+pub mod service;
 pub mod tokens;

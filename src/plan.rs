@@ -2,189 +2,20 @@
 
 mod dist;
 
-pub use dist::{BUILDER_REGISTERED, DistFacts, SCHEDULER_ANSWERS};
+pub use crate::contract::service::{BUILDER_REGISTERED, SCHEDULER_ANSWERS};
+pub use dist::DistFacts;
 
 use crate::base::secret::Secret;
+use crate::contract::address::loopback;
 use crate::contract::gateway_config::{Config, IpcPolicy, Upstream};
+use crate::contract::paths;
+use crate::contract::service::{File, Plan, ReadyBy, Service, StopBy};
+use crate::contract::service::{Id, Rules};
 use crate::settings::{Mode, Settings};
-use crate::supervise::machine::{Id, Rules};
 use crate::variables::PROXIES;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-/// Names of what lies below `SCCACHE_DIR` and the folder of the sockets.
-pub mod paths {
-    use std::path::{Path, PathBuf};
-
-    /// Blobs.
-    pub fn cache(dir: &Path) -> PathBuf {
-        dir.join("cache")
-    }
-
-    /// Tokens and written configuration, mode 0700.
-    pub fn state(dir: &Path) -> PathBuf {
-        dir.join("state")
-    }
-
-    /// Scratch space of the services, emptied by each start: not `tmp`, which a folder may have of its own.
-    pub fn scratch(dir: &Path) -> PathBuf {
-        state(dir).join("scratch")
-    }
-
-    /// The sccache server's first level, which stays empty; inside the scratch space.
-    pub fn server_level(dir: &Path) -> PathBuf {
-        scratch(dir).join("server")
-    }
-
-    /// The generated token for clients.
-    pub fn auth_token(dir: &Path) -> PathBuf {
-        state(dir).join("auth-token")
-    }
-
-    /// The generated token for builders.
-    pub fn server_token(dir: &Path) -> PathBuf {
-        state(dir).join("server-token")
-    }
-
-    /// Toolchains and jobs of the builder.
-    pub fn builder(dir: &Path) -> PathBuf {
-        dir.join("builder")
-    }
-
-    /// The scheduler's configuration.
-    pub fn scheduler_config(dir: &Path) -> PathBuf {
-        state(dir).join("scheduler.toml")
-    }
-
-    /// The builder's configuration, ours.
-    pub fn builder_config(dir: &Path) -> PathBuf {
-        state(dir).join("builder.toml")
-    }
-
-    /// The builder's configuration, that of `sccache-dist`.
-    pub fn server_config(dir: &Path) -> PathBuf {
-        state(dir).join("builder-server.toml")
-    }
-
-    /// The builders' last heartbeats, for the next gateway.
-    pub fn heartbeats(dir: &Path) -> PathBuf {
-        state(dir).join("heartbeats")
-    }
-
-    /// What the upstream has not got yet.
-    pub fn upstream_queue(dir: &Path) -> PathBuf {
-        state(dir).join("upstream-queue")
-    }
-
-    /// The gateway's configuration.
-    pub fn gateway_config(dir: &Path) -> PathBuf {
-        state(dir).join("gateway.toml")
-    }
-
-    /// Held by the supervisor that owns the folder.
-    pub fn lock(dir: &Path) -> PathBuf {
-        state(dir).join("lock")
-    }
-
-    /// Clients speak sccache's own protocol here; served by the gateway.
-    pub fn client_socket(run_dir: &Path) -> PathBuf {
-        run_dir.join("sccache.sock")
-    }
-
-    /// The supervised sccache server.
-    pub fn server_socket(run_dir: &Path) -> PathBuf {
-        run_dir.join("server.sock")
-    }
-
-    /// Where the sccache server reports that it is ready.
-    pub fn notify_socket(run_dir: &Path) -> PathBuf {
-        run_dir.join("notify.sock")
-    }
-
-    /// Where the builder's jobs are reported; bound by the gateway.
-    pub fn jobs_socket(run_dir: &Path) -> PathBuf {
-        run_dir.join("jobs.sock")
-    }
-
-    /// `status`, `restart` and `healthcheck` talk to the supervisor here.
-    pub fn control_socket(run_dir: &Path) -> PathBuf {
-        run_dir.join("control.sock")
-    }
-}
-
-/// How a service is asked to stop.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum StopBy {
-    /// SIGTERM to its group.
-    Term,
-    /// The `Shutdown` request of sccache's own protocol; sccache handles no signal.
-    SccacheShutdown(PathBuf),
-}
-
-/// How a service says that it is ready.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReadyBy {
-    /// It takes the listeners over its standard input, and answers there.
-    Handover,
-    /// It connects to the notification socket.
-    Notify,
-    /// It says nothing: it counts as ready when it runs.
-    Spawn,
-    /// The gateway says so, with this byte over its handover socket.
-    Gateway(u8),
-}
-
-/// One service of the plan.
-#[derive(Debug, Clone)]
-pub struct Service {
-    pub name: &'static str,
-    pub program: PathBuf,
-    pub args: Vec<String>,
-    /// The whole environment: nothing is inherited.
-    pub env: Vec<(String, String)>,
-    pub ready_by: ReadyBy,
-    /// Runs as the supervisor does, and steps down by itself.
-    pub keeps_root: bool,
-    pub stop_by: StopBy,
-    /// What it reads at its start.
-    pub files: Vec<File>,
-    pub rules: Rules,
-}
-
-impl Service {
-    /// Whether a running process of `self` is as good as one of `other`.
-    fn runs_like(&self, other: &Service) -> bool {
-        (&self.program, &self.args, &self.env, &self.files)
-            == (&other.program, &other.args, &other.env, &other.files)
-    }
-}
-
-/// A file that a service reads, mode 0600.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct File {
-    pub path: PathBuf,
-    pub text: String,
-}
-
-/// The services of this mode, in the order of their [`Id`]s.
-#[derive(Debug, Clone)]
-pub struct Plan {
-    pub services: Vec<Service>,
-    /// What the log must hide.
-    pub secrets: Vec<Secret>,
-}
-
-impl Plan {
-    /// The services that must restart to run by this plan instead of by `before`, which has the same services.
-    pub fn changed_since(&self, before: &Plan) -> Vec<Id> {
-        let pairs = self.services.iter().zip(&before.services).enumerate();
-        pairs
-            .filter(|(_, (new, old))| !new.runs_like(old))
-            .map(|(index, _)| Id(index))
-            .collect()
-    }
-}
 
 /// What the plan needs to know beside the settings.
 #[derive(Debug, Clone)]
@@ -398,16 +229,6 @@ fn server_log(log: &str) -> String {
     quiet.fold(log.to_owned(), |log, module| {
         format!("{log},{module}=error")
     })
-}
-
-/// The address at which the machine itself reaches a listener on `bound`.
-pub fn loopback(bound: SocketAddr) -> SocketAddr {
-    let ip = match bound.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        ip => ip,
-    };
-    SocketAddr::new(ip, bound.port())
 }
 
 /// Whether clients may use the socket in this folder.

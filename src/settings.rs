@@ -9,7 +9,8 @@ mod policies;
 mod rows;
 mod values;
 
-pub use dist::{Distribution, Isolation, PublicAddr};
+pub use crate::contract::builder_config::Isolation;
+pub use dist::{Distribution, PublicAddr};
 
 use crate::base::regular_file;
 use crate::base::secret::Secret;

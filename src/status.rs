@@ -10,13 +10,17 @@ use crate::base::human::bytes;
 use crate::base::secret::Secret;
 use crate::base::terminal::Screen;
 use crate::client;
+use crate::contract::address;
+use crate::contract::control;
+use crate::contract::control::{Health, Report, Response};
 use crate::contract::gateway_status::Status as CacheStatus;
+use crate::contract::paths;
+use crate::contract::tokens;
 use crate::exit;
 use crate::gateway::{files, tls};
-use crate::plan::{self, paths};
+use crate::plan;
 use crate::settings::{self, Place, Settings};
 use crate::state;
-use crate::supervise::control::{self, Health, Report, Response};
 use serde::{Deserialize, Serialize};
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -112,7 +116,7 @@ fn endpoint(report: &Report) -> String {
     let bound: Result<SocketAddr, _> = report.listen.parse();
     bound.map_or_else(
         |_| format!("http://{}", report.listen),
-        |bound| format!("http://{}", plan::loopback(bound)),
+        |bound| format!("http://{}", address::loopback(bound)),
     )
 }
 
@@ -351,8 +355,7 @@ fn token(settings: &Settings, args: &client::EnvArgs) -> Result<Secret, Error> {
         let hint = "without SCCACHE_TOKENS_FILE there are only \"auth\" and \"read\"";
         return Err(missing("there is no file of tokens".into(), hint.into()));
     };
-    let tokens =
-        files::read_tokens(path).map_err(|cause| missing(cause, "mend the file".into()))?;
+    let tokens = tokens::read(path).map_err(|cause| missing(cause, "mend the file".into()))?;
     let Some(found) = tokens.iter().find(|token| token.name == name) else {
         let names: Vec<&str> = tokens.iter().map(|token| token.name.as_str()).collect();
         let hint = format!("the file has: {}", names.join(", "));

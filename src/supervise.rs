@@ -18,16 +18,22 @@ mod wait;
 pub use start::Error;
 
 use crate::base::listeners;
+use crate::contract::control::Response;
+use crate::contract::paths;
+use crate::contract::sccache::sccache_shutdown;
+use crate::contract::service::{Exit, Id};
+use crate::contract::service::{Plan, ReadyBy, StopBy};
 use crate::exit;
-use crate::plan::{self, Facts, Plan, Planner, ReadyBy, StopBy, paths};
+use crate::plan;
+use crate::plan::{Facts, Planner};
 use crate::settings::{Loaded, Settings};
 use crate::state::{AsUser, Prepared};
 use children::Children;
-use control::{Request, Response};
+use control::Request;
 use crash::Oom;
 use lives::Lives;
 use logs::{Level, Log, Source};
-use machine::{Action, Event, Exit, Id, Machine, Outcome, State};
+use machine::{Action, Event, Machine, Outcome, State};
 use nix::sys::signal::Signal;
 use peers::Peers;
 use probe::Said;
@@ -560,16 +566,4 @@ impl Supervisor {
         self.log.close(Duration::from_secs(1));
         code
     }
-}
-
-/// Sends the `Shutdown` request (frame of four bytes, tag 3; sccache 0.19.0, `src/protocol.rs`) and waits for nothing,
-/// not even for a place in the queue of a server that stands still. The connection must stay open until the answer comes.
-pub(crate) fn sccache_shutdown(socket: &Path) -> io::Result<UnixStream> {
-    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let stream = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    rustix::net::connect(&stream, &SocketAddrUnix::new(socket)?)?;
-    let mut stream = UnixStream::from(stream);
-    stream.write_all(&[0, 0, 0, 4, 3, 0, 0, 0])?;
-    Ok(stream)
 }

@@ -2,10 +2,11 @@
 
 use crate::CHILDREN;
 use sccache_dock::base::secret::Secret;
-use sccache_dock::plan::{Facts, Plan, ReadyBy, Service, StopBy};
+use sccache_dock::contract::service::Rules;
+use sccache_dock::contract::service::{Plan, ReadyBy, Service, StopBy};
+use sccache_dock::plan::Facts;
 use sccache_dock::settings::{self, Settings};
 use sccache_dock::supervise;
-use sccache_dock::supervise::machine::Rules;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 

@@ -4,6 +4,7 @@
 
 use sccache_dock::base::secret::Secret;
 use sccache_dock::base::terminal::Screen;
+use sccache_dock::contract::control::Response;
 use sccache_dock::contract::gateway_config::{Config, IpcPolicy};
 use sccache_dock::contract::tokens as tokens_file;
 use sccache_dock::gateway;
@@ -12,7 +13,8 @@ use sccache_dock::gateway::zip::ZipCheck;
 use sccache_dock::plan::{self, Facts};
 use sccache_dock::settings as all_settings;
 use sccache_dock::settings::LogFormat;
-use sccache_dock::supervise::control::{self as control_socket, Request as Asked, Response};
+use sccache_dock::supervise::control as control_socket;
+use sccache_dock::supervise::control::Request as Asked;
 use sccache_dock::supervise::logs::{Log, Source};
 use sccache_dock::supervise::peers::Peers;
 use sccache_dock::supervise::probe;

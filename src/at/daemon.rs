@@ -133,7 +133,7 @@ pub fn see_off(folder: &Path, waits: bool) -> io::Result<()> {
     {
     }
     // There is none if the command compiled nothing.
-    if let Ok(mut daemon) = crate::supervise::sccache_shutdown(&folder.join(SOCKET)) {
+    if let Ok(mut daemon) = crate::contract::sccache::sccache_shutdown(&folder.join(SOCKET)) {
         daemon.set_nonblocking(false)?;
         daemon.set_read_timeout(Some(FAREWELL))?;
         // It ends when it has answered and nobody is connected any more.

@@ -1,6 +1,5 @@
 //! What the builder needs to know: written by the supervisor as a TOML file of mode 0600, never by hand.
 
-use crate::settings::Isolation;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -54,4 +53,16 @@ pub struct Limits {
     /// What one toolchain may unpack to.
     pub toolchain_bytes: Option<u64>,
     pub time_millis: u64,
+}
+
+/// How jobs are kept apart from the rest of the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Isolation {
+    /// The first of the others that its self-test proves.
+    Auto,
+    /// A user namespace of its own: needs no privilege, only the seccomp profile.
+    Userns,
+    /// Real root with CAP_SYS_ADMIN.
+    Root,
 }

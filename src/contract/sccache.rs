@@ -4,7 +4,10 @@
 //! [`SHIPPED`], and with it what `client-env` prints; the doctor compares with the version that a client really has.
 
 use std::fmt;
+use std::io::{self, Write};
 use std::ops::RangeInclusive;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 /// A version of sccache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,6 +68,18 @@ impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}.{}", self.0, self.1, self.2)
     }
+}
+
+/// Sends the `Shutdown` request (frame of four bytes, tag 3; sccache 0.19.0, `src/protocol.rs`) and waits for nothing,
+/// not even for a place in the queue of a server that stands still. The connection must stay open until the answer comes.
+pub(crate) fn sccache_shutdown(socket: &Path) -> io::Result<UnixStream> {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let stream = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&stream, &SocketAddrUnix::new(socket)?)?;
+    let mut stream = UnixStream::from(stream);
+    stream.write_all(&[0, 0, 0, 4, 3, 0, 0, 0])?;
+    Ok(stream)
 }
 
 #[cfg(test)]

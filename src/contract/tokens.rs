@@ -1,4 +1,4 @@
-//! The file of named tokens (`SCCACHE_TOKENS_FILE`): text into checked tokens, all faults at once. Pure.
+//! The file of named tokens (`SCCACHE_TOKENS_FILE`): text into checked tokens, all faults at once.
 //!
 //! ```toml
 //! [[token]]
@@ -10,9 +10,11 @@
 //!
 //! No message quotes a value that could be a token: one may stand where something else belongs, such as a name.
 
+use crate::base::regular_file;
 use crate::base::secret::Secret;
 use std::collections::BTreeSet;
 use std::fmt;
+use std::path::Path;
 
 /// Most tokens in the file: each has counters of its own, and each request is compared with every one.
 pub const MOST: usize = 256;
@@ -194,6 +196,16 @@ fn namespaces(value: &toml::Value) -> Option<Vec<String>> {
             fits.then(|| name.to_owned())
         })
         .collect()
+}
+
+/// The tokens in the file at `path`.
+///
+/// # Errors
+/// It cannot be read, or something is wrong with it; in words that quote no token.
+pub fn read(path: &Path) -> Result<Vec<Named>, String> {
+    let fail = |cause: String| format!("cannot use the tokens in \"{}\": {cause}", path.display());
+    let text = regular_file::read_to_string(path).map_err(|cause| fail(cause.to_string()))?;
+    parse(&text).map_err(|faults| fail(faults.to_string()))
 }
 
 #[cfg(test)]

@@ -5,8 +5,8 @@
 use super::{Check, Report, probe};
 use crate::base::human::bytes;
 use crate::contract::gateway_status::LocalJobs;
+use crate::contract::paths;
 use crate::contract::sccache::SHIPPED;
-use crate::plan::paths;
 use crate::settings::{Loaded, Problem, Problems, Settings};
 use crate::state;
 use crate::status;

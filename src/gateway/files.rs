@@ -8,13 +8,14 @@ mod watch;
 
 use crate::base::regular_file;
 use crate::base::secret::Secret;
+use crate::contract::control;
+use crate::contract::control::Response;
 use crate::contract::gateway_config::Config;
 use crate::contract::tokens;
 use crate::contract::tokens::Named;
 use crate::gateway::Gateway;
 use crate::gateway::tls;
 use crate::gateway::warnings::unix_seconds;
-use crate::supervise::control::{self, Response};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -92,22 +93,12 @@ pub(super) fn check_rights(config: &Config) -> Result<(), (PathBuf, io::Error)> 
     Ok(())
 }
 
-/// The tokens in the file at `path`.
-///
-/// # Errors
-/// It cannot be read, or something is wrong with it; in words that quote no token.
-pub fn read_tokens(path: &Path) -> Result<Vec<Named>, String> {
-    let fail = |cause: String| format!("cannot use the tokens in \"{}\": {cause}", path.display());
-    let text = regular_file::read_to_string(path).map_err(|cause| fail(cause.to_string()))?;
-    tokens::parse(&text).map_err(|faults| fail(faults.to_string()))
-}
-
 /// Reads all files again and puts what is new and right in force. Blocks.
 pub(super) fn reread(gateway: &Gateway) {
     let files = &gateway.files;
     let mut seen = files.reading.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(path) = &gateway.config.tokens_file {
-        let found = read_tokens(path).and_then(|tokens| {
+        let found = tokens::read(path).and_then(|tokens| {
             // Before anybody can use them: what comes with a request may end in a line of the log.
             hide(gateway, &mut seen.hidden, &tokens);
             gateway.access.replace(&tokens).map_err(|cause| {

@@ -10,9 +10,9 @@ mod tables;
 pub use connect::{Snippet, snippets};
 
 use crate::base::human::{bytes, count, percent, span};
+use crate::contract::control::{Report, ServiceReport};
 use crate::contract::gateway_status::{BuilderState, LostHits, Status, scanning};
 use crate::gateway::history::{Point, Range};
-use crate::supervise::control::{Report, ServiceReport};
 use maud::{DOCTYPE, Markup, html};
 
 /// The page's style.

@@ -1,7 +1,8 @@
 //! The services as the supervisor sees them, for the status page.
 
+use crate::contract::control;
+use crate::contract::control::Response;
 use crate::gateway::page;
-use crate::supervise::control::{self, Response};
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::sync::Mutex;

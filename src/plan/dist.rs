@@ -1,22 +1,20 @@
 //! The services of the modes that distribute: scheduler and builder.
 
-use super::{Facts, File, ReadyBy, Service, StopBy, loopback, paths};
+use super::{Facts, paths};
 use crate::base::secret::Secret;
+use crate::contract::address::loopback;
 use crate::contract::builder_config::{Config, Limits, User};
 use crate::contract::dist_config;
 use crate::contract::gateway_config::{Dist, Scheduler};
+use crate::contract::service::RunAs;
+use crate::contract::service::{BUILDER_REGISTERED, SCHEDULER_ANSWERS};
+use crate::contract::service::{File, ReadyBy, Service, StopBy};
+use crate::contract::service::{Id, Rules};
 use crate::exit;
 use crate::settings::{Mode, Settings};
-use crate::supervise::children::RunAs;
-use crate::supervise::machine::{Id, Rules};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
-
-/// The gateway says it of the scheduler: it answers.
-pub const SCHEDULER_ANSWERS: u8 = b's';
-/// The gateway says it of the local builder: the scheduler has accepted its heartbeat.
-pub const BUILDER_REGISTERED: u8 = b'b';
 
 /// What the plan of these services needs to know beside the settings.
 #[derive(Debug, Clone)]

@@ -3,6 +3,7 @@
 use super::values::{Fault, address, duration, optional, size, token};
 use super::{Lookup, Mode};
 use crate::base::secret::Secret;
+use crate::contract::builder_config::Isolation;
 use crate::contract::gateway_config::WrongToken;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -10,18 +11,6 @@ use std::time::Duration;
 
 /// Port of a scheduler's front that no address names.
 const SCHEDULER_PORT: u16 = 10600;
-
-/// How jobs are kept apart from the rest of the machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Isolation {
-    /// The first of the others that its self-test proves.
-    Auto,
-    /// A user namespace of its own: needs no privilege, only the seccomp profile.
-    Userns,
-    /// Real root with CAP_SYS_ADMIN.
-    Root,
-}
 
 /// Where clients and the scheduler reach the builder: sccache takes no host name here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

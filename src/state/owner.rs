@@ -5,7 +5,7 @@
 //! where root alone can have put anything ([`is_roots_alone`]).
 
 use crate::base::regular_file;
-use crate::supervise::children::RunAs;
+use crate::contract::service::RunAs;
 use nix::unistd::{setfsgid, setfsuid};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, fstat, openat};
 use rustix::io::Errno;

@@ -3,11 +3,11 @@
 use super::{Error, agent, bytes, cache_status, endpoint, report};
 use crate::base::progress;
 use crate::base::progress::Line;
+use crate::contract::control::Report;
 use crate::contract::gateway_status::{PurgeAnswer, PurgeRequest};
 use crate::exit;
 use crate::settings::{Place, Settings};
 use crate::state;
-use crate::supervise::control::Report;
 use std::io::{self, Write};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, SystemTime};

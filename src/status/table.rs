@@ -3,9 +3,9 @@
 use super::{Error, policies};
 use crate::base::human::{bytes, percent, span};
 use crate::base::terminal::{Cell, Column, Screen, Side, Tint};
+use crate::contract::control::{Health, Report, ServiceReport};
 use crate::contract::gateway_status::{BuilderState, DistStatus, Status as CacheStatus, scanning};
 use crate::contract::sccache::Version;
-use crate::supervise::control::{Health, Report, ServiceReport};
 use std::fmt::Write as _;
 
 const fn text(title: &'static str, least: usize, rank: u8, may_be_cut: bool) -> Column {

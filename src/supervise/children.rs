@@ -3,8 +3,9 @@
 //! The machine speaks of services; this table alone knows pids, and forgets one in the call that reaps it, so that a
 //! late signal cannot reach a stranger.
 
-use crate::plan::{ReadyBy, Service};
-use crate::supervise::machine::{Exit, Id};
+use crate::contract::service::RunAs;
+use crate::contract::service::{Exit, Id};
+use crate::contract::service::{ReadyBy, Service};
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, killpg};
 use nix::sys::wait::WaitPidFlag;
@@ -18,13 +19,6 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
-
-/// User and group that services run as, where they differ from our own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RunAs {
-    pub uid: u32,
-    pub gid: u32,
-}
 
 /// What a new process gives back: its output and, where the plan asks for it, the other end of its standard input.
 pub struct Spawned {

@@ -1,24 +1,9 @@
 //! What is kept of a process that ended without having been asked to: why, after how long, with which last lines.
 
-use crate::supervise::machine::Exit;
-use serde::{Deserialize, Serialize};
+use crate::contract::control::Crash;
+use crate::contract::service::Exit;
 use std::path::PathBuf;
 use std::time::Duration;
-
-/// The record of one death, as status shows it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Crash {
-    /// Exit code, signal, or why it could not start.
-    pub exit: String,
-    /// What stands behind it and what mends it, where that is known.
-    pub cause: Option<String>,
-    /// Between its start and its end.
-    pub lived_seconds: f64,
-    /// Of the process and the children that it waited for.
-    pub cpu_seconds: f64,
-    /// Its last output, secrets hidden.
-    pub last_lines: Vec<String>,
-}
 
 impl Crash {
     /// Judges a death: `hung` says that we ended it, because it was not ready in time.

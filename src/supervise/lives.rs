@@ -1,11 +1,13 @@
 //! The lives of the services: how each process began and ended, and what status says of them.
 
 use super::Supervisor;
-use super::control::{Report, ServiceReport, TroubleReport};
-use super::crash::Crash;
 use super::logs::Level;
-use super::machine::{self, Event, Exit, Id, Outcome, State, WINDOW, Why};
-use crate::plan::ReadyBy;
+use super::machine;
+use super::machine::{Event, Outcome, State, WINDOW, Why};
+use crate::contract::control::Crash;
+use crate::contract::control::{Report, ServiceReport, TroubleReport};
+use crate::contract::service::ReadyBy;
+use crate::contract::service::{Exit, Id};
 use std::time::{Duration, Instant};
 
 /// What is kept of a service from one process to the next.

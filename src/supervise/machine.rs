@@ -20,46 +20,10 @@ pub use history::{
     BACKOFF_MAX, BACKOFF_MIN, BUDGET, NEVER_READY_LIMIT, RESET_AFTER, Trouble, Verdict, WINDOW,
 };
 
+use crate::contract::service::{Exit, Id, Rules};
 use history::History;
 use std::fmt;
 use std::time::{Duration, Instant};
-
-/// A service, by its place in the plan.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Id(pub usize);
-
-/// How a process ended. A failed spawn is an exit too: one path for every way to die.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exit {
-    Code(i32),
-    Signal(i32),
-    /// The kernel killed it for want of memory.
-    OutOfMemory,
-    /// The process could not be created; the error number says why.
-    NotSpawned(i32),
-    /// There was no process: one of the listeners for it could not be opened again; the error number says why.
-    NotBound(i32),
-}
-
-impl fmt::Display for Exit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Exit::Code(code) => write!(f, "exit code {code}"),
-            Exit::Signal(signal) => write!(f, "signal {signal}"),
-            Exit::OutOfMemory => write!(f, "signal 9, out of memory"),
-            Exit::NotBound(errno) => write!(
-                f,
-                "cannot listen: {}",
-                std::io::Error::from_raw_os_error(*errno)
-            ),
-            Exit::NotSpawned(errno) => write!(
-                f,
-                "cannot start: {}",
-                std::io::Error::from_raw_os_error(*errno)
-            ),
-        }
-    }
-}
 
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,18 +113,6 @@ impl State {
             State::Stopped => "stopped",
         }
     }
-}
-
-/// The bounds of one service.
-#[derive(Debug, Clone)]
-pub struct Rules {
-    pub depends_on: Vec<Id>,
-    /// From spawn to ready.
-    pub ready_timeout: Duration,
-    /// From terminate to kill, outside a drain.
-    pub grace: Duration,
-    /// Exit codes after which another try cannot help.
-    pub fatal_codes: &'static [i32],
 }
 
 /// Between two SIGKILLs to a process that the kernel does not give back.

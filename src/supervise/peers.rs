@@ -1,13 +1,12 @@
 //! Who connects to one of the loop's own sockets: accepted, read and forgotten within bounds, so that no local process
 //! can keep the loop busy, whatever it sends or leaves out.
 
+use crate::contract::control::PATIENCE;
 use nix::poll::PollFlags;
 use std::io::{self, Read};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
-/// A peer must have said all that it has to say, and read the answer, within this time.
-pub const PATIENCE: Duration = Duration::from_secs(5);
 /// Pause after the kernel refused to accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 /// Connections at the same time, and taken in one turn of the loop. The oldest has to go for one more.

@@ -1,17 +1,20 @@
 //! Settings read again while the services run: on a thread, because a file may lie where nobody answers, and the loop
 //! waits for none.
 
-use super::control::{RELOAD_PATIENCE, Response};
 use super::logs::Level;
-use super::machine::{Event, Id, Outcome};
+use super::machine::{Event, Outcome};
 use super::peers::Peer;
 use super::{Supervisor, probe, start};
 use crate::base::regular_file;
+use crate::contract::control::{RELOAD_PATIENCE, Response};
+use crate::contract::service::Id;
+use crate::contract::service::Plan;
+use crate::contract::service::RunAs;
 use crate::gateway::REREAD;
-use crate::plan::{self, Facts, Plan, Planner};
+use crate::plan;
+use crate::plan::{Facts, Planner};
 use crate::settings::{self, Settings};
 use crate::state;
-use crate::supervise::children::RunAs;
 use nix::sys::signal::SigSet;
 use std::io;
 use std::os::unix::net::UnixStream;

@@ -3,12 +3,16 @@
 
 use crate::base::listeners;
 use crate::base::secret::Secret;
+use crate::contract::paths;
+use crate::contract::service::Plan;
+use crate::contract::service::RunAs;
+use crate::contract::tokens;
 use crate::gateway::warnings::unix_seconds;
 use crate::gateway::{files, tls};
-use crate::plan::{self, DistFacts, Facts, Plan, Planner, paths};
+use crate::plan;
+use crate::plan::{DistFacts, Facts, Planner};
 use crate::settings::{Mode, Settings};
 use crate::state::{self, AsUser, Prepared};
-use crate::supervise::children::RunAs;
 use nix::errno::Errno;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -170,7 +174,7 @@ pub(super) fn lay_ground(settings: Settings, planner: Planner) -> Result<Ground,
 /// A supervisor that was killed outside a container leaves its sccache server behind, which would run for ever. The
 /// folder's lock is ours, so whoever answers there has no supervisor any more.
 fn end_left_over_server(socket: &Path) {
-    let asked = super::sccache_shutdown(socket).and_then(|mut stream| {
+    let asked = crate::contract::sccache::sccache_shutdown(socket).and_then(|mut stream| {
         stream.set_nonblocking(false)?;
         stream.set_read_timeout(Some(LEFT_OVER_PATIENCE))?;
         // It hears the request only while the connection is open.
@@ -185,7 +189,7 @@ pub(super) fn check_files(settings: &Settings) -> Result<Vec<Secret>, Error> {
     let mut tokens = Vec::new();
     if let Some(path) = &settings.tokens_file {
         let hint = "SCCACHE_TOKENS_FILE names a file of [[token]] tables with name, token, access and namespaces";
-        tokens = files::read_tokens(path).map_err(|cause| Error::File(cause, hint))?;
+        tokens = tokens::read(path).map_err(|cause| Error::File(cause, hint))?;
     }
     let set = [&settings.auth_token, &settings.read_token];
     if let Some(same) = tokens.iter().find(|one| {

@@ -1,7 +1,7 @@
 //! The only place that waits: one `poll(2)` over everything that can happen, until the next deadline.
 
-use super::machine::Id;
 use super::{Runtime, Signals, Supervisor, now};
+use crate::contract::service::Id;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::{SigSet, Signal};

@@ -5,7 +5,7 @@ use crate::dock::{Dock, eventually, is_alive};
 use crate::harness::{now, sccache_bin, skip, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use sccache_dock::supervise::control;
+use sccache_dock::contract::control;
 use serde_json::Value;
 use std::fs;
 use std::net::{TcpListener, TcpStream};

@@ -2,8 +2,8 @@
 
 use super::Services;
 use crate::base::human::{bytes, count, percent, span};
+use crate::contract::control::ServiceReport;
 use crate::contract::gateway_status::{BuilderState, DistStatus, NamespaceStatus, Status, Warning};
-use crate::supervise::control::ServiceReport;
 use maud::{Markup, html};
 use std::time::{Duration, UNIX_EPOCH};
 

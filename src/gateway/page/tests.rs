@@ -1,8 +1,8 @@
 use super::*;
+use crate::contract::control::TroubleReport;
 use crate::contract::gateway_status::{
     BuilderStatus, DistStatus, KeptBy, NamespaceStatus, TokenStatus, Warning,
 };
-use crate::supervise::control::TroubleReport;
 
 const EVIL: &str = "<script>alert(1)</script>\"'&";
 

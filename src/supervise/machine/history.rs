@@ -1,6 +1,6 @@
 //! What is remembered of a service's deaths, and what follows from it: how long to wait, when to give up.
 
-use super::{Exit, Rules};
+use crate::contract::service::{Exit, Rules};
 use nix::errno::Errno;
 use std::collections::VecDeque;
 use std::fmt;
