@@ -1,5 +1,6 @@
 //! What the processes of one container tell each other, and what they agree on: files, sockets, addresses, versions.
 
+pub mod key;
 pub mod address;
 pub mod builder_config;
 pub mod control;

@@ -20,21 +20,16 @@ mod born;
 pub(crate) mod crowd;
 pub mod disk;
 pub mod files;
-pub mod ghosts;
 pub mod history;
 mod hosts;
 pub mod http;
 pub mod ipc;
-pub mod key;
-pub mod lru;
 pub mod metrics;
 pub mod page;
 pub mod scheduler;
 mod services;
 mod sessions;
-mod slots;
 mod socket;
-pub mod store;
 pub mod tls;
 pub mod upstream;
 pub mod warnings;
@@ -56,12 +51,12 @@ use crate::gateway::disk::{Disk, Download, Fault};
 use crate::gateway::files::Files;
 use crate::gateway::history::{History, Point, Range};
 use crate::gateway::hosts::Hosts;
-use crate::gateway::key::Key;
+use crate::contract::key::Key;
 use crate::gateway::metrics::{Metrics, Protocol};
 use crate::gateway::page::Traffic;
 use crate::gateway::scheduler::{Front, Supervisor};
 use crate::gateway::services::Services;
-use crate::gateway::store::Store;
+use crate::store::Store;
 use crate::gateway::tls::Tls;
 use crate::gateway::upstream::{Found, Upstream};
 use crate::gateway::warnings::{ADVICE, REFUSALS, Warnings, unix_seconds};
@@ -92,7 +87,7 @@ pub enum Error {
         /// The folder.
         path: PathBuf,
         /// Why.
-        cause: store::Error,
+        cause: crate::store::Error,
     },
     /// A file that is read while the gateway runs may not be read by its user.
     #[error("cannot read \"{}\": {cause}\nhint: the gateway runs as uid {uid}, which must be allowed to read it", path.display())]
@@ -146,7 +141,7 @@ pub fn serve(config: &Path, inherit: bool) -> Result<(), Error> {
     if let Some(config) = &config.upstream {
         upstream::operator(config).map_err(Error::Upstream)?;
     }
-    let options = store::Options {
+    let options = crate::store::Options {
         dir: config.store_dir.clone(),
         budget_bytes: config.budget_bytes,
         policies: config.policies.clone(),
@@ -299,11 +294,11 @@ impl Gateway {
     /// A blob of our store or, where it is missing here, of the upstream.
     pub(crate) async fn blob(&self, key: &Key) -> Result<Download, Fault> {
         let found = self.disk.get(key).await;
-        if matches!(found, Err(Fault::Store(store::Error::Missing))) {
+        if matches!(found, Err(Fault::Store(crate::store::Error::Missing))) {
             self.disk.note_miss(key);
         }
         match (&self.upstream, &found) {
-            (Some(upstream), Err(Fault::Store(store::Error::Missing))) => {
+            (Some(upstream), Err(Fault::Store(crate::store::Error::Missing))) => {
                 match upstream.fetch(key).await {
                     Found::Here => self.disk.get(key).await,
                     Found::Nowhere => found,

@@ -2,7 +2,7 @@
 
 use crate::builder::guard::SentHome;
 use crate::gateway::access::Caller;
-use crate::gateway::store;
+use crate::store;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

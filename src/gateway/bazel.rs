@@ -7,8 +7,8 @@ mod message;
 
 use super::Gateway;
 use super::disk::{Download, Fault};
-use super::key::Key;
-use super::store;
+use crate::contract::key::Key;
+use crate::store;
 use super::upstream::{Found, Upstream};
 use std::sync::Arc;
 use std::time::Duration;

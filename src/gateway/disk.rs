@@ -10,10 +10,9 @@ mod download;
 mod pace;
 
 use crate::base::timeout::within;
-use crate::gateway::key::Key;
-use crate::gateway::store::{
-    self, Filter, Progress, Purged, Store, Usage, Writer, WrittenBy, resident,
-};
+use crate::contract::key::Key;
+use crate::store;
+use crate::store::{Filter, Progress, Purged, Store, Usage, Writer, WrittenBy, page_cache};
 use crate::gateway::zip::ZipCheck;
 use bytes::Bytes;
 pub use download::Download;
@@ -125,7 +124,7 @@ impl Disk {
                 let permit = self.memory(held).await?;
                 let whole = if blob.len <= INLINE as u64 {
                     let mut body = vec![0; held];
-                    let resident = resident::read(&blob.file, &mut body, 0);
+                    let resident = page_cache::read(&blob.file, &mut body, 0);
                     resident.is_ok_and(|whole| whole).then_some(body)
                 } else {
                     None
@@ -527,7 +526,7 @@ impl Drop for Upload {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::store::Options;
+    use crate::store::Options;
 
     fn disk(folder: &std::path::Path) -> Disk {
         let options = Options {

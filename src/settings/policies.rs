@@ -4,7 +4,7 @@ use super::values::{Fault, optional, size};
 use super::{Lookup, Problem};
 use crate::base::human::bytes;
 use crate::contract::gateway_config::Policies;
-use crate::gateway::key::Key;
+use crate::contract::key::Key;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! A blob on its way to a client: in memory, in pieces, or as a part of a file.
 
 use super::{CALL, CHUNK, PROBE};
-use crate::gateway::store::{Doubt, Unchecked, resident};
+use crate::store::{Doubt, Unchecked, page_cache};
 use bytes::Bytes;
 use std::fs::File;
 use std::io;
@@ -137,7 +137,7 @@ fn poll_piece(
     let rest = usize::try_from(rest).unwrap_or(CHUNK).min(CHUNK);
     if read.is_none() {
         let mut piece = vec![0; rest];
-        if resident::read(file, &mut piece, at).is_ok_and(|whole| whole) {
+        if page_cache::read(file, &mut piece, at).is_ok_and(|whole| whole) {
             return Poll::Ready(Ok(Bytes::from(piece)));
         }
     }
@@ -191,7 +191,7 @@ impl FilePart {
             return Ok(rest);
         }
         let is_there = |at: &usize| {
-            let probe = resident::read(&self.file, &mut [0], self.at + *at as u64);
+            let probe = page_cache::read(&self.file, &mut [0], self.at + *at as u64);
             probe.is_ok_and(|whole| whole)
         };
         let absent = (0..rest).step_by(PROBE).find(|at| !is_there(at));
@@ -232,8 +232,8 @@ impl hyper::body::Body for Download {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::key::Key;
-    use crate::gateway::store::{Options, Store};
+    use crate::contract::key::Key;
+    use crate::store::{Options, Store};
     use std::io::Write;
     use tokio::sync::Semaphore;
 

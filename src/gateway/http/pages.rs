@@ -3,8 +3,8 @@
 use super::{Answer, Piecewise, Refusal, front, full, permit, permit_namespace, short_body, text};
 use crate::contract::gateway_status::{PurgeAnswer, PurgeRequest, scanning};
 use crate::gateway::access::{Caller, Need};
-use crate::gateway::key::namespace_of_shown;
-use crate::gateway::store::Filter;
+use crate::contract::key::namespace_of_shown;
+use crate::store::Filter;
 use crate::gateway::{Gateway, Peer};
 use bytes::Bytes;
 use http_body_util::{Either, Full};

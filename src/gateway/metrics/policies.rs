@@ -3,8 +3,8 @@
 use super::{NAMESPACES, encode};
 use crate::contract::gateway_status::{Integrity, KeptBy, LostHits};
 use crate::gateway::disk::Disk;
-use crate::gateway::key::shown_namespace;
-use crate::gateway::store::{NamespaceUsage, Usage};
+use crate::contract::key::shown_namespace;
+use crate::store::{NamespaceUsage, Usage};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;

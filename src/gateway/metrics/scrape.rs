@@ -2,8 +2,8 @@
 
 use super::{Counters, NAMESPACES};
 use crate::contract::gateway_status::{NamespaceStatus, ProtocolStatus};
-use crate::gateway::key::shown_namespace;
-use crate::gateway::store::{NamespaceUsage, Usage};
+use crate::contract::key::shown_namespace;
+use crate::store::{NamespaceUsage, Usage};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::MetricType;

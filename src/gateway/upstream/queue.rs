@@ -4,7 +4,7 @@
 //! it is done, and emptied when all is. A key that stands there though it was passed on (the end came in between) is
 //! passed on again, which does no harm. On a disk that takes no writes the queue lives in memory until it does.
 
-use crate::gateway::key::Key;
+use crate::contract::key::Key;
 use std::collections::{HashSet, VecDeque};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};

@@ -1,11 +1,11 @@
 //! The start's scan: takes in what is on disk, by names and sizes alone.
 
-use super::found::Kind;
-use super::room::Ceiling;
+use super::lookup::Kind;
+use super::eviction::Ceiling;
 use super::writer::Origin;
 use super::{Inner, Progress, micros, now, trailer};
-use crate::gateway::key;
-use crate::gateway::lru::{Digest, Item, Sorting};
+use crate::contract::key;
+use super::lru::{Digest, Item, Sorting};
 use std::ffi::OsStr;
 use std::fs::{self, DirEntry};
 use std::io;

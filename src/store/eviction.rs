@@ -9,10 +9,10 @@
 //! write that comes faster than it can do that does it itself: the budget holds whether or not the housekeeper ever
 //! gets to run. It also looks after the room on the disk, see `spare.rs`.
 
-use super::{Error, Inner, State, Store, is_full, micros, now, spare, trailer};
-use crate::gateway::ghosts::Cause;
-use crate::gateway::key::Key;
-use crate::gateway::lru::{Item, Presence, Reach, Shortage};
+use super::{Error, Inner, State, Store, is_full, micros, now, low_disk, trailer};
+use super::ghost_list::Cause;
+use crate::contract::key::Key;
+use super::lru::{Item, Presence, Reach, Shortage};
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -44,7 +44,7 @@ const SWEEP_BLOBS: usize = 256;
 const CHUNK_BYTES: u64 = 64 * 1024 * 1024;
 /// How often blobs are looked at for their age: at a 20th of the greatest, within these bounds.
 const AGE_PARTS: u32 = 20;
-const AGE_PAUSES: (Duration, Duration) = (Duration::from_millis(100), spare::PAUSE);
+const AGE_PAUSES: (Duration, Duration) = (Duration::from_millis(100), low_disk::PAUSE);
 
 /// Why files are removed.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -59,7 +59,7 @@ pub(super) enum Why {
 pub(super) fn start_housekeeper(inner: &Arc<Inner>, wakes: Receiver<()>) -> io::Result<()> {
     // Weak, so that a store can be dropped, and opened again, at any time.
     let max_age = inner.max_age;
-    let pause = max_age.map_or(spare::PAUSE, |age| {
+    let pause = max_age.map_or(low_disk::PAUSE, |age| {
         (age / AGE_PARTS).clamp(AGE_PAUSES.0, AGE_PAUSES.1)
     });
     let inner = Arc::downgrade(inner);

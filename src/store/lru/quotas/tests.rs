@@ -1,6 +1,6 @@
 use super::*;
-use crate::gateway::lru::UNIT;
-use crate::gateway::lru::tests::{digest, item, sort};
+use crate::store::lru::UNIT;
+use crate::store::lru::tests::{digest, item, sort};
 use proptest::prelude::*;
 
 /// What is done to an index with rules. Namespaces are `number % 3`, see [`item`].

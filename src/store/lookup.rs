@@ -3,8 +3,8 @@
 use super::scrub::Suspect;
 use super::trailer::Trailer;
 use super::{Error, Inner, State, Store, digest_of, micros, now};
-use crate::gateway::key::Key;
-use crate::gateway::lru::{Digest, Item, Presence};
+use crate::contract::key::Key;
+use super::lru::{Digest, Item, Presence};
 use std::fs::{self, File, FileTimes, OpenOptions};
 use std::hash::Hasher;
 use std::io;

@@ -144,7 +144,7 @@ fn blob_that_goes_leaves_no_open_file() {
     let victims = store.inner.state().lru.doom(1, Reach::All).unwrap();
     store
         .inner
-        .evict(&victims, super::super::room::Why::Age)
+        .evict(&victims, crate::store::eviction::Why::Age)
         .unwrap();
     assert_eq!((quick(&store, "evicted"), held(dir.path())), (None, 0));
     assert_exact(&store, dir.path());

@@ -27,31 +27,35 @@
 //!   time of writing is in the trailer.
 //! - Absent: HTTP, flushing, and any byte of the bodies in memory.
 
-mod found;
-mod kept;
+pub mod low_disk;
+pub mod eviction;
+pub mod page_cache;
+pub mod open_files;
+pub mod lookup;
+pub mod slots;
+pub mod ghost_list;
+pub mod lru;
 mod key_locks;
 mod names;
 mod purge;
-pub mod resident;
-mod room;
 mod scan;
 mod scrub;
-mod spare;
 mod trailer;
 mod usage;
 mod writer;
 mod written_by;
 
-use super::ghosts::Ghosts;
-use super::key::{self, Key};
-use super::lru::{Digest, Item, Lru, MAX_ENTRY_BYTES, Presence, Rule};
+use self::ghost_list::Ghosts;
+use crate::contract::key;
+use crate::contract::key::Key;
+use self::lru::{Digest, Item, Lru, MAX_ENTRY_BYTES, Presence, Rule};
 use crate::contract::gateway_config::Policies;
-pub use found::{Flaws, Unchecked};
-use kept::KeptFiles;
-use key_locks::{KeyLock, KeyLocks};
-use names::Namespaces;
-pub use purge::{Filter, Purged};
-pub use scrub::{Doubt, Scrubbed};
+pub use self::lookup::{Flaws, Unchecked};
+use self::open_files::KeptFiles;
+use self::key_locks::{KeyLock, KeyLocks};
+use self::names::Namespaces;
+pub use self::purge::{Filter, Purged};
+pub use self::scrub::{Doubt, Scrubbed};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -60,9 +64,9 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 use thiserror::Error;
-pub use usage::{Fault, NamespaceUsage, Progress, Usage};
-pub use writer::Writer;
-pub use written_by::{Lane, WrittenBy};
+pub use self::usage::{Fault, NamespaceUsage, Progress, Usage};
+pub use self::writer::Writer;
+pub use self::written_by::{Lane, WrittenBy};
 
 /// The most namespaces that are told apart: every one costs counters and folders.
 pub const MAX_NAMESPACES: usize = 4096;
@@ -238,7 +242,7 @@ impl Store {
         let lock = lock(&dir)?;
         let block = nix::sys::statvfs::statvfs(&dir)
             .map_err(|error| at(&dir, "stat file system of", error.into()))?;
-        let ceiling = room::read_ceiling(&dir, budget_bytes);
+        let ceiling = self::eviction::read_ceiling(&dir, budget_bytes);
         let mut lru = Lru::new(budget_bytes);
         lru.expect(ceiling);
         let mut namespaces = Namespaces::default();
@@ -279,7 +283,7 @@ impl Store {
             _lock: lock,
             dir,
         });
-        room::start_housekeeper(&inner, wakes)
+        self::eviction::start_housekeeper(&inner, wakes)
             .and_then(|()| scan::start(&inner))
             .and_then(|()| scrub::start(&inner, policies.scrub, suspects))
             .map_err(|error| at(&inner.dir, "start threads for", error))?;
@@ -304,7 +308,7 @@ impl Store {
         let opened = inner.find(key, &digest, touched.is_some())?;
         let mut touched = touched.or_else(|| inner.state().lru.touch(&digest, micros(now)));
         let mtime_secs = i64::try_from(micros(opened.used) / 1_000_000).unwrap_or(i64::MAX);
-        if touched.is_some_and(|touched| resident::was_changed(mtime_secs, touched.used_secs)) {
+        if touched.is_some_and(|touched| self::page_cache::was_changed(mtime_secs, touched.used_secs)) {
             let mut state = inner.state();
             state.lru.doubt(&digest);
             touched = state.lru.touch(&digest, micros(now));

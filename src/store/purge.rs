@@ -2,7 +2,7 @@
 
 use super::scrub::{SLOTS, end_of};
 use super::{Error, Inner, Progress, Store, micros, now};
-use crate::gateway::lru::{Found, Item};
+use super::lru::{Found, Item};
 use glob::Pattern;
 use std::fs;
 use std::io;

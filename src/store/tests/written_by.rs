@@ -1,7 +1,7 @@
 //! Who has written a blob: kept in its file, found again after a restart, and asked for by a purge.
 
 use super::*;
-use crate::gateway::store::{Lane, WrittenBy};
+use crate::store::{Lane, WrittenBy};
 
 #[track_caller]
 fn put_by(store: &Store, name: &str, body: &[u8], by: WrittenBy) {

@@ -6,7 +6,7 @@ mod policies;
 mod written_by;
 
 use super::*;
-use crate::gateway::lru::{Presence, Reach};
+use super::lru::{Presence, Reach};
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::os::unix::fs::{FileExt, MetadataExt};

@@ -23,13 +23,13 @@
 //! may take; that much is not free until [`Lru::admit`] has taken them in. Only where they turn out to be more
 //! is the budget exceeded, and the caller evicts [`Lru::overshoot`]. [`Lru::expect_of`] is the same for a quota.
 
-mod rules;
+pub mod quotas;
 mod sorting;
 
 use super::slots::Slots;
-pub use rules::{Claim, Reach, Rule, Shortage};
-use rules::{List, Share};
-pub use sorting::Sorting;
+pub use self::quotas::{Claim, Reach, Rule, Shortage};
+use self::quotas::{List, Share};
+pub use self::sorting::Sorting;
 use std::ops::Range;
 
 /// The largest entry in bytes: sizes are kept as 32 bits of 512-byte units.

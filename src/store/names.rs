@@ -2,7 +2,7 @@
 //! of them, of which one token may make a part; what is empty makes room for others as soon as it is needed.
 
 use super::{Error, MAX_NAMESPACES, State};
-use crate::gateway::key;
+use crate::contract::key;
 use std::collections::HashMap;
 use std::sync::Arc;
 

@@ -8,11 +8,11 @@
 //! Suspicious is a blob that could not be sent to its end, and one that a client puts again soon after it got it: the
 //! client may have found it useless.
 
-use super::found::{Flaw, Kind, is_in_place, open_file, warn_of};
+use super::lookup::{Flaw, Kind, is_in_place, open_file, warn_of};
 use super::trailer::{Trailer, Whole};
-use super::{Error, Inner, State, Store, digest_of, micros, now, resident};
-use crate::gateway::key::Key;
-use crate::gateway::lru::{Digest, Item, Presence};
+use super::{Error, Inner, State, Store, digest_of, micros, now, page_cache};
+use crate::contract::key::Key;
+use super::lru::{Digest, Item, Presence};
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
@@ -314,7 +314,7 @@ fn open_own(path: &Path, digest: &Digest) -> Result<(File, Trailer), Flaw> {
 
 /// Compares a body with its checksum and leaves no more of the file in memory than there was.
 fn check_and_forget(file: &File, trailer: &Trailer) -> Result<(), Flaw> {
-    let is_in_use = resident::read(file, &mut [0], 0).unwrap_or(false);
+    let is_in_use = page_cache::read(file, &mut [0], 0).unwrap_or(false);
     let found = check(file, trailer);
     if !is_in_use {
         // A file system that does not know it keeps it as it likes.

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::gateway::disk::Disk;
-use crate::gateway::store::WrittenBy;
-use crate::gateway::store::trailer::Trailer;
+use crate::store::WrittenBy;
+use crate::store::trailer::Trailer;
 
 /// Makes a blob whose body is a hole of so many bytes, which disagrees with its checksum.
 fn rotten(store: &Store, name: &str, len: u64) {

@@ -16,8 +16,8 @@
 //! to 28 bytes, for at most [`MOST`] ghosts (13 MB, and taken up only as blobs are evicted). Two keys of one hash are taken
 //! for one: at the most ghosts there are, one miss in 9,000 is counted as lost that never was here.
 
-use crate::gateway::lru::Digest;
-use crate::gateway::slots::Slots;
+use super::lru::Digest;
+use super::slots::Slots;
 
 /// The most ghosts.
 pub const MOST: usize = (1 << 19) / 8 * 7;

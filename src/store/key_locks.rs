@@ -1,7 +1,7 @@
 //! One lock a key: what one thread does to a key's file, however long the disk takes for it, holds up nobody who wants
 //! another key.
 
-use crate::gateway::lru::Digest;
+use super::lru::Digest;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Each has the locks of a part of the keys; more of them only make it rarer that two threads wait for a look at them.

@@ -12,7 +12,7 @@
 //! anywhere has none.
 
 use super::written_by::{self, WrittenBy};
-use crate::gateway::key::MAX_KEY_BYTES;
+use crate::contract::key::MAX_KEY_BYTES;
 use std::fs::File;
 use std::hash::Hasher;
 use std::io;

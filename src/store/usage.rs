@@ -2,8 +2,8 @@
 
 use super::scrub::Scrubbed;
 use super::{Flaws, Store};
-use crate::gateway::ghosts::Tally;
-use crate::gateway::lru::{Rule, Totals};
+use super::ghost_list::Tally;
+use super::lru::{Rule, Totals};
 use std::sync::Arc;
 use std::time::SystemTime;
 

@@ -4,10 +4,10 @@
 //! A file system below [`LEAST_DISK_BYTES`], such as a tmpfs, is the cache's own: nothing is kept free there.
 //! Some file systems give blocks back only after seconds, so it looks again after a pause and not at once.
 
-use super::room::Why;
+use super::eviction::Why;
 use super::{Inner, now};
-use crate::gateway::ghosts::Cause;
-use crate::gateway::lru::Reach;
+use super::ghost_list::Cause;
+use super::lru::Reach;
 use nix::sys::statvfs::statvfs;
 use std::time::{Duration, SystemTime};
 
