@@ -26,7 +26,6 @@ pub mod http;
 pub mod ipc;
 pub mod metrics;
 pub mod page;
-pub mod scheduler;
 mod services;
 mod sessions;
 mod socket;
@@ -54,7 +53,7 @@ use crate::gateway::hosts::Hosts;
 use crate::contract::key::Key;
 use crate::gateway::metrics::{Metrics, Protocol};
 use crate::gateway::page::Traffic;
-use crate::gateway::scheduler::{Front, Supervisor};
+use crate::dist_front::{Front, Supervisor};
 use crate::gateway::services::Services;
 use crate::store::Store;
 use crate::gateway::tls::Tls;
@@ -156,7 +155,7 @@ pub fn serve(config: &Path, inherit: bool) -> Result<(), Error> {
         .build()
         .map_err(Error::Start)?;
     let served = runtime.block_on(async {
-        let (talk, ends) = scheduler::talk();
+        let (talk, ends) = crate::dist_front::talk();
         let asked = Arc::<Notify>::default();
         let shutdown =
             born::shutdown(supervisor, ends, Arc::clone(&asked)).map_err(Error::Start)?;
@@ -528,7 +527,7 @@ pub async fn run(
             info!("scheduler's front on {}", listener.local_addr()?);
             let (gateway, front) = (Arc::clone(&gateway), Arc::clone(front));
             let heard = supervisor.heard;
-            let serving = scheduler::serve(gateway, front, listener, heard, stopping.clone());
+            let serving = crate::dist_front::serve(gateway, front, listener, heard, stopping.clone());
             Some(tokio::spawn(serving))
         }
         (None, _) | (_, None) => None,

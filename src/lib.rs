@@ -4,6 +4,7 @@
 //! those services and serves the cache; the other commands ask a running sccache-dock or help its clients.
 //! ARCHITECTURE.md has the map and the invariants.
 
+pub mod dist_front;
 pub mod store;
 pub mod at;
 pub mod base;

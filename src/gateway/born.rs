@@ -2,7 +2,7 @@
 
 use crate::base::listeners;
 use crate::contract::gateway_config::{Config, IpcPolicy};
-use crate::gateway::scheduler::SupervisorEnds;
+use crate::dist_front::SupervisorEnds;
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::AsFd;

@@ -1,10 +1,10 @@
 //! The requests of clients and builders, one function each.
 
-use super::ledger::{Assignment, Known};
-use super::link::{Fault, Health, STATUS};
-use super::pass::Pass;
+use super::registry::{Assignment, Known};
+use super::upstream::{Fault, Health, STATUS};
+use super::admission::Pass;
 use super::wire::{self, Allocation};
-use super::{Front, ledger};
+use super::{Front, registry};
 use crate::contract::gateway_config::WrongToken;
 use crate::gateway::access::{self, Need, Verdict};
 use crate::gateway::warnings::REFUSALS;
@@ -318,8 +318,8 @@ impl Scene<'_> {
             .heartbeat(Instant::now(), builder, heartbeat, body.clone());
         let is_new = noted.map_err(|stale| {
             let reason = match stale {
-                ledger::Stale::Retired => "dist_replay",
-                ledger::Stale::Full => "dist_builders",
+                registry::Stale::Retired => "dist_replay",
+                registry::Stale::Full => "dist_builders",
             };
             let message = format!("a heartbeat of builder {builder}: {stale}");
             Refusal::new(StatusCode::UNAUTHORIZED, reason, message)

@@ -147,7 +147,7 @@ impl Front {
             warn!("cannot understand \"{path}\", which is made anew: {cause}");
             Vec::new()
         });
-        let fresh = kept.into_iter().filter(super::ledger::is_fresh);
+        let fresh = kept.into_iter().filter(super::registry::is_fresh);
         let asked = fresh.map(|one| async { answers(one.builder).await.then_some(one) });
         let there = futures_util::future::join_all(asked).await;
         let mut recalled = 0;

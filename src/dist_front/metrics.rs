@@ -1,6 +1,6 @@
 //! What the front counts, for `/metrics`.
 
-use super::{Front, link};
+use super::{Front, upstream};
 use crate::contract::gateway_status::{BuilderState, BuilderStatus};
 use crate::gateway::metrics::{self, FigureOf, encode_each};
 use prometheus_client::collector::Collector;
@@ -139,7 +139,7 @@ impl Collector for Scrape {
             let labels = [("outcome", outcome.as_str())];
             ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
         }
-        let up = i64::from(front.link.health() == link::Health::Up);
+        let up = i64::from(front.link.health() == upstream::Health::Up);
         let help = "1 while the scheduler answers";
         let gauge =
             encoder.encode_descriptor("dist_scheduler_up", help, None, MetricType::Gauge)?;

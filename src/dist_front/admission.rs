@@ -1,8 +1,8 @@
 //! When an allocation may go to the scheduler, and which builder it may be stuck on there.
 
 use super::Front;
-use super::kept::{SILENCE, answers};
-use super::ledger::Admission;
+use super::heartbeats::{SILENCE, answers};
+use super::registry::Admission;
 use super::routes::WAIT;
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError};

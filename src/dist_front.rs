@@ -13,11 +13,11 @@
 //! (builders and jobs, pure), kept.rs (heartbeats in a file), wire.rs (bytes, pure), routes.rs (requests), pass.rs
 //! (which of them may go on, and when), reports.rs (the jobs' own socket), figures.rs (metrics).
 
-mod figures;
-pub mod kept;
-pub mod ledger;
-pub mod link;
-mod pass;
+pub mod admission;
+pub mod registry;
+pub mod upstream;
+pub mod heartbeats;
+pub mod metrics;
 mod reports;
 mod routes;
 pub mod wire;
@@ -27,12 +27,12 @@ use crate::contract::gateway_status::DistStatus;
 use crate::gateway::warnings::REFUSALS;
 use crate::gateway::{Gateway, Peer};
 use bytes::Bytes;
-use figures::Figures;
+use self::metrics::Figures;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use ledger::Ledger;
-use link::Link;
-use reports::Reports;
+use self::registry::Ledger;
+use self::upstream::Link;
+use self::reports::Reports;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
@@ -97,7 +97,7 @@ pub(crate) struct Front {
     changed: Notify,
     /// There are heartbeats that the file does not have.
     news: Notify,
-    round: Mutex<Option<pass::Round>>,
+    round: Mutex<Option<self::admission::Round>>,
     /// Held by the one allocation whose answer decides about the next.
     single: Arc<tokio::sync::Mutex<()>>,
     /// Each allocation holds a thread of the scheduler until the builder has answered.
@@ -135,7 +135,7 @@ impl Front {
     pub(crate) fn status(&self) -> DistStatus {
         let local = self.config.local_builder;
         DistStatus {
-            scheduler_up: self.link.health() == link::Health::Up,
+            scheduler_up: self.link.health() == self::upstream::Health::Up,
             scheduler_outages: self.link.outages(),
             replayed_heartbeats: self.replayed.load(Relaxed),
             allocations: self.figures.allocations(),
@@ -146,7 +146,7 @@ impl Front {
 
     /// Figures for `/metrics`.
     pub(crate) fn collector(self: &Arc<Front>) -> Box<dyn prometheus_client::collector::Collector> {
-        figures::collector(self)
+        self::metrics::collector(self)
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
@@ -174,8 +174,8 @@ impl Front {
         loop {
             self.link.returned().await;
             let since = match self.link.health() {
-                link::Health::Down { since, .. } => since,
-                link::Health::Up => Instant::now(),
+                self::upstream::Health::Down { since, .. } => since,
+                self::upstream::Health::Up => Instant::now(),
             };
             let kept = self.ledger().heartbeats(Instant::now());
             let (all, mut told) = (kept.len(), 0);
