@@ -29,7 +29,7 @@ use crate::base::config_file;
 use crate::base::listeners;
 use crate::contract::builder_config::Config;
 use crate::exit;
-use crate::settings::Isolation;
+use crate::config::settings::Isolation;
 pub(crate) use advice::Surroundings;
 use clap::ValueEnum;
 use guard::Guard;

@@ -4,6 +4,7 @@
 //! those services and serves the cache; the other commands ask a running sccache-dock or help its clients.
 //! ARCHITECTURE.md has the map and the invariants.
 
+pub mod config;
 pub mod dist_front;
 pub mod store;
 pub mod at;
@@ -16,9 +17,6 @@ pub mod contract;
 pub mod doctor;
 pub mod exit;
 pub mod gateway;
-pub mod plan;
-pub mod settings;
 pub mod state;
 pub mod status;
 pub mod supervise;
-pub mod variables;

@@ -7,7 +7,7 @@ use crate::base::regular_file;
 use crate::base::secret::Secret;
 use crate::contract::paths;
 use crate::contract::service::RunAs;
-use crate::settings::{Mode, Place, Settings};
+use crate::config::settings::{Mode, Place, Settings};
 use nix::fcntl::{Flock, FlockArg};
 pub(crate) use owner::AsUser;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -499,7 +499,7 @@ mod tests {
         let environment = [("SCCACHE_DIR", folder.path().to_str().unwrap())];
         let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
         let read = |_: &Path| Err(io::ErrorKind::NotFound.into());
-        let settings = crate::settings::check(&environment.into(), &read)
+        let settings = crate::config::settings::check(&environment.into(), &read)
             .unwrap()
             .settings;
         let token = prepare(&settings).unwrap().auth_token;

@@ -2,7 +2,8 @@
 //! nothing but what it needs.
 
 use sccache_dock::exit;
-use sccache_dock::{settings, supervise};
+use sccache_dock::config::settings;
+use sccache_dock::supervise;
 use std::error::Error;
 use std::io::{self, Write};
 use std::process::ExitCode;

@@ -1,7 +1,7 @@
 //! From the step that failed to what is missing, and to the command that has it. Pure, but for [`Surroundings::look`].
 
 use crate::builder::isolation::{Failure, Step};
-use crate::settings::Isolation;
+use crate::config::settings::Isolation;
 use crate::state::{self, Loss};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};

@@ -5,7 +5,7 @@
 use crate::builder::guard::Guard;
 use crate::builder::shim::{self, Procfs, Terms};
 use crate::contract::builder_config::{Config, User};
-use crate::settings::Isolation;
+use crate::config::settings::Isolation;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{Gid, Uid};

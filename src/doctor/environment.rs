@@ -5,7 +5,7 @@ use crate::cargo_config;
 use crate::client::endpoint::{Endpoint, GATEWAY_PORT};
 use crate::client::{Lane, NO_BASEDIRS, SOCKET_PATH_MAX};
 use crate::contract::sccache::{SAFE_BASEDIRS, Version};
-use crate::variables::{SCCACHE_OWN, instead_of, suggest};
+use crate::config::variables::{SCCACHE_OWN, instead_of, suggest};
 use hyper_util::client::proxy::matcher::Matcher;
 use std::collections::BTreeMap;
 use std::path::Path;

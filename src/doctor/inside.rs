@@ -7,7 +7,7 @@ use crate::base::human::bytes;
 use crate::contract::gateway_status::LocalJobs;
 use crate::contract::paths;
 use crate::contract::sccache::SHIPPED;
-use crate::settings::{Loaded, Problem, Problems, Settings};
+use crate::config::settings::{Loaded, Problem, Problems, Settings};
 use crate::state;
 use crate::status;
 use nix::sys::statvfs::statvfs;

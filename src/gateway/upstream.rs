@@ -17,7 +17,7 @@ use crate::contract::key::Key;
 use crate::gateway::metrics::{self, Figure};
 use crate::store;
 use crate::store::WrittenBy;
-use crate::variables::PROXIES;
+use crate::config::variables::PROXIES;
 use breaker::Breaker;
 use bytes::Bytes;
 use futures_util::TryStreamExt;

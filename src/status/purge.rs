@@ -6,7 +6,7 @@ use crate::base::progress::Line;
 use crate::contract::control::Report;
 use crate::contract::gateway_status::{PurgeAnswer, PurgeRequest};
 use crate::exit;
-use crate::settings::{Place, Settings};
+use crate::config::settings::{Place, Settings};
 use crate::state;
 use std::io::{self, Write};
 use std::sync::mpsc::{RecvTimeoutError, channel};

@@ -17,7 +17,7 @@ mod output;
 pub use format::Level;
 
 use crate::base::secret::Secret;
-use crate::settings::LogFormat;
+use crate::config::settings::LogFormat;
 use format::Formatter;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::SigSet;

@@ -1,7 +1,7 @@
 //! From a service's line to what is printed: tag or object, level, and no secret; pure.
 
 use crate::base::secret::Secret;
-use crate::settings::LogFormat;
+use crate::config::settings::LogFormat;
 use memchr::memmem::Finder;
 use std::ops::Range;
 

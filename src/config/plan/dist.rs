@@ -11,7 +11,7 @@ use crate::contract::service::{BUILDER_REGISTERED, SCHEDULER_ANSWERS};
 use crate::contract::service::{File, ReadyBy, Service, StopBy};
 use crate::contract::service::{Id, Rules};
 use crate::exit;
-use crate::settings::{Mode, Settings};
+use crate::config::settings::{Mode, Settings};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;

@@ -3,7 +3,7 @@
 use super::rows::{EXPECTED, ROWS, Row};
 use super::values::Fault;
 use super::{DEFAULT_FILE, Effective, Problem, Source, policies};
-use crate::variables;
+use crate::config::variables;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};

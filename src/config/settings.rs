@@ -10,25 +10,22 @@ mod rows;
 mod values;
 
 pub use crate::contract::builder_config::Isolation;
-pub use dist::{Distribution, PublicAddr};
+pub use self::dist::{Distribution, PublicAddr};
 
 use crate::base::regular_file;
 use crate::base::secret::Secret;
 use crate::base::terminal::{Column, Screen, Side, Tint};
 use crate::contract::gateway_config::{IpcPolicy, Policies, TlsFiles};
-use crate::variables;
-use lookup::Lookup;
-use rows::DEFAULT_DIR;
+use super::variables;
+use self::lookup::Lookup;
+use self::rows::DEFAULT_DIR;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use values::{
-    Fault, absolute, address, duration, file, ipc, log_filter, log_format, optional, sent_token,
-    size, token, upstream, writing_token,
-};
+use self::values::{Fault, absolute, address, duration, file, ipc, log_filter, log_format, optional, sent_token, size, token, upstream, writing_token};
 
 /// Where the optional TOML file stands, unless `SCCACHE_DOCK_CONFIG` names another.
 pub const DEFAULT_FILE: &str = "/etc/sccache-dock.toml";

@@ -3,7 +3,7 @@
 mod dist;
 
 pub use crate::contract::service::{BUILDER_REGISTERED, SCHEDULER_ANSWERS};
-pub use dist::DistFacts;
+pub use self::dist::DistFacts;
 
 use crate::base::secret::Secret;
 use crate::contract::address::loopback;
@@ -11,8 +11,8 @@ use crate::contract::gateway_config::{Config, IpcPolicy, Upstream};
 use crate::contract::paths;
 use crate::contract::service::{File, Plan, ReadyBy, Service, StopBy};
 use crate::contract::service::{Id, Rules};
-use crate::settings::{Mode, Settings};
-use crate::variables::PROXIES;
+use super::settings::{Mode, Settings};
+use super::variables::PROXIES;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -240,7 +240,7 @@ pub fn client_socket(settings: &Settings) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings;
+    use crate::config::settings;
     use std::collections::BTreeMap;
     use std::io;
 

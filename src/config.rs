@@ -1,0 +1,5 @@
+//! TODO
+
+pub mod plan;
+pub mod variables;
+pub mod settings;
