@@ -21,7 +21,7 @@ use crate::contract::paths;
 use crate::exit;
 use crate::config::settings;
 use crate::config::settings::{Loaded, Problems};
-use crate::state;
+use crate::supervisor::state_dir;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -200,7 +200,7 @@ pub fn run(args: &Args) -> io::Result<u8> {
 }
 
 fn is_ours(loaded: &Result<Loaded, Problems>) -> bool {
-    let in_container = state::in_container() && std::env::var_os("MODE").is_some();
+    let in_container = state_dir::in_container() && std::env::var_os("MODE").is_some();
     let supervised = |loaded: &Loaded| paths::control_socket(&loaded.settings.run_dir).exists();
     in_container || loaded.as_ref().is_ok_and(supervised)
 }

@@ -59,7 +59,7 @@ use crate::store::Store;
 use crate::gateway::tls::Tls;
 use crate::gateway::upstream::{Found, Upstream};
 use crate::gateway::warnings::{ADVICE, REFUSALS, Warnings, unix_seconds};
-use crate::state;
+use crate::supervisor::state_dir;
 use std::fmt;
 use std::io::{self, BufRead};
 use std::net::{IpAddr, SocketAddr};
@@ -370,7 +370,7 @@ impl Gateway {
     pub(crate) fn keep_logins(&self) {
         let _one = self.logins.lock().unwrap_or_else(PoisonError::into_inner);
         let path = self.config.store_dir.join(sessions::FILE);
-        if let Err(cause) = state::write_private(&path, &self.access.logins(), None) {
+        if let Err(cause) = state_dir::write_private(&path, &self.access.logins(), None) {
             warn!(
                 "cannot write \"{}\": {cause}; log-outs from the status page are forgotten with this gateway",
                 path.display()

@@ -4,6 +4,7 @@
 //! those services and serves the cache; the other commands ask a running sccache-dock or help its clients.
 //! ARCHITECTURE.md has the map and the invariants.
 
+pub mod supervisor;
 pub mod config;
 pub mod dist_front;
 pub mod store;
@@ -17,6 +18,4 @@ pub mod contract;
 pub mod doctor;
 pub mod exit;
 pub mod gateway;
-pub mod state;
 pub mod status;
-pub mod supervise;

@@ -21,7 +21,7 @@ use crate::gateway::{files, tls};
 use crate::config::plan;
 use crate::config::settings;
 use crate::config::settings::{Place, Settings};
-use crate::state;
+use crate::supervisor::state_dir;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -56,7 +56,7 @@ pub enum Error {
     #[error("cannot ask the gateway at {endpoint}: {cause}")]
     Gateway { endpoint: String, cause: String },
     #[error(transparent)]
-    State(#[from] state::Error),
+    State(#[from] state_dir::Error),
     #[error(transparent)]
     Client(#[from] client::Error),
     #[error("cannot find the token \"{name}\": {cause}\nhint: {hint}")]
@@ -135,7 +135,7 @@ fn cache_status(place: &Place, report: &Report) -> Result<CacheStatus, Error> {
         endpoint: endpoint.clone(),
         cause,
     };
-    let token = state::auth_token_at(place)?;
+    let token = state_dir::auth_token_at(place)?;
     let text = agent(PATIENCE)
         .get(format!("{endpoint}/api/status"))
         .header("Authorization", format!("Bearer {}", token.reveal()))
@@ -344,7 +344,7 @@ fn token(settings: &Settings, args: &client::EnvArgs) -> Result<Secret, Error> {
         hint,
     };
     match name {
-        "auth" => return Ok(state::auth_token(settings)?),
+        "auth" => return Ok(state_dir::auth_token(settings)?),
         "read" => {
             let hint = || "set SCCACHE_READ_TOKEN to have one".to_owned();
             let token = settings.read_token.clone();

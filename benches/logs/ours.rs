@@ -7,7 +7,7 @@ use sccache_dock::contract::service::{Plan, ReadyBy, Service, StopBy};
 use sccache_dock::config::plan::Facts;
 use sccache_dock::config::settings;
 use sccache_dock::config::settings::Settings;
-use sccache_dock::supervise;
+use sccache_dock::supervisor;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ pub(crate) fn command(format: &str, writer: &[String], dir: &std::path::Path) ->
 
 /// Runs it, in the process of that command.
 pub(crate) fn supervise() -> ExitCode {
-    let code = supervise::run_plan(settings::load().unwrap(), plan).unwrap();
+    let code = supervisor::run_plan(settings::load().unwrap(), plan).unwrap();
     ExitCode::from(code)
 }
 

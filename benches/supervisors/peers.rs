@@ -10,7 +10,7 @@ use sccache_dock::contract::service::{Plan, ReadyBy, Service, StopBy};
 use sccache_dock::config::plan::Facts;
 use sccache_dock::config::settings;
 use sccache_dock::config::settings::Settings;
-use sccache_dock::supervise;
+use sccache_dock::supervisor;
 use std::fs::{self, File, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -341,7 +341,7 @@ impl Drop for Running {
 /// Our supervisor with the services of a site.
 pub(crate) fn be_ours() -> Outcome<u8> {
     let loaded = settings::load().map_err(|problems| problems.to_string())?;
-    Ok(supervise::run_plan(loaded, plan_of_site)?)
+    Ok(supervisor::run_plan(loaded, plan_of_site)?)
 }
 
 /// Names of services live as long as the program; sites have no more than these.

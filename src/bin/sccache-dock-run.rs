@@ -3,7 +3,7 @@
 
 use sccache_dock::exit;
 use sccache_dock::config::settings;
-use sccache_dock::supervise;
+use sccache_dock::supervisor;
 use std::error::Error;
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -11,7 +11,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let outcome = settings::load()
         .map_err(Box::<dyn Error>::from)
-        .and_then(|loaded| Ok(supervise::run(loaded)?));
+        .and_then(|loaded| Ok(supervisor::run(loaded)?));
     match outcome {
         Ok(code) => ExitCode::from(code),
         Err(error) => {

@@ -2,7 +2,8 @@
 
 use crate::builder::isolation::{Failure, Step};
 use crate::config::settings::Isolation;
-use crate::state::{self, Loss};
+use crate::supervisor::state_dir;
+use crate::supervisor::state_dir::Loss;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
@@ -36,14 +37,14 @@ impl Surroundings {
         let apparmor = read("/proc/self/attr/apparmor/current");
         let apparmor = apparmor.trim_matches(['\0', '\n', ' ']);
         Surroundings {
-            in_container: state::in_container(),
+            in_container: state_dir::in_container(),
             filtered: is_filtered(),
             apparmor: (!apparmor.is_empty() && apparmor != "unconfined")
                 .then(|| apparmor.to_owned()),
             apparmor_restricts: sysctl("kernel/apparmor_restrict_unprivileged_userns") == "1",
             clone_is_off: sysctl("kernel/unprivileged_userns_clone") == "0",
             none_allowed: sysctl("user/max_user_namespaces") == "0",
-            folder_is_own_layer: state::lost(dir) == Some(Loss::OwnLayer),
+            folder_is_own_layer: state_dir::lost(dir) == Some(Loss::OwnLayer),
         }
     }
 }

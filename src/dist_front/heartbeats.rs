@@ -4,7 +4,7 @@
 //! A heartbeat holds the key with which a builder's jobs are proven: the file has mode 0600.
 
 use super::{Front, wire};
-use crate::state;
+use crate::supervisor::state_dir;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -112,7 +112,7 @@ impl Front {
             let kept = self.ledger().heartbeats(Instant::now());
             let (path, text) = (self.config.heartbeats.clone(), text(&kept, unix_time()));
             let written =
-                tokio::task::spawn_blocking(move || state::write_private(&path, &text, None));
+                tokio::task::spawn_blocking(move || state_dir::write_private(&path, &text, None));
             let written = written
                 .await
                 .unwrap_or_else(|cause| Err(io::Error::other(cause)));

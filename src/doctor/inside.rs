@@ -8,7 +8,7 @@ use crate::contract::gateway_status::LocalJobs;
 use crate::contract::paths;
 use crate::contract::sccache::SHIPPED;
 use crate::config::settings::{Loaded, Problem, Problems, Settings};
-use crate::state;
+use crate::supervisor::state_dir;
 use crate::status;
 use nix::sys::statvfs::statvfs;
 use std::net::TcpListener;
@@ -144,7 +144,7 @@ fn from_problem(problem: &Problem, check: fn(&str, String, String) -> Check) -> 
 }
 
 fn folder(settings: &Settings) -> Check {
-    match state::try_folder(&settings.dir) {
+    match state_dir::try_folder(&settings.dir) {
         Ok(()) => Check::ok(
             "folder",
             format!("{} can be written", settings.dir.display()),
@@ -159,7 +159,7 @@ fn folder(settings: &Settings) -> Check {
 
 fn mount(settings: &Settings) -> Check {
     let dir = settings.dir.display();
-    match (state::lost(&settings.dir), settings.mode.persists()) {
+    match (state_dir::lost(&settings.dir), settings.mode.persists()) {
         (None, _) => Check::ok("mount", format!("{dir} outlives the container")),
         (Some(why), false) => {
             Check::ok("mount", format!("the cache goes with the container: {why}"))

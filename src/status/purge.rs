@@ -7,7 +7,7 @@ use crate::contract::control::Report;
 use crate::contract::gateway_status::{PurgeAnswer, PurgeRequest};
 use crate::exit;
 use crate::config::settings::{Place, Settings};
-use crate::state;
+use crate::supervisor::state_dir;
 use std::io::{self, Write};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, SystemTime};
@@ -80,7 +80,7 @@ pub fn run(settings: &Settings, args: &Args) -> Result<u8, Error> {
         endpoint: endpoint.clone(),
         cause,
     };
-    let token = state::auth_token(settings)?;
+    let token = state_dir::auth_token(settings)?;
     let request = PurgeRequest {
         // Rounded up: half a second must not become none, which matches everything.
         older_than_seconds: args

@@ -15,7 +15,7 @@ use crate::config::plan;
 use crate::config::plan::{Facts, Planner};
 use crate::config::settings;
 use crate::config::settings::Settings;
-use crate::state;
+use super::state_dir;
 use nix::sys::signal::SigSet;
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -277,7 +277,7 @@ fn read_again(known: Known, progress: &Progress) -> Result<Fresh, String> {
         );
     }
     progress.at("the generated tokens");
-    let auth_token = state::auth_token(&settings).map_err(|error| error.to_string())?;
+    let auth_token = state_dir::auth_token(&settings).map_err(|error| error.to_string())?;
     let renew = |dist| start::renewed(&settings, known.run_as, dist);
     let dist = known.facts.dist.as_ref().map(renew).transpose();
     let facts = Facts {

@@ -12,7 +12,8 @@ use crate::gateway::{files, tls};
 use crate::config::plan;
 use crate::config::plan::{DistFacts, Facts, Planner};
 use crate::config::settings::{Mode, Settings};
-use crate::state::{self, AsUser, Prepared};
+use super::state_dir;
+use super::state_dir::{AsUser, Prepared};
 use nix::errno::Errno;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -25,7 +26,7 @@ use std::time::Duration;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
-    State(#[from] state::Error),
+    State(#[from] state_dir::Error),
     #[error("{cause}\nhint: {hint}")]
     Listen {
         cause: io::Error,
@@ -134,7 +135,7 @@ pub(super) fn lay_ground(settings: Settings, planner: Planner) -> Result<Ground,
     enough_descriptors()?;
     let settings = resolved(settings)?;
     let named = check_files(&settings)?;
-    let prepared = state::prepare(&settings)?;
+    let prepared = state_dir::prepare(&settings)?;
     end_left_over_server(&paths::server_socket(&settings.run_dir));
     let sockets = Sockets::bind(&settings, &prepared)?;
     let front = sockets.doors.front.as_ref();
@@ -256,7 +257,7 @@ fn dist_facts(
         front,
         scheduler: loopback_address(SCHEDULER_PORT).map_err(system("find a free port"))?,
         builder: loopback_address(BUILDER_PORT).map_err(system("find a free port"))?,
-        scheduler_token: state::new_token().map_err(system("generate a token"))?,
+        scheduler_token: state_dir::new_token().map_err(system("generate a token"))?,
         server_token: server_token(settings, prepared.run_as)?,
         public_addr: public_addr(settings)?,
         bwrap: bubblewrap()?,
@@ -281,7 +282,7 @@ pub(super) fn renewed(
 fn server_token(settings: &Settings, run_as: Option<RunAs>) -> Result<Secret, Error> {
     Ok(match &settings.dist.server_token {
         Some(token) => token.clone(),
-        None => state::kept_server_token(&settings.dir, run_as)?,
+        None => state_dir::kept_server_token(&settings.dir, run_as)?,
     })
 }
 
@@ -344,7 +345,7 @@ fn own_address() -> Result<IpAddr, Error> {
 pub(super) fn write_files(plan: &Plan, run_as: Option<RunAs>) -> Result<(), Error> {
     let files = plan.services.iter().flat_map(|service| &service.files);
     let files = files.map(|file| (&*file.path, &*file.text));
-    state::write_all_private(files, run_as).map_err(|(path, cause)| Error::Write { path, cause })
+    state_dir::write_all_private(files, run_as).map_err(|(path, cause)| Error::Write { path, cause })
 }
 
 fn is_program(path: &Path) -> bool {

@@ -3,10 +3,11 @@
 //! One thread, one loop, one place that waits: signals, exits, readiness, control requests, log pipes and deadlines
 //! become events of the pure [`machine`], whose actions are performed here.
 
+pub mod state_dir;
+pub mod exits;
 pub mod children;
 pub mod control;
 mod crash;
-mod lives;
 pub mod logs;
 pub mod machine;
 pub mod peers;
@@ -15,7 +16,7 @@ mod reload;
 mod start;
 mod wait;
 
-pub use start::Error;
+pub use self::start::Error;
 
 use crate::base::listeners;
 use crate::contract::control::Response;
@@ -27,27 +28,27 @@ use crate::exit;
 use crate::config::plan;
 use crate::config::plan::{Facts, Planner};
 use crate::config::settings::{Loaded, Settings};
-use crate::state::{AsUser, Prepared};
-use children::Children;
-use control::Request;
-use crash::Oom;
-use lives::Lives;
-use logs::{Level, Log, Source};
-use machine::{Action, Event, Machine, Outcome, State};
+use self::state_dir::{AsUser, Prepared};
+use self::children::Children;
+use self::control::Request;
+use self::crash::Oom;
+use self::exits::Lives;
+use self::logs::{Level, Log, Source};
+use self::machine::{Action, Event, Machine, Outcome, State};
 use nix::sys::signal::Signal;
-use peers::Peers;
-use probe::Said;
-use reload::Reload;
+use self::peers::Peers;
+use self::probe::Said;
+use self::reload::Reload;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
-use start::{Addresses, Doors, system};
+use self::start::{Addresses, Doors, system};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use wait::Turn;
+use self::wait::Turn;
 
 /// The longest pause of the gateway for which clients wait instead of being refused.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);

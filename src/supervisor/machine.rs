@@ -16,12 +16,10 @@
 
 mod history;
 
-pub use history::{
-    BACKOFF_MAX, BACKOFF_MIN, BUDGET, NEVER_READY_LIMIT, RESET_AFTER, Trouble, Verdict, WINDOW,
-};
+pub use self::history::{BACKOFF_MAX, BACKOFF_MIN, BUDGET, NEVER_READY_LIMIT, RESET_AFTER, Trouble, Verdict, WINDOW};
 
 use crate::contract::service::{Exit, Id, Rules};
-use history::History;
+use self::history::History;
 use std::fmt;
 use std::time::{Duration, Instant};
 

@@ -14,14 +14,14 @@
 mod format;
 mod output;
 
-pub use format::Level;
+pub use self::format::Level;
 
 use crate::base::secret::Secret;
 use crate::config::settings::LogFormat;
-use format::Formatter;
+use self::format::Formatter;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::SigSet;
-use output::{Pending, Shared, write_out};
+use self::output::{Pending, Shared, write_out};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};

@@ -9,7 +9,7 @@ use crate::contract::paths;
 use crate::contract::service::RunAs;
 use crate::config::settings::{Mode, Place, Settings};
 use nix::fcntl::{Flock, FlockArg};
-pub(crate) use owner::AsUser;
+pub(crate) use self::owner::AsUser;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
