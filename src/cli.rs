@@ -1,6 +1,7 @@
 //! What can be typed. No logic.
 
-use crate::{at, builder, client, doctor, status};
+use crate::client::at;
+use crate::{builder, client, doctor, status};
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 

@@ -1,7 +1,7 @@
 //! Judges a client's environment. Pure.
 
 use super::{Check, Environment};
-use crate::cargo_config;
+use crate::client::cargo_config;
 use crate::client::endpoint::{Endpoint, GATEWAY_PORT};
 use crate::client::{Lane, NO_BASEDIRS, SOCKET_PATH_MAX};
 use crate::contract::sccache::{SAFE_BASEDIRS, Version};

@@ -5,8 +5,8 @@
 use super::cluster::Conf;
 use super::environment::{self, is_in_keys};
 use super::{Check, Environment};
-use crate::at;
-use crate::cargo_config;
+use crate::client::at;
+use crate::client::cargo_config;
 use crate::client::Lane;
 use std::fs;
 use std::path::PathBuf;

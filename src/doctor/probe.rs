@@ -6,7 +6,7 @@ use super::http::{Http, refused_certificate};
 use super::{Check, Environment};
 use crate::base::human;
 use crate::base::secret::Secret;
-use crate::cargo_config;
+use crate::client::cargo_config;
 use crate::client::endpoint::Endpoint;
 use crate::client::run::{Ended, Running};
 use crate::client::{Lane, SOCKET_PATH_MAX};

@@ -4,7 +4,8 @@
 //! its place that names its own.
 
 use super::daemon;
-use crate::cargo_config::{self, NAMES};
+use crate::client::cargo_config;
+use crate::client::cargo_config::NAMES;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};

@@ -15,7 +15,7 @@ mod own;
 
 use crate::builder::Surroundings;
 use crate::exit;
-use layout::Layout;
+use self::layout::Layout;
 use std::convert::Infallible;
 use std::ffi::OsString;
 use std::fs;
@@ -24,9 +24,9 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-pub use daemon::see_off;
-pub(crate) use layout::checkout_around;
-pub use own::{wrap, wrapped};
+pub use self::daemon::see_off;
+pub(crate) use self::layout::checkout_around;
+pub use self::own::{wrap, wrapped};
 
 /// Arguments of `at`.
 #[derive(Debug, Clone, clap::Args)]
@@ -198,7 +198,7 @@ pub fn run(args: &Args) -> Result<Infallible, Error> {
 
 /// What has to be changed, from the step that failed.
 fn hint(failure: &enter::Failure, around: &Surroundings, args: &Args) -> String {
-    use enter::Step;
+    use self::enter::Step;
     let sysctl = |name: &str, value: &str| {
         format!("this machine forbids it to users: set the sysctl {name} to {value} on it")
     };
