@@ -1,7 +1,7 @@
 //! What can be typed. No logic.
 
 use crate::client::at;
-use crate::{builder, client, doctor, status};
+use crate::{builder, client, doctor, admin};
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -53,7 +53,7 @@ pub enum Command {
     /// Show the settings in force and where each comes from
     Config,
     /// Remove blobs from the cache; all of them without an option
-    Purge(status::purge::Args),
+    Purge(admin::purge::Args),
     /// Print what a client needs to use this cache
     ClientEnv {
         #[command(flatten)]

@@ -4,6 +4,7 @@
 //! those services and serves the cache; the other commands ask a running sccache-dock or help its clients.
 //! ARCHITECTURE.md has the map and the invariants.
 
+pub mod admin;
 pub mod supervisor;
 pub mod config;
 pub mod dist_front;
@@ -16,4 +17,3 @@ pub mod contract;
 pub mod doctor;
 pub mod exit;
 pub mod gateway;
-pub mod status;

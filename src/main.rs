@@ -6,7 +6,7 @@ use sccache_dock::builder::{self, shim};
 use sccache_dock::cli::{Cli, Command};
 use sccache_dock::exit;
 use sccache_dock::client::at;
-use sccache_dock::{client, doctor, status};
+use sccache_dock::{client, doctor, admin};
 use sccache_dock::config::settings;
 use std::error::Error;
 use std::ffi::OsString;
@@ -61,7 +61,7 @@ fn main() -> ExitCode {
         Command::Version => {
             // Wrong settings are no reason not to say who we are.
             let loaded = settings::load().map(|loaded| loaded.settings.sccache);
-            done(status::version(
+            done(admin::version(
                 &loaded.unwrap_or_else(|_| "sccache".into()),
             ))
         }
@@ -72,14 +72,14 @@ fn main() -> ExitCode {
             ..
         } => {
             let period = Duration::from_secs(seconds.into());
-            given(status::watch(&settings::place(), period))
+            given(admin::watch(&settings::place(), period))
         }
-        Command::Status { json, watch: None } => given(status::status(&settings::place(), json)),
-        Command::Healthcheck => given(status::healthcheck(&settings::place())),
+        Command::Status { json, watch: None } => given(admin::status(&settings::place(), json)),
+        Command::Healthcheck => given(admin::healthcheck(&settings::place())),
         Command::Restart {
             service: Some(service),
         } => tell(&format!("restart {service}")),
-        Command::Restart { service: None } => given(status::restart_all(&settings::place())),
+        Command::Restart { service: None } => given(admin::restart_all(&settings::place())),
         Command::Stop { service } => tell(&format!("stop {service}")),
         Command::Reload => tell("reload"),
         settled => match settings::load() {
@@ -123,15 +123,15 @@ type Outcome = Result<u8, (u8, Box<dyn Error>)>;
 fn with_settings(command: Command, loaded: settings::Loaded) -> Outcome {
     let settings = &loaded.settings;
     match command {
-        Command::Purge(args) => given(status::purge::run(settings, &args)),
+        Command::Purge(args) => given(admin::purge::run(settings, &args)),
         Command::Config => {
             let screen = Screen::of_stdout();
             done(settings::print(&loaded, screen, &mut io::stdout().lock()))
         }
         Command::ClientEnv { args, published } => {
-            given(status::client_env(settings, &args, &published))
+            given(admin::client_env(settings, &args, &published))
         }
-        Command::NextSteps(args) => given(status::next_steps(settings, &args)),
+        Command::NextSteps(args) => given(admin::next_steps(settings, &args)),
         Command::Run
         | Command::Builder { .. }
         | Command::At(_)
@@ -153,7 +153,7 @@ fn with_settings(command: Command, loaded: settings::Loaded) -> Outcome {
 }
 
 fn tell(request: &str) -> Outcome {
-    given(status::tell(&settings::place(), request))
+    given(admin::tell(&settings::place(), request))
 }
 
 fn given<E: Error + 'static>(outcome: Result<u8, E>) -> Outcome {

@@ -9,7 +9,7 @@ use crate::contract::paths;
 use crate::contract::sccache::SHIPPED;
 use crate::config::settings::{Loaded, Problem, Problems, Settings};
 use crate::supervisor::state_dir;
-use crate::status;
+use crate::admin;
 use nix::sys::statvfs::statvfs;
 use std::net::TcpListener;
 
@@ -41,7 +41,7 @@ pub fn inside(loaded: Result<Loaded, Problems>) -> Report {
     checks.push(folder(settings));
     checks.push(mount(settings));
     checks.push(space(settings));
-    let running = status::report(&settings.place());
+    let running = admin::report(&settings.place());
     match &running {
         Ok(report) => checks.extend(report.services.iter().map(|service| {
             let found = format!("{}, {} restarts", service.state, service.restarts);
@@ -71,7 +71,7 @@ pub fn inside(loaded: Result<Loaded, Problems>) -> Report {
         }
     }
     if running.is_ok() {
-        let cache = status::cache(&settings.place());
+        let cache = admin::cache(&settings.place());
         let dist = cache.as_ref().ok().and_then(|cache| cache.dist.as_ref());
         checks.extend(dist.and_then(|dist| homeward(&dist.local_jobs)));
         checks.push(match cache {

@@ -27,9 +27,9 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use table::table;
+use self::table::table;
 
-pub use watch::watch;
+pub use self::watch::watch;
 
 /// The service that knows the cache.
 const GATEWAY: &str = "gateway";
