@@ -4,11 +4,11 @@
 //! gateway and run sccache, each bounded in time. It changes nothing: the write it tries is sccache's own probe
 //! object, which the gateway answers from memory. `inside` looks at a sccache-dock itself.
 
+pub mod container;
 mod cluster;
 mod daemon;
 mod environment;
 mod http;
-mod inside;
 mod keys;
 mod probe;
 mod results;
@@ -29,7 +29,7 @@ use std::io::{self, Write as _};
 use std::path::Path;
 
 use cluster::Conf;
-pub use inside::inside;
+pub use self::container::inside;
 
 /// Columns that a check's text and its verdict want beside the widest name.
 const ROOM: usize = 40;

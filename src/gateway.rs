@@ -13,11 +13,11 @@
 //! Where TLS is set, HTTP without it is for this machine (this container) only. sccache's own protocol knows no TLS;
 //! who may speak it is decided by address, as ever.
 
+pub mod handover;
+pub(crate) mod connection_limit;
 mod accept;
 pub mod access;
 mod bazel;
-mod born;
-pub(crate) mod crowd;
 pub mod disk;
 pub mod files;
 pub mod history;
@@ -35,8 +35,8 @@ pub mod warnings;
 pub mod zip;
 
 pub(crate) use accept::a_moment_after;
-pub use born::Listeners;
-pub(crate) use born::REREAD;
+pub use self::handover::Listeners;
+pub(crate) use self::handover::REREAD;
 
 use crate::base::config_file;
 use crate::base::regular_file;
@@ -45,7 +45,7 @@ use crate::contract::gateway_status::{
     Integrity, LostHits, Status, StoreStatus, TlsStatus, TokensStatus,
 };
 use crate::gateway::access::{Access, Caller};
-use crate::gateway::crowd::Crowd;
+use self::connection_limit::Crowd;
 use crate::gateway::disk::{Disk, Download, Fault};
 use crate::gateway::files::Files;
 use crate::gateway::history::{History, Point, Range};
@@ -132,10 +132,10 @@ pub fn serve(config: &Path, inherit: bool) -> Result<(), Error> {
         uid: nix::unistd::geteuid().as_raw(),
     })?;
     let (listeners, supervisor) = if inherit {
-        let (listeners, supervisor) = born::inherited(&config).map_err(Error::Listen)?;
+        let (listeners, supervisor) = self::handover::inherited(&config).map_err(Error::Listen)?;
         (listeners, Some(supervisor))
     } else {
-        (born::bind(&config).map_err(Error::Listen)?, None)
+        (self::handover::bind(&config).map_err(Error::Listen)?, None)
     };
     if let Some(config) = &config.upstream {
         upstream::operator(config).map_err(Error::Upstream)?;
@@ -158,7 +158,7 @@ pub fn serve(config: &Path, inherit: bool) -> Result<(), Error> {
         let (talk, ends) = crate::dist_front::talk();
         let asked = Arc::<Notify>::default();
         let shutdown =
-            born::shutdown(supervisor, ends, Arc::clone(&asked)).map_err(Error::Start)?;
+            self::handover::shutdown(supervisor, ends, Arc::clone(&asked)).map_err(Error::Start)?;
         run(listeners, config, store, (talk, asked), shutdown)
             .await
             .map_err(Error::Start)

@@ -1,7 +1,7 @@
 //! Connections: how many, from whom, and in which protocol.
 
 use crate::contract::sccache::{ANY_VERSION, OWN_PROTOCOL};
-use crate::gateway::crowd::End;
+use super::connection_limit::End;
 use crate::gateway::metrics::Protocol;
 use crate::gateway::socket::{Prompt, Socket};
 use crate::gateway::warnings::REFUSALS;

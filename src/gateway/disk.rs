@@ -6,8 +6,8 @@
 //! Whoever finds no memory or no thread within [`PATIENCE`] is refused at once: a cache that makes builds
 //! wait is worse than none.
 
+pub mod inline_writes;
 mod download;
-mod pace;
 
 use crate::base::timeout::within;
 use crate::contract::key::Key;
@@ -18,8 +18,8 @@ use bytes::Bytes;
 pub use download::Download;
 pub(crate) use download::FilePart;
 use download::{Held, State};
-use pace::Pace;
-pub(crate) use pace::threads;
+use self::inline_writes::Pace;
+pub(crate) use self::inline_writes::threads;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, PoisonError};

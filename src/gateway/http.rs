@@ -12,7 +12,7 @@ mod plain;
 
 use crate::base::timeout::within;
 use crate::gateway::access::{Caller, Need, Verdict};
-use crate::gateway::crowd;
+use super::connection_limit;
 use crate::gateway::disk::{Download, Fault};
 use crate::contract::key::{Key, shown_namespace};
 use crate::gateway::metrics::Protocol;
@@ -157,7 +157,7 @@ pub(crate) async fn converse_by_hyper<IO: AsyncRead + AsyncWrite + Unpin + Send 
     let service = service_fn(|request: Request<Incoming>| {
         let gateway = Arc::clone(gateway);
         async move {
-            let _working = crowd::works();
+            let _working = connection_limit::works();
             let (mut parts, mut body) = request.into_parts();
             if wire == Wire::Tls {
                 parts.extensions.insert(front::OverTls);
@@ -261,7 +261,7 @@ async fn answer(
     };
     caller.count(|uses| &uses.requests, 1);
     let outcome = route(gateway, peer, &caller, &parts, body).await;
-    crowd::answered();
+    connection_limit::answered();
     let answer = outcome.unwrap_or_else(|refusal| refused(gateway, peer, &parts, &refusal));
     read_left_over(&parts, body).await;
     gateway.metrics.answered(
@@ -383,9 +383,9 @@ fn permit(gateway: &Gateway, peer: &Peer, caller: &Caller, need: Need) -> Result
     match caller.may(need) {
         Verdict::Allowed => {
             if caller.is_anonymous() {
-                crowd::tolerated();
+                connection_limit::tolerated();
             } else {
-                crowd::recognized();
+                connection_limit::recognized();
             }
             Ok(())
         }

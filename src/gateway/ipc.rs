@@ -18,7 +18,7 @@ mod relay;
 use crate::base::timeout::within;
 use crate::contract::sccache::{ANY_VERSION, OWN_PROTOCOL};
 use crate::gateway::access::{default_gateways, may_speak_ipc};
-use crate::gateway::crowd;
+use super::connection_limit;
 use crate::gateway::disk::Fault;
 use crate::contract::key::Key;
 use crate::gateway::metrics::Protocol;
@@ -87,7 +87,7 @@ pub(crate) async fn converse<R, W>(
 {
     let welcome = is_welcome(gateway, &peer);
     if welcome {
-        crowd::recognized();
+        connection_limit::recognized();
     }
     let mut talk = Talk {
         gateway,
@@ -117,7 +117,7 @@ pub(crate) async fn converse<R, W>(
             length = talk.next_frame() => length,
             () = end => return,
         };
-        let _working = crowd::works();
+        let _working = connection_limit::works();
         let outcome = match length {
             Ok(Some(length)) => talk.serve(length).await,
             Ok(None) => return,

@@ -1,6 +1,6 @@
 //! Room for connections: a bounded number, of which those who have most give up the oldest.
 
-use crate::gateway::crowd::owner;
+use crate::gateway::connection_limit::owner;
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

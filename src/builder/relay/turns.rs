@@ -1,7 +1,7 @@
 //! Who may shake hands next: one at a time, those who have done it well before strangers, of several the one whose last
 //! turn is longest ago, and those who have wasted theirs after a pause that grows.
 
-use crate::gateway::crowd::owner;
+use crate::gateway::connection_limit::owner;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

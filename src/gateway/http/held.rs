@@ -1,6 +1,6 @@
 //! The body of an answer by hyper, which says nothing of when it has sent the last of it.
 
-use crate::gateway::crowd::Working;
+use crate::gateway::connection_limit::Working;
 use crate::gateway::disk::Download;
 use bytes::Bytes;
 use http_body_util::{Either, Full};

@@ -17,7 +17,7 @@
 
 use super::{Answer, BUFFER, HEAD, TAKE, answer};
 use crate::base::timeout::within;
-use crate::gateway::crowd;
+use crate::gateway::connection_limit;
 use crate::gateway::disk::{Download, FilePart};
 use crate::gateway::socket::{Socket, write_both};
 use crate::gateway::warnings::unix_seconds;
@@ -118,7 +118,7 @@ pub(super) async fn converse<S: Socket>(
             body_bytes,
             closes,
         } = *head;
-        let _working = crowd::works();
+        let _working = connection_limit::works();
         buffer.advance(head_bytes);
         let is_head = parts.method == hyper::Method::HEAD;
         let mut body = Incoming {
