@@ -29,9 +29,9 @@ soak $SOAK_EVENTS="1000" $SOAK_SECONDS="600":
 
 # Are the tests of the pure machines sharp? Changes their code in every way that cargo-mutants knows; takes an hour.
 mutants *ARGS:
-    cargo mutants --file src/supervise/machine.rs --file src/supervise/machine/history.rs --timeout 60 {{ARGS}} -- --locked --lib supervise::machine
-    cargo mutants --file src/gateway/lru.rs --file src/gateway/lru/rules.rs --timeout 120 {{ARGS}} -- --locked --lib gateway::lru
-    cargo mutants --file src/gateway/ghosts.rs --timeout 120 {{ARGS}} -- --locked --lib gateway::ghosts
+    cargo mutants --file src/supervisor/machine.rs --file src/supervisor/machine/history.rs --timeout 60 {{ARGS}} -- --locked --lib supervisor::machine
+    cargo mutants --file src/store/lru.rs --file src/store/lru/quotas.rs --timeout 120 {{ARGS}} -- --locked --lib store::lru
+    cargo mutants --file src/store/ghost_list.rs --timeout 120 {{ARGS}} -- --locked --lib store::ghost_list
 
 # The log path of PID 1 beside s6-log, supervisord and a bare multiplexer in C.
 bench-logs *arguments:

@@ -1,15 +1,20 @@
 //! `status`, `healthcheck` and `restart`: questions to a running sccache-dock, and their answers on a screen.
 
+pub mod config;
 mod policies;
 pub mod purge;
 
 mod table;
 mod watch;
 
+use self::table::table;
 use crate::base::human::bytes;
 use crate::base::secret::Secret;
 use crate::base::terminal::Screen;
 use crate::client;
+use crate::config::plan;
+use crate::config::settings;
+use crate::config::settings::{Place, Settings};
 use crate::contract::address;
 use crate::contract::control;
 use crate::contract::control::{Health, Report, Response};
@@ -17,17 +22,13 @@ use crate::contract::gateway_status::Status as CacheStatus;
 use crate::contract::paths;
 use crate::contract::tokens;
 use crate::exit;
-use crate::gateway::{files, tls};
-use crate::config::plan;
-use crate::config::settings;
-use crate::config::settings::{Place, Settings};
+use crate::gateway::tls;
 use crate::supervisor::state_dir;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use self::table::table;
 
 pub use self::watch::watch;
 

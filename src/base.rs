@@ -8,5 +8,7 @@ pub mod mount;
 pub mod progress;
 pub mod regular_file;
 pub mod secret;
+pub mod surroundings;
 pub mod terminal;
+pub mod time;
 pub mod timeout;

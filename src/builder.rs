@@ -27,10 +27,10 @@ mod unpacking;
 
 use crate::base::config_file;
 use crate::base::listeners;
+use crate::base::surroundings::Surroundings;
+use crate::config::settings::Isolation;
 use crate::contract::builder_config::Config;
 use crate::exit;
-use crate::config::settings::Isolation;
-pub(crate) use advice::Surroundings;
 use clap::ValueEnum;
 use guard::Guard;
 use isolation::Failure;

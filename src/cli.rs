@@ -1,7 +1,7 @@
 //! What can be typed. No logic.
 
 use crate::client::at;
-use crate::{builder, client, doctor, admin};
+use crate::{admin, builder, client, doctor};
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 

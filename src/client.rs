@@ -7,8 +7,8 @@
 //! The client's own daemon gets a Unix socket whose name is made from the settings. A daemon that was started with
 //! other settings (an old token, another cache) is therefore never met again, and another user's never at all.
 
-pub mod cargo_config;
 pub mod at;
+pub mod cargo_config;
 mod conf;
 pub(crate) mod endpoint;
 pub mod next;

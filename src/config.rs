@@ -1,5 +1,5 @@
-//! TODO
+//! The environment into settings, and settings into the plan of what runs. Pure.
 
 pub mod plan;
-pub mod variables;
 pub mod settings;
+pub mod variables;

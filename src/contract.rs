@@ -1,13 +1,14 @@
 //! What the processes of one container tell each other, and what they agree on: files, sockets, addresses, versions.
 
-pub mod key;
 pub mod address;
 pub mod builder_config;
 pub mod control;
 pub mod dist_config;
 pub mod gateway_config;
 pub mod gateway_status;
+pub mod key;
 pub mod paths;
 pub mod sccache;
+pub mod sent_home;
 pub mod service;
 pub mod tokens;

@@ -14,25 +14,26 @@
 //! (which of them may go on, and when), reports.rs (the jobs' own socket), figures.rs (metrics).
 
 pub mod admission;
-pub mod registry;
-pub mod upstream;
 pub mod heartbeats;
 pub mod metrics;
+pub mod registry;
 mod reports;
 mod routes;
+pub mod upstream;
 pub mod wire;
 
+use self::metrics::Figures;
+use self::registry::Ledger;
+use self::reports::Reports;
+use self::upstream::Link;
 use crate::contract::gateway_config::Dist;
 use crate::contract::gateway_status::DistStatus;
+use crate::gateway::Gateway;
+use crate::gateway::peer::Peer;
 use crate::gateway::warnings::REFUSALS;
-use crate::gateway::{Gateway, Peer};
 use bytes::Bytes;
-use self::metrics::Figures;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use self::registry::Ledger;
-use self::upstream::Link;
-use self::reports::Reports;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};

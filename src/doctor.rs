@@ -4,8 +4,8 @@
 //! gateway and run sccache, each bounded in time. It changes nothing: the write it tries is sccache's own probe
 //! object, which the gateway answers from memory. `inside` looks at a sccache-dock itself.
 
-pub mod container;
 mod cluster;
+pub mod container;
 mod daemon;
 mod environment;
 mod http;
@@ -13,23 +13,23 @@ mod keys;
 mod probe;
 mod results;
 
+use crate::base::mount;
 use crate::base::secret::Secret;
 use crate::base::terminal::{PIPE, Screen, Tint};
 use crate::client::Lane;
 use crate::client::endpoint::{Endpoint, GATEWAY_PORT};
-use crate::contract::paths;
-use crate::exit;
 use crate::config::settings;
 use crate::config::settings::{Loaded, Problems};
-use crate::supervisor::state_dir;
+use crate::contract::paths;
+use crate::exit;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::Path;
 
-use cluster::Conf;
 pub use self::container::inside;
+use cluster::Conf;
 
 /// Columns that a check's text and its verdict want beside the widest name.
 const ROOM: usize = 40;
@@ -200,7 +200,7 @@ pub fn run(args: &Args) -> io::Result<u8> {
 }
 
 fn is_ours(loaded: &Result<Loaded, Problems>) -> bool {
-    let in_container = state_dir::in_container() && std::env::var_os("MODE").is_some();
+    let in_container = mount::in_container() && std::env::var_os("MODE").is_some();
     let supervised = |loaded: &Loaded| paths::control_socket(&loaded.settings.run_dir).exists();
     in_container || loaded.as_ref().is_ok_and(supervised)
 }

@@ -1,8 +1,5 @@
 //! The cache gateway: one port for WebDAV, plain HTTP and sccache's own protocol.
 //!
-//! Run as a supervised service: `sccache-dock-gateway --config FILE`. The supervisor writes the file and
-//! hands over the listeners, which it keeps open across restarts of the gateway.
-//!
 //! ```text
 //! accept -> first byte -+- 0x00   -> ipc.rs  -+-> disk.rs -> store.rs
 //!                       +- letter -> http.rs -+
@@ -13,11 +10,11 @@
 //! Where TLS is set, HTTP without it is for this machine (this container) only. sccache's own protocol knows no TLS;
 //! who may speak it is decided by address, as ever.
 
-pub mod handover;
-pub(crate) mod connection_limit;
-mod accept;
+pub(crate) mod accept;
 pub mod access;
 mod bazel;
+pub mod body;
+pub(crate) mod connection_limit;
 pub mod disk;
 pub mod files;
 pub mod history;
@@ -26,199 +23,57 @@ pub mod http;
 pub mod ipc;
 pub mod metrics;
 pub mod page;
+pub mod peer;
 mod services;
 mod sessions;
 mod socket;
+mod status;
 pub mod tls;
 pub mod upstream;
 pub mod warnings;
 pub mod zip;
 
 pub(crate) use accept::a_moment_after;
-pub use self::handover::Listeners;
-pub(crate) use self::handover::REREAD;
 
-use crate::base::config_file;
+use self::connection_limit::Crowd;
 use crate::base::regular_file;
+use crate::base::time::unix_seconds;
 use crate::contract::gateway_config::Config;
 use crate::contract::gateway_status::{
-    Integrity, LostHits, Status, StoreStatus, TlsStatus, TokensStatus,
+    DistStatus, Integrity, LostHits, Status, StoreStatus, TlsStatus, TokensStatus,
 };
+use crate::contract::key::Key;
 use crate::gateway::access::{Access, Caller};
-use self::connection_limit::Crowd;
 use crate::gateway::disk::{Disk, Download, Fault};
 use crate::gateway::files::Files;
 use crate::gateway::history::{History, Point, Range};
 use crate::gateway::hosts::Hosts;
-use crate::contract::key::Key;
 use crate::gateway::metrics::{Metrics, Protocol};
 use crate::gateway::page::Traffic;
-use crate::dist_front::{Front, Supervisor};
+use crate::gateway::peer::Peer;
 use crate::gateway::services::Services;
-use crate::store::Store;
 use crate::gateway::tls::Tls;
 use crate::gateway::upstream::{Found, Upstream};
-use crate::gateway::warnings::{ADVICE, REFUSALS, Warnings, unix_seconds};
+use crate::gateway::warnings::{ADVICE, REFUSALS, Warnings};
+use crate::store::Store;
 use crate::supervisor::state_dir;
+use prometheus_client::collector::Collector;
 use std::fmt;
 use std::io::{self, BufRead};
-use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
-use tokio::sync::{Notify, Semaphore, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
-use tracing::{info, warn};
+use tokio::sync::Notify;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tracing::warn;
 
 /// Most bytes of a version's line.
 const LONGEST_VERSION: u64 = 256;
 
-/// Why the gateway could not serve.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The configuration file.
-    #[error(transparent)]
-    Config(#[from] config_file::Error),
-    /// The store's folder is not usable.
-    #[error("cannot open the store in \"{}\": {cause}", path.display())]
-    Store {
-        /// The folder.
-        path: PathBuf,
-        /// Why.
-        cause: crate::store::Error,
-    },
-    /// A file that is read while the gateway runs may not be read by its user.
-    #[error("cannot read \"{}\": {cause}\nhint: the gateway runs as uid {uid}, which must be allowed to read it", path.display())]
-    Forbidden {
-        /// The file.
-        path: PathBuf,
-        /// What the system says.
-        cause: io::Error,
-        /// Our user.
-        uid: u32,
-    },
-    /// No listeners.
-    #[error("{0}")]
-    Listen(io::Error),
-    /// The second level cannot be used as it is configured.
-    #[error("{0}")]
-    Upstream(upstream::Error),
-    /// The runtime or its signal handlers.
-    #[error("cannot start the gateway: {0}")]
-    Start(io::Error),
-}
-
-impl Error {
-    /// Whether another try with the same configuration file must fail too.
-    pub fn is_in_the_file(&self) -> bool {
-        matches!(
-            self,
-            Error::Config(_) | Error::Forbidden { .. } | Error::Upstream(_)
-        )
-    }
-}
-
-/// Serves the cache until SIGTERM, SIGINT or, with `inherit`, the end of the supervisor.
-///
-/// With `inherit` the listeners come from the Unix socket on standard input; the byte `R` goes back over it
-/// as soon as connections are accepted.
-pub fn serve(config: &Path, inherit: bool) -> Result<(), Error> {
-    crate::base::log::to_stderr();
-    let config: Config = config_file::read(config)?;
-    files::check_rights(&config).map_err(|(path, cause)| Error::Forbidden {
-        path,
-        cause,
-        uid: nix::unistd::geteuid().as_raw(),
-    })?;
-    let (listeners, supervisor) = if inherit {
-        let (listeners, supervisor) = self::handover::inherited(&config).map_err(Error::Listen)?;
-        (listeners, Some(supervisor))
-    } else {
-        (self::handover::bind(&config).map_err(Error::Listen)?, None)
-    };
-    if let Some(config) = &config.upstream {
-        upstream::operator(config).map_err(Error::Upstream)?;
-    }
-    let options = crate::store::Options {
-        dir: config.store_dir.clone(),
-        budget_bytes: config.budget_bytes,
-        policies: config.policies.clone(),
-    };
-    let store = Store::open(options).map_err(|cause| Error::Store {
-        path: config.store_dir.clone(),
-        cause,
-    })?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(disk::threads())
-        .enable_all()
-        .build()
-        .map_err(Error::Start)?;
-    let served = runtime.block_on(async {
-        let (talk, ends) = crate::dist_front::talk();
-        let asked = Arc::<Notify>::default();
-        let shutdown =
-            self::handover::shutdown(supervisor, ends, Arc::clone(&asked)).map_err(Error::Start)?;
-        run(listeners, config, store, (talk, asked), shutdown)
-            .await
-            .map_err(Error::Start)
-    });
-    // A store call on a disk that hangs must not hold up the stop.
-    runtime.shutdown_timeout(Duration::from_secs(1));
-    served
-}
-
-/// Who is at the other end of a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Peer {
-    /// Over the port: its address and ours.
-    Tcp {
-        /// The peer's.
-        address: SocketAddr,
-        /// Ours, as the peer named it.
-        local: IpAddr,
-    },
-    /// Over the socket.
-    Unix {
-        /// Its user.
-        uid: u32,
-        /// Its process, 0 when it lives in another process namespace (outside this container).
-        pid: i32,
-    },
-}
-
-impl fmt::Display for Peer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Peer::Tcp { address, .. } => write!(f, "{address}"),
-            Peer::Unix { uid, pid: 0 } => {
-                write!(f, "socket uid={uid} of another container or the host")
-            }
-            Peer::Unix { uid, pid } => write!(f, "socket uid={uid} pid={pid}"),
-        }
-    }
-}
-
-impl Peer {
-    /// Is it this machine, or this container?
-    fn is_ourselves(&self) -> bool {
-        match self {
-            Peer::Unix { .. } => true,
-            Peer::Tcp { address, local } => access::is_ourselves(address.ip(), *local),
-        }
-    }
-
-    /// The same for all connections of one client machine (or user): what advice is limited by.
-    pub fn origin(&self) -> String {
-        match self {
-            Peer::Tcp { address, .. } => address.ip().to_canonical().to_string(),
-            Peer::Unix { uid, .. } => format!("socket uid={uid}"),
-        }
-    }
-}
+/// Asked for the state of the cluster.
+pub(crate) type ClusterStatus = Box<dyn Fn() -> DistStatus + Send + Sync>;
 
 /// What all connections share.
-#[derive(Debug)]
 pub struct Gateway {
     pub(crate) config: Config,
     pub(crate) access: Arc<Access>,
@@ -228,11 +83,12 @@ pub struct Gateway {
     upstream: Option<Arc<Upstream>>,
     pub(crate) metrics: Metrics,
     pub(crate) warnings: Warnings,
-    front: Option<Arc<Front>>,
+    /// How the cluster is, in the modes that distribute.
+    cluster: Option<ClusterStatus>,
     tls: Option<Arc<Tls>>,
     hosts: Hosts,
     files: Files,
-    crowd: Crowd,
+    pub(crate) crowd: Crowd,
     services: Services,
     // Held for a sum, never across I/O or an await.
     history: Mutex<History>,
@@ -241,10 +97,9 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    fn new(
+    pub(crate) fn new(
         config: Config,
         store: Store,
-        front: Option<Arc<Front>>,
         asked: Arc<Notify>,
         slots: usize,
     ) -> io::Result<Gateway> {
@@ -264,9 +119,6 @@ impl Gateway {
         if let Some(tls) = &tls {
             metrics.scrape_expiry(tls);
         }
-        if let Some(front) = &front {
-            metrics.also(front.collector());
-        }
         if let Some(upstream) = &upstream {
             metrics.also(Box::new(upstream::Scrape(Arc::clone(upstream))));
         }
@@ -282,12 +134,34 @@ impl Gateway {
             history: Mutex::default(),
             config,
             metrics,
-            front,
+            cluster: None,
             disk,
             warnings: Warnings::default(),
             sccache_version: OnceLock::new(),
             started: Instant::now(),
         })
+    }
+
+    /// Shows the cluster's metrics and state, too.
+    pub(crate) fn with_cluster(
+        mut self,
+        collector: Box<dyn Collector>,
+        status: ClusterStatus,
+    ) -> Gateway {
+        self.metrics.also(collector);
+        self.cluster = Some(status);
+        self
+    }
+
+    /// Starts what runs beside the connections.
+    pub(crate) fn start(self: &Arc<Gateway>) {
+        self.keep_logins();
+        files::reread(self);
+        files::follow(self);
+        let asking = Arc::clone(self);
+        // On a thread that the end of the runtime does not wait for: the program may never answer.
+        std::thread::spawn(move || asking.ask_sccache_version());
+        remember(self);
     }
 
     /// A blob of our store or, where it is missing here, of the upstream.
@@ -388,7 +262,7 @@ impl Gateway {
     pub(crate) fn status(&self, caller: &Caller) -> Status {
         let status = self.whole_status();
         if caller.is_restricted() {
-            status.narrowed(caller)
+            status::narrowed(status, caller)
         } else {
             status
         }
@@ -415,7 +289,7 @@ impl Gateway {
                 fault: self.files.faults().tls,
             }),
             recent_warnings: self.warnings.recent(),
-            dist: self.front.as_ref().map(|front| front.status()),
+            dist: self.cluster.as_ref().map(|status| status()),
             store: StoreStatus {
                 bytes: usage.bytes,
                 budget_bytes: usage.budget_bytes,
@@ -469,90 +343,6 @@ fn version_of(program: &Path) -> Option<String> {
 )]
 fn reap(child: &mut Child) {
     let _ = child.wait();
-}
-
-/// Serves `store` on `listeners` until `shutdown` ends, then lets requests in flight finish within the
-/// configuration's `drain`. Files are read again when `asked` is notified. An error means that the listeners cannot be
-/// used at all.
-pub async fn run(
-    listeners: Listeners,
-    config: Config,
-    store: Store,
-    (supervisor, asked): (Supervisor, Arc<Notify>),
-    shutdown: impl Future<Output = ()>,
-) -> io::Result<()> {
-    listeners.tcp.set_nonblocking(true)?;
-    let tcp = tokio::net::TcpListener::from_std(listeners.tcp)?;
-    let unix = match listeners.unix {
-        None => None,
-        Some(unix) => {
-            unix.set_nonblocking(true)?;
-            Some(tokio::net::UnixListener::from_std(unix)?)
-        }
-    };
-    info!("listening on {}", tcp.local_addr()?);
-    if let Some(path) = unix.as_ref().and_then(|unix| unix.local_addr().ok()) {
-        info!(
-            "listening on {}",
-            path.as_pathname()
-                .unwrap_or(Path::new("an unnamed socket"))
-                .display()
-        );
-    }
-    info!(
-        "sccache's own protocol, which knows no token, is for {}",
-        access::describe_ipc(&config.ipc, access::default_gateways)
-    );
-    let drain = config.drain;
-    let limits = accept::limits();
-    store.keep_files(limits.kept_files);
-    let most = limits.connections;
-    let dist = config.dist.clone();
-    let front = dist.map(|dist| Arc::new(Front::new(dist, supervisor.say)));
-    let gateway = Gateway::new(config, store, front, asked, most)?;
-    let gateway = Arc::new(gateway);
-    gateway.keep_logins();
-    files::reread(&gateway);
-    files::follow(&gateway);
-    let asking = Arc::clone(&gateway);
-    // On a thread that the end of the runtime does not wait for: the program may never answer.
-    std::thread::spawn(move || asking.ask_sccache_version());
-    remember(&gateway);
-    let slots = Arc::new(Semaphore::new(most));
-    let (stop, stopping) = watch::channel(false);
-    let fronting = match (listeners.dist, &gateway.front) {
-        (Some(listener), Some(front)) => {
-            listener.set_nonblocking(true)?;
-            let listener = tokio::net::TcpListener::from_std(listener)?;
-            info!("scheduler's front on {}", listener.local_addr()?);
-            let (gateway, front) = (Arc::clone(&gateway), Arc::clone(front));
-            let heard = supervisor.heard;
-            let serving = crate::dist_front::serve(gateway, front, listener, heard, stopping.clone());
-            Some(tokio::spawn(serving))
-        }
-        (None, _) | (_, None) => None,
-    };
-    let unix = unix.as_ref();
-    accept::accept_until(shutdown, &gateway, &tcp, unix, &slots, &stopping).await;
-    accept::accept_waiting(&gateway, &tcp, unix, &slots, &stopping).await;
-    drop((tcp, unix));
-    stop.send_replace(true);
-    let all = u32::try_from(most).unwrap_or(u32::MAX);
-    let drained = async {
-        // Neither fails: nobody closes the semaphore, and a front that panicked has nothing to drain.
-        let _ = slots.acquire_many(all).await;
-        if let Some(fronting) = fronting {
-            let _ = fronting.await;
-        }
-    };
-    match timeout(drain, drained).await {
-        Ok(()) => info!("drained"),
-        Err(_) => warn!(
-            "stopped with {} connections still busy after {drain:?}",
-            most - slots.available_permits()
-        ),
-    }
-    Ok(())
 }
 
 /// Fills the history for as long as the gateway lives.

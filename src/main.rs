@@ -4,10 +4,10 @@ use clap::{CommandFactory, Parser};
 use sccache_dock::base::terminal::Screen;
 use sccache_dock::builder::{self, shim};
 use sccache_dock::cli::{Cli, Command};
-use sccache_dock::exit;
 use sccache_dock::client::at;
-use sccache_dock::{client, doctor, admin};
 use sccache_dock::config::settings;
+use sccache_dock::exit;
+use sccache_dock::{admin, client, doctor};
 use std::error::Error;
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -61,9 +61,7 @@ fn main() -> ExitCode {
         Command::Version => {
             // Wrong settings are no reason not to say who we are.
             let loaded = settings::load().map(|loaded| loaded.settings.sccache);
-            done(admin::version(
-                &loaded.unwrap_or_else(|_| "sccache".into()),
-            ))
+            done(admin::version(&loaded.unwrap_or_else(|_| "sccache".into())))
         }
         Command::Run => Err((exit::USAGE, become_supervisor().into())),
         // Whatever is wrong with the settings, what runs can be asked.
@@ -126,7 +124,11 @@ fn with_settings(command: Command, loaded: settings::Loaded) -> Outcome {
         Command::Purge(args) => given(admin::purge::run(settings, &args)),
         Command::Config => {
             let screen = Screen::of_stdout();
-            done(settings::print(&loaded, screen, &mut io::stdout().lock()))
+            done(admin::config::print(
+                &loaded,
+                screen,
+                &mut io::stdout().lock(),
+            ))
         }
         Command::ClientEnv { args, published } => {
             given(admin::client_env(settings, &args, &published))

@@ -27,35 +27,38 @@
 //!   time of writing is in the trailer.
 //! - Absent: HTTP, flushing, and any byte of the bodies in memory.
 
-pub mod low_disk;
 pub mod eviction;
-pub mod page_cache;
-pub mod open_files;
-pub mod lookup;
-pub mod slots;
 pub mod ghost_list;
-pub mod lru;
 mod key_locks;
+pub mod lookup;
+pub mod low_disk;
+pub mod lru;
 mod names;
+pub mod open_files;
+pub mod page_cache;
 mod purge;
 mod scan;
 mod scrub;
+pub mod slots;
 mod trailer;
 mod usage;
 mod writer;
 mod written_by;
 
 use self::ghost_list::Ghosts;
-use crate::contract::key;
-use crate::contract::key::Key;
-use self::lru::{Digest, Item, Lru, MAX_ENTRY_BYTES, Presence, Rule};
-use crate::contract::gateway_config::Policies;
-pub use self::lookup::{Flaws, Unchecked};
-use self::open_files::KeptFiles;
 use self::key_locks::{KeyLock, KeyLocks};
+pub use self::lookup::{Flaws, Unchecked};
+use self::lru::{Digest, Item, Lru, MAX_ENTRY_BYTES, Presence, Rule};
 use self::names::Namespaces;
+use self::open_files::KeptFiles;
 pub use self::purge::{Filter, Purged};
 pub use self::scrub::{Doubt, Scrubbed};
+pub use self::usage::{Fault, NamespaceUsage, Progress, Usage};
+pub use self::writer::Writer;
+pub use self::written_by::{Lane, WrittenBy};
+use crate::contract::gateway_config::Policies;
+use crate::contract::key;
+use crate::contract::key::Key;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -64,9 +67,6 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 use thiserror::Error;
-pub use self::usage::{Fault, NamespaceUsage, Progress, Usage};
-pub use self::writer::Writer;
-pub use self::written_by::{Lane, WrittenBy};
 
 /// The most namespaces that are told apart: every one costs counters and folders.
 pub const MAX_NAMESPACES: usize = 4096;
@@ -308,7 +308,9 @@ impl Store {
         let opened = inner.find(key, &digest, touched.is_some())?;
         let mut touched = touched.or_else(|| inner.state().lru.touch(&digest, micros(now)));
         let mtime_secs = i64::try_from(micros(opened.used) / 1_000_000).unwrap_or(i64::MAX);
-        if touched.is_some_and(|touched| self::page_cache::was_changed(mtime_secs, touched.used_secs)) {
+        if touched
+            .is_some_and(|touched| self::page_cache::was_changed(mtime_secs, touched.used_secs))
+        {
             let mut state = inner.state();
             state.lru.doubt(&digest);
             touched = state.lru.touch(&digest, micros(now));

@@ -3,52 +3,51 @@
 //! One thread, one loop, one place that waits: signals, exits, readiness, control requests, log pipes and deadlines
 //! become events of the pure [`machine`], whose actions are performed here.
 
-pub mod state_dir;
-pub mod exits;
 pub mod children;
 pub mod control;
 mod crash;
+pub mod exits;
 pub mod logs;
 pub mod machine;
 pub mod peers;
 pub mod probe;
 mod reload;
 mod start;
+pub mod state_dir;
 mod wait;
 
 pub use self::start::Error;
 
-use crate::base::listeners;
-use crate::contract::control::Response;
-use crate::contract::paths;
-use crate::contract::sccache::sccache_shutdown;
-use crate::contract::service::{Exit, Id};
-use crate::contract::service::{Plan, ReadyBy, StopBy};
-use crate::exit;
-use crate::config::plan;
-use crate::config::plan::{Facts, Planner};
-use crate::config::settings::{Loaded, Settings};
-use self::state_dir::{AsUser, Prepared};
 use self::children::Children;
 use self::control::Request;
 use self::crash::Oom;
 use self::exits::Lives;
 use self::logs::{Level, Log, Source};
 use self::machine::{Action, Event, Machine, Outcome, State};
-use nix::sys::signal::Signal;
 use self::peers::Peers;
 use self::probe::Said;
 use self::reload::Reload;
+use self::start::{Addresses, Doors, system};
+use self::state_dir::{AsUser, Prepared};
+use self::wait::Turn;
+use crate::base::listeners;
+use crate::config::plan;
+use crate::config::plan::{Facts, Planner};
+use crate::config::settings::{Loaded, Settings};
+use crate::contract::control::Response;
+use crate::contract::paths;
+use crate::contract::sccache::sccache_shutdown;
+use crate::contract::service::{Exit, Id};
+use crate::contract::service::{Plan, ReadyBy, StopBy};
+use crate::exit;
+use nix::sys::signal::Signal;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
-use self::start::{Addresses, Doors, system};
-use std::io::{self, Write};
+use std::io::{self};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::time::{Duration, Instant};
-use self::wait::Turn;
 
 /// The longest pause of the gateway for which clients wait instead of being refused.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);

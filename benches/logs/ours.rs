@@ -2,11 +2,11 @@
 
 use crate::CHILDREN;
 use sccache_dock::base::secret::Secret;
-use sccache_dock::contract::service::Rules;
-use sccache_dock::contract::service::{Plan, ReadyBy, Service, StopBy};
 use sccache_dock::config::plan::Facts;
 use sccache_dock::config::settings;
 use sccache_dock::config::settings::Settings;
+use sccache_dock::contract::service::Rules;
+use sccache_dock::contract::service::{Plan, ReadyBy, Service, StopBy};
 use sccache_dock::supervisor;
 use std::process::{Command, ExitCode};
 use std::time::Duration;

@@ -4,16 +4,16 @@
 
 use sccache_dock::base::secret::Secret;
 use sccache_dock::base::terminal::Screen;
-use sccache_dock::contract::control::Response;
-use sccache_dock::contract::gateway_config::{Config, IpcPolicy};
-use sccache_dock::contract::tokens as tokens_file;
-use sccache_dock::gateway;
-use sccache_dock::gateway::ipc::frame::{self, Request};
-use sccache_dock::gateway::zip::ZipCheck;
 use sccache_dock::config::plan;
 use sccache_dock::config::plan::Facts;
 use sccache_dock::config::settings as all_settings;
 use sccache_dock::config::settings::LogFormat;
+use sccache_dock::contract::control::Response;
+use sccache_dock::contract::gateway_config::{Config, IpcPolicy};
+use sccache_dock::contract::tokens as tokens_file;
+use sccache_dock::gateway::ipc::frame::{self, Request};
+use sccache_dock::gateway::zip::ZipCheck;
+use sccache_dock::serve;
 use sccache_dock::supervisor::control as control_socket;
 use sccache_dock::supervisor::control::Request as Asked;
 use sccache_dock::supervisor::logs::{Log, Source};
@@ -92,7 +92,7 @@ fn start_gateway() -> PathBuf {
     let file = folder.join("gateway.toml");
     std::fs::write(&file, toml::to_string(&config).expect("TOML")).expect("a file");
     std::thread::spawn(move || {
-        let ended = gateway::serve(&file, false);
+        let ended = serve::serve(&file, false);
         panic!("the gateway has ended: {ended:?}");
     });
     for _ in 0..1000 {

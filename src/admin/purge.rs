@@ -3,10 +3,10 @@
 use super::{Error, agent, bytes, cache_status, endpoint, report};
 use crate::base::progress;
 use crate::base::progress::Line;
+use crate::config::settings::{Place, Settings};
 use crate::contract::control::Report;
 use crate::contract::gateway_status::{PurgeAnswer, PurgeRequest};
 use crate::exit;
-use crate::config::settings::{Place, Settings};
 use crate::supervisor::state_dir;
 use std::io::{self, Write};
 use std::sync::mpsc::{RecvTimeoutError, channel};

@@ -3,8 +3,8 @@
 use super::table::table;
 use super::{Error, cache_now, report};
 use crate::base::terminal::{Screen, Tint};
-use crate::exit;
 use crate::config::settings::Place;
+use crate::exit;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH};
 use signal_hook::low_level::pipe;

@@ -1,8 +1,12 @@
 //! The gateway's program. Apart from `sccache-dock`, so that PID 1 maps no HTTP, no TLS and no object store.
 
 use clap::Parser;
+use sccache_dock::base::time::unix_seconds;
+use sccache_dock::contract::gateway_config::TlsFiles;
+use sccache_dock::contract::service::CERTIFICATE_IS_GOOD;
 use sccache_dock::exit;
-use sccache_dock::gateway;
+use sccache_dock::gateway::tls;
+use sccache_dock::serve;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -12,16 +16,31 @@ use std::process::ExitCode;
 #[command(name = "sccache-dock-gateway", version)]
 struct Arguments {
     /// The gateway's configuration file, as `run` writes it
-    #[arg(long)]
-    config: PathBuf,
+    #[arg(long, required_unless_present = "certificate")]
+    config: Option<PathBuf>,
     /// Take the listeners from standard input, a Unix socket, and report readiness there
     #[arg(long)]
     inherit: bool,
+    /// Check this certificate and print what is wrong with it, or "good"
+    #[arg(
+        long = "check-certificate",
+        value_name = "FILE",
+        requires = "key",
+        conflicts_with_all = ["config", "inherit"]
+    )]
+    certificate: Option<PathBuf>,
+    /// The private key of the certificate to check
+    #[arg(long, value_name = "FILE", requires = "certificate")]
+    key: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
-    let Arguments { config, inherit } = Arguments::parse();
-    let Err(error) = gateway::serve(&config, inherit) else {
+    let arguments = Arguments::parse();
+    if let (Some(cert), Some(key)) = (arguments.certificate, arguments.key) {
+        return check_certificate(TlsFiles { cert, key });
+    }
+    let config = arguments.config.unwrap_or_default();
+    let Err(error) = serve::serve(&config, arguments.inherit) else {
         return ExitCode::from(exit::OK);
     };
     // Standard error may be closed; there is nobody else to tell.
@@ -32,4 +51,15 @@ fn main() -> ExitCode {
     } else {
         exit::FAILED
     })
+}
+
+fn check_certificate(files: TlsFiles) -> ExitCode {
+    let (answer, code) = match tls::load(&files, unix_seconds()) {
+        Ok(_) => (CERTIFICATE_IS_GOOD.to_owned(), exit::OK),
+        Err(error) => (error.to_string(), exit::USAGE),
+    };
+    match writeln!(io::stdout(), "{answer}") {
+        Ok(()) => ExitCode::from(code),
+        Err(_) => ExitCode::from(exit::FAILED),
+    }
 }

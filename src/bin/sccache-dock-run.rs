@@ -1,8 +1,8 @@
 //! PID 1: what `sccache-dock run` becomes. Apart from the commands, so that the one process that stays for good maps
 //! nothing but what it needs.
 
-use sccache_dock::exit;
 use sccache_dock::config::settings;
+use sccache_dock::exit;
 use sccache_dock::supervisor;
 use std::error::Error;
 use std::io::{self, Write};

@@ -1,66 +1,8 @@
-//! From the step that failed to what is missing, and to the command that has it. Pure, but for [`Surroundings::look`].
+//! From the step that failed to what is missing, and to the command that has it. Pure.
 
+use crate::base::surroundings::Surroundings;
 use crate::builder::isolation::{Failure, Step};
 use crate::config::settings::Isolation;
-use crate::supervisor::state_dir;
-use crate::supervisor::state_dir::Loss;
-use nix::errno::Errno;
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
-use nix::unistd::chroot;
-use std::fs;
-use std::path::Path;
-
-/// What decides which advice is right.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Surroundings {
-    pub(crate) in_container: bool,
-    /// A filter refuses system calls that make namespaces and mounts.
-    pub(crate) filtered: bool,
-    /// The AppArmor profile that confines us.
-    pub(crate) apparmor: Option<String>,
-    /// `kernel.apparmor_restrict_unprivileged_userns`.
-    pub(crate) apparmor_restricts: bool,
-    /// `kernel.unprivileged_userns_clone` is 0.
-    pub(crate) clone_is_off: bool,
-    /// `user.max_user_namespaces` is 0.
-    pub(crate) none_allowed: bool,
-    /// The builder's folder lies on the container's own layer.
-    pub(crate) folder_is_own_layer: bool,
-}
-
-impl Surroundings {
-    /// Reads them from the kernel.
-    pub(crate) fn look(dir: &Path) -> Surroundings {
-        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-        let sysctl = |name: &str| read(&format!("/proc/sys/{name}")).trim().to_owned();
-        let apparmor = read("/proc/self/attr/apparmor/current");
-        let apparmor = apparmor.trim_matches(['\0', '\n', ' ']);
-        Surroundings {
-            in_container: state_dir::in_container(),
-            filtered: is_filtered(),
-            apparmor: (!apparmor.is_empty() && apparmor != "unconfined")
-                .then(|| apparmor.to_owned()),
-            apparmor_restricts: sysctl("kernel/apparmor_restrict_unprivileged_userns") == "1",
-            clone_is_off: sysctl("kernel/unprivileged_userns_clone") == "0",
-            none_allowed: sysctl("user/max_user_namespaces") == "0",
-            folder_is_own_layer: state_dir::lost(dir) == Some(Loss::OwnLayer),
-        }
-    }
-}
-
-/// Calls that the kernel refuses for what they ask for, before it looks at who asks: a filter is the only one to say
-/// that they are not permitted.
-fn is_filtered() -> bool {
-    let none = None::<&Path>;
-    let answers = [
-        unshare(CloneFlags::from_bits_retain(i32::MAX)),
-        umount2("", MntFlags::from_bits_retain(i32::MAX)),
-        mount(none, "", none, MsFlags::empty(), none),
-        chroot(""),
-    ];
-    answers.contains(&Err(Errno::EPERM)) || answers.contains(&Err(Errno::ENOSYS))
-}
 
 /// What mends a failure.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -295,14 +237,6 @@ mod tests {
         for filtered in [false, true] {
             let alone = advice(false, filtered);
             assert!(!alone.contains(wrong) && !alone.ends_with(':'), "{alone}");
-        }
-    }
-
-    #[test]
-    fn nothing_is_filtered_where_the_kernel_answers_itself() {
-        let status = fs::read_to_string("/proc/self/status").unwrap();
-        if status.lines().any(|line| line == "Seccomp:\t0") {
-            assert!(!is_filtered());
         }
     }
 

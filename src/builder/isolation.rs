@@ -4,8 +4,8 @@
 
 use crate::builder::guard::Guard;
 use crate::builder::shim::{self, Procfs, Terms};
-use crate::contract::builder_config::{Config, User};
 use crate::config::settings::Isolation;
+use crate::contract::builder_config::{Config, User};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{Gid, Uid};

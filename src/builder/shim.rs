@@ -14,10 +14,11 @@
 
 use crate::builder::filter::Filters;
 use crate::builder::folder::{Content, FILES, Folder};
-use crate::builder::guard::{Guard, Job, SentHome, Watch};
+use crate::builder::guard::{Guard, Job, Watch};
 use crate::builder::mounts::confine;
 use crate::builder::speech::Speech;
 use crate::builder::{spared, toolchain, tree};
+use crate::contract::sent_home::SentHome;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, UsageWho, getrusage, setrlimit};
 use nix::sys::signal::{Signal, kill, raise};
@@ -473,7 +474,7 @@ pub fn complain(error: &io::Error) -> ! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::builder::guard::Reason;
+    use crate::contract::sent_home::Reason;
 
     #[test]
     fn job_is_named_after_its_folder() {

@@ -13,9 +13,9 @@ mod enter;
 mod layout;
 mod own;
 
-use crate::builder::Surroundings;
-use crate::exit;
 use self::layout::Layout;
+use crate::base::surroundings::Surroundings;
+use crate::exit;
 use std::convert::Infallible;
 use std::ffi::OsString;
 use std::fs;

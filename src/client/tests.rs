@@ -375,7 +375,10 @@ fn every_name_in_a_set_is_one_that_sccache_reads() {
             .chain(set.strays)
             .filter(|name| name.starts_with("SCCACHE_"))
         {
-            assert!(crate::config::variables::SCCACHE_OWN.contains(&name), "{name}");
+            assert!(
+                crate::config::variables::SCCACHE_OWN.contains(&name),
+                "{name}"
+            );
         }
     }
 }

@@ -2,18 +2,18 @@
 
 mod dist;
 
-pub use crate::contract::service::{BUILDER_REGISTERED, SCHEDULER_ANSWERS};
 pub use self::dist::DistFacts;
+pub use crate::contract::service::{BUILDER_REGISTERED, SCHEDULER_ANSWERS};
 
+use super::settings::{Mode, Settings};
+use super::variables::PROXIES;
 use crate::base::secret::Secret;
 use crate::contract::address::loopback;
 use crate::contract::gateway_config::{Config, IpcPolicy, Upstream};
 use crate::contract::paths;
 use crate::contract::service::{File, Plan, ReadyBy, Service, StopBy};
 use crate::contract::service::{Id, Rules};
-use super::settings::{Mode, Settings};
-use super::variables::PROXIES;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 

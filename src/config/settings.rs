@@ -9,23 +9,25 @@ mod policies;
 mod rows;
 mod values;
 
-pub use crate::contract::builder_config::Isolation;
 pub use self::dist::{Distribution, PublicAddr};
+pub use crate::contract::builder_config::Isolation;
 
-use crate::base::regular_file;
-use crate::base::secret::Secret;
-use crate::base::terminal::{Column, Screen, Side, Tint};
-use crate::contract::gateway_config::{IpcPolicy, Policies, TlsFiles};
-use super::variables;
 use self::lookup::Lookup;
 use self::rows::DEFAULT_DIR;
+use self::values::{
+    Fault, absolute, address, duration, file, ipc, log_filter, log_format, optional, sent_token,
+    size, token, upstream, writing_token,
+};
+use super::variables;
+use crate::base::regular_file;
+use crate::base::secret::Secret;
+use crate::contract::gateway_config::{IpcPolicy, Policies, TlsFiles};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use self::values::{Fault, absolute, address, duration, file, ipc, log_filter, log_format, optional, sent_token, size, token, upstream, writing_token};
 
 /// Where the optional TOML file stands, unless `SCCACHE_DOCK_CONFIG` names another.
 pub const DEFAULT_FILE: &str = "/etc/sccache-dock.toml";
@@ -333,37 +335,6 @@ fn place_in(
     }
 }
 
-/// Prints the effective settings with their sources, secrets hidden, then the warnings.
-///
-/// # Errors
-/// The output is closed.
-pub fn print(loaded: &Loaded, screen: Screen, out: &mut impl io::Write) -> io::Result<()> {
-    let column = |title, rank, may_be_cut| Column {
-        title,
-        side: Side::Left,
-        least: 0,
-        rank,
-        may_be_cut,
-    };
-    let columns = [
-        column("SETTING", 0, false),
-        column("VALUE", 1, true),
-        column("SOURCE", 2, true),
-        column("ABOUT", 3, true),
-    ];
-    let rows = loaded.effective.iter().map(|line| {
-        let source = line.source.to_string();
-        let texts = [line.name, &*line.shown, &*source, line.about];
-        texts.map(|text| (Tint::Plain, text.to_owned())).to_vec()
-    });
-    let mut table = String::new();
-    screen.table(&mut table, &columns, &rows.collect::<Vec<_>>());
-    out.write_all(table.as_bytes())?;
-    for warning in &loaded.warnings {
-        writeln!(out, "\nwarning: {warning}")?;
-    }
-    Ok(())
-}
 impl Lookup<'_> {
     fn settings(&mut self) -> Option<Settings> {
         let mode = self.parsed("MODE", Mode::parse);

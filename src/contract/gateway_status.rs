@@ -1,8 +1,6 @@
 //! The JSON of `/api/status` and `/api/purge`, for the command line to write and read back.
 
-use crate::builder::guard::SentHome;
-use crate::gateway::access::Caller;
-use crate::store;
+use super::sent_home::SentHome;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -44,56 +42,6 @@ pub struct Status {
     /// In the modes that distribute.
     #[serde(default)]
     pub dist: Option<DistStatus>,
-}
-
-impl Status {
-    /// What a token of some namespaces may see: these, itself, and the state of the store, which all share. No other
-    /// name, no address, no message that may hold one, and no sum over what others do.
-    pub fn narrowed(self, caller: &Caller) -> Status {
-        let mut namespaces = self.namespaces;
-        namespaces.retain(|name, _| caller.may_use(name));
-        let mut by_name = self.tokens.by_name;
-        by_name.retain(|name, _| caller.name() == Some(name));
-        let totals = namespaces
-            .values()
-            .fold(Totals::default(), |sum, one| Totals {
-                hits: sum.hits + one.hits,
-                misses: sum.misses + one.misses,
-                writes: sum.writes + one.writes,
-                bytes_read: sum.bytes_read + one.bytes_read,
-                bytes_written: sum.bytes_written + one.bytes_written,
-                auth_failures: 0,
-            });
-        let fault = self.store.fault;
-        // Every field by its name, so that a new one is thought about.
-        Status {
-            version: self.version,
-            sccache_version: self.sccache_version,
-            uptime_seconds: self.uptime_seconds,
-            ready: self.ready,
-            store: StoreStatus {
-                fault: fault.map(|_| "the file system refused something".into()),
-                ..self.store
-            },
-            upstream: None,
-            totals,
-            lost_hits: LostHits {
-                count: namespaces.values().map(|one| one.lost_hits).sum(),
-                ..LostHits::default()
-            },
-            integrity: self.integrity,
-            namespaces,
-            protocols: BTreeMap::new(),
-            refusals: BTreeMap::new(),
-            tokens: TokensStatus {
-                by_name,
-                fault: None,
-            },
-            tls: None,
-            recent_warnings: Vec::new(),
-            dist: None,
-        }
-    }
 }
 
 /// The front of the scheduler. Jobs are those that this gateway's process saw being assigned.
@@ -266,12 +214,6 @@ pub struct Integrity {
 pub struct Progress {
     pub done: u64,
     pub total: u64,
-}
-
-impl From<store::Progress> for Progress {
-    fn from(store::Progress { done, total }: store::Progress) -> Progress {
-        Progress { done, total }
-    }
 }
 
 /// What the start's scan has still to do, as `status`, the page and the health check say it; `None` when it is done.

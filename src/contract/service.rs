@@ -139,3 +139,9 @@ pub const SCHEDULER_ANSWERS: u8 = b's';
 
 /// The gateway says it of the local builder: the scheduler has accepted its heartbeat.
 pub const BUILDER_REGISTERED: u8 = b'b';
+
+/// The supervisor's word for reading files again.
+pub(crate) const REREAD: u8 = b'F';
+
+/// What `sccache-dock-gateway --check-certificate` prints where nothing is wrong; else it prints what is.
+pub const CERTIFICATE_IS_GOOD: &str = "good";

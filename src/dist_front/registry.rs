@@ -9,11 +9,11 @@
 
 mod jobs;
 
+use self::jobs::Jobs;
 use super::heartbeats::Kept;
 use super::wire::{Heartbeat, JobState};
 use crate::contract::gateway_status::{BuilderState, BuilderStatus};
 use bytes::Bytes;
-use self::jobs::Jobs;
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;

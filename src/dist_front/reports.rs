@@ -1,8 +1,8 @@
 //! What the shim around the local builder's jobs reports: one JSON object a datagram.
 
 use super::Front;
-use crate::builder::guard::SentHome;
 use crate::contract::gateway_status::{LocalJobs, SentHomeCount};
+use crate::contract::sent_home::SentHome;
 use serde::Deserialize;
 use std::io;
 use std::os::unix::fs::PermissionsExt;

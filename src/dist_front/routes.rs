@@ -1,14 +1,16 @@
 //! The requests of clients and builders, one function each.
 
+use super::admission::Pass;
 use super::registry::{Assignment, Known};
 use super::upstream::{Fault, Health, STATUS};
-use super::admission::Pass;
 use super::wire::{self, Allocation};
 use super::{Front, registry};
 use crate::contract::gateway_config::WrongToken;
+use crate::gateway::Gateway;
 use crate::gateway::access::{self, Need, Verdict};
+use crate::gateway::body::read_left_over;
+use crate::gateway::peer::Peer;
 use crate::gateway::warnings::REFUSALS;
-use crate::gateway::{Gateway, Peer, http};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -153,7 +155,7 @@ pub(super) async fn answer(
         )),
     };
     let answer = outcome.unwrap_or_else(|refusal| scene.refused(&refusal));
-    http::read_left_over(&parts, body).await;
+    read_left_over(&parts, body).await;
     let code = answer.status();
     front
         .figures

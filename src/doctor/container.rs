@@ -3,13 +3,14 @@
 //! It changes nothing but a probe file that it writes and removes.
 
 use super::{Check, Report, probe};
+use crate::admin;
 use crate::base::human::bytes;
+use crate::base::mount;
+use crate::config::settings::{Loaded, Problem, Problems, Settings};
 use crate::contract::gateway_status::LocalJobs;
 use crate::contract::paths;
 use crate::contract::sccache::SHIPPED;
-use crate::config::settings::{Loaded, Problem, Problems, Settings};
 use crate::supervisor::state_dir;
-use crate::admin;
 use nix::sys::statvfs::statvfs;
 use std::net::TcpListener;
 
@@ -159,7 +160,7 @@ fn folder(settings: &Settings) -> Check {
 
 fn mount(settings: &Settings) -> Check {
     let dir = settings.dir.display();
-    match (state_dir::lost(&settings.dir), settings.mode.persists()) {
+    match (mount::lost(&settings.dir), settings.mode.persists()) {
         (None, _) => Check::ok("mount", format!("{dir} outlives the container")),
         (Some(why), false) => {
             Check::ok("mount", format!("the cache goes with the container: {why}"))
@@ -221,8 +222,8 @@ fn port(settings: &Settings) -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::builder::guard::{Reason, SentHome};
     use crate::contract::gateway_status::SentHomeCount;
+    use crate::contract::sent_home::{Reason, SentHome};
 
     #[test]
     fn crates_that_keep_coming_home_are_named() {

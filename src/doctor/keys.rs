@@ -5,9 +5,9 @@
 use super::cluster::Conf;
 use super::environment::{self, is_in_keys};
 use super::{Check, Environment};
+use crate::client::Lane;
 use crate::client::at;
 use crate::client::cargo_config;
-use crate::client::Lane;
 use std::fs;
 use std::path::PathBuf;
 use toml::{Table, Value};

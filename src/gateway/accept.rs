@@ -1,11 +1,12 @@
 //! Connections: how many, from whom, and in which protocol.
 
-use crate::contract::sccache::{ANY_VERSION, OWN_PROTOCOL};
 use super::connection_limit::End;
+use super::peer::Peer;
+use crate::contract::sccache::{ANY_VERSION, OWN_PROTOCOL};
 use crate::gateway::metrics::Protocol;
 use crate::gateway::socket::{Prompt, Socket};
 use crate::gateway::warnings::REFUSALS;
-use crate::gateway::{Gateway, Peer, http, ipc};
+use crate::gateway::{Gateway, http, ipc};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -38,7 +39,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const TICK: Duration = Duration::from_secs(5);
 
 /// Accepts connections until it is told to stop.
-pub(super) async fn accept_until(
+pub(crate) async fn accept_until(
     shutdown: impl Future<Output = ()>,
     gateway: &Arc<Gateway>,
     tcp: &tokio::net::TcpListener,
@@ -76,7 +77,7 @@ pub(super) async fn accept_until(
 
 /// Accepts those who have connected already: one that is cut off without an answer fails the build of a client of sccache's
 /// own protocol.
-pub(super) async fn accept_waiting(
+pub(crate) async fn accept_waiting(
     gateway: &Arc<Gateway>,
     tcp: &tokio::net::TcpListener,
     unix: Option<&tokio::net::UnixListener>,
@@ -263,14 +264,14 @@ pub(crate) async fn a_moment_after(stopping: &mut watch::Receiver<bool>) {
 }
 
 /// What descriptors allow.
-pub(super) struct Limits {
-    pub(super) connections: usize,
+pub(crate) struct Limits {
+    pub(crate) connections: usize,
     /// Blobs' files that are open without a connection.
-    pub(super) kept_files: usize,
+    pub(crate) kept_files: usize,
 }
 
 /// Asks for all descriptors that may be had, and shares them out.
-pub(super) fn limits() -> Limits {
+pub(crate) fn limits() -> Limits {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let most = Limits {
         connections: CONNECTIONS,

@@ -3,8 +3,8 @@
 
 use crate::base::secret::Secret;
 use crate::contract::gateway_config::{Config, IpcPolicy};
-use crate::contract::tokens::{Grant, Named};
 use crate::contract::key::shown_namespace;
+use crate::contract::tokens::{Grant, Named};
 use crate::gateway::sessions::Sessions;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

@@ -7,9 +7,9 @@ mod message;
 
 use super::Gateway;
 use super::disk::{Download, Fault};
+use super::upstream::{Found, Upstream};
 use crate::contract::key::Key;
 use crate::store;
-use super::upstream::{Found, Upstream};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;

@@ -14,7 +14,7 @@
 //! A wrong token is answered with 401 until a peer has sent too many, then with 429 and a closed connection. The right
 //! token is served at any time, from any address: one machine with an old token must not hurt its neighbours.
 
-use crate::gateway::Peer;
+use super::peer::Peer;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -156,7 +156,7 @@ pub(super) fn answered() {
 
 /// All strangers, and what is known of peers.
 #[derive(Debug)]
-pub(super) struct Crowd {
+pub(crate) struct Crowd {
     // Plain mutexes: held for a look-up, never across I/O or an await.
     strangers: Arc<Mutex<Strangers>>,
     failures: Mutex<Failures>,
@@ -261,7 +261,7 @@ impl Crowd {
     }
 
     /// A wrong token came from `peer`: whether it is one too many.
-    pub(super) fn failed(&self, peer: &Peer) -> bool {
+    pub(crate) fn failed(&self, peer: &Peer) -> bool {
         let Some(network) = network(peer) else {
             return false;
         };

@@ -6,20 +6,20 @@
 //! Whoever finds no memory or no thread within [`PATIENCE`] is refused at once: a cache that makes builds
 //! wait is worse than none.
 
-pub mod inline_writes;
 mod download;
+pub mod inline_writes;
 
+use self::inline_writes::Pace;
+pub(crate) use self::inline_writes::threads;
 use crate::base::timeout::within;
 use crate::contract::key::Key;
+use crate::gateway::zip::ZipCheck;
 use crate::store;
 use crate::store::{Filter, Progress, Purged, Store, Usage, Writer, WrittenBy, page_cache};
-use crate::gateway::zip::ZipCheck;
 use bytes::Bytes;
 pub use download::Download;
 pub(crate) use download::FilePart;
 use download::{Held, State};
-use self::inline_writes::Pace;
-pub(crate) use self::inline_writes::threads;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -8,6 +8,7 @@ mod watch;
 
 use crate::base::regular_file;
 use crate::base::secret::Secret;
+use crate::base::time::unix_seconds;
 use crate::contract::control;
 use crate::contract::control::Response;
 use crate::contract::gateway_config::Config;
@@ -15,9 +16,8 @@ use crate::contract::tokens;
 use crate::contract::tokens::Named;
 use crate::gateway::Gateway;
 use crate::gateway::tls;
-use crate::gateway::warnings::unix_seconds;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
@@ -82,7 +82,7 @@ pub(super) fn paths(config: &Config) -> Vec<PathBuf> {
 }
 
 /// A file that we may not read now we may not read later either; all other faults can be mended while we run.
-pub(super) fn check_rights(config: &Config) -> Result<(), (PathBuf, io::Error)> {
+pub(crate) fn check_rights(config: &Config) -> Result<(), (PathBuf, io::Error)> {
     for path in paths(config) {
         if let Err(cause) = regular_file::open(&path)
             && cause.kind() == io::ErrorKind::PermissionDenied
@@ -94,7 +94,7 @@ pub(super) fn check_rights(config: &Config) -> Result<(), (PathBuf, io::Error)> 
 }
 
 /// Reads all files again and puts what is new and right in force. Blocks.
-pub(super) fn reread(gateway: &Gateway) {
+pub(crate) fn reread(gateway: &Gateway) {
     let files = &gateway.files;
     let mut seen = files.reading.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(path) = &gateway.config.tokens_file {
@@ -159,7 +159,7 @@ fn tell(seen: &mut Option<Found>, found: &Found, meanwhile: &str) {
 }
 
 /// Keeps what is in force like the files, for as long as the gateway lives.
-pub(super) fn follow(gateway: &Arc<Gateway>) {
+pub(crate) fn follow(gateway: &Arc<Gateway>) {
     let paths = paths(&gateway.config);
     if paths.is_empty() {
         return;

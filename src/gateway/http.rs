@@ -10,19 +10,21 @@ mod held;
 mod pages;
 mod plain;
 
-use crate::base::timeout::within;
-use crate::gateway::access::{Caller, Need, Verdict};
 use super::connection_limit;
-use crate::gateway::disk::{Download, Fault};
+use super::peer::Peer;
+use crate::base::timeout::within;
 use crate::contract::key::{Key, shown_namespace};
+use crate::gateway::access::{Caller, Need, Verdict};
+use crate::gateway::body::{LEFT_OVER, LEFT_OVER_TIME, Piecewise, read_left_over};
+use crate::gateway::disk::{Download, Fault};
 use crate::gateway::metrics::Protocol;
 use crate::gateway::socket::Socket;
+use crate::gateway::{Gateway, bazel};
 use crate::store;
 use crate::store::WrittenBy;
-use crate::gateway::{Gateway, Peer, bazel};
 use bytes::{Bytes, BytesMut};
 use held::Held;
-use http_body_util::{BodyExt, Either, Full, Limited};
+use http_body_util::{BodyExt, Either, Full};
 use hyper::body::{Body, Incoming};
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
@@ -31,7 +33,6 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use percent_encoding::percent_decode_str;
 use std::convert::Infallible;
-use std::error::Error;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,14 +48,6 @@ const HEAD: Duration = Duration::from_secs(120);
 const PROGRESS: Duration = Duration::from_secs(10);
 /// How long a PUT may take altogether.
 const WHOLE_PUT: Duration = Duration::from_secs(600);
-/// Bytes of a refused request's body that are read.
-const LEFT_OVER: usize = 1 << 20;
-/// How long that may take.
-const LEFT_OVER_TIME: Duration = Duration::from_secs(2);
-/// Longest body of a request that is no blob.
-const SHORT_BODY: usize = 64 << 10;
-/// How long that body may take.
-const SHORT_BODY_TIME: Duration = Duration::from_secs(10);
 /// How long a client may leave an answer standing: it holds memory that others wait for.
 const TAKE: Duration = Duration::from_secs(30);
 /// Read and write buffer of a connection.
@@ -218,30 +211,6 @@ pub(crate) async fn refuse_plain<IO: AsyncRead + AsyncWrite + Unpin>(
         tokio::io::copy(&mut io.take(LEFT_OVER as u64), &mut tokio::io::sink()).await
     };
     let _ = timeout(LEFT_OVER_TIME, farewell).await;
-}
-
-/// A request's body.
-pub(super) trait Piecewise:
-    Body<Data = Bytes, Error: Error + Send + Sync + 'static> + Unpin
-{
-}
-impl<B: Body<Data = Bytes, Error: Error + Send + Sync + 'static> + Unpin> Piecewise for B {}
-
-/// The whole body of a request that is no blob, or what is wrong with it.
-async fn short_body(body: &mut impl Piecewise) -> Result<Bytes, String> {
-    let whole = Limited::new(body, SHORT_BODY).collect();
-    match timeout(SHORT_BODY_TIME, whole).await {
-        Ok(Ok(whole)) => Ok(whole.to_bytes()),
-        Ok(Err(cause)) => Err(cause.to_string()),
-        Err(_) => Err("the body took too long".to_owned()),
-    }
-}
-
-/// Reads what is left of a refused request's body, so that the peer sees the answer instead of a reset.
-pub(super) async fn read_left_over(parts: &Parts, body: impl Piecewise) {
-    if !body.is_end_stream() && !parts.headers.contains_key(header::EXPECT) {
-        let _ = timeout(LEFT_OVER_TIME, Limited::new(body, LEFT_OVER).collect()).await;
-    }
 }
 
 async fn answer(

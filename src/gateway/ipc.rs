@@ -15,18 +15,19 @@
 pub mod frame;
 mod relay;
 
+use super::connection_limit;
+use super::peer::Peer;
 use crate::base::timeout::within;
+use crate::contract::key::Key;
 use crate::contract::sccache::{ANY_VERSION, OWN_PROTOCOL};
 use crate::gateway::access::{default_gateways, may_speak_ipc};
-use super::connection_limit;
 use crate::gateway::disk::Fault;
-use crate::contract::key::Key;
 use crate::gateway::metrics::Protocol;
 use crate::gateway::socket::write_both;
-use crate::store::WrittenBy;
 use crate::gateway::warnings::ADVICE;
-use crate::gateway::{Gateway, Peer, a_moment_after};
+use crate::gateway::{Gateway, a_moment_after};
 use crate::store;
+use crate::store::WrittenBy;
 use frame::{Handshake, Malformed, Request, Shelf};
 use std::io;
 use std::sync::Arc;

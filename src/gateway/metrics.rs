@@ -8,11 +8,11 @@ mod tokens;
 pub(crate) use scrape::{Figure, FigureOf, encode, encode_each};
 
 use crate::contract::gateway_status::{NamespaceStatus, ProtocolStatus, Totals};
+use crate::contract::key::shown_namespace;
 use crate::gateway::access::Access;
 use crate::gateway::disk::Disk;
-use crate::contract::key::shown_namespace;
-use crate::store::Usage;
 use crate::gateway::tls::{Expiry, Tls};
+use crate::store::Usage;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};

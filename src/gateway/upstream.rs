@@ -10,14 +10,14 @@ pub mod breaker;
 pub mod queue;
 mod url;
 
+use crate::config::variables::PROXIES;
 use crate::contract::gateway_config::Upstream as Config;
 use crate::contract::gateway_status::UpstreamStatus;
-use crate::gateway::disk::{Disk, Fault};
 use crate::contract::key::Key;
+use crate::gateway::disk::{Disk, Fault};
 use crate::gateway::metrics::{self, Figure};
 use crate::store;
 use crate::store::WrittenBy;
-use crate::config::variables::PROXIES;
 use breaker::Breaker;
 use bytes::Bytes;
 use futures_util::TryStreamExt;

@@ -3,10 +3,11 @@
 //! Lines of one kind are let through up to a number per window; the rest are counted, and the count is
 //! logged when the window has passed. The last lines are kept for the status.
 
+use crate::base::time::unix_seconds;
 use crate::contract::gateway_status::Warning;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tokio::time::Instant;
 use tracing::warn;
 
@@ -136,16 +137,6 @@ impl Warnings {
             message: message.to_owned(),
         });
     }
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the one place that asks for the date"
-)]
-pub(crate) fn unix_seconds() -> u64 {
-    SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
 }
 
 #[cfg(test)]

@@ -9,10 +9,10 @@
 //! write that comes faster than it can do that does it itself: the budget holds whether or not the housekeeper ever
 //! gets to run. It also looks after the room on the disk, see `spare.rs`.
 
-use super::{Error, Inner, State, Store, is_full, micros, now, low_disk, trailer};
 use super::ghost_list::Cause;
-use crate::contract::key::Key;
 use super::lru::{Item, Presence, Reach, Shortage};
+use super::{Error, Inner, State, Store, is_full, low_disk, micros, now, trailer};
+use crate::contract::key::Key;
 use std::fs;
 use std::io;
 use std::path::Path;

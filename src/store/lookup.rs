@@ -1,10 +1,10 @@
 //! A blob's file: opened, found whole, or removed; index and disk brought into agreement.
 
+use super::lru::{Digest, Item, Presence};
 use super::scrub::Suspect;
 use super::trailer::Trailer;
 use super::{Error, Inner, State, Store, digest_of, micros, now};
 use crate::contract::key::Key;
-use super::lru::{Digest, Item, Presence};
 use std::fs::{self, File, FileTimes, OpenOptions};
 use std::hash::Hasher;
 use std::io;

@@ -5,9 +5,9 @@
 //! Some file systems give blocks back only after seconds, so it looks again after a pause and not at once.
 
 use super::eviction::Why;
-use super::{Inner, now};
 use super::ghost_list::Cause;
 use super::lru::Reach;
+use super::{Inner, now};
 use nix::sys::statvfs::statvfs;
 use std::time::{Duration, SystemTime};
 

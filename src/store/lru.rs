@@ -26,10 +26,10 @@
 pub mod quotas;
 mod sorting;
 
-use super::slots::Slots;
 pub use self::quotas::{Claim, Reach, Rule, Shortage};
 use self::quotas::{List, Share};
 pub use self::sorting::Sorting;
+use super::slots::Slots;
 use std::ops::Range;
 
 /// The largest entry in bytes: sizes are kept as 32 bits of 512-byte units.

@@ -4,9 +4,9 @@
 //! of its path, a read and a check of its trailer, and a close. A file is kept until nobody has used it for [`REST`], its
 //! blob goes or is replaced, or others take its place; the room of one that others have removed comes free by then.
 
+use super::lru::Digest;
 use super::page_cache::was_changed;
 use super::{Blob, Store};
-use super::lru::Digest;
 use lru::LruCache;
 use std::fs::File;
 use std::sync::Arc;

@@ -6,11 +6,11 @@
 //! instead of wait, `RWF_NOWAIT` a read. Whatever is in the way (not in memory, not indexed yet, something to
 //! check or to note, a file system that knows neither flag) ends in `None`, and the long way does the rest.
 
+use super::lru::Presence;
 use super::open_files::Kept;
 use super::trailer::{self, Trailer};
 use super::{Blob, Error, Store, digest_of, micros, now};
 use crate::contract::key::Key;
-use super::lru::Presence;
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::{Errno, ReadWriteFlags};
 use std::fs::File;

@@ -1,8 +1,8 @@
 //! Purging: blobs that are removed because somebody says so.
 
+use super::lru::{Found, Item};
 use super::scrub::{SLOTS, end_of};
 use super::{Error, Inner, Progress, Store, micros, now};
-use super::lru::{Found, Item};
 use glob::Pattern;
 use std::fs;
 use std::io;

@@ -1,11 +1,11 @@
 //! The start's scan: takes in what is on disk, by names and sizes alone.
 
-use super::lookup::Kind;
 use super::eviction::Ceiling;
+use super::lookup::Kind;
+use super::lru::{Digest, Item, Sorting};
 use super::writer::Origin;
 use super::{Inner, Progress, micros, now, trailer};
 use crate::contract::key;
-use super::lru::{Digest, Item, Sorting};
 use std::ffi::OsStr;
 use std::fs::{self, DirEntry};
 use std::io;

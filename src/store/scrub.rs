@@ -9,10 +9,10 @@
 //! client may have found it useless.
 
 use super::lookup::{Flaw, Kind, is_in_place, open_file, warn_of};
+use super::lru::{Digest, Item, Presence};
 use super::trailer::{Trailer, Whole};
 use super::{Error, Inner, State, Store, digest_of, micros, now, page_cache};
 use crate::contract::key::Key;
-use super::lru::{Digest, Item, Presence};
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;

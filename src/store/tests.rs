@@ -1,12 +1,12 @@
 //! On real files; those that need a file system of their own mount a tmpfs, and say so when they may not.
 
-mod kept;
 mod locks;
+mod open_files;
 mod policies;
 mod written_by;
 
-use super::*;
 use super::lru::{Presence, Reach};
+use super::*;
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -333,10 +333,10 @@ fn blob_in_memory_is_had_at_once_and_no_other() {
     if let Some(blob) = store.get_resident(&key("a")).unwrap() {
         assert_eq!(blob.len, 300_000);
         let mut found = vec![0; long.len()];
-        assert!(resident::read(&blob.file, &mut found, 0).unwrap());
+        assert!(page_cache::read(&blob.file, &mut found, 0).unwrap());
         assert!(found == long);
         let beyond = &mut [0; 1000];
-        assert!(!resident::read(&blob.file, beyond, 300_000).unwrap());
+        assert!(!page_cache::read(&blob.file, beyond, 300_000).unwrap());
     } else {
         say("this file system has no reads that never wait");
     }
@@ -359,7 +359,7 @@ fn housekeeper_keeps_some_room_and_the_ceiling_ahead() {
     for n in 0..600 {
         put(&store, &format!("ns/{n}"), &sample("x", 100_000));
         let taken = store.inner.state().lru.taken();
-        assert!(taken <= budget && taken <= room::read_ceiling(dir.path(), budget));
+        assert!(taken <= budget && taken <= eviction::read_ceiling(dir.path(), budget));
     }
     wait_until("room to be made", || {
         let usage = store.usage();
@@ -1113,7 +1113,7 @@ fn budget_holds_while_a_full_store_is_scanned() {
 fn start_expects_the_worst_without_a_ceiling() {
     let dir = TempDir::new().unwrap();
     assert_eq!(
-        room::read_ceiling(dir.path(), MIB),
+        eviction::read_ceiling(dir.path(), MIB),
         MIB,
         "no look at the blobs is no proof that there are none"
     );
@@ -1122,15 +1122,15 @@ fn start_expects_the_worst_without_a_ceiling() {
     assert_eq!(known.load(std::sync::atomic::Ordering::Acquire), 0);
     put(&store, "a", &sample("a", 100_000));
     drop(store);
-    let ceiling = room::read_ceiling(dir.path(), MIB);
+    let ceiling = eviction::read_ceiling(dir.path(), MIB);
     assert!((100_000..200_000).contains(&ceiling), "{ceiling}");
     for torn in ["", "1234", "x\n"] {
         fs::write(dir.path().join("ceiling"), torn).unwrap();
-        assert_eq!(room::read_ceiling(dir.path(), MIB), MIB, "{torn:?}");
+        assert_eq!(eviction::read_ceiling(dir.path(), MIB), MIB, "{torn:?}");
     }
     drop(open(dir.path(), MIB));
     assert!(
-        room::read_ceiling(dir.path(), MIB) < 200_000,
+        eviction::read_ceiling(dir.path(), MIB) < 200_000,
         "the scan sets it anew"
     );
 }
@@ -1247,7 +1247,7 @@ fn evicted_blob_that_is_put_again_keeps_its_file() {
     assert_eq!(body(&store, "a"), None, "a doomed blob is not served");
     assert!(matches!(store.delete(&key("a")), Err(Error::Missing)));
     put(&store, "a", b"new");
-    store.inner.evict(&victims, room::Why::Age).unwrap();
+    store.inner.evict(&victims, eviction::Why::Age).unwrap();
     assert_eq!(body(&store, "a"), Some(b"new".to_vec()));
     assert_exact(&store, dir.path());
 }

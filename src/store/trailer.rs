@@ -24,8 +24,7 @@ const FIXED_BYTES: usize = 44;
 const CHUNK_BYTES: usize = 128 * 1024;
 
 /// A trailer has at most this many bytes.
-pub(in crate::gateway) const MOST_BYTES: usize =
-    FIXED_BYTES + MAX_KEY_BYTES + written_by::MOST_BYTES;
+pub(crate) const MOST_BYTES: usize = FIXED_BYTES + MAX_KEY_BYTES + written_by::MOST_BYTES;
 
 /// A blob's file has at least this many bytes.
 pub(super) const MIN_FILE_BYTES: u64 = FIXED_BYTES as u64 + 1;

@@ -1,9 +1,9 @@
 //! What the store has to tell: its figures at one moment.
 
-use super::scrub::Scrubbed;
-use super::{Flaws, Store};
 use super::ghost_list::Tally;
 use super::lru::{Rule, Totals};
+use super::scrub::Scrubbed;
+use super::{Flaws, Store};
 use std::sync::Arc;
 use std::time::SystemTime;
 

@@ -1,11 +1,11 @@
 //! Writing a blob: reservation, temporary file beside its later place, body and trailer, rename.
 
+use super::lru::{Digest, Item};
 use super::scrub::Suspect;
 use super::trailer::{self, Trailer};
 use super::written_by::WrittenBy;
 use super::{Error, Inner, digest_of, micros, now};
 use crate::contract::key::Key;
-use super::lru::{Digest, Item};
 use std::fs::{self, File, OpenOptions};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Write};

@@ -5,15 +5,9 @@
 
 use super::peers::Peer;
 use crate::base::secret::Secret;
-use crate::contract::control::PATIENCE;
 use crate::contract::control::Response;
 use crate::contract::tokens;
-use serde::{Deserialize, Serialize};
-use std::fmt;
-use std::io::{self, Read, Write};
-use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::time::Duration;
+use std::io::Write;
 
 /// Longest request: a word and a token.
 pub const LINE_LIMIT: usize = tokens::LONGEST_TOKEN + 256;

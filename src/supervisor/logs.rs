@@ -16,12 +16,12 @@ mod output;
 
 pub use self::format::Level;
 
+use self::format::Formatter;
+use self::output::{Pending, Shared, write_out};
 use crate::base::secret::Secret;
 use crate::config::settings::LogFormat;
-use self::format::Formatter;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::SigSet;
-use self::output::{Pending, Shared, write_out};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};

@@ -16,11 +16,12 @@
 
 mod history;
 
-pub use self::history::{BACKOFF_MAX, BACKOFF_MIN, BUDGET, NEVER_READY_LIMIT, RESET_AFTER, Trouble, Verdict, WINDOW};
+pub use self::history::{
+    BACKOFF_MAX, BACKOFF_MIN, BUDGET, NEVER_READY_LIMIT, RESET_AFTER, Trouble, Verdict, WINDOW,
+};
 
-use crate::contract::service::{Exit, Id, Rules};
 use self::history::History;
-use std::fmt;
+use crate::contract::service::{Exit, Id, Rules};
 use std::time::{Duration, Instant};
 
 /// What happened.

@@ -4,18 +4,18 @@
 use super::logs::Level;
 use super::machine::{Event, Outcome};
 use super::peers::Peer;
+use super::state_dir;
 use super::{Supervisor, probe, start};
 use crate::base::regular_file;
-use crate::contract::control::{RELOAD_PATIENCE, Response};
-use crate::contract::service::Id;
-use crate::contract::service::Plan;
-use crate::contract::service::RunAs;
-use crate::gateway::REREAD;
 use crate::config::plan;
 use crate::config::plan::{Facts, Planner};
 use crate::config::settings;
 use crate::config::settings::Settings;
-use super::state_dir;
+use crate::contract::control::{RELOAD_PATIENCE, Response};
+use crate::contract::service::Id;
+use crate::contract::service::Plan;
+use crate::contract::service::REREAD;
+use crate::contract::service::RunAs;
 use nix::sys::signal::SigSet;
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -286,7 +286,8 @@ fn read_again(known: Known, progress: &Progress) -> Result<Fresh, String> {
         ..known.facts.clone()
     };
     progress.at("the files of SCCACHE_TOKENS_FILE, SCCACHE_TLS_CERT and SCCACHE_TLS_KEY");
-    let named = start::check_files(&settings).map_err(|error| error.to_string())?;
+    let named =
+        start::check_files(&settings, &known.facts.gateway).map_err(|error| error.to_string())?;
     let mut plan = (known.planner)(&settings, &facts).map_err(|error| error.to_string())?;
     plan.secrets.extend(named);
     progress.begin_to_write()?;

@@ -1,25 +1,28 @@
 //! Everything before the first process: folder, sockets, plan, files. Whatever is wrong is found here, and ends the
 //! run before anything was started.
 
+use super::state_dir;
+use super::state_dir::{AsUser, Prepared};
 use crate::base::listeners;
 use crate::base::secret::Secret;
-use crate::contract::paths;
-use crate::contract::service::Plan;
-use crate::contract::service::RunAs;
-use crate::contract::tokens;
-use crate::gateway::warnings::unix_seconds;
-use crate::gateway::{files, tls};
 use crate::config::plan;
 use crate::config::plan::{DistFacts, Facts, Planner};
 use crate::config::settings::{Mode, Settings};
-use super::state_dir;
-use super::state_dir::{AsUser, Prepared};
+use crate::contract::gateway_config::TlsFiles;
+use crate::contract::paths;
+use crate::contract::service::CERTIFICATE_IS_GOOD;
+use crate::contract::service::Plan;
+use crate::contract::service::RunAs;
+use crate::contract::tokens;
+
 use nix::errno::Errno;
+use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 /// Why nothing was started.
@@ -101,6 +104,8 @@ pub(super) fn system(action: &'static str) -> impl Fn(io::Error) -> Error {
 
 /// How long a server without a supervisor may take to answer.
 const LEFT_OVER_PATIENCE: Duration = Duration::from_secs(2);
+/// Bytes of the answer to a check of the certificate.
+const LONGEST_ANSWER: u64 = 4 << 10;
 
 /// What the supervisor and each of its services need at least.
 const LEAST_FILES: u64 = 64;
@@ -134,7 +139,9 @@ pub(super) fn lay_ground(settings: Settings, planner: Planner) -> Result<Ground,
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     enough_descriptors()?;
     let settings = resolved(settings)?;
-    let named = check_files(&settings)?;
+    let ours = std::env::current_exe().map_err(system("find our own program"))?;
+    let gateway = ours.with_file_name("sccache-dock-gateway");
+    let named = check_files(&settings, &gateway)?;
     let prepared = state_dir::prepare(&settings)?;
     end_left_over_server(&paths::server_socket(&settings.run_dir));
     let sockets = Sockets::bind(&settings, &prepared)?;
@@ -144,10 +151,9 @@ pub(super) fn lay_ground(settings: Settings, planner: Planner) -> Result<Ground,
         Some(front) => Some(dist_facts(&settings, &prepared, front)?),
         None => None,
     };
-    let ours = std::env::current_exe().map_err(system("find our own program"))?;
     let facts = Facts {
         program: ours.with_file_name("sccache-dock"),
-        gateway: ours.with_file_name("sccache-dock-gateway"),
+        gateway,
         listen: sockets
             .doors
             .cache
@@ -186,7 +192,7 @@ fn end_left_over_server(socket: &Path) {
 }
 
 /// Checks the files that the gateway reads while it runs; gives the tokens in them, for the log to hide.
-pub(super) fn check_files(settings: &Settings) -> Result<Vec<Secret>, Error> {
+pub(super) fn check_files(settings: &Settings, gateway: &Path) -> Result<Vec<Secret>, Error> {
     let mut tokens = Vec::new();
     if let Some(path) = &settings.tokens_file {
         let hint = "SCCACHE_TOKENS_FILE names a file of [[token]] tables with name, token, access and namespaces";
@@ -203,11 +209,42 @@ pub(super) fn check_files(settings: &Settings) -> Result<Vec<Secret>, Error> {
         );
         return Err(Error::File(message, "give each name a token of its own"));
     }
-    if let Some(paths) = &settings.tls {
+    if let Some(files) = &settings.tls {
         let hint = "SCCACHE_TLS_CERT and SCCACHE_TLS_KEY name PEM files that belong together";
-        tls::load(paths, unix_seconds()).map_err(|error| Error::File(error.to_string(), hint))?;
+        check_certificate(files, gateway).map_err(|cause| Error::File(cause, hint))?;
     }
     Ok(tokens.into_iter().map(|one| one.token).collect())
+}
+
+/// Has the gateway's program check the certificate, so that PID 1 needs no TLS.
+///
+/// It is not waited for: the loop reaps it like an orphan, also where this runs on a thread beside the loop.
+fn check_certificate(files: &TlsFiles, gateway: &Path) -> Result<(), String> {
+    let failed = |cause: io::Error| format!("cannot run \"{}\": {cause}", gateway.display());
+    let mut child = Command::new(gateway)
+        .args([OsStr::new("--check-certificate"), files.cert.as_os_str()])
+        .args([OsStr::new("--key"), files.key.as_os_str()])
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(failed)?;
+    let mut said = String::new();
+    if let Some(output) = child.stdout.take() {
+        output
+            .take(LONGEST_ANSWER)
+            .read_to_string(&mut said)
+            .map_err(failed)?;
+    }
+    match said.trim_end() {
+        CERTIFICATE_IS_GOOD => Ok(()),
+        "" => Err(format!(
+            "\"{}\" ended before it had checked the certificate",
+            gateway.display()
+        )),
+        fault => Err(fault.to_owned()),
+    }
 }
 
 /// A program that is missing before the first start will be missing at the second.
@@ -345,7 +382,8 @@ fn own_address() -> Result<IpAddr, Error> {
 pub(super) fn write_files(plan: &Plan, run_as: Option<RunAs>) -> Result<(), Error> {
     let files = plan.services.iter().flat_map(|service| &service.files);
     let files = files.map(|file| (&*file.path, &*file.text));
-    state_dir::write_all_private(files, run_as).map_err(|(path, cause)| Error::Write { path, cause })
+    state_dir::write_all_private(files, run_as)
+        .map_err(|(path, cause)| Error::Write { path, cause })
 }
 
 fn is_program(path: &Path) -> bool {

@@ -2,14 +2,14 @@
 
 mod owner;
 
+pub(crate) use self::owner::AsUser;
 pub use crate::base::mount::{Loss, in_container, lost};
 use crate::base::regular_file;
 use crate::base::secret::Secret;
+use crate::config::settings::{Mode, Place, Settings};
 use crate::contract::paths;
 use crate::contract::service::RunAs;
-use crate::config::settings::{Mode, Place, Settings};
 use nix::fcntl::{Flock, FlockArg};
-pub(crate) use self::owner::AsUser;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsFd;

@@ -1,8 +1,9 @@
 //! Rust jobs that look for what was not sent: the client compiles them, and their programs are right.
 
 use crate::distributed::{Farm, distributed, is_possible, reported_of, terms};
-use sccache_dock::builder::guard::{Guard, Reason};
+use sccache_dock::builder::guard::Guard;
 use sccache_dock::builder::shim::Report;
+use sccache_dock::contract::sent_home::Reason;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

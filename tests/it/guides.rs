@@ -501,11 +501,11 @@ fn every_message_in_the_guide_of_errors_is_one_that_is_printed() {
     assert!(count >= 40, "{count} messages");
     // And the other way round: what the commands can say is explained.
     for file in [
-        "src/at.rs",
+        "src/client/at.rs",
         "src/client/set.rs",
         "src/client/warm.rs",
-        "src/status.rs",
-        "src/state.rs",
+        "src/admin.rs",
+        "src/supervisor/state_dir.rs",
     ] {
         let source = fs::read_to_string(root().join(file)).unwrap();
         for error in source.split("#[error(").skip(1) {

@@ -62,4 +62,5 @@ mod surroundings;
 mod tomorrow;
 mod troubles;
 mod upstream;
+mod walls;
 mod watch;

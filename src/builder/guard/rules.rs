@@ -6,8 +6,8 @@
 //! `lib64/rustlib` in the sysroot and the standard library's source there, and one of `name.rs` and `name/mod.rs`. No
 //! compile of a library runs a program, opens a socket, asks for the machine's name or writes outside its output folder.
 
-use super::Reason;
 use super::calls::Access;
+use crate::contract::sent_home::Reason;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};

@@ -1,9 +1,10 @@
 //! Follows the processes of a job, and stops each where it looks for something.
 
+use super::Job;
 use super::calls::{self, Access, Call, Flags, Registers};
 use super::filter::Gate;
 use super::rules::{self, Verdict};
-use super::{Job, Reason, SentHome};
+use crate::contract::sent_home::{Reason, SentHome};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::ptrace::{self, Options};

@@ -2,6 +2,7 @@
 
 use super::{Facts, paths};
 use crate::base::secret::Secret;
+use crate::config::settings::{Mode, Settings};
 use crate::contract::address::loopback;
 use crate::contract::builder_config::{Config, Limits, User};
 use crate::contract::dist_config;
@@ -11,7 +12,6 @@ use crate::contract::service::{BUILDER_REGISTERED, SCHEDULER_ANSWERS};
 use crate::contract::service::{File, ReadyBy, Service, StopBy};
 use crate::contract::service::{Id, Rules};
 use crate::exit;
-use crate::config::settings::{Mode, Settings};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;

@@ -3,11 +3,13 @@
 //! A login sets a cookie (see `sessions.rs`) that opens this page and `/api/status`, nothing else. Login and logout are
 //! taken from our own pages only: a browser says where a form came from.
 
-use super::{Answer, Piecewise, Refusal, full, permit, refused, short_body, text};
+use super::{Answer, Refusal, full, permit, refused, text};
+use crate::base::time::unix_seconds;
 use crate::gateway::access::{Caller, Need, Verdict};
+use crate::gateway::body::{Piecewise, short_body};
 use crate::gateway::page::{self, View};
-use crate::gateway::warnings::unix_seconds;
-use crate::gateway::{Gateway, Peer, sessions};
+use crate::gateway::peer::Peer;
+use crate::gateway::{Gateway, sessions};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;

@@ -1,11 +1,13 @@
 //! The paths that are no keys: liveness, readiness, metrics, status, purge and what the status page consists of.
 
-use super::{Answer, Piecewise, Refusal, front, full, permit, permit_namespace, short_body, text};
+use super::{Answer, Refusal, front, full, permit, permit_namespace, text};
 use crate::contract::gateway_status::{PurgeAnswer, PurgeRequest, scanning};
-use crate::gateway::access::{Caller, Need};
 use crate::contract::key::namespace_of_shown;
+use crate::gateway::Gateway;
+use crate::gateway::access::{Caller, Need};
+use crate::gateway::body::{Piecewise, short_body};
+use crate::gateway::peer::Peer;
 use crate::store::Filter;
-use crate::gateway::{Gateway, Peer};
 use bytes::Bytes;
 use http_body_util::{Either, Full};
 use hyper::http::request::Parts;

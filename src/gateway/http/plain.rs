@@ -16,12 +16,13 @@
 //! Heads are parsed by the parser that hyper uses, so that no two opinions on a head's end can differ.
 
 use super::{Answer, BUFFER, HEAD, TAKE, answer};
+use crate::base::time::unix_seconds;
 use crate::base::timeout::within;
+use crate::gateway::Gateway;
 use crate::gateway::connection_limit;
 use crate::gateway::disk::{Download, FilePart};
+use crate::gateway::peer::Peer;
 use crate::gateway::socket::{Socket, write_both};
-use crate::gateway::warnings::unix_seconds;
-use crate::gateway::{Gateway, Peer};
 use bytes::{Buf, Bytes, BytesMut};
 use http_body_util::{BodyExt, Either};
 use hyper::body::{Body, Frame, SizeHint};

@@ -2,7 +2,7 @@
 
 use super::frame;
 use super::{End, LONGEST_RESPONSE, RELAY, Talk};
-use crate::gateway::Peer;
+use crate::gateway::peer::Peer;
 use crate::gateway::warnings::ADVICE;
 use std::io;
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};

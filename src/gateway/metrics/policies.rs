@@ -2,8 +2,8 @@
 
 use super::{NAMESPACES, encode};
 use crate::contract::gateway_status::{Integrity, KeptBy, LostHits};
-use crate::gateway::disk::Disk;
 use crate::contract::key::shown_namespace;
+use crate::gateway::disk::Disk;
 use crate::store::{NamespaceUsage, Usage};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};

@@ -89,9 +89,9 @@ fn whatever_comes_from_outside_is_escaped() {
         local_jobs: crate::contract::gateway_status::LocalJobs {
             limits: [(EVIL.to_owned(), 1)].into(),
             sent_home: vec![crate::contract::gateway_status::SentHomeCount {
-                home: crate::builder::guard::SentHome {
+                home: crate::contract::sent_home::SentHome {
                     crate_name: EVIL.into(),
-                    reason: crate::builder::guard::Reason::File,
+                    reason: crate::contract::sent_home::Reason::File,
                     what: EVIL.into(),
                 },
                 jobs: 1,

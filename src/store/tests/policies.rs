@@ -410,7 +410,7 @@ fn scrub_leaves_no_pages_behind_but_those_in_use() {
     let store = open(dir.path(), 16 * MIB);
     let in_memory = |name: &str| {
         let file = File::open(file_of(&store, name)).unwrap();
-        resident::read(&file, &mut [0], 0).unwrap()
+        page_cache::read(&file, &mut [0], 0).unwrap()
     };
     let names = ["ns/cold", "ns/warm", "ns/probe"];
     for name in names {

@@ -32,8 +32,8 @@ impl<S: Read + Write> OwnProtocol<S> {
     /// Whether the cache says that this peer may write.
     pub(crate) fn may_write(&mut self) -> io::Result<bool> {
         let answer = self.ask(&5_u32.to_le_bytes())?;
-        // From its end: the size and whether there is one, then the mode.
-        let mode = answer.len() - 9 - 4;
+        // From its end: zeros for what later clients may read, the size and whether there is one, then the mode.
+        let mode = answer.len() - 64 - 9 - 4;
         Ok(answer[mode..mode + 4] != [0; 4])
     }
 

@@ -2,6 +2,7 @@
 
 use crate::base::listeners;
 use crate::contract::gateway_config::{Config, IpcPolicy};
+use crate::contract::service::REREAD;
 use crate::dist_front::SupervisorEnds;
 use std::io;
 use std::net::TcpListener;
@@ -12,9 +13,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tracing::{info, warn};
-
-/// The supervisor's word for reading files again.
-pub(crate) const REREAD: u8 = b'F';
 
 /// Where clients connect.
 #[derive(Debug)]

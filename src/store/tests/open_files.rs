@@ -40,7 +40,7 @@ fn blob_that_others_change_in_its_place_is_compared_with_its_checksum() {
 fn quick(store: &Store, name: &str) -> Option<Vec<u8>> {
     let blob = store.get_resident(&key(name)).ok().flatten()?;
     let mut bytes = vec![0; usize::try_from(blob.len).unwrap()];
-    assert!(resident::read(&blob.file, &mut bytes, 0).unwrap());
+    assert!(page_cache::read(&blob.file, &mut bytes, 0).unwrap());
     Some(bytes)
 }
 

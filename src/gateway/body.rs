@@ -1,0 +1,44 @@
+//! Bodies of requests: read whole where they are short, and to their end where they are refused.
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Body;
+use hyper::header;
+use hyper::http::request::Parts;
+use std::error::Error;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// Longest body of a request that is no blob.
+const SHORT_BODY: usize = 64 << 10;
+/// How long that body may take.
+const SHORT_BODY_TIME: Duration = Duration::from_secs(10);
+/// Bytes of a refused request's body that are read.
+pub(crate) const LEFT_OVER: usize = 1 << 20;
+/// How long that may take.
+pub(crate) const LEFT_OVER_TIME: Duration = Duration::from_secs(2);
+
+/// A request's body.
+pub(crate) trait Piecewise:
+    Body<Data = Bytes, Error: Error + Send + Sync + 'static> + Unpin
+{
+}
+
+impl<B: Body<Data = Bytes, Error: Error + Send + Sync + 'static> + Unpin> Piecewise for B {}
+
+/// The whole body of a request that is no blob, or what is wrong with it.
+pub(crate) async fn short_body(body: &mut impl Piecewise) -> Result<Bytes, String> {
+    let whole = Limited::new(body, SHORT_BODY).collect();
+    match timeout(SHORT_BODY_TIME, whole).await {
+        Ok(Ok(whole)) => Ok(whole.to_bytes()),
+        Ok(Err(cause)) => Err(cause.to_string()),
+        Err(_) => Err("the body took too long".to_owned()),
+    }
+}
+
+/// Reads what is left of a refused request's body, so that the peer sees the answer instead of a reset.
+pub(crate) async fn read_left_over(parts: &Parts, body: impl Piecewise) {
+    if !body.is_end_stream() && !parts.headers.contains_key(header::EXPECT) {
+        let _ = timeout(LEFT_OVER_TIME, Limited::new(body, LEFT_OVER).collect()).await;
+    }
+}

@@ -1,0 +1,199 @@
+//! The gateway's process: the port of the cache and, in the modes that distribute, that of the cluster.
+//!
+//! Run as a supervised service: `sccache-dock-gateway --config FILE`. The supervisor writes the file and hands over the
+//! listeners, which it keeps open across restarts of the gateway.
+
+pub mod handover;
+
+use crate::base::config_file;
+use crate::contract::gateway_config::Config;
+use crate::dist_front::{self, Front, Supervisor};
+use crate::gateway::{Gateway, accept, access, disk, files, upstream};
+use crate::store::{self, Store};
+use handover::Listeners;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+/// Why the gateway could not serve.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration file.
+    #[error(transparent)]
+    Config(#[from] config_file::Error),
+    /// The store's folder is not usable.
+    #[error("cannot open the store in \"{}\": {cause}", path.display())]
+    Store {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        cause: store::Error,
+    },
+    /// A file that is read while the gateway runs may not be read by its user.
+    #[error("cannot read \"{}\": {cause}\nhint: the gateway runs as uid {uid}, which must be allowed to read it", path.display())]
+    Forbidden {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        cause: io::Error,
+        /// Our user.
+        uid: u32,
+    },
+    /// No listeners.
+    #[error("{0}")]
+    Listen(io::Error),
+    /// The second level cannot be used as it is configured.
+    #[error("{0}")]
+    Upstream(upstream::Error),
+    /// The runtime or its signal handlers.
+    #[error("cannot start the gateway: {0}")]
+    Start(io::Error),
+}
+
+impl Error {
+    /// Whether another try with the same configuration file must fail too.
+    pub fn is_in_the_file(&self) -> bool {
+        matches!(
+            self,
+            Error::Config(_) | Error::Forbidden { .. } | Error::Upstream(_)
+        )
+    }
+}
+
+/// Serves the cache until SIGTERM, SIGINT or, with `inherit`, the end of the supervisor.
+///
+/// With `inherit` the listeners come from the Unix socket on standard input; the byte `R` goes back over it
+/// as soon as connections are accepted.
+pub fn serve(config: &Path, inherit: bool) -> Result<(), Error> {
+    crate::base::log::to_stderr();
+    let config: Config = config_file::read(config)?;
+    files::check_rights(&config).map_err(|(path, cause)| Error::Forbidden {
+        path,
+        cause,
+        uid: nix::unistd::geteuid().as_raw(),
+    })?;
+    let (listeners, supervisor) = if inherit {
+        let (listeners, supervisor) = handover::inherited(&config).map_err(Error::Listen)?;
+        (listeners, Some(supervisor))
+    } else {
+        (handover::bind(&config).map_err(Error::Listen)?, None)
+    };
+    if let Some(config) = &config.upstream {
+        upstream::operator(config).map_err(Error::Upstream)?;
+    }
+    let options = store::Options {
+        dir: config.store_dir.clone(),
+        budget_bytes: config.budget_bytes,
+        policies: config.policies.clone(),
+    };
+    let store = Store::open(options).map_err(|cause| Error::Store {
+        path: config.store_dir.clone(),
+        cause,
+    })?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(disk::threads())
+        .enable_all()
+        .build()
+        .map_err(Error::Start)?;
+    let served = runtime.block_on(async {
+        let (talk, ends) = dist_front::talk();
+        let asked = Arc::<Notify>::default();
+        let shutdown =
+            handover::shutdown(supervisor, ends, Arc::clone(&asked)).map_err(Error::Start)?;
+        run(listeners, config, store, (talk, asked), shutdown)
+            .await
+            .map_err(Error::Start)
+    });
+    // A store call on a disk that hangs must not hold up the stop.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    served
+}
+
+/// Serves `store` on `listeners` until `shutdown` ends, then lets requests in flight finish within the
+/// configuration's `drain`. Files are read again when `asked` is notified. An error means that the listeners cannot be
+/// used at all.
+pub async fn run(
+    listeners: Listeners,
+    config: Config,
+    store: Store,
+    (supervisor, asked): (Supervisor, Arc<Notify>),
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
+    listeners.tcp.set_nonblocking(true)?;
+    let tcp = tokio::net::TcpListener::from_std(listeners.tcp)?;
+    let unix = match listeners.unix {
+        None => None,
+        Some(unix) => {
+            unix.set_nonblocking(true)?;
+            Some(tokio::net::UnixListener::from_std(unix)?)
+        }
+    };
+    info!("listening on {}", tcp.local_addr()?);
+    if let Some(path) = unix.as_ref().and_then(|unix| unix.local_addr().ok()) {
+        info!(
+            "listening on {}",
+            path.as_pathname()
+                .unwrap_or(Path::new("an unnamed socket"))
+                .display()
+        );
+    }
+    info!(
+        "sccache's own protocol, which knows no token, is for {}",
+        access::describe_ipc(&config.ipc, access::default_gateways)
+    );
+    let drain = config.drain;
+    let limits = accept::limits();
+    store.keep_files(limits.kept_files);
+    let most = limits.connections;
+    let dist = config.dist.clone();
+    let front = dist.map(|dist| Arc::new(Front::new(dist, supervisor.say)));
+    let gateway = Gateway::new(config, store, asked, most)?;
+    let gateway = match &front {
+        Some(front) => gateway.with_cluster(front.collector(), {
+            let front = Arc::clone(front);
+            Box::new(move || front.status())
+        }),
+        None => gateway,
+    };
+    let gateway = Arc::new(gateway);
+    gateway.start();
+    let slots = Arc::new(Semaphore::new(most));
+    let (stop, stopping) = watch::channel(false);
+    let fronting = match (listeners.dist, front) {
+        (Some(listener), Some(front)) => {
+            listener.set_nonblocking(true)?;
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            info!("scheduler's front on {}", listener.local_addr()?);
+            let gateway = Arc::clone(&gateway);
+            let heard = supervisor.heard;
+            let serving = dist_front::serve(gateway, front, listener, heard, stopping.clone());
+            Some(tokio::spawn(serving))
+        }
+        (None, _) | (_, None) => None,
+    };
+    let unix = unix.as_ref();
+    accept::accept_until(shutdown, &gateway, &tcp, unix, &slots, &stopping).await;
+    accept::accept_waiting(&gateway, &tcp, unix, &slots, &stopping).await;
+    drop((tcp, unix));
+    stop.send_replace(true);
+    let all = u32::try_from(most).unwrap_or(u32::MAX);
+    let drained = async {
+        // Neither fails: nobody closes the semaphore, and a front that panicked has nothing to drain.
+        let _ = slots.acquire_many(all).await;
+        if let Some(fronting) = fronting {
+            let _ = fronting.await;
+        }
+    };
+    match timeout(drain, drained).await {
+        Ok(()) => info!("drained"),
+        Err(_) => warn!(
+            "stopped with {} connections still busy after {drain:?}",
+            most - slots.available_permits()
+        ),
+    }
+    Ok(())
+}
