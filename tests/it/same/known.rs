@@ -76,26 +76,17 @@ pub(crate) const KNOWN: &[Known] = &[
     },
     Known {
         row: "macro-lists-folder",
-        cells: &[
-            ("webdav no-disk ipc socket", "4,5,6"),
-            ("dist", "1,2,3,4,5,6"),
-        ],
+        cells: &[("webdav no-disk ipc socket dist", "4,5,6")],
         why: "upstream: rustc is not told, so sccache cannot know",
     },
     Known {
         row: "macro-reads-file",
-        cells: &[
-            ("webdav no-disk ipc socket", "4,5,6"),
-            ("dist", "1,2,3,4,5,6"),
-        ],
+        cells: &[("webdav no-disk ipc socket dist", "4,5,6")],
         why: "upstream: rustc is not told, so sccache cannot know",
     },
     Known {
         row: "macro-runs-program",
-        cells: &[
-            ("webdav no-disk ipc socket", "4,5,6"),
-            ("dist", "1,2,3,4,5,6"),
-        ],
+        cells: &[("webdav no-disk ipc socket dist", "4,5,6")],
         why: "upstream: rustc is not told, so sccache cannot know",
     },
     Known {
