@@ -772,7 +772,6 @@ fn broken_archive_is_refused_by_the_own_protocol_which_goes_on() {
 
 #[test]
 fn nonsense_in_the_own_protocol_is_answered_with_a_word_and_too_much_of_it_is_not() {
-    let gateway = Gateway::start();
     let huge = [&[0xff; 4][..], &11_u32.to_le_bytes()].concat();
     let lying = frame(8, &[&u64::MAX.to_le_bytes(), b"x"]);
     for (nonsense, answered, word) in [
@@ -780,6 +779,7 @@ fn nonsense_in_the_own_protocol_is_answered_with_a_word_and_too_much_of_it_is_no
         (lying, Some(9), "does not fit"),
         (huge, None, "too long"),
     ] {
+        let gateway = Gateway::start();
         let mut stream = gateway.connect();
         let handshake = exchange(&mut stream, &frame(5, &[]));
         assert_eq!(handshake[..4], [6, 0, 0, 0]);
@@ -796,10 +796,11 @@ fn nonsense_in_the_own_protocol_is_answered_with_a_word_and_too_much_of_it_is_no
             }
         }
         gateway.process.wait_for_line(word);
+        let pid = gateway.process.id();
+        let memory = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap();
+        let pages: u64 = memory.split(' ').nth(1).unwrap().parse().unwrap();
+        assert!(pages * 4096 < 200 << 20, "{pages} pages are resident");
     }
-    let memory = std::fs::read_to_string(format!("/proc/{}/statm", gateway.process.id())).unwrap();
-    let pages: u64 = memory.split(' ').nth(1).unwrap().parse().unwrap();
-    assert!(pages * 4096 < 200 << 20, "{pages} pages are resident");
 }
 
 /// A client that was greeted looks at its compiler before it goes on, and a compile of C ends if nobody answers then.
