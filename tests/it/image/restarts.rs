@@ -5,6 +5,7 @@ use crate::docker::{LONG, Ran};
 use crate::site::{Script, Site};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::time::Duration;
 
 /// A client that sccache's own variables do not reach, but for its address.
 fn default_settings(script: &Script) -> String {
@@ -42,6 +43,8 @@ fn restart_by_the_script_lets_go_of_no_port_and_fails_no_build() {
             while !done.load(SeqCst) {
                 let connected = TcpStream::connect(("127.0.0.1", script.port));
                 refused.fetch_add(usize::from(connected.is_err()), SeqCst);
+                // Not so often that this machine has no port left to connect from.
+                std::thread::sleep(Duration::from_millis(5));
             }
         });
         let ipc = script.eval("--lane ipc");
