@@ -29,14 +29,14 @@ use self::upstream::Link;
 use crate::contract::gateway_config::Dist;
 use crate::contract::gateway_status::DistStatus;
 use crate::gateway::Gateway;
+use crate::gateway::connection_limit::{Crowd, End};
 use crate::gateway::peer::Peer;
 use crate::gateway::warnings::REFUSALS;
 use bytes::Bytes;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use std::collections::HashMap;
 use std::convert::Infallible;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -49,14 +49,14 @@ use tracing::{info, warn};
 
 /// Most connections at one time.
 const CONNECTIONS: usize = 1024;
-/// Most connections of one address, so that nobody takes them all.
-const CONNECTIONS_OF_ONE: usize = 512;
 /// How long a request's head may take, and a connection stay idle.
 const HEAD: Duration = Duration::from_secs(10);
 /// How long a peer may leave an answer standing.
 const TAKE: Duration = Duration::from_secs(10);
 /// Read and write buffer of a connection.
 const BUFFER: usize = 16 << 10;
+/// While every place is taken, one is freed so often.
+const FULL: Duration = Duration::from_millis(250);
 /// Pause after the kernel refused to accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Threads of the scheduler that allocations leave to everything else.
@@ -109,7 +109,8 @@ pub(crate) struct Front {
     say: UnboundedSender<u8>,
     /// The local builder's process that the supervisor knows to be registered.
     registered: Mutex<Option<u64>>,
-    of_one: Mutex<HashMap<IpAddr, usize>>,
+    /// Those of its connections that have shown no token.
+    crowd: Crowd,
 }
 
 impl Front {
@@ -129,7 +130,7 @@ impl Front {
             replayed: AtomicU64::new(0),
             say,
             registered: Mutex::default(),
-            of_one: Mutex::default(),
+            crowd: Crowd::new(CONNECTIONS),
         }
     }
 
@@ -247,37 +248,6 @@ impl Front {
             }
         }
     }
-
-    /// A connection's place among those of its address; `None`: there are too many.
-    fn place(self: &Arc<Front>, ip: IpAddr) -> Option<Place> {
-        let mut of_one = self.of_one.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = of_one.entry(ip).or_default();
-        if *count >= CONNECTIONS_OF_ONE {
-            return None;
-        }
-        *count += 1;
-        let front = Arc::clone(self);
-        Some(Place { front, ip })
-    }
-}
-
-/// See [`Front::place`].
-struct Place {
-    front: Arc<Front>,
-    ip: IpAddr,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let of_one = &self.front.of_one;
-        let mut of_one = of_one.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = of_one.get_mut(&self.ip) {
-            *count -= 1;
-            if *count == 0 {
-                of_one.remove(&self.ip);
-            }
-        }
-    }
 }
 
 /// Serves the front until `stopping`, then ends as soon as the requests in flight are answered.
@@ -316,9 +286,18 @@ async fn accept(
     stopping: &watch::Receiver<bool>,
 ) {
     loop {
-        let Ok(slot) = Arc::clone(slots).acquire_owned().await else {
-            return;
+        let slot = tokio::select! {
+            biased;
+            slot = Arc::clone(slots).acquire_owned() => slot,
+            () = sleep(FULL) => {
+                front.crowd.make_room();
+                continue;
+            }
         };
+        let Ok(slot) = slot else { return };
+        if slots.available_permits() == 0 {
+            front.crowd.make_room();
+        }
         match listener.accept().await {
             Ok((stream, address)) => {
                 welcome(gateway, front, stream, address, slot, stopping.clone());
@@ -342,18 +321,27 @@ fn welcome(
 ) {
     let local = stream.local_addr().map_or(address.ip(), |local| local.ip());
     let peer = Peer::Tcp { address, local };
-    let Some(place) = front.place(address.ip()) else {
-        let cause = format!("its address has {CONNECTIONS_OF_ONE} connections already");
-        gateway.refuse("dist_connections", &peer, &"a connection", &cause);
-        return;
-    };
     // What cannot be set is only slower.
     let _ = stream.set_nodelay(true);
     let _ = rustix::net::sockopt::set_socket_keepalive(&stream, true);
     let (gateway, front) = (Arc::clone(gateway), Arc::clone(front));
     tokio::spawn(async move {
-        converse(&gateway, &front, stream, peer, stopping).await;
-        drop((place, slot));
+        let conversation = converse(&gateway, &front, stream, peer, stopping);
+        let end = front.crowd.attend(&peer, conversation).await;
+        drop(slot);
+        let (reason, cause) = match end {
+            End::Over => return,
+            End::Slow => ("dist_slow", "no whole request came in time"),
+            End::Crowded => (
+                "dist_connections",
+                "there are too many connections without a right token",
+            ),
+            End::Idle => (
+                "dist_connections",
+                "every place is taken, and this one was idle",
+            ),
+        };
+        gateway.refuse(reason, &peer, &"a connection", &cause);
     });
 }
 

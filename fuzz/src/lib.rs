@@ -187,7 +187,8 @@ pub fn settings(data: &[u8]) {
     let mut shown = Vec::new();
     match all_settings::check(&environment, &read) {
         Ok(loaded) => {
-            all_settings::print(&loaded, Screen::of_stdout(), &mut shown).expect("memory takes it");
+            sccache_dock::admin::config::print(&loaded, Screen::of_stdout(), &mut shown)
+                .expect("memory takes it");
             let facts = Facts {
                 program: "/sccache-dock".into(),
                 gateway: "/sccache-dock-gateway".into(),

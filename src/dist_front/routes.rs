@@ -9,6 +9,7 @@ use crate::contract::gateway_config::WrongToken;
 use crate::gateway::Gateway;
 use crate::gateway::access::{self, Need, Verdict};
 use crate::gateway::body::read_left_over;
+use crate::gateway::connection_limit;
 use crate::gateway::peer::Peer;
 use crate::gateway::warnings::REFUSALS;
 use bytes::Bytes;
@@ -133,6 +134,7 @@ pub(super) async fn answer(
     request: Request<Incoming>,
 ) -> Answer {
     let (started, _in_flight) = (Instant::now(), front.figures.in_flight());
+    let _working = connection_limit::works();
     let (parts, mut body) = request.into_parts();
     let route = Route::find(&parts.method, parts.uri.path());
     let scene = Scene {
@@ -156,6 +158,7 @@ pub(super) async fn answer(
     };
     let answer = outcome.unwrap_or_else(|refusal| scene.refused(&refusal));
     read_left_over(&parts, body).await;
+    connection_limit::answered();
     let code = answer.status();
     front
         .figures
@@ -286,11 +289,13 @@ impl Scene<'_> {
     }
 
     async fn certificate(&self, builder: SocketAddr) -> Result<Answer, Refusal> {
+        connection_limit::tolerated();
         self.await_scheduler().await?;
         self.pass_on(&format!("{CERTIFICATE}{builder}")).await
     }
 
     async fn status(&self) -> Result<Answer, Refusal> {
+        connection_limit::tolerated();
         self.await_scheduler().await?;
         self.pass_on(STATUS).await
     }
@@ -454,7 +459,10 @@ impl Scene<'_> {
         let authorization = self.parts.headers.get(header::AUTHORIZATION);
         let given = authorization.map(HeaderValue::as_bytes);
         let message = match self.gateway.access.check(given, Need::Write) {
-            Verdict::Allowed => return Ok(()),
+            Verdict::Allowed => {
+                connection_limit::recognized();
+                return Ok(());
+            }
             Verdict::Forbidden => {
                 "this token may only read the cache (hint: builds need the token that `client-env` prints)"
             }
@@ -476,6 +484,7 @@ impl Scene<'_> {
         let given = credentials(&self.parts.headers).and_then(wire::builder_bearer);
         let genuine = given.filter(|(_, given)| access::is_same(token, given.as_bytes()));
         if let Some((address, _)) = genuine {
+            connection_limit::recognized();
             return Ok(address);
         }
         self.wrong_token()?;

@@ -44,7 +44,7 @@ tokio::task_local! {
 
 /// How the stay of a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
+pub(crate) enum End {
     /// By itself.
     Over,
     /// It was a stranger for too long and had no request answered.
@@ -123,19 +123,19 @@ impl Guest {
 }
 
 /// The connection that the running task serves had a request allowed.
-pub(super) fn recognized() {
+pub(crate) fn recognized() {
     // Connections of other listeners are in no crowd.
     let _ = GUEST.try_with(Guest::recognize);
 }
 
 /// The connection that the running task serves had a request allowed that needs no token here.
-pub(super) fn tolerated() {
+pub(crate) fn tolerated() {
     let _ = GUEST.try_with(|guest| guest.tolerate());
 }
 
 /// A request is being served on the connection of the running task until this is dropped.
 #[derive(Debug)]
-pub(super) struct Working(());
+pub(crate) struct Working(());
 
 impl Drop for Working {
     fn drop(&mut self) {
@@ -144,13 +144,13 @@ impl Drop for Working {
 }
 
 /// The connection that the running task serves has a request.
-pub(super) fn works() -> Working {
+pub(crate) fn works() -> Working {
     let _ = GUEST.try_with(|guest| guest.idle_since.store(BUSY, Relaxed));
     Working(())
 }
 
 /// The connection that the running task serves had a request answered.
-pub(super) fn answered() {
+pub(crate) fn answered() {
     let _ = GUEST.try_with(|guest| guest.answers.fetch_add(1, Relaxed));
 }
 
@@ -165,7 +165,7 @@ pub(crate) struct Crowd {
 
 impl Crowd {
     /// For as many connections as there are `slots`.
-    pub(super) fn new(slots: usize) -> Crowd {
+    pub(crate) fn new(slots: usize) -> Crowd {
         Crowd {
             strangers: Arc::new(Mutex::new(Strangers {
                 next: 0,
@@ -181,7 +181,7 @@ impl Crowd {
     }
 
     /// Every place is taken: lets an idle connection go, if there is one.
-    pub(super) fn make_room(&self) {
+    pub(crate) fn make_room(&self) {
         if let Some(idle) = self.start.elapsed().checked_sub(IDLE) {
             self.make_room_of(u64::try_from(idle.as_millis()).unwrap_or(BUSY - 1));
         }
@@ -208,7 +208,7 @@ impl Crowd {
     }
 
     /// Serves a connection by `conversation`, as long as it may stay.
-    pub(super) async fn attend(&self, peer: &Peer, conversation: impl Future<Output = ()>) -> End {
+    pub(crate) async fn attend(&self, peer: &Peer, conversation: impl Future<Output = ()>) -> End {
         let guest = self.enter(peer);
         let leaves = async {
             tokio::select! {

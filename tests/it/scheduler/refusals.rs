@@ -8,6 +8,8 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+/// Most connections of one peer that have shown no token.
+const STRANGERS: usize = 256;
 const HEARTBEAT: &str = "/api/v1/scheduler/heartbeat_server";
 
 /// A body that a builder could send.
@@ -235,6 +237,21 @@ fn slow_peers_do_not_keep_others_out() {
     }
     front.process.wait_for_line("reason=dist_connections");
     check_well(&cluster);
+    // The oldest of them went, so a client behind the same address gets in.
+    let mut stream = connect_from([127, 0, 0, 9], front.address);
+    let ask = format!(
+        "POST /api/v1/scheduler/job_state/1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{}Content-Length: 0\r\n\r\n",
+        bearer(cluster.builder.address, SERVER_TOKEN)
+    );
+    stream.write_all(ask.as_bytes()).unwrap();
+    assert_eq!(Answer::read(&mut stream).code, 400, "it has no body");
+    wait_for("the count of those that went", SOON, || {
+        let metrics = front.page("/metrics");
+        let line = "sccache_dock_refusals_total{reason=\"dist_connections\"} ";
+        let mut values = metrics.lines().filter_map(|found| found.strip_prefix(line));
+        let went = values.next()?.parse::<usize>().ok()?;
+        (went > 600 - STRANGERS).then_some(())
+    });
     // A body that never comes is given up too.
     let mut stream = front.connect();
     let head = format!(
