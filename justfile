@@ -1,3 +1,7 @@
+# What `scripts/test` has installed for this project is found by every recipe.
+tools := env("SCCACHE_DOCK_TOOLS", env("XDG_CACHE_HOME", home_directory() / ".cache") / "sccache-dock/tools")
+export PATH := tools / "cargo/bin:" + tools / "python/bin:" + env("PATH")
+
 # Everything that needs no test to run.
 check: fmt clippy shellcheck deny
 
@@ -21,7 +25,7 @@ test:
 
 # `run` beside s6, runit, tini, dumb-init, catatonit and supervisord, as far as they are installed; as root.
 bench-supervisors *ARGUMENTS:
-    cargo bench --locked --bench supervisors -- {{ARGUMENTS}}
+    PATH="$PATH:{{ tools }}/sccache-0.19.0/bin" cargo bench --locked --bench supervisors -- {{ARGUMENTS}}
 
 # A thousand random events in ten minutes under a loop of real compiles; SOAK_SEED repeats a run.
 soak $SOAK_EVENTS="1000" $SOAK_SECONDS="600":
