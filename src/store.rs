@@ -182,7 +182,7 @@ struct Inner {
     /// Wakes the thread that keeps house, see `room.rs`; full when it is awake already.
     housekeeper: SyncSender<()>,
     /// Brings suspicions to the thread that checks blobs, see `scrub.rs`.
-    scrubber: SyncSender<scrub::Suspect>,
+    scrubber: SyncSender<lookup::Suspect>,
     /// Names of the files of writes in flight.
     temps: writer::Names,
     /// Locked as long as it is open.
@@ -309,7 +309,7 @@ impl Store {
         let mut touched = touched.or_else(|| inner.state().lru.touch(&digest, micros(now)));
         let mtime_secs = i64::try_from(micros(opened.used) / 1_000_000).unwrap_or(i64::MAX);
         if touched
-            .is_some_and(|touched| self::page_cache::was_changed(mtime_secs, touched.used_secs))
+            .is_some_and(|touched| self::open_files::was_changed(mtime_secs, touched.used_secs))
         {
             let mut state = inner.state();
             state.lru.doubt(&digest);

@@ -1,7 +1,6 @@
 //! What `/proc` tells of processes, FIFOs that children report through, medians.
 
 use crate::Outcome;
-use crate::storm::Storm;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -154,6 +153,22 @@ pub(crate) fn wait_readable(file: &impl AsFd, what: &str) -> Outcome<()> {
         0 => Err(format!("waited {CEILING:?} in vain for {what}").into()),
         _ => Ok(()),
     }
+}
+
+/// What one storm did.
+#[derive(Clone, Copy)]
+pub(crate) struct Storm {
+    /// Orphans that were never reaped.
+    pub(crate) left: usize,
+    /// From the word to end until the last was reaped.
+    pub(crate) all: Duration,
+    /// The part of it after the last orphan had ended.
+    pub(crate) after_last: Duration,
+    /// Of the supervisor.
+    pub(crate) cpu: Duration,
+    /// Children of ours that were killed in the storm, and came back.
+    pub(crate) own_caused: usize,
+    pub(crate) own_seen: usize,
 }
 
 /// Lines of a FIFO in which each child writes its pid when it runs.

@@ -1,7 +1,7 @@
 //! Thousands of orphans that end together, below a supervisor that is PID 1 of a namespace of its own.
 
 use crate::Outcome;
-use crate::measure::{self, CEILING, Reports, now};
+use crate::measure::{self, CEILING, Reports, Storm, now};
 use crate::peers::{Peer, Site, open_both};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
@@ -12,22 +12,6 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
-
-/// What one storm did.
-#[derive(Clone, Copy)]
-pub(crate) struct Storm {
-    /// Orphans that were never reaped.
-    pub(crate) left: usize,
-    /// From the word to end until the last was reaped.
-    pub(crate) all: Duration,
-    /// The part of it after the last orphan had ended.
-    pub(crate) after_last: Duration,
-    /// Of the supervisor.
-    pub(crate) cpu: Duration,
-    /// Children of ours that were killed in the storm, and came back.
-    pub(crate) own_caused: usize,
-    pub(crate) own_seen: usize,
-}
 
 /// The process with its namespace, which ends with it.
 struct Namespace(Child);

@@ -2,8 +2,10 @@
 //!
 //! A process cannot leave a user namespace again, so each kind is tried by a process of its own.
 
+use super::mounts::Procfs;
 use crate::builder::guard::Guard;
-use crate::builder::shim::{self, Procfs, Terms};
+use crate::builder::shim;
+use crate::builder::shim::Terms;
 use crate::config::settings::Isolation;
 use crate::contract::builder_config::{Config, User};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};

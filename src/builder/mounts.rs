@@ -1,6 +1,6 @@
 //! The mounts of a job that are not as `sccache-dist` asks for them.
 
-use crate::builder::shim::Procfs;
+use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::path::Path;
 
@@ -34,6 +34,16 @@ pub(super) fn confine(arguments: &mut Vec<OsString>, procfs: Procfs, shm: Option
         let bind = ["--ro-bind", "/proc", "/proc"].map(OsString::from);
         arguments.splice(proc..proc + 2, bind);
     }
+}
+
+/// What a job gets for its `/proc`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Procfs {
+    /// A procfs of its own process namespace.
+    Fresh,
+    /// Ours, read-only: a masked `/proc` forbids a new one in a user namespace.
+    Bind,
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@
 use crate::builder::filter::Filters;
 use crate::builder::folder::{Content, FILES, Folder};
 use crate::builder::guard::{Guard, Job, Watch};
+use crate::builder::mounts::Procfs;
 use crate::builder::mounts::confine;
 use crate::builder::speech::Speech;
 use crate::builder::{spared, toolchain, tree};
@@ -42,16 +43,6 @@ pub const VARIABLE: &str = "SCCACHE_DOCK_JOB";
 const FIRST_LOOK: Duration = Duration::from_millis(100);
 /// Between two looks at a job that goes on.
 const LOOK: Duration = Duration::from_millis(250);
-
-/// What a job gets for its `/proc`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Procfs {
-    /// A procfs of its own process namespace.
-    Fresh,
-    /// Ours, read-only: a masked `/proc` forbids a new one in a user namespace.
-    Bind,
-}
 
 /// What every job gets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

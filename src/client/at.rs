@@ -168,7 +168,7 @@ pub fn run(args: &Args) -> Result<Infallible, Error> {
         // One that cannot be read is cargo's to complain about.
         .filter_map(|path| Some((fs::read_to_string(&path).ok()?, path)))
         .collect();
-    let is_client_side = daemon::is_client_side(|name| std::env::var_os(name))
+    let is_client_side = config::client_side_by(|name| std::env::var_os(name))
         || files.iter().any(|(text, _)| config::is_client_side(text));
     let needs_daemon = !layout.binds.is_empty() && !is_client_side;
     let mut names = args.own_results.clone();

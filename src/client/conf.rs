@@ -3,7 +3,7 @@
 //! It is the only place where sccache reads a scheduler from: there is no variable for it.
 
 use super::Lane;
-use super::render::empty_folder;
+use super::set::empty_folder;
 use super::set::{Level, Set, Value};
 use crate::base::secret::Secret;
 use serde::Serialize;

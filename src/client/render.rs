@@ -5,6 +5,7 @@
 
 use super::set::{Set, Value};
 use super::{Lane, SOCKET_PATH_MAX, conf};
+use crate::client::set::empty_folder;
 use crate::contract::sccache::{ANY_VERSION, OWN_PROTOCOL};
 use std::fmt::Write as _;
 
@@ -206,11 +207,6 @@ fn literal(set: &Set, value: &Value) -> Option<String> {
         Value::Toolchains => Some(format!("/tmp/sccache-dock-dist-{}", set.place)),
         Value::OwnConf => None,
     }
-}
-
-/// Named by what others on the machine do not know, the token: none of them can make it first, and fill it.
-pub(super) fn empty_folder(set: &Set) -> String {
-    format!("/tmp/sccache-dock-empty-{}", set.id)
 }
 
 pub(super) fn cargo(set: &Set) -> String {

@@ -448,3 +448,8 @@ fn check_socket(path: &Path) -> Result<&str, Error> {
     }
     Ok(text)
 }
+
+/// Named by what others on the machine do not know, the token: none of them can make it first, and fill it.
+pub(super) fn empty_folder(set: &Set) -> String {
+    format!("/tmp/sccache-dock-empty-{}", set.id)
+}

@@ -3,7 +3,6 @@
 use super::Front;
 use super::heartbeats::{SILENCE, answers};
 use super::registry::Admission;
-use super::routes::WAIT;
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError};
 use std::task::Poll;
@@ -134,3 +133,6 @@ impl Front {
         }
     }
 }
+
+/// How long an allocation waits for a scheduler that has just gone, or for its turn.
+pub(super) const WAIT: Duration = Duration::from_secs(2);

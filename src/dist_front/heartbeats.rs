@@ -4,10 +4,10 @@
 //! A heartbeat holds the key with which a builder's jobs are proven: the file has mode 0600.
 
 use super::{Front, wire};
+use crate::dist_front::registry::SavedHeartbeat;
 use crate::supervisor::state_dir;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::net::SocketAddr;
@@ -23,16 +23,6 @@ const PAUSE: Duration = Duration::from_secs(5);
 /// How long a builder's port may stay silent.
 pub(super) const SILENCE: Duration = Duration::from_secs(2);
 
-/// A heartbeat as it is sent again.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Kept {
-    pub builder: SocketAddr,
-    /// Since the builder's last sign of life.
-    pub age: Duration,
-    /// As the builder sent it.
-    pub body: Bytes,
-}
-
 /// One in the file.
 #[derive(Serialize, Deserialize)]
 struct Line {
@@ -44,7 +34,7 @@ struct Line {
 }
 
 /// The file's text; `unix` is the time since 1970.
-fn text(kept: &[Kept], unix: Duration) -> String {
+fn text(kept: &[SavedHeartbeat], unix: Duration) -> String {
     let lines: Vec<Line> = kept
         .iter()
         .map(|one| Line {
@@ -58,11 +48,11 @@ fn text(kept: &[Kept], unix: Duration) -> String {
 
 /// What is in a file's text; how old each is, is told by a clock that may have been set meanwhile: one that comes from
 /// the future is left out.
-fn read(text: &str, unix: Duration) -> serde_json::Result<Vec<Kept>> {
+fn read(text: &str, unix: Duration) -> serde_json::Result<Vec<SavedHeartbeat>> {
     let lines: Vec<Line> = serde_json::from_str(text)?;
     let kept = lines.into_iter().filter_map(|line| {
         let age = millis(unix).checked_sub(line.unix_millis)?;
-        Some(Kept {
+        Some(SavedHeartbeat {
             builder: line.builder,
             age: Duration::from_millis(age),
             body: STANDARD.decode(line.body).ok()?.into(),
@@ -165,9 +155,10 @@ impl Front {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
 
-    fn kept(age: u64) -> Kept {
-        Kept {
+    fn kept(age: u64) -> SavedHeartbeat {
+        SavedHeartbeat {
             builder: SocketAddr::from(([10, 0, 0, 1], 10501)),
             age: Duration::from_secs(age),
             body: Bytes::from_static(b"\x00\xff body"),

@@ -10,7 +10,6 @@
 mod jobs;
 
 use self::jobs::Jobs;
-use super::heartbeats::Kept;
 use super::wire::{Heartbeat, JobState};
 use crate::contract::gateway_status::{BuilderState, BuilderStatus};
 use bytes::Bytes;
@@ -187,7 +186,7 @@ impl Ledger {
     }
 
     /// Takes up a heartbeat that a gateway before this one has kept. False when the builder spoke for itself already.
-    pub fn recall(&mut self, now: Instant, kept: Kept, heartbeat: Heartbeat) -> bool {
+    pub fn recall(&mut self, now: Instant, kept: SavedHeartbeat, heartbeat: Heartbeat) -> bool {
         let Some(then) = now.checked_sub(kept.age) else {
             return false;
         };
@@ -233,14 +232,14 @@ impl Ledger {
     }
 
     /// Heartbeats that tell a new scheduler of all builders that are there, as far as anybody knows.
-    pub fn heartbeats(&self, now: Instant) -> Vec<Kept> {
+    pub fn heartbeats(&self, now: Instant) -> Vec<SavedHeartbeat> {
         let there = |builder: &&Builder| {
             !builder.leaving && now.duration_since(builder.last_sign) < REPLAYED
         };
         let builders = self.builders.iter();
         builders
             .filter(|(_, builder)| there(builder))
-            .map(|(address, builder)| Kept {
+            .map(|(address, builder)| SavedHeartbeat {
                 builder: *address,
                 age: now.duration_since(builder.last_sign),
                 body: builder.heartbeat.clone(),
@@ -412,7 +411,7 @@ impl Ledger {
 }
 
 /// Whether a heartbeat is young enough for a new scheduler.
-pub(super) fn is_fresh(kept: &Kept) -> bool {
+pub(super) fn is_fresh(kept: &SavedHeartbeat) -> bool {
     kept.age < REPLAYED
 }
 
@@ -446,6 +445,16 @@ impl Builder {
         }
         self.toolchains.insert(toolchain);
     }
+}
+
+/// A heartbeat as it is sent again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SavedHeartbeat {
+    pub builder: SocketAddr,
+    /// Since the builder's last sign of life.
+    pub age: Duration,
+    /// As the builder sent it.
+    pub body: Bytes,
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use super::upstream::{Fault, Health, STATUS};
 use super::wire::{self, Allocation};
 use super::{Front, registry};
 use crate::contract::gateway_config::WrongToken;
+use crate::dist_front::admission::WAIT;
 use crate::gateway::Gateway;
 use crate::gateway::access::{self, Need, Verdict};
 use crate::gateway::body::read_left_over;
@@ -29,8 +30,7 @@ use tracing::info;
 const ALLOCATION: Duration = Duration::from_secs(15);
 /// How long everything else may take that the scheduler answers from memory.
 pub(super) const QUICK: Duration = Duration::from_secs(10);
-/// How long an allocation waits for a scheduler that has just gone, or for its turn.
-pub(super) const WAIT: Duration = Duration::from_secs(2);
+
 /// How long a builder's report waits for it: its own patience is 30 s.
 const REPORT_WAIT: Duration = Duration::from_secs(10);
 /// How long a body may take.

@@ -11,7 +11,7 @@
 
 use super::ghost_list::Cause;
 use super::lru::{Item, Presence, Reach, Shortage};
-use super::{Error, Inner, State, Store, is_full, low_disk, micros, now, trailer};
+use super::{Error, Inner, State, Store, is_full, micros, now, trailer};
 use crate::contract::key::Key;
 use std::fs;
 use std::io;
@@ -44,7 +44,7 @@ const SWEEP_BLOBS: usize = 256;
 const CHUNK_BYTES: u64 = 64 * 1024 * 1024;
 /// How often blobs are looked at for their age: at a 20th of the greatest, within these bounds.
 const AGE_PARTS: u32 = 20;
-const AGE_PAUSES: (Duration, Duration) = (Duration::from_millis(100), low_disk::PAUSE);
+const AGE_PAUSES: (Duration, Duration) = (Duration::from_millis(100), PAUSE);
 
 /// Why files are removed.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -59,7 +59,7 @@ pub(super) enum Why {
 pub(super) fn start_housekeeper(inner: &Arc<Inner>, wakes: Receiver<()>) -> io::Result<()> {
     // Weak, so that a store can be dropped, and opened again, at any time.
     let max_age = inner.max_age;
-    let pause = max_age.map_or(low_disk::PAUSE, |age| {
+    let pause = max_age.map_or(PAUSE, |age| {
         (age / AGE_PARTS).clamp(AGE_PAUSES.0, AGE_PAUSES.1)
     });
     let inner = Arc::downgrade(inner);
@@ -422,3 +422,6 @@ impl State {
         }
     }
 }
+
+/// Between two looks.
+pub(super) const PAUSE: Duration = Duration::from_secs(10);

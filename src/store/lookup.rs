@@ -1,7 +1,6 @@
 //! A blob's file: opened, found whole, or removed; index and disk brought into agreement.
 
 use super::lru::{Digest, Item, Presence};
-use super::scrub::Suspect;
 use super::trailer::Trailer;
 use super::{Error, Inner, State, Store, digest_of, micros, now};
 use crate::contract::key::Key;
@@ -346,4 +345,13 @@ pub(super) fn open_file(path: &Path) -> Result<(File, u64, SystemTime), Flaw> {
         return Err(Flaw::Broken(Kind::Trailer));
     }
     Ok((file, metadata.len(), metadata.modified()?))
+}
+
+/// A blob to look at.
+#[derive(Debug)]
+pub(super) enum Suspect {
+    /// The one of this key.
+    Key(Key),
+    /// The one that was this key's before it was put again.
+    Replaced(Key, File),
 }

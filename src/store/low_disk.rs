@@ -8,8 +8,9 @@ use super::eviction::Why;
 use super::ghost_list::Cause;
 use super::lru::Reach;
 use super::{Inner, now};
+use crate::store::eviction::PAUSE;
 use nix::sys::statvfs::statvfs;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 /// The free part of the disk that is kept free.
 const SPARE_SHARE: u64 = 100;
@@ -18,8 +19,6 @@ const LEAST_DISK_BYTES: u64 = 1024 * 1024 * 1024;
 /// Nothing is evicted for it where what may be evicted is less than so many times of what lacks: the cache is not what
 /// fills the disk then, and would be gone for nothing.
 const LEAST_LIVE: u64 = 4;
-/// Between two looks.
-pub(super) const PAUSE: Duration = Duration::from_secs(10);
 
 impl Inner {
     /// Evicts until the disk has its spare room, if the last look at `looked` was long enough ago.

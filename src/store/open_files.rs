@@ -5,7 +5,6 @@
 //! blob goes or is replaced, or others take its place; the room of one that others have removed comes free by then.
 
 use super::lru::Digest;
-use super::page_cache::was_changed;
 use super::{Blob, Store};
 use lru::LruCache;
 use std::fs::File;
@@ -129,4 +128,12 @@ impl Store {
     pub fn keep_files(&self, most: usize) {
         self.inner.state().kept.most = most;
     }
+}
+
+/// How much later than we think a file's time may be: the last bytes are written after the clock was read.
+const SLACK_SECS: i64 = 2;
+
+/// Whether somebody has written to a blob's file since we wrote it, or its time of use, at `used_secs`.
+pub(super) fn was_changed(mtime_secs: i64, used_secs: u32) -> bool {
+    mtime_secs > i64::from(used_secs) + SLACK_SECS
 }

@@ -11,15 +11,13 @@ use super::open_files::Kept;
 use super::trailer::{self, Trailer};
 use super::{Blob, Error, Store, digest_of, micros, now};
 use crate::contract::key::Key;
+use crate::store::open_files::was_changed;
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::{Errno, ReadWriteFlags};
 use std::fs::File;
 use std::io::{self, IoSliceMut};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-
-/// How much later than we think a file's time may be: the last bytes are written after the clock was read.
-const SLACK_SECS: i64 = 2;
 
 impl Store {
     /// Opens a blob and marks it as used, if that can be done at once. [`Error::Missing`] on a miss.
@@ -105,11 +103,6 @@ fn trailer_of(file: &File, found: &Stat, key: &Key) -> Option<(Trailer, u64)> {
     read(file, bytes, start).ok().filter(|whole| *whole)?;
     let trailer = Trailer::decode(bytes, key.as_str(), length)?;
     Some((trailer, length))
-}
-
-/// Whether somebody has written to a blob's file since we wrote it, or its time of use, at `used_secs`.
-pub(super) fn was_changed(mtime_secs: i64, used_secs: u32) -> bool {
-    mtime_secs > i64::from(used_secs) + SLACK_SECS
 }
 
 /// Fills `bytes` from what the kernel has of `file` in memory. `false` when that is not all of it.

@@ -13,6 +13,7 @@ use super::lru::{Digest, Item, Presence};
 use super::trailer::{Trailer, Whole};
 use super::{Error, Inner, State, Store, digest_of, micros, now, page_cache};
 use crate::contract::key::Key;
+use crate::store::lookup::Suspect;
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
@@ -32,15 +33,6 @@ const PARTS: u32 = 256;
 pub(super) const SLOTS: usize = 1 << 14;
 /// How often it looks whether the start's scan has ended.
 const SCAN_PAUSE: Duration = Duration::from_millis(200);
-
-/// A blob to look at.
-#[derive(Debug)]
-pub(super) enum Suspect {
-    /// The one of this key.
-    Key(Key),
-    /// The one that was this key's before it was put again.
-    Replaced(Key, File),
-}
 
 /// What the checks came to, since the start but for the time of the last full pass.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! Writing a blob: reservation, temporary file beside its later place, body and trailer, rename.
 
+use super::lookup::Suspect;
 use super::lru::{Digest, Item};
-use super::scrub::Suspect;
 use super::trailer::{self, Trailer};
 use super::written_by::WrittenBy;
 use super::{Error, Inner, digest_of, micros, now};

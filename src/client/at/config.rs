@@ -3,7 +3,6 @@
 //! Such a file names the address of a daemon, where one from outside may listen. The command sees a copy of the file in
 //! its place that names its own.
 
-use super::daemon;
 use crate::client::cargo_config;
 use crate::client::cargo_config::NAMES;
 use std::ffi::OsString;
@@ -22,11 +21,19 @@ pub(super) fn files(cwd: &Path, path: &Path, cargo_home: &Path) -> Vec<PathBuf> 
         .collect()
 }
 
+/// Whether clients compile by themselves, whatever serves the cache: the lanes `ipc` and `socket`.
+pub(super) fn client_side_by(variable: impl Fn(&str) -> Option<OsString>) -> bool {
+    let value = variable("SCCACHE_CLIENT_SIDE").unwrap_or_default();
+    // As sccache 0.19.0 reads it, `src/config.rs`.
+    let value = value.to_string_lossy().to_lowercase();
+    ["true", "on", "1"].contains(&value.as_str())
+}
+
 /// Whether the text makes clients compile by themselves.
 pub(super) fn is_client_side(text: &str) -> bool {
     let config = text.parse::<Table>().unwrap_or_default();
     let variables = config.get("env").and_then(Value::as_table);
-    variables.is_some_and(|variables| daemon::is_client_side(|name| value(variables, name)))
+    variables.is_some_and(|variables| client_side_by(|name| value(variables, name)))
 }
 
 /// The wrapper of rustc that cargo would use: `files` are texts and paths of its config files, the nearest first.

@@ -21,14 +21,6 @@ use std::time::Duration;
 const FAREWELL: Duration = Duration::from_secs(15);
 const SOCKET: &str = "sccache.sock";
 
-/// Whether clients compile by themselves, whatever serves the cache: the lanes `ipc` and `socket`.
-pub(super) fn is_client_side(variable: impl Fn(&str) -> Option<OsString>) -> bool {
-    let value = variable("SCCACHE_CLIENT_SIDE").unwrap_or_default();
-    // As sccache 0.19.0 reads it, `src/config.rs`.
-    let value = value.to_string_lossy().to_lowercase();
-    ["true", "on", "1"].contains(&value.as_str())
-}
-
 /// An address at which nobody listens.
 #[derive(Debug)]
 pub(super) struct Own {
@@ -149,10 +141,10 @@ mod tests {
     #[test]
     fn lanes_without_a_daemon_are_told_apart() {
         for (value, expected) in [("1", true), ("TRUE", true), ("false", false), ("", false)] {
-            let found = is_client_side(|_| Some(value.into()));
+            let found = config::client_side_by(|_| Some(value.into()));
             assert_eq!(found, expected, "{value:?}");
         }
-        assert!(!is_client_side(|_| None));
+        assert!(!config::client_side_by(|_| None));
     }
 
     #[test]

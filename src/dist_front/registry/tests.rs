@@ -183,8 +183,8 @@ fn jobs_of_a_dead_process_and_unclaimed_ones_have_failed() {
     assert_eq!(lost.state, BuilderState::Lost);
 }
 
-fn kept(port: u16, age: u64) -> Kept {
-    Kept {
+fn kept(port: u16, age: u64) -> SavedHeartbeat {
+    SavedHeartbeat {
         builder: address(port),
         age: seconds(age),
         body: Bytes::from_static(b"body"),

@@ -3,7 +3,8 @@
 use crate::distributed::{is_possible, job, reported, terms};
 use crate::harness::{Process, tools};
 use crate::site::skip;
-use sccache_dock::builder::shim::{Limit, Procfs, Report};
+use sccache_dock::builder::mounts::Procfs;
+use sccache_dock::builder::shim::{Limit, Report};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
