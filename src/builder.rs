@@ -98,6 +98,11 @@ pub enum Error {
     /// Every kind of isolation was tried.
     #[error("{0}")]
     Isolation(String),
+    /// Somebody else listens there.
+    #[error(
+        "cannot take the builder's port: {0}\nhint: end the other program, or set SCCACHE_BUILDER_LISTEN and the port of SCCACHE_PUBLIC_ADDR"
+    )]
+    Port(io::Error),
     #[error("cannot {action}: {cause}")]
     System {
         action: &'static str,
@@ -111,7 +116,7 @@ impl Error {
         match self {
             Error::Config(_) => exit::USAGE,
             Error::Isolation(_) => exit::ISOLATION,
-            Error::System { .. } => exit::FAILED,
+            Error::Port(_) | Error::System { .. } => exit::FAILED,
         }
     }
 }
@@ -199,7 +204,7 @@ fn keep(path: &Path, config: &Config) -> Result<u8, Error> {
     }
     unpacking::watch(&config.dir, limits::toolchain(&config.limits, &config.dir));
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGCHLD]).map_err(system("catch signals"))?;
-    let listener = listeners::bind_tcp(config.listen).map_err(system("take the builder's port"))?;
+    let listener = listeners::bind_tcp(config.listen).map_err(Error::Port)?;
     let flying =
         relay::start(listener, config.server).map_err(system("serve the builder's port"))?;
     let mut child = start(path, &terms).map_err(system("start sccache-dist"))?;

@@ -131,6 +131,10 @@ fn has_early_data(body: &[u8]) -> Option<bool> {
     let (_, body) = sized::<1>(body)?;
     let (_, body) = sized::<2>(body)?;
     let (_, body) = sized::<1>(body)?;
+    // One of TLS 1.2 may end here (RFC 5246, 7.4.1.2).
+    if body.is_empty() {
+        return Some(false);
+    }
     let (mut extensions, _) = sized::<2>(body)?;
     while !extensions.is_empty() {
         let (kind, rest) = extensions.split_first_chunk::<2>()?;
@@ -155,6 +159,16 @@ fn sized<const N: usize>(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn hello_may_end_before_its_extensions() {
+        let mut body = vec![3, 3];
+        body.extend([7; 32]);
+        body.extend([0, 0, 2, 0, 0x9c, 1, 0]);
+        assert_eq!(has_early_data(&body), Some(false));
+        body.push(0);
+        assert_eq!(has_early_data(&body), None);
+    }
 
     /// A ClientHello with these extensions, in one record.
     fn hello(extensions: &[(u16, &[u8])]) -> Vec<u8> {
