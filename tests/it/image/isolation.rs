@@ -167,7 +167,7 @@ fn profiles_are_enough_for_every_bubblewrap() {
             ("root", &as_root[..], "root", "fresh"),
         ] {
             let outcome = trial(&site, flags, kind, &profile(file), bwrap);
-            let works = serde_json::json!({ "works": procfs });
+            let works = serde_json::json!({ "works": [procfs, "watch"] });
             assert_eq!(outcome, works, "{file} with {name}");
         }
     }
