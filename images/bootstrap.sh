@@ -331,6 +331,8 @@ pacman-key --populate archlinux
 set -- --noconfirm --overwrite '*'
 ! pacman --sync --help | grep -q disable-sandbox || set -- "$@" --disable-sandbox
 pacman --sync --refresh --sysupgrade "$@" bash coreutils shadow pacman archlinux-keyring bubblewrap ca-certificates
+# Its package may have brought another.
+cp /bootstrap/pacman.conf /etc/pacman.conf
 # Nobody may know the key that signs for this image's pacman: "pacman-key --init" makes another.
 gpgconf --homedir /etc/pacman.d/gnupg --kill all || true
 rm -rf /etc/pacman.d/gnupg /etc/pacman.conf.pacnew /var/lib/pacman/sync /var/cache/pacman/pkg /var/log/*

@@ -54,14 +54,14 @@ impl Drop for Key {
 }
 
 /// A mirror at a port of this machine.
-struct Mirror {
+pub(crate) struct Mirror {
     _server: Process,
-    folder: tempfile::TempDir,
+    pub(crate) folder: tempfile::TempDir,
     port: u16,
 }
 
 impl Mirror {
-    fn serve() -> Mirror {
+    pub(crate) fn serve() -> Mirror {
         let (folder, port) = (tempfile::tempdir().unwrap(), free_port());
         let mut server = clean("python3");
         server
@@ -86,15 +86,24 @@ impl Mirror {
         file
     }
 
-    /// What comes of a base of `distro` from this mirror for somebody who trusts `ring`.
-    fn base(&self, distro: &str, ring: &Path) -> Ran {
+    /// `images/bootstrap.sh` for a base of `distro` from this mirror and by somebody who trusts `ring`, as the last words of
+    /// a command that begins with `before`.
+    pub(crate) fn bootstrap(&self, before: &[String], distro: &str, ring: &Path) -> Command {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("images/bootstrap.sh");
-        let mut command = clean(script);
+        let mut command = clean(before.first().map_or("sh", String::as_str));
         command
+            .args(before.iter().skip(1))
+            .arg(script)
             .args([distro, "test", &format!("http://127.0.0.1:{}", self.port)])
             .env("SCCACHE_BASE_KEYRING", ring)
-            .env("SCCACHE_BASE_IMAGE", "sccache-dock-it-refused")
             .env("TMPDIR", self.folder.path());
+        command
+    }
+
+    /// What comes of a base that is refused.
+    fn base(&self, distro: &str, ring: &Path) -> Ran {
+        let mut command = self.bootstrap(&[], distro, ring);
+        command.env("SCCACHE_BASE_IMAGE", "sccache-dock-it-refused");
         let ran = run(&mut command, PATIENCE);
         let left = fs::read_dir(self.folder.path()).unwrap();
         let left: Vec<_> = left
@@ -113,7 +122,7 @@ fn sha256(bytes: &[u8]) -> String {
     text.split_once(' ').unwrap().0.to_owned()
 }
 
-fn machine() -> String {
+pub(crate) fn machine() -> String {
     run(Command::new("uname").arg("-m"), PATIENCE).ok()
 }
 

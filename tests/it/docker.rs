@@ -85,7 +85,7 @@ pub(crate) struct Docker {
 }
 
 impl Docker {
-    fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         let mut command = Command::new("docker");
         if let Some(host) = &self.host {
             command.env("DOCKER_HOST", host);

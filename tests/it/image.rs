@@ -1,6 +1,7 @@
 //! The image and the host's script in real Docker. Skipped, with a line, where there is no daemon.
 
 mod addresses;
+mod arch;
 mod clients;
 mod committed;
 mod compose;
