@@ -9,9 +9,9 @@
 //! sccache's client takes every 4xx for a reason to fail the compile and everything else for one to compile by
 //! itself; so nothing that passes is answered 4xx. The scheduler believes any `X-Real-IP`; so it hears only
 //! ours. It forgets everything when it dies; so builders' heartbeats are kept for its successor, and jobs that
-//! only its predecessor knew come to their end. The modules: link.rs (the way to the scheduler), ledger.rs
-//! (builders and jobs, pure), kept.rs (heartbeats in a file), wire.rs (bytes, pure), routes.rs (requests), pass.rs
-//! (which of them may go on, and when), reports.rs (the jobs' own socket), figures.rs (metrics).
+//! only its predecessor knew come to their end. The modules: upstream.rs (the way to the scheduler), registry.rs
+//! (builders and jobs, pure), heartbeats.rs (kept in a file), wire.rs (bytes, pure), routes.rs (requests), admission.rs
+//! (which of them may go on, and when), reports.rs (the jobs' own socket), metrics.rs.
 
 pub mod admission;
 pub mod heartbeats;

@@ -5,7 +5,7 @@
 //! get -> index (touch) -> open -> trailer whole and of this key? -> body
 //!
 //! DIR/                                      locked by the owner
-//! DIR/ceiling                               the most bytes that blobs may take, see `room.rs`
+//! DIR/ceiling                               the most bytes that blobs may take, see `eviction.rs`
 //! DIR/scrub                                 how far the check of all blobs has come, see `scrub.rs`
 //! DIR/blobs/NAMESPACE/2 HEX/32 HEX          body and trailer; the name is the key's BLAKE3 hash
 //! DIR/blobs/NAMESPACE/2 HEX/new-RUN-NUMBER  a write in flight; the next start's scan removes what is left of them
@@ -179,7 +179,7 @@ struct Inner {
     /// What the file of that name says; written under the lock.
     ceiling: AtomicU64,
     ceiling_lock: Mutex<()>,
-    /// Wakes the thread that keeps house, see `room.rs`; full when it is awake already.
+    /// Wakes the thread that keeps house, see `eviction.rs`; full when it is awake already.
     housekeeper: SyncSender<()>,
     /// Brings suspicions to the thread that checks blobs, see `scrub.rs`.
     scrubber: SyncSender<lookup::Suspect>,

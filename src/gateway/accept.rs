@@ -18,7 +18,7 @@ use tracing::warn;
 
 /// Most connections at one time; more wait to be accepted.
 const CONNECTIONS: usize = 4096;
-/// Blobs' files that are kept open, see `store/kept.rs`, where that leaves enough for connections.
+/// Blobs' files that are kept open, see `store/open_files.rs`, where that leaves enough for connections.
 const KEPT_FILES: usize = 1024;
 /// Descriptors left for blobs, relays and everything else.
 const SPARE_FILES: u64 = 512;

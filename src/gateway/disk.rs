@@ -2,7 +2,7 @@
 //! bounded time, holding bounded memory.
 //!
 //! A body of up to [`SMALL`] bytes moves in one call; a longer one is written as its pieces come while the disk keeps
-//! pace (`pace.rs`), and else in pieces of [`CHUNK`] bytes.
+//! pace (`inline_writes.rs`), and else in pieces of [`CHUNK`] bytes.
 //! Whoever finds no memory or no thread within [`PATIENCE`] is refused at once: a cache that makes builds
 //! wait is worse than none.
 
@@ -114,7 +114,7 @@ impl Disk {
     }
 
     /// Opens a blob for reading; a short one is read at once. What the kernel has in memory is served on the
-    /// caller's thread, see `resident.rs`.
+    /// caller's thread, see `store/page_cache.rs`.
     pub async fn get(&self, key: &Key) -> Result<Download, Fault> {
         let resident = self.store.get_resident(key)?;
         let is_resident = resident.is_some();
@@ -319,7 +319,8 @@ impl Disk {
         }
     }
 
-    /// Runs `work`, which makes room for a blob of `bytes` or writes it: on this thread, if that takes no time. See `pace.rs`.
+    /// Runs `work`, which makes room for a blob of `bytes` or writes it: on this thread, if that takes no
+    /// time. See `inline_writes.rs`.
     async fn write_quickly<T: Send + 'static>(
         &self,
         key: &Key,

@@ -7,7 +7,7 @@
 //! Both cost writes to the disk, which a request should not wait for. A thread, the housekeeper, evicts down to a
 //! low mark below the budget and each quota, removes what is too old, and raises the ceiling half a step ahead. A
 //! write that comes faster than it can do that does it itself: the budget holds whether or not the housekeeper ever
-//! gets to run. It also looks after the room on the disk, see `spare.rs`.
+//! gets to run. It also looks after the room on the disk, see `low_disk.rs`.
 
 use super::ghost_list::Cause;
 use super::lru::{Item, Presence, Reach, Shortage};

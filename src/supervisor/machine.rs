@@ -11,7 +11,7 @@
 //!                                    +-- exit while draining --> Stopped
 //! ```
 //!
-//! The loop in `supervise.rs` feeds [`Event`]s and performs [`Action`]s. Every live state has a bound, so
+//! The loop in `supervisor.rs` feeds [`Event`]s and performs [`Action`]s. Every live state has a bound, so
 //! [`Machine::deadline`] always says when to call again.
 
 mod history;
