@@ -14,7 +14,7 @@ use crate::base::terminal::Screen;
 use crate::client;
 use crate::config::plan;
 use crate::config::settings;
-use crate::config::settings::{Place, Settings};
+use crate::config::settings::{Installation, Settings};
 use crate::contract::address;
 use crate::contract::control;
 use crate::contract::control::{Health, Report, Response};
@@ -81,7 +81,7 @@ pub struct Status {
     pub cache: Option<CacheStatus>,
 }
 
-fn ask(place: &Place, request: &str) -> Result<Response, Error> {
+fn ask(place: &Installation, request: &str) -> Result<Response, Error> {
     let socket = paths::control_socket(&place.run_dir);
     match control::ask(&socket, request) {
         Ok(Response::Error(message)) => Err(Error::Refused(message)),
@@ -104,7 +104,7 @@ fn ask(place: &Place, request: &str) -> Result<Response, Error> {
 ///
 /// # Errors
 /// No supervisor answers.
-pub fn report(place: &Place) -> Result<Report, Error> {
+pub fn report(place: &Installation) -> Result<Report, Error> {
     match ask(place, "status")? {
         Response::Status(report) => Ok(report),
         Response::Done | Response::Error(_) => {
@@ -130,7 +130,7 @@ fn agent(patience: Duration) -> ureq::Agent {
     config.build().into()
 }
 
-fn cache_status(place: &Place, report: &Report) -> Result<CacheStatus, Error> {
+fn cache_status(place: &Installation, report: &Report) -> Result<CacheStatus, Error> {
     let endpoint = endpoint(report);
     let fail = |cause: String| Error::Gateway {
         endpoint: endpoint.clone(),
@@ -150,7 +150,7 @@ fn cache_status(place: &Place, report: &Report) -> Result<CacheStatus, Error> {
 ///
 /// # Errors
 /// No supervisor or no gateway answers.
-pub fn cache(place: &Place) -> Result<CacheStatus, Error> {
+pub fn cache(place: &Installation) -> Result<CacheStatus, Error> {
     cache_status(place, &report(place)?)
 }
 
@@ -159,7 +159,7 @@ pub fn cache(place: &Place) -> Result<CacheStatus, Error> {
 ///
 /// # Errors
 /// No supervisor answers.
-pub fn status(place: &Place, json: bool) -> Result<u8, Error> {
+pub fn status(place: &Installation, json: bool) -> Result<u8, Error> {
     let supervisor = report(place)?;
     let cache = cache_now(place, &supervisor);
     let health = supervisor.health();
@@ -184,7 +184,7 @@ pub fn status(place: &Place, json: bool) -> Result<u8, Error> {
 
 /// The gateway's view of the cache, unless it is clear that it does not answer yet: the supervisor holds its port, so
 /// that whoever asks waits for it.
-fn cache_now(place: &Place, report: &Report) -> Result<CacheStatus, Error> {
+fn cache_now(place: &Installation, report: &Report) -> Result<CacheStatus, Error> {
     let gateway = report.not_ready().find(|one| one.name == GATEWAY);
     match gateway {
         Some(gateway) => Err(Error::NotUp(gateway.state.clone())),
@@ -196,7 +196,7 @@ fn cache_now(place: &Place, report: &Report) -> Result<CacheStatus, Error> {
 ///
 /// # Errors
 /// No supervisor answers.
-pub fn healthcheck(place: &Place) -> Result<u8, Error> {
+pub fn healthcheck(place: &Installation) -> Result<u8, Error> {
     let report = report(place)?;
     let mut out = io::stdout().lock();
     // Docker keeps this line: it is often all that is left to look at.
@@ -248,7 +248,7 @@ fn answers(report: &Report, mut out: impl Write) -> Result<u8, Error> {
 ///
 /// # Errors
 /// No supervisor answers, or it refuses.
-pub fn tell(place: &Place, request: &str) -> Result<u8, Error> {
+pub fn tell(place: &Installation, request: &str) -> Result<u8, Error> {
     ask(place, request)?;
     Ok(exit::OK)
 }
@@ -258,7 +258,7 @@ pub fn tell(place: &Place, request: &str) -> Result<u8, Error> {
 ///
 /// # Errors
 /// No supervisor answers, or it refuses.
-pub fn restart_all(place: &Place) -> Result<u8, Error> {
+pub fn restart_all(place: &Installation) -> Result<u8, Error> {
     for service in report(place)?.services {
         ask(place, &format!("restart {}", service.name))?;
     }
@@ -301,7 +301,7 @@ fn endpoint_of_clients(settings: &Settings, lane: client::Lane, published: Optio
     let address = published.filter(|it| !it.is_empty()).map_or_else(
         || {
             // The port that is really bound, where the settings leave the choice to the system.
-            let bound = report(&settings.place())
+            let bound = report(&settings.installation())
                 .ok()
                 .and_then(|report| report.listen.parse::<SocketAddr>().ok());
             format!("127.0.0.1:{}", bound.unwrap_or(settings.listen).port())
@@ -357,7 +357,7 @@ fn token(settings: &Settings, args: &client::EnvArgs) -> Result<Secret, Error> {
         let hint = "without SCCACHE_TOKENS_FILE there are only \"auth\" and \"read\"";
         return Err(missing("there is no file of tokens".into(), hint.into()));
     };
-    let tokens = tokens::read(path).map_err(|cause| missing(cause, "mend the file".into()))?;
+    let tokens = tokens::read(path).map_err(|cause| missing(cause, "fix the file".into()))?;
     let Some(found) = tokens.iter().find(|token| token.name == name) else {
         let names: Vec<&str> = tokens.iter().map(|token| token.name.as_str()).collect();
         let hint = format!("the file has: {}", names.join(", "));

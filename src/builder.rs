@@ -17,10 +17,10 @@ pub mod isolation;
 mod leftovers;
 mod limits;
 pub mod mounts;
+mod oom_score;
+mod output;
 mod relay;
 pub mod shim;
-mod spared;
-mod speech;
 mod toolchain;
 mod tree;
 mod unpacking;
@@ -36,9 +36,9 @@ use clap::ValueEnum;
 use guard::Guard;
 use isolation::Failure;
 use nix::sys::signal::Signal;
-use relay::Flying;
+use relay::InFlight;
 use serde::{Deserialize, Serialize};
-use shim::Terms;
+use shim::JobSpec;
 use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::convert::Infallible;
@@ -205,12 +205,12 @@ fn keep(path: &Path, config: &Config) -> Result<u8, Error> {
     unpacking::watch(&config.dir, limits::toolchain(&config.limits, &config.dir));
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGCHLD]).map_err(system("catch signals"))?;
     let listener = listeners::bind_tcp(config.listen).map_err(Error::Port)?;
-    let flying =
+    let in_flight =
         relay::start(listener, config.server).map_err(system("serve the builder's port"))?;
     let mut child = start(path, &terms).map_err(system("start sccache-dist"))?;
     for signal in &mut signals {
         if signal != SIGCHLD {
-            return stop(config, &flying, &mut child);
+            return stop(config, &in_flight, &mut child);
         }
         if let Some(status) = child
             .try_wait()
@@ -286,22 +286,22 @@ fn look() -> Result<u8, Error> {
     Ok(exit::OK)
 }
 
-fn terms(config: &Config, procfs: Procfs, guard: Option<Guard>) -> Terms {
-    let ceiling = limits::ceiling(&config.limits, &config.dir);
-    Terms {
+fn terms(config: &Config, procfs: Procfs, guard: Option<Guard>) -> JobSpec {
+    let bounds = limits::bounds(&config.limits, &config.dir);
+    JobSpec {
         bwrap: config.bwrap.clone(),
         procfs,
         jobs_socket: Some(config.jobs_socket.clone()),
         guard,
-        memory_bytes: ceiling.memory_bytes,
-        processes: ceiling.processes,
+        memory_bytes: bounds.memory_bytes,
+        processes: bounds.processes,
         time_millis: config.limits.time_millis,
-        disk_bytes: ceiling.disk_bytes,
+        disk_bytes: bounds.disk_bytes,
     }
 }
 
 /// Starts `sccache-dist` in a group of its own: a signal to ours must not end it before its jobs.
-fn start(path: &Path, terms: &Terms) -> io::Result<Child> {
+fn start(path: &Path, terms: &JobSpec) -> io::Result<Child> {
     ourselves(path, Part::Serve)
         .env(shim::VARIABLE, serde_json::to_string(terms)?)
         .process_group(0)
@@ -314,7 +314,7 @@ fn serve(config: &Config) -> Result<Infallible, Error> {
     if let Some(slots) = config.slots {
         take_slots(slots).map_err(system("limit the processors"))?;
     }
-    spared::go_before_others();
+    oom_score::go_before_others();
     let cause = Command::new(&config.sccache_dist)
         .args(["server", "--config"])
         .arg(&config.server_config)
@@ -341,11 +341,11 @@ fn take_slots(slots: usize) -> nix::Result<()> {
 }
 
 /// Lets what is in flight come to its end, within the grace, then ends `sccache-dist`.
-fn stop(config: &Config, flying: &Flying, child: &mut Child) -> Result<u8, Error> {
+fn stop(config: &Config, in_flight: &InFlight, child: &mut Child) -> Result<u8, Error> {
     let looks = config.grace_millis / u64::try_from(LOOK.as_millis()).unwrap_or(1);
     let (mut quiet, mut most) = (0, 0);
     for _ in 0..looks {
-        let requests = flying.requests();
+        let requests = in_flight.requests();
         most = most.max(requests);
         quiet = if requests == 0 { quiet + 1 } else { 0 };
         let ended = child.try_wait().is_ok_and(|status| status.is_some());
@@ -354,7 +354,7 @@ fn stop(config: &Config, flying: &Flying, child: &mut Child) -> Result<u8, Error
         }
         std::thread::sleep(LOOK);
     }
-    match flying.requests() {
+    match in_flight.requests() {
         0 if most == 0 => info!("stopping without a job"),
         0 => info!("stopping after the last of {most} requests"),
         left => {

@@ -22,14 +22,14 @@ mod routes;
 pub mod upstream;
 pub mod wire;
 
-use self::metrics::Figures;
-use self::registry::Ledger;
+use self::metrics::Metrics;
+use self::registry::Registry;
 use self::reports::Reports;
-use self::upstream::Link;
+use self::upstream::UpstreamClient;
 use crate::contract::gateway_config::Dist;
 use crate::contract::gateway_status::DistStatus;
 use crate::gateway::Gateway;
-use crate::gateway::connection_limit::{Crowd, End};
+use crate::gateway::connection_limit::{ConnectionLimiter, End};
 use crate::gateway::peer::Peer;
 use crate::gateway::warnings::REFUSALS;
 use bytes::Bytes;
@@ -64,7 +64,7 @@ const SPARE_THREADS: usize = 4;
 
 /// The two directions between the front and the supervisor, one byte a message.
 #[derive(Debug)]
-pub struct Supervisor {
+pub struct SupervisorChannel {
     /// `S`: a scheduler was started; `L`: the local builder is about to stop.
     pub heard: UnboundedReceiver<u8>,
     /// `s`: the scheduler answers; `b`: the local builder is registered.
@@ -81,20 +81,23 @@ pub struct SupervisorEnds {
 }
 
 /// Both ends.
-pub fn talk() -> (Supervisor, SupervisorEnds) {
+pub fn talk() -> (SupervisorChannel, SupervisorEnds) {
     let (hear, heard) = unbounded_channel();
     let (say, said) = unbounded_channel();
-    (Supervisor { heard, say }, SupervisorEnds { hear, said })
+    (
+        SupervisorChannel { heard, say },
+        SupervisorEnds { hear, said },
+    )
 }
 
 /// What all connections of the front share.
 #[derive(Debug)]
 pub(crate) struct Front {
     config: Dist,
-    link: Link,
+    link: UpstreamClient,
     // Plain mutexes: held for a look-up, never across I/O or an await.
-    ledger: Mutex<Ledger>,
-    /// Something happened in the ledger that held allocations wait for.
+    registry: Mutex<Registry>,
+    /// Something happened in the registry that held allocations wait for.
     changed: Notify,
     /// There are heartbeats that the file does not have.
     news: Notify,
@@ -103,34 +106,34 @@ pub(crate) struct Front {
     single: Arc<tokio::sync::Mutex<()>>,
     /// Each allocation holds a thread of the scheduler until the builder has answered.
     allocations: Arc<Semaphore>,
-    figures: Figures,
+    metrics: Metrics,
     reports: Reports,
     replayed: AtomicU64,
     say: UnboundedSender<u8>,
     /// The local builder's process that the supervisor knows to be registered.
     registered: Mutex<Option<u64>>,
     /// Those of its connections that have shown no token.
-    crowd: Crowd,
+    limiter: ConnectionLimiter,
 }
 
 impl Front {
     pub(crate) fn new(config: Dist, say: UnboundedSender<u8>) -> Front {
         let threads = 8 * std::thread::available_parallelism().map_or(1, usize::from);
         Front {
-            link: Link::new(config.scheduler.clone()),
+            link: UpstreamClient::new(config.scheduler.clone()),
             config,
-            ledger: Mutex::default(),
+            registry: Mutex::default(),
             changed: Notify::new(),
             news: Notify::new(),
             round: Mutex::default(),
             single: Arc::default(),
             allocations: Arc::new(Semaphore::new(threads - SPARE_THREADS)),
-            figures: Figures::default(),
+            metrics: Metrics::default(),
             reports: Reports::default(),
             replayed: AtomicU64::new(0),
             say,
             registered: Mutex::default(),
-            crowd: Crowd::new(CONNECTIONS),
+            limiter: ConnectionLimiter::new(CONNECTIONS),
         }
     }
 
@@ -140,19 +143,19 @@ impl Front {
             scheduler_up: self.link.health() == self::upstream::Health::Up,
             scheduler_outages: self.link.outages(),
             replayed_heartbeats: self.replayed.load(Relaxed),
-            allocations: self.figures.allocations(),
-            builders: self.ledger().builders(Instant::now(), local),
+            allocations: self.metrics.allocations(),
+            builders: self.registry().builders(Instant::now(), local),
             local_jobs: self.reports.jobs(),
         }
     }
 
-    /// Figures for `/metrics`.
+    /// Metrics for `/metrics`.
     pub(crate) fn collector(self: &Arc<Front>) -> Box<dyn prometheus_client::collector::Collector> {
         self::metrics::collector(self)
     }
 
-    fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Says once of every process of the local builder that it is registered.
@@ -179,7 +182,7 @@ impl Front {
                 self::upstream::Health::Down { since, .. } => since,
                 self::upstream::Health::Up => Instant::now(),
             };
-            let kept = self.ledger().heartbeats(Instant::now());
+            let kept = self.registry().heartbeats(Instant::now());
             let (all, mut told) = (kept.len(), 0);
             for one in kept {
                 told += usize::from(self.replay(one.builder, one.body).await);
@@ -222,7 +225,7 @@ impl Front {
         while let Some(word) = heard.recv().await {
             match word {
                 b'S' => {
-                    self.ledger().scheduler_started();
+                    self.registry().scheduler_started();
                     self.link.started();
                 }
                 b'L' => self.local_builder_leaves().await,
@@ -237,7 +240,7 @@ impl Front {
             return;
         };
         info!("builder {builder} leaves");
-        self.ledger().leave(&builder);
+        self.registry().leave(&builder);
         self.changed.notify_waiters();
         self.news.notify_one();
         if !self.link.is_local() {
@@ -290,13 +293,13 @@ async fn accept(
             biased;
             slot = Arc::clone(slots).acquire_owned() => slot,
             () = sleep(FULL) => {
-                front.crowd.make_room();
+                front.limiter.make_room();
                 continue;
             }
         };
         let Ok(slot) = slot else { return };
         if slots.available_permits() == 0 {
-            front.crowd.make_room();
+            front.limiter.make_room();
         }
         match listener.accept().await {
             Ok((stream, address)) => {
@@ -327,7 +330,7 @@ fn welcome(
     let (gateway, front) = (Arc::clone(gateway), Arc::clone(front));
     tokio::spawn(async move {
         let conversation = converse(&gateway, &front, stream, peer, stopping);
-        let end = front.crowd.attend(&peer, conversation).await;
+        let end = front.limiter.attend(&peer, conversation).await;
         drop(slot);
         let (reason, cause) = match end {
             End::Over => return,

@@ -70,7 +70,7 @@ pub struct Check {
     /// What was found.
     pub found: String,
     /// What to do about it; absent when there is nothing to do.
-    pub mend: Option<String>,
+    pub hint: Option<String>,
 }
 
 impl Check {
@@ -80,24 +80,24 @@ impl Check {
             verdict: Verdict::Ok,
             what: what.to_owned(),
             found: found.into(),
-            mend: None,
+            hint: None,
         }
     }
 
     /// A check that passed with a reservation.
-    pub fn warn(what: &str, found: impl Into<String>, mend: impl Into<String>) -> Check {
+    pub fn warn(what: &str, found: impl Into<String>, hint: impl Into<String>) -> Check {
         Check {
             verdict: Verdict::Warn,
-            mend: Some(mend.into()),
+            hint: Some(hint.into()),
             ..Check::ok(what, found)
         }
     }
 
     /// A check that did not pass.
-    pub fn fail(what: &str, found: impl Into<String>, mend: impl Into<String>) -> Check {
+    pub fn fail(what: &str, found: impl Into<String>, hint: impl Into<String>) -> Check {
         Check {
             verdict: Verdict::Fail,
-            ..Check::warn(what, found, mend)
+            ..Check::warn(what, found, hint)
         }
     }
 }
@@ -120,7 +120,7 @@ impl Report {
         self.shown(PIPE)
     }
 
-    /// For people: a line per check, its mend on a line below.
+    /// For people: a line per check, its hint on a line below.
     fn shown(&self, screen: Screen) -> String {
         let widest = self.checks.iter().map(|it| it.what.len()).max();
         let widest = widest.unwrap_or(0);
@@ -144,8 +144,8 @@ impl Report {
                 screen.hang(&mut out, tint, &verdict, &lead, found);
                 format!("      {:<widest$}  -> ", "")
             };
-            if let Some(mend) = &check.mend {
-                screen.hang(&mut out, Tint::Plain, "", &below, mend);
+            if let Some(hint) = &check.hint {
+                screen.hang(&mut out, Tint::Plain, "", &below, hint);
             }
         }
         let count = |verdict| {
@@ -162,7 +162,7 @@ impl Report {
         out
     }
 
-    /// For programs: `{"passed": .., "checks": [{"verdict", "what", "found", "mend"}, ..]}`.
+    /// For programs: `{"passed": .., "checks": [{"verdict", "what", "found", "hint"}, ..]}`.
     pub fn json(&self) -> String {
         let value = serde_json::json!({ "passed": self.passed(), "checks": self.checks });
         format!("{value:#}\n")
@@ -259,7 +259,7 @@ pub fn client(args: &Args, environment: &Environment) -> Report {
     let in_conf = conf.as_ref().is_some_and(|it| it.has_basedirs);
     checks.extend(environment::basedirs(environment, in_conf, version, lane));
     checks.extend(results::judge(environment, lane));
-    let place = keys::Place::look(environment);
+    let place = keys::Paths::look(environment);
     checks.extend(keys::judge(
         place.as_ref(),
         environment,

@@ -35,7 +35,7 @@ pub mod zip;
 
 pub(crate) use accept::a_moment_after;
 
-use self::connection_limit::Crowd;
+use self::connection_limit::ConnectionLimiter;
 use crate::base::regular_file;
 use crate::base::time::unix_seconds;
 use crate::contract::gateway_config::Config;
@@ -44,7 +44,7 @@ use crate::contract::gateway_status::{
 };
 use crate::contract::key::Key;
 use crate::gateway::access::{Access, Caller};
-use crate::gateway::disk::{Disk, Download, Fault};
+use crate::gateway::disk::{Disk, DiskError, Download};
 use crate::gateway::files::Files;
 use crate::gateway::history::{History, Point, Range};
 use crate::gateway::hosts::Hosts;
@@ -88,7 +88,7 @@ pub struct Gateway {
     tls: Option<Arc<Tls>>,
     hosts: Hosts,
     files: Files,
-    pub(crate) crowd: Crowd,
+    pub(crate) limiter: ConnectionLimiter,
     services: Services,
     // Held for a sum, never across I/O or an await.
     history: Mutex<History>,
@@ -129,7 +129,7 @@ impl Gateway {
             tls,
             hosts: Hosts::new(config.hosts.iter().cloned().chain(own_name())),
             files: Files::new(asked),
-            crowd: Crowd::new(slots),
+            limiter: ConnectionLimiter::new(slots),
             services: Services::new(config.control_socket.clone()),
             history: Mutex::default(),
             config,
@@ -165,13 +165,13 @@ impl Gateway {
     }
 
     /// A blob of our store or, where it is missing here, of the upstream.
-    pub(crate) async fn blob(&self, key: &Key) -> Result<Download, Fault> {
+    pub(crate) async fn blob(&self, key: &Key) -> Result<Download, DiskError> {
         let found = self.disk.get(key).await;
-        if matches!(found, Err(Fault::Store(crate::store::Error::Missing))) {
+        if matches!(found, Err(DiskError::Store(crate::store::Error::Missing))) {
             self.disk.note_miss(key);
         }
         match (&self.upstream, &found) {
-            (Some(upstream), Err(Fault::Store(crate::store::Error::Missing))) => {
+            (Some(upstream), Err(DiskError::Store(crate::store::Error::Missing))) => {
                 match upstream.fetch(key).await {
                     Found::Here => self.disk.get(key).await,
                     Found::Nowhere => found,

@@ -70,14 +70,16 @@ fn main() -> ExitCode {
             ..
         } => {
             let period = Duration::from_secs(seconds.into());
-            given(admin::watch(&settings::place(), period))
+            given(admin::watch(&settings::installation(), period))
         }
-        Command::Status { json, watch: None } => given(admin::status(&settings::place(), json)),
-        Command::Healthcheck => given(admin::healthcheck(&settings::place())),
+        Command::Status { json, watch: None } => {
+            given(admin::status(&settings::installation(), json))
+        }
+        Command::Healthcheck => given(admin::healthcheck(&settings::installation())),
         Command::Restart {
             service: Some(service),
         } => tell(&format!("restart {service}")),
-        Command::Restart { service: None } => given(admin::restart_all(&settings::place())),
+        Command::Restart { service: None } => given(admin::restart_all(&settings::installation())),
         Command::Stop { service } => tell(&format!("stop {service}")),
         Command::Reload => tell("reload"),
         settled => match settings::load() {
@@ -155,7 +157,7 @@ fn with_settings(command: Command, loaded: settings::Loaded) -> Outcome {
 }
 
 fn tell(request: &str) -> Outcome {
-    given(admin::tell(&settings::place(), request))
+    given(admin::tell(&settings::installation(), request))
 }
 
 fn given<E: Error + 'static>(outcome: Result<u8, E>) -> Outcome {

@@ -7,7 +7,7 @@ pub mod handover;
 
 use crate::base::config_file;
 use crate::contract::gateway_config::Config;
-use crate::dist_front::{self, Front, Supervisor};
+use crate::dist_front::{self, Front, SupervisorChannel};
 use crate::gateway::{Gateway, accept, access, disk, files, upstream};
 use crate::store::{self, Store};
 use handover::Listeners;
@@ -46,7 +46,7 @@ pub enum Error {
     /// No listeners.
     #[error("{0}")]
     Listen(io::Error),
-    /// The second level cannot be used as it is configured.
+    /// The upstream cannot be used as it is configured.
     #[error("{0}")]
     Upstream(upstream::Error),
     /// The runtime or its signal handlers.
@@ -120,7 +120,7 @@ pub async fn run(
     listeners: Listeners,
     config: Config,
     store: Store,
-    (supervisor, asked): (Supervisor, Arc<Notify>),
+    (supervisor, asked): (SupervisorChannel, Arc<Notify>),
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     listeners.tcp.set_nonblocking(true)?;

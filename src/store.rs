@@ -52,7 +52,7 @@ use self::lru::{Digest, Item, Lru, MAX_ENTRY_BYTES, Presence, Rule};
 use self::names::Namespaces;
 use self::open_files::KeptFiles;
 pub use self::purge::{Filter, Purged};
-pub use self::scrub::{Doubt, Scrubbed};
+pub use self::scrub::{CorruptionReport, Scrubbed};
 pub use self::usage::{Fault, NamespaceUsage, Progress, Usage};
 pub use self::writer::Writer;
 pub use self::written_by::{Lane, WrittenBy};
@@ -177,8 +177,8 @@ struct Inner {
     changed: Condvar,
     key_locks: KeyLocks,
     /// What the file of that name says; written under the lock.
-    ceiling: AtomicU64,
-    ceiling_lock: Mutex<()>,
+    high_water_mark: AtomicU64,
+    high_water_lock: Mutex<()>,
     /// Wakes the thread that keeps house, see `eviction.rs`; full when it is awake already.
     housekeeper: SyncSender<()>,
     /// Brings suspicions to the thread that checks blobs, see `scrub.rs`.
@@ -242,9 +242,9 @@ impl Store {
         let lock = lock(&dir)?;
         let block = nix::sys::statvfs::statvfs(&dir)
             .map_err(|error| at(&dir, "stat file system of", error.into()))?;
-        let ceiling = self::eviction::read_ceiling(&dir, budget_bytes);
+        let high_water_mark = self::eviction::read_high_water_mark(&dir, budget_bytes);
         let mut lru = Lru::new(budget_bytes);
-        lru.expect(ceiling);
+        lru.reserve_unscanned(high_water_mark);
         let mut namespaces = Namespaces::default();
         govern(&mut lru, &mut namespaces, &policies, &blobs);
         let (housekeeper, wakes) = sync_channel(1);
@@ -275,8 +275,8 @@ impl Store {
             }),
             changed: Condvar::new(),
             key_locks: KeyLocks::new(),
-            ceiling: AtomicU64::new(ceiling),
-            ceiling_lock: Mutex::new(()),
+            high_water_mark: AtomicU64::new(high_water_mark),
+            high_water_lock: Mutex::new(()),
             housekeeper,
             scrubber,
             temps: writer::Names::new(),
@@ -312,7 +312,7 @@ impl Store {
             .is_some_and(|touched| self::open_files::was_changed(mtime_secs, touched.used_secs))
         {
             let mut state = inner.state();
-            state.lru.doubt(&digest);
+            state.lru.report(&digest);
             touched = state.lru.touch(&digest, micros(now));
         }
         let is_checked = touched.is_some_and(|touched| touched.checked);
@@ -508,7 +508,7 @@ fn govern(lru: &mut Lru, namespaces: &mut Namespaces, policies: &Policies, blobs
             Ok(false)
         );
         if let Some(quota) = rule.quota.filter(|_| !is_new) {
-            lru.expect_of(number, quota);
+            lru.reserve_unscanned_of(number, quota);
         }
     }
 }

@@ -25,11 +25,11 @@ use self::exits::Lives;
 use self::logs::{Level, Log, Source};
 use self::machine::{Action, Event, Machine, Outcome, State};
 use self::peers::Peers;
-use self::probe::Said;
+use self::probe::Notification;
 use self::reload::Reload;
 use self::start::{Addresses, Doors, system};
 use self::state_dir::{AsUser, Prepared};
-use self::wait::Turn;
+use self::wait::PollResult;
 use crate::base::listeners;
 use crate::config::plan;
 use crate::config::plan::{Facts, Planner};
@@ -72,7 +72,7 @@ pub fn run_plan(loaded: Loaded, planner: Planner) -> Result<u8, Error> {
     let Loaded {
         settings, warnings, ..
     } = loaded;
-    let ground = start::lay_ground(settings, planner)?;
+    let ground = start::prepare(settings, planner)?;
     let out = io::stdout().as_fd().try_clone_to_owned();
     let mut log = Log::start(
         out.map_err(system("use standard output"))?.into(),
@@ -245,17 +245,17 @@ impl Supervisor {
         let said = self.runtimes[id.0]
             .handover
             .as_ref()
-            .map_or(Said::Nothing, probe::handover);
+            .map_or(Notification::Nothing, probe::handover);
         match said {
-            Said::Ready => self.ready(now, id),
-            Said::Of(byte) => self
-                .place(ReadyBy::Gateway(byte))
+            Notification::Ready => self.ready(now, id),
+            Notification::Of(byte) => self
+                .service_by(ReadyBy::Gateway(byte))
                 .and_then(|id| self.ready(now, id)),
-            Said::Gone => {
+            Notification::Gone => {
                 self.runtimes[id.0].handover = None;
                 None
             }
-            Said::Nothing | Said::Failed(_) => None,
+            Notification::Nothing | Notification::Failed(_) => None,
         }
     }
 
@@ -265,24 +265,24 @@ impl Supervisor {
         }
         // Also where no service of the plan uses the socket: who connects there must not keep us awake.
         let heard = self.notify.hear(now, probe::notification);
-        let id = self.place(ReadyBy::Notify)?;
+        let id = self.service_by(ReadyBy::Notify)?;
         let mut outcome = None;
         for (_, said) in heard {
             match said {
-                Said::Ready => outcome = outcome.or(self.ready(now, id)),
-                Said::Failed(reason) => {
+                Notification::Ready => outcome = outcome.or(self.ready(now, id)),
+                Notification::Failed(reason) => {
                     let name = self.plan.services[id.0].name;
                     let text = format!("{name} cannot start: {reason}");
                     self.log.say(Level::Error, &text);
                 }
-                Said::Nothing | Said::Gone | Said::Of(_) => {}
+                Notification::Nothing | Notification::Gone | Notification::Of(_) => {}
             }
         }
         outcome
     }
 
     /// The service that says in this way that it is ready.
-    fn place(&self, ready_by: ReadyBy) -> Option<Id> {
+    fn service_by(&self, ready_by: ReadyBy) -> Option<Id> {
         let mut services = self.plan.services.iter();
         let place = services.position(|service| service.ready_by == ready_by);
         place.map(Id)
@@ -290,13 +290,13 @@ impl Supervisor {
 
     /// Tells the gateway, if one runs.
     fn tell_gateway(&self, byte: u8) {
-        let gateway = self.place(ReadyBy::Handover);
+        let gateway = self.service_by(ReadyBy::Handover);
         if let Some(stream) = gateway.and_then(|id| self.runtimes[id.0].handover.as_ref()) {
             probe::tell(stream, byte);
         }
     }
 
-    fn read_logs(&mut self, turn: &Turn) {
+    fn read_logs(&mut self, turn: &PollResult) {
         // From the end, so that removal keeps the earlier places.
         for index in turn.sources.iter().rev() {
             if !self.log.read(&mut self.sources[*index]) {
@@ -473,7 +473,7 @@ impl Supervisor {
 
     /// The gateway watches a scheduler from its start, and a new gateway the one that runs already.
     fn announce_scheduler(&self, spawned: ReadyBy) {
-        let scheduler = self.place(ReadyBy::Gateway(plan::SCHEDULER_ANSWERS));
+        let scheduler = self.service_by(ReadyBy::Gateway(plan::SCHEDULER_ANSWERS));
         let runs = scheduler.is_some_and(|id| self.children.pid(id).is_some());
         match spawned {
             ReadyBy::Gateway(plan::SCHEDULER_ANSWERS) | ReadyBy::Handover if runs => {
@@ -544,7 +544,8 @@ impl Supervisor {
             Outcome::Failed(id, why) => {
                 self.say_why(now(), id, why);
                 let isolation = Some(Exit::Code(i32::from(exit::ISOLATION)));
-                let builds = self.place(ReadyBy::Gateway(plan::BUILDER_REGISTERED)) == Some(id);
+                let builds =
+                    self.service_by(ReadyBy::Gateway(plan::BUILDER_REGISTERED)) == Some(id);
                 match builds && self.machine.services()[id.0].last_exit == isolation {
                     true => exit::ISOLATION,
                     false => exit::FAILED,

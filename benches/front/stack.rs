@@ -137,7 +137,7 @@ impl Stack {
                 listen: self.scheduler,
                 scheduler: gateway_config::Scheduler::Local(scheduler),
                 scheduler_token: Secret::new(CLIENT),
-                server_token: Secret::new(SERVER),
+                builder_token: Secret::new(SERVER),
                 wrong_token: WrongToken::Fail,
                 local_builder: Some(self.builder),
                 jobs_socket: folder.join("jobs.sock"),

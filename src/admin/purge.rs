@@ -3,7 +3,7 @@
 use super::{Error, agent, bytes, cache_status, endpoint, report};
 use crate::base::progress;
 use crate::base::progress::Line;
-use crate::config::settings::{Place, Settings};
+use crate::config::settings::{Installation, Settings};
 use crate::contract::control::Report;
 use crate::contract::gateway_status::{PurgeAnswer, PurgeRequest};
 use crate::exit;
@@ -73,7 +73,7 @@ fn now() -> SystemTime {
 /// # Errors
 /// No supervisor or gateway answers.
 pub fn run(settings: &Settings, args: &Args) -> Result<u8, Error> {
-    let place = settings.place();
+    let place = settings.installation();
     let report = report(&place)?;
     let endpoint = endpoint(&report);
     let fail = |cause: String| Error::Gateway {
@@ -123,7 +123,7 @@ pub fn run(settings: &Settings, args: &Args) -> Result<u8, Error> {
 }
 
 /// Does `work`, and says on a terminal how far the gateway is when that takes long.
-fn with_progress<T>(place: &Place, report: &Report, work: impl FnOnce() -> T) -> T {
+fn with_progress<T>(place: &Installation, report: &Report, work: impl FnOnce() -> T) -> T {
     let Some(mut line) = Line::open() else {
         return work();
     };

@@ -3,7 +3,7 @@
 use super::table::table;
 use super::{Error, cache_now, report};
 use crate::base::terminal::{Screen, Tint};
-use crate::config::settings::Place;
+use crate::config::settings::Installation;
 use crate::exit;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH};
@@ -22,7 +22,7 @@ const LEAVE: &str = "\x1b[?25h\x1b[?1049l";
 ///
 /// # Errors
 /// No supervisor answers at the first time. Later ones are shown: it may come back.
-pub fn watch(place: &Place, period: Duration) -> Result<u8, Error> {
+pub fn watch(place: &Installation, period: Duration) -> Result<u8, Error> {
     let first = report(place)?;
     let (stop, mut told) = UnixStream::pair()?;
     told.set_nonblocking(true)?;

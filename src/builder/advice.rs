@@ -6,7 +6,7 @@ use crate::config::settings::Isolation;
 
 /// What mends a failure.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Mend {
+struct Hint {
     /// What is missing, in one sentence.
     text: String,
     /// The kind of isolation whose flags the command below has.
@@ -27,12 +27,12 @@ pub(super) fn explain(
     let Some((isolation, failure)) = failures.first() else {
         return text;
     };
-    let mend = mend(*isolation, failure, around);
+    let hint = hint(*isolation, failure, around);
     if around.in_container {
-        let command = command(mend.isolation, around, mode);
-        text.push_str(&format!("\nhint: {}:\n{command}", mend.text));
+        let command = command(hint.isolation, around, mode);
+        text.push_str(&format!("\nhint: {}:\n{command}", hint.text));
     } else {
-        text.push_str(&format!("\nhint: {}", mend.text));
+        text.push_str(&format!("\nhint: {}", hint.text));
     }
     text
 }
@@ -44,12 +44,12 @@ fn word(isolation: Isolation) -> &'static str {
     }
 }
 
-fn mend(isolation: Isolation, failure: &Failure, around: &Surroundings) -> Mend {
-    let here = |text: &str| Mend {
+fn hint(isolation: Isolation, failure: &Failure, around: &Surroundings) -> Hint {
+    let here = |text: &str| Hint {
         text: text.to_owned(),
         isolation,
     };
-    let as_root = |text: &str| Mend {
+    let as_root = |text: &str| Hint {
         text: text.to_owned(),
         isolation: Isolation::Root,
     };

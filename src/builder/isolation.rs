@@ -5,7 +5,7 @@
 use super::mounts::Procfs;
 use crate::builder::guard::Guard;
 use crate::builder::shim;
-use crate::builder::shim::Terms;
+use crate::builder::shim::JobSpec;
 use crate::config::settings::Isolation;
 use crate::contract::builder_config::{Config, User};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -137,7 +137,7 @@ fn private_mounts() -> Result<(), Failure> {
 ///
 /// # Errors
 /// The step that fails, as a job's would.
-pub fn trial(config: &Config, terms: &Terms) -> Result<(Procfs, Guard), Failure> {
+pub fn trial(config: &Config, terms: &JobSpec) -> Result<(Procfs, Guard), Failure> {
     let folder = config.dir.join(format!("trial-{}", std::process::id()));
     let outcome = try_job(&folder, terms);
     let _ = umount2(&folder.join("target"), MntFlags::MNT_DETACH);
@@ -147,7 +147,7 @@ pub fn trial(config: &Config, terms: &Terms) -> Result<(Procfs, Guard), Failure>
     Ok(works)
 }
 
-fn try_job(folder: &Path, terms: &Terms) -> Result<(Procfs, Guard), Failure> {
+fn try_job(folder: &Path, terms: &JobSpec) -> Result<(Procfs, Guard), Failure> {
     unshare(CloneFlags::CLONE_NEWNS).map_err(Failure::at(Step::MountNamespace))?;
     private_mounts()?;
     let [lower, upper, work, target] =
@@ -205,7 +205,7 @@ fn write_below(root: &Path) -> io::Result<()> {
 /// The arguments of `sccache-dist` (0.19.0, `src/bin/sccache-dist/build.rs`), through the shim, around our own program.
 fn try_sandbox(
     target: &Path,
-    terms: &Terms,
+    terms: &JobSpec,
     procfs: Procfs,
     guard: Option<Guard>,
 ) -> Result<(), Failure> {
@@ -215,7 +215,7 @@ fn try_sandbox(
     };
     let said = |error: &dyn std::fmt::Display| fail(error.to_string());
     let program = std::env::current_exe().map_err(|error| said(&error))?;
-    let terms = Terms {
+    let terms = JobSpec {
         procfs,
         guard,
         jobs_socket: None,

@@ -11,7 +11,7 @@ const DISK_BYTES: u64 = 10 << 30;
 
 /// What a job may have at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Ceiling {
+pub(super) struct Bounds {
     pub(super) memory_bytes: u64,
     pub(super) processes: u64,
     pub(super) disk_bytes: u64,
@@ -19,7 +19,7 @@ pub(super) struct Ceiling {
 
 /// The limits that are set; where none is, half of what there is, so that one job never takes the others with it. Jobs
 /// write below `dir`.
-pub(super) fn ceiling(set: &Limits, dir: &Path) -> Ceiling {
+pub(super) fn bounds(set: &Limits, dir: &Path) -> Bounds {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let memory = [
         total(&read("/proc/meminfo")),
@@ -38,9 +38,9 @@ pub(super) fn ceiling(set: &Limits, dir: &Path) -> Ceiling {
     )
 }
 
-fn chosen(set: &Limits, memory: Option<u64>, processes: Option<u64>, disk: Option<u64>) -> Ceiling {
+fn chosen(set: &Limits, memory: Option<u64>, processes: Option<u64>, disk: Option<u64>) -> Bounds {
     let half = |most: Option<u64>| most.map_or(u64::MAX, |most| (most / 2).max(1));
-    Ceiling {
+    Bounds {
         memory_bytes: set.memory_bytes.unwrap_or(half(memory)),
         processes: set.processes.unwrap_or(half(processes).min(PROCESSES)),
         disk_bytes: set.disk_bytes.unwrap_or(half(disk).min(DISK_BYTES)),

@@ -11,12 +11,13 @@
 //! Who takes long over a handshake has to wait longer before each further one; who was quick the last time comes first.
 //! It must be TLS 1.3, which all of sccache's clients speak: there it can be seen from outside when a handshake is over.
 
+mod handshakes;
 mod hello;
-mod seats;
-mod turns;
+mod permits;
 
+use handshakes::HandshakeQueue;
 use hello::Records;
-use seats::{Seat, Seats};
+use permits::{ConnectionPermit, ConnectionPermits};
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -28,7 +29,6 @@ use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
-use turns::Turns;
 
 /// How long a peer may take for its first message, and for the first byte of its request.
 const FIRST: Duration = Duration::from_secs(10);
@@ -53,13 +53,13 @@ const QUESTION: &[u8] = b"GET / HTTP/1.0\r\n\r\n";
 
 /// Requests that are on their way through.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Flying(Arc<AtomicUsize>);
+pub(super) struct InFlight(Arc<AtomicUsize>);
 
 /// One of them, until it is dropped.
 #[derive(Debug)]
-struct Request(Flying);
+struct Request(InFlight);
 
-impl Flying {
+impl InFlight {
     /// How many there are. Peers that have not come as far as a request do not count.
     pub(super) fn requests(&self) -> usize {
         self.0.load(Relaxed)
@@ -81,7 +81,7 @@ impl Drop for Request {
 ///
 /// # Errors
 /// The system gives no thread, or no poller.
-pub(super) fn start(listener: std::net::TcpListener, server: SocketAddr) -> io::Result<Flying> {
+pub(super) fn start(listener: std::net::TcpListener, server: SocketAddr) -> io::Result<InFlight> {
     listener.set_nonblocking(true)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -92,24 +92,24 @@ pub(super) fn start(listener: std::net::TcpListener, server: SocketAddr) -> io::
     };
     let relay = Arc::new(Relay {
         server,
-        seats: Seats::new(),
-        turns: Turns::new(turns::PAUSE),
-        flying: Flying::default(),
+        permits: ConnectionPermits::new(),
+        turns: HandshakeQueue::new(handshakes::PAUSE),
+        in_flight: InFlight::default(),
     });
-    let flying = relay.flying.clone();
+    let in_flight = relay.in_flight.clone();
     std::thread::Builder::new()
         .name("relay".into())
         .spawn(move || runtime.block_on(relay.serve(listener)))?;
-    Ok(flying)
+    Ok(in_flight)
 }
 
 /// What all connections share.
 #[derive(Debug)]
 struct Relay {
     server: SocketAddr,
-    seats: Seats,
-    turns: Arc<Turns>,
-    flying: Flying,
+    permits: ConnectionPermits,
+    turns: Arc<HandshakeQueue>,
+    in_flight: InFlight,
 }
 
 impl Relay {
@@ -117,8 +117,8 @@ impl Relay {
         loop {
             match listener.accept().await {
                 Ok((stream, peer)) => {
-                    if let Some(seat) = self.seats.take(peer.ip()) {
-                        tokio::spawn(Arc::clone(&self).attend(stream, peer, seat));
+                    if let Some(permit) = self.permits.take(peer.ip()) {
+                        tokio::spawn(Arc::clone(&self).attend(stream, peer, permit));
                     }
                 }
                 Err(cause) => {
@@ -129,10 +129,15 @@ impl Relay {
         }
     }
 
-    async fn attend(self: Arc<Relay>, stream: TcpStream, peer: SocketAddr, seat: Seat) {
+    async fn attend(
+        self: Arc<Relay>,
+        stream: TcpStream,
+        peer: SocketAddr,
+        permit: ConnectionPermit,
+    ) {
         let outcome = tokio::select! {
-            outcome = self.converse(stream, peer, &seat) => outcome,
-            () = seat.is_needed() => Err(io::Error::other("too many connections")),
+            outcome = self.converse(stream, peer, &permit) => outcome,
+            () = permit.is_needed() => Err(io::Error::other("too many connections")),
         };
         if let Err(cause) = outcome {
             debug!("a connection to the builder's port came to nothing: {cause} peer={peer}");
@@ -143,7 +148,7 @@ impl Relay {
         &self,
         mut stream: TcpStream,
         peer: SocketAddr,
-        seat: &Seat,
+        permit: &ConnectionPermit,
     ) -> io::Result<()> {
         // What cannot be set is only slower.
         let _ = stream.set_nodelay(true);
@@ -179,8 +184,8 @@ impl Relay {
         if !shaken? {
             in_time(FIRST, stream.readable()).await?;
         }
-        seat.keep();
-        let _request = self.flying.request();
+        permit.keep();
+        let _request = self.in_flight.request();
         pass(stream, upstream, records.rest()).await
     }
 }

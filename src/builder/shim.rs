@@ -17,8 +17,8 @@ use crate::builder::folder::{Content, FILES, Folder};
 use crate::builder::guard::{Guard, Job, Watch};
 use crate::builder::mounts::Procfs;
 use crate::builder::mounts::confine;
-use crate::builder::speech::Speech;
-use crate::builder::{spared, toolchain, tree};
+use crate::builder::output::Output;
+use crate::builder::{oom_score, toolchain, tree};
 use crate::contract::sent_home::SentHome;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, UsageWho, getrusage, setrlimit};
@@ -46,7 +46,7 @@ const LOOK: Duration = Duration::from_millis(250);
 
 /// What every job gets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Terms {
+pub struct JobSpec {
     /// The real bubblewrap.
     pub bwrap: PathBuf,
     pub procfs: Procfs,
@@ -113,7 +113,7 @@ pub fn is_called(variable: Option<&OsStr>, argument: Option<&OsStr>) -> bool {
 /// # Errors
 /// Bubblewrap could not be started.
 pub fn run(terms: &str, arguments: Vec<OsString>) -> io::Result<u8> {
-    let terms: Terms = serde_json::from_str(terms)?;
+    let terms: JobSpec = serde_json::from_str(terms)?;
     if arguments.first().is_some_and(|first| first == "--version") {
         return Err(Command::new(&terms.bwrap).args(arguments).exec());
     }
@@ -193,7 +193,7 @@ fn now() -> Instant {
 }
 
 /// Refuses a Rust job that cannot be watched and would have to be.
-fn refused(terms: &Terms, arguments: &[OsString]) -> Option<SentHome> {
+fn refused(terms: &JobSpec, arguments: &[OsString]) -> Option<SentHome> {
     match terms.guard {
         Some(Guard::List) => Job::of(arguments)?.by_list().err(),
         Some(Guard::Watch) | None => None,
@@ -229,12 +229,12 @@ struct Sandbox {
     wake: UnixStream,
     woken: UnixStream,
     watch: Option<Watch>,
-    speech: Speech,
+    output: Output,
 }
 
 impl Sandbox {
     fn start(
-        terms: &Terms,
+        terms: &JobSpec,
         folder: Option<&Folder>,
         mut arguments: Vec<OsString>,
     ) -> io::Result<Sandbox> {
@@ -258,7 +258,7 @@ impl Sandbox {
             Some(Guard::Watch) => Job::of(&arguments),
             Some(Guard::List) | None => None,
         };
-        let (mut child, watch) = spared::first_to_go(|| match job {
+        let (mut child, watch) = oom_score::first_to_go(|| match job {
             Some(job) => {
                 let (child, watch) = Watch::start(job, &mut command, arguments)?;
                 Ok((child, Some(watch)))
@@ -266,7 +266,7 @@ impl Sandbox {
             None => command.args(arguments).spawn().map(|child| (child, None)),
         })?;
         Ok(Sandbox {
-            speech: Speech::pass_on(&mut child, &wake)?,
+            output: Output::pass_on(&mut child, &wake)?,
             bubblewrap: Pid::from_raw(child.id().cast_signed()),
             runs: Mutex::new(true),
             wake,
@@ -276,7 +276,12 @@ impl Sandbox {
     }
 
     /// Stays with the job to its end.
-    fn attend(mut self, terms: &Terms, folder: Option<&Folder>, begin: Instant) -> io::Result<End> {
+    fn attend(
+        mut self,
+        terms: &JobSpec,
+        folder: Option<&Folder>,
+        begin: Instant,
+    ) -> io::Result<End> {
         let mut watch = self.watch.take();
         let sandbox = &self;
         let (followed, kept) = std::thread::scope(|scope| {
@@ -291,12 +296,12 @@ impl Sandbox {
         let (status, home) = followed?;
         let (limit, seen_bytes) =
             kept.map_err(|_| io::Error::other("the thread that measures ended"))??;
-        self.speech.finish();
+        self.output.finish();
         let unseen = watch.filter(|_| status.success());
         let unseen = unseen.and_then(|watch| watch.unseen());
         Ok(End {
             status,
-            limit: limit.or(self.speech.is_too_much().then_some(Limit::Output)),
+            limit: limit.or(self.output.is_too_much().then_some(Limit::Output)),
             home: home.or(unseen),
             seen_bytes,
         })
@@ -348,7 +353,7 @@ impl Sandbox {
     /// Ends the job where it passes a limit; gives that, and the most memory of the whole job that any look has found.
     fn keep_within(
         &self,
-        terms: &Terms,
+        terms: &JobSpec,
         folder: Option<&Folder>,
         begin: Instant,
     ) -> io::Result<(Option<Limit>, u64)> {
@@ -368,7 +373,7 @@ impl Sandbox {
                 return Ok((None, seen_bytes));
             }
             let now = now();
-            let mut limit = self.speech.is_too_much().then_some(Limit::Output);
+            let mut limit = self.output.is_too_much().then_some(Limit::Output);
             if limit.is_none() && now >= look_at {
                 look_at = now + LOOK;
                 let pid = self.bubblewrap.as_raw().unsigned_abs();
@@ -392,7 +397,7 @@ impl Sandbox {
 }
 
 /// The limit that the job has passed, if any.
-fn passed(terms: &Terms, age: Duration, size: tree::Size) -> Option<Limit> {
+fn passed(terms: &JobSpec, age: Duration, size: tree::Size) -> Option<Limit> {
     if age >= Duration::from_millis(terms.time_millis) {
         Some(Limit::Time)
     } else if size.tasks > terms.processes {
@@ -416,7 +421,7 @@ fn too_much(disk_bytes: u64, content: Content) -> Option<Limit> {
 }
 
 /// The limit of files that a job has passed when it has ended.
-fn left_over(terms: &Terms, folder: &Folder) -> Option<Limit> {
+fn left_over(terms: &JobSpec, folder: &Folder) -> Option<Limit> {
     let content = folder.content(terms.disk_bytes);
     too_much(terms.disk_bytes, content).or(content.is_strange.then_some(Limit::Files))
 }

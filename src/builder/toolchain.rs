@@ -23,7 +23,7 @@ enum Refused {
 }
 
 /// Where `sccache-dist` has a toolchain.
-struct Place {
+struct UnpackedAt {
     name: String,
     packed: PathBuf,
     unpacked: PathBuf,
@@ -36,7 +36,7 @@ struct Place {
 /// # Errors
 /// It is not, or it cannot be read.
 pub(super) fn check(folder: &Folder) -> io::Result<()> {
-    match Place::of(folder) {
+    match UnpackedAt::of(folder) {
         Some(place) => place.check(),
         None => Err(io::Error::other("the job's toolchain has no name")),
     }
@@ -49,13 +49,13 @@ pub(super) fn packed(toolchains: &Path, name: &str) -> Option<PathBuf> {
     Some(dir.join("cache/tc").join(first).join(second).join(name))
 }
 
-impl Place {
+impl UnpackedAt {
     /// `DIR/build/builds/NAME-NUMBER` is a job's folder.
-    fn of(folder: &Folder) -> Option<Place> {
+    fn of(folder: &Folder) -> Option<UnpackedAt> {
         let (name, _) = folder.name()?.rsplit_once('-')?;
         let build = folder.path().parent()?.parent()?;
         let toolchains = build.join("toolchains");
-        Some(Place {
+        Some(UnpackedAt {
             name: name.to_owned(),
             packed: packed(&toolchains, name)?,
             unpacked: toolchains.join(name),
@@ -132,7 +132,7 @@ mod tests {
     /// A builder's folder with a job of the toolchain of this archive.
     struct Scene {
         dir: tempfile::TempDir,
-        place: Place,
+        place: UnpackedAt,
     }
 
     impl Scene {
@@ -141,7 +141,7 @@ mod tests {
             let name = called(&blake3::hash(archive.as_bytes()));
             let job = dir.path().join(format!("build/builds/{name}-1"));
             fs::create_dir_all(&job).unwrap();
-            let place = Place::of(&Folder::at(&job)).unwrap();
+            let place = UnpackedAt::of(&Folder::at(&job)).unwrap();
             fs::create_dir_all(place.packed.parent().unwrap()).unwrap();
             Scene { dir, place }
         }

@@ -301,7 +301,7 @@ fn basedirs_are_taken_away_where_direct_mode_has_entries() {
 }
 
 #[test]
-fn refusals_name_the_mend() {
+fn refusals_name_the_hint() {
     check_refused(
         "--endpoint tcp://cache:4226",
         "cannot use endpoint \"tcp://cache:4226\": sccache knows no tcp:// URLs\nhint: write http://cache:4226",

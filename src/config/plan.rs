@@ -93,7 +93,7 @@ pub fn plan(settings: &Settings, facts: &Facts) -> Result<Plan, toml::ser::Error
         services.push(server(settings, facts, Id(0)));
     }
     if let Some(dist) = &facts.dist {
-        secrets.extend([dist.server_token.clone(), dist.scheduler_token.clone()]);
+        secrets.extend([dist.builder_token.clone(), dist.scheduler_token.clone()]);
         let mut needs = vec![Id(0)];
         if settings.mode.schedules() {
             needs.push(Id(services.len()));
@@ -262,7 +262,7 @@ mod tests {
                 scheduler: "127.0.0.1:10599".parse().unwrap(),
                 builder: "127.0.0.1:10502".parse().unwrap(),
                 scheduler_token: Secret::new("the-scheduler-token"),
-                server_token: Secret::new("the-server-token"),
+                builder_token: Secret::new("the-server-token"),
                 public_addr: "172.17.0.2:10501".parse().unwrap(),
                 bwrap: "/usr/bin/bwrap".into(),
                 run_as: None,

@@ -15,8 +15,8 @@ pub use crate::contract::builder_config::Isolation;
 use self::lookup::Lookup;
 use self::rows::DEFAULT_DIR;
 use self::values::{
-    Fault, absolute, address, duration, file, ipc, log_filter, log_format, optional, sent_token,
-    size, token, upstream, writing_token,
+    ValueError, absolute, address, duration, file, ipc, log_filter, log_format, optional,
+    sent_token, size, token, upstream, writing_token,
 };
 use super::variables;
 use crate::base::regular_file;
@@ -56,7 +56,7 @@ const MODES: [Mode; 5] = [
 ];
 
 impl Mode {
-    fn parse(text: &str) -> Result<Mode, Fault> {
+    fn parse(text: &str) -> Result<Mode, ValueError> {
         let text = if text == "volatile" {
             "ephemeral"
         } else {
@@ -65,7 +65,7 @@ impl Mode {
         let words = MODES.map(Mode::as_str);
         let found = MODES.into_iter().find(|mode| mode.as_str() == text);
         found.ok_or_else(|| {
-            Fault::hint(
+            ValueError::hint(
                 format!("\"{text}\" is not a mode"),
                 match variables::suggest(text, words) {
                     Some(near) => format!("did you mean \"{near}\"?"),
@@ -143,7 +143,7 @@ pub struct Settings {
     pub anonymous_read: bool,
     /// Names of the public DNS under which they may.
     pub hosts: Vec<String>,
-    /// The second level of the cache; may hold keys.
+    /// The upstream of the cache; may hold keys.
     pub upstream: Option<Secret>,
     /// Bearer token for an upstream over HTTP.
     pub upstream_token: Option<Secret>,
@@ -289,7 +289,7 @@ pub fn check(
 
 /// Where a running sccache-dock is to be found.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Place {
+pub struct Installation {
     pub dir: PathBuf,
     pub run_dir: PathBuf,
     pub auth_token: Option<Secret>,
@@ -299,8 +299,8 @@ pub struct Place {
 
 impl Settings {
     /// Where a sccache-dock with these settings is to be found.
-    pub fn place(&self) -> Place {
-        Place {
+    pub fn installation(&self) -> Installation {
+        Installation {
             dir: self.dir.clone(),
             run_dir: self.run_dir.clone(),
             auth_token: self.auth_token.clone(),
@@ -310,16 +310,16 @@ impl Settings {
 }
 
 /// The place alone: a mistake in some other setting must not hide a sccache-dock that runs.
-pub fn place() -> Place {
-    place_in(&environment(), &regular_file::read_to_string)
+pub fn installation() -> Installation {
+    installation_in(&environment(), &regular_file::read_to_string)
 }
 
-fn place_in(
+fn installation_in(
     environment: &BTreeMap<String, String>,
     read: &dyn Fn(&Path) -> io::Result<String>,
-) -> Place {
+) -> Installation {
     let problems = match check(environment, read) {
-        Ok(loaded) => return loaded.settings.place(),
+        Ok(loaded) => return loaded.settings.installation(),
         Err(problems) => problems,
     };
     let mut lookup = Lookup::new(environment, read);
@@ -327,7 +327,7 @@ fn place_in(
     let dir = dir.unwrap_or_else(|| PathBuf::from(DEFAULT_DIR));
     let run_dir = lookup.parsed("SCCACHE_RUN_DIR", optional(absolute));
     let auth_token = lookup.parsed("SCCACHE_AUTH_TOKEN", optional(writing_token));
-    Place {
+    Installation {
         run_dir: run_dir.flatten().unwrap_or_else(|| run_dir_of(&dir)),
         dir,
         auth_token: auth_token.flatten(),

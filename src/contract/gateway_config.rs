@@ -54,7 +54,7 @@ pub struct Config {
     /// The front of the scheduler, in the modes that distribute.
     #[serde(default)]
     pub dist: Option<Dist>,
-    /// The second level.
+    /// The upstream.
     pub upstream: Option<Upstream>,
 }
 
@@ -85,7 +85,7 @@ pub struct Dist {
     /// What the local scheduler takes for a client: the front checks clients itself and puts this in its place.
     pub scheduler_token: Secret,
     /// Builders prove themselves with it.
-    pub server_token: Secret,
+    pub builder_token: Secret,
     /// What a client with a wrong token gets.
     pub wrong_token: WrongToken,
     /// Public address of the builder in this container.
@@ -116,7 +116,7 @@ pub enum WrongToken {
     Fallback,
 }
 
-/// The second level of the cache.
+/// The upstream of the cache.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Upstream {

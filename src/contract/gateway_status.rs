@@ -17,7 +17,7 @@ pub struct Status {
     /// The store takes writes, as far as is known without trying.
     pub ready: bool,
     pub store: StoreStatus,
-    /// The second level, where there is one.
+    /// The upstream, where there is one.
     #[serde(default)]
     pub upstream: Option<UpstreamStatus>,
     pub totals: Totals,
@@ -225,7 +225,7 @@ pub fn scanning(scan: Option<Progress>) -> Option<String> {
     })
 }
 
-/// The second level.
+/// The upstream.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UpstreamStatus {
     /// Its URL without what is secret.

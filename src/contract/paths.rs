@@ -28,7 +28,7 @@ pub fn auth_token(dir: &Path) -> PathBuf {
 }
 
 /// The generated token for builders.
-pub fn server_token(dir: &Path) -> PathBuf {
+pub fn builder_token(dir: &Path) -> PathBuf {
     state(dir).join("server-token")
 }
 

@@ -31,14 +31,14 @@ impl Round {
 }
 
 /// What an allocation holds on its way.
-pub(super) struct Pass {
+pub(super) struct AdmissionPermit {
     pub(super) thread: OwnedSemaphorePermit,
     pub(super) single: Option<OwnedMutexGuard<()>>,
 }
 
 impl Front {
     /// Waits until an allocation may be passed on; `None`: the client had better compile by itself.
-    pub(super) async fn pass(&self, toolchain: &str) -> Option<Pass> {
+    pub(super) async fn admit(&self, toolchain: &str) -> Option<AdmissionPermit> {
         let deadline = Instant::now() + 2 * WAIT;
         let turn = Arc::clone(&self.allocations).acquire_owned();
         let turn = timeout_at(deadline, turn).await;
@@ -46,7 +46,7 @@ impl Front {
         let mut single = None;
         loop {
             let changed = self.changed.notified();
-            let admission = self.ledger().admit(Instant::now(), toolchain);
+            let admission = self.registry().admit(Instant::now(), toolchain);
             match admission {
                 Admission::Open => break,
                 Admission::Single if single.is_some() => break,
@@ -65,7 +65,7 @@ impl Front {
                 Admission::Busy => return None,
             }
         }
-        Some(Pass { thread, single })
+        Some(AdmissionPermit { thread, single })
     }
 
     /// Ends when a builder stands still for which the scheduler may be waiting.
@@ -99,14 +99,14 @@ impl Front {
 
     /// The first builder that stands still.
     async fn ask_quiet_builders(self: &Arc<Front>) -> Option<SocketAddr> {
-        let quiet = self.ledger().quiet(Instant::now(), DOUBT);
+        let quiet = self.registry().quiet(Instant::now(), DOUBT);
         let asked = quiet
             .into_iter()
             .map(|builder| async move { (!answers(builder).await).then_some(builder) });
         let silent = futures_util::future::join_all(asked).await;
         let silent: Vec<SocketAddr> = silent.into_iter().flatten().collect();
         for builder in &silent {
-            if self.ledger().silent(Instant::now(), builder) {
+            if self.registry().silent(Instant::now(), builder) {
                 warn!(
                     "builder {builder} does not answer on its port: it gets no more jobs, and clients whose jobs \
                      it has may wait for 20 minutes, as sccache does (hint: is its container paused?)"
@@ -121,12 +121,12 @@ impl Front {
     async fn watch(self: Arc<Front>, builder: SocketAddr) {
         loop {
             sleep(SILENCE).await;
-            if !self.ledger().is_silent(Instant::now(), &builder) {
+            if !self.registry().is_silent(Instant::now(), &builder) {
                 return;
             }
             if answers(builder).await {
                 info!("builder {builder} answers again");
-                self.ledger().awake(&builder);
+                self.registry().awake(&builder);
                 self.changed.notify_waiters();
                 return;
             }

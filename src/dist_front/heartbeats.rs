@@ -99,7 +99,7 @@ impl Front {
         let mut works = true;
         loop {
             self.news.notified().await;
-            let kept = self.ledger().heartbeats(Instant::now());
+            let kept = self.registry().heartbeats(Instant::now());
             let (path, text) = (self.config.heartbeats.clone(), text(&kept, unix_time()));
             let written =
                 tokio::task::spawn_blocking(move || state_dir::write_private(&path, &text, None));
@@ -143,7 +143,7 @@ impl Front {
         let mut recalled = 0;
         for one in there.into_iter().flatten() {
             if let Ok(heartbeat) = wire::heartbeat(&one.body) {
-                recalled += usize::from(self.ledger().recall(Instant::now(), one, heartbeat));
+                recalled += usize::from(self.registry().recall(Instant::now(), one, heartbeat));
             }
         }
         if recalled > 0 {

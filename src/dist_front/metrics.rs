@@ -30,17 +30,17 @@ struct RouteLabels {
 
 /// The counters.
 #[derive(Debug)]
-pub(super) struct Figures {
+pub(super) struct Metrics {
     requests: Family<RequestLabels, Counter>,
     seconds: Family<RouteLabels, Histogram>,
     in_flight: Gauge,
     allocations: Mutex<BTreeMap<&'static str, u64>>,
 }
 
-impl Default for Figures {
-    fn default() -> Figures {
+impl Default for Metrics {
+    fn default() -> Metrics {
         let seconds = || Histogram::new(exponential_buckets(0.000_25, 4.0, 10));
-        Figures {
+        Metrics {
             requests: Family::default(),
             seconds: Family::new_with_constructor(seconds),
             in_flight: Gauge::default(),
@@ -49,7 +49,7 @@ impl Default for Figures {
     }
 }
 
-impl Figures {
+impl Metrics {
     /// A request was answered.
     pub(super) fn answered(&self, route: &'static str, code: &str, took: Duration) {
         let code = code.to_owned();
@@ -88,7 +88,7 @@ impl Figures {
     }
 }
 
-/// See [`Figures::in_flight`].
+/// See [`Metrics::in_flight`].
 #[derive(Debug)]
 pub(super) struct InFlight(Gauge);
 
@@ -113,29 +113,29 @@ struct Scrape {
 impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let front = &self.front;
-        let figures = &front.figures;
+        let metrics = &front.metrics;
         let requests = encoder.encode_descriptor(
             "dist_requests",
             "Requests of clients and builders that the scheduler's front answered",
             None,
             MetricType::Counter,
         )?;
-        figures.requests.encode(requests)?;
+        metrics.requests.encode(requests)?;
         let seconds = encoder.encode_descriptor(
             "dist_request_duration",
             "Time from a request's head to its answer at the scheduler's front",
             Some(&Unit::Seconds),
             MetricType::Histogram,
         )?;
-        figures.seconds.encode(seconds)?;
+        metrics.seconds.encode(seconds)?;
         let help = "Requests that the scheduler's front is answering now";
         let gauge =
             encoder.encode_descriptor("dist_requests_in_flight", help, None, MetricType::Gauge)?;
-        figures.in_flight.encode(gauge)?;
+        metrics.in_flight.encode(gauge)?;
         let help = "Answers to clients that asked for a builder";
         let mut family =
             encoder.encode_descriptor("dist_allocations", help, None, MetricType::Counter)?;
-        for (outcome, count) in figures.allocations() {
+        for (outcome, count) in metrics.allocations() {
             let labels = [("outcome", outcome.as_str())];
             ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
         }

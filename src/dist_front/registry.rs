@@ -116,12 +116,12 @@ struct Preparing {
 
 /// Builders and jobs.
 #[derive(Debug, Default)]
-pub struct Ledger {
+pub struct Registry {
     builders: BTreeMap<SocketAddr, Builder>,
     jobs: Jobs,
 }
 
-impl Ledger {
+impl Registry {
     /// Takes note of a genuine heartbeat; true when its process is new here.
     pub fn heartbeat(
         &mut self,

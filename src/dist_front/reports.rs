@@ -133,7 +133,7 @@ pub(super) async fn listen(front: &Front) {
                 if report == (Report::Started {})
                     && let Some(builder) = front.config.local_builder
                 {
-                    front.ledger().runs(&builder);
+                    front.registry().runs(&builder);
                     front.changed.notify_waiters();
                 }
             }

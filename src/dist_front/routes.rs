@@ -1,8 +1,8 @@
 //! The requests of clients and builders, one function each.
 
-use super::admission::Pass;
+use super::admission::AdmissionPermit;
 use super::registry::{Assignment, Known};
-use super::upstream::{Fault, Health, STATUS};
+use super::upstream::{Health, STATUS, UpstreamError};
 use super::wire::{self, Allocation};
 use super::{Front, registry};
 use crate::contract::gateway_config::WrongToken;
@@ -76,8 +76,8 @@ impl Refusal {
     }
 }
 
-impl From<Fault> for Refusal {
-    fn from(fault: Fault) -> Refusal {
+impl From<UpstreamError> for Refusal {
+    fn from(fault: UpstreamError) -> Refusal {
         Refusal::passing("dist_scheduler", fault)
     }
 }
@@ -133,7 +133,7 @@ pub(super) async fn answer(
     peer: &Peer,
     request: Request<Incoming>,
 ) -> Answer {
-    let (started, _in_flight) = (Instant::now(), front.figures.in_flight());
+    let (started, _in_flight) = (Instant::now(), front.metrics.in_flight());
     let _working = connection_limit::works();
     let (parts, mut body) = request.into_parts();
     let route = Route::find(&parts.method, parts.uri.path());
@@ -161,7 +161,7 @@ pub(super) async fn answer(
     connection_limit::answered();
     let code = answer.status();
     front
-        .figures
+        .metrics
         .answered(route.label(), code.as_str(), started.elapsed());
     answer
 }
@@ -205,7 +205,7 @@ impl Scene<'_> {
             return Err(Refusal::passing("dist_route", message));
         }
         self.await_scheduler().await?;
-        let Some(Pass { thread, single }) = front.pass(&toolchain).await else {
+        let Some(AdmissionPermit { thread, single }) = front.admit(&toolchain).await else {
             return Ok(self.no_capacity("busy", "the builders are busy with a toolchain"));
         };
         let mut request = Request::new(Full::new(body));
@@ -225,13 +225,13 @@ impl Scene<'_> {
             asking.link.ask(request, ALLOCATION).await
         });
         let answer = tokio::select! {
-            answer = asking => answer.unwrap_or_else(|cause| Err(Fault::Broken(cause.to_string()))),
+            answer = asking => answer.unwrap_or_else(|cause| Err(UpstreamError::Broken(cause.to_string()))),
             builder = front.silent_builder() => {
                 let message = format!("builder {builder} does not answer");
                 return Ok(self.no_capacity("silent", &message));
             }
         };
-        let answer = answer.inspect_err(|_| front.figures.allocation("failed"))?;
+        let answer = answer.inspect_err(|_| front.metrics.allocation("failed"))?;
         let outcome = self.allocated(&toolchain, answer);
         drop(single);
         front.changed.notify_waiters();
@@ -243,7 +243,7 @@ impl Scene<'_> {
         let front = self.front;
         let status = answer.status();
         if !status.is_success() {
-            front.figures.allocation("failed");
+            front.metrics.allocation("failed");
             let told = String::from_utf8_lossy(answer.body()).into_owned();
             if status.is_client_error() {
                 let message = format!("the scheduler refused what the front sent: {status} {told}");
@@ -264,17 +264,17 @@ impl Scene<'_> {
                 let now = Instant::now();
                 let assignment =
                     front
-                        .ledger()
+                        .registry()
                         .assigned(now, job, builder, toolchain, needs_toolchain);
                 if assignment == Assignment::Leaving {
                     let message = format!("builder {builder} is about to stop");
                     return Ok(self.no_capacity("leaving", &message));
                 }
-                front.figures.allocation("assigned");
+                front.metrics.allocation("assigned");
             }
-            Ok(Allocation::Refused(_)) => front.figures.allocation("no_capacity"),
+            Ok(Allocation::Refused(_)) => front.metrics.allocation("no_capacity"),
             Err(cause) => {
-                front.figures.allocation("failed");
+                front.metrics.allocation("failed");
                 let message = format!("cannot understand the scheduler's answer: {cause}");
                 return Err(Refusal::passing("dist_scheduler", message));
             }
@@ -284,18 +284,18 @@ impl Scene<'_> {
 
     /// The scheduler's own words for it: the client compiles by itself.
     fn no_capacity(&self, outcome: &'static str, message: &str) -> Answer {
-        self.front.figures.allocation(outcome);
+        self.front.metrics.allocation(outcome);
         reply(OCTETS, wire::no_capacity(message))
     }
 
     async fn certificate(&self, builder: SocketAddr) -> Result<Answer, Refusal> {
-        connection_limit::tolerated();
+        connection_limit::admit_anonymous_reader();
         self.await_scheduler().await?;
         self.pass_on(&format!("{CERTIFICATE}{builder}")).await
     }
 
     async fn status(&self) -> Result<Answer, Refusal> {
-        connection_limit::tolerated();
+        connection_limit::admit_anonymous_reader();
         self.await_scheduler().await?;
         self.pass_on(STATUS).await
     }
@@ -321,7 +321,7 @@ impl Scene<'_> {
         let heartbeat = wire::heartbeat(&body).map_err(bad)?;
         let front = self.front;
         let noted = front
-            .ledger()
+            .registry()
             .heartbeat(Instant::now(), builder, heartbeat, body.clone());
         let is_new = noted.map_err(|stale| {
             let reason = match stale {
@@ -358,7 +358,7 @@ impl Scene<'_> {
         let bad = |cause| Refusal::new(StatusCode::BAD_REQUEST, "dist_body", cause);
         let state = wire::job_state(&body).map_err(bad)?;
         let front = self.front;
-        let known = front.ledger().known(job, &builder);
+        let known = front.registry().known(job, &builder);
         let path = format!("{JOB_STATE}{job}");
         let answer = match known {
             Known::Lost => None,
@@ -372,7 +372,7 @@ impl Scene<'_> {
             .is_none_or(|answer| answer.status().is_success());
         if taken {
             front
-                .ledger()
+                .registry()
                 .progressed(Instant::now(), job, builder, state);
             front.changed.notify_waiters();
         }
@@ -413,7 +413,7 @@ impl Scene<'_> {
         let builder = self.check_builder()?;
         let front = self.front;
         if front.link.is_local() {
-            let known = front.ledger().leave(&builder);
+            let known = front.registry().leave(&builder);
             info!("builder {builder} leaves known={known} peer={}", self.peer);
             front.changed.notify_waiters();
             front.news.notify_one();
@@ -480,7 +480,7 @@ impl Scene<'_> {
     }
 
     fn check_builder(&self) -> Result<SocketAddr, Refusal> {
-        let token = &self.front.config.server_token;
+        let token = &self.front.config.builder_token;
         let given = credentials(&self.parts.headers).and_then(wire::builder_bearer);
         let genuine = given.filter(|(_, given)| access::is_same(token, given.as_bytes()));
         if let Some((address, _)) = genuine {
@@ -499,7 +499,7 @@ impl Scene<'_> {
     /// Counts a wrong token, on one account with those that came to the cache's port; an error if it is one too many.
     fn wrong_token(&self) -> Result<(), Refusal> {
         self.gateway.metrics.auth_failed();
-        if !self.gateway.crowd.failed(self.peer) {
+        if !self.gateway.limiter.failed(self.peer) {
             return Ok(());
         }
         let status = match self.front.config.wrong_token {
@@ -525,7 +525,7 @@ impl Front {
         let headers = request.headers_mut();
         headers.insert(header::CONTENT_TYPE, OCTETS);
         headers.insert(header::ACCEPT, OCTETS);
-        let token = format!("{builder} {}", self.config.server_token.reveal());
+        let token = format!("{builder} {}", self.config.builder_token.reveal());
         headers.insert(header::AUTHORIZATION, bearer(&token));
         // It must be the address that the builder names, wherever its request came from.
         if let Ok(ip) = HeaderValue::from_str(&builder.ip().to_string()) {

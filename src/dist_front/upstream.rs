@@ -32,7 +32,7 @@ pub(super) const STATUS: &str = "/api/v1/scheduler/status";
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
-pub enum Fault {
+pub enum UpstreamError {
     /// Nobody listens: its process is gone.
     #[error("the scheduler is not there: {0}")]
     Gone(io::Error),
@@ -63,18 +63,18 @@ pub enum Health {
 
 /// The link.
 #[derive(Debug)]
-pub struct Link {
+pub struct UpstreamClient {
     scheduler: Scheduler,
     health: watch::Sender<Health>,
     look_now: Notify,
     outages: AtomicU64,
 }
 
-impl Link {
+impl UpstreamClient {
     /// Down until the first look.
-    pub fn new(scheduler: Scheduler) -> Link {
+    pub fn new(scheduler: Scheduler) -> UpstreamClient {
         let since = Instant::now();
-        Link {
+        UpstreamClient {
             scheduler,
             health: watch::Sender::new(Health::Down { since, gone: true }),
             look_now: Notify::new(),
@@ -138,7 +138,7 @@ impl Link {
         };
         let mut pause = FIRST_PAUSE;
         while let Err(fault) = self.probe().await {
-            if matches!(fault, Fault::Gone(_)) {
+            if matches!(fault, UpstreamError::Gone(_)) {
                 self.down(true);
             }
             tokio::select! {
@@ -153,7 +153,7 @@ impl Link {
         &self,
         request: Request<Full<Bytes>>,
         bound: Duration,
-    ) -> Result<Response<Bytes>, Fault> {
+    ) -> Result<Response<Bytes>, UpstreamError> {
         let deadline = Instant::now() + bound;
         let mut exchange = std::pin::pin!(self.exchange(request));
         let outcome = loop {
@@ -162,16 +162,16 @@ impl Link {
                 break outcome;
             }
             if self.probe().await.is_err() {
-                break Err(Fault::Silent);
+                break Err(UpstreamError::Silent);
             }
             if Instant::now() >= deadline {
-                break Err(Fault::Slow(bound));
+                break Err(UpstreamError::Slow(bound));
             }
         };
         match &outcome {
-            Ok(_) | Err(Fault::Slow(_)) => {}
-            Err(Fault::Gone(_)) => self.down(true),
-            Err(Fault::Broken(_) | Fault::Silent) => self.down(false),
+            Ok(_) | Err(UpstreamError::Slow(_)) => {}
+            Err(UpstreamError::Gone(_)) => self.down(true),
+            Err(UpstreamError::Broken(_) | UpstreamError::Silent) => self.down(false),
         }
         outcome
     }
@@ -192,24 +192,27 @@ impl Link {
         });
     }
 
-    async fn probe(&self) -> Result<(), Fault> {
+    async fn probe(&self) -> Result<(), UpstreamError> {
         let mut request = Request::new(Full::default());
         *request.uri_mut() = hyper::Uri::from_static(STATUS);
         match timeout(PROBE, self.exchange(request)).await {
             Ok(Ok(answer)) if answer.status() == StatusCode::OK => Ok(()),
-            Ok(Ok(answer)) => Err(Fault::Broken(format!("status {}", answer.status()))),
+            Ok(Ok(answer)) => Err(UpstreamError::Broken(format!("status {}", answer.status()))),
             Ok(Err(fault)) => Err(fault),
-            Err(_) => Err(Fault::Silent),
+            Err(_) => Err(UpstreamError::Silent),
         }
     }
 
-    async fn exchange(&self, mut request: Request<Full<Bytes>>) -> Result<Response<Bytes>, Fault> {
-        let broken = |cause: hyper::Error| Fault::Broken(cause.to_string());
+    async fn exchange(
+        &self,
+        mut request: Request<Full<Bytes>>,
+    ) -> Result<Response<Bytes>, UpstreamError> {
+        let broken = |cause: hyper::Error| UpstreamError::Broken(cause.to_string());
         let connected = match &self.scheduler {
             Scheduler::Local(address) => TcpStream::connect(address).await,
             Scheduler::Remote(url) => TcpStream::connect(authority(url)).await,
         };
-        let stream = connected.map_err(Fault::Gone)?;
+        let stream = connected.map_err(UpstreamError::Gone)?;
         // What cannot be set is only slower.
         let _ = stream.set_nodelay(true);
         let host = match &self.scheduler {
@@ -229,7 +232,7 @@ impl Link {
             let answer = sender.send_request(request).await.map_err(broken)?;
             let (parts, body) = answer.into_parts();
             let body = Limited::new(body, ANSWER).collect().await;
-            let body = body.map_err(|cause| Fault::Broken(cause.to_string()))?;
+            let body = body.map_err(|cause| UpstreamError::Broken(cause.to_string()))?;
             Ok(Response::from_parts(parts, body.to_bytes()))
         };
         // The connection does the reading and writing for the other; how it ends, that one tells.
@@ -265,11 +268,11 @@ mod tests {
         let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = closed.local_addr().unwrap();
         drop(closed);
-        let link = Link::new(Scheduler::Local(address));
+        let link = UpstreamClient::new(Scheduler::Local(address));
         link.up();
         for _ in 0..2 {
             let answer = link.ask(Request::default(), Duration::from_secs(5)).await;
-            assert!(matches!(answer, Err(Fault::Gone(_))), "{answer:?}");
+            assert!(matches!(answer, Err(UpstreamError::Gone(_))), "{answer:?}");
         }
         assert!(matches!(link.health(), Health::Down { gone: true, .. }));
         assert_eq!(link.outages(), 1);

@@ -127,10 +127,10 @@ pub(super) fn examine(conf: &Conf, url: &str, cluster: Option<&Cluster>, checks:
     if let Some(capacity) = status(&http, &endpoint, checks) {
         token(&http, checks);
         if capacity.num_servers > 0 && cluster.is_none() {
-            let mend =
+            let hint =
                 "give the token of the cache too, so that this command learns where they are";
             let found = "not looked for: the gateway does not say where they are";
-            checks.push(Check::warn("builders", found, mend));
+            checks.push(Check::warn("builders", found, hint));
         }
     }
     let Some(cluster) = cluster else { return };
@@ -151,8 +151,8 @@ pub(super) fn judge_builder(builder: &Builder, scheduler: &Endpoint) -> Check {
             "{address} has given the scheduler no sign for {} s",
             builder.last_sign_seconds
         );
-        let mend = "look whether it runs, and at its log: it must reach the scheduler's port 10600";
-        return Check::fail("builder", found, mend);
+        let hint = "look whether it runs, and at its log: it must reach the scheduler's port 10600";
+        return Check::fail("builder", found, hint);
     }
     let check = reach(address, scheduler);
     if check.verdict == Verdict::Ok && builder.failed > 0 {
@@ -160,8 +160,8 @@ pub(super) fn judge_builder(builder: &Builder, scheduler: &Endpoint) -> Check {
             "{address} answers, but {} jobs for it were never finished",
             builder.failed
         );
-        let mend = "look for clients that do not reach it (this command, there), and at its log";
-        return Check::warn("builder", found, mend);
+        let hint = "look for clients that do not reach it (this command, there), and at its log";
+        return Check::warn("builder", found, hint);
     }
     check
 }
@@ -173,9 +173,9 @@ pub(super) fn handing_over(cluster: &Cluster) -> Option<Check> {
     let (assigned, failed) = (count("assigned"), count("failed"));
     if failed > 0 {
         let found = format!("{failed} jobs could not be handed to a builder, {assigned} could");
-        let mend = "the scheduler's container must reach each builder's public address: publish 10501 on that address \
+        let hint = "the scheduler's container must reach each builder's public address: publish 10501 on that address \
                     and not on 127.0.0.1, and let the firewall of that machine take connections from its own containers";
-        return Some(Check::warn(what, found, mend));
+        return Some(Check::warn(what, found, hint));
     }
     (assigned > 0).then(|| Check::ok(what, format!("{assigned} jobs handed over")))
 }
@@ -186,24 +186,24 @@ fn status(http: &Http, endpoint: &Endpoint, checks: &mut Vec<Check>) -> Option<C
         Ok(answer) if answer.code == 200 => serde_json::from_str::<Capacity>(&answer.body).ok(),
         Ok(answer) => {
             let found = format!("{} answers {}", endpoint.url, answer.code);
-            let mend = if answer.code >= 500 {
+            let hint = if answer.code >= 500 {
                 "the scheduler is away or restarting: look at sccache-dock status and the container's log"
             } else {
                 "this is no scheduler: it is at port 10600, the cache at 4226"
             };
-            checks.push(Check::fail(what, found, mend));
+            checks.push(Check::fail(what, found, hint));
             return None;
         }
         Err(error) => {
             let found = format!("{} does not answer: {error}", endpoint.url);
-            let mend = match endpoint.tls {
+            let hint = match endpoint.tls {
                 true => {
                     "sccache-dock's scheduler speaks no TLS: write http:// unless a proxy is before it"
                 }
                 false => "look at sccache-dock status and the container's log",
             };
             let check = refused_certificate(&error, endpoint);
-            checks.push(check.unwrap_or_else(|| Check::fail(what, found, mend)));
+            checks.push(check.unwrap_or_else(|| Check::fail(what, found, hint)));
             return None;
         }
     };
@@ -292,13 +292,13 @@ pub(super) fn reach(address: &str, scheduler: &Endpoint) -> Check {
         ),
         Err(error) => {
             let found = format!("cannot reach {at} from here: {error}");
-            Check::fail(what, found, mend(at.ip(), error.kind(), scheduler))
+            Check::fail(what, found, hint(at.ip(), error.kind(), scheduler))
         }
     }
 }
 
 /// Why a builder that the scheduler reaches cannot be reached from here.
-fn mend(builder: IpAddr, error: ErrorKind, scheduler: &Endpoint) -> String {
+fn hint(builder: IpAddr, error: ErrorKind, scheduler: &Endpoint) -> String {
     if builder.is_loopback() && !scheduler.is_loopback() {
         return "its public address is loopback: set SCCACHE_PUBLIC_ADDR=ADDRESS_OF_ITS_MACHINE:10501 there".into();
     }
@@ -335,8 +335,8 @@ pub(super) fn judge_daemon(printed: &str) -> Check {
         Check::ok(what, "connected")
     } else if let Some(told) = value.get("NotConnected") {
         let why = told[1].as_str().unwrap_or_default();
-        let mend = "mend the scheduler (see above): sccache tries again by itself";
-        Check::fail(what, format!("not connected: {why}"), mend)
+        let hint = "hint the scheduler (see above): sccache tries again by itself";
+        Check::fail(what, format!("not connected: {why}"), hint)
     } else {
         let found = "the daemon that runs was started without a scheduler";
         Check::fail(what, found, stop)

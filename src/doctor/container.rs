@@ -42,7 +42,7 @@ pub fn inside(loaded: Result<Loaded, Problems>) -> Report {
     checks.push(folder(settings));
     checks.push(mount(settings));
     checks.push(space(settings));
-    let running = admin::report(&settings.place());
+    let running = admin::report(&settings.installation());
     match &running {
         Ok(report) => checks.extend(report.services.iter().map(|service| {
             let found = format!("{}, {} restarts", service.state, service.restarts);
@@ -72,7 +72,7 @@ pub fn inside(loaded: Result<Loaded, Problems>) -> Report {
         }
     }
     if running.is_ok() {
-        let cache = admin::cache(&settings.place());
+        let cache = admin::cache(&settings.installation());
         let dist = cache.as_ref().ok().and_then(|cache| cache.dist.as_ref());
         checks.extend(dist.and_then(|dist| homeward(&dist.local_jobs)));
         checks.push(match cache {
@@ -88,7 +88,7 @@ pub fn inside(loaded: Result<Loaded, Problems>) -> Report {
                 Some(fault) => Check::fail(
                     "cache",
                     fault,
-                    "mend the file system; the cache goes on by itself",
+                    "fix the file system; the cache goes on by itself",
                 ),
             },
             Err(error) => Check::fail(
@@ -137,11 +137,11 @@ fn homeward(jobs: &LocalJobs) -> Option<Check> {
 }
 
 fn from_problem(problem: &Problem, check: fn(&str, String, String) -> Check) -> Check {
-    let mend = problem
+    let hint = problem
         .hint
         .clone()
         .unwrap_or_else(|| "see \"sccache-dock config\"".into());
-    check(&problem.subject, problem.message.clone(), mend)
+    check(&problem.subject, problem.message.clone(), hint)
 }
 
 fn folder(settings: &Settings) -> Check {

@@ -128,9 +128,9 @@ pub(super) fn distributed(stats: &Stats) -> Option<Check> {
         Check::ok(what, found)
     } else {
         let found = format!("{found}; {errors} were compiled here because that failed");
-        let mend =
+        let hint =
             "see above what cannot be reached, and the recent warnings of sccache-dock status";
-        Check::warn(what, found, mend)
+        Check::warn(what, found, hint)
     })
 }
 
@@ -149,7 +149,7 @@ pub(super) fn judge(stats: &Stats, lane: Option<Lane>) -> Check {
         }
         Stats::Failed(error) => {
             let line = error.lines().next().unwrap_or_default().to_owned();
-            return Check::fail(what, line, "mend what sccache complains about");
+            return Check::fail(what, line, "fix what sccache complains about");
         }
     };
     let Ok(output) = serde_json::from_str::<Output>(text) else {
@@ -185,8 +185,8 @@ pub(super) fn judge(stats: &Stats, lane: Option<Lane>) -> Check {
     });
     if failures > 0 {
         let found = format!("{failures} writes to the shared cache failed, {writes} arrived");
-        let mend = "mend the token or the gateway (see above), then sccache --stop-server";
-        return Check::warn(what, found, mend);
+        let hint = "hint the token or the gateway (see above), then sccache --stop-server";
+        return Check::warn(what, found, hint);
     }
     Check::ok(what, places.join(", "))
 }

@@ -137,8 +137,8 @@ pub(super) fn cargo_files(config: &cargo_config::Config, environment: &Environme
                 "{} sets it with force, so what the environment says has no effect",
                 variable.file.display()
             );
-            let mend = "remove the line or its force, or unset the variable";
-            checks.push(Check::warn(name, found, mend));
+            let hint = "remove the line or its force, or unset the variable";
+            checks.push(Check::warn(name, found, hint));
         }
     }
     for (file, names) in set {
@@ -221,7 +221,7 @@ pub(super) fn basedirs(
     lane: Option<Lane>,
 ) -> Option<Check> {
     let name = "SCCACHE_BASEDIRS";
-    let (mend, is_set) = match environment.get(name).map(String::as_str) {
+    let (hint, is_set) = match environment.get(name).map(String::as_str) {
         Some("" | NO_BASEDIRS) => ("", false),
         Some(_) => ("unset SCCACHE_BASEDIRS", true),
         None => ("remove basedirs from sccache's config file", in_conf),
@@ -232,8 +232,8 @@ pub(super) fn basedirs(
             "with a level on disk, sccache before {SAFE_BASEDIRS} gives one checkout the object of another one with other \
              headers"
         );
-        let mend = format!("{mend}, and use sccache-dock at for hits across checkouts");
-        Check::fail(name, found, mend)
+        let hint = format!("{hint}, and use sccache-dock at for hits across checkouts");
+        Check::fail(name, found, hint)
     })
 }
 
@@ -299,7 +299,7 @@ fn cargo(environment: &Environment, checks: &mut Vec<Check>) {
     for (name, value) in environment {
         if is_in_keys(name) && !is_usual(name, value) {
             let found = "part of the key of every Rust compile: no hits from machines where it differs or is not set";
-            let mend = match name.as_str() {
+            let hint = match name.as_str() {
                 "CARGO_REGISTRY_TOKEN" => {
                     "set CARGO_REGISTRY_TOKEN for cargo publish alone, or use cargo login"
                         .to_owned()
@@ -308,7 +308,7 @@ fn cargo(environment: &Environment, checks: &mut Vec<Check>) {
                     "unset {name}, and say the same in .cargo/config.toml, which is in no key; or set it alike everywhere"
                 ),
             };
-            checks.push(Check::warn(name, found, mend));
+            checks.push(Check::warn(name, found, hint));
         }
     }
 }
@@ -398,8 +398,8 @@ fn chain(environment: &Environment, checks: &mut Vec<Check>) {
             let disk = ["SCCACHE_DIR", "SCCACHE_CACHE_SIZE", "SCCACHE_LOCAL_RW_MODE"];
             if !has("webdav") {
                 let found = format!("\"{chain}\" leaves the shared cache out");
-                let mend = "export SCCACHE_MULTILEVEL_CHAIN=disk,webdav";
-                checks.push(Check::fail("SCCACHE_MULTILEVEL_CHAIN", found, mend));
+                let hint = "export SCCACHE_MULTILEVEL_CHAIN=disk,webdav";
+                checks.push(Check::fail("SCCACHE_MULTILEVEL_CHAIN", found, hint));
             }
             if has("disk") && !disk.iter().any(|it| value(environment, it).is_some()) {
                 checks.push(Check::warn(
@@ -424,13 +424,13 @@ fn other_stores(environment: &Environment, checks: &mut Vec<Check>) {
         if value(environment, name).is_none() || is_off {
             continue;
         }
-        let mend = format!("unset {name}");
+        let hint = format!("unset {name}");
         checks.push(if has_chain {
             let found = "chooses another store where sccache knows no chains (before 0.16)";
-            Check::warn(name, found, mend)
+            Check::warn(name, found, hint)
         } else {
             let found = "chooses another store: sccache prefers it to WebDAV";
-            Check::fail(name, found, mend)
+            Check::fail(name, found, hint)
         });
     }
 }
@@ -553,11 +553,11 @@ fn names(environment: &Environment, checks: &mut Vec<Check>) {
                 format!("unset {name}; use {instead}"),
             ));
         } else if !SCCACHE_OWN.contains(&name.as_str()) && !WRAPPER.contains(&name.as_str()) {
-            let mend = match suggest(name, SCCACHE_OWN.iter().copied()) {
+            let hint = match suggest(name, SCCACHE_OWN.iter().copied()) {
                 Some(near) => format!("did you mean {near}?"),
                 None => format!("unset {name}"),
             };
-            checks.push(Check::warn(name, "not a variable of sccache 0.19.0", mend));
+            checks.push(Check::warn(name, "not a variable of sccache 0.19.0", hint));
         }
     }
     if checks.len() == known {

@@ -113,7 +113,7 @@ pub(super) fn refused_certificate(error: &ureq::Error, endpoint: &Endpoint) -> O
         return None;
     };
     let other = cause.to_string();
-    let (found, mend) = match cause {
+    let (found, hint) = match cause {
         // The second where an authority was made anew under its old name.
         Cause::UnknownIssuer | Cause::BadSignature => (
             "no authority that this machine trusts has signed it",
@@ -137,5 +137,5 @@ pub(super) fn refused_certificate(error: &ureq::Error, endpoint: &Endpoint) -> O
         _ => (&*other, "make a new one"),
     };
     let found = format!("sccache refuses that of {}: {found}", endpoint.url);
-    Some(Check::fail("certificate", found, mend))
+    Some(Check::fail("certificate", found, hint))
 }

@@ -1,6 +1,6 @@
 //! Which parts of sccache's keys may set this client apart from its team, for the current folder: what the environment
 //! says of them is in `environment`; here are paths, cargo's config files and the kind of C keys. Pure but for
-//! [`Place::look`].
+//! [`Paths::look`].
 
 use super::cluster::Conf;
 use super::environment::{self, is_in_keys};
@@ -16,7 +16,7 @@ const ALIKE: &str = "say it in the checkout's own .cargo/config.toml, for everyb
 
 /// Where a client builds.
 #[derive(Debug, Default)]
-pub(super) struct Place {
+pub(super) struct Paths {
     /// The checkout around the current folder.
     pub(super) root: PathBuf,
     pub(super) cargo_home: PathBuf,
@@ -24,9 +24,9 @@ pub(super) struct Place {
     pub(super) private: Vec<(PathBuf, String)>,
 }
 
-impl Place {
+impl Paths {
     /// The current folder of a client, if it lies in a checkout.
-    pub(super) fn look(environment: &Environment) -> Option<Place> {
+    pub(super) fn look(environment: &Environment) -> Option<Paths> {
         let cwd = std::env::current_dir().ok()?;
         let root = at::checkout_around(&cwd)?;
         let cargo_home = cargo_config::home(environment)?;
@@ -37,7 +37,7 @@ impl Place {
         let files = folders
             .iter()
             .flat_map(|folder| cargo_config::NAMES.map(|name| folder.join(name)));
-        Some(Place {
+        Some(Paths {
             private: files
                 .filter_map(|path| fs::read_to_string(&path).ok().map(|text| (path, text)))
                 .collect(),
@@ -49,7 +49,7 @@ impl Place {
 
 /// What sets the keys of this client apart. Names only, where a value may be a secret.
 pub(super) fn judge(
-    place: Option<&Place>,
+    place: Option<&Paths>,
     environment: &Environment,
     conf: Option<&Conf>,
     lane: Option<Lane>,
@@ -76,13 +76,13 @@ pub(super) fn judge(
     }
     if environment.contains_key("RUSTFLAGS") {
         let found = "its flags are part of the key of every Rust compile";
-        let mend = format!("unset RUSTFLAGS, and {ALIKE}");
-        checks.push(Check::warn("RUSTFLAGS", found, mend));
+        let hint = format!("unset RUSTFLAGS, and {ALIKE}");
+        checks.push(Check::warn("RUSTFLAGS", found, hint));
     }
     if conf.is_some_and(|conf| conf.has_toolchains) {
         let found = "sccache's config file names toolchains of its own, which are part of keys";
-        let mend = "give everybody the same [[dist.toolchains]], or nobody any";
-        checks.push(Check::warn("dist.toolchains", found, mend));
+        let hint = "give everybody the same [[dist.toolchains]], or nobody any";
+        checks.push(Check::warn("dist.toolchains", found, hint));
     }
     checks.extend(c(environment, lane));
     checks
@@ -156,8 +156,8 @@ fn c(environment: &Environment, lane: Option<Lane>) -> Vec<Check> {
     ] {
         if environment.contains_key(name) {
             let found = "part of the key of every compile of C and C++";
-            let mend = format!("set {name} alike everywhere, or nowhere");
-            checks.push(Check::warn(name, found, mend));
+            let hint = format!("set {name} alike everywhere, or nowhere");
+            checks.push(Check::warn(name, found, hint));
         }
     }
     checks
@@ -187,7 +187,7 @@ mod tests {
                     [profile.dev]\ndebug = 0\n\
                     [env]\nCARGO_TERM_COLOR = 'always'\nCARGO_INCREMENTAL = '0'\nOTHER = 'x'\n\
                     [term]\ncolor = 'always'\n[registry]\ntoken = 'a-secret'\n";
-        let place = Place {
+        let place = Paths {
             root: "/home/me/project".into(),
             cargo_home: "/home/me/.cargo".into(),
             private: vec![("/home/me/.cargo/config.toml".into(), text.to_owned())],

@@ -71,9 +71,9 @@ pub(super) fn gateway(
         Ok(answer) if answer.code == 200 => {}
         Ok(answer) => {
             let found = format!("{} answers {} to /healthz", endpoint.url, answer.code);
-            let mend = "this is another server, or a proxy whose server is away: check the endpoint and the container";
+            let hint = "this is another server, or a proxy whose server is away: check the endpoint and the container";
             let check = other_scheme(endpoint);
-            checks.push(check.unwrap_or_else(|| Check::fail("gateway", found, mend)));
+            checks.push(check.unwrap_or_else(|| Check::fail("gateway", found, hint)));
             return Status::default();
         }
         Err(error) => {
@@ -105,18 +105,18 @@ fn other_scheme(endpoint: &Endpoint) -> Option<Check> {
         "the endpoint says {says}, but {}:{} speaks {speaks}",
         endpoint.host, endpoint.port
     );
-    let mend = match endpoint.tls {
+    let hint = match endpoint.tls {
         true => format!(
             "use {}, or give the cache a certificate: SCCACHE_TLS_CERT",
             other.url
         ),
         false => format!("use {}, with a name that is in its certificate", other.url),
     };
-    Some(Check::fail("gateway", found, mend))
+    Some(Check::fail("gateway", found, hint))
 }
 
 fn silent(endpoint: &Endpoint, error: &ureq::Error) -> Check {
-    let (what, mend) = match endpoint.tls {
+    let (what, hint) = match endpoint.tls {
         true => (
             "HTTPS",
             "check the endpoint, and on the cache's host SCCACHE_TLS_CERT and its log",
@@ -127,7 +127,7 @@ fn silent(endpoint: &Endpoint, error: &ureq::Error) -> Check {
         ),
     };
     let found = format!("{} does not speak {what}: {error}", endpoint.url);
-    Check::fail("gateway", found, mend)
+    Check::fail("gateway", found, hint)
 }
 
 /// Whether anything accepts connections at `endpoint`.
@@ -138,9 +138,9 @@ pub(super) fn connect(what: &str, endpoint: &Endpoint, checks: &mut Vec<Check>) 
         Ok(addresses) => addresses.collect(),
         Err(error) => {
             let found = format!("cannot resolve {}: {error}", endpoint.host);
-            let mend =
+            let hint =
                 "check the name, or use the address; in a container, join the gateway's network";
-            checks.push(Check::fail(what, found, mend));
+            checks.push(Check::fail(what, found, hint));
             return false;
         }
     };
@@ -155,7 +155,7 @@ pub(super) fn connect(what: &str, endpoint: &Endpoint, checks: &mut Vec<Check>) 
         }
     }
     let error = last.unwrap_or_else(|| ErrorKind::NotFound.into());
-    let mend = match error.kind() {
+    let hint = match error.kind() {
         ErrorKind::ConnectionRefused => after_refusal(&addresses),
         ErrorKind::TimedOut => {
             "packets are dropped: check the address, the firewall and the published interface"
@@ -168,7 +168,7 @@ pub(super) fn connect(what: &str, endpoint: &Endpoint, checks: &mut Vec<Check>) 
     checks.push(Check::fail(
         what,
         format!("cannot connect to {place}: {error}"),
-        mend,
+        hint,
     ));
     false
 }
@@ -194,8 +194,8 @@ fn identify(http: &Http, endpoint: &Endpoint, checks: &mut Vec<Check>) -> Option
         status: Status,
     }
     let stranger = |found: String| {
-        let mend = "check the endpoint: clients would send their token to it";
-        Check::fail("gateway", found, mend)
+        let hint = "check the endpoint: clients would send their token to it";
+        Check::fail("gateway", found, hint)
     };
     match http.get("/api/status") {
         Ok(answer) if answer.code == 200 => match serde_json::from_str::<Ours>(&answer.body) {
@@ -261,10 +261,10 @@ fn rights(http: &Http, checks: &mut Vec<Check>) {
         }
         Ok(answer) if answer.code == 429 => {
             let found = "wrong, and so were too many that came from this address (429)";
-            let mend = format!(
+            let hint = format!(
                 "{token_mend}: the right one is served at once; others here may still send an old one"
             );
-            checks.push(Check::fail("token", found, mend));
+            checks.push(Check::fail("token", found, hint));
             return;
         }
         Ok(answer) => {
@@ -301,7 +301,7 @@ fn rights(http: &Http, checks: &mut Vec<Check>) {
 
 /// The version of `sccache`, a name on the PATH or a path.
 pub(super) fn sccache_version(sccache: &Path, checks: &mut Vec<Check>) -> Option<Version> {
-    let failed = |found: &str, mend: &str| Some(Check::fail("sccache", found, mend));
+    let failed = |found: &str, hint: &str| Some(Check::fail("sccache", found, hint));
     let mut version = None;
     let check = match run(sccache, &["--version"]) {
         Ok(Ended::Well(text) | Ended::Badly(text)) => {
@@ -402,8 +402,8 @@ pub(super) fn files(
             "its folder {} does not exist: sccache cannot start its daemon",
             folder.display()
         );
-        let mend = format!("mkdir -p {}", folder.display());
-        checks.push(Check::fail("SCCACHE_SERVER_UDS", found, mend));
+        let hint = format!("mkdir -p {}", folder.display());
+        checks.push(Check::fail("SCCACHE_SERVER_UDS", found, hint));
     }
     checks.extend(temporary(environment));
     checks.extend(own_level(environment));
@@ -413,16 +413,16 @@ pub(super) fn files(
         (None, Some(path)) if path.exists() => {
             let path = path.display();
             let found = format!("{path} is not TOML, or cannot be read: sccache refuses to run");
-            checks.push(Check::fail(what, found, "mend it, or move it away"));
+            checks.push(Check::fail(what, found, "fix it, or move it away"));
         }
         (None, Some(path)) if set("SCCACHE_CONF").is_some() => {
             let found = format!(
                 "there is no {}; sccache goes on without it and without a word",
                 path.display()
             );
-            let mend =
+            let hint =
                 "write it again with sccache-dock client-env --lane dist, or unset SCCACHE_CONF";
-            checks.push(Check::warn(what, found, mend));
+            checks.push(Check::warn(what, found, hint));
         }
         (None, _) => {}
     }
@@ -435,27 +435,27 @@ fn temporary(environment: &Environment) -> Option<Check> {
     let what = "TMPDIR";
     let set = environment.get(what).filter(|it| !it.is_empty());
     let folder = set.map_or("/tmp", String::as_str);
-    let (longest, mend) = (SOCKET_PATH_MAX - NAME, "export TMPDIR=/tmp");
+    let (longest, hint) = (SOCKET_PATH_MAX - NAME, "export TMPDIR=/tmp");
     if folder.len() > longest {
         let found = format!(
             "{} bytes long, and sccache makes a socket in it: more than {longest} keep its daemon from starting",
             folder.len()
         );
-        return Some(Check::fail(what, found, mend));
+        return Some(Check::fail(what, found, hint));
     }
     if access(Path::new(folder), AccessFlags::W_OK).is_err() {
         let found = format!(
             "{folder} does not exist or cannot be written: sccache's daemon does not start"
         );
-        return Some(Check::fail(what, found, mend));
+        return Some(Check::fail(what, found, hint));
     }
     let free = free_bytes(Path::new(folder)).filter(|free| *free < LITTLE)?;
     let found = format!(
         "{folder} has {} left: compilers keep what they work on there, and a compile fails when it is full",
         human::bytes(free)
     );
-    let mend = "free space there, or export TMPDIR=/var/tmp";
-    Some(Check::warn(what, found, mend))
+    let hint = "free space there, or export TMPDIR=/var/tmp";
+    Some(Check::warn(what, found, hint))
 }
 
 /// Less than this is soon used up.
@@ -476,8 +476,8 @@ fn own_level(environment: &Environment) -> Option<Check> {
             "its disk has {} left: what does not fit is in the shared cache alone, if SCCACHE_MULTILEVEL_WRITE_ERROR_POLICY is ignore",
             human::bytes(free)
         );
-        let mend = format!("free space there, or remove {}", folder.display());
-        Check::warn(what, found, mend)
+        let hint = format!("free space there, or remove {}", folder.display());
+        Check::warn(what, found, hint)
     })
 }
 
@@ -501,8 +501,8 @@ fn judge_config(conf: &Conf, environment: &Environment, lane: Option<Lane>) -> V
     if matches!(lane, Some(Lane::Ipc | Lane::Socket)) {
         let found =
             format!("{path} names a scheduler, which turns client-side mode off without a word");
-        let mend = "use --lane webdav or dist, or remove scheduler_url";
-        return vec![Check::fail(what, found, mend)];
+        let hint = "use --lane webdav or dist, or remove scheduler_url";
+        return vec![Check::fail(what, found, hint)];
     }
     cluster::judge_conf(conf, environment)
 }

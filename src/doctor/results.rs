@@ -25,8 +25,8 @@ pub(super) fn judge(environment: &Environment, lane: Option<Lane>) -> Vec<Check>
         let flags = environment.get(name).map_or("", String::as_str);
         if flags.split_whitespace().any(|it| COVERAGE.contains(&it)) {
             let found = "objects with coverage write their counts to the folder of whoever compiled them first";
-            let mend = "compile with coverage below sccache-dock at, or without sccache";
-            checks.push(Check::warn(name, found, mend));
+            let hint = "compile with coverage below sccache-dock at, or without sccache";
+            checks.push(Check::warn(name, found, hint));
         }
     }
     if has_direct_entries(environment, lane) {

@@ -92,7 +92,7 @@ fn the_guides_variables_are_named_with_the_real_ones() {
     check(Lane::Webdav, &guide, &expected);
     let mends: Vec<String> = judged(&environment_of(&guide), None)
         .into_iter()
-        .filter_map(|it| it.mend)
+        .filter_map(|it| it.hint)
         .collect();
     assert!(
         mends
@@ -110,7 +110,7 @@ fn typo_is_named_with_the_nearest_name() {
         .find(|it| it.what == "SCCACHE_WEBDAV_ENPOINT")
         .unwrap();
     assert_eq!(
-        check.mend.as_deref(),
+        check.hint.as_deref(),
         Some("did you mean SCCACHE_WEBDAV_ENDPOINT?")
     );
 }
@@ -175,11 +175,11 @@ fn variables_of_cargo_that_are_part_of_keys_are_named_without_their_values() {
 
 #[test]
 fn checks_fit_a_terminal_and_keep_what_is_copied_whole() {
-    let mend = "export SCCACHE_WEBDAV_ENDPOINT=http://build-cache.of-the-whole-team.example:4226";
+    let hint = "export SCCACHE_WEBDAV_ENDPOINT=http://build-cache.of-the-whole-team.example:4226";
     let report = Report {
         checks: vec![
             Check::ok("gateway", "sccache-dock 0.1.0 at http://127.0.0.1:4226"),
-            Check::fail("SCCACHE_WEBDAV_ENDPOINT", "it has no scheme", mend),
+            Check::fail("SCCACHE_WEBDAV_ENDPOINT", "it has no scheme", hint),
         ],
     };
     let at = |columns| {
@@ -200,7 +200,7 @@ fn checks_fit_a_terminal_and_keep_what_is_copied_whole() {
             );
         }
         assert!(
-            text.contains(mend.split(' ').next_back().unwrap()),
+            text.contains(hint.split(' ').next_back().unwrap()),
             "{text}"
         );
         assert!(text.ends_with("1 ok, 0 warnings, 1 failure\n"), "{text}");
@@ -375,10 +375,10 @@ fn gateway_checks(endpoint: &str) -> Vec<Check> {
 
 #[test]
 fn refusal_by_the_address_of_a_bridge_names_where_the_port_is_published() {
-    let mend = |address: &str| probe::after_refusal(&[address.parse().unwrap()]);
-    assert!(mend("172.17.0.1:4226").contains("SCCACHE_BIND=0.0.0.0"));
+    let hint = |address: &str| probe::after_refusal(&[address.parse().unwrap()]);
+    assert!(hint("172.17.0.1:4226").contains("SCCACHE_BIND=0.0.0.0"));
     for here in ["127.0.0.1:4226", "[::1]:4226"] {
-        assert!(!mend(here).contains("SCCACHE_BIND"), "{here}");
+        assert!(!hint(here).contains("SCCACHE_BIND"), "{here}");
     }
 }
 
@@ -410,7 +410,7 @@ fn refused_unresolved_and_foreign_servers_are_told_apart() {
 }
 
 #[test]
-fn bad_endpoint_ends_the_report_with_the_mend() {
+fn bad_endpoint_ends_the_report_with_the_hint() {
     let args = Args {
         endpoint: Some("tcp://cache:4226".to_owned()),
         token: None,
@@ -419,7 +419,7 @@ fn bad_endpoint_ends_the_report_with_the_mend() {
     let report = client(&args, &Environment::new());
     assert_eq!(report.checks.len(), 1);
     assert_eq!(
-        report.checks[0].mend.as_deref(),
+        report.checks[0].hint.as_deref(),
         Some("write http://cache:4226")
     );
     let json: serde_json::Value = serde_json::from_str(&report.json()).unwrap();
@@ -504,7 +504,7 @@ fn builder_that_is_not_there_is_told_from_one_that_is_something_else() {
     bound.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let refused = cluster::reach(&bound.local_addr().unwrap().to_string(), &scheduler);
     assert!(refused.found.contains("refused"), "{refused:?}");
-    assert!(refused.mend.unwrap().contains("publish"));
+    assert!(refused.hint.unwrap().contains("publish"));
 
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -522,7 +522,7 @@ fn builder_that_is_not_there_is_told_from_one_that_is_something_else() {
     let elsewhere = Endpoint::parse("http://build-cache:10600").unwrap();
     let own = cluster::reach("127.0.0.1:1", &elsewhere);
     assert!(
-        own.mend.as_ref().unwrap().contains("SCCACHE_PUBLIC_ADDR"),
+        own.hint.as_ref().unwrap().contains("SCCACHE_PUBLIC_ADDR"),
         "{own:?}"
     );
     let named = cluster::reach("builder:10501", &scheduler);
@@ -539,7 +539,7 @@ fn what_the_gateway_knows_about_builders_is_judged() {
     assert!(lost.found.contains("no sign for 95 s"), "{lost:?}");
     let handing = cluster::handing_over(&known).unwrap();
     assert_eq!(handing.verdict, Verdict::Warn);
-    assert!(handing.mend.unwrap().contains("publish 10501"));
+    assert!(handing.hint.unwrap().contains("publish 10501"));
     assert!(cluster::handing_over(&probe::Cluster::default()).is_none());
 }
 

@@ -22,7 +22,7 @@ const CONNECTIONS: usize = 4096;
 const KEPT_FILES: usize = 1024;
 /// Descriptors left for blobs, relays and everything else.
 const SPARE_FILES: u64 = 512;
-/// How long a new connection may stay without a first byte. Less than a stranger may: whoever says nothing at all, as
+/// How long a new connection may stay without a first byte. Less than an unauthenticated one may: whoever says nothing at all, as
 /// browsers do that connect in advance, goes without a word in the log.
 const FIRST_BYTE: Duration = Duration::from_secs(9);
 /// How long a connection without a request may still bring one once we are stopping.
@@ -54,11 +54,11 @@ pub(crate) async fn accept_until(
             biased;
             () = &mut shutdown => return,
             slot = slots.clone().acquire_owned() => slot,
-            () = sleep(FULL) => { gateway.crowd.make_room(); continue }
+            () = sleep(FULL) => { gateway.limiter.make_room(); continue }
         };
         let Ok(slot) = slot else { return };
         if slots.available_permits() == 0 {
-            gateway.crowd.make_room();
+            gateway.limiter.make_room();
         }
         let accepted = tokio::select! {
             biased;
@@ -162,7 +162,7 @@ fn spawn<S: Socket>(
     let (gateway, stopping) = (Arc::clone(gateway), stopping.clone());
     tokio::spawn(async move {
         let conversation = converse(Arc::clone(&gateway), stream, peer, stopping);
-        let end = gateway.crowd.attend(&peer, conversation).await;
+        let end = gateway.limiter.attend(&peer, conversation).await;
         drop(slot);
         let (reason, cause) = match end {
             End::Over => return,

@@ -304,7 +304,7 @@ impl Caller {
         self.has_sent_a_token
     }
 
-    /// The token's name; `None` for a stranger.
+    /// The token's name; `None` without a token.
     pub fn name(&self) -> Option<&str> {
         self.entry.as_ref().map(|entry| entry.name.as_str())
     }

@@ -6,7 +6,7 @@
 mod message;
 
 use super::Gateway;
-use super::disk::{Download, Fault};
+use super::disk::{DiskError, Download};
 use super::upstream::{Found, Upstream};
 use crate::contract::key::Key;
 use crate::store;
@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 ///
 /// # Errors
 /// As [`Gateway::blob`].
-pub(crate) async fn blob(gateway: &Gateway, key: &Key) -> Result<Download, Fault> {
+pub(crate) async fn blob(gateway: &Gateway, key: &Key) -> Result<Download, DiskError> {
     let found = gateway.blob(key).await?;
     match folder_of_action(key) {
         Some(folder) if !is_whole(gateway, key, folder).await? => Err(store::Error::Missing.into()),
@@ -43,7 +43,7 @@ fn folder_of_action(key: &Key) -> Option<&str> {
 }
 
 /// Whether all blobs of a result are here. What is no result, or too long, is not looked through.
-async fn is_whole(gateway: &Gateway, key: &Key, folder: &str) -> Result<bool, Fault> {
+async fn is_whole(gateway: &Gateway, key: &Key, folder: &str) -> Result<bool, DiskError> {
     let result = gateway.disk.read(key, LONGEST).await?;
     let Some(needs) = result.and_then(|result| message::of_result(&result)) else {
         return Ok(true);
@@ -51,7 +51,7 @@ async fn is_whole(gateway: &Gateway, key: &Key, folder: &str) -> Result<bool, Fa
     let mut blobs = in_cas(folder, &needs.blobs);
     for tree in &in_cas(folder, &needs.trees) {
         match gateway.blob(tree).await {
-            Err(Fault::Store(store::Error::Missing)) => return Ok(false),
+            Err(DiskError::Store(store::Error::Missing)) => return Ok(false),
             there => drop(there?),
         }
         let files = gateway.disk.read(tree, LONGEST).await?;
@@ -67,7 +67,7 @@ fn in_cas(folder: &str, digests: &[String]) -> Vec<Key> {
         .collect()
 }
 
-async fn are_here(gateway: &Gateway, blobs: Vec<Key>) -> Result<bool, Fault> {
+async fn are_here(gateway: &Gateway, blobs: Vec<Key>) -> Result<bool, DiskError> {
     let missing = gateway.disk.use_all(blobs).await?;
     let Some(upstream) = &gateway.upstream else {
         missing.iter().for_each(|blob| gateway.disk.note_miss(blob));

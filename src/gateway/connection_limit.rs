@@ -1,14 +1,14 @@
 //! Who takes up room: connections that have not shown that they may be here, and peers that send wrong tokens.
 //!
-//! A connection is a *stranger* until one of its requests was allowed. Strangers have [`STAY`] to get there, whatever
+//! A connection is *unauthenticated* until one of its requests was allowed. Such connections have [`STAY`] to get there, whatever
 //! they do meanwhile: send nothing, send a head letter by letter, shake hands for TLS. There is room for a bounded
 //! number of them, by peer and in all; when it is full the oldest one goes, not the newest: a healthy client behind
-//! the same address shows its token with its first bytes and is no stranger any more.
+//! the same address shows its token with its first bytes and is authenticated.
 //!
-//! Where anyone may read, who does so without a token is *tolerated*: for as long as there is room, and beside any number
+//! Where anyone may read, whoever does so without a token is an *anonymous reader*: for as long as there is room, and beside any number
 //! of others of the same address.
 //!
-//! Whoever is no stranger may stay as long as there is room. Once every place is taken, one of those that wait for
+//! An authenticated connection may stay as long as there is room. Once every place is taken, one of those that wait for
 //! nothing goes for each that comes: of the peer that has the most of them, the one that has been idle for longest.
 //!
 //! A wrong token is answered with 401 until a peer has sent too many, then with 429 and a closed connection. The right
@@ -23,10 +23,10 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
-/// How long a connection may be a stranger.
+/// How long a connection may stay unauthenticated.
 const STAY: Duration = Duration::from_secs(10);
-/// Most strangers of one peer.
-const STRANGERS: usize = 256;
+/// Most unauthenticated connections of one peer.
+const UNAUTHENTICATED_PER_PEER: usize = 256;
 /// Wrong tokens that a peer may send at once.
 const FAILURES: u32 = 30;
 /// How long it takes until it may send one more.
@@ -39,7 +39,7 @@ const PEERS: usize = 4096;
 tokio::task_local! {
     /// The connection that the running task serves: all layers of all protocols are above it, and one of them
     /// finds out that it is allowed.
-    static GUEST: Arc<Guest>;
+    static CONNECTION: Arc<Connection>;
 }
 
 /// How the stay of a connection ended.
@@ -47,9 +47,9 @@ tokio::task_local! {
 pub(crate) enum End {
     /// By itself.
     Over,
-    /// It was a stranger for too long and had no request answered.
+    /// It stayed unauthenticated for too long and had no request answered.
     Slow,
-    /// It was the oldest of too many strangers.
+    /// It was the oldest of too many unauthenticated connections.
     Crowded,
     /// It was idle while others had no place.
     Idle,
@@ -57,33 +57,33 @@ pub(crate) enum End {
 
 /// What is kept of one open connection.
 #[derive(Debug)]
-struct Guest {
-    crowd: Arc<Mutex<Strangers>>,
+struct Connection {
+    limiter: Arc<Mutex<Unauthenticated>>,
     number: u64,
-    /// It counts among the strangers, tolerated ones included.
-    is_stranger: AtomicBool,
-    is_tolerated: AtomicBool,
+    /// It counts among the unauthenticated connections, anonymous readers included.
+    is_unauthenticated: AtomicBool,
+    is_anonymous_reader: AtomicBool,
     is_known: AtomicBool,
     answers: AtomicU32,
     /// Whose it is: what [`network`] says, or the user of this machine's socket.
     owner: (Option<IpAddr>, u32),
-    /// Since when it waits for a request, in milliseconds after [`Crowd::start`]; [`BUSY`] while one is served.
+    /// Since when it waits for a request, in milliseconds after [`ConnectionLimiter::start`]; [`BUSY`] while one is served.
     idle_since: AtomicU64,
     start: Instant,
     has_to_go: Notify,
 }
 
-/// See [`Guest::idle_since`].
+/// See [`Connection::idle_since`].
 const BUSY: u64 = u64::MAX;
 
-impl Guest {
+impl Connection {
     /// Lets it stay until there is no room at all.
-    fn recognize(self: &Arc<Guest>) {
-        if self.is_stranger.swap(false, Relaxed) {
+    fn recognize(self: &Arc<Connection>) {
+        if self.is_unauthenticated.swap(false, Relaxed) {
             self.is_known.store(true, Relaxed);
-            let mut crowd = self.crowd.lock().unwrap_or_else(PoisonError::into_inner);
-            crowd.remove(self.number);
-            crowd.known.insert(self.number, Arc::clone(self));
+            let mut limiter = self.limiter.lock().unwrap_or_else(PoisonError::into_inner);
+            limiter.remove(self.number);
+            limiter.known.insert(self.number, Arc::clone(self));
         }
     }
 
@@ -102,35 +102,35 @@ impl Guest {
 
     /// Takes it off all lists.
     fn leave(&self) {
-        self.is_stranger.store(false, Relaxed);
-        let mut crowd = self.crowd.lock().unwrap_or_else(PoisonError::into_inner);
-        crowd.remove(self.number);
-        crowd.known.remove(&self.number);
+        self.is_unauthenticated.store(false, Relaxed);
+        let mut limiter = self.limiter.lock().unwrap_or_else(PoisonError::into_inner);
+        limiter.remove(self.number);
+        limiter.known.remove(&self.number);
     }
 
     /// Lets it stay as long as there is room.
-    fn tolerate(&self) {
-        if !self.is_tolerated.swap(true, Relaxed) {
-            let mut crowd = self.crowd.lock().unwrap_or_else(PoisonError::into_inner);
-            crowd.leave_peers(self.number);
+    fn admit_anonymous(&self) {
+        if !self.is_anonymous_reader.swap(true, Relaxed) {
+            let mut limiter = self.limiter.lock().unwrap_or_else(PoisonError::into_inner);
+            limiter.leave_peers(self.number);
         }
     }
 
     /// Whether it may take longer than [`STAY`].
     fn may_stay(&self) -> bool {
-        !self.is_stranger.load(Relaxed) || self.is_tolerated.load(Relaxed)
+        !self.is_unauthenticated.load(Relaxed) || self.is_anonymous_reader.load(Relaxed)
     }
 }
 
 /// The connection that the running task serves had a request allowed.
 pub(crate) fn recognized() {
-    // Connections of other listeners are in no crowd.
-    let _ = GUEST.try_with(Guest::recognize);
+    // Connections of other listeners are in no limiter.
+    let _ = CONNECTION.try_with(Connection::recognize);
 }
 
 /// The connection that the running task serves had a request allowed that needs no token here.
-pub(crate) fn tolerated() {
-    let _ = GUEST.try_with(|guest| guest.tolerate());
+pub(crate) fn admit_anonymous_reader() {
+    let _ = CONNECTION.try_with(|connection| connection.admit_anonymous());
 }
 
 /// A request is being served on the connection of the running task until this is dropped.
@@ -139,41 +139,41 @@ pub(crate) struct Working(());
 
 impl Drop for Working {
     fn drop(&mut self) {
-        let _ = GUEST.try_with(|guest| guest.wait());
+        let _ = CONNECTION.try_with(|connection| connection.wait());
     }
 }
 
 /// The connection that the running task serves has a request.
 pub(crate) fn works() -> Working {
-    let _ = GUEST.try_with(|guest| guest.idle_since.store(BUSY, Relaxed));
+    let _ = CONNECTION.try_with(|connection| connection.idle_since.store(BUSY, Relaxed));
     Working(())
 }
 
 /// The connection that the running task serves had a request answered.
 pub(crate) fn answered() {
-    let _ = GUEST.try_with(|guest| guest.answers.fetch_add(1, Relaxed));
+    let _ = CONNECTION.try_with(|connection| connection.answers.fetch_add(1, Relaxed));
 }
 
-/// All strangers, and what is known of peers.
+/// All unauthenticated connections, and what is known of peers.
 #[derive(Debug)]
-pub(crate) struct Crowd {
+pub(crate) struct ConnectionLimiter {
     // Plain mutexes: held for a look-up, never across I/O or an await.
-    strangers: Arc<Mutex<Strangers>>,
+    unauthenticated: Arc<Mutex<Unauthenticated>>,
     failures: Mutex<Failures>,
     start: Instant,
 }
 
-impl Crowd {
+impl ConnectionLimiter {
     /// For as many connections as there are `slots`.
-    pub(crate) fn new(slots: usize) -> Crowd {
-        Crowd {
-            strangers: Arc::new(Mutex::new(Strangers {
+    pub(crate) fn new(slots: usize) -> ConnectionLimiter {
+        ConnectionLimiter {
+            unauthenticated: Arc::new(Mutex::new(Unauthenticated {
                 next: 0,
                 by_age: BTreeMap::new(),
                 by_peer: HashMap::new(),
                 known: BTreeMap::new(),
                 most: (slots / 4 * 3).max(1),
-                most_by_peer: STRANGERS.min(slots / 2).max(1),
+                most_by_peer: UNAUTHENTICATED_PER_PEER.min(slots / 2).max(1),
             })),
             failures: Mutex::default(),
             start: Instant::now(),
@@ -189,16 +189,18 @@ impl Crowd {
 
     /// The same among those that are idle since `idle` milliseconds after the start, or longer.
     fn make_room_of(&self, idle: u64) {
-        let strangers = self.strangers.lock();
-        let strangers = strangers.unwrap_or_else(PoisonError::into_inner);
-        let mut by_owner = HashMap::<_, (usize, u64, &Arc<Guest>)>::new();
-        for guest in strangers.known.values() {
-            let since = guest.idle_since.load(Relaxed);
+        let unauthenticated = self.unauthenticated.lock();
+        let unauthenticated = unauthenticated.unwrap_or_else(PoisonError::into_inner);
+        let mut by_owner = HashMap::<_, (usize, u64, &Arc<Connection>)>::new();
+        for connection in unauthenticated.known.values() {
+            let since = connection.idle_since.load(Relaxed);
             if since <= idle {
-                let found = by_owner.entry(guest.owner).or_insert((0, since, guest));
+                let found = by_owner
+                    .entry(connection.owner)
+                    .or_insert((0, since, connection));
                 found.0 += 1;
                 if since < found.1 {
-                    (found.1, found.2) = (since, guest);
+                    (found.1, found.2) = (since, connection);
                 }
             }
         }
@@ -209,17 +211,17 @@ impl Crowd {
 
     /// Serves a connection by `conversation`, as long as it may stay.
     pub(crate) async fn attend(&self, peer: &Peer, conversation: impl Future<Output = ()>) -> End {
-        let guest = self.enter(peer);
+        let connection = self.enter(peer);
         let leaves = async {
             tokio::select! {
-                () = guest.has_to_go.notified() => return guest.why_it_goes(),
+                () = connection.has_to_go.notified() => return connection.why_it_goes(),
                 () = sleep(STAY) => {}
             }
-            if guest.may_stay() {
-                guest.has_to_go.notified().await;
-                return guest.why_it_goes();
+            if connection.may_stay() {
+                connection.has_to_go.notified().await;
+                return connection.why_it_goes();
             }
-            if guest.answers.load(Relaxed) > 0 {
+            if connection.answers.load(Relaxed) > 0 {
                 End::Over
             } else {
                 End::Slow
@@ -227,23 +229,23 @@ impl Crowd {
         };
         let end = tokio::select! {
             biased;
-            () = GUEST.scope(Arc::clone(&guest), conversation) => End::Over,
+            () = CONNECTION.scope(Arc::clone(&connection), conversation) => End::Over,
             end = leaves => end,
         };
-        guest.leave();
+        connection.leave();
         end
     }
 
-    fn enter(&self, peer: &Peer) -> Arc<Guest> {
-        let mut strangers = self
-            .strangers
+    fn enter(&self, peer: &Peer) -> Arc<Connection> {
+        let mut unauthenticated = self
+            .unauthenticated
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let guest = Arc::new(Guest {
-            crowd: Arc::clone(&self.strangers),
-            number: strangers.next,
-            is_stranger: AtomicBool::new(true),
-            is_tolerated: AtomicBool::new(false),
+        let connection = Arc::new(Connection {
+            limiter: Arc::clone(&self.unauthenticated),
+            number: unauthenticated.next,
+            is_unauthenticated: AtomicBool::new(true),
+            is_anonymous_reader: AtomicBool::new(false),
             is_known: AtomicBool::new(false),
             answers: AtomicU32::new(0),
             owner: (network(peer), user(peer)),
@@ -251,13 +253,13 @@ impl Crowd {
             start: self.start,
             has_to_go: Notify::new(),
         });
-        guest.wait();
-        strangers.next += 1;
-        if let Some(oldest) = strangers.enter(network(peer), &guest) {
-            oldest.is_stranger.store(false, Relaxed);
+        connection.wait();
+        unauthenticated.next += 1;
+        if let Some(oldest) = unauthenticated.enter(network(peer), &connection) {
+            oldest.is_unauthenticated.store(false, Relaxed);
             oldest.has_to_go.notify_one();
         }
-        guest
+        connection
     }
 
     /// A wrong token came from `peer`: whether it is one too many.
@@ -294,20 +296,24 @@ fn user(peer: &Peer) -> u32 {
     }
 }
 
-/// The strangers, oldest first, and those of each peer; and all others.
+/// The unauthenticated connections, oldest first, and those of each peer; and all others.
 #[derive(Debug)]
-struct Strangers {
+struct Unauthenticated {
     next: u64,
-    by_age: BTreeMap<u64, (Option<IpAddr>, Arc<Guest>)>,
+    by_age: BTreeMap<u64, (Option<IpAddr>, Arc<Connection>)>,
     by_peer: HashMap<Option<IpAddr>, BTreeSet<u64>>,
-    known: BTreeMap<u64, Arc<Guest>>,
+    known: BTreeMap<u64, Arc<Connection>>,
     most: usize,
     most_by_peer: usize,
 }
 
-impl Strangers {
+impl Unauthenticated {
     /// Adds one; the one that has to go for it.
-    fn enter(&mut self, peer: Option<IpAddr>, guest: &Arc<Guest>) -> Option<Arc<Guest>> {
+    fn enter(
+        &mut self,
+        peer: Option<IpAddr>,
+        connection: &Arc<Connection>,
+    ) -> Option<Arc<Connection>> {
         let beside = self.by_peer.get(&peer).map_or(0, BTreeSet::len);
         let oldest = if beside >= self.most_by_peer {
             self.by_peer
@@ -318,14 +324,20 @@ impl Strangers {
         } else {
             None
         };
-        self.by_age.insert(guest.number, (peer, Arc::clone(guest)));
-        self.by_peer.entry(peer).or_default().insert(guest.number);
+        self.by_age
+            .insert(connection.number, (peer, Arc::clone(connection)));
+        self.by_peer
+            .entry(peer)
+            .or_default()
+            .insert(connection.number);
         oldest.and_then(|number| self.remove(number))
     }
 
-    fn remove(&mut self, number: u64) -> Option<Arc<Guest>> {
+    fn remove(&mut self, number: u64) -> Option<Arc<Connection>> {
         self.leave_peers(number);
-        self.by_age.remove(&number).map(|(_, guest)| guest)
+        self.by_age
+            .remove(&number)
+            .map(|(_, connection)| connection)
     }
 
     /// Counts one no more among those of its peer.
@@ -383,82 +395,96 @@ mod tests {
     }
 
     #[test]
-    fn oldest_stranger_of_the_same_peer_goes_first() {
-        let crowd = Crowd::new(8);
+    fn oldest_unauthenticated_of_the_same_peer_goes_first() {
+        let limiter = ConnectionLimiter::new(8);
         let (loud, quiet) = (peer("10.0.0.1:1"), peer("10.0.0.2:1"));
-        let quiet = crowd.enter(&quiet);
-        let first: Vec<_> = (0..4).map(|_| crowd.enter(&loud)).collect();
-        assert!(first.iter().all(|guest| guest.is_stranger.load(Relaxed)));
-        first[1].recognize();
-        crowd.enter(&loud);
+        let quiet = limiter.enter(&quiet);
+        let first: Vec<_> = (0..4).map(|_| limiter.enter(&loud)).collect();
         assert!(
-            first[0].is_stranger.load(Relaxed),
+            first
+                .iter()
+                .all(|connection| connection.is_unauthenticated.load(Relaxed))
+        );
+        first[1].recognize();
+        limiter.enter(&loud);
+        assert!(
+            first[0].is_unauthenticated.load(Relaxed),
             "one was recognized, so there is room"
         );
-        crowd.enter(&loud);
-        assert!(!first[0].is_stranger.load(Relaxed));
-        assert!(quiet.is_stranger.load(Relaxed));
-        assert!(first[2].is_stranger.load(Relaxed));
+        limiter.enter(&loud);
+        assert!(!first[0].is_unauthenticated.load(Relaxed));
+        assert!(quiet.is_unauthenticated.load(Relaxed));
+        assert!(first[2].is_unauthenticated.load(Relaxed));
     }
 
     #[test]
     fn readers_without_a_token_make_room_only_when_all_is_full() {
-        let crowd = Crowd::new(8);
+        let limiter = ConnectionLimiter::new(8);
         let readers: Vec<_> = (0..6)
             .map(|_| {
-                let reader = crowd.enter(&peer("10.0.0.1:1"));
-                reader.tolerate();
+                let reader = limiter.enter(&peer("10.0.0.1:1"));
+                reader.admit_anonymous();
                 reader
             })
             .collect();
         assert!(
             readers
                 .iter()
-                .all(|reader| reader.is_stranger.load(Relaxed))
+                .all(|reader| reader.is_unauthenticated.load(Relaxed))
         );
         readers[0].recognize();
-        crowd.enter(&peer("10.0.0.1:1"));
-        assert!(readers[1].is_stranger.load(Relaxed), "there was one place");
-        crowd.enter(&peer("10.0.0.2:1"));
-        assert!(!readers[1].is_stranger.load(Relaxed), "the oldest goes");
-        assert!(readers[2].is_stranger.load(Relaxed));
+        limiter.enter(&peer("10.0.0.1:1"));
+        assert!(
+            readers[1].is_unauthenticated.load(Relaxed),
+            "there was one place"
+        );
+        limiter.enter(&peer("10.0.0.2:1"));
+        assert!(
+            !readers[1].is_unauthenticated.load(Relaxed),
+            "the oldest goes"
+        );
+        assert!(readers[2].is_unauthenticated.load(Relaxed));
         readers[2].recognize();
-        assert_eq!(crowd.strangers.lock().unwrap().by_age.len(), 5);
+        assert_eq!(limiter.unauthenticated.lock().unwrap().by_age.len(), 5);
     }
 
     #[test]
     fn idle_connection_of_the_peer_that_has_most_goes_when_there_is_no_room() {
         use futures_util::FutureExt;
-        let crowd = Crowd::new(8);
+        let limiter = ConnectionLimiter::new(8);
         let enter = |address: &str, since| {
-            let guest = crowd.enter(&peer(address));
-            guest.recognize();
-            guest.idle_since.store(since, Relaxed);
-            guest
+            let connection = limiter.enter(&peer(address));
+            connection.recognize();
+            connection.idle_since.store(since, Relaxed);
+            connection
         };
-        let goes = |guest: &Arc<Guest>| guest.has_to_go.notified().now_or_never().is_some();
+        let goes =
+            |connection: &Arc<Connection>| connection.has_to_go.notified().now_or_never().is_some();
         let quiet = enter("10.0.0.2:1", 10);
         let loud = [BUSY, 20, 30].map(|since| enter("10.0.0.1:1", since));
-        crowd.make_room_of(9);
+        limiter.make_room_of(9);
         assert!(!goes(&quiet), "nobody is idle for long enough");
-        crowd.make_room_of(10);
+        limiter.make_room_of(10);
         assert!(goes(&quiet), "no other one is");
-        crowd.make_room_of(30);
+        limiter.make_room_of(30);
         assert!(goes(&loud[1]) && !goes(&loud[2]) && !goes(&quiet));
         loud[1].leave();
         quiet.leave();
-        crowd.make_room_of(30);
+        limiter.make_room_of(30);
         assert!(goes(&loud[2]) && !goes(&loud[0]), "one is at work");
     }
 
     #[test]
-    fn strangers_of_ever_new_peers_are_bounded() {
-        let crowd = Crowd::new(8);
+    fn unauthenticated_of_ever_new_peers_are_bounded() {
+        let limiter = ConnectionLimiter::new(8);
         for number in 0..100 {
-            crowd.enter(&peer(&format!("10.0.0.{number}:1")));
+            limiter.enter(&peer(&format!("10.0.0.{number}:1")));
         }
-        let strangers = crowd.strangers.lock().unwrap();
-        assert_eq!((strangers.by_age.len(), strangers.by_peer.len()), (6, 6));
+        let unauthenticated = limiter.unauthenticated.lock().unwrap();
+        assert_eq!(
+            (unauthenticated.by_age.len(), unauthenticated.by_peer.len()),
+            (6, 6)
+        );
     }
 
     #[test]

@@ -9,7 +9,7 @@
 mod download;
 pub mod inline_writes;
 
-use self::inline_writes::Pace;
+use self::inline_writes::InlineWrites;
 pub(crate) use self::inline_writes::threads;
 use crate::base::timeout::within;
 use crate::contract::key::Key;
@@ -52,7 +52,7 @@ const CALL: Duration = Duration::from_secs(10);
 
 /// Why a request to the store failed.
 #[derive(Debug, thiserror::Error)]
-pub enum Fault {
+pub enum DiskError {
     /// The store's own answer.
     #[error(transparent)]
     Store(#[from] store::Error),
@@ -82,7 +82,7 @@ pub struct Disk {
     slots: Arc<Semaphore>,
     /// For calls that write blobs. More of them at a time only wait for each other in the file system.
     writers: Arc<Semaphore>,
-    pace: Arc<Pace>,
+    inline_writes: Arc<InlineWrites>,
     memory: Arc<Semaphore>,
     purges: Arc<Semaphore>,
     // A plain mutex: held for an assignment, never across I/O or an await.
@@ -96,7 +96,7 @@ impl Disk {
             store,
             slots: Arc::new(Semaphore::new(SLOTS)),
             writers: Arc::new(Semaphore::new(writers())),
-            pace: Arc::new(Pace::new()),
+            inline_writes: Arc::new(InlineWrites::new()),
             memory: Arc::new(Semaphore::new(MEMORY_UNITS)),
             purges: Arc::new(Semaphore::new(PURGES)),
             writable: Arc::new(Mutex::new(Writable::Unknown)),
@@ -115,7 +115,7 @@ impl Disk {
 
     /// Opens a blob for reading; a short one is read at once. What the kernel has in memory is served on the
     /// caller's thread, see `store/page_cache.rs`.
-    pub async fn get(&self, key: &Key) -> Result<Download, Fault> {
+    pub async fn get(&self, key: &Key) -> Result<Download, DiskError> {
         let resident = self.store.get_resident(key)?;
         let is_resident = resident.is_some();
         let (mut blob, whole, permit) = match resident {
@@ -158,7 +158,7 @@ impl Disk {
             None => State::Pieces {
                 file: blob.file,
                 unchecked: blob.unchecked.take(),
-                doubt: self.store.doubt(key),
+                report: self.store.report(key),
                 end_is_resident: is_resident,
                 at: 0,
                 read: None,
@@ -173,7 +173,7 @@ impl Disk {
     }
 
     /// The body of a blob, if it has at most `most` bytes.
-    pub async fn read(&self, key: &Key, most: u64) -> Result<Option<Bytes>, Fault> {
+    pub async fn read(&self, key: &Key, most: u64) -> Result<Option<Bytes>, DiskError> {
         let mut blob = self.get(key).await?;
         let Some(length) = usize::try_from(blob.length)
             .ok()
@@ -193,7 +193,7 @@ impl Disk {
     }
 
     /// Marks all of these as used, and returns those that are missing.
-    pub async fn use_all(&self, keys: Vec<Key>) -> Result<Vec<Key>, Fault> {
+    pub async fn use_all(&self, keys: Vec<Key>) -> Result<Vec<Key>, DiskError> {
         self.call(move |store| store.use_all(keys)).await
     }
 
@@ -208,13 +208,13 @@ impl Disk {
     }
 
     /// Bytes of a blob's body.
-    pub async fn size(&self, key: &Key) -> Result<u64, Fault> {
+    pub async fn size(&self, key: &Key) -> Result<u64, DiskError> {
         let key = key.clone();
         self.call(move |store| store.size(&key)).await
     }
 
     /// Removes a blob.
-    pub async fn delete(&self, key: &Key) -> Result<(), Fault> {
+    pub async fn delete(&self, key: &Key) -> Result<(), DiskError> {
         let key = key.clone();
         self.call(move |store| store.delete(&key)).await
     }
@@ -225,7 +225,7 @@ impl Disk {
         key: &Key,
         length: Option<u64>,
         by: WrittenBy,
-    ) -> Result<Upload, Fault> {
+    ) -> Result<Upload, DiskError> {
         let small = length
             .and_then(|length| usize::try_from(length).ok())
             .filter(|length| *length <= SMALL);
@@ -258,9 +258,9 @@ impl Disk {
     }
 
     /// Removes all blobs that match; takes as long as it takes.
-    pub async fn purge(&self, filter: Filter) -> Result<Purged, Fault> {
+    pub async fn purge(&self, filter: Filter) -> Result<Purged, DiskError> {
         let turn = self.purges.clone().acquire_owned().await;
-        let turn = turn.map_err(|_| Fault::Overloaded)?;
+        let turn = turn.map_err(|_| DiskError::Overloaded)?;
         let store = self.store.clone();
         let purged = spawn_blocking(move || {
             let purged = store.purge(&filter);
@@ -287,25 +287,25 @@ impl Disk {
             })
             .await;
         self.note_write(&tried);
-        if matches!(tried, Err(Fault::Store(store::Error::Pinned))) {
+        if matches!(tried, Err(DiskError::Store(store::Error::Pinned))) {
             // Writes to what is pinned go on, and nothing is wrong with the disk.
             return Ok(());
         }
         tried.map_err(|fault| fault.to_string())
     }
 
-    fn note_write<T>(&self, outcome: &Result<T, Fault>) {
+    fn note_write<T>(&self, outcome: &Result<T, DiskError>) {
         let found = match outcome {
             Ok(_) => Writable::Yes,
-            Err(Fault::Store(store::Error::NoSpace | store::Error::Io(_)) | Fault::Stalled) => {
-                Writable::No(
-                    outcome
-                        .as_ref()
-                        .err()
-                        .map(Fault::to_string)
-                        .unwrap_or_default(),
-                )
-            }
+            Err(
+                DiskError::Store(store::Error::NoSpace | store::Error::Io(_)) | DiskError::Stalled,
+            ) => Writable::No(
+                outcome
+                    .as_ref()
+                    .err()
+                    .map(DiskError::to_string)
+                    .unwrap_or_default(),
+            ),
             Err(_) => return,
         };
         *self.writable.lock().unwrap_or_else(PoisonError::into_inner) = found;
@@ -326,9 +326,9 @@ impl Disk {
         key: &Key,
         bytes: u64,
         work: impl FnOnce(&Store) -> Result<T, store::Error> + Send + 'static,
-    ) -> Result<T, Fault> {
+    ) -> Result<T, DiskError> {
         if self.store.has_room(key, bytes)
-            && let Some(_turn) = self.pace.turn()
+            && let Some(_turn) = self.inline_writes.permit()
         {
             return Ok(work(&self.store)?);
         }
@@ -339,10 +339,10 @@ impl Disk {
     async fn write<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Store) -> Result<T, store::Error> + Send + 'static,
-    ) -> Result<T, Fault> {
+    ) -> Result<T, DiskError> {
         let turn = match within(CALL, self.writers.clone().acquire_owned()).await {
             Ok(Ok(turn)) => turn,
-            Ok(Err(_)) | Err(_) => return Err(Fault::Overloaded),
+            Ok(Err(_)) | Err(_) => return Err(DiskError::Overloaded),
         };
         let outcome = self.call(move |store| {
             let outcome = work(store);
@@ -352,11 +352,11 @@ impl Disk {
         outcome.await
     }
 
-    async fn memory(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Fault> {
-        let wanted = u32::try_from(units(bytes)).map_err(|_| Fault::Overloaded)?;
+    async fn memory(&self, bytes: usize) -> Result<OwnedSemaphorePermit, DiskError> {
+        let wanted = u32::try_from(units(bytes)).map_err(|_| DiskError::Overloaded)?;
         match within(PATIENCE, self.memory.clone().acquire_many_owned(wanted)).await {
             Ok(Ok(permit)) => Ok(permit),
-            Ok(Err(_)) | Err(_) => Err(Fault::Overloaded),
+            Ok(Err(_)) | Err(_) => Err(DiskError::Overloaded),
         }
     }
 
@@ -365,10 +365,10 @@ impl Disk {
     async fn call<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Store) -> Result<T, store::Error> + Send + 'static,
-    ) -> Result<T, Fault> {
+    ) -> Result<T, DiskError> {
         let slot = match within(PATIENCE, self.slots.clone().acquire_owned()).await {
             Ok(Ok(slot)) => slot,
-            Ok(Err(_)) | Err(_) => return Err(Fault::Overloaded),
+            Ok(Err(_)) | Err(_) => return Err(DiskError::Overloaded),
         };
         let store = self.store.clone();
         let task = spawn_blocking(move || {
@@ -378,7 +378,7 @@ impl Disk {
         });
         match timeout(CALL, task).await {
             Ok(outcome) => Ok(outcome.map_err(lost)??),
-            Err(_) => Err(Fault::Stalled),
+            Err(_) => Err(DiskError::Stalled),
         }
     }
 }
@@ -419,7 +419,7 @@ impl Upload {
     }
 
     /// Takes the next piece of the body.
-    pub async fn push(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+    pub async fn push(&mut self, bytes: &[u8]) -> Result<(), DiskError> {
         self.received += bytes.len() as u64;
         if let Some(check) = &mut self.check {
             check.update(bytes);
@@ -440,15 +440,15 @@ impl Upload {
     }
 
     /// Writes a piece on this thread. Returns whether: not if that could take long, or nothing is open yet.
-    fn write_now(&mut self, bytes: &[u8]) -> Result<bool, Fault> {
+    fn write_now(&mut self, bytes: &[u8]) -> Result<bool, DiskError> {
         let ready = |writer: &&mut Writer| writer.has_room_for(bytes.len());
         let Some(writer) = self.writer.as_mut().filter(ready) else {
             return Ok(false);
         };
-        let Some(_turn) = self.disk.pace.turn() else {
+        let Some(_turn) = self.disk.inline_writes.permit() else {
             return Ok(false);
         };
-        let written = writer.write(bytes).map_err(Fault::from);
+        let written = writer.write(bytes).map_err(DiskError::from);
         if written.is_err() {
             self.disk.note_write(&written);
         }
@@ -456,9 +456,9 @@ impl Upload {
     }
 
     /// Makes the blob visible. Returns whether it replaced an older one.
-    pub async fn finish(mut self) -> Result<bool, Fault> {
+    pub async fn finish(mut self) -> Result<bool, DiskError> {
         if self.check.as_ref().is_some_and(|check| !check.is_whole()) {
-            return Err(Fault::NotZip);
+            return Err(DiskError::NotZip);
         }
         let (writer, key, length) = (self.writer.take(), self.key.clone(), self.length);
         let by = self.by.clone();
@@ -466,9 +466,9 @@ impl Upload {
         let buffer = std::mem::take(&mut self.buffer);
         let outcome = match writer {
             Some(writer) => {
-                let turn = self.disk.pace.turn();
+                let turn = self.disk.inline_writes.permit();
                 match turn.filter(|_| writer.has_room_for(buffer.len())) {
-                    Some(_turn) => writer.write_last(buffer).map_err(Fault::from),
+                    Some(_turn) => writer.write_last(buffer).map_err(DiskError::from),
                     None => self.disk.write(|_| writer.write_last(buffer)).await,
                 }
             }
@@ -482,7 +482,7 @@ impl Upload {
     }
 
     /// Opens the writer when there is none yet, and writes what is buffered.
-    async fn flush(&mut self) -> Result<(), Fault> {
+    async fn flush(&mut self) -> Result<(), DiskError> {
         let mut buffer = std::mem::take(&mut self.buffer);
         if self.write_now(&buffer)? {
             buffer.clear();
@@ -575,10 +575,10 @@ mod tests {
         let all = u32::try_from(MEMORY_UNITS).unwrap();
         let _held = disk.memory.clone().acquire_many_owned(all).await.unwrap();
         let outcome = disk.get(&key).await;
-        assert!(matches!(outcome, Err(Fault::Overloaded)), "{outcome:?}");
+        assert!(matches!(outcome, Err(DiskError::Overloaded)), "{outcome:?}");
         let miss = disk.get(&Key::parse("cas/y").unwrap()).await;
         assert!(
-            matches!(miss, Err(Fault::Store(store::Error::Missing))),
+            matches!(miss, Err(DiskError::Store(store::Error::Missing))),
             "a miss needs none: {miss:?}"
         );
     }
@@ -588,9 +588,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let disk = disk(folder.path());
         let key = Key::parse("cas/x").unwrap();
-        disk.note_write::<()>(&Err(Fault::Store(store::Error::NoSpace)));
+        disk.note_write::<()>(&Err(DiskError::Store(store::Error::NoSpace)));
         assert!(disk.write_fault().is_some());
-        disk.note_write::<()>(&Err(Fault::NotZip));
+        disk.note_write::<()>(&Err(DiskError::NotZip));
         assert!(
             disk.write_fault().is_some(),
             "a client's fault says nothing about the disk"
@@ -599,7 +599,7 @@ mod tests {
         assert_eq!(disk.write_fault(), None);
         assert!(matches!(
             disk.size(&key).await,
-            Err(Fault::Store(store::Error::Missing))
+            Err(DiskError::Store(store::Error::Missing))
         ));
     }
 }

@@ -16,7 +16,7 @@ use crate::base::timeout::within;
 use crate::contract::key::{Key, shown_namespace};
 use crate::gateway::access::{Caller, Need, Verdict};
 use crate::gateway::body::{LEFT_OVER, LEFT_OVER_TIME, Piecewise, read_left_over};
-use crate::gateway::disk::{Download, Fault};
+use crate::gateway::disk::{DiskError, Download};
 use crate::gateway::metrics::Protocol;
 use crate::gateway::socket::Socket;
 use crate::gateway::{Gateway, bazel};
@@ -78,29 +78,31 @@ impl Refusal {
     }
 }
 
-impl From<Fault> for Refusal {
-    fn from(fault: Fault) -> Refusal {
+impl From<DiskError> for Refusal {
+    fn from(fault: DiskError) -> Refusal {
         let (status, reason) = match &fault {
-            Fault::Store(store::Error::Missing) => (StatusCode::NOT_FOUND, None),
-            Fault::Store(store::Error::TooLarge { .. }) => {
+            DiskError::Store(store::Error::Missing) => (StatusCode::NOT_FOUND, None),
+            DiskError::Store(store::Error::TooLarge { .. }) => {
                 (StatusCode::PAYLOAD_TOO_LARGE, Some("too_large"))
             }
-            Fault::Store(store::Error::WrongLength { .. }) => {
+            DiskError::Store(store::Error::WrongLength { .. }) => {
                 (StatusCode::BAD_REQUEST, Some("length"))
             }
-            Fault::Store(store::Error::NoSpace) => (StatusCode::INSUFFICIENT_STORAGE, Some("full")),
-            Fault::Store(store::Error::Pinned) => {
+            DiskError::Store(store::Error::NoSpace) => {
+                (StatusCode::INSUFFICIENT_STORAGE, Some("full"))
+            }
+            DiskError::Store(store::Error::Pinned) => {
                 (StatusCode::INSUFFICIENT_STORAGE, Some("pinned"))
             }
-            Fault::Store(
+            DiskError::Store(
                 store::Error::TooManyNamespaces { .. } | store::Error::TooManyOfOne { .. },
             ) => (StatusCode::INSUFFICIENT_STORAGE, Some("namespaces")),
-            Fault::Store(store::Error::InUse { .. } | store::Error::Io(_)) => {
+            DiskError::Store(store::Error::InUse { .. } | store::Error::Io(_)) => {
                 (StatusCode::SERVICE_UNAVAILABLE, Some("fault"))
             }
-            Fault::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, Some("overload")),
-            Fault::Stalled => (StatusCode::SERVICE_UNAVAILABLE, Some("stalled")),
-            Fault::NotZip => (StatusCode::BAD_REQUEST, Some("zip")),
+            DiskError::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, Some("overload")),
+            DiskError::Stalled => (StatusCode::SERVICE_UNAVAILABLE, Some("stalled")),
+            DiskError::NotZip => (StatusCode::BAD_REQUEST, Some("zip")),
         };
         Refusal {
             status,
@@ -352,7 +354,7 @@ fn permit(gateway: &Gateway, peer: &Peer, caller: &Caller, need: Need) -> Result
     match caller.may(need) {
         Verdict::Allowed => {
             if caller.is_anonymous() {
-                connection_limit::tolerated();
+                connection_limit::admit_anonymous_reader();
             } else {
                 connection_limit::recognized();
             }
@@ -364,7 +366,7 @@ fn permit(gateway: &Gateway, peer: &Peer, caller: &Caller, need: Need) -> Result
                 let message = "this needs a token: as bearer, or as password of any user";
                 return Err(Refusal::new(StatusCode::UNAUTHORIZED, "auth", message));
             }
-            if gateway.crowd.failed(peer) {
+            if gateway.limiter.failed(peer) {
                 let message = "too many wrong tokens came from this address; with the right one requests are \
                                served at any time: see what `sccache-dock client-env` prints now";
                 let status = StatusCode::TOO_MANY_REQUESTS;
@@ -440,7 +442,7 @@ async fn get(gateway: &Gateway, caller: &Caller, key: &Key) -> Result<Answer, Re
             Ok(answer)
         }
         Err(fault) => {
-            if matches!(fault, Fault::Store(store::Error::Missing)) {
+            if matches!(fault, DiskError::Store(store::Error::Missing)) {
                 gateway.missed(key, Protocol::http);
                 caller.count(|uses| &uses.misses, 1);
             }
@@ -536,7 +538,7 @@ async fn properties(
     } else {
         match gateway.disk.size(&key(path)?).await {
             Ok(length) => Some(length),
-            Err(Fault::Store(store::Error::Missing)) => None,
+            Err(DiskError::Store(store::Error::Missing)) => None,
             Err(fault) => return Err(fault.into()),
         }
     };

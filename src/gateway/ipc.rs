@@ -21,14 +21,14 @@ use crate::base::timeout::within;
 use crate::contract::key::Key;
 use crate::contract::sccache::{ANY_VERSION, OWN_PROTOCOL};
 use crate::gateway::access::{default_gateways, may_speak_ipc};
-use crate::gateway::disk::Fault;
+use crate::gateway::disk::DiskError;
 use crate::gateway::metrics::Protocol;
 use crate::gateway::socket::write_both;
 use crate::gateway::warnings::ADVICE;
 use crate::gateway::{Gateway, a_moment_after};
 use crate::store;
 use crate::store::WrittenBy;
-use frame::{Handshake, Malformed, Request, Shelf};
+use frame::{EntryKind, Handshake, Malformed, Request};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,7 +39,7 @@ use tokio::time::{Instant, sleep, timeout};
 /// How long a client may be silent between two requests: it compiles meanwhile.
 const IDLE: Duration = Duration::from_secs(2 * 60 * 60);
 /// The same for a peer that the policy refuses.
-const IDLE_STRANGER: Duration = Duration::from_secs(60);
+const IDLE_UNAUTHENTICATED: Duration = Duration::from_secs(60);
 /// How long after a stop the first request after the greeting may come: the client finds out about its compiler before.
 const FIRST_REQUEST: Duration = Duration::from_secs(3);
 /// How long a frame's bytes, in either direction, may stand still.
@@ -175,7 +175,11 @@ enum Stage {
 impl<R: AsyncBufRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W> {
     /// The length of the next frame; `None` when the client is done, or silent for too long.
     async fn next_frame(&mut self) -> Result<Option<u32>, End> {
-        let idle = if self.welcome { IDLE } else { IDLE_STRANGER };
+        let idle = if self.welcome {
+            IDLE
+        } else {
+            IDLE_UNAUTHENTICATED
+        };
         match timeout(idle, self.reader.read_u32()).await {
             Ok(Ok(length)) => Ok(Some(length)),
             Ok(Err(_)) | Err(_) => Ok(None),
@@ -195,9 +199,9 @@ impl<R: AsyncBufRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W
             Err(_) => self.stage,
         };
         let (method, outcome) = match head {
-            Ok((Request::Put { shelf, key, length }, taken)) => {
+            Ok((Request::Put { kind, key, length }, taken)) => {
                 self.buffer.drain(..taken);
-                ("put", self.put(shelf, &key, length).await)
+                ("put", self.put(kind, &key, length).await)
             }
             _ if length > LONGEST => return Err(End::TooLong(length)),
             Ok((request, _)) => self.answer(request, length).await,
@@ -301,15 +305,15 @@ impl<R: AsyncBufRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W
                 "get_path",
                 self.send(&frame::no_paths()).await.map(|()| ("ok", true)),
             ),
-            Request::Get { shelf, key } => ("get", self.get(shelf, &key).await),
+            Request::Get { kind, key } => ("get", self.get(kind, &key).await),
             Request::ZeroStats | Request::GetStats | Request::DistStatus => {
                 self.advise_policy();
                 ("stats", self.refusal().await)
             }
             Request::Shutdown => {
-                let mend = "clients cannot stop the shared cache; stop the container instead";
+                let hint = "clients cannot stop the shared cache; stop the container instead";
                 self.gateway
-                    .refuse("shutdown", &self.peer, &"Shutdown", &mend);
+                    .refuse("shutdown", &self.peer, &"Shutdown", &hint);
                 ("shutdown", self.refusal().await)
             }
             // Served while they arrive, see above and `serve`.
@@ -375,14 +379,14 @@ impl<R: AsyncBufRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W
         Ok(("ok", true))
     }
 
-    async fn get(&mut self, shelf: Shelf, text: &str) -> Result<(&'static str, bool), End> {
-        let miss = frame::miss(shelf);
+    async fn get(&mut self, kind: EntryKind, text: &str) -> Result<(&'static str, bool), End> {
+        let miss = frame::miss(kind);
         let blob = match (self.welcome, Key::for_sccache(text)) {
             (false, _) => {
                 self.send(&miss).await?;
                 return Ok(("refused", true));
             }
-            (true, _) if shelf == Shelf::Preprocessor => {
+            (true, _) if kind == EntryKind::Preprocessor => {
                 self.send(&miss).await?;
                 return Ok(("ok", true));
             }
@@ -395,7 +399,7 @@ impl<R: AsyncBufRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W
             (true, Ok(key)) => (self.gateway.blob(&key).await, key),
         };
         let (mut blob, head) = match blob {
-            (Ok(blob), key) => match frame::hit(shelf, blob.length) {
+            (Ok(blob), key) => match frame::hit(kind, blob.length) {
                 Some(head) => {
                     self.gateway
                         .metrics
@@ -415,7 +419,7 @@ impl<R: AsyncBufRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W
             },
             (Err(fault), key) => {
                 // A client treats an error like a miss, but counts it as a fault of the cache: so do we.
-                let missing = matches!(fault, Fault::Store(store::Error::Missing));
+                let missing = matches!(fault, DiskError::Store(store::Error::Missing));
                 if missing {
                     self.gateway.missed(&key, Protocol::sccache);
                 } else {
@@ -442,7 +446,7 @@ impl<R: AsyncBufRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W
     /// the client listens only after it has sent everything.
     async fn put(
         &mut self,
-        shelf: Shelf,
+        kind: EntryKind,
         text: &str,
         length: u64,
     ) -> Result<(&'static str, bool), End> {
@@ -450,7 +454,7 @@ impl<R: AsyncBufRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W
             (false, _) => {
                 Err("this peer may not use the cache by this protocol (SCCACHE_IPC)".to_owned())
             }
-            (true, _) if shelf == Shelf::Preprocessor => Ok(()),
+            (true, _) if kind == EntryKind::Preprocessor => Ok(()),
             (true, Err(cause)) => Err(cause.to_string()),
             (true, Ok(key)) => self
                 .store(&key, length)
@@ -459,19 +463,19 @@ impl<R: AsyncBufRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W
         };
         self.skip().await?;
         let Err(cause) = outcome else {
-            self.send(&frame::stored(shelf, Ok(()))).await?;
+            self.send(&frame::stored(kind, Ok(()))).await?;
             return Ok(("ok", true));
         };
         if self.welcome {
             self.gateway
                 .refuse("put", &self.peer, &format!("put {text:?}"), &cause);
         }
-        self.send(&frame::stored(shelf, Err(&cause))).await?;
+        self.send(&frame::stored(kind, Err(&cause))).await?;
         Ok(("error", true))
     }
 
     /// The outer error ends the conversation, the inner one is the store's.
-    async fn store(&mut self, key: &Key, length: u64) -> Result<Result<(), Fault>, End> {
+    async fn store(&mut self, key: &Key, length: u64) -> Result<Result<(), DiskError>, End> {
         let by = match &self.peer {
             Peer::Tcp { .. } => WrittenBy::new(store::Lane::Ipc, None),
             Peer::Unix { uid, .. } => {

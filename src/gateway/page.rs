@@ -207,9 +207,7 @@ fn attention(view: &View<'_>) -> Vec<String> {
             .last_error
             .as_deref()
             .unwrap_or("it does not answer");
-        found.push(format!(
-            "The second level is left alone for a while: {cause}"
-        ));
+        found.push(format!("The upstream is left alone for a while: {cause}"));
     }
     if let Some(dist) = &status.dist {
         if !dist.scheduler_up {

@@ -29,23 +29,23 @@ const LENGTH: usize = 8 + NONCE + 32;
 pub(super) struct Sessions {
     /// Of the cache's own tokens.
     tokens: [u8; 32],
-    kept: Mutex<Kept>,
+    kept: Mutex<Saved>,
 }
 
 /// What must outlive the process.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Kept {
+struct Saved {
     secret: [u8; 32],
     /// Ends and random numbers.
     ended: Vec<[u8; 8 + NONCE]>,
 }
 
-impl Kept {
-    fn parse(text: &str) -> Option<Kept> {
+impl Saved {
+    fn parse(text: &str) -> Option<Saved> {
         let mut lines = text.lines().map(|line| URL_SAFE_NO_PAD.decode(line).ok());
         let secret = lines.next()??.try_into().ok()?;
         let ended = lines.map(|line| line?.try_into().ok());
-        Some(Kept {
+        Some(Saved {
             secret,
             ended: ended.collect::<Option<_>>()?,
         })
@@ -70,7 +70,7 @@ impl Sessions {
         for token in tokens {
             hasher.update(token);
         }
-        let kept = kept.and_then(Kept::parse).unwrap_or(Kept {
+        let kept = kept.and_then(Saved::parse).unwrap_or(Saved {
             secret,
             ended: Vec::new(),
         });
@@ -108,7 +108,7 @@ impl Sessions {
         now_unix: u64,
         tokens: impl Iterator<Item = [u8; 32]>,
     ) -> Vec<subtle::Choice> {
-        let Some(cookie) = parse(cookie).filter(|cookie| !Kept::is_over(cookie, now_unix)) else {
+        let Some(cookie) = parse(cookie).filter(|cookie| !Saved::is_over(cookie, now_unix)) else {
             return Vec::new();
         };
         let (text, hash) = cookie.split_at(8 + NONCE);
@@ -128,9 +128,9 @@ impl Sessions {
     pub(super) fn end(&self, cookie: &[u8], now_unix: u64, secret: [u8; 32]) {
         let Some(cookie) = parse(cookie) else { return };
         let mut kept = self.kept();
-        kept.ended.retain(|ended| !Kept::is_over(ended, now_unix));
+        kept.ended.retain(|ended| !Saved::is_over(ended, now_unix));
         if kept.ended.len() == ENDED {
-            *kept = Kept {
+            *kept = Saved {
                 secret,
                 ended: Vec::new(),
             };
@@ -140,7 +140,7 @@ impl Sessions {
         kept.ended.push(ended);
     }
 
-    fn kept(&self) -> MutexGuard<'_, Kept> {
+    fn kept(&self) -> MutexGuard<'_, Saved> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -1,4 +1,4 @@
-//! The second level: another store that this one asks on a miss and passes its writes on to.
+//! The upstream: another store that this one asks on a miss and passes its writes on to.
 //!
 //! Reads go through: one fetch for all that wait for the same key, the blob is stored here and served from here.
 //! Nobody waits longer than [`PATIENCE`]; the fetch goes on without them. Writes follow behind: a queue in a file,
@@ -14,7 +14,7 @@ use crate::config::variables::PROXIES;
 use crate::contract::gateway_config::Upstream as Config;
 use crate::contract::gateway_status::UpstreamStatus;
 use crate::contract::key::Key;
-use crate::gateway::disk::{Disk, Fault};
+use crate::gateway::disk::{Disk, DiskError};
 use crate::gateway::metrics::{self, Figure};
 use crate::store;
 use crate::store::WrittenBy;
@@ -369,7 +369,7 @@ impl Upstream {
                 Err(Trouble::Here(fault)) => {
                     lock(&self.writes).unsent(now());
                     self.counts.dropped.fetch_add(1, Relaxed);
-                    if !matches!(fault, Fault::Store(store::Error::Missing)) {
+                    if !matches!(fault, DiskError::Store(store::Error::Missing)) {
                         warn!("cannot pass {key} on to the upstream: {fault}");
                     }
                     self.done(key).await;
@@ -409,14 +409,14 @@ impl Upstream {
     async fn copy_there(&self, key: &Key) -> Result<u64, Trouble> {
         let mut blob = self.disk.get(key).await?;
         if blob.length > LARGEST {
-            return Err(Trouble::Here(Fault::Store(store::Error::TooLarge {
+            return Err(Trouble::Here(DiskError::Store(store::Error::TooLarge {
                 size: blob.length,
                 limit: LARGEST,
             })));
         }
         let mut pieces: Vec<Bytes> = Vec::new();
         while let Some(piece) = blob.next().await {
-            let piece = piece.map_err(|cause| Fault::Store(store::Error::Io(cause)))?;
+            let piece = piece.map_err(|cause| DiskError::Store(store::Error::Io(cause)))?;
             pieces.push(piece);
         }
         let length = blob.length;
@@ -478,7 +478,7 @@ impl Collector for Scrape {
         let gauges: [Figure<'_>; 2] = [
             (
                 "upstream_available",
-                "1 while the second level answers",
+                "1 while the upstream answers",
                 None,
                 u64::from(status.available),
             ),
@@ -565,7 +565,7 @@ enum Way {
 #[derive(Debug)]
 enum Trouble {
     Upstream(String),
-    Here(Fault),
+    Here(DiskError),
 }
 
 impl From<opendal::Error> for Trouble {
@@ -574,8 +574,8 @@ impl From<opendal::Error> for Trouble {
     }
 }
 
-impl From<Fault> for Trouble {
-    fn from(fault: Fault) -> Trouble {
+impl From<DiskError> for Trouble {
+    fn from(fault: DiskError) -> Trouble {
         Trouble::Here(fault)
     }
 }

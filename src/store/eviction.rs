@@ -1,11 +1,11 @@
 //! Making room: reservation, eviction, and what to do when the disk is full before the budget is.
 //!
 //! A start has to know how much there may be on disk before it has looked, or it would let writes exceed the
-//! budget in the meantime. So a file, the ceiling, always says at least as much as there is. It is raised in
+//! budget in the meantime. So a file, the high-water mark, always says at least as much as there is. It is raised in
 //! steps of a 64th of the budget before bytes are written, and set anew at the end of each scan.
 //!
 //! Both cost writes to the disk, which a request should not wait for. A thread, the housekeeper, evicts down to a
-//! low mark below the budget and each quota, removes what is too old, and raises the ceiling half a step ahead. A
+//! low mark below the budget and each quota, removes what is too old, and raises the high-water mark half a step ahead. A
 //! write that comes faster than it can do that does it itself: the budget holds whether or not the housekeeper ever
 //! gets to run. It also looks after the room on the disk, see `low_disk.rs`.
 
@@ -26,7 +26,7 @@ const ROOM_BYTES: u64 = 1024 * 1024;
 /// How long a write waits for files that others are removing, and how often it looks.
 const WAIT: Duration = Duration::from_millis(2);
 const WAITS: u32 = 1000;
-/// The ceiling is raised in so many steps.
+/// The high-water mark is raised in so many steps.
 const CEILING_STEPS: u64 = 64;
 
 /// The housekeeper keeps this share of the budget free, or [`MOST_FREE_BYTES`]; of a budget below
@@ -48,7 +48,7 @@ const AGE_PAUSES: (Duration, Duration) = (Duration::from_millis(100), PAUSE);
 
 /// Why files are removed.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Why {
+pub(super) enum EvictionReason {
     /// To make room.
     Room(Cause),
     /// Nobody used them for too long.
@@ -76,7 +76,7 @@ pub(super) fn start_housekeeper(inner: &Arc<Inner>, wakes: Receiver<()>) -> io::
             inner.close_unused();
             inner.keep_free();
             inner.keep_spare(&mut looked);
-            inner.raise_ceiling_ahead();
+            inner.raise_high_water_mark();
         }
     };
     std::thread::Builder::new()
@@ -85,23 +85,23 @@ pub(super) fn start_housekeeper(inner: &Arc<Inner>, wakes: Receiver<()>) -> io::
         .map(drop)
 }
 
-/// What the ceiling of the store in `dir` says; the whole budget if there are blobs but no whole ceiling.
-pub(super) fn read_ceiling(dir: &Path, budget: u64) -> u64 {
+/// What the high-water mark of the store in `dir` says; the whole budget if there are blobs but no whole high-water mark.
+pub(super) fn read_high_water_mark(dir: &Path, budget: u64) -> u64 {
     let text = fs::read_to_string(dir.join("ceiling")).unwrap_or_default();
-    if let Some(ceiling) = text
+    if let Some(high_water_mark) = text
         .strip_suffix('\n')
         .and_then(|number| number.parse().ok())
     {
-        return ceiling;
+        return high_water_mark;
     }
     let is_empty =
         fs::read_dir(dir.join("blobs")).is_ok_and(|mut entries| entries.next().is_none());
     if is_empty { 0 } else { budget }
 }
 
-/// What to do to the ceiling.
+/// What to do to the high-water mark.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ceiling {
+pub(super) enum HighWaterMark {
     /// Nothing, where it is high enough.
     Raise,
     /// Lower it as well.
@@ -109,7 +109,7 @@ pub(super) enum Ceiling {
 }
 
 impl Store {
-    /// Would a blob of so many bytes find its room at once, without an eviction or a write of the ceiling?
+    /// Would a blob of so many bytes find its room at once, without an eviction or a write of the high-water mark?
     pub fn has_room(&self, key: &Key, length: u64) -> bool {
         let inner = &*self.inner;
         let bytes = inner.disk_bytes(length.saturating_add(trailer::most(key.as_str())));
@@ -119,7 +119,7 @@ impl Store {
         };
         let quota_left = state.lru.quota_left(namespace);
         let wanted = state.lru.taken().saturating_add(bytes);
-        wanted <= inner.budget.min(inner.ceiling.load(Acquire))
+        wanted <= inner.budget.min(inner.high_water_mark.load(Acquire))
             && quota_left.is_none_or(|left| bytes <= left)
     }
 }
@@ -140,10 +140,15 @@ impl Inner {
                         (claim.victims, Cause::Budget),
                     ];
                     let mut failed = None;
-                    // Both, whatever becomes of the first: what is doomed must go or be taken back.
+                    // Both, whatever becomes of the first: what is marked must go or be taken back.
                     for (victims, cause) in parts {
                         let wanted = bytes - held;
-                        match self.evict_for(namespace, &victims, wanted, Why::Room(cause)) {
+                        match self.evict_for(
+                            namespace,
+                            &victims,
+                            wanted,
+                            EvictionReason::Room(cause),
+                        ) {
                             Ok(claimed) => held += claimed,
                             Err(error) => failed = failed.or(Some(error)),
                         }
@@ -160,7 +165,7 @@ impl Inner {
             // evict; what clients are still sending may take any time. Give back what is held, or two writers could
             // wait for each other.
             state.lru.release(namespace, std::mem::take(&mut held));
-            if (state.lru.doomed() == 0 && !state.indexing) || waits == WAITS {
+            if (state.lru.victim_bytes() == 0 && !state.indexing) || waits == WAITS {
                 if shortage == Shortage::Pinned {
                     state.pinned_refusals += 1;
                     return Err(Error::Pinned);
@@ -176,12 +181,12 @@ impl Inner {
                 self.shortage(&state, 2) > 0 || self.quota_shortage(&state, namespace, 2) > 0;
             (is_short, state.lru.taken())
         };
-        let ceiling = self.ceiling.load(Acquire);
-        if taken > ceiling {
-            self.keep_ceiling(Ceiling::Raise);
+        let high_water_mark = self.high_water_mark.load(Acquire);
+        if taken > high_water_mark {
+            self.keep_high_water_mark(HighWaterMark::Raise);
         }
-        let is_near =
-            ceiling < self.budget && ceiling - taken.min(ceiling) < self.ceiling_step() / 2;
+        let is_near = high_water_mark < self.budget
+            && high_water_mark - taken.min(high_water_mark) < self.high_water_step() / 2;
         if is_short || is_near {
             self.wake_housekeeper();
         }
@@ -203,7 +208,7 @@ impl Inner {
         if state.lru.live(Reach::Unpinned) / LEAST_LIVE < wanted {
             return 0;
         }
-        let soon_free = self.budget.saturating_sub(state.lru.taken()) + state.lru.doomed();
+        let soon_free = self.budget.saturating_sub(state.lru.taken()) + state.lru.victim_bytes();
         wanted.saturating_sub(soon_free)
     }
 
@@ -227,14 +232,14 @@ impl Inner {
         self.sweep(Cause::Budget, |inner, state| {
             let live = state.lru.live(Reach::Unpinned);
             let bytes = inner.shortage(state, 1).min(SWEEP_BYTES).min(live);
-            let victims = state.lru.doom(bytes, Reach::Unpinned);
+            let victims = state.lru.mark_victims(bytes, Reach::Unpinned);
             victims.unwrap_or_default()
         });
         let governed = self.state().lru.governed();
         for namespace in governed {
             self.sweep(Cause::Quota, |inner, state| {
                 let bytes = inner.quota_shortage(state, namespace, 1);
-                state.lru.doom_of(namespace, bytes.min(SWEEP_BYTES))
+                state.lru.mark_victims_of(namespace, bytes.min(SWEEP_BYTES))
             });
         }
     }
@@ -245,14 +250,14 @@ impl Inner {
         for namespace in governed {
             self.sweep(Cause::Quota, |_, state| {
                 let over = state.lru.overshoot_of(namespace).min(CHUNK_BYTES);
-                state.lru.doom_of(namespace, over)
+                state.lru.mark_victims_of(namespace, over)
             });
         }
         self.sweep(Cause::Budget, |_, state| {
             // The budget goes before everything, even before a pin.
             let over = state.lru.overshoot().min(CHUNK_BYTES);
             let over = over.min(state.lru.live(Reach::All));
-            state.lru.doom(over, Reach::All).unwrap_or_default()
+            state.lru.mark_victims(over, Reach::All).unwrap_or_default()
         });
     }
 
@@ -261,7 +266,7 @@ impl Inner {
         loop {
             let victims = choose(self, &mut self.state());
             // What cannot be removed is noted; the next write tries again.
-            if victims.is_empty() || self.evict(&victims, Why::Room(cause)).is_err() {
+            if victims.is_empty() || self.evict(&victims, EvictionReason::Room(cause)).is_err() {
                 return;
             }
         }
@@ -277,62 +282,65 @@ impl Inner {
                 if state.indexing {
                     return;
                 }
-                state.lru.doom_unused(until, SWEEP_BLOBS)
+                state.lru.mark_unused(until, SWEEP_BLOBS)
             };
-            if victims.is_empty() || self.evict(&victims, Why::Age).is_err() {
+            if victims.is_empty() || self.evict(&victims, EvictionReason::Age).is_err() {
                 return;
             }
         }
     }
 
-    /// Makes the ceiling true for what is taken now, or exact. A failure is noted and no reason to refuse a
-    /// write: the ceiling only matters to the next start, which the scan puts right.
-    pub(super) fn keep_ceiling(&self, how: Ceiling) {
+    /// Makes the high-water mark true for what is taken now, or exact. A failure is noted and no reason to refuse a
+    /// write: the high-water mark only matters to the next start, which the scan puts right.
+    pub(super) fn keep_high_water_mark(&self, how: HighWaterMark) {
         // Held over the writing of the file: whoever needs a higher one must not write a blob before.
-        let _lock = self.lock_ceiling();
+        let _lock = self.lock_high_water_mark();
         let taken = self.state().lru.taken();
-        if how == Ceiling::Set || taken > self.ceiling.load(Acquire) {
-            self.write_ceiling(taken, 0);
+        if how == HighWaterMark::Set || taken > self.high_water_mark.load(Acquire) {
+            self.write_high_water_mark(taken, 0);
         }
     }
 
-    fn raise_ceiling_ahead(&self) {
-        let _lock = self.lock_ceiling();
-        let (taken, ceiling) = (self.state().lru.taken(), self.ceiling.load(Acquire));
-        if ceiling < self.budget && ceiling < taken.saturating_add(self.ceiling_step() / 2) {
-            self.write_ceiling(taken, self.ceiling_step());
+    fn raise_high_water_mark(&self) {
+        let _lock = self.lock_high_water_mark();
+        let (taken, high_water_mark) =
+            (self.state().lru.taken(), self.high_water_mark.load(Acquire));
+        if high_water_mark < self.budget
+            && high_water_mark < taken.saturating_add(self.high_water_step() / 2)
+        {
+            self.write_high_water_mark(taken, self.high_water_step());
         }
     }
 
-    fn ceiling_step(&self) -> u64 {
+    fn high_water_step(&self) -> u64 {
         (self.budget / CEILING_STEPS).max(1)
     }
 
-    fn lock_ceiling(&self) -> std::sync::MutexGuard<'_, ()> {
-        self.ceiling_lock
+    fn lock_high_water_mark(&self) -> std::sync::MutexGuard<'_, ()> {
+        self.high_water_lock
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes the step above `taken` and `ahead`, but no more than the budget unless more is taken. The
-    /// ceiling's lock is held.
-    fn write_ceiling(&self, taken: u64, ahead: u64) {
+    /// high-water mark's lock is held.
+    fn write_high_water_mark(&self, taken: u64, ahead: u64) {
         let wanted = taken.saturating_add(ahead);
         let raised = wanted
-            .checked_next_multiple_of(self.ceiling_step())
+            .checked_next_multiple_of(self.high_water_step())
             .unwrap_or(u64::MAX);
         let raised = raised.min(self.budget.max(taken));
         if self.note_in_file("ceiling", &format!("{raised}\n")).is_ok() {
-            self.ceiling.store(raised, Release);
+            self.high_water_mark.store(raised, Release);
         }
     }
 
-    /// Removes doomed files. Those that cannot be removed are kept and the first error is reported.
-    pub(super) fn evict(&self, victims: &[Item], why: Why) -> Result<(), Error> {
+    /// Removes marked files. Those that cannot be removed are kept and the first error is reported.
+    pub(super) fn evict(&self, victims: &[Item], why: EvictionReason) -> Result<(), Error> {
         self.evict_for(0, victims, 0, why).map(drop)
     }
 
-    /// Removes doomed files and reserves up to `wanted` of what that frees for a write in a namespace. Returns the
+    /// Removes marked files and reserves up to `wanted` of what that frees for a write in a namespace. Returns the
     /// bytes reserved. Those that cannot be removed are kept and the first error is reported, unless enough came free
     /// without them.
     fn evict_for(
@@ -340,14 +348,14 @@ impl Inner {
         namespace: u16,
         victims: &[Item],
         wanted: u64,
-        why: Why,
+        why: EvictionReason,
     ) -> Result<u64, Error> {
         let mut claimed = 0;
         let mut failed = None;
         for item in victims {
             let path = self.path_of_item(item);
             let _lock = self.lock_key(&item.digest);
-            // A new blob may have taken the place of the doomed one: its file must stay.
+            // A new blob may have taken the place of the marked one: its file must stay.
             if self.state().lru.presence(&item.digest) != Presence::Doomed {
                 continue;
             }
@@ -355,7 +363,7 @@ impl Inner {
             self.close(&item.digest);
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    self.state().lru.revive(&item.digest);
+                    self.state().lru.restore(&item.digest);
                     failed = failed.or(Some(self.fault("evict blob", &path, error)));
                 }
                 Ok(()) | Err(_) => {
@@ -393,10 +401,10 @@ impl Inner {
                     let live = state.lru.live(Reach::Unpinned);
                     state
                         .lru
-                        .doom(bytes.max(ROOM_BYTES).min(live), Reach::Unpinned)
+                        .mark_victims(bytes.max(ROOM_BYTES).min(live), Reach::Unpinned)
                         .unwrap_or_default()
                 };
-                let why = Why::Room(Cause::Budget);
+                let why = EvictionReason::Room(Cause::Budget);
                 if victims.is_empty() || self.evict(&victims, why).is_err() {
                     return Err(error);
                 }
@@ -408,14 +416,14 @@ impl Inner {
 }
 
 impl State {
-    fn note_eviction(&mut self, item: &Item, bytes: u64, why: Why) {
+    fn note_eviction(&mut self, item: &Item, bytes: u64, why: EvictionReason) {
         match why {
-            Why::Room(cause) => {
+            EvictionReason::Room(cause) => {
                 self.evicted_entries += 1;
                 self.evicted_bytes += bytes;
                 self.ghosts.push(&item.digest, bytes, cause);
             }
-            Why::Age => {
+            EvictionReason::Age => {
                 self.expired_entries += 1;
                 self.expired_bytes += bytes;
             }

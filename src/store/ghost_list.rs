@@ -72,7 +72,7 @@ pub struct Lost {
 
 /// How many of the lost hits a budget would have kept.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Kept {
+pub struct HitRatio {
     /// The budget.
     pub budget_bytes: u64,
     /// From 0 to 1, of those that did not go because of a quota.
@@ -109,7 +109,7 @@ impl Tally {
     }
 
     /// What larger budgets would have kept, the smallest first; empty without lost hits to compare.
-    pub fn kept_by(&self) -> Vec<Kept> {
+    pub fn kept_by(&self) -> Vec<HitRatio> {
         let all = self.count - self.by_quota;
         if all == 0 {
             return Vec::new();
@@ -119,7 +119,7 @@ impl Tally {
         budgets
             .map(|(eighths, kept)| {
                 sum += kept;
-                Kept {
+                HitRatio {
                     budget_bytes: larger(self.budget, *eighths),
                     share: sum as f64 / all as f64,
                 }

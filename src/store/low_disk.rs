@@ -4,7 +4,7 @@
 //! A file system below [`LEAST_DISK_BYTES`], such as a tmpfs, is the cache's own: nothing is kept free there.
 //! Some file systems give blocks back only after seconds, so it looks again after a pause and not at once.
 
-use super::eviction::Why;
+use super::eviction::EvictionReason;
 use super::ghost_list::Cause;
 use super::lru::Reach;
 use super::{Inner, now};
@@ -60,12 +60,19 @@ impl Inner {
         while rest > 0 {
             let (victims, bytes) = {
                 let mut state = self.state();
-                let before = state.lru.doomed();
-                let victims = state.lru.doom(rest, Reach::Unpinned).unwrap_or_default();
-                (victims, state.lru.doomed() - before)
+                let before = state.lru.victim_bytes();
+                let victims = state
+                    .lru
+                    .mark_victims(rest, Reach::Unpinned)
+                    .unwrap_or_default();
+                (victims, state.lru.victim_bytes() - before)
             };
             // What cannot be removed is noted.
-            if victims.is_empty() || self.evict(&victims, Why::Room(Cause::Budget)).is_err() {
+            if victims.is_empty()
+                || self
+                    .evict(&victims, EvictionReason::Room(Cause::Budget))
+                    .is_err()
+            {
                 return;
             }
             rest = rest.saturating_sub(bytes);

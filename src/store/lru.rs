@@ -5,9 +5,9 @@
 //! ```text
 //!           claim                 commit
 //!   free ----------> reserved -----------------> used (live, in order of use)
-//!     ^                 | release                  | doom
+//!     ^                 | release                  | mark_victims
 //!     +-----------------+                          v
-//!     +------------------------------------- used (doomed: its file is being removed)
+//!     +------------------------------------- used (marked: its file is being removed)
 //!                     collect
 //! ```
 //!
@@ -21,7 +21,7 @@
 //!
 //! After a start, files are on disk that the index does not know yet. [`Lru::expect`] says how many bytes they
 //! may take; that much is not free until [`Lru::admit`] has taken them in. Only where they turn out to be more
-//! is the budget exceeded, and the caller evicts [`Lru::overshoot`]. [`Lru::expect_of`] is the same for a quota.
+//! is the budget exceeded, and the caller evicts [`Lru::overshoot`]. [`Lru::reserve_unscanned_of`] is the same for a quota.
 
 pub mod quotas;
 mod sorting;
@@ -118,13 +118,13 @@ struct Entry {
     /// The time of use on disk, in seconds.
     persisted_secs: u32,
     units: u32,
-    /// Towards the most recently used; `NONE` at the end, and in doomed and vacant slots.
+    /// Towards the most recently used; `NONE` at the end, and in marked and vacant slots.
     newer: u32,
     /// Towards the least recently used; in vacant slots the next vacant one.
     older: u32,
     namespace: u16,
     /// So are vacant slots.
-    doomed: bool,
+    marked: bool,
     checked: bool,
     /// It was used since it was written.
     hit: bool,
@@ -138,7 +138,7 @@ pub struct Lru {
     vacant: u32,
     budget: u64,
     used: u64,
-    doomed: u64,
+    marked: u64,
     reserved: u64,
     expected: u64,
     shares: Vec<Share>,
@@ -164,7 +164,7 @@ impl Lru {
             vacant: NONE,
             budget,
             used: 0,
-            doomed: 0,
+            marked: 0,
             reserved: 0,
             expected: 0,
             shares: Vec::new(),
@@ -172,14 +172,14 @@ impl Lru {
         }
     }
 
-    /// Bytes of all entries, live and doomed.
+    /// Bytes of all entries, live and marked.
     pub fn used(&self) -> u64 {
         self.used
     }
 
-    /// Bytes of doomed entries.
-    pub fn doomed(&self) -> u64 {
-        self.doomed
+    /// Bytes of marked entries.
+    pub fn victim_bytes(&self) -> u64 {
+        self.marked
     }
 
     /// Bytes reserved.
@@ -195,21 +195,21 @@ impl Lru {
     }
 
     /// Counts `bytes` as taken by files that are still to be admitted; 0 when all are.
-    pub fn expect(&mut self, bytes: u64) {
+    pub fn reserve_unscanned(&mut self, bytes: u64) {
         self.expected = bytes;
     }
 
     /// Bytes by which files found on disk go past the budget.
     pub fn overshoot(&self) -> u64 {
-        (self.used + self.reserved).saturating_sub(self.budget + self.doomed)
+        (self.used + self.reserved).saturating_sub(self.budget + self.marked)
     }
 
-    /// Entries, live and doomed.
+    /// Entries, live and marked.
     pub fn count(&self) -> u64 {
         self.table.len() as u64
     }
 
-    /// A namespace's share, its doomed entries included.
+    /// A namespace's share, its marked entries included.
     pub fn totals(&self, namespace: u16) -> Totals {
         self.share(namespace).totals
     }
@@ -225,13 +225,13 @@ impl Lru {
     pub fn presence(&self, digest: &Digest) -> Presence {
         match self.find(digest) {
             None => Presence::Absent,
-            Some(slot) if self.entry(slot).doomed => Presence::Doomed,
+            Some(slot) if self.entry(slot).marked => Presence::Doomed,
             Some(_) => Presence::Live,
         }
     }
 
-    /// Forgets a doomed entry whose file is gone and reserves up to `wanted` of its bytes for a write in `namespace`,
-    /// as far as its quota allows. `None` when it is not doomed any more: a new blob has taken its place.
+    /// Forgets a marked entry whose file is gone and reserves up to `wanted` of its bytes for a write in `namespace`,
+    /// as far as its quota allows. `None` when it is not marked any more: a new blob has taken its place.
     pub fn collect(&mut self, digest: &Digest, namespace: u16, wanted: u64) -> Option<Collected> {
         if self.presence(digest) != Presence::Doomed {
             return None;
@@ -242,16 +242,16 @@ impl Lru {
         Some(Collected { freed, claimed })
     }
 
-    /// Takes a doomed entry back as the most recently used one: its file could not be removed, and the next
+    /// Takes a marked entry back as the most recently used one: its file could not be removed, and the next
     /// attempt should meet another one.
-    pub fn revive(&mut self, digest: &Digest) {
-        let Some(slot) = self.find(digest).filter(|slot| self.entry(*slot).doomed) else {
+    pub fn restore(&mut self, digest: &Digest) {
+        let Some(slot) = self.find(digest).filter(|slot| self.entry(*slot).marked) else {
             return;
         };
         let (bytes, namespace) = (bytes_of(self.entry(slot).units), self.entry(slot).namespace);
-        self.doomed -= bytes;
-        self.share_mut(namespace).doomed -= bytes;
-        self.entry_mut(slot).doomed = false;
+        self.marked -= bytes;
+        self.share_mut(namespace).marked -= bytes;
+        self.entry_mut(slot).marked = false;
         self.link_newest(slot);
     }
 
@@ -296,7 +296,7 @@ impl Lru {
 
     /// Makes a live entry the most recently used one; nothing for others.
     pub fn touch(&mut self, digest: &Digest, now_micros: u64) -> Option<Touched> {
-        let slot = self.find(digest).filter(|slot| !self.entry(*slot).doomed)?;
+        let slot = self.find(digest).filter(|slot| !self.entry(*slot).marked)?;
         self.unlink(slot);
         self.link_newest(slot);
         let entry = self.entry_mut(slot);
@@ -319,7 +319,7 @@ impl Lru {
     pub fn touch_only(&mut self, digest: &Digest, now_micros: u64) -> Option<u32> {
         let slot = self.find(digest)?;
         let entry = self.entry(slot);
-        if entry.doomed || !entry.checked || is_due(entry.persisted_secs, now_micros) {
+        if entry.marked || !entry.checked || is_due(entry.persisted_secs, now_micros) {
             return None;
         }
         self.unlink(slot);
@@ -330,7 +330,7 @@ impl Lru {
     }
 
     /// Lets the next hit compare the body's checksum again, and write the time of use.
-    pub fn doubt(&mut self, digest: &Digest) {
+    pub fn report(&mut self, digest: &Digest) {
         if let Some(slot) = self.find(digest) {
             let entry = self.entry_mut(slot);
             (entry.checked, entry.persisted_secs) = (false, 0);
@@ -341,7 +341,7 @@ impl Lru {
     pub fn was_hit_since(&self, digest: &Digest, since_micros: u64) -> bool {
         self.find(digest).is_some_and(|slot| {
             let entry = self.entry(slot);
-            entry.hit && !entry.doomed && entry.used_micros > since_micros
+            entry.hit && !entry.marked && entry.used_micros > since_micros
         })
     }
 
@@ -352,17 +352,17 @@ impl Lru {
         }
     }
 
-    /// Forgets an entry, live or doomed, and returns its bytes.
+    /// Forgets an entry, live or marked, and returns its bytes.
     pub fn remove(&mut self, digest: &Digest) -> Option<u64> {
         let entries = &self.entries;
         let slot = self.table.remove(digest.table_hash(), |slot| {
             entries[slot as usize].digest == *digest
         })?;
         let entry = self.entry(slot);
-        let (bytes, namespace, doomed) = (bytes_of(entry.units), entry.namespace, entry.doomed);
-        if doomed {
-            self.doomed -= bytes;
-            self.share_mut(namespace).doomed -= bytes;
+        let (bytes, namespace, marked) = (bytes_of(entry.units), entry.namespace, entry.marked);
+        if marked {
+            self.marked -= bytes;
+            self.share_mut(namespace).marked -= bytes;
         } else {
             self.unlink(slot);
         }
@@ -372,7 +372,7 @@ impl Lru {
         totals.entries -= 1;
         let vacant = self.vacant;
         let entry = self.entry_mut(slot);
-        (entry.older, entry.doomed) = (vacant, true);
+        (entry.older, entry.marked) = (vacant, true);
         self.vacant = slot;
         Some(bytes)
     }
@@ -383,7 +383,7 @@ impl Lru {
         let last = slots.end.min(self.entries.len());
         let first = u32::try_from(slots.start).ok()?;
         let entries = self.entries.get(slots.start..last)?;
-        let found = (first..).zip(entries).filter(|(_, entry)| !entry.doomed);
+        let found = (first..).zip(entries).filter(|(_, entry)| !entry.marked);
         (!entries.is_empty()).then(|| {
             found.map(|(slot, entry)| Found {
                 item: entry.item(),
@@ -396,7 +396,7 @@ impl Lru {
     /// The bytes of an entry that is live and was last used at `until_micros` or before.
     pub fn unused_since(&self, digest: &Digest, until_micros: u64) -> Option<u64> {
         let entry = self.entry(self.find(digest)?);
-        (!entry.doomed && entry.used_micros <= until_micros).then(|| bytes_of(entry.units))
+        (!entry.marked && entry.used_micros <= until_micros).then(|| bytes_of(entry.units))
     }
 
     fn find(&self, digest: &Digest) -> Option<u32> {
@@ -423,7 +423,7 @@ impl Lru {
             newer: NONE,
             older: NONE,
             namespace: new.namespace,
-            doomed: false,
+            marked: false,
             checked: false,
             hit: false,
         };

@@ -17,7 +17,7 @@ const GENERATIONS: usize = 64;
 
 /// An open file of a blob that was found whole.
 #[derive(Debug, Clone)]
-pub(super) struct Kept {
+pub(super) struct OpenFile {
     pub(super) file: Arc<File>,
     pub(super) file_len: u64,
     pub(super) body_len: u64,
@@ -25,7 +25,7 @@ pub(super) struct Kept {
     pub(super) used_micros: u64,
 }
 
-impl Kept {
+impl OpenFile {
     /// Whether the file is still in its place, as it was when its time of use was written.
     pub(super) fn is_there(&self, used_secs: u32) -> bool {
         let found = rustix::fs::fstat(&*self.file);
@@ -48,12 +48,12 @@ impl Kept {
 
 /// The leave to keep a file, given before it is opened; void once its blob goes or is replaced.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Leave(u32);
+pub(super) struct KeepToken(u32);
 
 /// All that are open. What its methods return is to be closed without the lock that guards it.
 #[derive(Debug)]
 pub(super) struct KeptFiles {
-    files: LruCache<Digest, Kept>,
+    files: LruCache<Digest, OpenFile>,
     most: usize,
     /// By a byte of the digest, which some share, how often one was forgotten.
     generations: [u32; GENERATIONS],
@@ -73,19 +73,24 @@ impl KeptFiles {
     }
 
     /// The blob's file, or the leave to keep one.
-    pub(super) fn find(&mut self, digest: &Digest, now_micros: u64) -> Result<Kept, Leave> {
+    pub(super) fn find(&mut self, digest: &Digest, now_micros: u64) -> Result<OpenFile, KeepToken> {
         match self.files.get_mut(digest) {
             Some(kept) => {
                 kept.used_micros = now_micros;
                 Ok(kept.clone())
             }
-            None => Err(Leave(*self.generation(digest))),
+            None => Err(KeepToken(*self.generation(digest))),
         }
     }
 
     /// Keeps the file of a blob that is live. Returns the one that has to go for it.
     #[must_use]
-    pub(super) fn keep(&mut self, digest: &Digest, kept: Kept, leave: Leave) -> Option<Kept> {
+    pub(super) fn keep(
+        &mut self,
+        digest: &Digest,
+        kept: OpenFile,
+        leave: KeepToken,
+    ) -> Option<OpenFile> {
         if *self.generation(digest) != leave.0 {
             return Some(kept);
         }
@@ -100,7 +105,7 @@ impl KeptFiles {
 
     /// To be called whenever a blob's file goes or is replaced.
     #[must_use]
-    pub(super) fn forget(&mut self, digest: &Digest) -> Option<Kept> {
+    pub(super) fn forget(&mut self, digest: &Digest) -> Option<OpenFile> {
         let generation = self.generation(digest);
         *generation = generation.wrapping_add(1);
         self.files.pop(digest)
@@ -108,7 +113,7 @@ impl KeptFiles {
 
     /// Those that nobody has used for a while.
     #[must_use]
-    pub(super) fn forget_unused(&mut self, now_micros: u64) -> Vec<Kept> {
+    pub(super) fn forget_unused(&mut self, now_micros: u64) -> Vec<OpenFile> {
         let rest = u64::try_from(REST.as_micros()).unwrap_or(u64::MAX);
         let mut unused = Vec::new();
         while self

@@ -7,7 +7,7 @@
 //! check or to note, a file system that knows neither flag) ends in `None`, and the long way does the rest.
 
 use super::lru::Presence;
-use super::open_files::Kept;
+use super::open_files::OpenFile;
 use super::trailer::{self, Trailer};
 use super::{Blob, Error, Store, digest_of, micros, now};
 use crate::contract::key::Key;
@@ -65,13 +65,13 @@ impl Store {
             return Ok(None);
         };
         if was_changed(found.st_mtime, used_secs) {
-            inner.state().lru.doubt(&digest);
+            inner.state().lru.report(&digest);
             return Ok(None);
         }
         let Some((trailer, file_len)) = trailer_of(&file, &found, key) else {
             return Ok(None);
         };
-        let kept = Kept {
+        let kept = OpenFile {
             file: Arc::new(file),
             file_len,
             body_len: trailer.body_len,

@@ -1,6 +1,6 @@
 //! The start's scan: takes in what is on disk, by names and sizes alone.
 
-use super::eviction::Ceiling;
+use super::eviction::HighWaterMark;
 use super::lookup::Kind;
 use super::lru::{Digest, Item, Sorting};
 use super::writer::Origin;
@@ -88,7 +88,7 @@ impl Scan {
     /// All of a namespace is known.
     fn settle(&self, namespace: u16) -> Option<()> {
         let inner = self.inner.upgrade()?;
-        inner.state().lru.expect_of(namespace, 0);
+        inner.state().lru.reserve_unscanned_of(namespace, 0);
         Some(())
     }
 
@@ -168,14 +168,14 @@ impl Scan {
         inner.sort();
         {
             let mut state = inner.state();
-            state.lru.expect(0);
+            state.lru.reserve_unscanned(0);
             state.foreign_files = self.foreign;
             for number in state.lru.governed() {
-                state.lru.expect_of(number, 0);
+                state.lru.reserve_unscanned_of(number, 0);
             }
         }
         inner.evict_overshoot();
-        inner.keep_ceiling(Ceiling::Set);
+        inner.keep_high_water_mark(HighWaterMark::Set);
         let (entries, bytes) = {
             let mut state = inner.state();
             state.indexing = false;

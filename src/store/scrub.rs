@@ -51,14 +51,14 @@ pub struct Scrubbed {
     pub part: u8,
 }
 
-/// The right to cast doubt on a blob, for whoever sends it.
+/// The right to report a blob as corrupt, for whoever sends it.
 #[derive(Debug, Clone)]
-pub struct Doubt {
+pub struct CorruptionReport {
     store: Store,
     key: Key,
 }
 
-impl Doubt {
+impl CorruptionReport {
     /// The blob could not be read to its end.
     pub fn raise(&self) {
         self.store.inner.suspect(Suspect::Key(self.key.clone()));
@@ -66,9 +66,9 @@ impl Doubt {
 }
 
 impl Store {
-    /// The right to cast doubt on this blob.
-    pub fn doubt(&self, key: &Key) -> Doubt {
-        Doubt {
+    /// The right to report this blob as corrupt.
+    pub fn report(&self, key: &Key) -> CorruptionReport {
+        CorruptionReport {
             store: self.clone(),
             key: key.clone(),
         }

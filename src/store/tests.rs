@@ -352,14 +352,14 @@ fn blob_in_memory_is_had_at_once_and_no_other() {
 }
 
 #[test]
-fn housekeeper_keeps_some_room_and_the_ceiling_ahead() {
+fn housekeeper_keeps_some_room_and_the_high_water_mark_ahead() {
     let dir = TempDir::new().unwrap();
     let budget = 32 * MIB;
     let store = open(dir.path(), budget);
     for n in 0..600 {
         put(&store, &format!("ns/{n}"), &sample("x", 100_000));
         let taken = store.inner.state().lru.taken();
-        assert!(taken <= budget && taken <= eviction::read_ceiling(dir.path(), budget));
+        assert!(taken <= budget && taken <= eviction::read_high_water_mark(dir.path(), budget));
     }
     wait_until("room to be made", || {
         let usage = store.usage();
@@ -1097,7 +1097,7 @@ fn budget_holds_while_a_full_store_is_scanned() {
             put(&store, &format!("new/{n}"), &sample("x", 300_000));
             during += usize::from(store.usage().indexing);
             let used = disk.used() - empty;
-            // The ceiling's own file takes a block beside the budget.
+            // The high-water mark's own file takes a block beside the budget.
             assert!(used <= budget + store.inner.block, "{used} of {budget}");
         }
         wait_until("the scan to end", || !store.usage().indexing);
@@ -1110,27 +1110,34 @@ fn budget_holds_while_a_full_store_is_scanned() {
 }
 
 #[test]
-fn start_expects_the_worst_without_a_ceiling() {
+fn start_expects_the_worst_without_a_high_water_mark() {
     let dir = TempDir::new().unwrap();
     assert_eq!(
-        eviction::read_ceiling(dir.path(), MIB),
+        eviction::read_high_water_mark(dir.path(), MIB),
         MIB,
         "no look at the blobs is no proof that there are none"
     );
     let store = open(dir.path(), MIB);
-    let known = &store.inner.ceiling;
+    let known = &store.inner.high_water_mark;
     assert_eq!(known.load(std::sync::atomic::Ordering::Acquire), 0);
     put(&store, "a", &sample("a", 100_000));
     drop(store);
-    let ceiling = eviction::read_ceiling(dir.path(), MIB);
-    assert!((100_000..200_000).contains(&ceiling), "{ceiling}");
+    let high_water_mark = eviction::read_high_water_mark(dir.path(), MIB);
+    assert!(
+        (100_000..200_000).contains(&high_water_mark),
+        "{high_water_mark}"
+    );
     for torn in ["", "1234", "x\n"] {
         fs::write(dir.path().join("ceiling"), torn).unwrap();
-        assert_eq!(eviction::read_ceiling(dir.path(), MIB), MIB, "{torn:?}");
+        assert_eq!(
+            eviction::read_high_water_mark(dir.path(), MIB),
+            MIB,
+            "{torn:?}"
+        );
     }
     drop(open(dir.path(), MIB));
     assert!(
-        eviction::read_ceiling(dir.path(), MIB) < 200_000,
+        eviction::read_high_water_mark(dir.path(), MIB) < 200_000,
         "the scan sets it anew"
     );
 }
@@ -1239,15 +1246,23 @@ fn evicted_blob_that_is_put_again_keeps_its_file() {
     let dir = TempDir::new().unwrap();
     let store = open(dir.path(), MIB);
     put(&store, "a", b"old");
-    let victims = store.inner.state().lru.doom(1, Reach::Unpinned).unwrap();
+    let victims = store
+        .inner
+        .state()
+        .lru
+        .mark_victims(1, Reach::Unpinned)
+        .unwrap();
     assert_eq!(
         store.inner.state().lru.presence(&digest_of(&key("a"))),
         Presence::Doomed
     );
-    assert_eq!(body(&store, "a"), None, "a doomed blob is not served");
+    assert_eq!(body(&store, "a"), None, "a marked blob is not served");
     assert!(matches!(store.delete(&key("a")), Err(Error::Missing)));
     put(&store, "a", b"new");
-    store.inner.evict(&victims, eviction::Why::Age).unwrap();
+    store
+        .inner
+        .evict(&victims, eviction::EvictionReason::Age)
+        .unwrap();
     assert_eq!(body(&store, "a"), Some(b"new".to_vec()));
     assert_exact(&store, dir.path());
 }

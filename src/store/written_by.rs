@@ -18,7 +18,7 @@ pub enum Lane {
     Ipc,
     /// The same over the Unix socket.
     Socket,
-    /// From the second level.
+    /// From the upstream.
     Upstream,
 }
 

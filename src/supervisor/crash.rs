@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn cause_names_what_mends_it() {
+    fn cause_names_what_fixes_it() {
         let not_bound = |errno: nix::errno::Errno| Exit::NotBound(errno as i32);
         let in_use = not_bound(nix::errno::Errno::EADDRINUSE);
         let [away, denied, none_free] = [

@@ -3,7 +3,7 @@
 use super::Supervisor;
 use super::logs::Level;
 use super::machine;
-use super::machine::{Event, Outcome, State, WINDOW, Why};
+use super::machine::{Event, Outcome, State, StopReason, WINDOW};
 use crate::contract::control::Crash;
 use crate::contract::control::{Report, ServiceReport, TroubleReport};
 use crate::contract::service::ReadyBy;
@@ -153,7 +153,7 @@ impl Supervisor {
     }
 
     /// The last word of a run that failed: which service, in what way, how often, since when.
-    pub(super) fn say_why(&mut self, now: Instant, id: Id, why: Why) {
+    pub(super) fn say_why(&mut self, now: Instant, id: Id, why: StopReason) {
         let service = &self.machine.services()[id.0];
         let name = self.plan.services[id.0].name;
         let exit = service.last_exit.map(|exit| format!(": {exit}"));
@@ -164,17 +164,17 @@ impl Supervisor {
         });
         let (exit, verdict) = (exit.unwrap_or_default(), verdict.unwrap_or_default());
         let text = match why {
-            Why::Hopeless | Why::NeverReady => {
+            StopReason::Hopeless | StopReason::NeverReady => {
                 format!("{name} cannot run{exit}{verdict}; its last lines are above")
             }
-            Why::BudgetSpent(count) => format!(
+            StopReason::BudgetSpent(count) => format!(
                 "giving up: {name} failed {count} times within {} minutes{exit}{verdict}; its last lines:",
                 WINDOW.as_secs() / 60
             ),
         };
         self.log.say(Level::Error, &text);
         let crash = self.runtimes[id.0].lives.crash.take();
-        if let (Why::BudgetSpent(_), Some(crash)) = (why, crash) {
+        if let (StopReason::BudgetSpent(_), Some(crash)) = (why, crash) {
             for line in crash.last_lines {
                 self.log.say(Level::Error, &format!("{name}: {line}"));
             }

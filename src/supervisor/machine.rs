@@ -61,12 +61,12 @@ pub enum Outcome {
     /// Drained on request.
     Drained,
     /// This service cannot run; the others were drained.
-    Failed(Id, Why),
+    Failed(Id, StopReason),
 }
 
 /// Why no further try is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Why {
+pub enum StopReason {
     /// Its exit says that another try cannot help.
     Hopeless,
     /// It was never ready, [`NEVER_READY_LIMIT`] times in a row.
@@ -320,9 +320,9 @@ impl Machine {
         let counts = !held && (hung || !history::is_from_outside(exit));
         service.history.add(now, counts);
         let why = if history::is_hopeless(exit, &service.rules) {
-            Some(Why::Hopeless)
+            Some(StopReason::Hopeless)
         } else if !service.was_ready && service.history.failures() >= NEVER_READY_LIMIT {
-            Some(Why::NeverReady)
+            Some(StopReason::NeverReady)
         } else {
             None
         };
@@ -337,7 +337,10 @@ impl Machine {
         if spent.clone().sum::<usize>() >= BUDGET {
             let most = spent.enumerate().max_by_key(|(_, count)| *count);
             let (culprit, count) = most.unwrap_or((id.0, 0));
-            self.drain(now, Outcome::Failed(Id(culprit), Why::BudgetSpent(count)));
+            self.drain(
+                now,
+                Outcome::Failed(Id(culprit), StopReason::BudgetSpent(count)),
+            );
         }
     }
 

@@ -15,7 +15,7 @@ pub const NOTIFICATION_LIMIT: usize = 4 + FRAME_LIMIT;
 
 /// What a service said.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Said {
+pub enum Notification {
     Ready,
     /// The gateway says that the service of this byte is ready.
     Of(u8),
@@ -28,14 +28,14 @@ pub enum Said {
 }
 
 /// Reads the gateway's side of the handover socket.
-pub fn handover(mut stream: &UnixStream) -> Said {
+pub fn handover(mut stream: &UnixStream) -> Notification {
     let mut byte = [0];
     match stream.read(&mut byte) {
-        Ok(1) if byte == *b"R" => Said::Ready,
-        Ok(0) => Said::Gone,
-        Ok(_) => Said::Of(byte[0]),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Said::Nothing,
-        Err(_) => Said::Gone,
+        Ok(1) if byte == *b"R" => Notification::Ready,
+        Ok(0) => Notification::Gone,
+        Ok(_) => Notification::Of(byte[0]),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Notification::Nothing,
+        Err(_) => Notification::Gone,
     }
 }
 
@@ -46,33 +46,33 @@ pub fn tell(mut gateway: &UnixStream, byte: u8) {
 }
 
 /// What a server says over the notification socket, once its frame is whole or cannot become one.
-pub fn notification(bytes: &[u8]) -> Option<Said> {
+pub fn notification(bytes: &[u8]) -> Option<Notification> {
     match decode(bytes) {
-        Said::Nothing => None,
+        Notification::Nothing => None,
         said => Some(said),
     }
 }
 
-fn decode(frame: &[u8]) -> Said {
+fn decode(frame: &[u8]) -> Notification {
     let Some((length, payload)) = frame.split_first_chunk::<4>() else {
-        return Said::Nothing;
+        return Notification::Nothing;
     };
     let length = u32::from_be_bytes(*length) as usize;
     if length > FRAME_LIMIT {
-        return Said::Failed("it sent a frame that is too long".into());
+        return Notification::Failed("it sent a frame that is too long".into());
     }
     if payload.len() < length {
-        return Said::Nothing;
+        return Notification::Nothing;
     }
     let Some((tag, rest)) = payload[..length].split_first_chunk::<4>() else {
-        return Said::Failed("it sent an empty frame".into());
+        return Notification::Failed("it sent an empty frame".into());
     };
     match u32::from_le_bytes(*tag) {
-        0 => Said::Ready,
-        1 => Said::Failed("its address is in use".into()),
-        2 => Said::Failed("it timed out".into()),
+        0 => Notification::Ready,
+        1 => Notification::Failed("its address is in use".into()),
+        2 => Notification::Failed("it timed out".into()),
         // The reason is a string: u64 little-endian length, then the text.
-        _ => Said::Failed(
+        _ => Notification::Failed(
             String::from_utf8_lossy(rest.get(8..).unwrap_or_default())
                 .trim()
                 .to_owned(),
@@ -94,23 +94,23 @@ mod tests {
     fn only_a_whole_frame_counts() {
         let ok = frame(b"\0\0\0\0\x05\0\0\0\0\0\0\0/sock");
         for end in 0..ok.len() {
-            assert_eq!(decode(&ok[..end]), Said::Nothing, "{end} bytes");
+            assert_eq!(decode(&ok[..end]), Notification::Nothing, "{end} bytes");
         }
-        assert_eq!(decode(&ok), Said::Ready);
+        assert_eq!(decode(&ok), Notification::Ready);
     }
 
     #[test]
     fn reason_of_a_failed_start_is_passed_on() {
         let reason = frame(b"\x03\0\0\0\x07\0\0\0\0\0\0\0no disk");
-        assert_eq!(decode(&reason), Said::Failed("no disk".into()));
+        assert_eq!(decode(&reason), Notification::Failed("no disk".into()));
         assert_eq!(
             decode(&frame(b"\x01\0\0\0")),
-            Said::Failed("its address is in use".into())
+            Notification::Failed("its address is in use".into())
         );
     }
 
     #[test]
     fn lying_length_is_refused() {
-        assert!(matches!(decode(&[0xff; 8]), Said::Failed(_)));
+        assert!(matches!(decode(&[0xff; 8]), Notification::Failed(_)));
     }
 }

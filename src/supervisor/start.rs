@@ -125,7 +125,7 @@ fn enough_descriptors() -> Result<(), Error> {
 }
 
 /// What the loop stands on.
-pub(super) struct Ground {
+pub(super) struct StartFacts {
     pub(super) settings: Settings,
     pub(super) prepared: Prepared,
     pub(super) sockets: Sockets,
@@ -135,7 +135,7 @@ pub(super) struct Ground {
 }
 
 /// Prepares the folder, binds the sockets, makes the plan and writes its files.
-pub(super) fn lay_ground(settings: Settings, planner: Planner) -> Result<Ground, Error> {
+pub(super) fn prepare(settings: Settings, planner: Planner) -> Result<StartFacts, Error> {
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     enough_descriptors()?;
     let settings = resolved(settings)?;
@@ -168,7 +168,7 @@ pub(super) fn lay_ground(settings: Settings, planner: Planner) -> Result<Ground,
     have_programs(&plan)?;
     write_files(&plan, prepared.run_as)?;
     let error_log = settings.error_log.as_deref().map(open_error_log);
-    Ok(Ground {
+    Ok(StartFacts {
         error_log: error_log.transpose()?,
         settings,
         prepared,
@@ -295,7 +295,7 @@ fn dist_facts(
         scheduler: loopback_address(SCHEDULER_PORT).map_err(system("find a free port"))?,
         builder: loopback_address(BUILDER_PORT).map_err(system("find a free port"))?,
         scheduler_token: state_dir::new_token().map_err(system("generate a token"))?,
-        server_token: server_token(settings, prepared.run_as)?,
+        builder_token: builder_token(settings, prepared.run_as)?,
         public_addr: public_addr(settings)?,
         bwrap: bubblewrap()?,
         run_as: prepared.run_as,
@@ -309,15 +309,15 @@ pub(super) fn renewed(
     facts: &DistFacts,
 ) -> Result<DistFacts, Error> {
     Ok(DistFacts {
-        server_token: server_token(settings, run_as)?,
+        builder_token: builder_token(settings, run_as)?,
         public_addr: public_addr(settings)?,
         bwrap: bubblewrap()?,
         ..facts.clone()
     })
 }
 
-fn server_token(settings: &Settings, run_as: Option<RunAs>) -> Result<Secret, Error> {
-    Ok(match &settings.dist.server_token {
+fn builder_token(settings: &Settings, run_as: Option<RunAs>) -> Result<Secret, Error> {
+    Ok(match &settings.dist.builder_token {
         Some(token) => token.clone(),
         None => state_dir::kept_server_token(&settings.dir, run_as)?,
     })

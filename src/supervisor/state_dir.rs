@@ -6,7 +6,7 @@ pub(crate) use self::owner::AsUser;
 pub use crate::base::mount::{Loss, in_container, lost};
 use crate::base::regular_file;
 use crate::base::secret::Secret;
-use crate::config::settings::{Mode, Place, Settings};
+use crate::config::settings::{Installation, Mode, Settings};
 use crate::contract::paths;
 use crate::contract::service::RunAs;
 use nix::fcntl::{Flock, FlockArg};
@@ -129,14 +129,14 @@ pub fn prepare(settings: &Settings) -> Result<Prepared, Error> {
 /// # Errors
 /// None is set and none was generated yet, or the file cannot be read by this user.
 pub fn auth_token(settings: &Settings) -> Result<Secret, Error> {
-    auth_token_at(&settings.place())
+    auth_token_at(&settings.installation())
 }
 
 /// The same, of a sccache-dock that runs.
 ///
 /// # Errors
 /// As [`auth_token`].
-pub fn auth_token_at(place: &Place) -> Result<Secret, Error> {
+pub fn auth_token_at(place: &Installation) -> Result<Secret, Error> {
     if let Some(token) = &place.auth_token {
         return Ok(token.clone());
     }
@@ -414,7 +414,7 @@ fn write_beside(path: &Path, text: &str) -> io::Result<PathBuf> {
 /// # Errors
 /// It cannot be read or written.
 pub fn kept_server_token(dir: &Path, owner: Option<RunAs>) -> Result<Secret, Error> {
-    kept_token(paths::server_token(dir), owner)
+    kept_token(paths::builder_token(dir), owner)
 }
 
 /// A token that nobody can guess.
@@ -573,7 +573,7 @@ mod tests {
     }
 
     #[test]
-    fn damaged_token_file_is_refused_with_the_mend() {
+    fn damaged_token_file_is_refused_with_the_hint() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("state")).unwrap();
         fs::write(paths::auth_token(dir.path()), "short\n").unwrap();

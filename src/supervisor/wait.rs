@@ -19,9 +19,9 @@ const LULL: Duration = Duration::from_millis(5);
 const CONTROL: usize = 2;
 const NOTIFY: usize = 3;
 
-/// What one turn of waiting found.
+/// What one call of `poll` found.
 #[derive(Default)]
-pub(super) struct Turn {
+pub(super) struct PollResult {
     pub(super) signals: bool,
     pub(super) control: bool,
     pub(super) notify: bool,
@@ -33,7 +33,7 @@ pub(super) struct Turn {
 
 impl Supervisor {
     /// Waits for events, or until something is due.
-    pub(super) fn wait(&mut self, signals: &Signals) -> io::Result<Turn> {
+    pub(super) fn wait(&mut self, signals: &Signals) -> io::Result<PollResult> {
         let now = now();
         let has_room = self.log.has_room(now);
         // Signals stay unblocked everywhere else, so that children need no restoring.
@@ -89,7 +89,7 @@ impl Supervisor {
             Err(error) => return Err(error.into()),
         }
         let fired = |index: usize| fds.get(index).is_some_and(|fd| fd.any().unwrap_or(true));
-        Ok(Turn {
+        Ok(PollResult {
             signals: fired(0),
             control: fired(CONTROL) || (controls..notifies).any(fired),
             notify: fired(NOTIFY) || (notifies..handovers).any(fired),

@@ -501,7 +501,7 @@ fn folders_that_exist_are_used_without_a_new_root() {
 }
 
 #[test]
-fn what_cannot_be_done_is_said_with_its_mend() {
+fn what_cannot_be_done_is_said_with_its_hint() {
     let person = Person::new();
     let refused = |text: &str, code: i32, parts: &[&str]| {
         run(&mut person.shell(text), PATIENCE).refused(code, parts);

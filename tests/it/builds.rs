@@ -188,7 +188,7 @@ fn build_survives_the_death_of_each_service() {
 }
 
 #[test]
-fn client_with_default_settings_builds_without_a_cache_and_the_log_names_the_mend() {
+fn client_with_default_settings_builds_without_a_cache_and_the_log_names_the_hint() {
     let dock = Dock::start(&[]);
     let project = Project::new();
     let port = dock.address().port();

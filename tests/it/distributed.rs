@@ -8,7 +8,7 @@ use crate::site::{free_port, skip};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sccache_dock::builder::mounts::Procfs;
-use sccache_dock::builder::shim::{Limit, Report, Terms, VARIABLE};
+use sccache_dock::builder::shim::{JobSpec, Limit, Report, VARIABLE};
 use serde_json::Value;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::ExitStatusExt;
@@ -361,12 +361,12 @@ fn builders_do_jobs_again_soon_after_a_crash_of_the_scheduler() {
 }
 
 /// Runs a shell command as a job.
-pub(crate) fn job(terms: &Terms, script: &str) -> Output {
+pub(crate) fn job(terms: &JobSpec, script: &str) -> Output {
     job_of(terms, &["sh", "-c", script])
 }
 
 /// Runs a command as a job: through the shim, in the sandbox that `sccache-dist` asks for.
-fn job_of(terms: &Terms, words: &[&str]) -> Output {
+fn job_of(terms: &JobSpec, words: &[&str]) -> Output {
     let mut command = Command::new(program());
     command
         .env_clear()
@@ -382,8 +382,8 @@ fn job_of(terms: &Terms, words: &[&str]) -> Output {
     command.output().unwrap()
 }
 
-pub(crate) fn terms() -> Terms {
-    Terms {
+pub(crate) fn terms() -> JobSpec {
+    JobSpec {
         bwrap: "/usr/bin/bwrap".into(),
         procfs: Procfs::Fresh,
         jobs_socket: None,
@@ -418,14 +418,14 @@ fn shim_passes_on_what_a_job_says_and_hides_its_own_environment() {
 }
 
 /// A job of a shell, and its last report.
-pub(crate) fn reported(change: impl FnOnce(&mut Terms), script: &str) -> (Output, Report) {
+pub(crate) fn reported(change: impl FnOnce(&mut JobSpec), script: &str) -> (Output, Report) {
     let mut terms = terms();
     change(&mut terms);
     reported_of(terms, &["sh", "-c", script])
 }
 
 /// A job, and its last report, from a socket of the test's own.
-pub(crate) fn reported_of(mut terms: Terms, words: &[&str]) -> (Output, Report) {
+pub(crate) fn reported_of(mut terms: JobSpec, words: &[&str]) -> (Output, Report) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("jobs.sock");
     let socket = UnixDatagram::bind(&path).unwrap();

@@ -91,14 +91,14 @@ fn certificate_that_is_not_trusted_or_for_another_name_is_told() {
             "allowed",
         ],
     );
-    let mend = "export SSL_CERT_FILE=";
+    let hint = "export SSL_CERT_FILE=";
     let found = typed(&by_name, WRITER, &stranger.path().join("ca.pem"));
     has(
         &found,
         &[
             "FAIL  certificate",
             "no authority that this machine trusts",
-            mend,
+            hint,
         ],
     );
     let found = typed(&format!("https://127.0.0.1:{port}"), WRITER, &ours);
@@ -157,14 +157,14 @@ fn wrong_scheme_is_told_both_ways() {
     let ca = folder.path().join("ca.pem");
     let plain = format!("127.0.0.1:{}", gateway.addr.port());
     let found = typed(&format!("https://{plain}"), WRITER, &ca);
-    let mend = format!("use http://{plain}, or give the cache a certificate");
-    has(&found, &["FAIL  gateway", "speaks HTTP, and no TLS", &mend]);
+    let hint = format!("use http://{plain}, or give the cache a certificate");
+    has(&found, &["FAIL  gateway", "speaks HTTP, and no TLS", &hint]);
 
     let port = free_port();
     let _server = TlsOnly::start(port);
     let found = typed(&format!("http://127.0.0.1:{port}"), WRITER, &ca);
-    let mend = format!("use https://127.0.0.1:{port}, with a name that is in its certificate");
-    has(&found, &["FAIL  gateway", "speaks HTTPS", &mend]);
+    let hint = format!("use https://127.0.0.1:{port}, with a name that is in its certificate");
+    has(&found, &["FAIL  gateway", "speaks HTTPS", &hint]);
 }
 
 #[test]
@@ -184,7 +184,7 @@ fn too_many_wrong_tokens_are_told_from_another_server() {
     assert_eq!(refused.verdict, Verdict::Fail);
     assert!(
         refused
-            .mend
+            .hint
             .unwrap()
             .contains("the right one is served at once")
     );

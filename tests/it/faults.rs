@@ -474,7 +474,7 @@ impl Drop for MemoryGroup {
 }
 
 #[test]
-fn service_that_is_killed_for_want_of_memory_says_so_with_the_mend() {
+fn service_that_is_killed_for_want_of_memory_says_so_with_the_hint() {
     let Some(_group) = MemoryGroup::enter(300 << 20) else {
         return skip("no control group of memory can be made here");
     };

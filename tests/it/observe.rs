@@ -140,7 +140,7 @@ fn every_alert_has_a_test_of_each_kind_and_a_line_in_the_guide() {
     }
 }
 
-/// A dock in the fullest mode, a cache as its second level, and clients of all kinds.
+/// A dock in the fullest mode, a cache as its upstream, and clients of all kinds.
 struct Scene {
     dock: Dock,
     upstream: Gateway,
@@ -251,7 +251,7 @@ impl Scene {
         code("GET", &format!("/{spoiled}"), b"");
         let shared = format!("/team/cas/{turn}");
         assert_eq!(self.upstream.request("PUT", &shared, b"blob").code, 201);
-        assert_eq!(code("GET", &shared, b""), 200, "from the second level");
+        assert_eq!(code("GET", &shared, b""), 200, "from the upstream");
         assert_eq!(self.request(READER, "PUT", "/cas/x", b"").code, 403);
         let stranger = self.request("of nobody", "GET", "/cas/x", b"").code;
         assert!(

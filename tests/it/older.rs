@@ -71,7 +71,7 @@ fn older_clients_store_and_hit_over_webdav() {
 }
 
 #[test]
-fn older_clients_build_without_a_cache_over_their_own_protocol_and_the_log_names_the_mend() {
+fn older_clients_build_without_a_cache_over_their_own_protocol_and_the_log_names_the_hint() {
     for version in OLDER {
         let dock = Dock::start(&[]);
         let machine = machine(version);

@@ -202,7 +202,7 @@ fn fewer_descriptors_are_refused_with_the_mend_or_raised() {
 }
 
 #[test]
-fn read_only_state_folder_is_refused_with_the_mend() {
+fn read_only_state_folder_is_refused_with_the_hint() {
     if is_root() {
         let walls = "mount -t tmpfs -o ro,mode=1777 state /mnt/state";
         let said = Walled::start(walls).refuses();
@@ -233,7 +233,7 @@ fn program_that_may_not_be_executed_is_refused_by_name() {
 }
 
 #[test]
-fn full_state_folder_is_refused_with_the_mend() {
+fn full_state_folder_is_refused_with_the_hint() {
     if is_root() {
         let walls = "mount -t tmpfs -o size=64k,mode=1777 state /mnt/state
             head -c 65536 /dev/zero > /mnt/state/filler";

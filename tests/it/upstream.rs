@@ -1,4 +1,4 @@
-//! The second level: the real gateway before real stores (another gateway, Redis, an S3-compatible server).
+//! The upstream: the real gateway before real stores (another gateway, Redis, an S3-compatible server).
 
 use crate::dock::Dock;
 use crate::harness::{Gateway, Process, READER, WRITER, now, skip, tools, wait_for};
@@ -15,7 +15,7 @@ use std::time::Duration;
 
 const BODY: &[u8] = b"the blob";
 
-/// A gateway whose second level is at `url`.
+/// A gateway whose upstream is at `url`.
 fn before(url: &str) -> Gateway {
     before_with(url, 64 << 20)
 }
@@ -32,7 +32,7 @@ fn before_with(url: &str, budget_bytes: u64) -> Gateway {
 }
 
 fn upstream(gateway: &Gateway) -> UpstreamStatus {
-    gateway.status().upstream.expect("it has a second level")
+    gateway.status().upstream.expect("it has an upstream")
 }
 
 fn wait_status(gateway: &Gateway, what: &str, holds: impl Fn(&UpstreamStatus) -> bool) {
@@ -85,7 +85,7 @@ impl Redis {
     }
 }
 
-/// What one gateway stores, a second one finds behind the same second level.
+/// What one gateway stores, a second one finds behind the same upstream.
 fn shares(url: &str) {
     let (first, second) = (before(url), before(url));
     let large = vec![7; 3 << 20];

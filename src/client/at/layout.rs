@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_used_is_said_with_its_mend() {
+    fn what_cannot_be_used_is_said_with_its_hint() {
         let (_dir, root) = tree(&[("a/Cargo.toml", WORKSPACE), ("full/file", ""), ("file", "")]);
         let refused = |args: &Args, cwd: &str, parts: &[&str]| {
             let text = layout(args, &root, cwd, &[]).unwrap_err().to_string();

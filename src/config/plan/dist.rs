@@ -27,7 +27,7 @@ pub struct DistFacts {
     pub builder: SocketAddr,
     /// What the scheduler takes for a client.
     pub scheduler_token: Secret,
-    pub server_token: Secret,
+    pub builder_token: Secret,
     /// Where clients and the scheduler reach the builder.
     pub public_addr: SocketAddr,
     /// The real bubblewrap.
@@ -45,7 +45,7 @@ pub(super) fn front(settings: &Settings, facts: &DistFacts) -> Dist {
             None => Scheduler::Local(facts.scheduler),
         },
         scheduler_token: facts.scheduler_token.clone(),
-        server_token: facts.server_token.clone(),
+        builder_token: facts.builder_token.clone(),
         wrong_token: settings.dist.wrong_token,
         local_builder: Some(facts.public_addr),
         jobs_socket: paths::jobs_socket(&settings.run_dir),
@@ -67,7 +67,7 @@ pub(super) fn scheduler(
     let config = dist_config::Scheduler {
         public_addr: dist.scheduler,
         client_auth: token(&dist.scheduler_token),
-        server_auth: token(&dist.server_token),
+        server_auth: token(&dist.builder_token),
     };
     let mut env = environment(settings, facts);
     // Without it the scheduler goes into the background, out of our sight.
@@ -115,7 +115,7 @@ pub(super) fn builder(
         bind_address: dist.builder,
         scheduler_url: format!("http://{}", loopback(dist.front)),
         scheduler_auth: dist_config::Token {
-            token: dist.server_token.clone(),
+            token: dist.builder_token.clone(),
         },
         builder: dist_config::Overlay {
             build_dir: dir.join("build"),

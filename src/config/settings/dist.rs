@@ -1,6 +1,6 @@
 //! The settings of scheduler and builder.
 
-use super::values::{Fault, address, duration, optional, size, token};
+use super::values::{ValueError, address, duration, optional, size, token};
 use super::{Lookup, Mode};
 use crate::base::secret::Secret;
 use crate::contract::builder_config::Isolation;
@@ -25,7 +25,7 @@ pub struct PublicAddr {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Distribution {
     /// Builders prove themselves with it; generated and kept where none is set.
-    pub server_token: Option<Secret>,
+    pub builder_token: Option<Secret>,
     /// The container's own address where none is set.
     pub public_addr: Option<PublicAddr>,
     /// `http://host:port` of the scheduler's front, in `MODE=builder`.
@@ -53,7 +53,7 @@ pub struct Distribution {
 
 impl Lookup<'_> {
     pub(super) fn distribution(&mut self, mode: Option<Mode>) -> Option<Distribution> {
-        let server_token = self.parsed("SCCACHE_SERVER_TOKEN", optional(server_token));
+        let builder_token = self.parsed("SCCACHE_SERVER_TOKEN", optional(builder_token));
         let public_addr = self.parsed("SCCACHE_PUBLIC_ADDR", optional(public_addr));
         let scheduler_url = self.parsed("SCCACHE_SCHEDULER_URL", optional(scheduler_url));
         let scheduler_listen = self.parsed("SCCACHE_SCHEDULER_LISTEN", address);
@@ -68,7 +68,7 @@ impl Lookup<'_> {
         let job_disk_bytes = self.parsed("SCCACHE_JOB_DISK", optional(job_disk));
         let job_time = self.parsed("SCCACHE_JOB_TIME", job_time);
         let program = self.parsed("SCCACHE_DIST_BINARY", |text| Ok(PathBuf::from(text)));
-        let (server_token, scheduler_url) = (server_token?, scheduler_url?);
+        let (builder_token, scheduler_url) = (builder_token?, scheduler_url?);
         match mode {
             Some(Mode::Builder) => {
                 if scheduler_url.is_none() {
@@ -78,7 +78,7 @@ impl Lookup<'_> {
                         Some("set it to http://host:10600 of the machine that runs MODE=distributed-...".into()),
                     );
                 }
-                if server_token.is_none() {
+                if builder_token.is_none() {
                     self.problem(
                         "SCCACHE_SERVER_TOKEN",
                         "is needed in MODE=builder: the scheduler takes no builder without it".into(),
@@ -94,7 +94,7 @@ impl Lookup<'_> {
             Some(_) | None => {}
         }
         Some(Distribution {
-            server_token,
+            builder_token,
             public_addr: public_addr?,
             scheduler_url,
             scheduler_listen: scheduler_listen?,
@@ -113,9 +113,9 @@ impl Lookup<'_> {
     }
 }
 
-fn server_token(text: &str) -> Result<Secret, Fault> {
+fn builder_token(text: &str) -> Result<Secret, ValueError> {
     if text == "anonymous" {
-        return Err(Fault::hint(
+        return Err(ValueError::hint(
             "a builder without a token could be anybody",
             "leave it unset to have one generated",
         ));
@@ -123,7 +123,7 @@ fn server_token(text: &str) -> Result<Secret, Fault> {
     token(text)
 }
 
-fn public_addr(text: &str) -> Result<PublicAddr, Fault> {
+fn public_addr(text: &str) -> Result<PublicAddr, ValueError> {
     let parsed = match text.parse::<SocketAddr>() {
         Ok(address) => Some(PublicAddr {
             ip: address.ip(),
@@ -133,13 +133,13 @@ fn public_addr(text: &str) -> Result<PublicAddr, Fault> {
     };
     match parsed {
         Some(address) if address.ip.is_unspecified() || address.port == Some(0) => {
-            Err(Fault::hint(
+            Err(ValueError::hint(
                 "is no address that anybody could connect to",
                 "write the address that clients reach this machine at, 192.168.1.7:10501",
             ))
         }
         Some(address) => Ok(address),
-        None => Err(Fault::hint(
+        None => Err(ValueError::hint(
             "is not an IP address: a builder's certificate holds an address, never a name",
             "write what the name stands for, as 192.168.1.7 or 192.168.1.7:10501",
         )),
@@ -147,10 +147,10 @@ fn public_addr(text: &str) -> Result<PublicAddr, Fault> {
 }
 
 /// `http://host[:port]` or `host[:port]`, made whole.
-fn scheduler_url(text: &str) -> Result<String, Fault> {
-    let fault = |message: &str| Fault::hint(message, "write it as http://build-host:10600");
+fn scheduler_url(text: &str) -> Result<String, ValueError> {
+    let fault = |message: &str| ValueError::hint(message, "write it as http://build-host:10600");
     if text.starts_with("https://") {
-        return Err(Fault::hint(
+        return Err(ValueError::hint(
             "the port of the scheduler speaks no TLS yet",
             "write it as http://build-host:10600, on a private network",
         ));
@@ -172,32 +172,32 @@ fn scheduler_url(text: &str) -> Result<String, Fault> {
     }
 }
 
-fn isolation(text: &str) -> Result<Isolation, Fault> {
+fn isolation(text: &str) -> Result<Isolation, ValueError> {
     match text {
         "auto" => Ok(Isolation::Auto),
         "userns" => Ok(Isolation::Userns),
         "root" => Ok(Isolation::Root),
-        other => Err(Fault::hint(
+        other => Err(ValueError::hint(
             format!("\"{other}\" is not a kind of isolation"),
             "use auto, userns or root",
         )),
     }
 }
 
-fn wrong_token(text: &str) -> Result<WrongToken, Fault> {
+fn wrong_token(text: &str) -> Result<WrongToken, ValueError> {
     match text {
         "fail" => Ok(WrongToken::Fail),
         "fallback" => Ok(WrongToken::Fallback),
-        other => Err(Fault::hint(
+        other => Err(ValueError::hint(
             format!("\"{other}\" is not an answer to a wrong token"),
             "use fail or fallback",
         )),
     }
 }
 
-fn count(text: &str) -> Result<u64, Fault> {
+fn count(text: &str) -> Result<u64, ValueError> {
     match text.parse() {
-        Ok(0) | Err(_) => Err(Fault::hint(
+        Ok(0) | Err(_) => Err(ValueError::hint(
             "is not a number of 1 or more",
             "leave it unset for the default",
         )),
@@ -205,29 +205,29 @@ fn count(text: &str) -> Result<u64, Fault> {
     }
 }
 
-fn job_memory(text: &str) -> Result<u64, Fault> {
+fn job_memory(text: &str) -> Result<u64, ValueError> {
     at_least_64_mib(text, "is less than 64M, in which no compiler runs")
 }
 
-fn job_disk(text: &str) -> Result<u64, Fault> {
+fn job_disk(text: &str) -> Result<u64, ValueError> {
     at_least_64_mib(text, "is less than 64M, which some inputs take alone")
 }
 
-fn toolchain(text: &str) -> Result<u64, Fault> {
+fn toolchain(text: &str) -> Result<u64, ValueError> {
     at_least_64_mib(text, "is less than 64M, which most compilers take")
 }
 
-fn at_least_64_mib(text: &str, fault: &'static str) -> Result<u64, Fault> {
+fn at_least_64_mib(text: &str, fault: &'static str) -> Result<u64, ValueError> {
     const LEAST: u64 = 64 << 20;
     match size(text)? {
-        bytes if bytes < LEAST => Err(Fault::hint(fault, "write it as 4G, or leave it unset")),
+        bytes if bytes < LEAST => Err(ValueError::hint(fault, "write it as 4G, or leave it unset")),
         bytes => Ok(bytes),
     }
 }
 
-fn job_time(text: &str) -> Result<Duration, Fault> {
+fn job_time(text: &str) -> Result<Duration, ValueError> {
     match duration(text)? {
-        time if time < Duration::from_secs(1) => Err(Fault::hint(
+        time if time < Duration::from_secs(1) => Err(ValueError::hint(
             "is less than a second",
             "write it as 20m or 300s",
         )),

@@ -1,7 +1,7 @@
 //! Where the value of each setting comes from, and all that is wrong on the way. Pure.
 
 use super::rows::{EXPECTED, ROWS, Row};
-use super::values::Fault;
+use super::values::ValueError;
 use super::{DEFAULT_FILE, Effective, Problem, Source, policies};
 use crate::config::variables;
 use std::collections::BTreeMap;
@@ -165,7 +165,7 @@ impl<'a> Lookup<'a> {
     pub(super) fn parsed<T>(
         &mut self,
         name: &'static str,
-        parse: impl FnOnce(&str) -> Result<T, Fault>,
+        parse: impl FnOnce(&str) -> Result<T, ValueError>,
     ) -> Option<T> {
         let (text, subject) = self.raw(name);
         match parse(&text) {

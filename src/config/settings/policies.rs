@@ -1,6 +1,6 @@
 //! Quotas, pins, ages: texts into what the cache keeps to besides its size. Pure.
 
-use super::values::{Fault, optional, size};
+use super::values::{ValueError, optional, size};
 use super::{Lookup, Problem};
 use crate::base::human::bytes;
 use crate::contract::gateway_config::Policies;
@@ -89,22 +89,22 @@ pub(super) fn flat(key: &str, value: &toml::Value) -> Option<String> {
     parts.map(|parts| parts.join(","))
 }
 
-fn quotas(text: &str) -> Result<BTreeMap<String, u64>, Fault> {
+fn quotas(text: &str) -> Result<BTreeMap<String, u64>, ValueError> {
     let mut quotas = BTreeMap::new();
     for part in parts(text) {
         let Some((name, quota)) = part.split_once('=') else {
-            return Err(Fault::hint(
+            return Err(ValueError::hint(
                 format!("\"{part}\" is not NAMESPACE=SIZE"),
                 "write it as ci=20G,team-a=5G",
             ));
         };
         let name = namespace(name.trim())?;
-        let quota = size(quota).map_err(|fault| Fault {
+        let quota = size(quota).map_err(|fault| ValueError {
             message: format!("the quota of \"{name}\" {}", fault.message),
             hint: fault.hint,
         })?;
         if quotas.insert(name.clone(), quota).is_some() {
-            return Err(Fault::hint(
+            return Err(ValueError::hint(
                 format!("\"{name}\" has two quotas"),
                 "write one for each namespace",
             ));
@@ -113,17 +113,17 @@ fn quotas(text: &str) -> Result<BTreeMap<String, u64>, Fault> {
     Ok(quotas)
 }
 
-fn pinned(text: &str) -> Result<BTreeSet<String>, Fault> {
+fn pinned(text: &str) -> Result<BTreeSet<String>, ValueError> {
     parts(text).map(namespace).collect()
 }
 
 /// Names under which the cache is asked.
-pub(super) fn hosts(text: &str) -> Result<Vec<String>, Fault> {
+pub(super) fn hosts(text: &str) -> Result<Vec<String>, ValueError> {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
     let host = |part: &str| {
         let name = part.strip_prefix("*.").unwrap_or(part);
         if part != "*" && (name.is_empty() || !name.bytes().all(is_plain)) {
-            return Err(Fault::hint(
+            return Err(ValueError::hint(
                 format!("\"{part}\" is not the name of a host"),
                 "write names without a scheme and a port, as cache.example.com,*.ci.example.com; \"*\" is any name",
             ));
@@ -139,7 +139,7 @@ fn parts(text: &str) -> impl Iterator<Item = &str> {
 }
 
 /// A name that the namespace of some key has.
-fn namespace(name: &str) -> Result<String, Fault> {
+fn namespace(name: &str) -> Result<String, ValueError> {
     let hint = "a namespace is what stands before the entries in a client's URL, as \"ci\" or \"team/x\"; \
                 \"default\" is the nameless one";
     if name == "default" {
@@ -148,28 +148,36 @@ fn namespace(name: &str) -> Result<String, Fault> {
     let entry = format!("{name}/0/0/0/{:064}", 0);
     match Key::parse(&entry) {
         Ok(key) if key.namespace() == name => Ok(name.to_owned()),
-        Ok(_) => Err(Fault::hint(format!("\"{name}\" is not a namespace"), hint)),
-        Err(cause) => Err(Fault::hint(
+        Ok(_) => Err(ValueError::hint(
+            format!("\"{name}\" is not a namespace"),
+            hint,
+        )),
+        Err(cause) => Err(ValueError::hint(
             format!("\"{name}\" is not a namespace: {cause}"),
             hint,
         )),
     }
 }
 
-fn age(text: &str) -> Result<Duration, Fault> {
+fn age(text: &str) -> Result<Duration, ValueError> {
     let hint = "write it as 30d or 12h";
     match humantime::parse_duration(text) {
-        Ok(age) if age < Duration::from_secs(1) => Err(Fault::hint("is less than a second", hint)),
-        Ok(age) if age > LONGEST => Err(Fault::hint("is longer than ten years", hint)),
+        Ok(age) if age < Duration::from_secs(1) => {
+            Err(ValueError::hint("is less than a second", hint))
+        }
+        Ok(age) if age > LONGEST => Err(ValueError::hint("is longer than ten years", hint)),
         Ok(age) => Ok(age),
-        Err(error) => Err(Fault::hint(format!("is not a span of time: {error}"), hint)),
+        Err(error) => Err(ValueError::hint(
+            format!("is not a span of time: {error}"),
+            hint,
+        )),
     }
 }
 
-fn scrub(text: &str) -> Result<Option<Duration>, Fault> {
+fn scrub(text: &str) -> Result<Option<Duration>, ValueError> {
     match text {
         "off" => Ok(None),
-        text => age(text).map(Some).map_err(|fault| Fault {
+        text => age(text).map(Some).map_err(|fault| ValueError {
             message: fault.message,
             hint: Some("write it as 7d, or off".into()),
         }),

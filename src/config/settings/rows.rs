@@ -132,7 +132,7 @@ pub(super) const ROWS: &[Row] = &[
     secret(
         "SCCACHE_UPSTREAM",
         "upstream",
-        "second level: s3://BUCKET/FOLDER?region=R, redis://HOST:PORT, or http(s)://HOST of another cache",
+        "upstream: s3://BUCKET/FOLDER?region=R, redis://HOST:PORT, or http(s)://HOST of another cache",
     ),
     secret(
         "SCCACHE_UPSTREAM_TOKEN",

@@ -368,11 +368,11 @@ proptest! {
 }
 
 #[test]
-fn place_is_known_while_other_settings_are_broken() {
+fn installation_is_known_while_other_settings_are_broken() {
     let nothing = |_: &Path| Err(io::ErrorKind::NotFound.into());
     let place = |pairs: &[(&str, &str)], read: &dyn Fn(&Path) -> io::Result<String>| {
         let pairs = pairs.iter().map(|(n, v)| ((*n).into(), (*v).into()));
-        super::place_in(&pairs.collect(), read)
+        super::installation_in(&pairs.collect(), read)
     };
     let whole = place(&[("SCCACHE_DIR", "/srv/cache")], &nothing);
     assert_eq!(whole.run_dir, Path::new("/srv/cache/run"));

@@ -9,14 +9,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// A value that does not parse.
-pub(super) struct Fault {
+pub(super) struct ValueError {
     pub(super) message: String,
     pub(super) hint: Option<String>,
 }
 
-impl Fault {
-    pub(super) fn hint(message: impl Into<String>, hint: impl Into<String>) -> Fault {
-        Fault {
+impl ValueError {
+    pub(super) fn hint(message: impl Into<String>, hint: impl Into<String>) -> ValueError {
+        ValueError {
             message: message.into(),
             hint: Some(hint.into()),
         }
@@ -24,8 +24,8 @@ impl Fault {
 }
 
 pub(super) fn optional<T>(
-    parse: impl FnOnce(&str) -> Result<T, Fault>,
-) -> impl FnOnce(&str) -> Result<Option<T>, Fault> {
+    parse: impl FnOnce(&str) -> Result<T, ValueError>,
+) -> impl FnOnce(&str) -> Result<Option<T>, ValueError> {
     move |text| {
         if text.is_empty() {
             Ok(None)
@@ -35,10 +35,10 @@ pub(super) fn optional<T>(
     }
 }
 
-pub(super) fn absolute(text: &str) -> Result<PathBuf, Fault> {
+pub(super) fn absolute(text: &str) -> Result<PathBuf, ValueError> {
     let path = PathBuf::from(text);
     if !path.is_absolute() {
-        return Err(Fault::hint(
+        return Err(ValueError::hint(
             "is not an absolute path",
             format!("write /{}", text.trim_start_matches("./")),
         ));
@@ -47,10 +47,10 @@ pub(super) fn absolute(text: &str) -> Result<PathBuf, Fault> {
 }
 
 /// The absolute path of a file with a secret in it.
-pub(super) fn file(text: &str) -> Result<PathBuf, Fault> {
+pub(super) fn file(text: &str) -> Result<PathBuf, ValueError> {
     // Whoever gives the content instead must not find it in the message.
     if !text.starts_with('/') || text.contains('\n') {
-        return Err(Fault::hint(
+        return Err(ValueError::hint(
             "is not the absolute path of a file",
             "name the file, not what is in it, as /run/secrets/name",
         ));
@@ -58,17 +58,18 @@ pub(super) fn file(text: &str) -> Result<PathBuf, Fault> {
     Ok(PathBuf::from(text))
 }
 
-pub(super) fn address(text: &str) -> Result<SocketAddr, Fault> {
+pub(super) fn address(text: &str) -> Result<SocketAddr, ValueError> {
     if let Ok(port) = text.trim_start_matches(':').parse::<u16>() {
         return Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port));
     }
     text.parse()
-        .map_err(|_| Fault::hint("is not an address", "write it as 0.0.0.0:4226 or [::]:4226"))
+        .map_err(|_| ValueError::hint("is not an address", "write it as 0.0.0.0:4226 or [::]:4226"))
 }
 
 /// Bytes from "10G", "500 MiB", "1.5T" or "1048576". K, M, G and T are powers of 1024, as in sccache.
-pub(super) fn size(text: &str) -> Result<u64, Fault> {
-    let fault = |message: &str| Fault::hint(message, "write it as 10G, 500M or a number of bytes");
+pub(super) fn size(text: &str) -> Result<u64, ValueError> {
+    let fault =
+        |message: &str| ValueError::hint(message, "write it as 10G, 500M or a number of bytes");
     let trimmed = text.trim();
     let split = trimmed
         .find(|c: char| !c.is_ascii_digit() && c != '.')
@@ -93,25 +94,25 @@ pub(super) fn size(text: &str) -> Result<u64, Fault> {
     Ok(bytes as u64)
 }
 
-pub(super) fn duration(text: &str) -> Result<Duration, Fault> {
+pub(super) fn duration(text: &str) -> Result<Duration, ValueError> {
     let parsed = match text.parse::<u64>() {
         Ok(seconds) => Ok(Duration::from_secs(seconds)),
         Err(_) => humantime::parse_duration(text),
     };
     match parsed {
         Ok(duration) if duration <= Duration::from_secs(24 * 3600) => Ok(duration),
-        Ok(_) => Err(Fault::hint(
+        Ok(_) => Err(ValueError::hint(
             "is longer than a day",
             "write it as 8s or 500ms",
         )),
-        Err(error) => Err(Fault::hint(
+        Err(error) => Err(ValueError::hint(
             format!("is not a duration: {error}"),
             "write it as 8s or 500ms",
         )),
     }
 }
 
-pub(super) fn log_filter(text: &str) -> Result<String, Fault> {
+pub(super) fn log_filter(text: &str) -> Result<String, ValueError> {
     const LEVELS: &[&str] = &["off", "error", "warn", "info", "debug", "trace"];
     for directive in text.split(',') {
         let level = directive
@@ -121,7 +122,7 @@ pub(super) fn log_filter(text: &str) -> Result<String, Fault> {
             .trim()
             .to_ascii_lowercase();
         if !LEVELS.contains(&level.as_str()) {
-            return Err(Fault::hint(
+            return Err(ValueError::hint(
                 format!("\"{directive}\" is not a level"),
                 "use off, error, warn, info, debug, trace, or target=level pairs",
             ));
@@ -130,11 +131,11 @@ pub(super) fn log_filter(text: &str) -> Result<String, Fault> {
     Ok(text.to_owned())
 }
 
-pub(super) fn log_format(text: &str) -> Result<LogFormat, Fault> {
+pub(super) fn log_format(text: &str) -> Result<LogFormat, ValueError> {
     match text {
         "text" => Ok(LogFormat::Text),
         "json" => Ok(LogFormat::Json),
-        other => Err(Fault::hint(
+        other => Err(ValueError::hint(
             format!("\"{other}\" is not a format"),
             "use text or json",
         )),
@@ -142,7 +143,7 @@ pub(super) fn log_format(text: &str) -> Result<LogFormat, Fault> {
 }
 
 /// Who may speak sccache's own protocol: "off", or a list of "local", "bridge", networks and addresses.
-pub(super) fn ipc(text: &str) -> Result<IpcPolicy, Fault> {
+pub(super) fn ipc(text: &str) -> Result<IpcPolicy, ValueError> {
     if text == "off" {
         return Ok(IpcPolicy::Off);
     }
@@ -157,7 +158,7 @@ pub(super) fn ipc(text: &str) -> Result<IpcPolicy, Fault> {
             ("bridge", _) => bridge = true,
             (_, Ok(network)) => networks.push(network),
             (_, Err(_)) => {
-                return Err(Fault::hint(
+                return Err(ValueError::hint(
                     format!("\"{item}\" is neither a network nor an address"),
                     "use off, local, or a list such as bridge,10.0.0.0/8,192.168.1.7",
                 ));
@@ -170,9 +171,9 @@ pub(super) fn ipc(text: &str) -> Result<IpcPolicy, Fault> {
     })
 }
 
-pub(super) fn writing_token(text: &str) -> Result<Secret, Fault> {
+pub(super) fn writing_token(text: &str) -> Result<Secret, ValueError> {
     if text == "anonymous" {
-        return Err(Fault::hint(
+        return Err(ValueError::hint(
             "nobody may write without a token",
             "SCCACHE_READ_TOKEN=anonymous lets anyone read; leave this one unset to have one generated",
         ));
@@ -181,9 +182,9 @@ pub(super) fn writing_token(text: &str) -> Result<Secret, Fault> {
 }
 
 /// A token of ours, which clients set in shells and files.
-pub(super) fn token(text: &str) -> Result<Secret, Fault> {
+pub(super) fn token(text: &str) -> Result<Secret, ValueError> {
     if !Secret::new(text).is_portable() {
-        return Err(Fault::hint(
+        return Err(ValueError::hint(
             "has a character that a shell or an env file would change on a client",
             "use letters, digits and -._+/=",
         ));
@@ -192,15 +193,15 @@ pub(super) fn token(text: &str) -> Result<Secret, Fault> {
 }
 
 /// A token for somebody else's server, which chose its characters.
-pub(super) fn sent_token(text: &str) -> Result<Secret, Fault> {
+pub(super) fn sent_token(text: &str) -> Result<Secret, ValueError> {
     if !text.chars().all(|c| c.is_ascii_graphic()) {
-        return Err(Fault::hint(
+        return Err(ValueError::hint(
             "has a character that an HTTP header cannot carry",
             "take it as that server prints it",
         ));
     }
     if text != "anonymous" && text.len() < 8 {
-        return Err(Fault::hint(
+        return Err(ValueError::hint(
             "is shorter than 8 characters",
             "leave it unset to have a strong one generated",
         ));
@@ -211,20 +212,20 @@ pub(super) fn sent_token(text: &str) -> Result<Secret, Fault> {
 /// Schemes of stores that may stand behind this one.
 const UPSTREAMS: &[&str] = &["s3", "redis", "rediss", "http", "https"];
 
-pub(super) fn upstream(text: &str) -> Result<Secret, Fault> {
+pub(super) fn upstream(text: &str) -> Result<Secret, ValueError> {
     let hint =
         "write s3://BUCKET/FOLDER?endpoint=URL&region=R, redis://HOST:PORT, or http://HOST:4226";
     let Some((scheme, rest)) = text.split_once("://") else {
-        return Err(Fault::hint("is not a URL", hint));
+        return Err(ValueError::hint("is not a URL", hint));
     };
     if !UPSTREAMS.contains(&scheme) {
-        return Err(Fault::hint(
+        return Err(ValueError::hint(
             format!("\"{scheme}\" is not a store that can stand behind this one"),
             hint,
         ));
     }
     if rest.split(['/', '?']).next().is_none_or(str::is_empty) {
-        return Err(Fault::hint("names no host or bucket", hint));
+        return Err(ValueError::hint("names no host or bucket", hint));
     }
     Ok(Secret::new(text))
 }

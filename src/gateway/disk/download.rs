@@ -1,7 +1,7 @@
 //! A blob on its way to a client: in memory, in pieces, or as a part of a file.
 
 use super::{CALL, CHUNK, PROBE};
-use crate::store::{Doubt, Unchecked, page_cache};
+use crate::store::{CorruptionReport, Unchecked, page_cache};
 use bytes::Bytes;
 use std::fs::File;
 use std::io;
@@ -45,7 +45,7 @@ pub(super) enum State {
         /// Kept until the last piece.
         unchecked: Option<Box<Unchecked>>,
         /// Raised when it cannot be read.
-        doubt: Doubt,
+        report: CorruptionReport,
         /// What follows the body was just read without waiting for the disk.
         end_is_resident: bool,
         at: u64,
@@ -66,14 +66,14 @@ impl Download {
         match self.state {
             State::Pieces {
                 file,
-                doubt,
+                report,
                 end_is_resident,
                 at,
                 unchecked: None,
                 ..
             } => Ok(FilePart {
                 file,
-                doubt,
+                report,
                 end_is_resident,
                 at,
                 end: self.length,
@@ -90,18 +90,18 @@ impl Download {
     }
 
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
-        let (file, unchecked, doubt, at, read) = match &mut self.state {
+        let (file, unchecked, report, at, read) = match &mut self.state {
             State::Whole(body) => {
                 return Poll::Ready(body.take().filter(|body| !body.is_empty()).map(Ok));
             }
             State::Pieces {
                 file,
                 unchecked,
-                doubt,
+                report,
                 at,
                 read,
                 ..
-            } => (file, unchecked, doubt, at, read),
+            } => (file, unchecked, report, at, read),
         };
         if *at == self.length {
             return Poll::Ready(None);
@@ -111,7 +111,7 @@ impl Download {
             Ok(piece) => *at + piece.len() as u64,
             // Nothing more can come.
             Err(_) => {
-                doubt.raise();
+                report.raise();
                 self.length
             }
         };
@@ -158,7 +158,7 @@ fn poll_piece(
 #[derive(Debug)]
 pub(crate) struct FilePart {
     file: Arc<File>,
-    doubt: Doubt,
+    report: CorruptionReport,
     end_is_resident: bool,
     at: u64,
     end: u64,
@@ -200,7 +200,7 @@ impl FilePart {
                 let (file, from, count) = (Arc::clone(&self.file), self.at, rest.min(CHUNK));
                 let fetch = spawn_blocking(move || file.read_exact_at(&mut vec![0; count], from));
                 let fetched = timeout(CALL, fetch).await?.map_err(io::Error::other)?;
-                fetched.inspect_err(|_| self.doubt.raise())?;
+                fetched.inspect_err(|_| self.report.raise())?;
                 Ok(count)
             }
             resident => Ok(resident),
@@ -255,7 +255,7 @@ mod tests {
             state: State::Pieces {
                 file: Arc::new(file),
                 unchecked: None,
-                doubt: store.doubt(&key),
+                report: store.report(&key),
                 end_is_resident: false,
                 at: 0,
                 read: None,

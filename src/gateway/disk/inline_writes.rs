@@ -2,11 +2,11 @@
 //!
 //! A short write, of a blob or of a piece of one, ends in the kernel's memory within some microseconds; to hand it to a
 //! thread that may block, and the answer back, costs as much again. So it is done on the spot, as long as the disk keeps
-//! that pace.
+//! up.
 //!
 //! A disk that is slow, or hangs, must not hold up those who only read. So at any moment one thread of the runtime does
 //! not write ([`threads`]). It may sleep while those that wait for the disk were the ones to look for events: another
-//! thread, the keeper, sees that a write has been waiting for long, wakes the runtime, and sends all writes the long way
+//! thread, the watchdog, sees that a write has been waiting for long, wakes the runtime, and sends all writes the long way
 //! for a while. A write whose thread could run, but has no processor, is not waiting for the disk.
 
 use nix::unistd::{Pid, gettid};
@@ -17,11 +17,11 @@ use tokio::runtime::Handle;
 
 /// A write that takes so long may be waiting for the disk.
 const SLOW: Duration = Duration::from_millis(5);
-/// How often the keeper looks, while there are writes.
+/// How often the watchdog looks, while there are writes.
 const LOOK: Duration = Duration::from_millis(20);
 /// How long no write is tried on the spot after a slow one.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Looks without a write after which the keeper rests.
+/// Looks without a write after which the watchdog rests.
 const PATIENCE: u32 = 50;
 
 /// Threads for the runtime that serves: one for each processor, and so many at least that two may write. Asks the
@@ -33,12 +33,12 @@ pub(crate) fn threads() -> usize {
 }
 
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(super) struct InlineWrites {
     /// Writes at one time.
-    turns: usize,
+    at_once: usize,
     shared: Arc<Shared>,
     /// `None` where it cannot be started: then nothing is written on the spot.
-    keeper: OnceLock<Option<Thread>>,
+    watchdog: OnceLock<Option<Thread>>,
 }
 
 #[derive(Debug, Default)]
@@ -51,56 +51,60 @@ struct Shared {
 struct State {
     /// When each write under way began, and its thread.
     running: Vec<(Instant, Pid)>,
-    /// Writes that began since the keeper looked.
+    /// Writes that began since the watchdog looked.
     begun: u32,
     quick_from: Option<Instant>,
-    keeper_rests: bool,
+    watchdog_rests: bool,
 }
 
-/// Leave to write on this thread; given back when dropped.
+/// Permission to write on this thread; given back when dropped.
 #[derive(Debug)]
-pub(super) struct Turn<'a> {
-    pace: &'a Pace,
+pub(super) struct InlineWritePermit<'a> {
+    writes: &'a InlineWrites,
     thread: Pid,
 }
 
-impl Pace {
-    pub(super) fn new() -> Pace {
-        Pace {
-            turns: threads() - 1,
+impl InlineWrites {
+    pub(super) fn new() -> InlineWrites {
+        InlineWrites {
+            at_once: threads() - 1,
             shared: Arc::default(),
-            keeper: OnceLock::new(),
+            watchdog: OnceLock::new(),
         }
     }
 
     /// `None` when the write had better take the long way. To be called on a thread of the runtime.
-    pub(super) fn turn(&self) -> Option<Turn<'_>> {
-        let keeper = self.keeper.get_or_init(|| start_keeper(&self.shared));
-        let (keeper, since, thread) = (keeper.as_ref()?, now(), gettid());
+    pub(super) fn permit(&self) -> Option<InlineWritePermit<'_>> {
+        let watchdog = self.watchdog.get_or_init(|| start_watchdog(&self.shared));
+        let (watchdog, since, thread) = (watchdog.as_ref()?, now(), gettid());
         let mut state = self.shared.state();
-        if state.running.len() >= self.turns || state.quick_from.is_some_and(|from| since < from) {
+        if state.running.len() >= self.at_once || state.quick_from.is_some_and(|from| since < from)
+        {
             return None;
         }
         state.running.push((since, thread));
         state.begun += 1;
-        if std::mem::take(&mut state.keeper_rests) {
-            keeper.unpark();
+        if std::mem::take(&mut state.watchdog_rests) {
+            watchdog.unpark();
         }
-        Some(Turn { pace: self, thread })
+        Some(InlineWritePermit {
+            writes: self,
+            thread,
+        })
     }
 }
 
-impl Drop for Pace {
+impl Drop for InlineWrites {
     fn drop(&mut self) {
-        if let Some(Some(keeper)) = self.keeper.get() {
-            keeper.unpark();
+        if let Some(Some(watchdog)) = self.watchdog.get() {
+            watchdog.unpark();
         }
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for InlineWritePermit<'_> {
     fn drop(&mut self) {
-        let mut state = self.pace.shared.state();
+        let mut state = self.writes.shared.state();
         state.running.retain(|(_, thread)| *thread != self.thread);
     }
 }
@@ -131,18 +135,18 @@ fn waits(thread: Pid) -> bool {
     state != Some(true)
 }
 
-fn start_keeper(shared: &Arc<Shared>) -> Option<Thread> {
+fn start_watchdog(shared: &Arc<Shared>) -> Option<Thread> {
     let (shared, runtime) = (Arc::downgrade(shared), Handle::try_current().ok()?);
-    let keeper = thread::Builder::new()
-        .name("pace".to_owned())
+    let watchdog = thread::Builder::new()
+        .name("watchdog".to_owned())
         .spawn(move || keep(&shared, &runtime))
         .inspect_err(|cause| {
-            tracing::warn!("cannot start a thread for the pace of writes: {cause}")
+            tracing::warn!("cannot start the thread that watches inline writes: {cause}")
         });
-    Some(keeper.ok()?.thread().clone())
+    Some(watchdog.ok()?.thread().clone())
 }
 
-/// Ends when the pace is dropped.
+/// Ends when `InlineWrites` is dropped.
 fn keep(shared: &Weak<Shared>, runtime: &Handle) {
     let mut idle = 0;
     loop {
@@ -162,7 +166,7 @@ fn keep(shared: &Weak<Shared>, runtime: &Handle) {
         let is_idle = std::mem::take(&mut state.begun) == 0 && state.running.is_empty();
         idle = if is_idle { idle + 1 } else { 0 };
         if idle == PATIENCE {
-            state.keeper_rests = true;
+            state.watchdog_rests = true;
             drop(state);
             drop(shared);
             idle = 0;
@@ -182,51 +186,51 @@ mod tests {
 
     #[tokio::test]
     async fn one_thread_of_the_runtime_is_never_lent() {
-        let pace = Pace::new();
-        let taken: Vec<_> = std::iter::from_fn(|| pace.turn()).collect();
+        let writes = InlineWrites::new();
+        let taken: Vec<_> = std::iter::from_fn(|| writes.permit()).collect();
         assert!(taken.len() < threads());
         drop(taken);
         assert!(
-            pace.shared.state().running.is_empty(),
+            writes.shared.state().running.is_empty(),
             "all were given back"
         );
     }
 
     #[tokio::test]
     async fn while_a_write_hangs_and_a_while_after_no_other_begins() {
-        let pace = Pace::new();
-        let hangs = pace.turn();
-        while pace.shared.state().quick_from.is_none() {
+        let writes = InlineWrites::new();
+        let hangs = writes.permit();
+        while writes.shared.state().quick_from.is_none() {
             thread::sleep(SLOW);
         }
         drop(hangs);
-        assert!(pace.shared.state().running.is_empty());
-        pace.shared.state().quick_from = Some(now() + PAUSE);
-        assert!(pace.turn().is_none());
+        assert!(writes.shared.state().running.is_empty());
+        writes.shared.state().quick_from = Some(now() + PAUSE);
+        assert!(writes.permit().is_none());
     }
 
     #[tokio::test]
     async fn write_that_lacks_a_processor_does_not_wait_for_the_disk() {
-        let pace = Pace::new();
-        let _works = pace.turn();
+        let writes = InlineWrites::new();
+        let _works = writes.permit();
         let began = now();
         while began.elapsed() < 5 * LOOK {
             std::hint::spin_loop();
         }
-        assert_eq!(pace.shared.state().quick_from, None);
+        assert_eq!(writes.shared.state().quick_from, None);
     }
 
     #[tokio::test]
-    async fn keeper_rests_without_writes_and_ends_with_the_pace() {
-        let pace = Pace::new();
-        drop(pace.turn());
-        while !pace.shared.state().keeper_rests {
+    async fn watchdog_rests_without_writes_and_ends_with_them() {
+        let writes = InlineWrites::new();
+        drop(writes.permit());
+        while !writes.shared.state().watchdog_rests {
             thread::yield_now();
         }
-        pace.shared.state().quick_from = None;
-        assert!(pace.turn().is_some() && !pace.shared.state().keeper_rests);
-        let shared = Arc::downgrade(&pace.shared);
-        drop(pace);
+        writes.shared.state().quick_from = None;
+        assert!(writes.permit().is_some() && !writes.shared.state().watchdog_rests);
+        let shared = Arc::downgrade(&writes.shared);
+        drop(writes);
         while shared.strong_count() > 0 {
             thread::yield_now();
         }

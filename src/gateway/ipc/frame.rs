@@ -19,7 +19,7 @@ const ROOM_FOR_MORE: usize = 64;
 
 /// Whose storage a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shelf {
+pub enum EntryKind {
     /// Compile results: whole ZIP archives.
     Results,
     /// What direct mode knows about a C or C++ source file: nothing of it is kept.
@@ -38,12 +38,12 @@ pub enum Request {
     /// "Where is the file of this key?"
     GetPath,
     Get {
-        shelf: Shelf,
+        kind: EntryKind,
         key: String,
     },
     /// `length` bytes follow, up to the end of the frame.
     Put {
-        shelf: Shelf,
+        kind: EntryKind,
         key: String,
         length: u64,
     },
@@ -97,10 +97,10 @@ fn decode_storage(
     tag: u64,
     mut reader: Reader<'_>,
 ) -> Result<Option<(Request, usize)>, Malformed> {
-    let shelf = if tag <= 8 {
-        Shelf::Results
+    let kind = if tag <= 8 {
+        EntryKind::Results
     } else {
-        Shelf::Preprocessor
+        EntryKind::Preprocessor
     };
     let is_put = tag == 8 || tag == 10;
     let fixed = if is_put { 4 + 8 + 8 } else { 4 + 8 };
@@ -123,7 +123,7 @@ fn decode_storage(
     if !is_put {
         let fits = fixed + key_length == length;
         return if fits {
-            Ok(Some((Request::Get { shelf, key }, reader.at)))
+            Ok(Some((Request::Get { kind, key }, reader.at)))
         } else {
             Err(Malformed::Length)
         };
@@ -136,7 +136,7 @@ fn decode_storage(
     }
     Ok(Some((
         Request::Put {
-            shelf,
+            kind,
             key,
             length: data,
         },
@@ -192,11 +192,11 @@ pub fn refusal() -> Vec<u8> {
 pub fn answer_to_unknown(length: u32, head: &[u8], is_first: bool, advice: &str) -> Vec<u8> {
     let tag = Reader { bytes: head, at: 0 }.number::<4>();
     match tag {
-        Some(7) => miss(Shelf::Results),
-        Some(8) => stored(Shelf::Results, Err(advice)),
-        Some(10) => stored(Shelf::Preprocessor, Err(advice)),
-        _ if !is_first => miss(Shelf::Preprocessor),
-        Some(9) => miss(Shelf::Preprocessor),
+        Some(7) => miss(EntryKind::Results),
+        Some(8) => stored(EntryKind::Results, Err(advice)),
+        Some(10) => stored(EntryKind::Preprocessor, Err(advice)),
+        _ if !is_first => miss(EntryKind::Preprocessor),
+        Some(9) => miss(EntryKind::Preprocessor),
         _ if length < SHORTER_THAN_COMPILE => unsupported_compiler(advice),
         _ => unhandled_compile(),
     }
@@ -247,19 +247,19 @@ pub fn no_paths() -> Vec<u8> {
 }
 
 /// "Not there."
-pub fn miss(shelf: Shelf) -> Vec<u8> {
-    frame(&match shelf {
-        Shelf::Results => [&8_u32.to_le_bytes()[..], &[0]].concat(),
+pub fn miss(kind: EntryKind) -> Vec<u8> {
+    frame(&match kind {
+        EntryKind::Results => [&8_u32.to_le_bytes()[..], &[0]].concat(),
         // Result::Ok, then Option::None.
-        Shelf::Preprocessor => [&10_u32.to_le_bytes()[..], &0_u32.to_le_bytes(), &[0]].concat(),
+        EntryKind::Preprocessor => [&10_u32.to_le_bytes()[..], &0_u32.to_le_bytes(), &[0]].concat(),
     })
 }
 
 /// The head of a hit's frame; exactly `length` bytes must follow. `None` when no frame can be that long.
-pub fn hit(shelf: Shelf, length: u64) -> Option<Vec<u8>> {
-    let mut body = match shelf {
-        Shelf::Results => 8_u32.to_le_bytes().to_vec(),
-        Shelf::Preprocessor => [10_u32.to_le_bytes(), 0_u32.to_le_bytes()].concat(),
+pub fn hit(kind: EntryKind, length: u64) -> Option<Vec<u8>> {
+    let mut body = match kind {
+        EntryKind::Results => 8_u32.to_le_bytes().to_vec(),
+        EntryKind::Preprocessor => [10_u32.to_le_bytes(), 0_u32.to_le_bytes()].concat(),
     };
     body.push(1);
     body.extend(length.to_le_bytes());
@@ -268,10 +268,10 @@ pub fn hit(shelf: Shelf, length: u64) -> Option<Vec<u8>> {
 }
 
 /// The answer to a put; an error's text goes to the client's log.
-pub fn stored(shelf: Shelf, result: Result<(), &str>) -> Vec<u8> {
-    let tag: u32 = match shelf {
-        Shelf::Results => 9,
-        Shelf::Preprocessor => 11,
+pub fn stored(kind: EntryKind, result: Result<(), &str>) -> Vec<u8> {
+    let tag: u32 = match kind {
+        EntryKind::Results => 9,
+        EntryKind::Preprocessor => 11,
     };
     let mut body = tag.to_le_bytes().to_vec();
     match result {
@@ -316,19 +316,19 @@ mod tests {
             Request::Handshake => 5,
             Request::GetPath => 6,
             Request::Get {
-                shelf: Shelf::Results,
+                kind: EntryKind::Results,
                 ..
             } => 7,
             Request::Put {
-                shelf: Shelf::Results,
+                kind: EntryKind::Results,
                 ..
             } => 8,
             Request::Get {
-                shelf: Shelf::Preprocessor,
+                kind: EntryKind::Preprocessor,
                 ..
             } => 9,
             Request::Put {
-                shelf: Shelf::Preprocessor,
+                kind: EntryKind::Preprocessor,
                 ..
             } => 10,
             Request::RecordStats => 11,
@@ -347,10 +347,10 @@ mod tests {
 
     fn requests() -> impl Strategy<Value = (Request, Vec<u8>)> {
         let data = proptest::collection::vec(any::<u8>(), 0..100);
-        let shelf = prop_oneof![Just(Shelf::Results), Just(Shelf::Preprocessor)];
-        (0..10_u8, "[a-f0-9]{0,64}", shelf, data).prop_map(|(kind, key, shelf, data)| {
+        let kind = prop_oneof![Just(EntryKind::Results), Just(EntryKind::Preprocessor)];
+        (0..10_u8, "[a-f0-9]{0,64}", kind, data).prop_map(|(choice, key, kind, data)| {
             let length = data.len() as u64;
-            let request = match kind {
+            let request = match choice {
                 0 => Request::ZeroStats,
                 1 => Request::GetStats,
                 2 => Request::DistStatus,
@@ -358,8 +358,8 @@ mod tests {
                 4 => Request::Compile,
                 5 => Request::Handshake,
                 6 => Request::GetPath,
-                7 => Request::Get { shelf, key },
-                8 => Request::Put { shelf, key, length },
+                7 => Request::Get { kind, key },
+                8 => Request::Put { kind, key, length },
                 _ => Request::RecordStats,
             };
             (request, data)
@@ -404,15 +404,15 @@ mod tests {
             answer_to_unknown(length, &tag.to_le_bytes(), is_first, "advice")
         };
         for is_first in [false, true] {
-            assert_eq!(answer(7, 90, is_first), miss(Shelf::Results));
-            assert_eq!(answer(9, 90, is_first), miss(Shelf::Preprocessor));
-            let refused = stored(Shelf::Results, Err("advice"));
+            assert_eq!(answer(7, 90, is_first), miss(EntryKind::Results));
+            assert_eq!(answer(9, 90, is_first), miss(EntryKind::Preprocessor));
+            let refused = stored(EntryKind::Results, Err("advice"));
             assert_eq!(answer(8, 90, is_first), refused);
-            let refused = stored(Shelf::Preprocessor, Err("advice"));
+            let refused = stored(EntryKind::Preprocessor, Err("advice"));
             assert_eq!(answer(10, 90, is_first), refused);
         }
         assert_eq!(answer(12, 900, true), unhandled_compile());
-        let miss = miss(Shelf::Preprocessor);
+        let miss = miss(EntryKind::Preprocessor);
         assert_eq!(answer(12, 900, false), miss);
         assert_eq!(answer_to_unknown(0, &[], false, ""), miss);
         let expected = [
@@ -432,10 +432,10 @@ mod tests {
 
     #[test]
     fn hit_longer_than_a_frame_is_none() {
-        assert_eq!(hit(Shelf::Results, u64::from(u32::MAX)), None);
-        assert_eq!(hit(Shelf::Results, u64::MAX), None);
+        assert_eq!(hit(EntryKind::Results, u64::from(u32::MAX)), None);
+        assert_eq!(hit(EntryKind::Results, u64::MAX), None);
         assert_eq!(
-            hit(Shelf::Results, 5).unwrap(),
+            hit(EntryKind::Results, 5).unwrap(),
             [0, 0, 0, 18, 8, 0, 0, 0, 1, 5, 0, 0, 0, 0, 0, 0, 0]
         );
     }

@@ -2,7 +2,7 @@
 
 use super::{Item, Lru, NONE, Totals, bytes_of};
 
-/// Entries that are doomed at a time at most: whoever needs more room than they make asks again.
+/// Entries that are marked at a time at most: whoever needs more room than they make asks again.
 pub(super) const MOST_VICTIMS: usize = 1024;
 
 /// What holds for one namespace.
@@ -50,8 +50,8 @@ pub enum Shortage {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Share {
     pub(super) totals: Totals,
-    /// Bytes of doomed entries among them.
-    pub(super) doomed: u64,
+    /// Bytes of marked entries among them.
+    pub(super) marked: u64,
     pub(super) reserved: u64,
     pub(super) expected: u64,
     pub(super) rule: Rule,
@@ -111,7 +111,7 @@ impl Lru {
 
     /// Counts `bytes` of a namespace as taken by files that are still to be admitted: its quota holds from the start
     /// on.
-    pub fn expect_of(&mut self, namespace: u16, bytes: u64) {
+    pub fn reserve_unscanned_of(&mut self, namespace: u16, bytes: u64) {
         self.share_mut(namespace).expected = bytes;
     }
 
@@ -119,13 +119,13 @@ impl Lru {
     pub fn overshoot_of(&self, namespace: u16) -> u64 {
         let share = self.share(namespace);
         let most = share.rule.quota.unwrap_or(u64::MAX);
-        (share.totals.bytes + share.reserved).saturating_sub(most.saturating_add(share.doomed))
+        (share.totals.bytes + share.reserved).saturating_sub(most.saturating_add(share.marked))
     }
 
     /// Bytes that the namespace's quota leaves free, or that are about to come free; `None` without a quota.
     pub fn quota_left(&self, namespace: u16) -> Option<u64> {
         let share = self.share(namespace);
-        let taken = share.totals.bytes + share.reserved + share.expected - share.doomed;
+        let taken = share.totals.bytes + share.reserved + share.expected - share.marked;
         share.rule.quota.map(|quota| quota.saturating_sub(taken))
     }
 
@@ -165,11 +165,11 @@ impl Lru {
             });
         }
         let claimed = bytes - over_quota.max(over_budget);
-        let before = self.doomed;
-        let own = self.doom_while(over_quota, MOST_VICTIMS, |_| Some(list));
-        let rest = over_budget.saturating_sub(self.doomed - before);
+        let before = self.marked;
+        let own = self.mark_while(over_quota, MOST_VICTIMS, |_| Some(list));
+        let rest = over_budget.saturating_sub(self.marked - before);
         let most = MOST_VICTIMS - own.len();
-        let victims = self.doom_while(rest, most, |lru| lru.next_list(reach));
+        let victims = self.mark_while(rest, most, |lru| lru.next_list(reach));
         self.reserve(namespace, claimed);
         Ok(Claim {
             claimed,
@@ -180,23 +180,23 @@ impl Lru {
 
     /// Dooms entries within reach, from namespaces over their quota first, then in order of use, until they make up
     /// `bytes`, or are many. `None`, and nothing changes, when all together are less.
-    pub fn doom(&mut self, bytes: u64, reach: Reach) -> Option<Vec<Item>> {
+    pub fn mark_victims(&mut self, bytes: u64, reach: Reach) -> Option<Vec<Item>> {
         if self.live(reach) < bytes {
             return None;
         }
-        Some(self.doom_while(bytes, MOST_VICTIMS, |lru| lru.next_list(reach)))
+        Some(self.mark_while(bytes, MOST_VICTIMS, |lru| lru.next_list(reach)))
     }
 
     /// Dooms the least recently used entries of one namespace with a rule until they make up `bytes`, are
     /// many, or there are no more.
-    pub fn doom_of(&mut self, namespace: u16, bytes: u64) -> Vec<Item> {
+    pub fn mark_victims_of(&mut self, namespace: u16, bytes: u64) -> Vec<Item> {
         let list = self.list_of(namespace);
         debug_assert!(list > 0, "the namespace has no list of its own");
-        self.doom_while(bytes, MOST_VICTIMS, |_| Some(list))
+        self.mark_while(bytes, MOST_VICTIMS, |_| Some(list))
     }
 
     /// Dooms entries last used at `until_micros` or before, at most `most`, pinned ones not.
-    pub fn doom_unused(&mut self, until_micros: u64, most: usize) -> Vec<Item> {
+    pub fn mark_unused(&mut self, until_micros: u64, most: usize) -> Vec<Item> {
         let mut victims = Vec::new();
         for list in 0..self.lists.len() {
             while victims.len() < most && !self.lists[list].pinned {
@@ -204,7 +204,7 @@ impl Lru {
                 if oldest == NONE || self.entry(oldest).used_micros > until_micros {
                     break;
                 }
-                victims.push(self.doom_one(oldest));
+                victims.push(self.mark_one(oldest));
             }
         }
         victims
@@ -212,31 +212,31 @@ impl Lru {
 
     /// Dooms the oldest of the list that `choose` names, again and again, until that makes up `bytes` or `most` entries,
     /// or there is none.
-    fn doom_while(
+    fn mark_while(
         &mut self,
         bytes: u64,
         most: usize,
         choose: impl Fn(&Lru) -> Option<usize>,
     ) -> Vec<Item> {
         let mut victims = Vec::new();
-        let enough = self.doomed + bytes;
-        while self.doomed < enough && victims.len() < most {
+        let enough = self.marked + bytes;
+        while self.marked < enough && victims.len() < most {
             let oldest = choose(self).map_or(NONE, |list| self.lists[list].oldest);
             if oldest == NONE {
                 break;
             }
-            victims.push(self.doom_one(oldest));
+            victims.push(self.mark_one(oldest));
         }
         victims
     }
 
-    fn doom_one(&mut self, slot: u32) -> Item {
+    fn mark_one(&mut self, slot: u32) -> Item {
         self.unlink(slot);
         let entry = self.entry_mut(slot);
-        entry.doomed = true;
+        entry.marked = true;
         let (bytes, item) = (bytes_of(entry.units), entry.item());
-        self.doomed += bytes;
-        self.share_mut(item.namespace).doomed += bytes;
+        self.marked += bytes;
+        self.share_mut(item.namespace).marked += bytes;
         item
     }
 

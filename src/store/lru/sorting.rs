@@ -71,7 +71,7 @@ impl Sorting {
         let end = self.order.len().min(self.placed + self.most[1]);
         for (used_micros, slot) in &self.order[self.placed..end] {
             let entry = lru.entry(*slot);
-            if !entry.doomed && entry.used_micros == *used_micros {
+            if !entry.marked && entry.used_micros == *used_micros {
                 lru.unlink(*slot);
                 lru.link_sorted(*slot);
             }

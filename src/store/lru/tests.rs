@@ -37,7 +37,7 @@ struct Model {
     live: Vec<(u8, u64)>,
     /// How many of the oldest ones were sorted.
     sorted: usize,
-    doomed: Vec<(u8, u64)>,
+    marked: Vec<(u8, u64)>,
     reserved: u64,
     expected: u64,
 }
@@ -47,7 +47,7 @@ impl Model {
         self.live
             .iter()
             .map(|entry| entry.1)
-            .chain(self.doomed.iter().map(|entry| entry.1))
+            .chain(self.marked.iter().map(|entry| entry.1))
             .sum()
     }
 
@@ -60,8 +60,8 @@ impl Model {
         if let Some(at) = self.live.iter().position(|entry| entry.0 == number) {
             return Some(self.take(at).1);
         }
-        let at = self.doomed.iter().position(|entry| entry.0 == number)?;
-        Some(self.doomed.remove(at).1)
+        let at = self.marked.iter().position(|entry| entry.0 == number)?;
+        Some(self.marked.remove(at).1)
     }
 }
 
@@ -170,7 +170,7 @@ impl World {
             assert!(made < missing, "evicted more than was needed");
             let (number, size) = self.model.take(0);
             assert_eq!(victim, item(number));
-            self.model.doomed.push((number, size));
+            self.model.marked.push((number, size));
             made += size;
         }
         assert!(made >= missing);
@@ -180,13 +180,13 @@ impl World {
     fn collect(&mut self, number: u8, namespace: u16, wanted: u64) -> u64 {
         let expected = self
             .model
-            .doomed
+            .marked
             .iter()
             .find(|entry| entry.0 == number)
             .copied();
         let collected = self.lru.collect(&digest(number), namespace, wanted);
         assert_eq!(collected.map(|c| c.freed), expected.map(|entry| entry.1));
-        self.model.doomed.retain(|entry| entry.0 != number);
+        self.model.marked.retain(|entry| entry.0 != number);
         let claimed = collected.map_or(0, |c| c.claimed);
         assert_eq!(claimed, expected.map_or(0, |entry| entry.1.min(wanted)));
         self.model.reserved += claimed;
@@ -202,7 +202,7 @@ impl World {
                 let Some(mut missing) = self.claim(namespace, bytes) else {
                     return;
                 };
-                let victims: Vec<u8> = self.model.doomed.iter().map(|entry| entry.0).collect();
+                let victims: Vec<u8> = self.model.marked.iter().map(|entry| entry.0).collect();
                 for victim in victims {
                     missing -= self.collect(victim, namespace, missing);
                 }
@@ -216,14 +216,14 @@ impl World {
                 self.claim(0, units * UNIT);
             }
             Op::Collect { nth } => {
-                if let Some((number, size)) = self.model.doomed.get(nth).copied() {
+                if let Some((number, size)) = self.model.marked.get(nth).copied() {
                     self.collect(number, 0, size / 2);
                 }
             }
             Op::Revive { nth } => {
-                if nth < self.model.doomed.len() {
-                    let (number, size) = self.model.doomed.remove(nth);
-                    self.lru.revive(&digest(number));
+                if nth < self.model.marked.len() {
+                    let (number, size) = self.model.marked.remove(nth);
+                    self.lru.restore(&digest(number));
                     self.model.live.push((number, size));
                 }
             }
@@ -264,7 +264,7 @@ impl World {
                 }
             }
             Op::Expect { units } => {
-                self.lru.expect(units * UNIT);
+                self.lru.reserve_unscanned(units * UNIT);
                 self.model.expected = units * UNIT;
             }
             Op::Sort => self.sort_one(),
@@ -324,10 +324,10 @@ impl World {
         assert_eq!(order(lru), expected);
         assert_eq!((lru.used(), lru.reserved()), (model.used(), model.reserved));
         assert_eq!(
-            lru.doomed(),
-            model.doomed.iter().map(|entry| entry.1).sum::<u64>()
+            lru.victim_bytes(),
+            model.marked.iter().map(|entry| entry.1).sum::<u64>()
         );
-        assert_eq!(lru.count() as usize, model.live.len() + model.doomed.len());
+        assert_eq!(lru.count() as usize, model.live.len() + model.marked.len());
         let live: u64 = model.live.iter().map(|entry| entry.1).sum();
         let over = (live + model.reserved).saturating_sub(self.budget);
         assert_eq!(lru.overshoot(), over);
@@ -338,15 +338,15 @@ impl World {
             .live
             .iter()
             .map(|e| (e.0, e.1))
-            .chain(model.doomed.iter().copied())
+            .chain(model.marked.iter().copied())
         {
             let total = totals.entry(item(number).namespace).or_default();
             total.bytes += bytes;
             total.entries += 1;
-            let doomed = model.doomed.iter().any(|entry| entry.0 == number);
+            let marked = model.marked.iter().any(|entry| entry.0 == number);
             assert_eq!(
                 lru.presence(&digest(number)),
-                if doomed {
+                if marked {
                     Presence::Doomed
                 } else {
                     Presence::Live
@@ -397,23 +397,23 @@ fn claim_that_cannot_be_met_changes_nothing() {
 }
 
 #[test]
-fn blob_put_again_while_doomed_is_kept() {
+fn blob_put_again_while_marked_is_kept() {
     let mut lru = Lru::new(10 * UNIT);
     let namespace = item(1).namespace;
     lru.claim(namespace, 6 * UNIT).unwrap();
     lru.commit(item(1), 6 * UNIT, 1, 6 * UNIT);
     lru.claim(namespace, 3 * UNIT).unwrap();
-    let victims = lru.doom(1, Reach::Unpinned).unwrap();
+    let victims = lru.mark_victims(1, Reach::Unpinned).unwrap();
     assert_eq!(victims, [item(1)]);
     assert_eq!(
         lru.touch(&digest(1), 2),
         None,
-        "a doomed entry is not served"
+        "a marked entry is not served"
     );
     lru.commit(item(1), 3 * UNIT, 3, 3 * UNIT);
     assert_eq!(lru.collect(&digest(1), namespace, UNIT), None);
     assert_eq!(
-        (lru.presence(&digest(1)), lru.used(), lru.doomed()),
+        (lru.presence(&digest(1)), lru.used(), lru.victim_bytes()),
         (Presence::Live, 3 * UNIT, 0)
     );
 }
@@ -532,7 +532,7 @@ fn no_step_takes_more_the_more_entries_there_are() {
         steps += 1;
     }
     assert!(looks > 10 && steps > 100, "{looks} and {steps} steps");
-    let victims = lru.doom(MANY * UNIT, Reach::Unpinned).unwrap();
+    let victims = lru.mark_victims(MANY * UNIT, Reach::Unpinned).unwrap();
     assert!(victims.len() < 2000, "{} victims at a time", victims.len());
     let used = victims
         .iter()
@@ -558,7 +558,7 @@ fn doubt_asks_the_next_hit_for_a_check_and_for_the_time_of_use() {
     let claimed = lru.claim(item(1).namespace, 4096).unwrap().claimed;
     lru.commit(item(1), 4096, now, claimed);
     assert_eq!(lru.touch_only(&digest(1), now), Some(1000));
-    lru.doubt(&digest(1));
+    lru.report(&digest(1));
     assert_eq!(lru.touch_only(&digest(1), now), None);
     let touched = lru.touch(&digest(1), now).unwrap();
     assert!(touched.persist && !touched.checked);

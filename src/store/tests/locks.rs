@@ -101,7 +101,7 @@ fn nobody_waits_while_a_long_body_is_read() {
     let store = open(dir.path(), 128 * 1024 * MIB);
     rotten(&store, "ns/long", 64 * 1024 * MIB);
     let other = neighbour("ns/long");
-    store.doubt(&key("ns/long")).raise();
+    store.report(&key("ns/long")).raise();
     wait_until("it to be looked at", || {
         store.usage().scrubbed.suspicions == 1
     });
@@ -119,7 +119,7 @@ fn blob_that_is_put_while_the_one_before_is_found_broken_stays() {
     let store = open(dir.path(), 1024 * MIB);
     for name in ["ns/long", "ns/short"] {
         rotten(&store, name, if name == "ns/long" { 128 * MIB } else { 1 });
-        store.doubt(&key(name)).raise();
+        store.report(&key(name)).raise();
     }
     wait_until("it to be looked at", || {
         store.usage().scrubbed.suspicions == 1

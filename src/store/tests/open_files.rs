@@ -141,10 +141,10 @@ fn blob_that_goes_leaves_no_open_file() {
     store.purge(&Filter::default()).unwrap();
     assert_eq!((quick(&store, "purged"), held(dir.path())), (None, 0));
     open("evicted");
-    let victims = store.inner.state().lru.doom(1, Reach::All).unwrap();
+    let victims = store.inner.state().lru.mark_victims(1, Reach::All).unwrap();
     store
         .inner
-        .evict(&victims, crate::store::eviction::Why::Age)
+        .evict(&victims, crate::store::eviction::EvictionReason::Age)
         .unwrap();
     assert_eq!((quick(&store, "evicted"), held(dir.path())), (None, 0));
     assert_exact(&store, dir.path());

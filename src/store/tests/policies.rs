@@ -86,7 +86,7 @@ fn namespace_stays_within_its_quota_on_disk_while_many_write() {
         done.store(true, Ordering::Relaxed);
         watcher.join().unwrap()
     });
-    // Twice the file that says the ceiling is no blob.
+    // Twice the file of the high-water mark, which is no blob.
     let most = most - most.min(2 * 4096);
     assert!(most <= quota && most > quota / 2, "{most} of {quota}");
     assert!(
@@ -385,7 +385,7 @@ fn doubt_that_is_raised_removes_a_corrupt_blob_and_no_other() {
     }
     rot(&file_of(&store, "ns/rotten"));
     for name in ["ns/rotten", "ns/fine"] {
-        store.doubt(&key(name)).raise();
+        store.report(&key(name)).raise();
     }
     wait_until("the rotten one to go", || store.usage().flaws.body == 1);
     wait_until("both to be looked at", || {

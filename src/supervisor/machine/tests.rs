@@ -136,7 +136,10 @@ fn service_that_is_never_ready_ends_the_run() {
     }
     assert_eq!(
         last,
-        [Action::Finish(Outcome::Failed(GATEWAY, Why::NeverReady))]
+        [Action::Finish(Outcome::Failed(
+            GATEWAY,
+            StopReason::NeverReady
+        ))]
     );
 }
 
@@ -173,7 +176,7 @@ fn hopeless_storm_ends_the_run_but_not_before_half_an_hour() {
             machine.step(now + took, Event::Exited(GATEWAY, Exit::Code(0))),
             [Action::Finish(Outcome::Failed(
                 SERVER,
-                Why::BudgetSpent(BUDGET)
+                StopReason::BudgetSpent(BUDGET)
             ))]
         );
     }
@@ -228,7 +231,7 @@ fn budget_belongs_to_the_tree_and_the_worst_is_named() {
         machine.step(now, Event::Exited(GATEWAY, Exit::Code(0))),
         [Action::Finish(Outcome::Failed(
             SERVER,
-            Why::BudgetSpent(75)
+            StopReason::BudgetSpent(75)
         ))]
     );
 }
@@ -313,7 +316,10 @@ fn missing_program_and_fatal_code_end_the_run_at_once() {
         machine.step(now, Event::Wake);
         assert_eq!(
             machine.step(now, Event::Exited(GATEWAY, exit)),
-            [Action::Finish(Outcome::Failed(GATEWAY, Why::Hopeless))]
+            [Action::Finish(Outcome::Failed(
+                GATEWAY,
+                StopReason::Hopeless
+            ))]
         );
     }
 }

@@ -163,7 +163,7 @@ fn build_inside_the_container_hits_the_same_cache() {
     let container = compiling(&site, folder.path(), &[]);
     build_in(&container, "");
     assert_eq!(container.counts(), (stored, FAILING_PROBES, 0));
-    // The server is another user and could not compile for root: root's client does it, and is told the mend.
+    // The server is another user and could not compile for root: root's client does it, and is told the hint.
     let _ = std::fs::remove_dir_all(project().join("target"));
     let build = format!("SCCACHE_LOG=debug {BUILD} -p indexmap -p anyhow");
     container.exec(&["sh", "-c", &build]).ok();
@@ -188,7 +188,7 @@ fn server_mode_inside_the_container_hits_the_same_cache() {
 }
 
 #[test]
-fn client_with_default_settings_builds_and_the_log_names_the_mend() {
+fn client_with_default_settings_builds_and_the_log_names_the_hint() {
     let Some(site) = Site::open() else { return };
     site.install_client();
     let mut script = site.script("default");

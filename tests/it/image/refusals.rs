@@ -1,4 +1,4 @@
-//! What cannot work ends at once, with exit code 2 and a line that names the mend.
+//! What cannot work ends at once, with exit code 2 and a line that names the hint.
 
 use crate::docker::{PATIENCE, run};
 use crate::harness::now;

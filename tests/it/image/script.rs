@@ -99,7 +99,7 @@ fn every_command_does_what_it_says() {
 }
 
 #[test]
-fn mistakes_are_named_with_their_mend() {
+fn mistakes_are_named_with_their_hint() {
     let Some(site) = Site::open() else { return };
     let script = site.script("mistakes");
     let call = |args: &[&str]| script.call(args);

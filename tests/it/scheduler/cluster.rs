@@ -64,8 +64,8 @@ impl Builder {
         Builder::start_at(free_port(ip), front, SERVER_TOKEN)
     }
 
-    pub(super) fn start_at(address: SocketAddr, front: SocketAddr, server_token: &str) -> Builder {
-        Builder::start_behind(address, address, front, server_token)
+    pub(super) fn start_at(address: SocketAddr, front: SocketAddr, builder_token: &str) -> Builder {
+        Builder::start_behind(address, address, front, builder_token)
     }
 
     /// One that listens elsewhere than where others reach it.
@@ -73,10 +73,10 @@ impl Builder {
         address: SocketAddr,
         bind: SocketAddr,
         front: SocketAddr,
-        server_token: &str,
+        builder_token: &str,
     ) -> Builder {
         let folder = tempfile::tempdir().unwrap();
-        let process = Builder::process(folder.path(), [address, bind], front, server_token);
+        let process = Builder::process(folder.path(), [address, bind], front, builder_token);
         Builder {
             process,
             address,
@@ -244,7 +244,7 @@ impl Front {
             listen: address,
             scheduler,
             scheduler_token: Secret::new(SCHEDULER_TOKEN),
-            server_token: Secret::new(SERVER_TOKEN),
+            builder_token: Secret::new(SERVER_TOKEN),
             wrong_token,
             local_builder: builder,
             jobs_socket: folder.path().join("jobs.sock"),

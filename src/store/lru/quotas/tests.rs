@@ -192,12 +192,12 @@ impl Ruled {
             }
             RuledOp::HousekeepingOf { namespace, units } => {
                 if self.rules[usize::from(namespace)] != Rule::default() {
-                    let victims = self.lru.doom_of(namespace, units * UNIT);
+                    let victims = self.lru.mark_victims_of(namespace, units * UNIT);
                     self.sweep(&victims, Some(namespace));
                 }
             }
             RuledOp::Housekeeping { units } => {
-                let victims = self.lru.doom(units * UNIT, Reach::Unpinned);
+                let victims = self.lru.mark_victims(units * UNIT, Reach::Unpinned);
                 self.sweep(&victims.unwrap_or_default(), None);
             }
         }
@@ -289,13 +289,13 @@ fn what_a_quota_may_hold_already_counts_until_it_is_found() {
             pinned: false,
         },
     );
-    lru.expect_of(1, 10 * UNIT);
+    lru.reserve_unscanned_of(1, 10 * UNIT);
     assert_eq!(lru.claim(1, UNIT), Err(Shortage::Full));
     lru.admit(item(1), 4 * UNIT, 5);
     let claim = lru.claim(1, 2 * UNIT).unwrap();
     assert_eq!((claim.claimed, claim.over_quota), (0, vec![item(1)]));
     lru.collect(&digest(1), 1, 2 * UNIT).unwrap();
-    lru.expect_of(1, 0);
+    lru.reserve_unscanned_of(1, 0);
     assert_eq!(lru.claim(1, 8 * UNIT).unwrap().claimed, 8 * UNIT);
 }
 
@@ -316,13 +316,13 @@ fn namespace_over_its_quota_goes_first() {
     sort(&mut lru);
     assert_eq!(lru.overshoot_of(1), 14 * UNIT);
     assert_eq!(
-        lru.doom(20 * UNIT, Reach::Unpinned).unwrap(),
+        lru.mark_victims(20 * UNIT, Reach::Unpinned).unwrap(),
         [item(7), item(4), item(0)]
     );
 }
 
 #[test]
-fn unused_blobs_are_doomed_but_not_pinned_ones() {
+fn unused_blobs_are_marked_but_not_pinned_ones() {
     let mut lru = Lru::new(100 * UNIT);
     lru.govern(
         1,
@@ -335,13 +335,13 @@ fn unused_blobs_are_doomed_but_not_pinned_ones() {
         lru.admit(item(number), UNIT, used);
     }
     sort(&mut lru);
-    assert_eq!(lru.doom_unused(9, 10), []);
-    assert_eq!(lru.doom_unused(40, 0), []);
-    assert_eq!(lru.doom_unused(29, 10), [item(0)]);
-    assert_eq!(lru.doom_unused(30, 10), [item(3)]);
-    assert_eq!(lru.doom_unused(u64::MAX, 10), []);
+    assert_eq!(lru.mark_unused(9, 10), []);
+    assert_eq!(lru.mark_unused(40, 0), []);
+    assert_eq!(lru.mark_unused(29, 10), [item(0)]);
+    assert_eq!(lru.mark_unused(30, 10), [item(3)]);
+    assert_eq!(lru.mark_unused(u64::MAX, 10), []);
     assert_eq!(
-        lru.doom(1, Reach::All).unwrap(),
+        lru.mark_victims(1, Reach::All).unwrap(),
         [item(1)],
         "the budget beats a pin"
     );
@@ -365,11 +365,11 @@ fn quota_leaves_what_is_neither_used_nor_reserved_nor_expected() {
     let mut lru = with_quota();
     assert_eq!(lru.quota_left(0), None);
     assert_eq!(lru.quota_left(1), Some(4 * UNIT));
-    lru.expect_of(1, UNIT);
+    lru.reserve_unscanned_of(1, UNIT);
     assert_eq!(lru.quota_left(1), Some(3 * UNIT));
     assert_eq!(lru.claim(1, 2 * UNIT).unwrap().claimed, 2 * UNIT);
     assert_eq!(lru.quota_left(1), Some(UNIT));
-    assert_eq!(lru.doom_of(1, UNIT), [item(1)]);
+    assert_eq!(lru.mark_victims_of(1, UNIT), [item(1)]);
     assert_eq!(
         lru.quota_left(1),
         Some(3 * UNIT),
@@ -380,20 +380,20 @@ fn quota_leaves_what_is_neither_used_nor_reserved_nor_expected() {
 #[test]
 fn entry_that_is_revived_counts_in_its_quota_again() {
     let mut lru = with_quota();
-    lru.doom_of(1, 4 * UNIT);
+    lru.mark_victims_of(1, 4 * UNIT);
     assert_eq!(lru.quota_left(1), Some(8 * UNIT));
-    lru.revive(&digest(1));
+    lru.restore(&digest(1));
     assert_eq!(lru.quota_left(1), Some(6 * UNIT));
-    lru.revive(&digest(4));
+    lru.restore(&digest(4));
     assert_eq!(lru.quota_left(1), Some(4 * UNIT));
 }
 
 #[test]
-fn all_that_is_live_may_be_doomed_and_no_more() {
+fn all_that_is_live_may_be_marked_and_no_more() {
     let mut lru = with_quota();
-    assert_eq!(lru.doom(6 * UNIT + 1, Reach::Unpinned), None);
+    assert_eq!(lru.mark_victims(6 * UNIT + 1, Reach::Unpinned), None);
     let all = [item(1), item(4), item(7)];
-    assert_eq!(lru.doom(6 * UNIT, Reach::Unpinned).unwrap(), all);
+    assert_eq!(lru.mark_victims(6 * UNIT, Reach::Unpinned).unwrap(), all);
 }
 
 #[test]

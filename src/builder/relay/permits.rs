@@ -11,9 +11,9 @@ const SEATS: usize = 512;
 /// Descriptors for everything else.
 const SPARE_FILES: usize = 64;
 
-/// All seats.
+/// All permits.
 #[derive(Debug)]
-pub(super) struct Seats {
+pub(super) struct ConnectionPermits {
     // A plain mutex: held for a look-up, never across I/O or an await.
     taken: Arc<Mutex<Taken>>,
 }
@@ -23,7 +23,7 @@ struct Taken {
     most: usize,
     next: u64,
     holders: HashMap<u64, Holder>,
-    /// The seats of each owner, those of strangers before others, the oldest first.
+    /// The permits of each owner, those without a good token before others, the oldest first.
     of_one: HashMap<IpAddr, BTreeSet<(bool, u64)>>,
 }
 
@@ -35,17 +35,17 @@ struct Holder {
     needed: Arc<Notify>,
 }
 
-/// The seat of one connection, until it is dropped.
+/// The permit of one connection, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Seat {
+pub(super) struct ConnectionPermit {
     taken: Arc<Mutex<Taken>>,
     number: u64,
     needed: Arc<Notify>,
 }
 
-impl Seats {
+impl ConnectionPermits {
     /// As many as there are descriptors for.
-    pub(super) fn new() -> Seats {
+    pub(super) fn new() -> ConnectionPermits {
         use nix::sys::resource::{Resource, getrlimit, setrlimit};
         let wanted = 2 * SEATS + SPARE_FILES;
         let files = match getrlimit(Resource::RLIMIT_NOFILE) {
@@ -56,21 +56,21 @@ impl Seats {
             }
             Err(_) => wanted,
         };
-        Seats::of((files.saturating_sub(SPARE_FILES) / 2).clamp(16, SEATS))
+        ConnectionPermits::of((files.saturating_sub(SPARE_FILES) / 2).clamp(16, SEATS))
     }
 
-    fn of(most: usize) -> Seats {
+    fn of(most: usize) -> ConnectionPermits {
         let taken = Taken {
             most,
             ..Taken::default()
         };
-        Seats {
+        ConnectionPermits {
             taken: Arc::new(Mutex::new(taken)),
         }
     }
 
-    /// A seat. Where none is free, that of whoever has most; who has most gives up one without a request, or gets none.
-    pub(super) fn take(&self, peer: IpAddr) -> Option<Seat> {
+    /// A permit. Where none is free, that of whoever has most; who has most gives up one without a request, or gets none.
+    pub(super) fn take(&self, peer: IpAddr) -> Option<ConnectionPermit> {
         let owner = owner(peer);
         let mut taken = lock(&self.taken);
         if taken.holders.len() >= taken.most {
@@ -85,7 +85,7 @@ impl Seats {
             needed: Arc::clone(&needed),
         };
         taken.enter(number, holder);
-        Some(Seat {
+        Some(ConnectionPermit {
             taken: Arc::clone(&self.taken),
             number,
             needed,
@@ -94,7 +94,7 @@ impl Seats {
 }
 
 impl Taken {
-    /// Whose seat goes for one more of `owner`.
+    /// Whose permit goes for one more of `owner`.
     fn victim(&self, owner: IpAddr) -> Option<u64> {
         let own = self.of_one.get(&owner);
         let most = self.of_one.values().max_by_key(|theirs| theirs.len())?;
@@ -106,16 +106,16 @@ impl Taken {
     }
 
     fn enter(&mut self, number: u64, holder: Holder) {
-        let seats = self.of_one.entry(holder.owner).or_default();
-        seats.insert((holder.keeps, number));
+        let permits = self.of_one.entry(holder.owner).or_default();
+        permits.insert((holder.keeps, number));
         self.holders.insert(number, holder);
     }
 
     fn free(&mut self, number: u64) -> Option<Holder> {
         let holder = self.holders.remove(&number)?;
-        if let Some(seats) = self.of_one.get_mut(&holder.owner) {
-            seats.remove(&(holder.keeps, number));
-            if seats.is_empty() {
+        if let Some(permits) = self.of_one.get_mut(&holder.owner) {
+            permits.remove(&(holder.keeps, number));
+            if permits.is_empty() {
                 self.of_one.remove(&holder.owner);
             }
         }
@@ -123,7 +123,7 @@ impl Taken {
     }
 }
 
-impl Seat {
+impl ConnectionPermit {
     /// It has come as far as a request: others of the same owner go before it.
     pub(super) fn keep(&self) {
         let mut taken = lock(&self.taken);
@@ -139,7 +139,7 @@ impl Seat {
     }
 }
 
-impl Drop for Seat {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         lock(&self.taken).free(self.number);
     }
@@ -159,30 +159,30 @@ mod tests {
 
     #[tokio::test]
     async fn newcomer_gets_the_oldest_seat_of_whoever_has_most() {
-        let seats = Seats::of(3);
-        let held: Vec<Seat> = ["2001:db8::1", "2001:db8::2", "10.0.0.1"]
-            .map(|peer| seats.take(ip(peer)).unwrap())
+        let permits = ConnectionPermits::of(3);
+        let held: Vec<ConnectionPermit> = ["2001:db8::1", "2001:db8::2", "10.0.0.1"]
+            .map(|peer| permits.take(ip(peer)).unwrap())
             .into();
-        let newcomer = seats.take(ip("10.0.0.2")).unwrap();
+        let newcomer = permits.take(ip("10.0.0.2")).unwrap();
         held[0].is_needed().await;
         drop(held);
         drop(newcomer);
-        let taken = lock(&seats.taken);
+        let taken = lock(&permits.taken);
         assert!(taken.holders.is_empty() && taken.of_one.is_empty());
     }
 
     #[tokio::test]
     async fn requests_stay_when_their_owner_comes_with_more() {
-        let seats = Seats::of(2);
-        let (request, idle) = (seats.take(ip("10.0.0.1")), seats.take(ip("10.0.0.1")));
+        let permits = ConnectionPermits::of(2);
+        let (request, idle) = (permits.take(ip("10.0.0.1")), permits.take(ip("10.0.0.1")));
         let (request, idle) = (request.unwrap(), idle.unwrap());
         request.keep();
-        let other = seats.take(ip("10.0.0.1")).unwrap();
+        let other = permits.take(ip("10.0.0.1")).unwrap();
         idle.is_needed().await;
         other.keep();
-        assert!(seats.take(ip("10.0.0.1")).is_none());
+        assert!(permits.take(ip("10.0.0.1")).is_none());
         // Somebody else gets in all the same.
-        seats.take(ip("10.0.0.2")).unwrap();
+        permits.take(ip("10.0.0.2")).unwrap();
         request.is_needed().await;
     }
 }

@@ -14,18 +14,18 @@ const MOST: u64 = 16 << 20;
 
 /// The threads that pass on what a job says.
 #[derive(Debug)]
-pub(super) struct Speech {
+pub(super) struct Output {
     threads: Vec<JoinHandle<()>>,
     is_too_much: Arc<AtomicBool>,
 }
 
-impl Speech {
+impl Output {
     /// Takes the pipes of a child that was started with them; writes to `wake` when the child has said too much.
     ///
     /// # Errors
     /// There are no descriptors left.
-    pub(super) fn pass_on(child: &mut Child, wake: &UnixStream) -> io::Result<Speech> {
-        let mut speech = Speech {
+    pub(super) fn pass_on(child: &mut Child, wake: &UnixStream) -> io::Result<Output> {
+        let mut output = Output {
             threads: Vec::new(),
             is_too_much: Arc::default(),
         };
@@ -41,8 +41,8 @@ impl Speech {
         ];
         for (from, to) in from_to {
             let Some(from) = from else { continue };
-            let (mut wake, is_too_much) = (wake.try_clone()?, Arc::clone(&speech.is_too_much));
-            speech.threads.push(spawn(move || {
+            let (mut wake, is_too_much) = (wake.try_clone()?, Arc::clone(&output.is_too_much));
+            output.threads.push(spawn(move || {
                 // An error is that nobody listens any more.
                 if copy(File::from(from), File::from(to), MOST).unwrap_or(false) {
                     is_too_much.store(true, Ordering::Release);
@@ -50,7 +50,7 @@ impl Speech {
                 }
             }));
         }
-        Ok(speech)
+        Ok(output)
     }
 
     /// Whether the job has said more than it may.

@@ -20,7 +20,7 @@ const PEERS: usize = 4096;
 
 /// Whose turn it is, and what is known of peers.
 #[derive(Debug)]
-pub(super) struct Turns {
+pub(super) struct HandshakeQueue {
     pause: Duration,
     // A plain mutex: held for a look-up, never across an await.
     queue: Mutex<Queue>,
@@ -48,25 +48,25 @@ struct Peer {
 #[derive(Debug)]
 struct Waiting {
     peer: IpAddr,
-    hand: oneshot::Sender<Turn>,
+    hand: oneshot::Sender<HandshakePermit>,
 }
 
 /// The turn of one peer, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Turn {
-    turns: Arc<Turns>,
+pub(super) struct HandshakePermit {
+    turns: Arc<HandshakeQueue>,
     peer: IpAddr,
 }
 
-impl Turns {
+impl HandshakeQueue {
     /// With the first pause after a wasted turn.
-    pub(super) fn new(pause: Duration) -> Arc<Turns> {
+    pub(super) fn new(pause: Duration) -> Arc<HandshakeQueue> {
         let (queue, came) = (Mutex::default(), Notify::new());
-        Arc::new(Turns { pause, queue, came })
+        Arc::new(HandshakeQueue { pause, queue, came })
     }
 
     /// Waits for the turn of `peer`.
-    pub(super) async fn mine(self: &Arc<Turns>, peer: IpAddr) -> Turn {
+    pub(super) async fn mine(self: &Arc<HandshakeQueue>, peer: IpAddr) -> HandshakePermit {
         let peer = owner(peer);
         loop {
             let turn = self.next(peer).await;
@@ -81,14 +81,14 @@ impl Turns {
         }
     }
 
-    async fn next(self: &Arc<Turns>, peer: IpAddr) -> Turn {
+    async fn next(self: &Arc<HandshakeQueue>, peer: IpAddr) -> HandshakePermit {
         loop {
             let mine = {
                 let mut queue = self.lock();
                 if !queue.is_taken {
                     queue.is_taken = true;
                     let turns = Arc::clone(self);
-                    return Turn { turns, peer };
+                    return HandshakePermit { turns, peer };
                 }
                 let (hand, mine) = oneshot::channel();
                 queue.waiting.push(Waiting { peer, hand });
@@ -122,7 +122,7 @@ impl Queue {
     }
 }
 
-impl Turn {
+impl HandshakePermit {
     /// Ends when somebody waits for the next turn.
     pub(super) async fn is_wanted(&self) {
         loop {
@@ -175,7 +175,7 @@ impl Turn {
     }
 }
 
-impl Drop for Turn {
+impl Drop for HandshakePermit {
     fn drop(&mut self) {
         let next = {
             let mut queue = self.turns.lock();
@@ -186,7 +186,7 @@ impl Drop for Turn {
         if let Some(Waiting { peer, hand }) = next {
             let turns = Arc::clone(&self.turns);
             // Dropped by whoever has left in this moment, it goes on to the next.
-            let _ = hand.send(Turn { turns, peer });
+            let _ = hand.send(HandshakePermit { turns, peer });
         }
     }
 }
@@ -202,7 +202,7 @@ mod tests {
     #[tokio::test]
     async fn wasted_turns_cost_a_pause_that_grows() {
         let pause = Duration::from_millis(20);
-        let turns = Turns::new(pause);
+        let turns = HandshakeQueue::new(pause);
         for times in [0, 1, 2, 4] {
             let start = Instant::now();
             let turn = turns.mine(BAD.into()).await;
@@ -218,7 +218,7 @@ mod tests {
     #[tokio::test]
     async fn good_peers_come_first_and_take_turns() {
         const OTHER: [u8; 4] = [10, 0, 0, 3];
-        let turns = Turns::new(Duration::from_millis(20));
+        let turns = HandshakeQueue::new(Duration::from_millis(20));
         turns.mine(BAD.into()).await.wasted();
         turns.mine(OTHER.into()).await.used();
         let held = turns.mine(GOOD.into()).await;
@@ -249,7 +249,7 @@ mod tests {
 
     #[tokio::test]
     async fn turn_is_wanted_as_soon_as_somebody_waits() {
-        let turns = Turns::new(PAUSE);
+        let turns = HandshakeQueue::new(PAUSE);
         let turn = turns.mine(BAD.into()).await;
         let gone = tokio::time::timeout(Duration::from_millis(10), turns.mine(GOOD.into())).await;
         let wanted = tokio::time::timeout(Duration::from_millis(10), turn.is_wanted()).await;
@@ -263,7 +263,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_leaves_the_queue_holds_nobody_up() {
-        let turns = Turns::new(PAUSE);
+        let turns = HandshakeQueue::new(PAUSE);
         let held = turns.mine(GOOD.into()).await;
         let left = tokio::time::timeout(Duration::from_millis(10), turns.mine(BAD.into())).await;
         assert!(left.is_err());
