@@ -94,6 +94,38 @@ pub struct Dist {
     pub jobs_socket: PathBuf,
     /// Where the builders' last heartbeats are kept for the next gateway; it holds keys, so its mode is 0600.
     pub heartbeats: PathBuf,
+    /// With TLS on the ports, other machines may speak without it to this one.
+    #[serde(default)]
+    pub plain: bool,
+    /// The relay, where it is on.
+    #[serde(default)]
+    pub relay: Option<Relay>,
+}
+
+/// What the relay needs to know.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Relay {
+    /// Where clients reach the scheduler's port, by an address; from their requests where none is given.
+    pub address: Option<SocketAddr>,
+    /// How long a job may wait for a slot.
+    pub queue_millis: u64,
+    /// Most bytes of jobs that wait or run.
+    pub queue_bytes: u64,
+    /// Folder of bodies that are kept.
+    pub spool: PathBuf,
+    /// File of the relay's certificate authority; its mode is 0600.
+    pub authority: PathBuf,
+    /// Kinds of processors of builders that are not ours, as ELF's `e_machine`.
+    #[serde(default)]
+    pub machines: BTreeMap<SocketAddr, u16>,
+}
+
+impl Relay {
+    /// How long a job may wait for a slot.
+    pub fn queue_time(&self) -> Duration {
+        Duration::from_millis(self.queue_millis)
+    }
 }
 
 /// Where the scheduler is.
@@ -102,7 +134,7 @@ pub struct Dist {
 pub enum Scheduler {
     /// In this container, on loopback.
     Local(SocketAddr),
-    /// The front of another machine, `http://host:port`.
+    /// The front of another machine, `http://host:port` or `https://host:port`.
     Remote(String),
 }
 

@@ -1,5 +1,6 @@
 //! The settings of scheduler and builder.
 
+use super::relay::{Relay, scheduler_plain};
 use super::values::{ValueError, address, duration, optional, size, token};
 use super::{Lookup, Mode};
 use crate::base::secret::Secret;
@@ -28,10 +29,14 @@ pub struct Distribution {
     pub builder_token: Option<Secret>,
     /// The container's own address where none is set.
     pub public_addr: Option<PublicAddr>,
-    /// `http://host:port` of the scheduler's front, in `MODE=builder`.
+    /// `http://host:port` or `https://host:port` of the scheduler's front, in `MODE=builder`.
     pub scheduler_url: Option<String>,
     /// Address of the scheduler's front.
     pub scheduler_listen: SocketAddr,
+    /// With TLS, other machines may speak without it to the scheduler's front.
+    pub scheduler_plain: bool,
+    /// The relay, where it is on.
+    pub relay: Option<Relay>,
     /// Address of the builder.
     pub builder_listen: SocketAddr,
     pub isolation: Isolation,
@@ -57,6 +62,8 @@ impl Lookup<'_> {
         let public_addr = self.parsed("SCCACHE_PUBLIC_ADDR", optional(public_addr));
         let scheduler_url = self.parsed("SCCACHE_SCHEDULER_URL", optional(scheduler_url));
         let scheduler_listen = self.parsed("SCCACHE_SCHEDULER_LISTEN", address);
+        let scheduler_plain = self.parsed("SCCACHE_SCHEDULER_PLAIN", scheduler_plain);
+        let relay = self.relay();
         let builder_listen = self.parsed("SCCACHE_BUILDER_LISTEN", address);
         let isolation = self.parsed("SCCACHE_BUILDER_ISOLATION", isolation);
         let slots = self.parsed("SCCACHE_BUILDER_SLOTS", optional(count));
@@ -98,6 +105,8 @@ impl Lookup<'_> {
             public_addr: public_addr?,
             scheduler_url,
             scheduler_listen: scheduler_listen?,
+            scheduler_plain: scheduler_plain?,
+            relay: relay?,
             builder_listen: builder_listen?,
             isolation: isolation?,
             slots: slots?.map(|slots| usize::try_from(slots).unwrap_or(usize::MAX)),
@@ -123,7 +132,7 @@ fn builder_token(text: &str) -> Result<Secret, ValueError> {
     token(text)
 }
 
-fn public_addr(text: &str) -> Result<PublicAddr, ValueError> {
+pub(super) fn public_addr(text: &str) -> Result<PublicAddr, ValueError> {
     let parsed = match text.parse::<SocketAddr>() {
         Ok(address) => Some(PublicAddr {
             ip: address.ip(),
@@ -146,16 +155,13 @@ fn public_addr(text: &str) -> Result<PublicAddr, ValueError> {
     }
 }
 
-/// `http://host[:port]` or `host[:port]`, made whole.
+/// `http://host[:port]`, `https://host[:port]` or `host[:port]`, made whole.
 fn scheduler_url(text: &str) -> Result<String, ValueError> {
     let fault = |message: &str| ValueError::hint(message, "write it as http://build-host:10600");
-    if text.starts_with("https://") {
-        return Err(ValueError::hint(
-            "the port of the scheduler speaks no TLS yet",
-            "write it as http://build-host:10600, on a private network",
-        ));
+    let (scheme, host) = text.split_once("://").unwrap_or(("http", text));
+    if !matches!(scheme, "http" | "https") {
+        return Err(fault("is not the address of a scheduler"));
     }
-    let host = text.strip_prefix("http://").unwrap_or(text);
     let host = host.strip_suffix('/').unwrap_or(host);
     let allowed = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
     if host.is_empty() || !host.chars().all(allowed) {
@@ -164,9 +170,9 @@ fn scheduler_url(text: &str) -> Result<String, ValueError> {
     // The last colon of an address in brackets is its own.
     let after = host.rfind(']').map_or(0, |at| at + 1);
     match host[after..].split_once(':') {
-        None => Ok(format!("http://{host}:{SCHEDULER_PORT}")),
+        None => Ok(format!("{scheme}://{host}:{SCHEDULER_PORT}")),
         Some((_, port)) if port.parse::<u16>().is_ok_and(|port| port > 0) => {
-            Ok(format!("http://{host}"))
+            Ok(format!("{scheme}://{host}"))
         }
         Some(_) => Err(fault("has a port that is none")),
     }

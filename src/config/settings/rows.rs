@@ -188,6 +188,36 @@ pub(super) const ROWS: &[Row] = &[
         "address of the scheduler's port",
     ),
     row(
+        "SCCACHE_SCHEDULER_PLAIN",
+        "scheduler_plain",
+        "local",
+        "with TLS, who may speak to the scheduler's port without it: local, or any",
+    ),
+    row(
+        "SCCACHE_RELAY",
+        "relay",
+        "off",
+        "on: clients send jobs to the scheduler's port, which hands them to builders; off: clients reach builders",
+    ),
+    row(
+        "SCCACHE_RELAY_ADDRESS",
+        "relay_address",
+        "",
+        "ip[:port] at which clients reach the relay; from their requests where empty",
+    ),
+    row(
+        "SCCACHE_QUEUE_TIME",
+        "queue_time",
+        "10m",
+        "how long a job may wait in the relay for a slot; 0s: not at all, clients compile by themselves",
+    ),
+    row(
+        "SCCACHE_QUEUE_SIZE",
+        "queue_size",
+        "4G",
+        "most bytes of the jobs that wait or run in the relay",
+    ),
+    row(
         "SCCACHE_BUILDER_LISTEN",
         "builder_listen",
         "0.0.0.0:10501",
