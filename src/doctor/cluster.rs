@@ -3,21 +3,43 @@
 //! Sccache itself hides all of this: whatever fails is compiled here, slowly and without a word, except a wrong token,
 //! which fails the build.
 
+use super::connect::CONNECT_TIMEOUT;
 use super::http::{Http, refused_certificate};
-use super::probe::{Builder, Cluster};
 use super::{Check, Environment, Verdict};
 use crate::base::secret::Secret;
 use crate::client::endpoint::Endpoint;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+
+/// What it says about the cluster, in the modes that distribute.
+#[derive(Default, Deserialize)]
+pub(super) struct Cluster {
+    #[serde(default)]
+    pub(super) builders: Vec<Builder>,
+    /// Requests for a builder, by outcome.
+    #[serde(default)]
+    pub(super) allocations: BTreeMap<String, u64>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+pub(super) struct Builder {
+    /// Where clients and the scheduler find it.
+    pub(super) address: String,
+    #[serde(default)]
+    pub(super) state: String,
+    /// Jobs that were assigned and never came to their end.
+    #[serde(default)]
+    pub(super) failed: u64,
+    #[serde(default)]
+    pub(super) last_sign_seconds: u64,
+}
 
 const WHOLE_FILE: &str =
     "eval the output of sccache-dock client-env --lane dist, which writes the whole file";
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What sccache's config file says, as far as it matters here.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -120,7 +142,7 @@ pub(super) fn examine(conf: &Conf, url: &str, cluster: Option<&Cluster>, checks:
             return;
         }
     };
-    if !super::probe::connect(what, &endpoint, checks) {
+    if !super::connect::connect(what, &endpoint, checks) {
         return;
     }
     let http = Http::new(&endpoint.url, conf.token.as_ref());
