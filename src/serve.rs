@@ -150,7 +150,8 @@ pub async fn run(
     store.keep_files(limits.kept_files);
     let most = limits.connections;
     let dist = config.dist.clone();
-    let front = dist.map(|dist| Arc::new(Front::new(dist, supervisor.say)));
+    let front = dist.map(|dist| Front::new(dist, supervisor.say).map(Arc::new));
+    let front = front.transpose()?;
     let gateway = Gateway::new(config, store, asked, most)?;
     let gateway = match &front {
         Some(front) => gateway.with_cluster(front.collector(), {

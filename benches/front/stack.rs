@@ -142,6 +142,8 @@ impl Stack {
                 local_builder: Some(self.builder),
                 jobs_socket: folder.join("jobs.sock"),
                 heartbeats: folder.join("heartbeats"),
+                plain: false,
+                relay: None,
             }),
         };
         let file = folder.join("gateway.toml");

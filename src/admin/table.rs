@@ -328,6 +328,7 @@ mod tests {
             last_sign_seconds: 12,
         };
         let dist = DistStatus {
+            relay: None,
             scheduler_up: true,
             scheduler_outages: 0,
             replayed_heartbeats: 0,

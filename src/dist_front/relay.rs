@@ -28,7 +28,10 @@ mod ticket;
 mod tls;
 pub(super) mod wire;
 
+pub(super) use metrics::encode;
+pub(super) use routes::AnswerBody;
 pub(super) use spool::Outgoing;
+pub(super) use tls::shake_hands;
 
 use self::archives::Archives;
 use self::authority::Authority;
@@ -46,7 +49,7 @@ use crate::contract::gateway_status::RelayStatus;
 use crate::gateway::Gateway;
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -230,7 +233,10 @@ impl Front {
         executable: &str,
     ) {
         let Some(relay) = self.relay() else { return };
-        let machine = relay.archives.machine(gateway, &toolchain, executable).await;
+        let machine = relay
+            .archives
+            .machine(gateway, &toolchain, executable)
+            .await;
         match machine {
             Some(Machine(machine)) => {
                 info!("toolchain {toolchain:.8} is for ELF's machine {machine}");
@@ -346,18 +352,37 @@ impl gateway_config::Relay {
 }
 
 /// Our own kind of processor, as ELF numbers it.
-const OWN_MACHINE: u16 = if cfg!(target_arch = "aarch64") { 183 } else { 62 };
+const OWN_MACHINE: u16 = if cfg!(target_arch = "aarch64") {
+    183
+} else {
+    62
+};
 
-/// Says at the start what clients need.
-pub(super) fn announce(front: &Front, ip: Option<IpAddr>) {
-    if let Some(relay) = front.relay() {
-        if let Some(ip) = relay.settings.address.map(|at| at.ip()).or(ip) {
-            relay.authority.announce(ip);
+impl Front {
+    /// Says at the start what clients need.
+    pub(super) fn announce_relay(&self) {
+        let Some(relay) = self.relay() else { return };
+        if let Some(address) = relay.settings.address {
+            relay.authority.announce(address.ip());
         }
         info!(
             "the relay takes jobs: clients need this port and that of the cache, and no builder's; a job waits for at \
              most {:?}",
             relay.settings.queue_time()
         );
+    }
+
+    /// Takes up what is known of builders from the gateway before this one.
+    pub(super) fn relay_recalls(&self) {
+        let Some(relay) = self.relay() else { return };
+        let kept = self.registry().heartbeats(Instant::now());
+        for one in kept {
+            if let Ok(heartbeat) = super::wire::heartbeat(&one.body) {
+                let (nonce, cores) = (heartbeat.nonce, heartbeat.cores);
+                if let Err(cause) = relay.heartbeat(one.builder, nonce, cores, &one.body) {
+                    warn!("builder {} gets no jobs: {cause}", one.builder);
+                }
+            }
+        }
     }
 }

@@ -2,8 +2,10 @@
 
 use super::admission::AdmissionPermit;
 use super::registry::{Assignment, Known};
+use super::relay::AnswerBody;
+use super::relay::wire::heartbeat_taken;
 use super::upstream::{Health, STATUS, UpstreamError};
-use super::wire::{self, Allocation};
+use super::wire::{self, Allocation, JobState};
 use super::{Front, registry};
 use crate::contract::gateway_config::WrongToken;
 use crate::dist_front::admission::WAIT;
@@ -14,7 +16,7 @@ use crate::gateway::connection_limit;
 use crate::gateway::peer::Peer;
 use crate::gateway::warnings::REFUSALS;
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
@@ -44,25 +46,27 @@ const ALLOCATE: &str = "/api/v1/scheduler/alloc_job";
 pub(super) const HEARTBEAT: &str = "/api/v1/scheduler/heartbeat_server";
 const CERTIFICATE: &str = "/api/v1/scheduler/server_certificate/";
 const JOB_STATE: &str = "/api/v1/scheduler/job_state/";
+const SUBMIT_TOOLCHAIN: &str = "/api/v1/distserver/submit_toolchain/";
+const RUN_JOB: &str = "/api/v1/distserver/run_job/";
 /// Ours: a builder's machine says that it leaves.
 pub(super) const LEAVING: &str = "/api/v1/dock/leaving";
 
-const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
+pub(super) const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
+pub(super) const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
-type Answer = Response<Full<Bytes>>;
+pub(super) type Answer = Response<AnswerBody>;
 
 /// Why a request was not done.
 #[derive(Debug)]
-struct Refusal {
+pub(super) struct Refusal {
     status: StatusCode,
     reason: &'static str,
     message: String,
 }
 
 impl Refusal {
-    fn new(status: StatusCode, reason: &'static str, message: impl ToString) -> Refusal {
+    pub(super) fn new(status: StatusCode, reason: &'static str, message: impl ToString) -> Refusal {
         Refusal {
             status,
             reason,
@@ -71,7 +75,7 @@ impl Refusal {
     }
 
     /// What may be otherwise the next time: clients compile by themselves.
-    fn passing(reason: &'static str, message: impl ToString) -> Refusal {
+    pub(super) fn passing(reason: &'static str, message: impl ToString) -> Refusal {
         Refusal::new(StatusCode::SERVICE_UNAVAILABLE, reason, message)
     }
 }
@@ -90,6 +94,9 @@ enum Route {
     JobState(u64),
     Status,
     Leaving,
+    /// Of a builder, which the relay is to its clients.
+    SubmitToolchain(u64),
+    RunJob(u64),
     Unknown,
 }
 
@@ -100,10 +107,18 @@ impl Route {
             ("POST", HEARTBEAT) => Route::Heartbeat,
             ("POST", LEAVING) => Route::Leaving,
             ("GET", STATUS) => Route::Status,
-            ("POST", _) => path
-                .strip_prefix(JOB_STATE)
-                .and_then(|job| job.parse().ok())
-                .map_or(Route::Unknown, Route::JobState),
+            ("POST", _) => {
+                let routes: [(&str, fn(u64) -> Route); 3] = [
+                    (JOB_STATE, Route::JobState),
+                    (SUBMIT_TOOLCHAIN, Route::SubmitToolchain),
+                    (RUN_JOB, Route::RunJob),
+                ];
+                let mut found = routes.iter().filter_map(|(prefix, route)| {
+                    let job = path.strip_prefix(prefix)?.parse().ok()?;
+                    Some(route(job))
+                });
+                found.next().unwrap_or(Route::Unknown)
+            }
             ("GET", _) => path
                 .strip_prefix(CERTIFICATE)
                 .and_then(|builder| builder.parse().ok())
@@ -121,6 +136,8 @@ impl Route {
             Route::JobState(_) => "job_state",
             Route::Status => "status",
             Route::Leaving => "leaving",
+            Route::SubmitToolchain(_) => "submit_toolchain",
+            Route::RunJob(_) => "run_job",
             Route::Unknown => "unknown",
         }
     }
@@ -128,9 +145,9 @@ impl Route {
 
 /// Answers one request, in bounded time.
 pub(super) async fn answer(
-    gateway: &Gateway,
+    gateway: &Arc<Gateway>,
     front: &Arc<Front>,
-    peer: &Peer,
+    (peer, is_tls): (&Peer, bool),
     request: Request<Incoming>,
 ) -> Answer {
     let (started, _in_flight) = (Instant::now(), front.metrics.in_flight());
@@ -141,6 +158,7 @@ pub(super) async fn answer(
         gateway,
         front,
         peer,
+        is_tls,
         parts: &parts,
     };
     let outcome = match route {
@@ -150,6 +168,16 @@ pub(super) async fn answer(
         Route::JobState(job) => scene.job_state(job, &mut body).await,
         Route::Status => scene.status().await,
         Route::Leaving => scene.leaving().await,
+        Route::SubmitToolchain(job) if let Some(relay) = front.relay() => {
+            scene.relay_takes_toolchain(relay, job, &mut body).await
+        }
+        Route::RunJob(job) if let Some(relay) = front.relay() => {
+            scene.relay_runs(relay, job, &mut body).await
+        }
+        Route::SubmitToolchain(_) | Route::RunJob(_) => Err(Refusal::passing(
+            "dist_route",
+            "this port takes no jobs: SCCACHE_RELAY is off",
+        )),
         Route::Unknown => Err(Refusal::new(
             StatusCode::NOT_FOUND,
             "dist_route",
@@ -167,11 +195,13 @@ pub(super) async fn answer(
 }
 
 /// One request and what it is about.
-struct Scene<'a> {
-    gateway: &'a Gateway,
-    front: &'a Arc<Front>,
-    peer: &'a Peer,
-    parts: &'a Parts,
+pub(super) struct Scene<'a> {
+    pub(super) gateway: &'a Arc<Gateway>,
+    pub(super) front: &'a Arc<Front>,
+    pub(super) peer: &'a Peer,
+    /// It came by TLS.
+    pub(super) is_tls: bool,
+    pub(super) parts: &'a Parts,
 }
 
 impl Scene<'_> {
@@ -203,6 +233,9 @@ impl Scene<'_> {
         if !front.link.is_local() {
             let message = "this machine only builds; clients ask the one that schedules";
             return Err(Refusal::passing("dist_route", message));
+        }
+        if let Some(relay) = front.relay() {
+            return self.relay_allocates(relay, &toolchain).await;
         }
         self.await_scheduler().await?;
         let Some(AdmissionPermit { thread, single }) = front.admit(&toolchain).await else {
@@ -283,18 +316,24 @@ impl Scene<'_> {
     }
 
     /// The scheduler's own words for it: the client compiles by itself.
-    fn no_capacity(&self, outcome: &'static str, message: &str) -> Answer {
+    pub(super) fn no_capacity(&self, outcome: &'static str, message: &str) -> Answer {
         self.front.metrics.allocation(outcome);
         reply(OCTETS, wire::no_capacity(message))
     }
 
     async fn certificate(&self, builder: SocketAddr) -> Result<Answer, Refusal> {
+        if let Some(relay) = self.front.relay() {
+            return Ok(self.relay_certificate(relay));
+        }
         connection_limit::admit_anonymous_reader();
         self.await_scheduler().await?;
         self.pass_on(&format!("{CERTIFICATE}{builder}")).await
     }
 
     async fn status(&self) -> Result<Answer, Refusal> {
+        if let Some(relay) = self.front.relay() {
+            return Ok(self.relay_status(relay));
+        }
         connection_limit::admit_anonymous_reader();
         self.await_scheduler().await?;
         self.pass_on(STATUS).await
@@ -337,6 +376,11 @@ impl Scene<'_> {
             info!("builder {builder} reports slots={cores} peer={}", self.peer);
             front.changed.notify_waiters();
         }
+        if front.relay().is_some() {
+            front.introduce(self.gateway, builder, heartbeat, &body);
+            front.registered(builder, heartbeat.nonce);
+            return Ok(reply(OCTETS, heartbeat_taken(is_new)));
+        }
         let answer = self.report(builder, HEARTBEAT, body).await?;
         if answer.status().is_success() {
             front.registered(builder, heartbeat.nonce);
@@ -358,6 +402,13 @@ impl Scene<'_> {
         let bad = |cause| Refusal::new(StatusCode::BAD_REQUEST, "dist_body", cause);
         let state = wire::job_state(&body).map_err(bad)?;
         let front = self.front;
+        if front.relay().is_some() {
+            let now = Instant::now();
+            front.registry().progressed(now, job, builder, state);
+            front.relay_progresses(&builder, job, state == JobState::Complete);
+            front.dispatch(self.gateway);
+            return Ok(reply(OCTETS, wire::STATE_TAKEN.to_vec()));
+        }
         let known = front.registry().known(job, &builder);
         let path = format!("{JOB_STATE}{job}");
         let answer = match known {
@@ -414,6 +465,7 @@ impl Scene<'_> {
         let front = self.front;
         if front.link.is_local() {
             let known = front.registry().leave(&builder);
+            front.relay_leaves(&builder);
             info!("builder {builder} leaves known={known} peer={}", self.peer);
             front.changed.notify_waiters();
             front.news.notify_one();
@@ -536,7 +588,7 @@ impl Front {
 }
 
 /// The text after `Bearer`.
-fn credentials(headers: &HeaderMap) -> Option<&str> {
+pub(super) fn credentials(headers: &HeaderMap) -> Option<&str> {
     let text = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, rest) = text.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| rest.trim())
@@ -579,8 +631,8 @@ fn passed_on(answer: Response<Bytes>) -> Answer {
     answer
 }
 
-fn reply(kind: HeaderValue, body: impl Into<Bytes>) -> Answer {
-    let mut answer = Response::new(Full::new(body.into()));
+pub(super) fn reply(kind: HeaderValue, body: impl Into<Bytes>) -> Answer {
+    let mut answer = Response::new(Either::Left(Full::new(body.into())));
     answer.headers_mut().insert(header::CONTENT_TYPE, kind);
     answer
 }

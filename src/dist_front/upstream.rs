@@ -9,12 +9,20 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::header::{self, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use rustls_platform_verifier::BuilderVerifierExt;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::ClientConfig;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::ServerName;
+use tracing::warn;
 
 /// Longest answer of a scheduler; certificates are the largest.
 const ANSWER: usize = 1 << 20;
@@ -39,6 +47,11 @@ pub enum UpstreamError {
     /// It closed the connection, or did not speak HTTP.
     #[error("the scheduler broke the connection off: {0}")]
     Broken(String),
+    /// No TLS with it.
+    #[error(
+        "cannot speak TLS with the scheduler: {0}; does SSL_CERT_FILE name its authority, and is the name of          SCCACHE_SCHEDULER_URL in its certificate?"
+    )]
+    Tls(String),
     /// It is there and does not answer.
     #[error("the scheduler does not answer")]
     Silent,
@@ -65,6 +78,8 @@ pub enum Health {
 #[derive(Debug)]
 pub struct UpstreamClient {
     scheduler: Scheduler,
+    /// With a scheduler that is reached by `https://`.
+    tls: Option<Result<(Arc<ClientConfig>, ServerName<'static>), String>>,
     health: watch::Sender<Health>,
     look_now: Notify,
     outages: AtomicU64,
@@ -75,6 +90,10 @@ impl UpstreamClient {
     pub fn new(scheduler: Scheduler) -> UpstreamClient {
         let since = Instant::now();
         UpstreamClient {
+            tls: match &scheduler {
+                Scheduler::Remote(url) if url.starts_with("https://") => Some(tls(url)),
+                Scheduler::Remote(_) | Scheduler::Local(_) => None,
+            },
             scheduler,
             health: watch::Sender::new(Health::Down { since, gone: true }),
             look_now: Notify::new(),
@@ -136,8 +155,11 @@ impl UpstreamClient {
         } else {
             LONGEST_REMOTE_PAUSE
         };
-        let mut pause = FIRST_PAUSE;
+        let (mut pause, mut told) = (FIRST_PAUSE, false);
         while let Err(fault) = self.probe().await {
+            if matches!(fault, UpstreamError::Tls(_)) && !std::mem::replace(&mut told, true) {
+                warn!("{fault}");
+            }
             if matches!(fault, UpstreamError::Gone(_)) {
                 self.down(true);
             }
@@ -171,7 +193,9 @@ impl UpstreamClient {
         match &outcome {
             Ok(_) | Err(UpstreamError::Slow(_)) => {}
             Err(UpstreamError::Gone(_)) => self.down(true),
-            Err(UpstreamError::Broken(_) | UpstreamError::Silent) => self.down(false),
+            Err(UpstreamError::Broken(_) | UpstreamError::Silent | UpstreamError::Tls(_)) => {
+                self.down(false)
+            }
         }
         outcome
     }
@@ -207,7 +231,6 @@ impl UpstreamClient {
         &self,
         mut request: Request<Full<Bytes>>,
     ) -> Result<Response<Bytes>, UpstreamError> {
-        let broken = |cause: hyper::Error| UpstreamError::Broken(cause.to_string());
         let connected = match &self.scheduler {
             Scheduler::Local(address) => TcpStream::connect(address).await,
             Scheduler::Remote(url) => TcpStream::connect(authority(url)).await,
@@ -225,32 +248,67 @@ impl UpstreamClient {
         }
         // The scheduler's HTTP library keeps a thread for every connection that stays open.
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(broken)?;
-        let answer = async {
-            let answer = sender.send_request(request).await.map_err(broken)?;
-            let (parts, body) = answer.into_parts();
-            let body = Limited::new(body, ANSWER).collect().await;
-            let body = body.map_err(|cause| UpstreamError::Broken(cause.to_string()))?;
-            Ok(Response::from_parts(parts, body.to_bytes()))
-        };
-        // The connection does the reading and writing for the other; how it ends, that one tells.
-        let connection = async {
-            let _ = connection.await;
-            std::future::pending().await
-        };
-        tokio::select! {
-            answer = answer => answer,
-            never = connection => never,
+        match &self.tls {
+            None => converse(stream, request).await,
+            Some(Ok((config, name))) => {
+                let connector = TlsConnector::from(Arc::clone(config));
+                let shaken = connector.connect(name.clone(), stream).await;
+                let refused = |cause: io::Error| UpstreamError::Tls(cause.to_string());
+                converse(shaken.map_err(refused)?, request).await
+            }
+            Some(Err(cause)) => Err(UpstreamError::Tls(cause.clone())),
         }
     }
 }
 
-/// `host:port` of `http://host:port`.
+/// One request over a new connection, and its whole answer.
+async fn converse<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
+    request: Request<Full<Bytes>>,
+) -> Result<Response<Bytes>, UpstreamError> {
+    let broken = |cause: hyper::Error| UpstreamError::Broken(cause.to_string());
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(broken)?;
+    let answer = async {
+        let answer = sender.send_request(request).await.map_err(broken)?;
+        let (parts, body) = answer.into_parts();
+        let body = Limited::new(body, ANSWER).collect().await;
+        let body = body.map_err(|cause| UpstreamError::Broken(cause.to_string()))?;
+        Ok(Response::from_parts(parts, body.to_bytes()))
+    };
+    // The connection does the reading and writing for the other; how it ends, that one tells.
+    let connection = async {
+        let _ = connection.await;
+        std::future::pending().await
+    };
+    tokio::select! {
+        answer = answer => answer,
+        never = connection => never,
+    }
+}
+
+/// `host:port` of `http://host:port` or `https://host:port`.
 fn authority(url: &str) -> &str {
-    let rest = url.strip_prefix("http://").unwrap_or(url);
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     rest.split('/').next().unwrap_or(rest)
+}
+
+/// How TLS is spoken with a scheduler, and with which name: with the system's authorities, or those of SSL_CERT_FILE, as
+/// sccache's own programs do it.
+fn tls(url: &str) -> Result<(Arc<ClientConfig>, ServerName<'static>), String> {
+    let host = authority(url)
+        .rsplit_once(':')
+        .map_or(url, |(host, _)| host);
+    let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned());
+    let name = name.map_err(|cause| format!("\"{host}\" is no name of a server: {cause}"))?;
+    let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .and_then(BuilderVerifierExt::with_platform_verifier)
+        .map_err(|cause| cause.to_string())?
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok((Arc::new(config), name))
 }
 
 #[cfg(test)]
@@ -261,6 +319,7 @@ mod tests {
     fn authority_is_what_connect_takes() {
         assert_eq!(authority("http://build-host:10600"), "build-host:10600");
         assert_eq!(authority("http://[::1]:10600/"), "[::1]:10600");
+        assert_eq!(authority("https://build-host:443"), "build-host:443");
     }
 
     #[tokio::test]

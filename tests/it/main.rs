@@ -48,6 +48,7 @@ mod plain;
 mod policies;
 mod provenance;
 mod reboot;
+mod relay;
 mod releases;
 mod reloads;
 mod same;

@@ -164,7 +164,7 @@ impl Archives {
             }
             return Ok(0);
         }
-        let store = |fault: crate::gateway::disk::Fault| Fault::Store(fault.to_string());
+        let store = |fault: crate::gateway::disk::DiskError| Fault::Store(fault.to_string());
         let key = key(toolchain).ok_or(Fault::Mismatch)?;
         let by = WrittenBy::default();
         let mut upload = gateway.disk.put(&key, None, by).await.map_err(store)?;

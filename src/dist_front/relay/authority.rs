@@ -5,7 +5,7 @@
 //! the state folder, and a leaf for every address at which clients reach us. What a client has learned counts for it for
 //! every server: the root may sign no names (RFC 5280, 4.2.1.10), only addresses.
 
-use crate::supervisor::state_dir;
+use crate::base::private_file;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa,
     Issuer, KeyPair, KeyUsagePurpose, NameConstraints, SanType,
@@ -97,7 +97,7 @@ impl Authority {
             not_after_unix,
         };
         let text = serde_json::to_string(&saved).unwrap_or_default();
-        let lost = state_dir::write_private(path, &text, None).err();
+        let lost = private_file::write(path, &text).err();
         Ok((Authority::new(key, certificate, now), lost))
     }
 
@@ -146,11 +146,10 @@ impl Authority {
             (date(now - DAY).into(), date(now + LEAF_DAYS * DAY).into());
         let certificate = params.signed_by(&key, &self.issuer)?;
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        let mut config =
-            ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-                .with_safe_default_protocol_versions()?
-                .with_no_client_auth()
-                .with_single_cert(vec![certificate.der().clone()], key)?;
+        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key)?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         let config = Arc::new(config);
         (leaf.made, leaf.config) = (now, Some(Arc::clone(&config)));
@@ -166,7 +165,10 @@ fn root(key: &KeyPair, now: u64, not_after: u64) -> CertificateParams {
     let name = format!("sccache-dock relay root {:.16}", mark.as_str());
     params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+    params.key_usages = vec![
+        KeyUsagePurpose::KeyCertSign,
+        KeyUsagePurpose::DigitalSignature,
+    ];
     params.name_constraints = Some(NameConstraints {
         permitted_subtrees: Vec::new(),
         excluded_subtrees: vec![GeneralSubtree::DnsName(String::new())],
@@ -206,8 +208,7 @@ mod tests {
         let acceptor = TlsAcceptor::from(authority.config(now()).unwrap());
         let name = ServerName::try_from(name).unwrap();
         let connector = TlsConnector::from(Arc::new(client));
-        let (client, _server) =
-            tokio::join!(connector.connect(name, near), acceptor.accept(far));
+        let (client, _server) = tokio::join!(connector.connect(name, near), acceptor.accept(far));
         client.is_ok()
     }
 

@@ -111,12 +111,7 @@ impl Dispatcher {
     }
 
     /// A job uses a toolchain, and this program in it.
-    pub(super) fn learn(
-        &mut self,
-        now: Instant,
-        toolchain: &Toolchain,
-        executable: &str,
-    ) {
+    pub(super) fn learn(&mut self, now: Instant, toolchain: &Toolchain, executable: &str) {
         if let Some(known) = self.toolchains.get_mut(toolchain) {
             known.used = now;
             return;
@@ -253,8 +248,8 @@ impl Dispatcher {
 
 #[cfg(test)]
 mod tests {
-    use super::super::pool::{Ended, BuilderInfo};
-    use super::super::queue::{Tenant, QueuedJob};
+    use super::super::pool::{BuilderInfo, Ended};
+    use super::super::queue::{QueuedJob, Tenant};
     use super::*;
     use proptest::prelude::*;
 
@@ -294,14 +289,18 @@ mod tests {
         dispatcher.pool.heartbeat(now, at(2), is(1, 183));
         for (name, machine) in [("amd", 62), ("arm", 183)] {
             dispatcher.learn(now, &name.into(), "/usr/bin/cc");
-            assert!(dispatcher.pushes(now).is_empty(), "never by a guess");
             assert_eq!(dispatcher.unidentified().len(), 1);
+            let before = dispatcher.pool.choose(now, &job(name, now), None);
+            assert_eq!(before, Choice::Wait, "never by a guess");
             dispatcher.identified(&name.into(), Some(Machine(machine)));
         }
         for (number, name) in ["amd", "arm"].into_iter().enumerate() {
             dispatcher.queue.push(number as u64, job(name, now));
         }
-        assert!(dispatcher.dispatch(now).is_empty(), "no builder has a toolchain");
+        assert!(
+            dispatcher.dispatch(now).is_empty(),
+            "no builder has a toolchain"
+        );
         let mut pushes = dispatcher.pushes(now);
         pushes.sort_by_key(|push| push.builder);
         let found: Vec<_> = pushes
@@ -315,10 +314,13 @@ mod tests {
             } = push;
             dispatcher.pool.prepared(builder, 1, toolchain);
         }
-        let went = dispatcher.dispatch(now).into_iter().map(|decision| match decision {
-            Decision::Assign { job, builder, .. } => (job, builder.port()),
-            Decision::Fallback { .. } => panic!("{decision:?}"),
-        });
+        let went = dispatcher
+            .dispatch(now)
+            .into_iter()
+            .map(|decision| match decision {
+                Decision::Assign { job, builder, .. } => (job, builder.port()),
+                Decision::Fallback { .. } => panic!("{decision:?}"),
+            });
         let mut went: Vec<_> = went.collect();
         went.sort_unstable();
         assert_eq!(went, [(0, 1), (1, 2)]);
@@ -334,7 +336,10 @@ mod tests {
         dispatcher.queue.push(2, job("t", now));
         assert_eq!(dispatcher.unplaceable(now), []);
         let lost = now + Duration::from_secs(90);
-        assert_eq!(dispatcher.unplaceable(lost), [Decision::Fallback { job: 2 }]);
+        assert_eq!(
+            dispatcher.unplaceable(lost),
+            [Decision::Fallback { job: 2 }]
+        );
     }
 
     #[derive(Debug, Clone)]

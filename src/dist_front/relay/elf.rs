@@ -41,7 +41,9 @@ impl Archive {
     }
 
     /// The kind of the program at this path; where it is none, that of all programs, if it is the same.
-    pub(super) fn machine(&self, executable: &str) -> Option<Machine> {
+    pub(super) fn machine(&mut self, executable: &str) -> Option<Machine> {
+        // What the decoder still holds. An archive that was cut off tells what it can.
+        let _ = self.decoder.try_finish();
         let tar = self.decoder.get_ref();
         let mut path = normal(Path::new(executable));
         for _ in 0..LINKS {
@@ -267,7 +269,9 @@ mod tests {
         let mut whole = Archive::new();
         whole.push(&packed).unwrap();
         let mut pieces = Archive::new();
-        packed.chunks(7).for_each(|piece| pieces.push(piece).unwrap());
+        packed
+            .chunks(7)
+            .for_each(|piece| pieces.push(piece).unwrap());
         let found = whole.machine(executable);
         assert_eq!(found, pieces.machine(executable));
         found.map(|machine| machine.0)
@@ -293,10 +297,7 @@ mod tests {
             entry("usr/bin/cc", b'0', "", &elf(183, 64)),
         ];
         assert_eq!(machine(&absolute, "/opt/cc"), Some(183));
-        let round = [
-            entry("a", b'2', "b", b""),
-            entry("b", b'2', "a", b""),
-        ];
+        let round = [entry("a", b'2', "b", b""), entry("b", b'2', "a", b"")];
         assert_eq!(machine(&round, "/a"), None);
     }
 

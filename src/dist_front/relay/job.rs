@@ -11,7 +11,6 @@ use super::{Front, Relay, Verdict};
 use crate::contract::job_end::{COMPILER_FAILED, KILLED, SENT_HOME};
 use crate::gateway::Gateway;
 use bytes::Bytes;
-use http_body_util::BodyExt;
 use hyper::StatusCode;
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -117,12 +117,7 @@ pub(in crate::dist_front) fn encode(
             None,
             slots,
         ),
-        (
-            "dist_slots_used",
-            "Slots that have a job",
-            None,
-            slots_used,
-        ),
+        ("dist_slots_used", "Slots that have a job", None, slots_used),
     ];
     metrics::encode(encoder, MetricType::Gauge, &gauges)?;
     for (name, help, counts) in [

@@ -8,7 +8,7 @@
 //! A job goes only where its toolchain is unpacked: `sccache-dist` spoils a toolchain for ever when a job comes before the
 //! archive, and stands still while it unpacks.
 
-use super::queue::{Toolchain, QueuedJob};
+use super::queue::{QueuedJob, Toolchain};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -253,13 +253,19 @@ impl Pool {
     }
 
     /// Which builder gets a job that needs a toolchain for this kind of processor.
-    pub(super) fn choose(&self, now: Instant, job_info: &QueuedJob, machine: Option<Machine>) -> Choice {
+    pub(super) fn choose(
+        &self,
+        now: Instant,
+        job_info: &QueuedJob,
+        machine: Option<Machine>,
+    ) -> Choice {
         if machine.is_none() && self.is_mixed() {
             return Choice::Wait;
         }
         let (mut best, mut later) = (None, false);
         for (at, builder) in &self.builders {
-            let avoided = job_info.avoid.contains(&(*at, builder.is.nonce)) && builder.gone.is_none();
+            let avoided =
+                job_info.avoid.contains(&(*at, builder.is.nonce)) && builder.gone.is_none();
             if avoided || !builder.suits(machine) || !builder.is_expected(now) {
                 continue;
             }
@@ -463,10 +469,7 @@ mod tests {
         assert_eq!(pool.choose(now, &job_info(&[]), None), Choice::Wait);
         let toolchain: Toolchain = "t".into();
         assert_eq!(pool.prepare(now, &toolchain, Some(ARM64)), None);
-        assert_eq!(
-            pool.prepare(now, &toolchain, Some(AMD64)),
-            Some((at(1), 1))
-        );
+        assert_eq!(pool.prepare(now, &toolchain, Some(AMD64)), Some((at(1), 1)));
         assert_eq!(pool.prepare(now, &toolchain, Some(AMD64)), None, "at it");
         assert_eq!(pool.choose(now, &job_info(&[]), None), Choice::Wait);
         pool.prepared(&at(1), 1, &toolchain);

@@ -76,7 +76,10 @@ impl Front {
     ) -> Result<u64, String> {
         let number = relay.dispatcher().number();
         let toolchain = &push.toolchain;
-        relay.dispatcher().pool.begin(Instant::now(), number, &client.at);
+        relay
+            .dispatcher()
+            .pool
+            .begin(Instant::now(), number, &client.at);
         let mut slot = Slot::new(self, Arc::clone(client), number);
         let text = |fault: Fault| fault.to_string();
         let mut connection = client.connect().await.map_err(text)?;
@@ -91,7 +94,9 @@ impl Front {
             sent = archive.length;
             let mut connection = client.connect().await.map_err(text)?;
             let body = (sent, outgoing(archive));
-            let taken = connection.post("submit_toolchain", number, body, true).await;
+            let taken = connection
+                .post("submit_toolchain", number, body, true)
+                .await;
             let taken = whole(taken.map_err(text)?).await?;
             match wire::taken(&taken).map_err(|cause| cause.to_string())? {
                 Submitted::Success => {}

@@ -49,7 +49,8 @@ impl Scene<'_> {
                 Some(("no_builder", "there is no builder".to_owned()))
             } else if let Err(full) = dispatcher.queue.has_room() {
                 Some(("queue_full", full.to_string()))
-            } else if relay.settings.queue_time() == Duration::ZERO && !dispatcher.has_free_slot(now)
+            } else if relay.settings.queue_time() == Duration::ZERO
+                && !dispatcher.has_free_slot(now)
             {
                 Some(("no_capacity", "every slot is taken".to_owned()))
             } else {
@@ -119,7 +120,7 @@ impl Scene<'_> {
 
     /// The root that has signed our certificate, whatever address is asked for: there is no other server.
     pub(in crate::dist_front) fn relay_certificate(&self, relay: &Relay) -> Answer {
-        connection_limit::tolerated();
+        connection_limit::admit_anonymous_reader();
         let (digest, pem) = (&relay.authority.digest, relay.authority.pem.as_bytes());
         if self.parts.headers.get(header::ACCEPT) == Some(&JSON) {
             let text = serde_json::json!({ "cert_digest": &digest[..], "cert_pem": pem });
@@ -130,7 +131,7 @@ impl Scene<'_> {
 
     /// From memory, at once: a client that waits for it compiles nothing meanwhile.
     pub(in crate::dist_front) fn relay_status(&self, relay: &Relay) -> Answer {
-        connection_limit::tolerated();
+        connection_limit::admit_anonymous_reader();
         let totals = relay.dispatcher().pool.totals(Instant::now());
         let (builders, cores, jobs) = (totals.builders, totals.cores, totals.jobs);
         if self.parts.headers.get(header::ACCEPT) == Some(&JSON) {
@@ -159,7 +160,10 @@ impl Scene<'_> {
                 Submitted::Success
             }
             Err(cause) => {
-                warn!("cannot keep toolchain {toolchain:.8}: {cause} peer={}", self.peer);
+                warn!(
+                    "cannot keep toolchain {toolchain:.8}: {cause} peer={}",
+                    self.peer
+                );
                 Submitted::CannotCache
             }
         };
@@ -205,16 +209,20 @@ impl Scene<'_> {
     ) -> Result<Arc<Spool>, Fallback> {
         let toolchain = ticket.toolchain.clone();
         let length = hyper::body::Body::size_hint(body).exact();
-        let length = length.filter(|length| *length <= LARGEST).ok_or_else(|| {
-            Fallback::new("too_large", "a job has a length, and at most a GiB")
-        })?;
+        let length = length
+            .filter(|length| *length <= LARGEST)
+            .ok_or_else(|| Fallback::new("too_large", "a job has a length, and at most a GiB"))?;
         let _room = relay.reserve(length)?;
         let dir = &relay.settings.spool;
         let taken = Spool::fill(dir, body, length).await;
         let body = taken.map_err(|cause| Fallback::new("body", cause))?;
         let executable = executable(&body.head)?;
         let deadline = began + relay.settings.queue_time().max(LONGEST / 2);
-        if !relay.archives.wait_for(self.gateway, &toolchain, deadline).await {
+        if !relay
+            .archives
+            .wait_for(self.gateway, &toolchain, deadline)
+            .await
+        {
             let message = "its toolchain did not come: its client, or another one, was to send it";
             return Err(Fallback::new("toolchain", message));
         }
@@ -240,7 +248,11 @@ impl Scene<'_> {
             }
             None => {
                 let message = "this job is none that the relay has let in since its start";
-                Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "dist_ticket", message))
+                Err(Refusal::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "dist_ticket",
+                    message,
+                ))
             }
         }
     }
@@ -272,7 +284,12 @@ pub(in crate::dist_front) type AnswerBody = Either<http_body_util::Full<Bytes>, 
 
 impl Front {
     /// A builder says how far an attempt is.
-    pub(in crate::dist_front) fn relay_progresses(&self, at: &SocketAddr, attempt: u64, is_over: bool) {
+    pub(in crate::dist_front) fn relay_progresses(
+        &self,
+        at: &SocketAddr,
+        attempt: u64,
+        is_over: bool,
+    ) {
         let Some(relay) = self.relay() else { return };
         let mut dispatcher = relay.dispatcher();
         dispatcher.pool.sign(Instant::now(), at);

@@ -21,7 +21,8 @@ const PIECE: usize = 256 << 10;
 const PAUSE: Duration = Duration::from_secs(30);
 
 /// A body of unknown kind on its way out.
-pub(in crate::dist_front) type Outgoing = http_body_util::combinators::UnsyncBoxBody<Bytes, io::Error>;
+pub(in crate::dist_front) type Outgoing =
+    http_body_util::combinators::UnsyncBoxBody<Bytes, io::Error>;
 
 /// Why a body could not be kept.
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +64,9 @@ impl Spool {
         // What is not yet in the file.
         let mut pending = Vec::new();
         loop {
-            let frame = timeout(PAUSE, body.frame()).await.map_err(|_| Fault::Slow)?;
+            let frame = timeout(PAUSE, body.frame())
+                .await
+                .map_err(|_| Fault::Slow)?;
             let Some(frame) = frame else { break };
             let frame = frame.map_err(|cause| Fault::Cut(cause.to_string()))?;
             let Ok(data) = frame.into_data() else {
@@ -143,7 +146,11 @@ fn tempfile(dir: &Path) -> io::Result<File> {
     getrandom::fill(&mut random)?;
     let path = dir.join(format!("job-{:032x}", u128::from_ne_bytes(random)));
     let mut options = File::options();
-    let file = options.read(true).write(true).create_new(true).open(&path)?;
+    let file = options
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(&path)?;
     std::fs::remove_file(&path)?;
     Ok(file)
 }

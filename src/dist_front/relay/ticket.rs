@@ -34,7 +34,10 @@ impl Tickets {
     /// A number for a token, which does not tell the token.
     pub(super) fn number(&self, token: &[u8]) -> u64 {
         let hash = blake3::keyed_hash(&self.key, token);
-        let (number, _) = hash.as_bytes().split_first_chunk().unwrap_or((&[0; 8], &[]));
+        let (number, _) = hash
+            .as_bytes()
+            .split_first_chunk()
+            .unwrap_or((&[0; 8], &[]));
         u64::from_le_bytes(*number)
     }
 

@@ -112,7 +112,7 @@ pub(super) fn status(builders: u64, cores: u64, jobs: u64) -> Vec<u8> {
 }
 
 /// `HeartbeatServerResult`.
-pub(super) fn heartbeat_taken(is_new: bool) -> Vec<u8> {
+pub(in crate::dist_front) fn heartbeat_taken(is_new: bool) -> Vec<u8> {
     vec![u8::from(is_new)]
 }
 

@@ -249,6 +249,8 @@ impl Front {
             local_builder: builder,
             jobs_socket: folder.path().join("jobs.sock"),
             heartbeats: folder.path().join("heartbeats"),
+            plain: false,
+            relay: None,
         });
         let (supervisor, theirs) = UnixStream::pair().unwrap();
         supervisor.set_read_timeout(Some(SOON)).unwrap();

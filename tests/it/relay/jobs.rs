@@ -1,0 +1,132 @@
+//! Jobs through the relay: where they run, how they wait, and what clients see of it.
+
+use super::Cluster;
+use crate::dock::eventually;
+
+#[test]
+fn job_goes_through_the_relay_and_what_fails_there_is_compiled_by_the_client() {
+    let Some(cluster) = Cluster::start(0, &[]) else {
+        return;
+    };
+    cluster
+        .client
+        .write("a.c", "int main(void) { return MEANING; }\n");
+    let built = cluster
+        .client("sccache cc -DMEANING=42 -c a.c -o a.o && cc a.o -o a && { ./a; [ $? = 42 ]; }");
+    assert_eq!(built.code, Some(0), "{}", built.output);
+    assert_eq!(cluster.done(), (1, 0), "{}", cluster.dock.log());
+    let status = cluster.client("sccache --dist-status");
+    let expected = "\"num_servers\":1,\"num_cpus\":1,\"in_progress\":0";
+    assert!(status.output.contains(expected), "{}", status.output);
+    // Its own compiler says the same, once and for all: nobody tries again.
+    let failing = cluster.client("sccache cc -DMEANING=nonsense -c a.c -o b.o");
+    assert_eq!(failing.code, Some(1), "{}", failing.output);
+    assert!(failing.output.contains("nonsense"), "{}", failing.output);
+    assert_eq!(cluster.done().0, 1);
+    assert_eq!(cluster.outcome("attempts", "compiler"), 1);
+    assert_eq!(cluster.outcome("attempts", "done"), 1);
+    assert_eq!(cluster.figure("slots_used"), 0);
+    assert_eq!(cluster.figure("bytes"), 0);
+}
+
+#[test]
+fn toolchain_is_sent_once_and_a_builder_that_joins_gets_it_from_the_relay() {
+    let Some(mut cluster) = Cluster::start(1, &[]) else {
+        return;
+    };
+    cluster.warm();
+    cluster.add_builder();
+    let log = eventually("the new builder has the compiler", || {
+        let log = cluster.dock.log();
+        (log.matches(" is ready on builder ").count() == 3).then_some(log)
+    });
+    assert_eq!(log.matches(" is here bytes=").count(), 1, "{log}");
+    let route = "dist_requests_total{route=\"submit_toolchain\",code=\"200\"}";
+    let token = cluster.dock.token();
+    let address = cluster.dock.address();
+    let metrics = cluster.client(&format!(
+        "curl -s -H 'Authorization: Bearer {token}' http://{address}/metrics"
+    ));
+    let line = metrics.output.lines().find(|line| line.contains(route));
+    assert!(line.is_some_and(|line| line.ends_with(" 1")), "{line:?}");
+    for name in [
+        "sccache_dock_dist_queue_jobs 0",
+        "sccache_dock_dist_demand_jobs 0",
+        "sccache_dock_dist_slots 6",
+        "sccache_dock_dist_relay_jobs_total{outcome=\"done\"} 1",
+    ] {
+        let has = metrics.output.lines().any(|line| line == name);
+        assert!(has, "{name}\n{}", metrics.output);
+    }
+}
+
+#[test]
+fn more_jobs_than_slots_wait_and_none_goes_home() {
+    let Some(cluster) = Cluster::start(2, &[]) else {
+        return;
+    };
+    cluster.warm();
+    cluster.write_sources(24);
+    let (built, most) = std::thread::scope(|scope| {
+        let build = scope.spawn(|| cluster.client(&Cluster::build(24, 24)));
+        let mut most = 0;
+        while !build.is_finished() {
+            most = most.max(cluster.figure("waiting"));
+        }
+        (build.join().unwrap(), most)
+    });
+    assert_eq!(built.code, Some(0), "{}", built.output);
+    assert_eq!(cluster.done(), (25, 0), "{}", cluster.dock.log());
+    assert!(most >= 6, "{most} jobs waited at most");
+    let builders = cluster.dist()["builders"].as_array().unwrap().clone();
+    let each: Vec<u64> = builders
+        .iter()
+        .map(|one| one["done"].as_u64().unwrap())
+        .collect();
+    assert!(each.iter().all(|done| *done >= 4), "{each:?}");
+}
+
+#[test]
+fn without_a_queue_what_finds_no_slot_is_compiled_by_the_client() {
+    let Some(cluster) = Cluster::start(0, &[("SCCACHE_QUEUE_TIME", "0s")]) else {
+        return;
+    };
+    cluster.warm();
+    cluster.write_sources(12);
+    let built = cluster.client(&Cluster::build(12, 12));
+    assert_eq!(built.code, Some(0), "{}", built.output);
+    let turned_away = cluster.outcome("jobs", "no_capacity");
+    assert!(turned_away > 0, "{}", cluster.dist());
+    assert!(cluster.done().0 < 13);
+}
+
+#[test]
+fn client_that_hangs_up_leaves_the_queue() {
+    let Some(cluster) = Cluster::start(0, &[]) else {
+        return;
+    };
+    cluster.warm();
+    cluster.write_sources(10);
+    std::thread::scope(|scope| {
+        let build = scope.spawn(|| cluster.client(&Cluster::build(10, 10)));
+        eventually("jobs wait", || {
+            (cluster.figure("waiting") >= 4).then_some(())
+        });
+        // The daemon holds the connections.
+        cluster.client("sccache --stop-server");
+        let _ = build.join().unwrap();
+    });
+    eventually("nobody waits any more", || {
+        let idle = cluster.figure("waiting") == 0 && cluster.figure("running") == 0;
+        (idle && cluster.figure("bytes") == 0).then_some(())
+    });
+    eventually("the builder has finished what it had", || {
+        (cluster.figure("slots_used") == 0).then_some(())
+    });
+    // It goes on.
+    cluster.client.write("b.c", "int b(void) { return 0; }\n");
+    let before = cluster.outcome("jobs", "done");
+    let built = cluster.client("sccache cc -c b.c -o b.o");
+    assert_eq!(built.code, Some(0), "{}", built.output);
+    assert_eq!(cluster.outcome("jobs", "done"), before + 1);
+}

@@ -1,0 +1,106 @@
+//! Builders that die, stand still, or are cut off while they compile: no build notices.
+
+use super::Cluster;
+use crate::dock::{descendants_of, eventually};
+use crate::harness::now;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::time::Duration;
+
+/// A build of so many files at so many at a time, during which `happens` is done every now and then.
+fn build_while(cluster: &Cluster, (files, jobs): (usize, usize), happens: impl Fn(usize)) {
+    cluster.warm();
+    cluster.write_sources(files);
+    let built = std::thread::scope(|scope| {
+        let build = scope.spawn(|| cluster.client(&Cluster::build(files, jobs)));
+        let mut round = 0;
+        while !build.is_finished() {
+            let before = cluster.outcome("jobs", "done");
+            let enough = || build.is_finished() || cluster.outcome("jobs", "done") >= before + 3;
+            eventually("jobs are done", || enough().then_some(()));
+            if !build.is_finished() {
+                happens(round);
+                round += 1;
+            }
+        }
+        println!("it happened {round} times");
+        build.join().unwrap()
+    });
+    assert_eq!(built.code, Some(0), "{}", built.output);
+    let relay = &cluster.dist()["relay"];
+    println!("{relay}");
+    let expected = (files as u64 + 1, 0);
+    assert_eq!(cluster.done(), expected, "{relay}\n{}", cluster.dock.log());
+    for number in 0..files {
+        let object = cluster.client.work().join(format!("f{number}.o"));
+        assert!(object.exists(), "{}", object.display());
+    }
+}
+
+#[test]
+fn killed_builders_cost_no_job() {
+    let Some(cluster) = Cluster::start(3, &[]) else {
+        return;
+    };
+    build_while(&cluster, (48, 12), |round| {
+        let victim = &cluster.builders[round % cluster.builders.len()];
+        if let Some(pid) = victim.service("builder")["pid"].as_i64() {
+            let _ = kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGKILL);
+        }
+    });
+    let lost = ["killed", "cut", "gone", "unreachable"];
+    let lost: u64 = lost
+        .iter()
+        .map(|outcome| cluster.outcome("attempts", outcome))
+        .sum();
+    assert!(
+        lost > 0,
+        "the builders were killed when they had nothing to do"
+    );
+}
+
+#[test]
+fn job_on_a_paused_builder_runs_elsewhere_within_seconds() {
+    let Some(cluster) = Cluster::start(1, &[]) else {
+        return;
+    };
+    cluster.warm();
+    let victim = &cluster.builders[0];
+    let pids = || {
+        let mut pids = descendants_of(victim.pid().as_raw());
+        pids.push(victim.pid().as_raw());
+        pids
+    };
+    let signal_all = |signal: Signal| {
+        for pid in pids() {
+            let _ = kill(Pid::from_raw(pid), signal);
+        }
+    };
+    cluster.write_sources(8);
+    let took = std::thread::scope(|scope| {
+        let build = scope.spawn(|| cluster.client(&Cluster::build(8, 8)));
+        eventually("jobs run on both", || {
+            let builders = cluster.dist()["builders"].as_array().unwrap().clone();
+            let both = builders.iter().all(|one| one["jobs"].as_u64().unwrap() > 0);
+            both.then_some(())
+        });
+        signal_all(Signal::SIGSTOP);
+        let start = now();
+        eventually("its jobs were taken away", || {
+            (cluster.outcome("attempts", "silent") > 0).then_some(())
+        });
+        let took = start.elapsed();
+        let built = build.join().unwrap();
+        assert_eq!(built.code, Some(0), "{}", built.output);
+        took
+    });
+    println!("the jobs of a paused builder were taken away after {took:?}");
+    assert!(took < Duration::from_secs(20), "{took:?}");
+    assert_eq!(cluster.done(), (9, 0), "{}", cluster.dock.log());
+    signal_all(Signal::SIGCONT);
+    eventually("it is back", || {
+        (cluster.dist()["builders"].as_array().unwrap().iter())
+            .all(|one| one["state"] == "ready")
+            .then_some(())
+    });
+}
