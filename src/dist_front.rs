@@ -11,7 +11,8 @@
 //! ours. It forgets everything when it dies; so builders' heartbeats are kept for its successor, and jobs that
 //! only its predecessor knew come to their end. The modules: upstream.rs (the way to the scheduler), registry.rs
 //! (builders and jobs, pure), heartbeats.rs (kept in a file), wire.rs (bytes, pure), routes.rs (requests), admission.rs
-//! (which of them may go on, and when), reports.rs (the jobs' own socket), metrics.rs.
+//! (which of them may go on, and when), reports.rs (the jobs' own socket), metrics.rs; relay.rs (jobs taken here),
+//! tunnels.rs (connections of a builder that nobody reaches).
 
 pub mod admission;
 pub mod heartbeats;
@@ -20,6 +21,7 @@ pub mod registry;
 mod relay;
 mod reports;
 mod routes;
+mod tunnels;
 pub mod upstream;
 pub mod wire;
 
@@ -293,6 +295,7 @@ pub(crate) async fn serve(
             front.keep_heartbeats(),
             reports::listen(&front),
             front.look_after_the_relay(&gateway),
+            front.keep_tunnels(),
         )
     };
     tokio::select! {
@@ -350,7 +353,7 @@ fn welcome(
     let peer = Peer::Tcp { address, local };
     // What cannot be set is only slower.
     let _ = stream.set_nodelay(true);
-    let _ = rustix::net::sockopt::set_socket_keepalive(&stream, true);
+    upstream::keep_alive(&stream);
     let (gateway, front) = (Arc::clone(gateway), Arc::clone(front));
     tokio::spawn(async move {
         let conversation = converse(&gateway, &front, stream, peer, stopping);
@@ -430,7 +433,7 @@ async fn refuse_plain(gateway: &Gateway, mut stream: TcpStream, peer: &Peer) {
 }
 
 /// Serves one connection until it closes, or until the request in flight is answered once we are stopping.
-async fn serve_http<S: AsyncRead + AsyncWrite>(
+async fn serve_http<S: AsyncRead + AsyncWrite + Send + 'static>(
     gateway: &Arc<Gateway>,
     front: &Arc<Front>,
     stream: S,
@@ -450,7 +453,8 @@ async fn serve_http<S: AsyncRead + AsyncWrite>(
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
         .max_buf_size(BUFFER)
-        .serve_connection(TokioIo::new(io), service);
+        .serve_connection(TokioIo::new(io), service)
+        .with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let over = tokio::select! {
         outcome = connection.as_mut() => Some(outcome),

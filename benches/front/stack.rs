@@ -143,6 +143,7 @@ impl Stack {
                 jobs_socket: folder.join("jobs.sock"),
                 heartbeats: folder.join("heartbeats"),
                 plain: false,
+            tunnels_to: None,
                 relay: None,
             }),
         };

@@ -97,6 +97,10 @@ pub struct Dist {
     /// With TLS on the ports, other machines may speak without it to this one.
     #[serde(default)]
     pub plain: bool,
+    /// The builder's port, where nobody else reaches it: connections to the relay of the scheduler's machine are kept open
+    /// and lead there.
+    #[serde(default)]
+    pub tunnels_to: Option<SocketAddr>,
     /// The relay, where it is on.
     #[serde(default)]
     pub relay: Option<Relay>,

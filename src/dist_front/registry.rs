@@ -33,7 +33,7 @@ const SHUNNED: Duration = Duration::from_secs(40);
 /// How long clients are held while a builder prepares a toolchain, before they compile by themselves.
 const HOLD: Duration = Duration::from_secs(3);
 /// Most builders.
-const BUILDERS: usize = 256;
+const BUILDERS: usize = 1024;
 /// Most former processes of a builder that are remembered.
 const RETIRED: usize = 16;
 /// Most toolchains of a builder that are remembered.
@@ -141,7 +141,7 @@ impl Registry {
             if builder.retired.contains(&nonce) && builder.is_alive(now) {
                 return Err(Stale::Retired);
             }
-        } else if self.builders.len() >= BUILDERS {
+        } else if self.builders.len() >= BUILDERS && !self.forget_one(now) {
             return Err(Stale::Full);
         }
         let former = self.builders.remove(&address);
@@ -390,6 +390,18 @@ impl Registry {
                 last_sign_seconds: now.duration_since(builder.last_sign).as_secs(),
             })
             .collect()
+    }
+
+    /// Forgets the builder that was lost first: where they come and go, each may have an address of its own.
+    fn forget_one(&mut self, now: Instant) -> bool {
+        let lost = self.builders.iter().filter(|(_, one)| !one.is_alive(now));
+        let first = lost.min_by_key(|(_, one)| one.last_sign);
+        let Some(first) = first.map(|(address, _)| *address) else {
+            return false;
+        };
+        self.builders.remove(&first);
+        self.jobs.remove_of(&first);
+        true
     }
 
     /// Forgets what is over without anybody having said so.

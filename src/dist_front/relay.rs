@@ -26,6 +26,7 @@ mod routes;
 mod spool;
 mod ticket;
 mod tls;
+mod tunnels;
 pub(super) mod wire;
 
 pub(super) use metrics::encode;
@@ -41,8 +42,8 @@ use self::job::Slot;
 use self::metrics::RelayMetrics;
 use self::pool::{BuilderInfo, Machine};
 use self::queue::{Limits, Toolchain};
+use self::tunnels::Tunnels;
 use super::Front;
-use super::heartbeats::answers;
 use crate::base::time::unix_seconds;
 use crate::contract::gateway_config;
 use crate::contract::gateway_status::RelayStatus;
@@ -84,6 +85,7 @@ pub(super) struct Relay {
     dispatcher: Mutex<Dispatcher>,
     waiting: Mutex<HashMap<u64, oneshot::Sender<Verdict>>>,
     builders: Mutex<HashMap<SocketAddr, Arc<BuilderClient>>>,
+    tunnels: Arc<Tunnels>,
     archives: Archives,
     authority: Authority,
     tickets: ticket::Tickets,
@@ -115,6 +117,7 @@ impl Relay {
             dispatcher: Mutex::new(Dispatcher::new(limits, first)),
             waiting: Mutex::default(),
             builders: Mutex::default(),
+            tunnels: Arc::default(),
             archives: Archives::default(),
             authority,
             tickets: ticket::Tickets::new(secret.try_into().unwrap_or_default()),
@@ -165,7 +168,7 @@ impl Relay {
         if let Some(known) = &known {
             known.answered();
         } else {
-            let client = BuilderClient::new(at, nonce, &credentials)?;
+            let client = BuilderClient::new(at, nonce, &credentials, Arc::clone(&self.tunnels))?;
             let former = self.builders().insert(at, Arc::new(client));
             if let Some(former) = former {
                 // Whoever waits for that process waits in vain.
@@ -310,7 +313,7 @@ impl Front {
             let Some(relay) = self.relay() else { return };
             let quiet = relay.dispatcher().pool.quiet(Instant::now(), QUIET);
             let asked = quiet.into_iter().filter_map(|at| relay.builder(&at));
-            let asked = asked.map(|client| async move { (answers(client.at).await, client) });
+            let asked = asked.map(|client| async move { (client.is_awake().await, client) });
             for (is_awake, client) in futures_util::future::join_all(asked).await {
                 self.heard(relay, is_awake, &client);
             }

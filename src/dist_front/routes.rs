@@ -50,6 +50,8 @@ const SUBMIT_TOOLCHAIN: &str = "/api/v1/distserver/submit_toolchain/";
 const RUN_JOB: &str = "/api/v1/distserver/run_job/";
 /// Ours: a builder's machine says that it leaves.
 pub(super) const LEAVING: &str = "/api/v1/dock/leaving";
+/// Ours: a builder's machine opens a connection to the builder.
+pub(super) const TUNNEL: &str = "/api/v1/dock/tunnel";
 
 pub(super) const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
 pub(super) const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -94,6 +96,7 @@ enum Route {
     JobState(u64),
     Status,
     Leaving,
+    Tunnel,
     /// Of a builder, which the relay is to its clients.
     SubmitToolchain(u64),
     RunJob(u64),
@@ -106,6 +109,7 @@ impl Route {
             ("POST", ALLOCATE) => Route::Allocate,
             ("POST", HEARTBEAT) => Route::Heartbeat,
             ("POST", LEAVING) => Route::Leaving,
+            ("POST", TUNNEL) => Route::Tunnel,
             ("GET", STATUS) => Route::Status,
             ("POST", _) => {
                 let routes: [(&str, fn(u64) -> Route); 3] = [
@@ -136,6 +140,7 @@ impl Route {
             Route::JobState(_) => "job_state",
             Route::Status => "status",
             Route::Leaving => "leaving",
+            Route::Tunnel => "tunnel",
             Route::SubmitToolchain(_) => "submit_toolchain",
             Route::RunJob(_) => "run_job",
             Route::Unknown => "unknown",
@@ -148,8 +153,9 @@ pub(super) async fn answer(
     gateway: &Arc<Gateway>,
     front: &Arc<Front>,
     (peer, is_tls): (&Peer, bool),
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Answer {
+    let upgrade = hyper::upgrade::on(&mut request);
     let (started, _in_flight) = (Instant::now(), front.metrics.in_flight());
     let _working = connection_limit::works();
     let (parts, mut body) = request.into_parts();
@@ -168,13 +174,16 @@ pub(super) async fn answer(
         Route::JobState(job) => scene.job_state(job, &mut body).await,
         Route::Status => scene.status().await,
         Route::Leaving => scene.leaving().await,
+        Route::Tunnel if let Some(relay) = front.relay() => scene
+            .check_builder()
+            .map(|builder| scene.relay_takes_tunnel(relay, builder, upgrade)),
         Route::SubmitToolchain(job) if let Some(relay) = front.relay() => {
             scene.relay_takes_toolchain(relay, job, &mut body).await
         }
         Route::RunJob(job) if let Some(relay) = front.relay() => {
             scene.relay_runs(relay, job, &mut body).await
         }
-        Route::SubmitToolchain(_) | Route::RunJob(_) => Err(Refusal::passing(
+        Route::SubmitToolchain(_) | Route::RunJob(_) | Route::Tunnel => Err(Refusal::passing(
             "dist_route",
             "this port takes no jobs: SCCACHE_RELAY is off",
         )),

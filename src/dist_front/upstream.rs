@@ -6,7 +6,9 @@
 use crate::contract::gateway_config::Scheduler;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1::handshake;
 use hyper::header::{self, HeaderValue};
+use hyper::upgrade::Upgraded;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use rustls_platform_verifier::BuilderVerifierExt;
@@ -231,6 +233,55 @@ impl UpstreamClient {
         &self,
         mut request: Request<Full<Bytes>>,
     ) -> Result<Response<Bytes>, UpstreamError> {
+        // The scheduler's HTTP library keeps a thread for every connection that stays open.
+        let close = HeaderValue::from_static("close");
+        request.headers_mut().insert(header::CONNECTION, close);
+        let stream = self.connect(&mut request).await?;
+        let (mut sender, connection) = handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        let answer = async {
+            let answer = sender.send_request(request).await.map_err(broken)?;
+            let (parts, body) = answer.into_parts();
+            let body = Limited::new(body, ANSWER).collect().await;
+            let body = body.map_err(|cause| UpstreamError::Broken(cause.to_string()))?;
+            Ok(Response::from_parts(parts, body.to_bytes()))
+        };
+        // The connection does the reading and writing for the other; how it ends, that one tells.
+        let connection = async {
+            let _ = connection.await;
+            std::future::pending().await
+        };
+        tokio::select! {
+            answer = answer => answer,
+            never = connection => never,
+        }
+    }
+
+    /// Asks for a connection that is the other side's to use from then on (RFC 9110, 7.8).
+    pub(super) async fn upgrade(
+        &self,
+        mut request: Request<Full<Bytes>>,
+    ) -> Result<Upgraded, UpstreamError> {
+        let asked = async {
+            let stream = self.connect(&mut request).await?;
+            let (mut sender, connection) = handshake(TokioIo::new(stream)).await.map_err(broken)?;
+            tokio::spawn(connection.with_upgrades());
+            let answer = sender.send_request(request).await.map_err(broken)?;
+            match answer.status() {
+                StatusCode::SWITCHING_PROTOCOLS => {
+                    hyper::upgrade::on(answer).await.map_err(broken)
+                }
+                status => Err(UpstreamError::Broken(format!("status {status}"))),
+            }
+        };
+        let late = |_| Err(UpstreamError::Silent);
+        timeout(PATIENCE, asked).await.unwrap_or_else(late)
+    }
+
+    /// Connects, and names the other side in the request.
+    async fn connect(
+        &self,
+        request: &mut Request<Full<Bytes>>,
+    ) -> Result<Box<dyn Stream>, UpstreamError> {
         let connected = match &self.scheduler {
             Scheduler::Local(address) => TcpStream::connect(address).await,
             Scheduler::Remote(url) => TcpStream::connect(authority(url)).await,
@@ -246,46 +297,37 @@ impl UpstreamClient {
         if let Ok(host) = host {
             headers.insert(header::HOST, host);
         }
-        // The scheduler's HTTP library keeps a thread for every connection that stays open.
-        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        keep_alive(&stream);
         match &self.tls {
-            None => converse(stream, request).await,
+            None => Ok(Box::new(stream)),
             Some(Ok((config, name))) => {
                 let connector = TlsConnector::from(Arc::clone(config));
                 let shaken = connector.connect(name.clone(), stream).await;
                 let refused = |cause: io::Error| UpstreamError::Tls(cause.to_string());
-                converse(shaken.map_err(refused)?, request).await
+                Ok(Box::new(shaken.map_err(refused)?))
             }
             Some(Err(cause)) => Err(UpstreamError::Tls(cause.clone())),
         }
     }
 }
 
-/// One request over a new connection, and its whole answer.
-async fn converse<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
-    stream: S,
-    request: Request<Full<Bytes>>,
-) -> Result<Response<Bytes>, UpstreamError> {
-    let broken = |cause: hyper::Error| UpstreamError::Broken(cause.to_string());
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(broken)?;
-    let answer = async {
-        let answer = sender.send_request(request).await.map_err(broken)?;
-        let (parts, body) = answer.into_parts();
-        let body = Limited::new(body, ANSWER).collect().await;
-        let body = body.map_err(|cause| UpstreamError::Broken(cause.to_string()))?;
-        Ok(Response::from_parts(parts, body.to_bytes()))
-    };
-    // The connection does the reading and writing for the other; how it ends, that one tells.
-    let connection = async {
-        let _ = connection.await;
-        std::future::pending().await
-    };
-    tokio::select! {
-        answer = answer => answer,
-        never = connection => never,
-    }
+/// A connection, whatever is around it.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+fn broken(cause: hyper::Error) -> UpstreamError {
+    UpstreamError::Broken(cause.to_string())
+}
+
+/// Has the system find out within two minutes that the other side is gone, and networks between keep the connection in
+/// mind. What cannot be set is only slower.
+pub(super) fn keep_alive(stream: &TcpStream) {
+    use rustix::net::sockopt;
+    let _ = sockopt::set_socket_keepalive(stream, true);
+    let _ = sockopt::set_tcp_keepidle(stream, Duration::from_secs(45));
+    let _ = sockopt::set_tcp_keepintvl(stream, Duration::from_secs(15));
+    let _ = sockopt::set_tcp_keepcnt(stream, 4);
 }
 
 /// `host:port` of `http://host:port` or `https://host:port`.

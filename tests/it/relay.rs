@@ -106,12 +106,12 @@ impl Cluster {
         self.dist()["relay"][of][outcome].as_u64().unwrap_or(0)
     }
 
-    /// Files to compile, each once: `f0.cpp` and so on, which take a second or so with `-O2`.
+    /// Files to compile, each once: `f0.cpp` and so on, which take half a second or so.
     fn write_sources(&self, count: usize) {
         for number in 0..count {
             let text = format!(
-                "#include <regex>\n#include <string>\nint f{number}(const char *s) {{\n\
-                 return std::regex_match(std::string(s), std::regex(\"{number}\")); }}\n"
+                "#include <map>\n#include <string>\nint f{number}(const char *s) {{\n\
+                 std::map<std::string, int> m; m[s] = {number}; return m.size(); }}\n"
             );
             self.client.write(&format!("f{number}.cpp"), &text);
         }
@@ -120,8 +120,7 @@ impl Cluster {
     /// A script that compiles them, so many at a time.
     fn build(count: usize, jobs: usize) -> String {
         format!(
-            "sccache --start-server >/dev/null 2>&1; \
-             seq 0 {} | xargs -P {jobs} -I N sccache c++ -O2 -c fN.cpp -o fN.o",
+            "seq 0 {} | xargs -P {jobs} -I N sccache c++ -O1 -c fN.cpp -o fN.o",
             count - 1
         )
     }
@@ -129,7 +128,7 @@ impl Cluster {
     /// Brings the compilers to the builders.
     fn warm(&self) {
         self.client.write("warm.cpp", "int warm() { return 0; }\n");
-        let warmed = self.client("sccache c++ -O2 -c warm.cpp -o warm.o");
+        let warmed = self.client("sccache c++ -O1 -c warm.cpp -o warm.o");
         assert_eq!(warmed.code, Some(0), "{}", warmed.output);
         let all = self.builders.len() + 1;
         eventually("every builder has the compiler", || {

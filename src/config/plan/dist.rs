@@ -52,6 +52,7 @@ pub(super) fn front(settings: &Settings, facts: &DistFacts) -> Dist {
         jobs_socket: paths::jobs_socket(&settings.run_dir),
         heartbeats: paths::heartbeats(&settings.dir),
         plain: settings.dist.scheduler_plain,
+        tunnels_to: settings.dist.tunnelled.then_some(facts.public_addr),
         relay: settings
             .dist
             .relay
@@ -153,7 +154,10 @@ pub(super) fn builder(
         sccache_dist: set.program.clone(),
         server_config: server_config.clone(),
         bwrap: dist.bwrap.clone(),
-        listen: set.builder_listen,
+        listen: match set.tunnelled {
+            true => dist.public_addr,
+            false => set.builder_listen,
+        },
         server: dist.builder,
         jobs_socket: paths::jobs_socket(&settings.run_dir),
         grace_millis: millis(settings.stop_grace / 2),

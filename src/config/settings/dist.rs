@@ -29,6 +29,8 @@ pub struct Distribution {
     pub builder_token: Option<Secret>,
     /// The container's own address where none is set.
     pub public_addr: Option<PublicAddr>,
+    /// Nobody reaches it: it keeps connections to the scheduler's relay open, in `MODE=builder`.
+    pub tunnelled: bool,
     /// `http://host:port` or `https://host:port` of the scheduler's front, in `MODE=builder`.
     pub scheduler_url: Option<String>,
     /// Address of the scheduler's front.
@@ -59,7 +61,7 @@ pub struct Distribution {
 impl Lookup<'_> {
     pub(super) fn distribution(&mut self, mode: Option<Mode>) -> Option<Distribution> {
         let builder_token = self.parsed("SCCACHE_SERVER_TOKEN", optional(builder_token));
-        let public_addr = self.parsed("SCCACHE_PUBLIC_ADDR", optional(public_addr));
+        let reached = self.parsed("SCCACHE_PUBLIC_ADDR", optional(reached));
         let scheduler_url = self.parsed("SCCACHE_SCHEDULER_URL", optional(scheduler_url));
         let scheduler_listen = self.parsed("SCCACHE_SCHEDULER_LISTEN", address);
         let scheduler_plain = self.parsed("SCCACHE_SCHEDULER_PLAIN", scheduler_plain);
@@ -100,9 +102,21 @@ impl Lookup<'_> {
             ),
             Some(_) | None => {}
         }
+        if mode != Some(Mode::Builder) && matches!(reached, Some(Some(Reached::ByItsOwnConnections)))
+        {
+            self.problem(
+                "SCCACHE_PUBLIC_ADDR",
+                "\"none\" is for MODE=builder: a builder that keeps connections to the relay of another machine".into(),
+                Some("write the address that clients reach this machine at, or leave it unset".into()),
+            );
+        }
         Some(Distribution {
             builder_token,
-            public_addr: public_addr?,
+            public_addr: match reached? {
+                Some(Reached::At(address)) => Some(address),
+                Some(Reached::ByItsOwnConnections) | None => None,
+            },
+            tunnelled: matches!(reached?, Some(Reached::ByItsOwnConnections)),
             scheduler_url,
             scheduler_listen: scheduler_listen?,
             scheduler_plain: scheduler_plain?,
@@ -130,6 +144,20 @@ fn builder_token(text: &str) -> Result<Secret, ValueError> {
         ));
     }
     token(text)
+}
+
+/// How others come to a builder.
+#[derive(Debug, Clone, Copy)]
+enum Reached {
+    At(PublicAddr),
+    ByItsOwnConnections,
+}
+
+fn reached(text: &str) -> Result<Reached, ValueError> {
+    match text {
+        "none" => Ok(Reached::ByItsOwnConnections),
+        text => public_addr(text).map(Reached::At),
+    }
 }
 
 pub(super) fn public_addr(text: &str) -> Result<PublicAddr, ValueError> {

@@ -149,7 +149,7 @@ pub(super) const ROWS: &[Row] = &[
         "SCCACHE_TLS_CERT",
         "tls_cert",
         "",
-        "PEM file of the certificate: TLS on the port; followed while it runs",
+        "PEM file of the certificate: TLS on both ports; followed while it runs",
     ),
     row("SCCACHE_TLS_KEY", "tls_key", "", "PEM file of its key"),
     row(
@@ -173,7 +173,7 @@ pub(super) const ROWS: &[Row] = &[
         "SCCACHE_PUBLIC_ADDR",
         "public_addr",
         "",
-        "ip[:port] at which clients and scheduler reach the builder; the container's own where empty",
+        "ip[:port] at which clients and scheduler reach the builder, the container's own where empty; none: it keeps connections to the relay",
     ),
     row(
         "SCCACHE_SCHEDULER_URL",

@@ -1,7 +1,10 @@
 //! The way to a builder: its port, its certificate and its key, as its heartbeat names them.
 
 use super::spool::Outgoing;
+use super::tunnels::{Tunnels, Way};
 use super::wire::{self, Credentials};
+use crate::dist_front::heartbeats::SILENCE;
+use crate::dist_front::upstream::keep_alive;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -15,6 +18,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -50,6 +54,7 @@ pub(super) struct BuilderClient {
     pub(super) nonce: u64,
     key: [u8; 32],
     connector: TlsConnector,
+    tunnels: Arc<Tunnels>,
     /// It does not answer: whoever waits for it waits in vain.
     stands_still: watch::Sender<bool>,
     /// Questions in a row that it did not answer.
@@ -85,6 +90,7 @@ impl BuilderClient {
         at: SocketAddr,
         nonce: u64,
         credentials: &Credentials,
+        tunnels: Arc<Tunnels>,
     ) -> Result<BuilderClient, String> {
         // It is its own authority, as for sccache's clients.
         let mut roots = RootCertStore::empty();
@@ -103,6 +109,7 @@ impl BuilderClient {
             nonce,
             key: credentials.key,
             connector: TlsConnector::from(Arc::new(config)),
+            tunnels,
             stands_still: watch::Sender::new(false),
             unanswered: AtomicU32::new(0),
         })
@@ -131,11 +138,13 @@ impl BuilderClient {
         let _ = stands_still.wait_for(|stands_still| *stands_still).await;
     }
 
-    /// Connects.
-    ///
-    /// # Errors
-    /// It is gone, cannot be reached, or is somebody else.
-    pub(super) async fn connect(&self) -> Result<Connection, Fault> {
+    /// A connection to its port.
+    async fn reach(&self) -> Result<Way, Fault> {
+        if self.tunnels.has(&self.at) {
+            let way = self.tunnels.take(&self.at).await;
+            let none = || io::Error::other("it has no connection to us");
+            return way.ok_or_else(|| Fault::Refused(none()));
+        }
         let connected = timeout(CONNECT, TcpStream::connect(self.at)).await;
         let stream = match connected {
             Ok(Ok(stream)) => stream,
@@ -147,7 +156,43 @@ impl BuilderClient {
         };
         // What cannot be set is only slower.
         let _ = stream.set_nodelay(true);
-        let _ = rustix::net::sockopt::set_socket_keepalive(&stream, true);
+        keep_alive(&stream);
+        Ok(Box::new(stream))
+    }
+
+    /// Whether its process is awake: it ends a conversation that is no TLS. That a connection can be made says nothing,
+    /// because the kernel does that for a process that stands still.
+    pub(super) async fn is_awake(&self) -> bool {
+        let talk = async {
+            let mut stream = self.reach().await.ok()?;
+            stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await.ok()?;
+            match stream.read(&mut [0]).await {
+                Ok(_) => Some(()),
+                Err(cause) if cause.kind() == io::ErrorKind::ConnectionReset => Some(()),
+                Err(_) => None,
+            }
+        };
+        matches!(timeout(SILENCE, talk).await, Ok(Some(())))
+    }
+
+    /// Whether nobody is there any more, at the end of a conversation that broke off.
+    pub(super) async fn is_gone(&self) -> bool {
+        match timeout(SILENCE, self.reach()).await {
+            Ok(Err(Fault::Refused(_))) => true,
+            // Our end of a builder's connection stands as long as its machine does.
+            Ok(Ok(_)) if self.tunnels.has(&self.at) => {
+                matches!(self.connect().await, Err(Fault::Unreachable(cause)) if cause.kind() == io::ErrorKind::UnexpectedEof)
+            }
+            Ok(_) | Err(_) => false,
+        }
+    }
+
+    /// Connects.
+    ///
+    /// # Errors
+    /// It is gone, cannot be reached, or is somebody else.
+    pub(super) async fn connect(&self) -> Result<Connection, Fault> {
+        let stream = self.reach().await?;
         let name = ServerName::from(self.at.ip());
         let shaken = timeout(HANDSHAKE, self.connector.connect(name, stream)).await;
         let stream = match shaken {

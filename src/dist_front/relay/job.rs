@@ -12,10 +12,8 @@ use crate::contract::job_end::{COMPILER_FAILED, KILLED, SENT_HOME};
 use crate::gateway::Gateway;
 use bytes::Bytes;
 use hyper::StatusCode;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::info;
@@ -450,24 +448,29 @@ impl Front {
         }
     }
 
-    /// The connection ended while a job ran.
+    /// The connection ended while a job ran. It counts as the job's doing if that was alone there: with others, any of
+    /// them may have been the cause, or none.
     async fn lost(&self, relay: &Relay, client: &BuilderClient, cause: &str) -> Attempt {
-        let killed = self.look_whether_it_died(relay, client).await;
+        let (died, alone) = self.look_whether_it_died(relay, client).await;
         Attempt::Lost {
-            why: if killed { "killed" } else { "cut" },
+            why: if died { "died" } else { "cut" },
             message: cause.to_owned(),
-            killed,
+            killed: alone,
         }
     }
 
-    /// Whether nobody listens at the builder's port any more.
-    async fn look_whether_it_died(&self, relay: &Relay, client: &BuilderClient) -> bool {
-        let died = is_closed(client.at).await;
-        if died {
-            let (mut dispatcher, now) = (relay.dispatcher(), Instant::now());
-            dispatcher.pool.gone(now, &client.at, client.nonce);
+    /// Whether nobody listens at the builder's port any more, and whether it had one job alone.
+    pub(super) async fn look_whether_it_died(
+        &self,
+        relay: &Relay,
+        client: &BuilderClient,
+    ) -> (bool, bool) {
+        if !client.is_gone().await {
+            return (false, false);
         }
-        died
+        let (mut dispatcher, now) = (relay.dispatcher(), Instant::now());
+        let alone = dispatcher.pool.gone(now, &client.at, client.nonce);
+        (true, alone)
     }
 }
 
@@ -501,11 +504,6 @@ fn failed(
             }
         }
     }
-}
-
-async fn is_closed(at: SocketAddr) -> bool {
-    let connected = timeout(Duration::from_secs(1), TcpStream::connect(at)).await;
-    matches!(connected, Ok(Err(cause)) if cause.kind() == std::io::ErrorKind::ConnectionRefused)
 }
 
 #[cfg(test)]

@@ -187,12 +187,14 @@ impl Pool {
         }
     }
 
-    /// Nobody listens at its port any more.
-    pub(super) fn gone(&mut self, now: Instant, at: &SocketAddr, nonce: u64) {
-        if let Some(builder) = self.process(at, nonce) {
+    /// Nobody listens at its port any more. True when it died with one job alone, which may have been the cause.
+    pub(super) fn gone(&mut self, now: Instant, at: &SocketAddr, nonce: u64) -> bool {
+        let builder = self.process(at, nonce);
+        builder.is_some_and(|builder| {
             builder.gone.get_or_insert(now);
-            builder.attempts.clear();
-        }
+            let had = std::mem::take(&mut builder.attempts);
+            had.len() == 1
+        })
     }
 
     /// The toolchain is unpacked there.
@@ -561,7 +563,9 @@ mod tests {
         let both = job_info(&[(at(1), 1), (at(2), 1)]);
         assert_eq!(pool.choose(now, &both, None), Choice::Never);
         // One that died is expected back, for a while.
-        pool.gone(now, &at(1), 1);
+        pool.begin(now, 1, &at(1));
+        assert!(pool.gone(now, &at(1), 1), "it had one job");
+        assert!(!pool.gone(now, &at(1), 1), "which is told once");
         assert_eq!(pool.choose(now, &both, None), Choice::Wait);
         assert_eq!(pool.choose(now + EXPECTED, &both, None), Choice::Never);
         pool.heartbeat(now, at(1), is(2, 8));

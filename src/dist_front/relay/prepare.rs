@@ -9,6 +9,7 @@ use super::wire::{self, Submitted};
 use super::{Front, Relay};
 use crate::gateway::Gateway;
 use crate::gateway::disk::Download;
+use crate::gateway::warnings::REFUSALS;
 use bytes::Bytes;
 use futures_util::stream;
 use http_body_util::{BodyExt, Limited, StreamBody};
@@ -17,7 +18,7 @@ use hyper::{Response, StatusCode};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
-use tracing::{info, warn};
+use tracing::info;
 
 /// How long a builder may take to send and unpack a toolchain.
 const PREPARATION: Duration = Duration::from_secs(10 * 60);
@@ -37,9 +38,10 @@ impl Front {
             ..
         } = &push;
         let (began, client) = (Instant::now(), relay.builder(builder));
-        let prepared = match client.filter(|client| client.nonce == *nonce) {
+        let client = client.filter(|client| client.nonce == *nonce);
+        let prepared = match &client {
             Some(client) => {
-                let work = self.bring(gateway, relay, &client, &push);
+                let work = self.bring(gateway, relay, client, &push);
                 let outcome = tokio::select! {
                     outcome = timeout(PREPARATION, work) => outcome,
                     () = client.stands_still() => Ok(Err("it does not answer".to_owned())),
@@ -58,7 +60,17 @@ impl Front {
                 dispatcher.pool.prepared(builder, *nonce, toolchain);
             }
             Err(cause) => {
-                warn!("cannot bring toolchain {toolchain:.8} to builder {builder}: {cause}");
+                let message =
+                    format!("cannot bring toolchain {toolchain:.8} to builder {builder}: {cause}");
+                let died = match &client {
+                    Some(client) => self.look_whether_it_died(relay, client).await.0,
+                    None => true,
+                };
+                if died {
+                    info!("{message}");
+                } else {
+                    gateway.warnings.warn(REFUSALS, "dist_toolchain", &message);
+                }
                 let (mut dispatcher, now) = (relay.dispatcher(), Instant::now());
                 dispatcher.pool.unprepared(now, builder, *nonce, toolchain);
             }

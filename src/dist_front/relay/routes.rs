@@ -6,6 +6,7 @@ use super::spool::Spool;
 use super::ticket::Ticket;
 use super::wire::{self, Submitted};
 use super::{Front, Outgoing, Relay};
+use crate::dist_front::tunnels::PROTOCOL;
 use crate::dist_front::routes::{Answer, JSON, OCTETS, Refusal, Scene, reply};
 use crate::gateway::connection_limit::{self, owner};
 use crate::gateway::peer::Peer;
@@ -13,7 +14,9 @@ use bytes::Bytes;
 use http_body_util::Either;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
+use hyper::upgrade::OnUpgrade;
 use hyper::{Response, StatusCode};
+use hyper_util::rt::TokioIo;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -235,6 +238,28 @@ impl Scene<'_> {
             began,
         };
         self.front.run(self.gateway, relay, job).await
+    }
+
+    /// A builder opens a connection for us to use.
+    pub(in crate::dist_front) fn relay_takes_tunnel(
+        &self,
+        relay: &Relay,
+        builder: SocketAddr,
+        upgrade: OnUpgrade,
+    ) -> Answer {
+        let tunnels = Arc::clone(&relay.tunnels);
+        tokio::spawn(async move {
+            // A builder that has gone meanwhile opens another one.
+            if let Ok(way) = upgrade.await {
+                tunnels.add(builder, Box::new(TokioIo::new(way)));
+            }
+        });
+        let mut answer = reply(OCTETS, Bytes::new());
+        *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let headers = answer.headers_mut();
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, PROTOCOL);
+        answer
     }
 
     /// What a client of ours shows; 503 for anything else, because with 401 its build would fail: it may have been let in

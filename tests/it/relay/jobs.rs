@@ -1,7 +1,10 @@
 //! Jobs through the relay: where they run, how they wait, and what clients see of it.
 
-use super::Cluster;
+use super::{Cluster, builder, scheduler};
+use crate::distributed::is_possible;
 use crate::dock::eventually;
+use crate::site::free_port;
+use nix::sys::signal::Signal;
 
 #[test]
 fn job_goes_through_the_relay_and_what_fails_there_is_compiled_by_the_client() {
@@ -58,6 +61,28 @@ fn toolchain_is_sent_once_and_a_builder_that_joins_gets_it_from_the_relay() {
         let has = metrics.output.lines().any(|line| line == name);
         assert!(has, "{name}\n{}", metrics.output);
     }
+}
+
+#[test]
+fn warm_and_doctor_know_the_relay() {
+    let Some(cluster) = Cluster::start(1, &[]) else {
+        return;
+    };
+    let warmed = cluster.client("sccache-dock warm cc");
+    assert_eq!(warmed.code, Some(0), "{}", warmed.output);
+    assert!(
+        warmed.output.contains("on 2 of 2 builders"),
+        "{}",
+        warmed.output
+    );
+    let printed = cluster.dock.command(&["client-env", "--lane", "dist"]);
+    let file = cluster.client.work().join("env.sh");
+    std::fs::write(file, printed.stdout).unwrap();
+    let doctor = cluster
+        .client
+        .sh("eval \"$(cat env.sh)\"\nsccache-dock doctor");
+    let said = "the relay reaches it, no client has to";
+    assert_eq!(doctor.output.matches(said).count(), 2, "{}", doctor.output);
 }
 
 #[test]
@@ -129,4 +154,50 @@ fn client_that_hangs_up_leaves_the_queue() {
     let built = cluster.client("sccache cc -c b.c -o b.o");
     assert_eq!(built.code, Some(0), "{}", built.output);
     assert_eq!(cluster.outcome("jobs", "done"), before + 1);
+}
+
+#[test]
+fn builder_that_nobody_reaches_takes_jobs_through_its_own_connections() {
+    let Some(mut cluster) = Cluster::start(0, &[]) else {
+        return;
+    };
+    let url = format!("http://127.0.0.1:{}", cluster.front);
+    let hidden = builder(&url, &[("SCCACHE_PUBLIC_ADDR", "none")]);
+    cluster.builders.push(hidden);
+    cluster.warm();
+    cluster.write_sources(12);
+    let built = cluster.client(&Cluster::build(12, 12));
+    assert_eq!(built.code, Some(0), "{}", built.output);
+    assert_eq!(cluster.done(), (13, 0), "{}", cluster.dock.log());
+    let builders = cluster.dist()["builders"].as_array().unwrap().clone();
+    let is_hidden = |one: &&serde_json::Value| one["local"] == false;
+    let hidden = builders.iter().find(is_hidden).unwrap();
+    assert!(hidden["done"].as_u64().unwrap() >= 3, "{hidden}");
+    // Its machine dies, and comes back under another name.
+    let dead = cluster.builders.pop().unwrap();
+    dead.signal(Signal::SIGKILL);
+    drop(dead);
+    let back = builder(&url, &[("SCCACHE_PUBLIC_ADDR", "none")]);
+    cluster.builders.push(back);
+    eventually("the new one has the compiler", || {
+        let log = cluster.dock.log();
+        (log.matches(" is ready on builder ").count() == 3).then_some(())
+    });
+    cluster.client.write("z.c", "int z(void) { return 0; }\n");
+    let built = cluster.client("sccache cc -c z.c -o z.o");
+    assert_eq!(built.code, Some(0), "{}", built.output);
+    assert_eq!(cluster.done(), (14, 0), "{}", cluster.dock.log());
+}
+
+#[test]
+fn builder_that_nobody_reaches_says_that_it_needs_a_relay() {
+    if !is_possible() {
+        return;
+    }
+    let front = free_port();
+    let _without = scheduler(front, &[]);
+    let url = format!("http://127.0.0.1:{front}");
+    let hidden = builder(&url, &[("SCCACHE_PUBLIC_ADDR", "none")]);
+    let line = hidden.wait_log("cannot keep connections to the relay open");
+    assert!(line.contains("SCCACHE_RELAY=on there"), "{line}");
 }

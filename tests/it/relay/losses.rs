@@ -48,7 +48,7 @@ fn killed_builders_cost_no_job() {
             let _ = kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGKILL);
         }
     });
-    let lost = ["killed", "cut", "gone", "unreachable"];
+    let lost = ["died", "cut", "gone", "unreachable"];
     let lost: u64 = lost
         .iter()
         .map(|outcome| cluster.outcome("attempts", outcome))

@@ -250,6 +250,7 @@ impl Front {
             jobs_socket: folder.path().join("jobs.sock"),
             heartbeats: folder.path().join("heartbeats"),
             plain: false,
+            tunnels_to: None,
             relay: None,
         });
         let (supervisor, theirs) = UnixStream::pair().unwrap();
