@@ -143,7 +143,7 @@ impl Stack {
                 jobs_socket: folder.join("jobs.sock"),
                 heartbeats: folder.join("heartbeats"),
                 plain: false,
-            tunnels_to: None,
+                tunnels_to: None,
                 relay: None,
             }),
         };
