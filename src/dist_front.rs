@@ -12,14 +12,16 @@
 //! only its predecessor knew come to their end. The modules: upstream.rs (the way to the scheduler), registry.rs
 //! (builders and jobs, pure), heartbeats.rs (kept in a file), wire.rs (bytes, pure), routes.rs (requests), admission.rs
 //! (which of them may go on, and when), reports.rs (the jobs' own socket), metrics.rs; relay.rs (jobs taken here),
-//! tunnels.rs (connections of a builder that nobody reaches).
+//! tunnels.rs (connections of a builder that nobody reaches), revocation.rs and jwt.rs (builders' tokens).
 
 pub mod admission;
 pub mod heartbeats;
+mod jwt;
 pub mod metrics;
 pub mod registry;
 mod relay;
 mod reports;
+mod revocation;
 mod routes;
 mod tunnels;
 pub mod upstream;
@@ -30,6 +32,7 @@ use self::registry::Registry;
 use self::relay::Relay;
 use self::reports::Reports;
 use self::upstream::UpstreamClient;
+use crate::base::secret::Secret;
 use crate::contract::gateway_config::Dist;
 use crate::contract::gateway_status::DistStatus;
 use crate::gateway::Gateway;
@@ -40,6 +43,7 @@ use crate::gateway::warnings::REFUSALS;
 use bytes::Bytes;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -54,8 +58,6 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_io_timeout::TimeoutStream;
 use tracing::{info, warn};
 
-/// Most connections at one time: with the relay, each job that waits or runs has one, and another one to its builder.
-const CONNECTIONS: usize = 4096;
 /// How long a request's head may take, and a connection stay idle.
 const HEAD: Duration = Duration::from_secs(10);
 /// How long a peer may leave an answer standing.
@@ -125,7 +127,11 @@ pub(crate) struct Front {
     registered: Mutex<Option<u64>>,
     /// Those of its connections that have shown no token.
     limiter: ConnectionLimiter,
+    /// Most connections at one time.
+    connections: usize,
     relay: Option<Relay>,
+    /// Tokens of the file with which builders have joined.
+    tokens: Mutex<HashMap<SocketAddr, Secret>>,
 }
 
 impl Front {
@@ -133,11 +139,16 @@ impl Front {
     ///
     /// # Errors
     /// The relay cannot work.
-    pub(crate) fn new(config: Dist, say: UnboundedSender<u8>) -> io::Result<Front> {
+    pub(crate) fn new(
+        config: Dist,
+        say: UnboundedSender<u8>,
+        connections: usize,
+    ) -> io::Result<Front> {
         let relay = config.relay.clone().map(Relay::new).transpose()?;
         let threads = 8 * std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Front {
             relay,
+            tokens: Mutex::default(),
             link: UpstreamClient::new(config.scheduler.clone()),
             config,
             registry: Mutex::default(),
@@ -151,7 +162,8 @@ impl Front {
             replayed: AtomicU64::new(0),
             say,
             registered: Mutex::default(),
-            limiter: ConnectionLimiter::new(CONNECTIONS),
+            limiter: ConnectionLimiter::new(connections),
+            connections,
         })
     }
 
@@ -286,7 +298,7 @@ pub(crate) async fn serve(
     mut stopping: watch::Receiver<bool>,
 ) {
     front.announce_relay();
-    let slots = Arc::new(Semaphore::new(CONNECTIONS));
+    let slots = Arc::new(Semaphore::new(front.connections));
     let of_connections = stopping.clone();
     let beside = async {
         tokio::join!(
@@ -296,6 +308,7 @@ pub(crate) async fn serve(
             reports::listen(&front),
             front.look_after_the_relay(&gateway),
             front.keep_tunnels(),
+            front.look_after_tokens(&gateway),
         )
     };
     tokio::select! {
@@ -304,8 +317,9 @@ pub(crate) async fn serve(
         _ = stopping.wait_for(|stopping| *stopping) => {}
     }
     drop(listener);
+    let all = u32::try_from(front.connections).unwrap_or(u32::MAX);
     // It fails only when the semaphore is closed, which nobody does.
-    let _ = slots.acquire_many(CONNECTIONS as u32).await;
+    let _ = slots.acquire_many(all).await;
 }
 
 async fn accept(

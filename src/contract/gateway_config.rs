@@ -1,6 +1,8 @@
 //! What the gateway needs to know: written by the supervisor as a TOML file of mode 0600, never by hand.
 
 use crate::base::secret::Secret;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -86,6 +88,9 @@ pub struct Dist {
     pub scheduler_token: Secret,
     /// Builders prove themselves with it.
     pub builder_token: Secret,
+    /// Builders may prove themselves by a JWT that is signed with it.
+    #[serde(default)]
+    pub builder_jwt_key: Option<JwtKey>,
     /// What a client with a wrong token gets.
     pub wrong_token: WrongToken,
     /// Public address of the builder in this container.
@@ -104,6 +109,29 @@ pub struct Dist {
     /// The relay, where it is on.
     #[serde(default)]
     pub relay: Option<Relay>,
+}
+
+/// A key of 32 bytes in base64url without padding, as `sccache-dist auth generate-jwt-hs256-key` prints it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct JwtKey(Secret);
+
+impl JwtKey {
+    /// The key of this text, if it is one.
+    pub fn parse(text: &str) -> Option<JwtKey> {
+        let key = JwtKey(Secret::new(text));
+        (key.bytes().len() == 32).then_some(key)
+    }
+
+    /// Itself.
+    pub fn bytes(&self) -> Vec<u8> {
+        URL_SAFE_NO_PAD.decode(self.0.reveal()).unwrap_or_default()
+    }
+
+    /// Its text.
+    pub fn text(&self) -> &Secret {
+        &self.0
+    }
 }
 
 /// What the relay needs to know.

@@ -92,6 +92,9 @@ pub struct BuilderStatus {
     pub address: SocketAddr,
     /// It is in this container.
     pub local: bool,
+    /// The name of the token with which it has joined, in the file of tokens.
+    #[serde(default)]
+    pub token: Option<String>,
     pub state: BuilderState,
     /// Cores that jobs may use.
     pub slots: u64,

@@ -4,7 +4,7 @@
 //! [[token]]
 //! name = "ci-main"                 # shown in metrics, status and logs
 //! token = "a long random text"
-//! access = "write"                 # or "read"
+//! access = "write"                 # or "read", or "build" for builders of the cluster
 //! namespaces = ["team", "docs"]    # only these; all where the key is missing
 //! ```
 //!
@@ -35,6 +35,8 @@ pub enum Grant {
     Read,
     /// Changes the cache too.
     Write,
+    /// Joins the cluster as a builder, and nothing else.
+    Build,
 }
 
 /// One token of the file.
@@ -143,9 +145,10 @@ fn named(number: usize, entry: &toml::Table, faults: &mut Vec<String>) -> Option
     let access = match string("access") {
         Some("read") => Grant::Read,
         Some("write") => Grant::Write,
+        Some("build") => Grant::Build,
         Some(_) | None => {
             faults.push(format!(
-                "{who} has no \"access\" that is \"read\" or \"write\""
+                "{who} has no \"access\" that is \"read\", \"write\" or \"build\""
             ));
             Grant::Read
         }

@@ -96,6 +96,8 @@ struct Builder {
     /// Since when its port does not answer: its process stands still.
     silent: Option<Instant>,
     leaving: bool,
+    /// The name of its token.
+    token: Option<String>,
     /// Nonces of former processes.
     retired: VecDeque<u64>,
     toolchains: HashSet<String>,
@@ -164,6 +166,7 @@ impl Registry {
             last_sign: now,
             silent: None,
             leaving: false,
+            token: None,
             retired,
             toolchains: HashSet::new(),
             preparing: None,
@@ -172,6 +175,13 @@ impl Registry {
         };
         self.builders.insert(address, builder);
         Ok(true)
+    }
+
+    /// With which token of the file the builder has joined.
+    pub fn joined_with(&mut self, address: &SocketAddr, token: Option<String>) {
+        if let Some(builder) = self.builders.get_mut(address) {
+            builder.token = token;
+        }
     }
 
     /// The builder is about to stop. False when there is none at that address.
@@ -376,6 +386,7 @@ impl Registry {
             .map(|(address, builder)| BuilderStatus {
                 address: *address,
                 local: local == Some(*address),
+                token: builder.token.clone(),
                 state: match builder {
                     builder if !builder.is_alive(now) => BuilderState::Lost,
                     builder if builder.silent.is_some() => BuilderState::Silent,

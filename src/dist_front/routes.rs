@@ -6,7 +6,8 @@ use super::relay::AnswerBody;
 use super::relay::wire::heartbeat_taken;
 use super::upstream::{Health, STATUS, UpstreamError};
 use super::wire::{self, Allocation, JobState};
-use super::{Front, registry};
+use super::{Front, jwt, registry};
+use crate::base::secret::Secret;
 use crate::contract::gateway_config::WrongToken;
 use crate::dist_front::admission::WAIT;
 use crate::gateway::Gateway;
@@ -112,16 +113,11 @@ impl Route {
             ("POST", TUNNEL) => Route::Tunnel,
             ("GET", STATUS) => Route::Status,
             ("POST", _) => {
-                let routes: [(&str, fn(u64) -> Route); 3] = [
-                    (JOB_STATE, Route::JobState),
-                    (SUBMIT_TOOLCHAIN, Route::SubmitToolchain),
-                    (RUN_JOB, Route::RunJob),
-                ];
-                let mut found = routes.iter().filter_map(|(prefix, route)| {
-                    let job = path.strip_prefix(prefix)?.parse().ok()?;
-                    Some(route(job))
-                });
-                found.next().unwrap_or(Route::Unknown)
+                let job_in = |prefix| path.strip_prefix(prefix)?.parse().ok();
+                let found = job_in(JOB_STATE).map(Route::JobState);
+                let found = found.or_else(|| job_in(SUBMIT_TOOLCHAIN).map(Route::SubmitToolchain));
+                let found = found.or_else(|| job_in(RUN_JOB).map(Route::RunJob));
+                found.unwrap_or(Route::Unknown)
             }
             ("GET", _) => path
                 .strip_prefix(CERTIFICATE)
@@ -363,7 +359,7 @@ impl Scene<'_> {
     }
 
     async fn heartbeat(&self, body: &mut Incoming) -> Result<Answer, Refusal> {
-        let builder = self.check_builder()?;
+        let (builder, token) = self.builder_and_token()?;
         let body = whole(body, LARGE).await?;
         let bad = |cause| Refusal::new(StatusCode::BAD_REQUEST, "dist_body", cause);
         let heartbeat = wire::heartbeat(&body).map_err(bad)?;
@@ -379,6 +375,7 @@ impl Scene<'_> {
             let message = format!("a heartbeat of builder {builder}: {stale}");
             Refusal::new(StatusCode::UNAUTHORIZED, reason, message)
         })?;
+        front.joined(self.gateway, builder, token);
         front.news.notify_one();
         if is_new {
             let cores = heartbeat.cores;
@@ -540,16 +537,34 @@ impl Scene<'_> {
         Err(Refusal::new(status, "dist_client_token", message))
     }
 
-    fn check_builder(&self) -> Result<SocketAddr, Refusal> {
+    pub(super) fn check_builder(&self) -> Result<SocketAddr, Refusal> {
+        Ok(self.builder_and_token()?.0)
+    }
+
+    /// The builder, and the token of the file with which it proves itself, where that is none of the settings.
+    fn builder_and_token(&self) -> Result<(SocketAddr, Option<Secret>), Refusal> {
         let token = &self.front.config.builder_token;
-        let given = credentials(&self.parts.headers).and_then(wire::builder_bearer);
-        let genuine = given.filter(|(_, given)| access::is_same(token, given.as_bytes()));
-        if let Some((address, _)) = genuine {
+        let given = credentials(&self.parts.headers);
+        if let (Some(given), Some(key)) = (given, &self.front.config.builder_jwt_key)
+            && let Some(address) = jwt::builder(given, &key.bytes())
+        {
             connection_limit::recognized();
-            return Ok(address);
+            return Ok((address, None));
+        }
+        if let Some((address, given)) = given.and_then(wire::builder_bearer) {
+            let is_named = || {
+                let holder = self.gateway.access.holder(given.as_bytes());
+                holder.may(Need::Build) == Verdict::Allowed
+            };
+            let is_the_one = access::is_same(token, given.as_bytes());
+            if is_the_one || is_named() {
+                connection_limit::recognized();
+                return Ok((address, (!is_the_one).then(|| Secret::new(given))));
+            }
         }
         self.wrong_token()?;
-        let message = "the builder's token is not this scheduler's (hint: give both the same SCCACHE_SERVER_TOKEN)";
+        let message = "the builder's token is not this scheduler's (hint: give both the same SCCACHE_SERVER_TOKEN, or the \
+                       builder one of SCCACHE_TOKENS_FILE with access = \"build\")";
         Err(Refusal::new(
             StatusCode::UNAUTHORIZED,
             "dist_server_token",
@@ -586,7 +601,11 @@ impl Front {
         let headers = request.headers_mut();
         headers.insert(header::CONTENT_TYPE, OCTETS);
         headers.insert(header::ACCEPT, OCTETS);
-        let token = format!("{builder} {}", self.config.builder_token.reveal());
+        let token = match self.config.builder_token.reveal() {
+            // It names the builder itself.
+            token if jwt::is_one(token) => token.to_owned(),
+            token => format!("{builder} {token}"),
+        };
         headers.insert(header::AUTHORIZATION, bearer(&token));
         // It must be the address that the builder names, wherever its request came from.
         if let Ok(ip) = HeaderValue::from_str(&builder.ip().to_string()) {

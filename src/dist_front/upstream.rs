@@ -267,9 +267,7 @@ impl UpstreamClient {
             tokio::spawn(connection.with_upgrades());
             let answer = sender.send_request(request).await.map_err(broken)?;
             match answer.status() {
-                StatusCode::SWITCHING_PROTOCOLS => {
-                    hyper::upgrade::on(answer).await.map_err(broken)
-                }
+                StatusCode::SWITCHING_PROTOCOLS => hyper::upgrade::on(answer).await.map_err(broken),
                 status => Err(UpstreamError::Broken(format!("status {status}"))),
             }
         };

@@ -2,6 +2,7 @@
 //! bubblewrap and compilers.
 
 mod jobs;
+mod jwt;
 mod losses;
 mod tls;
 

@@ -5,7 +5,7 @@ use super::values::{ValueError, address, duration, optional, size, token};
 use super::{Lookup, Mode};
 use crate::base::secret::Secret;
 use crate::contract::builder_config::Isolation;
-use crate::contract::gateway_config::WrongToken;
+use crate::contract::gateway_config::{JwtKey, WrongToken};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -29,6 +29,8 @@ pub struct Distribution {
     pub builder_token: Option<Secret>,
     /// The container's own address where none is set.
     pub public_addr: Option<PublicAddr>,
+    /// Builders may prove themselves by a JWT that is signed with it.
+    pub builder_jwt_key: Option<JwtKey>,
     /// Nobody reaches it: it keeps connections to the scheduler's relay open, in `MODE=builder`.
     pub tunnelled: bool,
     /// `http://host:port` or `https://host:port` of the scheduler's front, in `MODE=builder`.
@@ -61,6 +63,7 @@ pub struct Distribution {
 impl Lookup<'_> {
     pub(super) fn distribution(&mut self, mode: Option<Mode>) -> Option<Distribution> {
         let builder_token = self.parsed("SCCACHE_SERVER_TOKEN", optional(builder_token));
+        let builder_jwt_key = self.parsed("SCCACHE_SERVER_JWT_KEY", optional(jwt_key));
         let reached = self.parsed("SCCACHE_PUBLIC_ADDR", optional(reached));
         let scheduler_url = self.parsed("SCCACHE_SCHEDULER_URL", optional(scheduler_url));
         let scheduler_listen = self.parsed("SCCACHE_SCHEDULER_LISTEN", address);
@@ -102,7 +105,8 @@ impl Lookup<'_> {
             ),
             Some(_) | None => {}
         }
-        if mode != Some(Mode::Builder) && matches!(reached, Some(Some(Reached::ByItsOwnConnections)))
+        if mode != Some(Mode::Builder)
+            && matches!(reached, Some(Some(Reached::ByItsOwnConnections)))
         {
             self.problem(
                 "SCCACHE_PUBLIC_ADDR",
@@ -116,6 +120,7 @@ impl Lookup<'_> {
                 Some(Reached::At(address)) => Some(address),
                 Some(Reached::ByItsOwnConnections) | None => None,
             },
+            builder_jwt_key: builder_jwt_key?,
             tunnelled: matches!(reached?, Some(Reached::ByItsOwnConnections)),
             scheduler_url,
             scheduler_listen: scheduler_listen?,
@@ -144,6 +149,15 @@ fn builder_token(text: &str) -> Result<Secret, ValueError> {
         ));
     }
     token(text)
+}
+
+fn jwt_key(text: &str) -> Result<JwtKey, ValueError> {
+    JwtKey::parse(text).ok_or_else(|| {
+        ValueError::hint(
+            "is no key of 32 bytes in base64url",
+            "make one with sccache-dist auth generate-jwt-hs256-key",
+        )
+    })
 }
 
 /// How others come to a builder.

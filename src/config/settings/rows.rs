@@ -175,6 +175,11 @@ pub(super) const ROWS: &[Row] = &[
         "server_token",
         "builders to scheduler; generated and kept where empty",
     ),
+    secret(
+        "SCCACHE_SERVER_JWT_KEY",
+        "server_jwt_key",
+        "builders may join by a JWT (HS256) that is signed with this key",
+    ),
     row(
         "SCCACHE_PUBLIC_ADDR",
         "public_addr",

@@ -93,9 +93,12 @@ async fn is_open(way: &mut Way) -> bool {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn closed_ones_are_passed_over_and_the_next_is_waited_for() {
-        let (tunnels, builder) = (Tunnels::default(), SocketAddr::from(([127, 7, 7, 7], 10501)));
+        let (tunnels, builder) = (
+            Tunnels::default(),
+            SocketAddr::from(([127, 7, 7, 7], 10501)),
+        );
         assert!(!tunnels.has(&builder));
         let (near, far) = tokio::io::duplex(16);
         tunnels.add(builder, Box::new(near));

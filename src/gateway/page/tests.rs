@@ -149,6 +149,7 @@ fn what_is_wrong_stands_first() {
         replayed_heartbeats: 0,
         allocations: Default::default(),
         builders: vec![BuilderStatus {
+            token: None,
             address: "10.0.0.7:10501".parse().unwrap(),
             local: false,
             state: BuilderState::Lost,

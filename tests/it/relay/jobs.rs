@@ -201,3 +201,44 @@ fn builder_that_nobody_reaches_says_that_it_needs_a_relay() {
     let line = hidden.wait_log("cannot keep connections to the relay open");
     assert!(line.contains("SCCACHE_RELAY=on there"), "{line}");
 }
+
+#[test]
+fn builder_joins_by_a_token_of_the_file_until_it_is_taken_out() {
+    const TOKEN: &str = "the-token-of-the-builders-in-rack-7";
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tokens.toml");
+    let named = format!("[[token]]\nname = \"rack-7\"\ntoken = \"{TOKEN}\"\naccess = \"build\"\n");
+    std::fs::write(&file, &named).unwrap();
+    let setting = [("SCCACHE_TOKENS_FILE", file.to_str().unwrap())];
+    let Some(mut cluster) = Cluster::start(0, &setting) else {
+        return;
+    };
+    let url = format!("http://127.0.0.1:{}", cluster.front);
+    let joined = builder(&url, &[("SCCACHE_SERVER_TOKEN", TOKEN)]);
+    cluster.builders.push(joined);
+    cluster.warm();
+    let find = || {
+        let builders = cluster.dist()["builders"].as_array().unwrap().clone();
+        let named = builders.into_iter().find(|one| one["token"] == "rack-7");
+        named.map(|one| one["state"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(find().as_deref(), Some("ready"));
+    let table = cluster.dock.command(&["status"]);
+    let table = String::from_utf8(table.stdout).unwrap();
+    assert!(table.contains("(rack-7)"), "{table}");
+    // It is good for nothing else.
+    let address = cluster.dock.address();
+    let read = cluster.client(&format!(
+        "curl -s -o /dev/null -w '%{{http_code}}' -H 'Authorization: Bearer {TOKEN}' http://{address}/metrics"
+    ));
+    assert_eq!(read.output.trim(), "403");
+    std::fs::write(&file, "").unwrap();
+    eventually("it gets no more jobs", || {
+        (find().as_deref() == Some("leaving")).then_some(())
+    });
+    cluster.client.write("z.c", "int z(void) { return 0; }\n");
+    let built = cluster.client("sccache cc -c z.c -o z.o");
+    assert_eq!(built.code, Some(0), "{}", built.output);
+    assert_eq!(cluster.figure("slots"), 2, "those of the other builder");
+    assert!(!cluster.dock.log().contains(TOKEN));
+}

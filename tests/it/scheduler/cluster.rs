@@ -250,6 +250,7 @@ impl Front {
             jobs_socket: folder.path().join("jobs.sock"),
             heartbeats: folder.path().join("heartbeats"),
             plain: false,
+            builder_jwt_key: None,
             tunnels_to: None,
             relay: None,
         });
