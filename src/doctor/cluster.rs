@@ -8,6 +8,7 @@ use super::http::{Http, refused_certificate};
 use super::{Check, Environment, Verdict};
 use crate::base::secret::Secret;
 use crate::client::endpoint::Endpoint;
+use crate::contract::gateway_status::LocalJobs;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -23,6 +24,8 @@ pub(super) struct Cluster {
     /// Requests for a builder, by outcome.
     #[serde(default)]
     pub(super) allocations: BTreeMap<String, u64>,
+    #[serde(default)]
+    pub(super) local_jobs: LocalJobs,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -163,6 +166,7 @@ pub(super) fn examine(conf: &Conf, url: &str, cluster: Option<&Cluster>, checks:
             .map(|it| judge_builder(it, &endpoint)),
     );
     checks.extend(handing_over(cluster));
+    checks.extend(sent_home(&cluster.local_jobs));
 }
 
 /// What the gateway knows about a builder, then what this client sees.
@@ -362,5 +366,57 @@ pub(super) fn judge_daemon(printed: &str) -> Check {
     } else {
         let found = "the daemon that runs was started without a scheduler";
         Check::fail(what, found, stop)
+    }
+}
+
+/// From this number on, jobs of a crate that went home are no accident.
+const KEEPS_COMING: u64 = 3;
+
+/// The crates that the builder in the container cannot compile: each is begun there, and then compiled by its client.
+pub(super) fn sent_home(jobs: &LocalJobs) -> Option<Check> {
+    let crates = jobs.sent_home.iter();
+    let crates = crates.filter(|one| one.jobs >= KEEPS_COMING);
+    let named: Vec<_> = crates
+        .map(|one| {
+            format!(
+                "{} ({} times; the last {})",
+                one.home.crate_name, one.jobs, one.home
+            )
+        })
+        .collect();
+    (!named.is_empty()).then(|| {
+        Check::warn(
+            "crates",
+            format!("keep coming home from the builder in the container: {}", named.join(", ")),
+            "results are right, and take longer: let their macros take what they need from the source, from a build script \
+             or by include_str!",
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contract::gateway_status::SentHomeCount;
+    use crate::contract::sent_home::{Reason, SentHome};
+
+    #[test]
+    fn crates_that_keep_coming_home_are_named() {
+        let went = |crate_name: &str, what: &str, jobs| SentHomeCount {
+            home: SentHome {
+                crate_name: crate_name.into(),
+                reason: Reason::Program,
+                what: what.into(),
+            },
+            jobs,
+        };
+        let mut jobs = LocalJobs::default();
+        jobs.sent_home.push(went("once", "git", 2));
+        assert!(sent_home(&jobs).is_none());
+        jobs.sent_home.push(went("often", "git", 3));
+        let check = sent_home(&jobs).unwrap();
+        let found =
+            "keep coming home from the builder in the container: often (3 times; the last ran git)";
+        assert_eq!(check.found, found);
     }
 }
