@@ -143,7 +143,11 @@ impl Metrics {
             "Version of sccache-dock that is running",
             Info::new([("version", env!("CARGO_PKG_VERSION"))]),
         );
-        registry.register("requests", "Requests answered, by protocol, method and code", Family::clone(&requests));
+        registry.register(
+            "requests",
+            "Requests answered, by protocol, method and code",
+            Family::clone(&requests),
+        );
         let help = "Time from receiving a request's head to sending the response's head";
         registry.register_with_unit("request_duration", help, Unit::Seconds, seconds.clone());
         registry.register(

@@ -1,4 +1,4 @@
-//! The settings of scheduler and builder.
+//! Settings of the scheduler and the builder.
 
 use super::values::{ValueError, address, duration, optional, size, token};
 use super::{Lookup, Mode};
@@ -9,37 +9,37 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Port of a scheduler's front that no address names.
+/// Default port of a scheduler.
 const SCHEDULER_PORT: u16 = 10600;
 
-/// Where clients and the scheduler reach the builder: sccache takes no host name here.
+/// Address at which clients and the scheduler reach the builder; sccache accepts no host name here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PublicAddr {
     /// Its address.
     pub ip: IpAddr,
-    /// The builder's own port where none is given.
+    /// Defaults to the builder's own port.
     pub port: Option<u16>,
 }
 
-/// Checked settings of scheduler and builder.
+/// Validated settings of the scheduler and the builder.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Distribution {
-    /// Builders prove themselves with it; generated and kept where none is set.
+    /// Token of the builders; generated and kept if `None`.
     pub builder_token: Option<Secret>,
-    /// The container's own address where none is set.
+    /// Defaults to the container's own address.
     pub public_addr: Option<PublicAddr>,
-    /// `http://host:port` of the scheduler's front, in `MODE=builder`.
+    /// `http://host:port` of the scheduler, in `MODE=builder`.
     pub scheduler_url: Option<String>,
-    /// Address of the scheduler's front.
+    /// Address of the scheduler's port.
     pub scheduler_listen: SocketAddr,
-    /// Address of the builder.
+    /// Address of the builder's port.
     pub builder_listen: SocketAddr,
     pub isolation: Isolation,
-    /// Processors that jobs may use.
+    /// Number of processors that jobs may use.
     pub slots: Option<usize>,
-    /// Budget of the packed toolchains.
+    /// Disk budget of the packed toolchains.
     pub toolchain_cache_bytes: u64,
-    /// The most that one toolchain unpacks to.
+    /// Maximum unpacked size of a toolchain.
     pub toolchain_bytes: Option<u64>,
     pub wrong_token: WrongToken,
     /// Limits of one job.
@@ -47,7 +47,7 @@ pub struct Distribution {
     pub job_processes: Option<u64>,
     pub job_disk_bytes: Option<u64>,
     pub job_time: Duration,
-    /// Program that runs as `scheduler` and `builder`.
+    /// Program of the services `scheduler` and `builder`.
     pub program: PathBuf,
 }
 
@@ -146,7 +146,7 @@ fn public_addr(text: &str) -> Result<PublicAddr, ValueError> {
     }
 }
 
-/// `http://host[:port]` or `host[:port]`, made whole.
+/// Completes `http://host[:port]` or `host[:port]`.
 fn scheduler_url(text: &str) -> Result<String, ValueError> {
     let fault = |message: &str| ValueError::hint(message, "write it as http://build-host:10600");
     if text.starts_with("https://") {
@@ -161,7 +161,7 @@ fn scheduler_url(text: &str) -> Result<String, ValueError> {
     if host.is_empty() || !host.chars().all(allowed) {
         return Err(fault("is not the address of a scheduler"));
     }
-    // The last colon of an address in brackets is its own.
+    // Colons inside the brackets of an IPv6 address do not separate the port.
     let after = host.rfind(']').map_or(0, |at| at + 1);
     match host[after..].split_once(':') {
         None => Ok(format!("http://{host}:{SCHEDULER_PORT}")),

@@ -1,4 +1,4 @@
-//! Quotas, pins, ages: texts into what the cache keeps to besides its size. Pure.
+//! Parses quotas, pins and ages. Pure.
 
 use super::values::{ValueError, optional, size};
 use super::{Lookup, Problem};
@@ -8,7 +8,7 @@ use crate::contract::key::Key;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// Namespaces that may have a quota or a pin: each has a list of its own, whose ends are looked at for each eviction.
+/// Maximum number of namespaces with a quota or a pin: each has its own list, whose end is examined at each eviction.
 const MOST_NAMESPACES: usize = 64;
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
@@ -69,7 +69,7 @@ impl Lookup<'_> {
     }
 }
 
-/// The text of a table of quotas or a list of names in the TOML file.
+/// Flattens a TOML table of quotas or list of names into a setting's text.
 pub(super) fn flat(key: &str, value: &toml::Value) -> Option<String> {
     let parts: Option<Vec<String>> = match (key, value) {
         ("quotas", toml::Value::Table(table)) => table
@@ -117,7 +117,7 @@ fn pinned(text: &str) -> Result<BTreeSet<String>, ValueError> {
     parts(text).map(namespace).collect()
 }
 
-/// Names under which the cache is asked.
+/// Host names under which anonymous reads are allowed.
 pub(super) fn hosts(text: &str) -> Result<Vec<String>, ValueError> {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
     let host = |part: &str| {
@@ -138,7 +138,7 @@ fn parts(text: &str) -> impl Iterator<Item = &str> {
     parts.filter(|part| !part.is_empty())
 }
 
-/// A name that the namespace of some key has.
+/// Checks that `name` can be the namespace of a key.
 fn namespace(name: &str) -> Result<String, ValueError> {
     let hint = "a namespace is what stands before the entries in a client's URL, as \"ci\" or \"team/x\"; \
                 \"default\" is the nameless one";

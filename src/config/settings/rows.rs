@@ -151,7 +151,12 @@ pub(super) const ROWS: &[Row] = &[
         "",
         "PEM file of the certificate, turns on TLS on the port; reloaded when it changes",
     ),
-    row("SCCACHE_TLS_KEY", "tls_key", "", "PEM file of the certificate's key"),
+    row(
+        "SCCACHE_TLS_KEY",
+        "tls_key",
+        "",
+        "PEM file of the certificate's key",
+    ),
     row(
         "SCCACHE_STOP_GRACE",
         "stop_grace",

@@ -38,7 +38,12 @@ impl Collector for Process {
         gauge("process_open_fds", help, None, open.map(|open| open - 1))?;
         let most = getrlimit(Resource::RLIMIT_NOFILE).ok();
         let most = most.map(|(soft, _)| i64::try_from(soft).unwrap_or(i64::MAX));
-        gauge("process_max_fds", "Maximum number of open file descriptors", None, most)?;
+        gauge(
+            "process_max_fds",
+            "Maximum number of open file descriptors",
+            None,
+            most,
+        )?;
         let threads = figure(|stat| stat.threads);
         gauge("process_threads", "Number of threads", None, threads)?;
         let help = "Virtual memory size in bytes";
