@@ -1,4 +1,4 @@
-//! What is kept of a process that ended without having been asked to: why, after how long, with which last lines.
+//! Records of processes that ended without having been asked to: the cause, the lifetime and the last lines.
 
 use crate::contract::control::Crash;
 use crate::contract::service::Exit;
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 impl Crash {
-    /// Judges a death: `hung` says that we ended it, because it was not ready in time.
+    /// Records an exit. `hung` means that we ended the process because it was not ready in time.
     pub(super) fn new(
         exit: Exit,
         hung: bool,
@@ -67,7 +67,7 @@ fn cause(exit: Exit) -> Option<&'static str> {
     }
 }
 
-/// What the last lines say of a process that ended by itself.
+/// The cause, as told by the last lines of a process that exited by itself.
 fn told(exit: Exit, last_lines: &[String]) -> Option<&'static str> {
     const TELLING: [(&str, &str); 3] = [
         (
@@ -90,14 +90,14 @@ fn told(exit: Exit, last_lines: &[String]) -> Option<&'static str> {
         .map(|(_, cause)| *cause)
 }
 
-/// The kernel's counter of out-of-memory kills in our control group, at one moment.
+/// The kernel's counter of out-of-memory kills in our control group, at the last check.
 pub(super) struct Oom {
     file: Option<PathBuf>,
     count: u64,
 }
 
 impl Oom {
-    /// Finds the counter: version 2 of control groups first, then version 1, in a container and outside of one.
+    /// Finds the counter: first in cgroup v2, then in v1, inside or outside a container.
     pub(super) fn now() -> Oom {
         let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let file = candidates(&groups)
@@ -107,7 +107,7 @@ impl Oom {
         Oom { file, count }
     }
 
-    /// Whether the kernel has killed since the last look.
+    /// Whether the kernel has killed a process since the last check.
     pub(super) fn has_moved(&mut self) -> bool {
         let count = self.file.as_ref().and_then(counter).unwrap_or(self.count);
         std::mem::replace(&mut self.count, count) < count
@@ -143,7 +143,7 @@ fn candidates(groups: &str) -> Vec<PathBuf> {
     found
 }
 
-/// `oom_kill N` stands in both versions' files.
+/// Both versions' files contain a line `oom_kill N`.
 fn counter(path: &PathBuf) -> Option<u64> {
     parse(&std::fs::read_to_string(path).ok()?)
 }
