@@ -364,7 +364,7 @@ impl Lookup<'_> {
         if auth_token.is_some() && auth_token == read_token {
             self.problem(
                 "SCCACHE_READ_TOKEN",
-                "is the same as SCCACHE_AUTH_TOKEN, so it would write too".into(),
+                "is the same as SCCACHE_AUTH_TOKEN, so it could write too".into(),
                 None,
             );
         }
@@ -440,11 +440,11 @@ impl Lookup<'_> {
             self.problem(
                 "SCCACHE_IPC",
                 format!(
-                    "\"bridge\" cannot stand beside {beside}: everybody whom Docker's proxy forwards would use the cache \
+                    "\"bridge\" cannot be combined with {beside}: everyone whom Docker's proxy forwards could use the cache \
                      without a token and without TLS"
                 ),
                 Some(
-                    "leave it out, and use the lanes webdav or socket on the Docker host; or name the one address, as \
+                    "leave it out, and use the lanes webdav or socket on the Docker host; or name the one address, such as \
                      SCCACHE_IPC=172.17.0.1"
                         .into(),
                 ),

@@ -15,7 +15,7 @@ impl Crash {
         last_lines: Vec<String>,
     ) -> Crash {
         let cause = if hung {
-            Some("it was not ready in time, and was ended")
+            Some("it was not ready in time, and was stopped")
         } else {
             cause(exit).or_else(|| told(exit, &last_lines))
         };
@@ -33,15 +33,17 @@ fn cause(exit: Exit) -> Option<&'static str> {
     use nix::errno::Errno;
     use nix::libc::{SIGABRT, SIGBUS, SIGILL, SIGKILL, SIGSEGV};
     let spawn = |errno| match Errno::from_raw(errno) {
-        Errno::EAGAIN => Some("no process may be added: raise the limit (docker run --pids-limit)"),
+        Errno::EAGAIN => {
+            Some("the limit on processes is reached: raise it (docker run --pids-limit)")
+        }
         Errno::EMFILE | Errno::ENFILE => {
-            Some("no file may be opened: raise the limit (docker run --ulimit nofile=1024)")
+            Some("the limit on open files is reached: raise it (docker run --ulimit nofile=1024)")
         }
         Errno::ENOMEM => Some("out of memory: give the container more (docker run --memory)"),
         _ => None,
     };
     let bind = |errno| match Errno::from_raw(errno) {
-        Errno::EADDRINUSE => Some("another program has taken the address: end it"),
+        Errno::EADDRINUSE => Some("another program has taken the address: stop it"),
         Errno::EADDRNOTAVAIL => {
             Some("no interface has the address any more: bring it back, or set SCCACHE_LISTEN")
         }
@@ -49,14 +51,14 @@ fn cause(exit: Exit) -> Option<&'static str> {
             "this user may not listen there: give it the folder of the sockets, or a port above 1023",
         ),
         Errno::ENOENT => Some("the folder of the sockets is gone: restart the container"),
-        Errno::EROFS | Errno::ENOSPC => Some("the folder of the sockets takes no more files"),
-        Errno::EEXIST => Some("a file stands in the place of a socket: remove it"),
+        Errno::EROFS | Errno::ENOSPC => Some("the folder of the sockets is read-only or full"),
+        Errno::EEXIST => Some("another file is in the place of a socket: remove it"),
         _ => spawn(errno),
     };
     match exit {
         Exit::NotBound(errno) => bind(errno),
         Exit::OutOfMemory => {
-            Some("the container has too little: give it more (docker run --memory)")
+            Some("the container ran out of memory: give it more (docker run --memory)")
         }
         Exit::Signal(SIGKILL) => Some("killed from outside the container, or by a user in it"),
         Exit::Signal(SIGSEGV | SIGBUS | SIGILL | SIGABRT) | Exit::Code(101) => {
@@ -76,11 +78,11 @@ fn told(exit: Exit, last_lines: &[String]) -> Option<&'static str> {
         ),
         (
             "Address already in use",
-            "another program has taken its address: end it",
+            "another program has taken its address: stop it",
         ),
         (
             "Too many open files",
-            "no file may be opened: raise the limit (docker run --ulimit nofile=1024)",
+            "the limit on open files is reached: raise it (docker run --ulimit nofile=1024)",
         ),
     ];
     let says = |part: &str| last_lines.iter().any(|line| line.contains(part));

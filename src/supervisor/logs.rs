@@ -140,7 +140,7 @@ impl Log {
         drop(pending);
         if let Some(cause) = fault {
             let text = format!(
-                "cannot write to SCCACHE_ERROR_LOG: {cause}; what it lacks from here on is in this log"
+                "cannot write to SCCACHE_ERROR_LOG: {cause}; from here on, only this log is complete"
             );
             self.say(Level::Warn, &text);
         }
@@ -350,7 +350,7 @@ impl Log {
         if dropped > 0 {
             self.say(
                 Level::Warn,
-                &format!("dropped {dropped} log lines: the reader stood still"),
+                &format!("dropped {dropped} log lines: the reader had stopped reading"),
             );
         }
     }

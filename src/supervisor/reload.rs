@@ -121,11 +121,11 @@ impl Reload {
         let (at, seconds) = (&step.at, RELOAD_PATIENCE.as_secs());
         match step.writes {
             true => format!(
-                "writing {at} takes more than {seconds} s; the settings are in force when that is done"
+                "writing {at} takes more than {seconds} s; the settings take effect when that is done"
             ),
-            false => format!(
-                "reading {at} takes more than {seconds} s: does the file system that it lies on answer?"
-            ),
+            false => {
+                format!("reading {at} takes more than {seconds} s: does its file system answer?")
+            }
         }
     }
 }
@@ -163,7 +163,7 @@ impl Supervisor {
     }
 
     fn refuse_reload(&mut self, why: &str, askers: Vec<Peer>) {
-        let text = format!("cannot reload, going on as before: {why}");
+        let text = format!("cannot reload, keeping the previous settings: {why}");
         self.log.say(Level::Error, &text);
         let response = Response::Error(text);
         askers.into_iter().for_each(|peer| response.send(peer));
@@ -228,7 +228,7 @@ impl Supervisor {
             names => format!("restarting {}", names.join(", ")),
         };
         self.log
-            .say(Level::Info, &format!("settings read again: {what}"));
+            .say(Level::Info, &format!("settings reloaded: {what}"));
         self.let_files_be_read(&changed);
         let mut outcome = None;
         for id in changed {
@@ -272,7 +272,7 @@ fn read_again(known: Known, progress: &Progress) -> Result<Fresh, String> {
     if fixed(&settings) != fixed(&known.settings) {
         return Err(
             "MODE, SCCACHE_DIR, SCCACHE_RUN_DIR, SCCACHE_LISTEN, SCCACHE_ERROR_LOG, \
-                    SCCACHE_SCHEDULER_LISTEN and \"off\" of SCCACHE_IPC take a restart of the container"
+                    SCCACHE_SCHEDULER_LISTEN and \"off\" of SCCACHE_IPC require a restart of the container"
                 .into(),
         );
     }

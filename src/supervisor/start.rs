@@ -38,7 +38,7 @@ pub enum Error {
     #[error("cannot find \"{name}\": it is neither a file nor on PATH\nhint: {hint}")]
     NoProgram { name: String, hint: &'static str },
     #[error(
-        "cannot tell the address of this machine: {cause}\n\
+        "cannot determine the address of this machine: {cause}\n\
          hint: set SCCACHE_PUBLIC_ADDR to the address at which clients reach it"
     )]
     NoAddress { cause: io::Error },
@@ -49,7 +49,7 @@ pub enum Error {
     #[error("cannot write the configuration of the services: {0}")]
     Plan(#[from] toml::ser::Error),
     #[error(
-        "cannot work with {most} open files: sockets, pipes and the services' starts take up to {LEAST_FILES}\n\
+        "cannot work with {most} open files: sockets, pipes and starting services need up to {LEAST_FILES}\n\
          hint: raise the limit (ulimit -n 1024, docker run --ulimit nofile=1024)"
     )]
     Descriptors { most: u64 },
@@ -93,7 +93,7 @@ fn listening(cause: io::Error) -> Error {
         io::ErrorKind::AddrNotAvailable => {
             "no interface has this address: set SCCACHE_LISTEN to 0.0.0.0:4226"
         }
-        _ => "SCCACHE_RUN_DIR must lie on a file system that holds Unix sockets",
+        _ => "SCCACHE_RUN_DIR must be on a file system that supports Unix sockets",
     };
     Error::Listen { cause, hint }
 }
@@ -113,7 +113,7 @@ const LEAST_FILES: u64 = 64;
 /// Raises the limit on open files as far as needed and allowed. The services inherit it.
 fn enough_descriptors() -> Result<(), Error> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let failed = |errno: Errno| system("look at the limit of open files")(errno.into());
+    let failed = |errno: Errno| system("read the limit on open files")(errno.into());
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(failed)?;
     if hard < LEAST_FILES {
         return Err(Error::Descriptors { most: hard });
@@ -204,7 +204,7 @@ pub(super) fn check_files(settings: &Settings, gateway: &Path) -> Result<Vec<Sec
         set.into_iter().any(is_same)
     }) {
         let message = format!(
-            "cannot use the token \"{}\": another setting has the same",
+            "cannot use the token \"{}\": another setting has the same token",
             same.name
         );
         return Err(Error::File(message, "give each name a token of its own"));
@@ -254,7 +254,7 @@ fn have_programs(plan: &Plan) -> Result<(), Error> {
         None => Ok(()),
         Some(missing) => Err(Error::NoProgram {
             name: missing.display().to_string(),
-            hint: "the programs sccache-dock, sccache-dock-run and sccache-dock-gateway belong into one folder",
+            hint: "the programs sccache-dock, sccache-dock-run and sccache-dock-gateway must be in one folder",
         }),
     }
 }
@@ -330,9 +330,9 @@ fn bubblewrap() -> Result<PathBuf, Error> {
     )
 }
 
-/// A loopback address for a program of sccache-dist that only we connect to. It is not 127.0.0.1, because others on
-/// this machine's network (containers with `--network host`) may run the same program. Uses this port unless it is
-/// taken.
+/// A loopback address for a program of sccache-dist that only we connect to. It is a random one of 127.0.0.0/8, because
+/// others on this machine's network (containers with `--network host`) may run the same program. Uses this port unless
+/// it is taken.
 fn loopback_address(port: u16) -> io::Result<SocketAddr> {
     let mut own = [0; 3];
     getrandom::fill(&mut own).map_err(io::Error::other)?;

@@ -40,7 +40,7 @@ pub enum Error {
         found: Loss,
     },
     #[error(
-        "cannot use \"{dir}\": another sccache-dock runs on this folder\n\
+        "cannot use \"{dir}\": another sccache-dock uses this folder\n\
          hint: stop it, or give this one a folder of its own with SCCACHE_DIR",
         dir = dir.display()
     )]
@@ -76,11 +76,11 @@ pub fn prepare(settings: &Settings) -> Result<Prepared, Error> {
     if settings.mode.persists() {
         check_persistent(dir, settings.mode)?;
     }
-    let top = owner::open_top(dir).map_err(|cause| fail("look at the folder", dir, cause))?;
+    let top = owner::open_top(dir).map_err(|cause| fail("examine the folder", dir, cause))?;
     let top = File::from(top);
     let mut notes = Vec::new();
     let found = top.metadata();
-    let found = found.map_err(|cause| fail("look at the folder", dir, cause))?;
+    let found = found.map_err(|cause| fail("examine the folder", dir, cause))?;
     let run_as = identity((found.uid(), found.gid()), &mut notes);
     let lock = lock(&top, dir, run_as)?;
     if let Some(user) = run_as {
@@ -171,7 +171,7 @@ fn make_folder(path: &Path, mode: u32, owner: Option<RunAs>) -> Result<(), Error
         {
             let made = create(path, mode).and_then(|()| {
                 std::os::unix::fs::lchown(path, Some(uid), Some(gid))
-                    .map_err(|cause| ("hand over the folder", cause))
+                    .map_err(|cause| ("change the owner of the folder", cause))
             });
             made.map_err(fail)?;
             let _user = AsUser::of(owner);
@@ -204,7 +204,7 @@ fn try_to_make(path: &Path, mode: u32) -> Result<(), (&'static str, io::Error)> 
 fn hand_over_all(top: &File, settings: &Settings, user: RunAs) -> Result<(), Error> {
     let dir = &settings.dir;
     let fail = |path: PathBuf, cause: io::Error| Error::Folder {
-        action: "hand over",
+        action: "change the owner of",
         hint: folder_hint(&path, &cause),
         path,
         cause,
@@ -233,7 +233,7 @@ fn hand_over_all(top: &File, settings: &Settings, user: RunAs) -> Result<(), Err
         Ok(())
     };
     open().map_err(|cause: io::Error| Error::Folder {
-        action: "open up the folder",
+        action: "change the owner of the folder",
         path: dir.to_owned(),
         hint: folder_hint(dir, &cause),
         cause,
@@ -249,7 +249,7 @@ fn name_in(dir: &Path, path: &Path) -> Option<PathBuf> {
 fn folder_hint(path: &Path, cause: &io::Error) -> String {
     match cause.kind() {
         _ if path.is_symlink() => {
-            "remove the link, or let it lead to what the same user may write; nobody else's is touched".into()
+            "remove the link, or let it point to something of the same user; what belongs to others is not touched".into()
         }
         io::ErrorKind::PermissionDenied => {
             let mut nearest = path;
@@ -271,9 +271,9 @@ fn folder_hint(path: &Path, cause: &io::Error) -> String {
             }
         }
         io::ErrorKind::ReadOnlyFilesystem => "mount a volume there: -v a-name:/var/sccache".into(),
-        io::ErrorKind::InvalidInput => "remove what stands there".into(),
+        io::ErrorKind::InvalidInput => "remove what is there".into(),
         io::ErrorKind::StorageFull => "free some space there".into(),
-        _ => "set SCCACHE_DIR to a folder that can be written".into(),
+        _ => "set SCCACHE_DIR to a writable folder".into(),
     }
 }
 

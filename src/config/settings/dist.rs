@@ -74,21 +74,21 @@ impl Lookup<'_> {
                 if scheduler_url.is_none() {
                     self.problem(
                         "SCCACHE_SCHEDULER_URL",
-                        "is needed in MODE=builder: a builder works for a scheduler".into(),
+                        "is required in MODE=builder: a builder needs a scheduler".into(),
                         Some("set it to http://host:10600 of the machine that runs MODE=distributed-...".into()),
                     );
                 }
                 if builder_token.is_none() {
                     self.problem(
                         "SCCACHE_SERVER_TOKEN",
-                        "is needed in MODE=builder: the scheduler takes no builder without it".into(),
-                        Some("set it, or SCCACHE_SERVER_TOKEN_FILE, to what state/server-token holds beside the scheduler".into()),
+                        "is required in MODE=builder: the scheduler accepts no builder without it".into(),
+                        Some("set it, or SCCACHE_SERVER_TOKEN_FILE, to the content of state/server-token on the scheduler's machine".into()),
                     );
                 }
             }
             Some(_) if scheduler_url.is_some() => self.problem(
                 "SCCACHE_SCHEDULER_URL",
-                "has no effect in this mode, which joins no other machine".into(),
+                "has no effect in this mode, which joins no scheduler of another machine".into(),
                 Some("use MODE=builder to add this machine to that scheduler, or unset it".into()),
             ),
             Some(_) | None => {}
@@ -116,7 +116,7 @@ impl Lookup<'_> {
 fn builder_token(text: &str) -> Result<Secret, ValueError> {
     if text == "anonymous" {
         return Err(ValueError::hint(
-            "a builder without a token could be anybody",
+            "without a token, anyone could pose as a builder",
             "leave it unset to have one generated",
         ));
     }
@@ -134,14 +134,14 @@ fn public_addr(text: &str) -> Result<PublicAddr, ValueError> {
     match parsed {
         Some(address) if address.ip.is_unspecified() || address.port == Some(0) => {
             Err(ValueError::hint(
-                "is no address that anybody could connect to",
+                "is not an address that others could connect to",
                 "write the address that clients reach this machine at, 192.168.1.7:10501",
             ))
         }
         Some(address) => Ok(address),
         None => Err(ValueError::hint(
             "is not an IP address: a builder's certificate holds an address, never a name",
-            "write what the name stands for, as 192.168.1.7 or 192.168.1.7:10501",
+            "write the address that the name stands for, such as 192.168.1.7 or 192.168.1.7:10501",
         )),
     }
 }
@@ -151,7 +151,7 @@ fn scheduler_url(text: &str) -> Result<String, ValueError> {
     let fault = |message: &str| ValueError::hint(message, "write it as http://build-host:10600");
     if text.starts_with("https://") {
         return Err(ValueError::hint(
-            "the port of the scheduler speaks no TLS yet",
+            "the scheduler's port does not support TLS yet",
             "write it as http://build-host:10600, on a private network",
         ));
     }
@@ -168,7 +168,7 @@ fn scheduler_url(text: &str) -> Result<String, ValueError> {
         Some((_, port)) if port.parse::<u16>().is_ok_and(|port| port > 0) => {
             Ok(format!("http://{host}"))
         }
-        Some(_) => Err(fault("has a port that is none")),
+        Some(_) => Err(fault("has an invalid port")),
     }
 }
 
@@ -210,11 +210,11 @@ fn job_memory(text: &str) -> Result<u64, ValueError> {
 }
 
 fn job_disk(text: &str) -> Result<u64, ValueError> {
-    at_least_64_mib(text, "is less than 64M, which some inputs take alone")
+    at_least_64_mib(text, "is less than 64M, which some inputs alone exceed")
 }
 
 fn toolchain(text: &str) -> Result<u64, ValueError> {
-    at_least_64_mib(text, "is less than 64M, which most compilers take")
+    at_least_64_mib(text, "is less than 64M, which most compilers exceed")
 }
 
 fn at_least_64_mib(text: &str, fault: &'static str) -> Result<u64, ValueError> {

@@ -210,7 +210,7 @@ fn explain_stray(name: &str) -> (String, String) {
     if variables::SCCACHE_OWN.contains(&name) {
         return (
             "is a variable of sccache itself; it has no effect on the container's services".into(),
-            "set it where the client runs; \"sccache-dock client-env\" prints the whole set".into(),
+            "set it where the client runs; \"sccache-dock client-env\" prints all of them".into(),
         );
     }
     let known: Vec<&str> = ROWS.iter().map(|row| row.name).collect();

@@ -52,7 +52,7 @@ pub(super) fn file(text: &str) -> Result<PathBuf, ValueError> {
     if !text.starts_with('/') || text.contains('\n') {
         return Err(ValueError::hint(
             "is not the absolute path of a file",
-            "name the file, not what is in it, as /run/secrets/name",
+            "give the path of the file, not its content, such as /run/secrets/name",
         ));
     }
     Ok(PathBuf::from(text))
@@ -197,7 +197,7 @@ pub(super) fn sent_token(text: &str) -> Result<Secret, ValueError> {
     if !text.chars().all(|c| c.is_ascii_graphic()) {
         return Err(ValueError::hint(
             "has a character that an HTTP header cannot carry",
-            "take it as that server prints it",
+            "copy it as that server prints it",
         ));
     }
     if text != "anonymous" && text.len() < 8 {
@@ -220,7 +220,7 @@ pub(super) fn upstream(text: &str) -> Result<Secret, ValueError> {
     };
     if !UPSTREAMS.contains(&scheme) {
         return Err(ValueError::hint(
-            format!("\"{scheme}\" is not a store that can stand behind this one"),
+            format!("\"{scheme}\" is not a kind of store that can be the upstream"),
             hint,
         ));
     }

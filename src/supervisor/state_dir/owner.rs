@@ -58,7 +58,10 @@ pub(super) fn open_top(path: &Path) -> io::Result<OwnedFd> {
     let owner = fstat(&folder)?.st_uid;
     let is_trusted = [0, nix::unistd::geteuid().as_raw(), owner].contains(&link.uid());
     if link.is_symlink() && !is_trusted {
-        let text = format!("it is a link of user {}, to what is not theirs", link.uid());
+        let text = format!(
+            "it is a link of user {}, to something they do not own",
+            link.uid()
+        );
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
     }
     Ok(folder)
@@ -113,7 +116,7 @@ pub(super) fn private_file_in(
 }
 
 fn not_a(what: &str) -> io::Error {
-    let text = format!("it is a link, or no {what}");
+    let text = format!("it is a link, or not a {what}");
     io::Error::new(io::ErrorKind::InvalidInput, text)
 }
 
