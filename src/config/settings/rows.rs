@@ -158,6 +158,12 @@ pub(super) const ROWS: &[Row] = &[
         "PEM file of the certificate's key",
     ),
     row(
+        "SCCACHE_TLS_MIN_VERSION",
+        "tls_min_version",
+        "1.2",
+        "oldest version of TLS that is accepted: 1.2 or 1.3",
+    ),
+    row(
         "SCCACHE_STOP_GRACE",
         "stop_grace",
         "8s",
