@@ -104,8 +104,8 @@ fn become_supervisor() -> String {
     let program = program.with_file_name("sccache-dock-run");
     let cause = std::process::Command::new(&program).exec();
     format!(
-        "cannot run \"{}\": {cause}\nhint: the programs sccache-dock, sccache-dock-run and sccache-dock-gateway belong \
-         into one folder",
+        "cannot run \"{}\": {cause}\nhint: the programs sccache-dock, sccache-dock-run and sccache-dock-gateway must \
+         be in one folder",
         program.display()
     )
 }

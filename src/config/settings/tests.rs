@@ -468,7 +468,8 @@ fn quotas_and_pins_that_cannot_be_kept_are_refused() {
         );
     }
     assert!(
-        problems(&[("SCCACHE_MAX_AGE", "soon")]).contains("SCCACHE_MAX_AGE=soon: is not a span")
+        problems(&[("SCCACHE_MAX_AGE", "soon")])
+            .contains("SCCACHE_MAX_AGE=soon: is not a duration")
     );
     assert!(problems(&[("SCCACHE_SCRUB", "never")]).contains("write it as 7d, or off"));
     let many: Vec<String> = (0..65).map(|number| format!("n{number}")).collect();
