@@ -258,7 +258,7 @@ mod tests {
             (entry("name = 'a'\ntoken = 'hidden'"), "at least 16"),
             (
                 entry("name = 'a'\naccess = 'hidden'"),
-                "\"read\" or \"write\"",
+                "\"write\" or \"build\"",
             ),
             (entry(&format!("{whole}namespaces = 'hidden'")), "no list"),
             (
