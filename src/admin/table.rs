@@ -331,6 +331,7 @@ mod tests {
     fn builders_are_a_table() {
         let builder = |state, port| BuilderStatus {
             token: None,
+            version: None,
             address: SocketAddr::from(([10, 0, 0, 7], port)),
             local: port == 10501,
             state,

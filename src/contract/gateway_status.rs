@@ -95,6 +95,9 @@ pub struct BuilderStatus {
     /// The name of the token with which it has joined, in the file of tokens.
     #[serde(default)]
     pub token: Option<String>,
+    /// The version of its machine's sccache-dock; stock builders tell none.
+    #[serde(default)]
+    pub version: Option<String>,
     pub state: BuilderState,
     /// Number of cores that jobs may use.
     pub slots: u64,

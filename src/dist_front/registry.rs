@@ -98,6 +98,8 @@ struct Builder {
     leaving: bool,
     /// The name of its token.
     token: Option<String>,
+    /// The version of its machine's sccache-dock.
+    version: Option<String>,
     /// Nonces of former processes.
     retired: VecDeque<u64>,
     toolchains: HashSet<String>,
@@ -167,6 +169,7 @@ impl Registry {
             silent: None,
             leaving: false,
             token: None,
+            version: None,
             retired,
             toolchains: HashSet::new(),
             preparing: None,
@@ -181,6 +184,13 @@ impl Registry {
     pub fn joined_with(&mut self, address: &SocketAddr, token: Option<String>) {
         if let Some(builder) = self.builders.get_mut(address) {
             builder.token = token;
+        }
+    }
+
+    /// Which version of ours the builder's machine has.
+    pub fn runs_version(&mut self, address: &SocketAddr, version: Option<String>) {
+        if let Some(builder) = self.builders.get_mut(address) {
+            builder.version = version;
         }
     }
 
@@ -387,6 +397,7 @@ impl Registry {
                 address: *address,
                 local: local == Some(*address),
                 token: builder.token.clone(),
+                version: builder.version.clone(),
                 state: match builder {
                     builder if !builder.is_alive(now) => BuilderState::Lost,
                     builder if builder.silent.is_some() => BuilderState::Silent,

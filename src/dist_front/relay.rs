@@ -44,6 +44,7 @@ use self::pool::{BuilderInfo, Machine};
 use self::queue::{Limits, Toolchain};
 use self::tunnels::Tunnels;
 use super::Front;
+use super::wire::Heartbeat;
 use crate::base::time::unix_seconds;
 use crate::contract::gateway_config;
 use crate::contract::gateway_status::RelayStatus;
@@ -162,7 +163,13 @@ impl Relay {
     }
 
     /// A genuine heartbeat came.
-    fn heartbeat(&self, at: SocketAddr, nonce: u64, cores: u64, body: &[u8]) -> Result<(), String> {
+    fn heartbeat(
+        &self,
+        at: SocketAddr,
+        (heartbeat, machine): (Heartbeat, Option<u16>),
+        body: &[u8],
+    ) -> Result<(), String> {
+        let Heartbeat { nonce, cores } = heartbeat;
         let credentials = wire::credentials(body).map_err(|cause| cause.to_string())?;
         let known = self.builder(&at).filter(|known| known.nonce == nonce);
         if let Some(known) = &known {
@@ -178,7 +185,7 @@ impl Relay {
         let info = BuilderInfo {
             nonce,
             cores,
-            machine: Machine(self.settings.machine(&at)),
+            machine: Machine(self.settings.machine(&at, machine)),
         };
         self.dispatcher().pool.heartbeat(Instant::now(), at, info);
         Ok(())
@@ -196,11 +203,11 @@ impl Front {
         self: &Arc<Front>,
         gateway: &Arc<Gateway>,
         at: SocketAddr,
-        heartbeat: super::wire::Heartbeat,
+        heartbeat: (Heartbeat, Option<u16>),
         body: &[u8],
     ) {
         let Some(relay) = self.relay() else { return };
-        match relay.heartbeat(at, heartbeat.nonce, heartbeat.cores, body) {
+        match relay.heartbeat(at, heartbeat, body) {
             Ok(()) => self.dispatch(gateway),
             Err(cause) => warn!("builder {at} gets no jobs: {cause}"),
         }
@@ -348,14 +355,15 @@ impl Front {
 }
 
 impl gateway_config::Relay {
-    /// The kind of processor of a builder: what the settings say, else our own.
-    fn machine(&self, at: &SocketAddr) -> u16 {
-        self.machines.get(at).copied().unwrap_or(OWN_MACHINE)
+    /// The kind of processor of a builder: what the settings say, else what it tells, else our own.
+    fn machine(&self, at: &SocketAddr, told: Option<u16>) -> u16 {
+        let set = self.machines.get(at).copied();
+        set.or(told).unwrap_or(OWN_MACHINE)
     }
 }
 
 /// Our own kind of processor, as ELF numbers it.
-const OWN_MACHINE: u16 = if cfg!(target_arch = "aarch64") {
+pub(super) const OWN_MACHINE: u16 = if cfg!(target_arch = "aarch64") {
     183
 } else {
     62
@@ -381,8 +389,7 @@ impl Front {
         let kept = self.registry().heartbeats(Instant::now());
         for one in kept {
             if let Ok(heartbeat) = super::wire::heartbeat(&one.body) {
-                let (nonce, cores) = (heartbeat.nonce, heartbeat.cores);
-                if let Err(cause) = relay.heartbeat(one.builder, nonce, cores, &one.body) {
+                if let Err(cause) = relay.heartbeat(one.builder, (heartbeat, None), &one.body) {
                     warn!("builder {} gets no jobs: {cause}", one.builder);
                 }
             }

@@ -6,7 +6,7 @@ use super::relay::AnswerBody;
 use super::relay::wire::heartbeat_taken;
 use super::upstream::{Health, STATUS, UpstreamError};
 use super::wire::{self, Allocation, JobState};
-use super::{Front, jwt, registry};
+use super::{Front, jwt, registry, relay};
 use crate::base::secret::Secret;
 use crate::contract::gateway_config::WrongToken;
 use crate::dist_front::admission::WAIT;
@@ -49,6 +49,12 @@ const CERTIFICATE: &str = "/api/v1/scheduler/server_certificate/";
 const JOB_STATE: &str = "/api/v1/scheduler/job_state/";
 const SUBMIT_TOOLCHAIN: &str = "/api/v1/distserver/submit_toolchain/";
 const RUN_JOB: &str = "/api/v1/distserver/run_job/";
+/// What machines of ours call themselves.
+const AGENT: &str = concat!("sccache-dock/", env!("CARGO_PKG_VERSION"));
+/// Longest version that is shown.
+const VERSION: usize = 32;
+/// Their kind of processor, as ELF numbers it.
+const MACHINE: &str = "sccache-dock-machine";
 /// Ours: a builder's machine says that it leaves.
 pub(super) const LEAVING: &str = "/api/v1/dock/leaving";
 /// Ours: a builder's machine opens a connection to the builder.
@@ -376,6 +382,7 @@ impl Scene<'_> {
             Refusal::new(StatusCode::UNAUTHORIZED, reason, message)
         })?;
         front.joined(self.gateway, builder, token);
+        front.registry().runs_version(&builder, self.version());
         front.news.notify_one();
         if is_new {
             let cores = heartbeat.cores;
@@ -383,7 +390,9 @@ impl Scene<'_> {
             front.changed.notify_waiters();
         }
         if front.relay().is_some() {
-            front.introduce(self.gateway, builder, heartbeat, &body);
+            let machine = self.parts.headers.get(MACHINE);
+            let machine = machine.and_then(|machine| machine.to_str().ok()?.parse().ok());
+            front.introduce(self.gateway, builder, (heartbeat, machine), &body);
             front.registered(builder, heartbeat.nonce);
             return Ok(reply(OCTETS, heartbeat_taken(is_new)));
         }
@@ -541,6 +550,13 @@ impl Scene<'_> {
         Ok(self.builder_and_token()?.0)
     }
 
+    /// The version of ours that a builder's machine has; stock builders tell none.
+    fn version(&self) -> Option<String> {
+        let agent = self.parts.headers.get(header::USER_AGENT)?;
+        let version = agent.to_str().ok()?.strip_prefix("sccache-dock/")?;
+        Some(version.chars().take(VERSION).collect())
+    }
+
     /// The builder, and the token of the file with which it proves itself, where that is none of the settings.
     fn builder_and_token(&self) -> Result<(SocketAddr, Option<Secret>), Refusal> {
         let token = &self.front.config.builder_token;
@@ -607,6 +623,8 @@ impl Front {
             token => format!("{builder} {token}"),
         };
         headers.insert(header::AUTHORIZATION, bearer(&token));
+        headers.insert(header::USER_AGENT, HeaderValue::from_static(AGENT));
+        headers.insert(MACHINE, HeaderValue::from(relay::OWN_MACHINE));
         // It must be the address that the builder names, wherever its request came from.
         if let Ok(ip) = HeaderValue::from_str(&builder.ip().to_string()) {
             headers.insert("x-real-ip", ip);

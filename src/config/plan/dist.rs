@@ -12,7 +12,6 @@ use crate::contract::service::{BUILDER_REGISTERED, SCHEDULER_ANSWERS};
 use crate::contract::service::{File, ReadyBy, Service, StopBy};
 use crate::contract::service::{Id, Rules};
 use crate::exit;
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -57,12 +56,13 @@ pub(super) fn front(settings: &Settings, facts: &DistFacts) -> Dist {
         relay: settings
             .dist
             .relay
+            .as_ref()
             .filter(|_| settings.mode.schedules())
             .map(|relay| relay_config(settings, facts, relay)),
     }
 }
 
-fn relay_config(settings: &Settings, facts: &DistFacts, relay: Relay) -> gateway_config::Relay {
+fn relay_config(settings: &Settings, facts: &DistFacts, relay: &Relay) -> gateway_config::Relay {
     let address = relay.address.map(|address| {
         let port = address.port.unwrap_or(facts.front.port());
         SocketAddr::new(address.ip, port)
@@ -73,7 +73,7 @@ fn relay_config(settings: &Settings, facts: &DistFacts, relay: Relay) -> gateway
         queue_bytes: relay.queue_bytes,
         spool: paths::relay_spool(&settings.dir),
         authority: paths::relay_authority(&settings.dir),
-        machines: BTreeMap::new(),
+        machines: relay.machines.clone(),
     }
 }
 

@@ -234,6 +234,12 @@ pub(super) const ROWS: &[Row] = &[
         "most bytes of the jobs that wait or run in the relay",
     ),
     row(
+        "SCCACHE_BUILDER_MACHINES",
+        "builder_machines",
+        "",
+        "processors of stock builders that are not like the relay's: 10.0.0.7:10501=arm64",
+    ),
+    row(
         "SCCACHE_BUILDER_LISTEN",
         "builder_listen",
         "0.0.0.0:10501",

@@ -157,6 +157,8 @@ impl Pool {
         if let Some(builder) = self.builders.get_mut(&at)
             && builder.is.nonce == is.nonce
         {
+            // A gateway that has just started learns from its file less than the builder tells.
+            builder.is = is;
             builder.last_sign = now;
             (builder.silent, builder.gone) = (false, None);
             return false;

@@ -150,6 +150,7 @@ fn what_is_wrong_stands_first() {
         allocations: Default::default(),
         builders: vec![BuilderStatus {
             token: None,
+            version: None,
             address: "10.0.0.7:10501".parse().unwrap(),
             local: false,
             state: BuilderState::Lost,

@@ -190,6 +190,40 @@ fn builder_that_nobody_reaches_takes_jobs_through_its_own_connections() {
 }
 
 #[test]
+fn toolchain_never_goes_to_a_builder_of_another_kind() {
+    let other = format!("127.0.0.1:{}", free_port());
+    let kind = format!("{other}=arm64");
+    let Some(mut cluster) = Cluster::start(0, &[("SCCACHE_BUILDER_MACHINES", &kind)]) else {
+        return;
+    };
+    let url = format!("http://127.0.0.1:{}", cluster.front);
+    let set = [
+        ("SCCACHE_PUBLIC_ADDR", other.as_str()),
+        ("SCCACHE_BUILDER_LISTEN", other.as_str()),
+    ];
+    cluster.builders.push(builder(&url, &set));
+    cluster.write_sources(8);
+    let built = cluster.client(&Cluster::build(8, 8));
+    assert_eq!(built.code, Some(0), "{}", built.output);
+    assert_eq!(cluster.done(), (8, 0), "{}", cluster.dock.log());
+    let machine = if cfg!(target_arch = "aarch64") {
+        183
+    } else {
+        62
+    };
+    cluster
+        .dock
+        .wait_log(&format!("is for ELF's machine {machine}"));
+    let builders = cluster.dist()["builders"].as_array().unwrap().clone();
+    let of = |address: &str| {
+        let found = builders.iter().find(|one| one["address"] == address);
+        found.unwrap().clone()
+    };
+    assert_eq!(of(&other)["done"], 0, "{builders:?}");
+    assert_eq!(of(&other)["version"], env!("CARGO_PKG_VERSION"));
+}
+
+#[test]
 fn builder_that_nobody_reaches_says_that_it_needs_a_relay() {
     if !is_possible() {
         return;
