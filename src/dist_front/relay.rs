@@ -99,9 +99,8 @@ impl Relay {
     /// # Errors
     /// There is no randomness, or no folder for jobs.
     pub(super) fn new(settings: gateway_config::Relay) -> io::Result<Relay> {
-        let mut random = [0; 40];
-        getrandom::fill(&mut random)?;
-        let (secret, first) = random.split_at(32);
+        let mut first = [0; 8];
+        getrandom::fill(&mut first)?;
         let opened = Authority::open(&settings.authority, unix_seconds());
         let (authority, lost) = opened.map_err(io::Error::other)?;
         if let Some(cause) = lost {
@@ -113,15 +112,15 @@ impl Relay {
             jobs: JOBS,
             bytes: settings.queue_bytes,
         };
-        let first = u64::from_ne_bytes(first.try_into().unwrap_or_default());
+        let first = u64::from_ne_bytes(first);
         Ok(Relay {
             dispatcher: Mutex::new(Dispatcher::new(limits, first)),
             waiting: Mutex::default(),
             builders: Mutex::default(),
             tunnels: Arc::default(),
             archives: Archives::default(),
+            tickets: ticket::Tickets::new(authority.secret),
             authority,
-            tickets: ticket::Tickets::new(secret.try_into().unwrap_or_default()),
             metrics: RelayMetrics::default(),
             settings,
         })
@@ -171,23 +170,31 @@ impl Relay {
     ) -> Result<(), String> {
         let Heartbeat { nonce, cores } = heartbeat;
         let credentials = wire::credentials(body).map_err(|cause| cause.to_string())?;
-        let known = self.builder(&at).filter(|known| known.nonce == nonce);
-        if let Some(known) = &known {
-            known.answered();
-        } else {
-            let client = BuilderClient::new(at, nonce, &credentials, Arc::clone(&self.tunnels))?;
-            let former = self.builders().insert(at, Arc::new(client));
-            if let Some(former) = former {
-                // Whoever waits for that process waits in vain.
-                former.stand_still();
-            }
-        }
         let info = BuilderInfo {
             nonce,
             cores,
             machine: Machine(self.settings.machine(&at, machine)),
         };
-        self.dispatcher().pool.heartbeat(Instant::now(), at, info);
+        let known = self.builder(&at).filter(|known| known.nonce == nonce);
+        let client = match known {
+            Some(known) => {
+                known.answered();
+                known
+            }
+            None => {
+                let tunnels = Arc::clone(&self.tunnels);
+                Arc::new(BuilderClient::new(at, nonce, &credentials, tunnels)?)
+            }
+        };
+        // Both at once: no job goes to a builder that nobody could reach.
+        let mut dispatcher = self.dispatcher();
+        let former = self.builders().insert(at, Arc::clone(&client));
+        dispatcher.pool.heartbeat(Instant::now(), at, info);
+        drop(dispatcher);
+        if let Some(former) = former.filter(|former| former.nonce != nonce) {
+            // Whoever waits for that process waits in vain.
+            former.stand_still();
+        }
         Ok(())
     }
 }
@@ -321,6 +328,11 @@ impl Front {
             let quiet = relay.dispatcher().pool.quiet(Instant::now(), QUIET);
             let asked = quiet.into_iter().filter_map(|at| relay.builder(&at));
             let asked = asked.map(|client| async move { (client.is_awake().await, client) });
+            {
+                let (dispatcher, mut builders) = (relay.dispatcher(), relay.builders());
+                builders.retain(|at, _| dispatcher.pool.knows(at));
+                relay.tunnels.prune(|at| builders.contains_key(at));
+            }
             for (is_awake, client) in futures_util::future::join_all(asked).await {
                 self.heard(relay, is_awake, &client);
             }

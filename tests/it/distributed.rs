@@ -452,7 +452,11 @@ fn job_is_reported_with_what_it_used() {
         |_| {},
         "i=0; while [ $i -lt 100000 ]; do i=$((i + 1)); done; exit 3",
     );
-    assert_eq!(output.status.signal(), Some(9), "the client compiles it");
+    assert_eq!(
+        output.status.signal(),
+        Some(COMPILER_FAILED),
+        "the client compiles it"
+    );
     let Report::Ended {
         exit,
         seconds,
@@ -517,7 +521,7 @@ fn sandbox_that_cannot_be_set_up_does_not_fail_its_client() {
     }
     let mut terms = terms();
     terms.bwrap = "/usr/bin/false".into();
-    assert_eq!(job(&terms, "true").status.signal(), Some(9));
+    assert_eq!(job(&terms, "true").status.signal(), Some(COMPILER_FAILED));
     terms.bwrap = "/nowhere/bwrap".into();
     assert_eq!(job(&terms, "true").status.signal(), Some(9));
 }

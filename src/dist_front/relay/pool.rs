@@ -290,6 +290,11 @@ impl Pool {
         }
     }
 
+    /// Whether there is a builder at this address, or was one not long ago.
+    pub(super) fn knows(&self, at: &SocketAddr) -> bool {
+        self.builders.contains_key(at)
+    }
+
     /// Whether there are builders of more than one kind of processor.
     pub(super) fn is_mixed(&self) -> bool {
         let mut kinds = self.builders.values().map(|one| one.is.machine);

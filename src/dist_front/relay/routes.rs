@@ -272,7 +272,7 @@ impl Scene<'_> {
                 Ok(ticket)
             }
             None => {
-                let message = "this job is none that the relay has let in since its start";
+                let message = "this job is none that the relay has let in";
                 Err(Refusal::new(
                     StatusCode::SERVICE_UNAVAILABLE,
                     "dist_ticket",

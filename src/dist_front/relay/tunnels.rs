@@ -2,11 +2,10 @@
 
 use crate::dist_front::upstream::Stream;
 use std::collections::{HashMap, VecDeque};
-use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
+use std::task::{Context, Waker};
 use std::time::Duration;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::Notify;
@@ -57,6 +56,14 @@ impl Tunnels {
         self.waiting().contains_key(builder)
     }
 
+    /// Lets go of those that were closed, and of builders that are not known any more.
+    pub(super) fn prune(&self, is_known: impl Fn(&SocketAddr) -> bool) {
+        self.waiting().retain(|builder, ways| {
+            ways.retain_mut(is_open);
+            !ways.is_empty() || is_known(builder)
+        });
+    }
+
     /// The next one of a builder that is still open.
     pub(super) async fn take(&self, builder: &SocketAddr) -> Option<Way> {
         let deadline = Instant::now() + PATIENCE;
@@ -68,7 +75,7 @@ impl Tunnels {
             };
             match next {
                 Some(mut way) => {
-                    if is_open(&mut way).await {
+                    if is_open(&mut way) {
                         return Some(way);
                     }
                 }
@@ -79,14 +86,12 @@ impl Tunnels {
 }
 
 /// A builder says nothing first: what can be read is its end.
-async fn is_open(way: &mut Way) -> bool {
-    poll_fn(|context| {
-        let mut byte = [0];
-        let mut buffer = ReadBuf::new(&mut byte);
-        let read = Pin::new(&mut *way).poll_read(context, &mut buffer);
-        Poll::Ready(read.is_pending())
-    })
-    .await
+fn is_open(way: &mut Way) -> bool {
+    let mut context = Context::from_waker(Waker::noop());
+    let mut byte = [0];
+    let mut buffer = ReadBuf::new(&mut byte);
+    let read = Pin::new(&mut *way).poll_read(&mut context, &mut buffer);
+    read.is_pending()
 }
 
 #[cfg(test)]
@@ -114,6 +119,13 @@ mod tests {
         };
         let (taken, ()) = tokio::join!(tunnels.take(&builder), came);
         assert!(taken.is_some());
+        let (near, far) = tokio::io::duplex(16);
+        tunnels.add(builder, Box::new(near));
+        drop(far);
+        tunnels.prune(|_| true);
+        assert!(tunnels.has(&builder));
         assert!(tunnels.take(&builder).await.is_none());
+        tunnels.prune(|_| false);
+        assert!(!tunnels.has(&builder));
     }
 }

@@ -5,6 +5,8 @@ use crate::dock::{descendants_of, eventually};
 use crate::harness::now;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use std::io::Write;
+use std::net::TcpStream;
 use std::time::Duration;
 
 /// A build of so many files at so many at a time, during which `happens` is done every now and then.
@@ -57,6 +59,63 @@ fn killed_builders_cost_no_job() {
         lost > 0,
         "the builders were killed when they had nothing to do"
     );
+}
+
+#[test]
+fn killed_gateway_fails_no_build() {
+    let Some(cluster) = Cluster::start(1, &[]) else {
+        return;
+    };
+    cluster.warm();
+    cluster.write_sources(16);
+    let built = std::thread::scope(|scope| {
+        let build = scope.spawn(|| cluster.client(&Cluster::build(16, 8)));
+        eventually("jobs run", || {
+            (cluster.outcome("jobs", "done") >= 3).then_some(())
+        });
+        kill(cluster.dock.pid_of("gateway"), Signal::SIGKILL).unwrap();
+        build.join().unwrap()
+    });
+    assert_eq!(built.code, Some(0), "{}", built.output);
+    // Its successor knows the builders, and they have the compilers.
+    eventually("both are there", || {
+        let status = cluster.dock.status()?;
+        (status["cache"]["dist"]["relay"]["slots"] == 4).then_some(())
+    });
+    let (before, _) = cluster.done();
+    cluster.client.write("z.c", "int z(void) { return 0; }\n");
+    let again = cluster.client("sccache cc -c z.c -o z.o");
+    assert_eq!(again.code, Some(0), "{}", again.output);
+    assert_eq!(cluster.done().0, before + 1, "{}", cluster.dock.log());
+}
+
+#[test]
+fn silent_connections_to_every_port_change_nothing() {
+    let Some(cluster) = Cluster::start(1, &[]) else {
+        return;
+    };
+    cluster.warm();
+    let builders = cluster.dist()["builders"].as_array().unwrap().clone();
+    let mut ports: Vec<String> = builders
+        .iter()
+        .map(|one| one["address"].as_str().unwrap().to_owned())
+        .collect();
+    ports.push(format!("127.0.0.1:{}", cluster.front));
+    ports.push(cluster.dock.address().to_string());
+    let silent = |begin: &[u8]| -> Vec<TcpStream> {
+        let connect = |port: &String| {
+            let mut stream = TcpStream::connect(port).unwrap();
+            stream.write_all(begin).unwrap();
+            stream
+        };
+        ports.iter().map(connect).collect()
+    };
+    let _held = [silent(b""), silent(&[0x16, 3, 1, 2, 0, 1])];
+    cluster.write_sources(8);
+    let built = cluster.client(&Cluster::build(8, 8));
+    assert_eq!(built.code, Some(0), "{}", built.output);
+    assert_eq!(cluster.done(), (9, 0), "{}", cluster.dock.log());
+    assert_eq!(cluster.outcome("attempts", "done"), 9, "none ran twice");
 }
 
 #[test]

@@ -7,9 +7,10 @@ use crate::dock::{Dock, eventually};
 use crate::harness::{Answer, Process, clean, sccache_bin};
 use crate::machine::Machine;
 use crate::site::free_port;
-use std::io::Write;
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 /// A scheduler's container with a certificate for `localhost` of a private authority, and the folder with `ca.pem`.
 struct Secured {
@@ -173,4 +174,82 @@ fn client_env_names_the_scheduler_as_it_is_reached() {
     let text = String::from_utf8(printed.stdout).unwrap();
     let expected = format!("scheduler_url = \"https://localhost:{}", secured.front);
     assert!(text.contains(&expected), "{text}");
+}
+
+/// A wire on which everything is read along.
+struct Wire {
+    port: u16,
+    seen: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Wire {
+    fn to(port: u16) -> Wire {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let wire = Wire {
+            port: listener.local_addr().unwrap().port(),
+            seen: Arc::default(),
+        };
+        let seen = Arc::clone(&wire.seen);
+        std::thread::spawn(move || {
+            while let Ok((near, _)) = listener.accept() {
+                let far = TcpStream::connect(("127.0.0.1", port)).unwrap();
+                for (from, to) in [(&near, &far), (&far, &near)] {
+                    let ends = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                    let seen = Arc::clone(&seen);
+                    std::thread::spawn(move || read_along(ends, &seen));
+                }
+            }
+        });
+        wire
+    }
+}
+
+fn read_along((mut from, mut to): (TcpStream, TcpStream), seen: &Mutex<Vec<u8>>) {
+    let mut piece = [0; 16 << 10];
+    while let Ok(length @ 1..) = from.read(&mut piece) {
+        seen.lock().unwrap().extend(&piece[..length]);
+        if to.write_all(&piece[..length]).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(Shutdown::Write);
+}
+
+#[test]
+fn no_token_and_no_job_crosses_the_network_in_clear() {
+    let Some(secured) = Secured::start(&[("SCCACHE_RELAY", "on")]) else {
+        return;
+    };
+    let (of_client, of_builder) = (Wire::to(secured.front), Wire::to(secured.front));
+    // By its own connections: whatever the relay sends to it is on the wire, too.
+    let url = format!("https://localhost:{}", of_builder.port);
+    let set = [
+        ("SSL_CERT_FILE", secured.ca()),
+        ("SCCACHE_PUBLIC_ADDR", "none".to_owned()),
+    ];
+    let set: Vec<(&str, &str)> = set.iter().map(|(name, value)| (*name, &**value)).collect();
+    let _hidden = builder(&url, &set);
+    let client = Machine::new();
+    let file = client_file("FRONT", &secured.dock.token());
+    let url = format!("https://localhost:{}", of_client.port);
+    client.write("dist.toml", &file.replace("http://FRONT", &url));
+    for name in ["one", "two", "three", "four", "five", "six"] {
+        secured.compile(&client, name);
+    }
+    assert_eq!(distributed(&statistics(&client)), (6, 0));
+    eventually("the hidden builder has the compiler", || {
+        let log = secured.dock.log();
+        (log.matches(" is ready on builder ").count() == 2).then_some(())
+    });
+    for (wire, token) in [
+        (&of_client, secured.dock.token()),
+        (&of_builder, BUILDERS_TOKEN.to_owned()),
+    ] {
+        let seen = wire.seen.lock().unwrap();
+        assert!(seen.len() > 20 << 20, "{} bytes were seen", seen.len());
+        for word in [&*token, "Bearer", "/api/v1/", "HTTP/1.1", "return 1;"] {
+            let found = seen.windows(word.len()).any(|part| part == word.as_bytes());
+            assert!(!found, "{word:?} was seen");
+        }
+    }
 }
