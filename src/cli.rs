@@ -1,6 +1,6 @@
 //! What can be typed. No logic.
 
-use crate::client::at;
+use crate::client::{at, build, explain, prefetch};
 use crate::{admin, builder, client, doctor};
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -68,6 +68,12 @@ pub enum Command {
     Warm(client::warm::Args),
     /// Run a command that sees its checkout and CARGO_HOME at fixed paths, so that checkouts share their results
     At(at::Args),
+    /// Run a build, and say afterwards what the cache was to it
+    Build(build::Args),
+    /// Say what each compile of the last build was to the cache, and why it was no hit
+    Explain(explain::Args),
+    /// Bring to a fresh machine what its build will ask for, before it asks
+    Prefetch(prefetch::Args),
     /// Look for what is wrong: inside the container, or on a client
     Doctor(doctor::Args),
     /// Write the manual pages of all commands to a folder, for packages
