@@ -1,10 +1,11 @@
-//! What knows nothing of caches, clusters or containers: files, sockets, secrets, terminals, time.
+//! Building blocks that know nothing about caches, clusters or containers: files, sockets, secrets, terminals, time.
 
 pub mod config_file;
 pub mod human;
 pub mod listeners;
 pub(crate) mod log;
 pub mod mount;
+pub(crate) mod private_file;
 pub mod progress;
 pub mod regular_file;
 pub mod secret;

@@ -11,6 +11,7 @@ use crate::docker::{LONG, run};
 use crate::harness::{clean, sccache_bin, skip, wait_for};
 use crate::machine::kill_daemons;
 use crate::site::{Script, Site, free_port};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -31,10 +32,10 @@ const GUIDES: &[&str] = &[
 ];
 
 /// What stands between two fences.
-struct Block {
+pub(crate) struct Block {
     language: String,
     mark: String,
-    text: String,
+    pub(crate) text: String,
 }
 
 impl Block {
@@ -44,7 +45,7 @@ impl Block {
     }
 
     /// It is typed where its guide is followed.
-    fn is_typed(&self) -> bool {
+    pub(crate) fn is_typed(&self) -> bool {
         let special = ["dock", "settings"].contains(&self.mark.as_str());
         self.language == "sh" && self.elsewhere().is_none() && !special
     }
@@ -54,7 +55,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn guide(name: &str) -> String {
+pub(crate) fn guide(name: &str) -> String {
     let folder = if name == "README" { "." } else { "docs" };
     fs::read_to_string(root().join(folder).join(name).with_extension("md")).unwrap()
 }
@@ -69,7 +70,7 @@ fn documents() -> Vec<String> {
     names
 }
 
-fn blocks(text: &str) -> Vec<Block> {
+pub(crate) fn blocks(text: &str) -> Vec<Block> {
     let (mut blocks, mut open): (Vec<Block>, bool) = (Vec::new(), false);
     for line in text.lines() {
         match (line.trim_start().strip_prefix("```"), open) {
@@ -484,9 +485,11 @@ fn every_message_in_the_guide_of_errors_is_one_that_is_printed() {
     theirs.extend(fs::read(sccache.with_file_name("sccache-dist")).unwrap());
     let text = guide("errors");
     let rows = text.lines().filter_map(|line| line.strip_prefix("| `"));
+    let mut listed = BTreeSet::new();
     let mut count = 0;
     for row in rows {
         let message = row.split('`').next().unwrap();
+        assert!(listed.insert(message), "{message:?} has two rows");
         let is_theirs = row.contains("(sccache)");
         for part in fixed_parts(message) {
             let found = match is_theirs {
