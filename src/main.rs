@@ -5,12 +5,13 @@ use clap::{CommandFactory, Parser};
 use sccache_dock::base::terminal::Screen;
 use sccache_dock::builder::{self, shim};
 use sccache_dock::cli::{Cli, Command};
-use sccache_dock::client::at;
+use sccache_dock::client::build::record;
+use sccache_dock::client::{at, build, explain, prefetch};
 use sccache_dock::config::settings;
 use sccache_dock::exit;
 use sccache_dock::{admin, client, doctor};
 use std::error::Error;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt as _;
 use std::process::ExitCode;
@@ -21,8 +22,12 @@ fn main() -> ExitCode {
     if shim::is_called(variable.as_deref(), std::env::args_os().nth(1).as_deref()) {
         return as_bubblewrap(variable.unwrap_or_default());
     }
-    if let Some(wrapped) = at::wrapped() {
-        let error = at::wrap(&wrapped);
+    let wrapper = match record::recorded() {
+        Some(wrapped) => Some((record::record as fn(&OsStr) -> io::Error, wrapped)),
+        None => at::wrapped().map(|wrapped| (at::wrap as fn(&OsStr) -> io::Error, wrapped)),
+    };
+    if let Some((run, wrapped)) = wrapper {
+        let error = run(&wrapped);
         let _ = writeln!(
             io::stderr(),
             "error: cannot run {}: {error}",
@@ -56,6 +61,9 @@ fn main() -> ExitCode {
             Ok(never) => match never {},
             Err(error) => Err((error.code(), error.into())),
         },
+        Command::Build(args) => build::run(&args).map_err(|error| (error.code(), error.into())),
+        Command::Explain(args) => given(explain::run(&args)),
+        Command::Prefetch(args) => given(prefetch::run(&args)),
         Command::AtEnd { folder, wait } => done(at::see_off(&folder, wait)),
         Command::Warm(args) => given(client::warm::run(&args)),
         Command::Doctor(args) => given(doctor::run(&args)),
@@ -140,6 +148,9 @@ fn with_settings(command: Command, loaded: settings::Loaded) -> Outcome {
         Command::Run
         | Command::Builder { .. }
         | Command::At(_)
+        | Command::Build(_)
+        | Command::Explain(_)
+        | Command::Prefetch(_)
         | Command::AtEnd { .. }
         | Command::Seccomp { .. }
         | Command::Completions { .. }
