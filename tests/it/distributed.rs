@@ -9,6 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sccache_dock::builder::mounts::Procfs;
 use sccache_dock::builder::shim::{JobSpec, Limit, Report, VARIABLE};
+use sccache_dock::contract::job_end::COMPILER_FAILED;
 use serde_json::Value;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::ExitStatusExt;
