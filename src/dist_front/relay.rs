@@ -400,10 +400,10 @@ impl Front {
         let Some(relay) = self.relay() else { return };
         let kept = self.registry().heartbeats(Instant::now());
         for one in kept {
-            if let Ok(heartbeat) = super::wire::heartbeat(&one.body) {
-                if let Err(cause) = relay.heartbeat(one.builder, (heartbeat, None), &one.body) {
-                    warn!("builder {} gets no jobs: {cause}", one.builder);
-                }
+            if let Ok(heartbeat) = super::wire::heartbeat(&one.body)
+                && let Err(cause) = relay.heartbeat(one.builder, (heartbeat, None), &one.body)
+            {
+                warn!("builder {} gets no jobs: {cause}", one.builder);
             }
         }
     }

@@ -200,7 +200,7 @@ impl Tar {
             };
             self.links.insert(normal(&path_of(&name)), target);
         }
-        let skip = size.div_ceil(BLOCK as u64) * BLOCK as u64;
+        let skip = size.div_ceil(BLOCK as u64).saturating_mul(BLOCK as u64);
         Ok((size > 0).then_some(File {
             name,
             kind,
@@ -239,6 +239,7 @@ fn number(field: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn entry(name: &str, kind: u8, link: &str, content: &[u8]) -> Vec<u8> {
         let mut header = vec![0; BLOCK];
@@ -299,6 +300,21 @@ mod tests {
         assert_eq!(machine(&absolute, "/opt/cc"), Some(183));
         let round = [entry("a", b'2', "b", b""), entry("b", b'2', "a", b"")];
         assert_eq!(machine(&round, "/a"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_archive_is_read(headers in proptest::collection::vec(
+            (proptest::collection::vec(any::<u8>(), 0..BLOCK), any::<[u8; 12]>(), any::<u8>()), 0..8,
+        )) {
+            let mut tar = Tar::default();
+            for (mut block, size, kind) in headers {
+                block.resize(BLOCK, 7);
+                block[124..136].copy_from_slice(&size);
+                block[156] = kind;
+                let _ = tar.write(&block);
+            }
+        }
     }
 
     #[test]

@@ -217,6 +217,7 @@ fn put_bytes(body: &mut Vec<u8>, bytes: &[u8]) {
 mod tests {
     use super::*;
     use crate::dist_front::wire::{self, Allocation};
+    use proptest::prelude::*;
 
     #[test]
     fn allocation_reads_back_as_the_schedulers_own() {
@@ -283,6 +284,13 @@ mod tests {
         };
         assert_eq!(command(command_bytes), Ok(expected));
         assert_eq!(&rest[command_length(*length)..], NO_INPUTS);
+    }
+
+    proptest! {
+        #[test]
+        fn any_body_is_judged(body in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = (credentials(&body), assigned(&body), taken(&body), result(&body), command(&body));
+        }
     }
 
     /// The signature is what another implementation of HMAC (Python's) makes of the same bytes.

@@ -1,6 +1,6 @@
 //! Builders that die, stand still, or are cut off while they compile: no build notices.
 
-use super::Cluster;
+use super::{Cluster, builder};
 use crate::dock::{descendants_of, eventually};
 use crate::harness::now;
 use nix::sys::signal::{Signal, kill};
@@ -162,4 +162,29 @@ fn job_on_a_paused_builder_runs_elsewhere_within_seconds() {
             .all(|one| one["state"] == "ready")
             .then_some(())
     });
+}
+
+#[test]
+fn builder_that_is_told_to_leave_costs_no_job() {
+    let Some(mut cluster) = Cluster::start(0, &[]) else {
+        return;
+    };
+    let url = format!("http://127.0.0.1:{}", cluster.front);
+    // Too little for a job.
+    let leaving = builder(&url, &[("SCCACHE_STOP_GRACE", "200ms")]);
+    cluster.builders.push(leaving);
+    cluster.warm();
+    cluster.write_sources(12);
+    let built = std::thread::scope(|scope| {
+        let build = scope.spawn(|| cluster.client(&Cluster::build(12, 8)));
+        eventually("jobs run on both", || {
+            let builders = cluster.dist()["builders"].as_array().unwrap().clone();
+            let all = builders.iter().all(|one| one["jobs"].as_u64() > Some(0));
+            all.then_some(())
+        });
+        cluster.builders[0].signal(Signal::SIGTERM);
+        build.join().unwrap()
+    });
+    assert_eq!(built.code, Some(0), "{}", built.output);
+    assert_eq!(cluster.done(), (13, 0), "{}", cluster.dock.log());
 }
