@@ -1,5 +1,6 @@
 //! What knows nothing of caches, clusters or containers: files, sockets, secrets, terminals, time.
 
+pub mod apparmor;
 pub mod config_file;
 pub mod human;
 pub mod listeners;
