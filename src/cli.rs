@@ -1,5 +1,7 @@
 //! What can be typed. No logic.
 
+use crate::admin::machine::Output;
+use crate::base::apparmor;
 use crate::client::at;
 use crate::{admin, builder, client, doctor};
 use clap::{Parser, Subcommand};
@@ -37,21 +39,25 @@ pub enum Command {
         watch: Option<u16>,
     },
     /// Exit with 0 if every service is ready and the cache answers
-    Healthcheck,
+    Healthcheck(Output),
     /// Restart one service, or start it again after `stop`; without a name all of them, with every port kept
     Restart {
         /// gateway, server, scheduler or builder
         service: Option<String>,
+        #[command(flatten)]
+        output: Output,
     },
     /// Stop one service and keep it stopped
     Stop {
         /// gateway, server, scheduler or builder
         service: String,
+        #[command(flatten)]
+        output: Output,
     },
     /// Read the settings again and restart what they change, as SIGHUP does
-    Reload,
+    Reload(Output),
     /// Show the settings in force and where each comes from
-    Config,
+    Config(Output),
     /// Remove blobs from the cache; all of them without an option
     Purge(admin::purge::Args),
     /// Print what a client needs to use this cache
@@ -60,6 +66,9 @@ pub enum Command {
         args: client::EnvArgs,
         #[command(flatten)]
         published: client::Published,
+        /// Print the set as JSON, whatever the format
+        #[arg(long)]
+        json: bool,
     },
     /// Say what to type for a first cached build (asked by the host's script)
     #[command(hide = true)]
@@ -74,7 +83,7 @@ pub enum Command {
     #[command(hide = true)]
     Man { folder: PathBuf },
     /// Show the versions of sccache-dock and of its sccache
-    Version,
+    Version(Output),
     /// Print completions for a shell
     Completions { shell: clap_complete::Shell },
     /// End the daemon of a command's own (started by `at`)
@@ -101,6 +110,15 @@ pub enum Command {
         /// For which kind of isolation
         #[arg(value_enum, default_value_t = builder::Profile::Userns)]
         profile: builder::Profile,
+    },
+    /// Print the AppArmor profile that allows the namespaces of a builder's container, or of this program on the host
+    Apparmor {
+        /// For what
+        #[arg(value_enum, default_value_t = apparmor::Profile::Container)]
+        profile: apparmor::Profile,
+        /// With `program`: where that is, this one's own path where it is not given
+        #[arg(long, value_name = "PATH")]
+        path: Option<PathBuf>,
     },
 }
 
