@@ -30,7 +30,10 @@ struct Numbered<T> {
 /// # Errors
 /// The output is closed.
 pub fn print(value: impl Serialize) -> io::Result<()> {
-    let mut out = io::stdout().lock();
+    write(io::stdout().lock(), value)
+}
+
+fn write(mut out: impl Write, value: impl Serialize) -> io::Result<()> {
     let schema = SCHEMA;
     serde_json::to_writer_pretty(&mut out, &Numbered { schema, value }).map_err(io::Error::from)?;
     writeln!(out)
@@ -158,12 +161,12 @@ impl Failure {
         }
     }
 
-    /// Prints it on standard output, where a program reads.
+    /// Prints it on standard error: on the other there is what was asked for, or nothing.
     ///
     /// # Errors
     /// The output is closed.
     pub fn print(self) -> io::Result<()> {
-        print(Failed { error: self })
+        write(io::stderr().lock(), Failed { error: self })
     }
 }
 

@@ -94,7 +94,8 @@ fn failure(dir: &Path, args: &[&str], set: &[(&str, &str)]) -> (Option<i32>, Val
         .env("HOME", dir);
     command.env("SCCACHE_DIR", dir).envs(set.iter().copied());
     let output = command.args(args).arg("--json").output().unwrap();
-    let value = value(&output);
+    assert_eq!(output.stdout, b"", "{args:?}");
+    let value: Value = serde_json::from_slice(&output.stderr).unwrap();
     conforms("error", &value);
     (output.status.code(), value["error"].clone())
 }

@@ -22,14 +22,26 @@ fn tags(version: &str, variant: &str) -> Vec<String> {
 fn tags_are_what_people_type() {
     assert_eq!(
         tags("v1.2.3", "ubuntu"),
-        ["1.2.3", "1.2.3-ubuntu", "1.2", "1.2-ubuntu", "1", "1-ubuntu", "latest", "ubuntu"]
+        [
+            "1.2.3",
+            "1.2.3-ubuntu",
+            "1.2",
+            "1.2-ubuntu",
+            "1",
+            "1-ubuntu",
+            "latest",
+            "ubuntu"
+        ]
     );
     assert_eq!(
         tags("v1.2.3", "client"),
         ["1.2.3-client", "1.2-client", "1-client", "client"]
     );
     // What is not finished is nobody's latest.
-    assert_eq!(tags("v2.0.0-rc.1", "ubuntu"), ["2.0.0-rc.1", "2.0.0-rc.1-ubuntu"]);
+    assert_eq!(
+        tags("v2.0.0-rc.1", "ubuntu"),
+        ["2.0.0-rc.1", "2.0.0-rc.1-ubuntu"]
+    );
     let mut wrong = clean(root().join("scripts/release-tags"));
     let ran = run(wrong.args(["v1", "ubuntu"]), PATIENCE);
     ran.refused(2, &["\"v1\" is no version", "hint: "]);
@@ -41,7 +53,9 @@ fn images_of_two_machines_are_joined_under_every_tag_and_signed() {
     let Some(registry) = Registry::start() else {
         return;
     };
-    let asked = docker_with_plugins("docker").args(["buildx", "version"]).output();
+    let asked = docker_with_plugins("docker")
+        .args(["buildx", "version"])
+        .output();
     if !asked.is_ok_and(|output| output.status.success()) {
         return crate::harness::skip("no docker buildx");
     }
@@ -60,32 +74,55 @@ fn images_of_two_machines_are_joined_under_every_tag_and_signed() {
     let text = format!("#!/bin/sh\necho \"$*\" >>'{}'\n", signed.display());
     fs::write(&cosign, text).unwrap();
     fs::set_permissions(&cosign, fs::Permissions::from_mode(0o755)).unwrap();
-    let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap());
+    let path = format!(
+        "{}:{}",
+        folder.path().display(),
+        std::env::var("PATH").unwrap()
+    );
     let mut step = docker_with_plugins("sh");
-    step.args(["-euc", &step_of_release("Join the images of all machines and sign them")]);
-    step.current_dir(root()).env("PATH", path).env("IMAGE", &image);
-    step.env("GITHUB_REF_NAME", "v1.2.3").env("VARIANT", "ubuntu").env("ARCHES", "amd64 arm64");
+    step.args([
+        "-euc",
+        &step_of_release("Join the images of all machines and sign them"),
+    ]);
+    step.current_dir(root())
+        .env("PATH", path)
+        .env("IMAGE", &image);
+    step.env("GITHUB_REF_NAME", "v1.2.3")
+        .env("VARIANT", "ubuntu")
+        .env("ARCHES", "amd64 arm64");
     let ran = run(&mut step, LONG);
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
-    let listed = passes(clean("curl").args(["--silent", "--fail"]).arg(format!(
-        "http://{}/v2/team/cache/tags/list",
-        registry.host
-    )));
+    let listed = passes(
+        clean("curl")
+            .args(["--silent", "--fail"])
+            .arg(format!("http://{}/v2/team/cache/tags/list", registry.host)),
+    );
     let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
-    let listed: BTreeSet<&str> = listed["tags"].as_array().unwrap().iter().filter_map(|it| it.as_str()).collect();
+    let listed: BTreeSet<&str> = listed["tags"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|it| it.as_str())
+        .collect();
     for tag in tags("v1.2.3", "ubuntu") {
         assert!(listed.contains(&*tag), "{tag} is missing in {listed:?}");
     }
     let digest = ran.stdout.lines().last().unwrap();
     assert!(digest.starts_with(&format!("{image}@sha256:")), "{digest}");
-    assert_eq!(fs::read_to_string(signed).unwrap(), format!("sign --yes {digest}\n"));
+    assert_eq!(
+        fs::read_to_string(signed).unwrap(),
+        format!("sign --yes {digest}\n")
+    );
 }
 
 /// The shell text of a step of the release workflow.
 fn step_of_release(name: &str) -> String {
     let text = fs::read_to_string(root().join(".github/workflows/release.yml")).unwrap();
     let step = text.split(&format!("- name: {name}\n")).nth(1).unwrap();
-    step.lines().find_map(|line| line.trim().strip_prefix("run: ")).unwrap().to_owned()
+    step.lines()
+        .find_map(|line| line.trim().strip_prefix("run: "))
+        .unwrap()
+        .to_owned()
 }
 
 /// Makes both packages of these very programs.
@@ -94,7 +131,10 @@ pub(crate) fn debian_packages(to: &Path) {
     let sccache = crate::harness::sccache_bin();
     let tools = sccache.ancestors().nth(3).unwrap();
     command.arg(to).env("SCCACHE_DOCK_TOOLS", tools);
-    let ran = run(command.env("SCCACHE_DOCK_PROGRAM", crate::dock::program()), LONG);
+    let ran = run(
+        command.env("SCCACHE_DOCK_PROGRAM", crate::dock::program()),
+        LONG,
+    );
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
 }
 

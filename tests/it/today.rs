@@ -344,10 +344,15 @@ fn script(machine: &Machine, site: &Site, runtime: &Runtime, table: &mut Table) 
 
 /// What pacman's own tool makes of the PKGBUILD; to build it takes an Arch Linux.
 fn package_of_arch(machine: &Machine) {
-    let text = "mkdir -p ~/arch\ncp /repository/images/packages/PKGBUILD ~/arch/\ncd ~/arch\nmakepkg --printsrcinfo";
+    let text = "mkdir -p ~/arch\ncp /repository/images/packages/PKGBUILD ~/arch/\ncd ~/arch\nPACMAN=true makepkg --printsrcinfo";
     let printed = machine.dev(text).ok();
     let version = format!("\tpkgver = {}\n", env!("CARGO_PKG_VERSION"));
-    for part in ["pkgbase = sccache-dock\n", "pkgname = sccache-dock-client\n", &version, "\tdepends = bubblewrap\n"] {
+    for part in [
+        "pkgbase = sccache-dock\n",
+        "pkgname = sccache-dock-client\n",
+        &version,
+        "\tdepends = bubblewrap\n",
+    ] {
         assert!(printed.contains(part), "{part:?} is missing in: {printed}");
     }
 }

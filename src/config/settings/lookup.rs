@@ -1,4 +1,4 @@
-//! Where the value of each setting comes from, and all that is wrong on the way. Pure.
+//! Finds the value of each setting and collects problems. Pure.
 
 use super::rows::{EXPECTED, ROWS, Row};
 use super::values::ValueError;
@@ -8,11 +8,10 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Variable of old for `MODE`.
+/// Former name of `MODE`.
 const OLD_MODE: &str = "SCCACHE_STORAGE_MODE";
 
-/// Looks settings up, each in the order that the module's documentation says, and keeps what was found and what is
-/// wrong.
+/// Looks up settings in the order given in the module's documentation, and records values, sources and problems.
 pub(super) struct Lookup<'a> {
     pub(super) environment: &'a BTreeMap<String, String>,
     read: &'a dyn Fn(&Path) -> io::Result<String>,
@@ -94,7 +93,7 @@ impl<'a> Lookup<'a> {
         }
     }
 
-    /// Notes what is wrong with a variable or file.
+    /// Records a problem with a variable or file.
     pub(super) fn problem(&mut self, subject: &str, message: String, hint: Option<String>) {
         self.problems.push(Problem {
             subject: subject.to_owned(),
@@ -103,7 +102,7 @@ impl<'a> Lookup<'a> {
         });
     }
 
-    /// The text of a setting, recorded with its source, and how a problem names it.
+    /// Returns a setting's text and the name that a problem should use for it, and records its source.
     fn raw(&mut self, name: &'static str) -> (String, String) {
         let row = ROWS
             .iter()
@@ -124,7 +123,7 @@ impl<'a> Lookup<'a> {
         (value, subject)
     }
 
-    /// Value, source, and how a problem names the setting.
+    /// Returns value, source, and the name that a problem should use.
     fn find(&mut self, row: &Row) -> (String, Source, String) {
         let name = row.name;
         if let Some(value) = self.variable(name) {
@@ -155,13 +154,13 @@ impl<'a> Lookup<'a> {
         (row.default.to_owned(), Source::Default, name.to_owned())
     }
 
-    /// A variable that says something: an empty one counts as not set.
+    /// A variable's value; an empty one counts as not set.
     fn variable(&self, name: &str) -> Option<&'a str> {
         let value = self.environment.get(name)?;
         Some(value.as_str()).filter(|value| !value.is_empty())
     }
 
-    /// The checked value of a setting; `None` where it is a problem now.
+    /// A setting's parsed value, or `None` after recording a problem.
     pub(super) fn parsed<T>(
         &mut self,
         name: &'static str,
@@ -177,7 +176,7 @@ impl<'a> Lookup<'a> {
         }
     }
 
-    /// Variables that look like settings and are none: unknown, of a later version, or sccache's own.
+    /// Variables that look like settings but are not: unknown, from a later version, or sccache's own.
     pub(super) fn stray(&mut self) -> Vec<Problem> {
         let mut warnings = Vec::new();
         for name in self
@@ -211,7 +210,7 @@ fn explain_stray(name: &str) -> (String, String) {
     if variables::SCCACHE_OWN.contains(&name) {
         return (
             "is a variable of sccache itself; it has no effect on the container's services".into(),
-            "set it where the client runs; \"sccache-dock client-env\" prints the whole set".into(),
+            "set it where the client runs; \"sccache-dock client-env\" prints all of them".into(),
         );
     }
     let known: Vec<&str> = ROWS.iter().map(|row| row.name).collect();
