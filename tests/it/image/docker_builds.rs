@@ -59,9 +59,10 @@ fn build_by_buildkit_takes_from_the_cache_and_keeps_no_token() {
         "int main(void) { return 42; }\n",
     )
     .unwrap();
+    let client = client_image(&site);
     // Two lines more than without a cache, as in docs/docker-builds.md: a COPY, and the secret of the RUN.
     let dockerfile = format!(
-        "FROM {0} AS sccache-client\nFROM {0}\nADD gcc.tar /\nCOPY --from=sccache-client /usr/local/bin/sccache /opt/\n\
+        "FROM {0}\nADD gcc.tar /\nCOPY --from={client} / /opt/\n\
          WORKDIR /work\nCOPY a.c .\nRUN --mount=type=secret,id=cache \\\n    \
          set -a && . /run/secrets/cache && /opt/sccache gcc -c a.c -o a.o\n",
         site.image
@@ -85,6 +86,15 @@ fn build_by_buildkit_takes_from_the_cache_and_keeps_no_token() {
         let (found, missed, _) = counts(&script.status());
         assert_eq!((found, missed), (hits, misses), "{}", ran.stderr);
     }
+    // What was copied is all that the client's image has.
+    let container = site.docker.ok(&["create", &client]);
+    let listed = format!("docker export {container} | tar --list | grep -v -e /$ -e ^dev/ -e ^etc/ -e ^.dockerenv$");
+    let files = run(clean("sh").args(["-c", &listed]), LONG);
+    site.docker.ok(&["rm", &container]);
+    let mut files: Vec<&str> = files.stdout.lines().collect();
+    files.sort_unstable();
+    assert_eq!(files, ["sccache", "sccache-dock"]);
+    site.docker.ok(&["rmi", &client]);
     // Nobody who has the image has the token.
     let token = script.token();
     let archive = context.path().join("image.tar");
@@ -105,6 +115,27 @@ fn build_by_buildkit_takes_from_the_cache_and_keeps_no_token() {
         "{}",
         ran.stderr
     );
+}
+
+/// The client's image, with programs of this machine: static ones take minutes to compile.
+fn client_image(site: &Site) -> String {
+    let context = tempfile::tempdir().unwrap();
+    let images = Path::new(env!("CARGO_MANIFEST_DIR")).join("images");
+    let prebuilt = context.path().join("images/prebuilt/client");
+    fs::create_dir_all(&prebuilt).unwrap();
+    for file in ["binaries.sh", "fetch.sh", "sccache.sha256"] {
+        fs::copy(images.join(file), context.path().join("images").join(file)).unwrap();
+    }
+    fs::copy(stripped(site), prebuilt.join("sccache-dock")).unwrap();
+    fs::copy(crate::harness::sccache_bin(), prebuilt.join("sccache")).unwrap();
+    let image = format!("{}-client", site.image);
+    let mut build = docker_with_plugins("docker");
+    build.env("DOCKER_BUILDKIT", "1").args(["build", "--tag", &image, "--file"]);
+    build.arg(images.join("client.Dockerfile"));
+    build.arg(format!("--build-arg=BUILD_IMAGE={}", site.base().unwrap()));
+    let ran = run(build.arg(context.path()), LONG);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    image
 }
 
 /// What an image is, as far as its user sees it, and what is in it.
