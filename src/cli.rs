@@ -54,6 +54,19 @@ pub enum Command {
     Config,
     /// Remove blobs from the cache; all of them without an option
     Purge(admin::purge::Args),
+    /// Show where a blob is, who has written it, by which way and when
+    Blob {
+        /// The 64 digits of sccache's hash key, or a path
+        key: String,
+    },
+    /// Say what a token may do with a blob, and why
+    Access {
+        /// The name of the token; `local`, or `local:UID` for a user of the socket
+        #[arg(long = "as", value_name = "NAME")]
+        name: String,
+        /// The 64 digits of sccache's hash key, or a path
+        key: String,
+    },
     /// Print what a client needs to use this cache
     ClientEnv {
         #[command(flatten)]

@@ -12,6 +12,7 @@
 
 pub(crate) mod accept;
 pub mod access;
+mod audit;
 mod bazel;
 pub mod body;
 pub(crate) mod connection_limit;
@@ -21,7 +22,9 @@ pub mod history;
 mod hosts;
 pub mod http;
 pub mod ipc;
+mod lookup;
 pub mod metrics;
+mod once;
 pub mod page;
 pub mod peer;
 mod services;
@@ -42,18 +45,19 @@ use crate::contract::gateway_config::Config;
 use crate::contract::gateway_status::{
     DistStatus, Integrity, LostHits, Status, StoreStatus, TlsStatus, TokensStatus,
 };
-use crate::contract::key::Key;
 use crate::gateway::access::{Access, Caller};
-use crate::gateway::disk::{Disk, DiskError, Download};
+use crate::gateway::audit::Audit;
+use crate::gateway::disk::Disk;
 use crate::gateway::files::Files;
 use crate::gateway::history::{History, Point, Range};
 use crate::gateway::hosts::Hosts;
-use crate::gateway::metrics::{Metrics, Protocol};
+use crate::gateway::metrics::Metrics;
+use crate::gateway::once::Rewrites;
 use crate::gateway::page::Traffic;
 use crate::gateway::peer::Peer;
 use crate::gateway::services::Services;
 use crate::gateway::tls::Tls;
-use crate::gateway::upstream::{Found, Upstream};
+use crate::gateway::upstream::Upstream;
 use crate::gateway::warnings::{ADVICE, REFUSALS, Warnings};
 use crate::store::Store;
 use crate::supervisor::state_dir;
@@ -83,6 +87,8 @@ pub struct Gateway {
     upstream: Option<Arc<Upstream>>,
     pub(crate) metrics: Metrics,
     pub(crate) warnings: Warnings,
+    audit: Arc<Audit>,
+    rewrites: Arc<Rewrites>,
     /// How the cluster is, in the modes that distribute.
     cluster: Option<ClusterStatus>,
     tls: Option<Arc<Tls>>,
@@ -119,6 +125,15 @@ impl Gateway {
         if let Some(tls) = &tls {
             metrics.scrape_expiry(tls);
         }
+        let rewrites = Arc::<Rewrites>::default();
+        let audit = config.policies.audit_bytes.map(|most| {
+            let path = config.store_dir.join(audit::FILE);
+            let failed = |cause| format!("cannot open \"{}\": {cause}", path.display());
+            Audit::start(path.clone(), most).map_err(|cause| io::Error::other(failed(cause)))
+        });
+        let audit = Arc::new(audit.transpose()?.unwrap_or_default());
+        let figures = once::Scrape(Arc::clone(&rewrites), Arc::clone(&audit));
+        metrics.also(Box::new(figures));
         if let Some(upstream) = &upstream {
             metrics.also(Box::new(upstream::Scrape(Arc::clone(upstream))));
         }
@@ -137,6 +152,8 @@ impl Gateway {
             cluster: None,
             disk,
             warnings: Warnings::default(),
+            audit,
+            rewrites,
             sccache_version: OnceLock::new(),
             started: Instant::now(),
         })
@@ -162,36 +179,6 @@ impl Gateway {
         // On a thread that the end of the runtime does not wait for: the program may never answer.
         std::thread::spawn(move || asking.ask_sccache_version());
         remember(self);
-    }
-
-    /// A blob of our store or, where it is missing here, of the upstream.
-    pub(crate) async fn blob(&self, key: &Key) -> Result<Download, DiskError> {
-        let found = self.disk.get(key).await;
-        if matches!(found, Err(DiskError::Store(crate::store::Error::Missing))) {
-            self.disk.note_miss(key);
-        }
-        match (&self.upstream, &found) {
-            (Some(upstream), Err(DiskError::Store(crate::store::Error::Missing))) => {
-                match upstream.fetch(key).await {
-                    Found::Here => self.disk.get(key).await,
-                    Found::Nowhere => found,
-                }
-            }
-            _ => found,
-        }
-    }
-
-    /// Counts a blob that a client has asked for in vain.
-    pub(crate) fn missed(&self, key: &Key, protocol: Protocol) {
-        let name = key.namespace();
-        self.metrics.missed(protocol, name, self.disk.knows(name));
-    }
-
-    /// Tells the upstream of a blob that a client has stored here.
-    pub(crate) fn pass_on(&self, key: &Key) {
-        if let Some(upstream) = &self.upstream {
-            upstream.offer(key);
-        }
     }
 
     /// Counts and logs a refused request.

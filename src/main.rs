@@ -124,6 +124,8 @@ fn with_settings(command: Command, loaded: settings::Loaded) -> Outcome {
     let settings = &loaded.settings;
     match command {
         Command::Purge(args) => given(admin::purge::run(settings, &args)),
+        Command::Blob { key } => given(admin::inspect::blob(settings, &key)),
+        Command::Access { name, key } => given(admin::inspect::access(settings, &name, &key)),
         Command::Config => {
             let screen = Screen::of_stdout();
             done(admin::config::print(

@@ -28,13 +28,17 @@
 //! - Absent: HTTP, flushing, and any byte of the bodies in memory.
 
 pub mod eviction;
+mod facts;
 pub mod ghost_list;
+mod groups;
 mod key_locks;
 pub mod lookup;
 pub mod low_disk;
 pub mod lru;
 mod names;
+pub mod once;
 pub mod open_files;
+mod outputs;
 pub mod page_cache;
 mod purge;
 mod scan;
@@ -45,12 +49,16 @@ mod usage;
 mod writer;
 mod written_by;
 
+pub use self::facts::Facts;
 use self::ghost_list::Ghosts;
+use self::groups::Groups;
 use self::key_locks::{KeyLock, KeyLocks};
 pub use self::lookup::{Flaws, Unchecked};
 use self::lru::{Digest, Item, Lru, MAX_ENTRY_BYTES, Presence, Rule};
 use self::names::Namespaces;
+pub use self::once::{Difference, Stored};
 use self::open_files::KeptFiles;
+pub use self::outputs::OutputsDigest;
 pub use self::purge::{Filter, Purged};
 pub use self::scrub::{CorruptionReport, Scrubbed};
 pub use self::usage::{Fault, NamespaceUsage, Progress, Usage};
@@ -170,6 +178,7 @@ struct Inner {
     dir: PathBuf,
     budget: u64,
     max_age: Option<Duration>,
+    groups: Groups,
     /// The file system's allocation unit in bytes.
     block: u64,
     state: Mutex<State>,
@@ -252,6 +261,7 @@ impl Store {
         let inner = Arc::new(Inner {
             budget: budget_bytes,
             max_age: policies.max_age,
+            groups: Groups::new(&policies),
             block: block.fragment_size().max(512),
             state: Mutex::new(State {
                 lru,
@@ -334,20 +344,26 @@ impl Store {
         })
     }
 
-    /// Counts a lost hit, if this blob, which a client has missed, was evicted before.
-    pub fn note_miss(&self, key: &Key) {
+    /// Counts a lost hit, if this blob, which a client has missed, was evicted before. Returns whether.
+    pub fn note_miss(&self, key: &Key) -> bool {
         let digest = digest_of(key);
         let mut state = self.inner.state();
         if state.lru.presence(&digest) != Presence::Absent || state.ghosts.ask(&digest).is_none() {
-            return;
+            return false;
         }
-        let number = state.namespaces.number(key.namespace());
+        let number = state.namespaces.number(self.home(key.namespace()));
         if let Some(number) = number.map(usize::from) {
             if state.lost_hits.len() <= number {
                 state.lost_hits.resize(number + 1, 0);
             }
             state.lost_hits[number] += 1;
         }
+        true
+    }
+
+    /// The name under which a namespace is kept and counted: that of the group that it is in, such as `pr/*`, or its own.
+    pub fn home<'a>(&'a self, namespace: &'a str) -> &'a str {
+        self.inner.groups.home(namespace)
     }
 
     /// Whether the namespace of this name, empty for the default one, has blobs, had some lately, or has a rule.
@@ -423,7 +439,12 @@ impl Inner {
     }
 
     fn path_of(&self, key: &Key, digest: &Digest) -> PathBuf {
-        self.path(&key::folder_name(key.namespace()), digest)
+        self.path(&key::folder_name(self.home(key)), digest)
+    }
+
+    /// The namespace, or group of namespaces, in which a key's blob is kept.
+    fn home<'a>(&'a self, key: &'a Key) -> &'a str {
+        self.groups.home(key.namespace())
     }
 
     fn path_of_item(&self, item: &Item) -> PathBuf {
@@ -447,7 +468,7 @@ impl Inner {
     /// on disk.
     fn admit(&self, key: &Key, by: &WrittenBy) -> Result<(u16, u64), Error> {
         let mut state = self.state();
-        let (number, needless) = state.number_for(key.namespace(), by.token_by_name())?;
+        let (number, needless) = state.number_for(self.home(key), by.token_by_name())?;
         state.namespaces.enter(number);
         let quota = state.lru.rule(number).quota.unwrap_or(u64::MAX);
         drop(state);

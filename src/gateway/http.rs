@@ -7,6 +7,7 @@
 
 mod front;
 mod held;
+mod inspect;
 mod pages;
 mod plain;
 
@@ -14,10 +15,12 @@ use super::connection_limit;
 use super::peer::Peer;
 use crate::base::timeout::within;
 use crate::contract::key::{Key, shown_namespace};
-use crate::gateway::access::{Caller, Need, Verdict};
+use crate::gateway::access::{Asked, Caller, Denied, Need, Verdict};
+use crate::gateway::audit::Event;
 use crate::gateway::body::{LEFT_OVER, LEFT_OVER_TIME, Piecewise, read_left_over};
 use crate::gateway::disk::{DiskError, Download};
 use crate::gateway::metrics::Protocol;
+use crate::gateway::once::NotStored;
 use crate::gateway::socket::Socket;
 use crate::gateway::{Gateway, bazel};
 use crate::store;
@@ -233,7 +236,10 @@ async fn answer(
     caller.count(|uses| &uses.requests, 1);
     let outcome = route(gateway, peer, &caller, &parts, body).await;
     connection_limit::answered();
-    let answer = outcome.unwrap_or_else(|refusal| refused(gateway, peer, &parts, &refusal));
+    let answer = outcome.unwrap_or_else(|refusal| {
+        note_refusal(gateway, peer, &caller, &parts, &refusal);
+        refused(gateway, peer, &parts, &refusal)
+    });
     read_left_over(&parts, body).await;
     gateway.metrics.answered(
         Protocol::http,
@@ -256,6 +262,33 @@ fn is_asked_by_name(gateway: &Gateway, parts: &Parts) -> bool {
     let uri = parts.uri.authority().map(|host| Some(host.as_str()));
     let mut hosts = fields.chain(uri);
     front::is_tls(parts) || hosts.all(|host| host.is_some_and(|host| gateway.hosts.is_ours(host)))
+}
+
+/// Writes down what somebody whom we know may not do.
+fn note_refusal(gateway: &Gateway, peer: &Peer, caller: &Caller, parts: &Parts, refusal: &Refusal) {
+    let is_known = caller.has_sent_a_token() && caller.name().is_some();
+    if let Some(reason) = refusal
+        .reason
+        .filter(|_| is_known && !caller.is_anonymous())
+    {
+        let event = Event {
+            event: if reason == "conflict" {
+                reason
+            } else {
+                "refused"
+            },
+            by: &writer(caller).to_string(),
+            key: parts.uri.path(),
+            bytes: None,
+            detail: &format!("{} {reason}: {}", label(&parts.method), refusal.message),
+        };
+        gateway.audit.note(peer, event);
+    }
+}
+
+/// Who writes with this token.
+fn writer(caller: &Caller) -> WrittenBy {
+    WrittenBy::new(store::Lane::Webdav, caller.name())
 }
 
 fn refused(gateway: &Gateway, peer: &Peer, parts: &Parts, refusal: &Refusal) -> Answer {
@@ -297,11 +330,7 @@ async fn route(
         return pages::answer(gateway, peer, caller, page, parts, body).await;
     }
     let permit = |need| permit(gateway, peer, caller, need);
-    // The key of a blob that the caller may touch.
-    let key = |path: &str| {
-        let key = key(path)?;
-        permit_namespace(caller, key.namespace()).map(|()| key)
-    };
+    let asked = |path: &str| asked(caller, path);
     let is_check = names.last() == Some(&CHECK);
     if is_check {
         permit_check(caller, &path)?;
@@ -311,28 +340,32 @@ async fn route(
         "GET" | "HEAD" if is_check => permit(Need::Read).map(|()| check(&parts.method)),
         "GET" => {
             permit(Need::Read)?;
-            get(gateway, caller, &key(&path)?).await
+            get(gateway, caller, &asked(&path)?).await
         }
         "HEAD" => {
             permit(Need::Read)?;
-            Ok(head(gateway.disk.size(&key(&path)?).await?))
+            Ok(head(gateway.size_of(&asked(&path)?.read).await?))
         }
         "PUT" if is_check => permit(Need::Write).map(|()| empty(StatusCode::CREATED)),
         "PUT" => {
             permit(Need::Write)?;
-            let key = key(&path)?;
+            let asked = asked(&path)?;
             is_whole(&parts.headers)?;
-            put(gateway, caller, &key, body).await
+            put(gateway, peer, caller, &asked, body).await
         }
         "DELETE" if is_check => permit(Need::Write).map(|()| empty(StatusCode::NO_CONTENT)),
         "DELETE" => {
             permit(Need::Write)?;
-            gateway.disk.delete(&key(&path)?).await?;
+            let asked = asked(&path)?;
+            let key = written(&asked)?;
+            gateway.disk.delete(key).await?;
+            let by = writer(caller).to_string();
+            gateway.audit.note(peer, Event::of("delete", &by, key));
             Ok(empty(StatusCode::NO_CONTENT))
         }
         "PROPFIND" => {
             permit(Need::Read)?;
-            properties(gateway, key, &path, parts.uri.path(), is_check).await
+            properties(gateway, asked, &path, parts.uri.path(), is_check).await
         }
         "MKCOL" => permit(Need::Write).map(|()| empty(StatusCode::CREATED)),
         method => {
@@ -395,41 +428,55 @@ fn permit(gateway: &Gateway, peer: &Peer, caller: &Caller, need: Need) -> Result
     }
 }
 
-/// Checks that the token is good for this namespace, empty for the default one.
+/// What the caller means by a path, if it may touch that.
+fn asked(caller: &Caller, path: &str) -> Result<Asked, Refusal> {
+    let asked = caller.scope().asked(path);
+    asked.map_err(|denied| refusal(caller, denied))
+}
+
+/// Where a caller that may write does.
+fn written(asked: &Asked) -> Result<&Key, Refusal> {
+    let message = "this token writes nowhere";
+    let nowhere = || Refusal::new(StatusCode::FORBIDDEN, "read_only", message);
+    asked.write.as_ref().ok_or_else(nowhere)
+}
+
+fn refusal(caller: &Caller, denied: Denied) -> Refusal {
+    match denied {
+        Denied::Key(cause) => Refusal::new(StatusCode::BAD_REQUEST, "key", cause),
+        Denied::Namespace(_) | Denied::OtherLayer { .. } => {
+            caller.count(|uses| &uses.refusals, 1);
+            let message = format!("token {:?} {denied}", caller.name().unwrap_or_default());
+            Refusal::new(StatusCode::FORBIDDEN, "namespace", message)
+        }
+    }
+}
+
+/// Checks that the token may name this namespace, empty for the default one, and remove what is there.
 fn permit_namespace(caller: &Caller, namespace: &str) -> Result<(), Refusal> {
-    if caller.may_use(namespace) {
+    if caller.scope().writes(namespace) {
         return Ok(());
     }
-    caller.count(|uses| &uses.refusals, 1);
-    let message = format!(
-        "token {:?} may not use the namespace {:?}",
-        caller.name().unwrap_or_default(),
-        shown_namespace(namespace)
-    );
-    Err(Refusal::new(StatusCode::FORBIDDEN, "namespace", message))
+    let denied = Denied::Namespace(shown_namespace(namespace).to_owned());
+    Err(refusal(caller, denied))
 }
 
 /// The check at a client's start stands at the root of its namespace, and is spelt as keys are.
 fn permit_check(caller: &Caller, path: &str) -> Result<(), Refusal> {
-    key(path)?;
+    Key::parse(path).map_err(|cause| refusal(caller, cause.into()))?;
     if !caller.is_restricted() {
         return Ok(());
     }
     let folders: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
-    permit_namespace(
-        caller,
-        &folders[..folders.len().saturating_sub(1)].join("/"),
-    )
+    let folder = folders[..folders.len().saturating_sub(1)].join("/");
+    let checked = caller.scope().check_namespace(&folder);
+    checked.map_err(|denied| refusal(caller, denied))
 }
 
-fn key(path: &str) -> Result<Key, Refusal> {
-    Key::parse(path).map_err(|cause| Refusal::new(StatusCode::BAD_REQUEST, "key", cause))
-}
-
-async fn get(gateway: &Gateway, caller: &Caller, key: &Key) -> Result<Answer, Refusal> {
-    match bazel::blob(gateway, key).await {
-        Ok(blob) => {
-            gateway.metrics.namespace(key.namespace()).hit(blob.length);
+async fn get(gateway: &Gateway, caller: &Caller, asked: &Asked) -> Result<Answer, Refusal> {
+    match bazel::blob(gateway, &asked.read).await {
+        Ok((key, blob)) => {
+            gateway.of_namespace(key).hit(blob.length);
             gateway.metrics.found(Protocol::http);
             caller.count(|uses| &uses.hits, 1);
             caller.count(|uses| &uses.sent_bytes, blob.length);
@@ -443,7 +490,7 @@ async fn get(gateway: &Gateway, caller: &Caller, key: &Key) -> Result<Answer, Re
         }
         Err(fault) => {
             if matches!(fault, DiskError::Store(store::Error::Missing)) {
-                gateway.missed(key, Protocol::http);
+                gateway.missed(&asked.read, Protocol::http);
                 caller.count(|uses| &uses.misses, 1);
             }
             Err(fault.into())
@@ -468,13 +515,15 @@ fn is_whole(headers: &HeaderMap) -> Result<(), Refusal> {
 
 async fn put(
     gateway: &Gateway,
+    peer: &Peer,
     caller: &Caller,
-    key: &Key,
+    asked: &Asked,
     body: &mut impl Piecewise,
 ) -> Result<Answer, Refusal> {
-    let by = WrittenBy::new(store::Lane::Webdav, caller.name());
+    let key = written(asked)?;
+    let by = writer(caller);
     let length = body.size_hint().exact();
-    let mut upload = gateway.disk.put(key, length, by).await?;
+    let mut upload = gateway.disk.put(key, length, by.clone()).await?;
     let deadline = Instant::now() + WHOLE_PUT;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -504,10 +553,22 @@ async fn put(
         }
     }
     let received = upload.received();
-    let replaced = upload.finish().await?;
-    gateway.pass_on(key);
-    gateway.metrics.namespace(key.namespace()).write(received);
+    let may_replace = caller.may_replace();
+    let replaced = match gateway.finish(upload, key, &by, may_replace).await {
+        Ok(replaced) => replaced,
+        Err(NotStored::Disk(fault)) => return Err(fault.into()),
+        Err(conflict @ NotStored::Conflict(_)) => {
+            return Err(Refusal::new(StatusCode::CONFLICT, "conflict", conflict));
+        }
+    };
+    gateway.pass_on(key, &asked.read);
+    gateway.of_namespace(key).write(received);
     caller.count(|uses| &uses.received_bytes, received);
+    let event = Event {
+        bytes: Some(received),
+        ..Event::of("write", by.as_str(), key)
+    };
+    gateway.audit.note(peer, event);
     Ok(empty(if replaced {
         StatusCode::NO_CONTENT
     } else {
@@ -526,7 +587,7 @@ fn check(method: &Method) -> Answer {
 /// PROPFIND: a blob is a file, every other path an existing folder.
 async fn properties(
     gateway: &Gateway,
-    key: impl Fn(&str) -> Result<Key, Refusal>,
+    asked: impl Fn(&str) -> Result<Asked, Refusal>,
     path: &str,
     href: &str,
     is_check: bool,
@@ -536,7 +597,7 @@ async fn properties(
     } else if path.ends_with('/') {
         None
     } else {
-        match gateway.disk.size(&key(path)?).await {
+        match gateway.size_of(&asked(path)?.read).await {
             Ok(length) => Some(length),
             Err(DiskError::Store(store::Error::Missing)) => None,
             Err(fault) => return Err(fault.into()),

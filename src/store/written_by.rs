@@ -59,7 +59,7 @@ impl WrittenBy {
     }
 
     /// As it stands in a file.
-    pub(super) fn as_str(&self) -> &str {
+    pub fn as_str(&self) -> &str {
         self.0.as_deref().unwrap_or_default()
     }
 

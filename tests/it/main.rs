@@ -61,6 +61,7 @@ mod supervise;
 mod surroundings;
 mod tomorrow;
 mod troubles;
+mod trust;
 mod upstream;
 mod walls;
 mod watch;

@@ -1,10 +1,11 @@
 //! The paths that are no keys: liveness, readiness, metrics, status, purge and what the status page consists of.
 
-use super::{Answer, Refusal, front, full, permit, permit_namespace, text};
+use super::{Answer, Refusal, front, full, inspect, permit, permit_namespace, text, writer};
 use crate::contract::gateway_status::{PurgeAnswer, PurgeRequest, scanning};
 use crate::contract::key::namespace_of_shown;
 use crate::gateway::Gateway;
 use crate::gateway::access::{Caller, Need};
+use crate::gateway::audit::Event;
 use crate::gateway::body::{Piecewise, short_body};
 use crate::gateway::peer::Peer;
 use crate::store::Filter;
@@ -25,6 +26,8 @@ pub(super) enum Page {
     Metrics,
     Status,
     Purge,
+    Blob,
+    Access,
     Style,
     Script,
     LogIn,
@@ -34,7 +37,10 @@ pub(super) enum Page {
 impl Page {
     /// Asks for a change, if only of who is logged in.
     fn is_posted(self) -> bool {
-        matches!(self, Page::Purge | Page::LogIn | Page::LogOut)
+        matches!(
+            self,
+            Page::Purge | Page::Blob | Page::Access | Page::LogIn | Page::LogOut
+        )
     }
 }
 
@@ -47,6 +53,8 @@ pub(super) fn find(names: &[&str], method: &Method) -> Option<Page> {
         ["metrics"] => Page::Metrics,
         ["api", "status"] => Page::Status,
         ["api", "purge"] => Page::Purge,
+        ["api", "blob"] => Page::Blob,
+        ["api", "access"] => Page::Access,
         ["api", "page.css"] => Page::Style,
         ["api", "page.js"] => Page::Script,
         ["api", "login"] => Page::LogIn,
@@ -111,10 +119,14 @@ pub(super) async fn answer(
             super::permit(gateway, peer, viewer, Need::Read)?;
             json(&gateway.status(viewer))?
         }
+        Page::Blob | Page::Access => {
+            permit(Need::Write)?;
+            inspect::answer(gateway, caller, page, body).await?
+        }
         Page::Purge => {
             permit(Need::Write)?;
             front::from_our_own_page(parts)?;
-            purge(gateway, caller, body).await?
+            purge(gateway, peer, caller, body).await?
         }
     };
     Ok(if parts.method == Method::HEAD {
@@ -133,11 +145,13 @@ fn ready(gateway: &Gateway) -> String {
 
 async fn purge(
     gateway: &Gateway,
+    peer: &Peer,
     caller: &Caller,
     body: &mut impl Piecewise,
 ) -> Result<Answer, Refusal> {
     let bad = |cause: String| Refusal::new(StatusCode::BAD_REQUEST, "purge", cause);
     let body = short_body(body).await.map_err(bad)?;
+    let text = String::from_utf8_lossy(body.trim_ascii()).into_owned();
     let request: PurgeRequest = match body.trim_ascii() {
         [] => PurgeRequest::default(),
         body => serde_json::from_slice(body)
@@ -186,13 +200,24 @@ async fn purge(
             "purged"
         }
     );
+    if !filter.dry_run {
+        let by = writer(caller).to_string();
+        let event = Event {
+            event: "purge",
+            by: &by,
+            detail: &format!("{} blobs: {text}", purged.entries),
+            bytes: Some(purged.bytes),
+            ..Event::default()
+        };
+        gateway.audit.note(peer, event);
+    }
     json(&PurgeAnswer {
         entries: purged.entries,
         bytes: purged.bytes,
     })
 }
 
-fn json(value: &impl Serialize) -> Result<Answer, Refusal> {
+pub(super) fn json(value: &impl Serialize) -> Result<Answer, Refusal> {
     let mut body = serde_json::to_vec(value).map_err(broken)?;
     body.push(b'\n');
     Ok(full(StatusCode::OK, "application/json", body))
