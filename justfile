@@ -60,7 +60,7 @@ bench-cache *ARGS:
 # Random bytes for what reads bytes of others, each target for so many seconds; wants cargo-fuzz and a nightly compiler.
 # Without nightly: RUSTC_BOOTSTRAP=1 and the stable compiler, `cargo fuzz run` without `+nightly`.
 # What it finds lies in fuzz/artifacts: mend it, and keep the input in fuzz/corpus, which the ordinary tests replay.
-fuzz SECONDS="600" *TARGETS="front frames zip settings tokens control notify logs":
+fuzz SECONDS="600" *TARGETS="front frames zip settings tokens control notify logs wire":
     #!/bin/sh
     set -eu
     for target in {{ TARGETS }}; do

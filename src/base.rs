@@ -5,6 +5,7 @@ pub mod human;
 pub mod listeners;
 pub(crate) mod log;
 pub mod mount;
+pub(crate) mod private_file;
 pub mod progress;
 pub mod regular_file;
 pub mod secret;

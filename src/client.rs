@@ -17,8 +17,8 @@ pub(crate) mod run;
 mod set;
 pub mod warm;
 
+use crate::base::private_file;
 use crate::base::secret::Secret;
-use crate::supervisor::state_dir;
 use clap::ValueEnum;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -209,7 +209,7 @@ pub fn write_conf(args: &EnvArgs, facts: &Facts, home: Option<&Path>) -> Result<
         .map_or(Ok(()), |folder| {
             DirBuilder::new().recursive(true).mode(0o700).create(folder)
         })
-        .and_then(|()| state_dir::write_private(&path, &conf::marked(&set), None));
+        .and_then(|()| private_file::write(&path, &conf::marked(&set)));
     written.map_err(|error| {
         let hint = "name a file that this user can write: --write=PATH";
         refused(&path, error.to_string(), hint)

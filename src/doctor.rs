@@ -5,7 +5,8 @@
 //! object, which the gateway answers from memory. `inside` looks at a sccache-dock itself.
 
 mod cluster;
-pub mod container;
+pub mod connect;
+mod container;
 mod daemon;
 mod environment;
 mod http;

@@ -39,6 +39,7 @@ pub mod zip;
 pub(crate) use accept::a_moment_after;
 
 use self::connection_limit::ConnectionLimiter;
+use crate::base::private_file;
 use crate::base::regular_file;
 use crate::base::time::unix_seconds;
 use crate::contract::gateway_config::Config;
@@ -60,7 +61,6 @@ use crate::gateway::tls::Tls;
 use crate::gateway::upstream::Upstream;
 use crate::gateway::warnings::{ADVICE, REFUSALS, Warnings};
 use crate::store::Store;
-use crate::supervisor::state_dir;
 use prometheus_client::collector::Collector;
 use std::fmt;
 use std::io::{self, BufRead};
@@ -231,7 +231,7 @@ impl Gateway {
     pub(crate) fn keep_logins(&self) {
         let _one = self.logins.lock().unwrap_or_else(PoisonError::into_inner);
         let path = self.config.store_dir.join(sessions::FILE);
-        if let Err(cause) = state_dir::write_private(&path, &self.access.logins(), None) {
+        if let Err(cause) = private_file::write(&path, &self.access.logins()) {
             warn!(
                 "cannot write \"{}\": {cause}; log-outs from the status page are forgotten with this gateway",
                 path.display()

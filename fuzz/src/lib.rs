@@ -11,6 +11,7 @@ use sccache_dock::config::settings::LogFormat;
 use sccache_dock::contract::control::Response;
 use sccache_dock::contract::gateway_config::{Config, IpcPolicy};
 use sccache_dock::contract::tokens as tokens_file;
+use sccache_dock::dist_front::wire;
 use sccache_dock::gateway::ipc::frame::{self, Request};
 use sccache_dock::gateway::zip::ZipCheck;
 use sccache_dock::serve;
@@ -164,6 +165,27 @@ pub fn zip(data: &[u8]) {
     if at_once {
         assert!(body.len() > 22 && body.starts_with(b"PK\x03\x04"));
         assert!(body[body.len() - 22..].starts_with(b"PK\x05\x06"));
+    }
+}
+
+/// A body of the cluster's protocol: the first byte says whose. What is accepted is so as a whole: one byte more or
+/// fewer is refused.
+pub fn wire(data: &[u8]) {
+    let Some((whose, body)) = data.split_first() else {
+        return;
+    };
+    let judge = |body: &[u8]| match whose % 4 {
+        0 => wire::toolchain(body).map(|name| {
+            let is_digit = |byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+            assert!(name.len() == 64 && name.bytes().all(is_digit), "{name}");
+        }),
+        1 => wire::heartbeat(body).map(|heartbeat| assert!(heartbeat.cores > 0)),
+        2 => wire::job_state(body).map(|_| ()),
+        _ => wire::allocation(body).map(|_| ()),
+    };
+    if judge(body).is_ok() {
+        assert!(judge(&[body, &[0]].concat()).is_err(), "one byte more");
+        assert!(judge(&body[..body.len() - 1]).is_err(), "one byte fewer");
     }
 }
 

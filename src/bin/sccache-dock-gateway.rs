@@ -37,7 +37,11 @@ struct Arguments {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if let (Some(cert), Some(key)) = (arguments.certificate, arguments.key) {
-        return check_certificate(TlsFiles { cert, key });
+        return check_certificate(TlsFiles {
+            cert,
+            key,
+            min_version: Default::default(),
+        });
     }
     let config = arguments.config.unwrap_or_default();
     let Err(error) = serve::serve(&config, arguments.inherit) else {

@@ -16,7 +16,7 @@ use self::lookup::Lookup;
 use self::rows::DEFAULT_DIR;
 use self::values::{
     ValueError, absolute, address, duration, file, ipc, log_filter, log_format, optional,
-    sent_token, size, token, upstream, writing_token,
+    sent_token, size, tls_version, token, upstream, writing_token,
 };
 use super::variables;
 use crate::base::regular_file;
@@ -455,8 +455,15 @@ impl Lookup<'_> {
     fn tls(&mut self) -> Option<TlsFiles> {
         let cert = self.parsed("SCCACHE_TLS_CERT", optional(file))?;
         let key = self.parsed("SCCACHE_TLS_KEY", optional(file))?;
+        let min_version = self.parsed("SCCACHE_TLS_MIN_VERSION", tls_version)?;
         let (missing, there) = match (cert, key) {
-            (Some(cert), Some(key)) => return Some(TlsFiles { cert, key }),
+            (Some(cert), Some(key)) => {
+                return Some(TlsFiles {
+                    cert,
+                    key,
+                    min_version,
+                });
+            }
             (None, None) => return None,
             (Some(_), None) => ("SCCACHE_TLS_KEY", "SCCACHE_TLS_CERT"),
             (None, Some(_)) => ("SCCACHE_TLS_CERT", "SCCACHE_TLS_KEY"),

@@ -165,34 +165,17 @@ pub fn instead_of(name: &str) -> Option<&'static str> {
 ///
 /// Case is ignored. Up to a fifth of the letters may differ (a letter changed, missing, too many, or two swapped).
 pub fn suggest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let typed: Vec<char> = name.to_ascii_uppercase().chars().collect();
-    let bound = (typed.len() / 5).clamp(1, 4);
+    let typed = name.to_ascii_uppercase();
+    let bound = (typed.chars().count() / 5).clamp(1, 4);
     known
         .into_iter()
-        .map(|candidate| (distance(&typed, candidate), candidate))
+        .map(|candidate| {
+            let distance = strsim::osa_distance(&typed, &candidate.to_ascii_uppercase());
+            (distance, candidate)
+        })
         .filter(|(distance, _)| *distance <= bound)
         .min()
         .map(|(_, candidate)| candidate)
-}
-
-fn distance(typed: &[char], candidate: &str) -> usize {
-    let other: Vec<char> = candidate.to_ascii_uppercase().chars().collect();
-    let mut before_last: Vec<usize> = Vec::new();
-    let mut last: Vec<usize> = (0..=other.len()).collect();
-    for (i, a) in typed.iter().enumerate() {
-        let mut row = vec![i + 1];
-        for (j, b) in other.iter().enumerate() {
-            let mut best = (last[j] + usize::from(a != b))
-                .min(last[j + 1] + 1)
-                .min(row[j] + 1);
-            if i > 0 && j > 0 && *a == other[j - 1] && typed[i - 1] == *b {
-                best = best.min(before_last[j - 1] + 1);
-            }
-            row.push(best);
-        }
-        before_last = std::mem::replace(&mut last, row);
-    }
-    last[other.len()]
 }
 
 #[cfg(test)]
@@ -217,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_finds_nothing() {
+    fn an_unknown_name_finds_nothing() {
         check("SCCACHE_WHATEVER_ELSE", None);
         check("", None);
         check("X", None);

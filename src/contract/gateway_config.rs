@@ -140,6 +140,21 @@ pub struct TlsFiles {
     pub cert: PathBuf,
     /// Its private key, in PEM.
     pub key: PathBuf,
+    /// Clients that offer less are refused.
+    #[serde(default)]
+    pub min_version: TlsVersion,
+}
+
+/// A version of TLS that rustls still considers safe.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TlsVersion {
+    /// TLS 1.2 (RFC 5246).
+    #[default]
+    #[serde(rename = "1.2")]
+    V1_2,
+    /// TLS 1.3 (RFC 8446).
+    #[serde(rename = "1.3")]
+    V1_3,
 }
 
 /// Who may speak sccache's own protocol, which knows no authentication, on the TCP port.

@@ -4,8 +4,8 @@
 //! A heartbeat holds the key with which a builder's jobs are proven: the file has mode 0600.
 
 use super::{Front, wire};
+use crate::base::private_file;
 use crate::dist_front::registry::SavedHeartbeat;
-use crate::supervisor::state_dir;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
@@ -101,8 +101,7 @@ impl Front {
             self.news.notified().await;
             let kept = self.registry().heartbeats(Instant::now());
             let (path, text) = (self.config.heartbeats.clone(), text(&kept, unix_time()));
-            let written =
-                tokio::task::spawn_blocking(move || state_dir::write_private(&path, &text, None));
+            let written = tokio::task::spawn_blocking(move || private_file::write(&path, &text));
             let written = written
                 .await
                 .unwrap_or_else(|cause| Err(io::Error::other(cause)));

@@ -3,21 +3,46 @@
 //! Sccache itself hides all of this: whatever fails is compiled here, slowly and without a word, except a wrong token,
 //! which fails the build.
 
+use super::connect::CONNECT_TIMEOUT;
 use super::http::{Http, refused_certificate};
-use super::probe::{Builder, Cluster};
 use super::{Check, Environment, Verdict};
 use crate::base::secret::Secret;
 use crate::client::endpoint::Endpoint;
+use crate::contract::gateway_status::LocalJobs;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+
+/// What it says about the cluster, in the modes that distribute.
+#[derive(Default, Deserialize)]
+pub(super) struct Cluster {
+    #[serde(default)]
+    pub(super) builders: Vec<Builder>,
+    /// Requests for a builder, by outcome.
+    #[serde(default)]
+    pub(super) allocations: BTreeMap<String, u64>,
+    #[serde(default)]
+    pub(super) local_jobs: LocalJobs,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+pub(super) struct Builder {
+    /// Where clients and the scheduler find it.
+    pub(super) address: String,
+    #[serde(default)]
+    pub(super) state: String,
+    /// Jobs that were assigned and never came to their end.
+    #[serde(default)]
+    pub(super) failed: u64,
+    #[serde(default)]
+    pub(super) last_sign_seconds: u64,
+}
 
 const WHOLE_FILE: &str =
     "eval the output of sccache-dock client-env --lane dist, which writes the whole file";
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What sccache's config file says, as far as it matters here.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -120,7 +145,7 @@ pub(super) fn examine(conf: &Conf, url: &str, cluster: Option<&Cluster>, checks:
             return;
         }
     };
-    if !super::probe::connect(what, &endpoint, checks) {
+    if !super::connect::connect(what, &endpoint, checks) {
         return;
     }
     let http = Http::new(&endpoint.url, conf.token.as_ref());
@@ -141,6 +166,7 @@ pub(super) fn examine(conf: &Conf, url: &str, cluster: Option<&Cluster>, checks:
             .map(|it| judge_builder(it, &endpoint)),
     );
     checks.extend(handing_over(cluster));
+    checks.extend(sent_home(&cluster.local_jobs));
 }
 
 /// What the gateway knows about a builder, then what this client sees.
@@ -340,5 +366,57 @@ pub(super) fn judge_daemon(printed: &str) -> Check {
     } else {
         let found = "the daemon that runs was started without a scheduler";
         Check::fail(what, found, stop)
+    }
+}
+
+/// From this number on, jobs of a crate that went home are no accident.
+const KEEPS_COMING: u64 = 3;
+
+/// The crates that the builder in the container cannot compile: each is begun there, and then compiled by its client.
+pub(super) fn sent_home(jobs: &LocalJobs) -> Option<Check> {
+    let crates = jobs.sent_home.iter();
+    let crates = crates.filter(|one| one.jobs >= KEEPS_COMING);
+    let named: Vec<_> = crates
+        .map(|one| {
+            format!(
+                "{} ({} times; the last {})",
+                one.home.crate_name, one.jobs, one.home
+            )
+        })
+        .collect();
+    (!named.is_empty()).then(|| {
+        Check::warn(
+            "crates",
+            format!("keep coming home from the builder in the container: {}", named.join(", ")),
+            "results are right, and take longer: let their macros take what they need from the source, from a build script \
+             or by include_str!",
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contract::gateway_status::SentHomeCount;
+    use crate::contract::sent_home::{Reason, SentHome};
+
+    #[test]
+    fn crates_that_keep_coming_home_are_named() {
+        let went = |crate_name: &str, what: &str, jobs| SentHomeCount {
+            home: SentHome {
+                crate_name: crate_name.into(),
+                reason: Reason::Program,
+                what: what.into(),
+            },
+            jobs,
+        };
+        let mut jobs = LocalJobs::default();
+        jobs.sent_home.push(went("once", "git", 2));
+        assert!(sent_home(&jobs).is_none());
+        jobs.sent_home.push(went("often", "git", 3));
+        let check = sent_home(&jobs).unwrap();
+        let found =
+            "keep coming home from the builder in the container: often (3 times; the last ran git)";
+        assert_eq!(check.found, found);
     }
 }

@@ -2,12 +2,11 @@
 //!
 //! It changes nothing but a probe file that it writes and removes.
 
-use super::{Check, Report, probe};
+use super::{Check, Report, cluster, probe};
 use crate::admin;
 use crate::base::human::bytes;
 use crate::base::mount;
 use crate::config::settings::{Loaded, Problem, Problems, Settings};
-use crate::contract::gateway_status::LocalJobs;
 use crate::contract::paths;
 use crate::contract::sccache::SHIPPED;
 use crate::supervisor::state_dir;
@@ -74,7 +73,7 @@ pub fn inside(loaded: Result<Loaded, Problems>) -> Report {
     if running.is_ok() {
         let cache = admin::cache(&settings.installation());
         let dist = cache.as_ref().ok().and_then(|cache| cache.dist.as_ref());
-        checks.extend(dist.and_then(|dist| homeward(&dist.local_jobs)));
+        checks.extend(dist.and_then(|dist| cluster::sent_home(&dist.local_jobs)));
         checks.push(match cache {
             Ok(cache) => match &cache.store.fault {
                 None => Check::ok(
@@ -109,31 +108,6 @@ pub fn inside(loaded: Result<Loaded, Problems>) -> Report {
         });
     }
     Report { checks }
-}
-
-/// So many jobs of a crate that went home are no accident.
-const KEEPS_COMING: u64 = 3;
-
-/// The crates that a builder cannot compile: each is sent there, begun there and then compiled at home.
-fn homeward(jobs: &LocalJobs) -> Option<Check> {
-    let crates = jobs.sent_home.iter();
-    let crates = crates.filter(|one| one.jobs >= KEEPS_COMING);
-    let named: Vec<_> = crates
-        .map(|one| {
-            format!(
-                "{} ({} times; the last {})",
-                one.home.crate_name, one.jobs, one.home
-            )
-        })
-        .collect();
-    (!named.is_empty()).then(|| {
-        Check::warn(
-            "crates",
-            format!("keep coming home from this builder: {}", named.join(", ")),
-            "results are right, and take longer: let their macros take what they need from the source, from a build script \
-             or by include_str!",
-        )
-    })
 }
 
 fn from_problem(problem: &Problem, check: fn(&str, String, String) -> Check) -> Check {
@@ -216,31 +190,5 @@ fn port(settings: &Settings) -> Check {
             format!("cannot listen on {}: {error}", settings.listen),
             "end what listens there (an sccache server: \"sccache --stop-server\"), or set SCCACHE_LISTEN",
         ),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::contract::gateway_status::SentHomeCount;
-    use crate::contract::sent_home::{Reason, SentHome};
-
-    #[test]
-    fn crates_that_keep_coming_home_are_named() {
-        let went = |crate_name: &str, what: &str, jobs| SentHomeCount {
-            home: SentHome {
-                crate_name: crate_name.into(),
-                reason: Reason::Program,
-                what: what.into(),
-            },
-            jobs,
-        };
-        let mut jobs = LocalJobs::default();
-        jobs.sent_home.push(went("once", "git", 2));
-        assert!(homeward(&jobs).is_none());
-        jobs.sent_home.push(went("often", "git", 3));
-        let check = homeward(&jobs).unwrap();
-        let found = "keep coming home from this builder: often (3 times; the last ran git)";
-        assert_eq!(check.found, found);
     }
 }

@@ -1,6 +1,7 @@
 //! The edges of the doctor: asks the gateway, runs sccache, looks at files. Each step is bounded in time.
 
-use super::cluster::{self, Conf};
+use super::cluster::{self, Cluster, Conf};
+use super::connect::connect;
 use super::daemon::Stats;
 use super::http::{Http, refused_certificate};
 use super::{Check, Environment};
@@ -14,14 +15,11 @@ use crate::contract::sccache::Version;
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, access};
 use serde::Deserialize;
-use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const RUN_TIMEOUT: Duration = Duration::from_secs(10);
 /// What sccache writes to see whether it may, on the path that it uses.
 const PROBE_PATH: &str = "/.sccache_check";
@@ -32,29 +30,6 @@ const PROBE_TEXT: &str = "Hello, World!";
 pub(super) struct Status {
     pub(super) sccache_version: Option<String>,
     pub(super) dist: Option<Cluster>,
-}
-
-/// What it says about the cluster, in the modes that distribute.
-#[derive(Default, Deserialize)]
-pub(super) struct Cluster {
-    #[serde(default)]
-    pub(super) builders: Vec<Builder>,
-    /// Requests for a builder, by outcome.
-    #[serde(default)]
-    pub(super) allocations: BTreeMap<String, u64>,
-}
-
-#[derive(Debug, Clone, Default, Deserialize)]
-pub(super) struct Builder {
-    /// Where clients and the scheduler find it.
-    pub(super) address: String,
-    #[serde(default)]
-    pub(super) state: String,
-    /// Jobs that were assigned and never came to their end.
-    #[serde(default)]
-    pub(super) failed: u64,
-    #[serde(default)]
-    pub(super) last_sign_seconds: u64,
 }
 
 /// Reaches the gateway, and tries what a client does there.
@@ -128,59 +103,6 @@ fn silent(endpoint: &Endpoint, error: &ureq::Error) -> Check {
     };
     let found = format!("{} does not speak {what}: {error}", endpoint.url);
     Check::fail("gateway", found, hint)
-}
-
-/// Whether anything accepts connections at `endpoint`.
-pub(super) fn connect(what: &str, endpoint: &Endpoint, checks: &mut Vec<Check>) -> bool {
-    let place = format!("{}:{}", endpoint.host, endpoint.port);
-    let addresses: Vec<SocketAddr> = match (endpoint.host.as_str(), endpoint.port).to_socket_addrs()
-    {
-        Ok(addresses) => addresses.collect(),
-        Err(error) => {
-            let found = format!("cannot resolve {}: {error}", endpoint.host);
-            let hint =
-                "check the name, or use the address; in a container, join the gateway's network";
-            checks.push(Check::fail(what, found, hint));
-            return false;
-        }
-    };
-    let mut last = None;
-    for address in &addresses {
-        match TcpStream::connect_timeout(address, CONNECT_TIMEOUT) {
-            Ok(_) => {
-                checks.push(Check::ok(what, format!("{place} accepts connections")));
-                return true;
-            }
-            Err(error) => last = Some(error),
-        }
-    }
-    let error = last.unwrap_or_else(|| ErrorKind::NotFound.into());
-    let hint = match error.kind() {
-        ErrorKind::ConnectionRefused => after_refusal(&addresses),
-        ErrorKind::TimedOut => {
-            "packets are dropped: check the address, the firewall and the published interface"
-        }
-        ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => {
-            "there is no route: check the address and the network"
-        }
-        _ => "check the endpoint",
-    };
-    checks.push(Check::fail(
-        what,
-        format!("cannot connect to {place}: {error}"),
-        hint,
-    ));
-    false
-}
-
-/// What to do where nothing listens.
-pub(super) fn after_refusal(addresses: &[SocketAddr]) -> &'static str {
-    if addresses.iter().all(|address| address.ip().is_loopback()) {
-        "nothing listens there: start the container, and check the published port"
-    } else {
-        "nothing listens at this address: start the container; its port is published on loopback alone, unless it is \
-         started with SCCACHE_BIND=0.0.0.0 or, for the containers of its host, with the bridge's address"
-    }
 }
 
 /// Whether it is ours; then its status, as far as the token lets us see it.

@@ -375,7 +375,7 @@ fn gateway_checks(endpoint: &str) -> Vec<Check> {
 
 #[test]
 fn refusal_by_the_address_of_a_bridge_names_where_the_port_is_published() {
-    let hint = |address: &str| probe::after_refusal(&[address.parse().unwrap()]);
+    let hint = |address: &str| connect::after_refusal(&[address.parse().unwrap()]);
     assert!(hint("172.17.0.1:4226").contains("SCCACHE_BIND=0.0.0.0"));
     for here in ["127.0.0.1:4226", "[::1]:4226"] {
         assert!(!hint(here).contains("SCCACHE_BIND"), "{here}");
@@ -533,14 +533,14 @@ fn builder_that_is_not_there_is_told_from_one_that_is_something_else() {
 fn what_the_gateway_knows_about_builders_is_judged() {
     let text = r#"{"builders":[{"address":"127.0.0.1:1","state":"lost","last_sign_seconds":95,"slots":2}],
                    "allocations":{"assigned":7,"failed":2,"busy":1},"scheduler_up":true}"#;
-    let known: probe::Cluster = serde_json::from_str(text).unwrap();
+    let known: cluster::Cluster = serde_json::from_str(text).unwrap();
     let scheduler = Endpoint::parse("http://127.0.0.1:10600").unwrap();
     let lost = cluster::judge_builder(&known.builders[0], &scheduler);
     assert!(lost.found.contains("no sign for 95 s"), "{lost:?}");
     let handing = cluster::handing_over(&known).unwrap();
     assert_eq!(handing.verdict, Verdict::Warn);
     assert!(handing.hint.unwrap().contains("publish 10501"));
-    assert!(cluster::handing_over(&probe::Cluster::default()).is_none());
+    assert!(cluster::handing_over(&cluster::Cluster::default()).is_none());
 }
 
 #[test]

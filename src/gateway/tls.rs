@@ -1,10 +1,10 @@
 //! TLS on the cache port: certificate and key from PEM files into what rustls needs, replaced without a restart.
 //!
 //! A connection keeps the certificate that it began with. HTTP/1.1 is the only protocol offered; versions are those
-//! that rustls holds for safe (1.2 and 1.3), neither of which renegotiates.
+//! that rustls considers safe (1.2 and 1.3, or 1.3 alone), neither of which renegotiates.
 
 use crate::base::regular_file;
-use crate::contract::gateway_config::TlsFiles;
+use crate::contract::gateway_config::{TlsFiles, TlsVersion};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
@@ -22,7 +22,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::rustls::{self, ServerConfig};
+use tokio_rustls::rustls::version::{TLS12, TLS13};
+use tokio_rustls::rustls::{self, ServerConfig, SupportedProtocolVersion};
 use tokio_rustls::server::TlsStream;
 use x509_cert::Certificate as X509;
 use x509_cert::der::Decode;
@@ -117,7 +118,7 @@ pub fn load(files: &TlsFiles, now: u64) -> Result<Certificate, Error> {
         },
     })?;
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(versions(files.min_version))
         .map_err(|cause| bad_cert(cause.to_string()))?
         .with_no_client_auth()
         .with_single_cert(chain, key_der)
@@ -135,6 +136,15 @@ pub fn load(files: &TlsFiles, now: u64) -> Result<Certificate, Error> {
         serial: parsed.tbs_certificate().serial_number().to_string(),
         not_after_unix_seconds: not_after,
     })
+}
+
+fn versions(min: TlsVersion) -> &'static [&'static SupportedProtocolVersion] {
+    // The newest is first, so that what follows is what may be left out.
+    static VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS13, &TLS12];
+    match min {
+        TlsVersion::V1_2 => &VERSIONS,
+        TlsVersion::V1_3 => &VERSIONS[..1],
+    }
 }
 
 /// The first name that the certificate in this file is for, to be printed in an endpoint.
@@ -297,6 +307,7 @@ mod tests {
         let files = TlsFiles {
             cert: dir.join("cert.pem"),
             key: dir.join("key.pem"),
+            min_version: TlsVersion::default(),
         };
         std::fs::write(&files.cert, params.self_signed(&key).unwrap().pem()).unwrap();
         std::fs::write(&files.key, key.serialize_pem()).unwrap();
@@ -323,6 +334,7 @@ mod tests {
             let files = TlsFiles {
                 cert: cert.to_owned(),
                 key: key.to_owned(),
+                min_version: TlsVersion::default(),
             };
             let said = load(&files, NOW).unwrap_err().to_string();
             assert!(said.contains(word), "{said}");

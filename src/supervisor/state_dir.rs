@@ -3,17 +3,17 @@
 mod owner;
 
 pub(crate) use self::owner::AsUser;
-pub use crate::base::mount::{Loss, in_container, lost};
-use crate::base::regular_file;
+use crate::base::mount::{self, Loss};
+use crate::base::private_file;
 use crate::base::secret::Secret;
 use crate::config::settings::{Installation, Mode, Settings};
 use crate::contract::paths;
 use crate::contract::service::RunAs;
 use nix::fcntl::{Flock, FlockArg};
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// The user that the images come with.
@@ -344,37 +344,6 @@ fn lock(top: &File, dir: &Path, user: Option<RunAs>) -> Result<Flock<File>, Erro
     })
 }
 
-/// Opens a file for writing that only its owner can read.
-fn private_file(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        // A link there must not make us write to another file, nor a FIFO make us wait.
-        .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK)
-        .open(path)
-        .map_err(|cause| match cause.raw_os_error() {
-            Some(nix::libc::ELOOP) => {
-                let text = format!("\"{}\" is a link", path.display());
-                io::Error::new(io::ErrorKind::InvalidInput, text)
-            }
-            _ => cause,
-        })?;
-    regular_file::check(&file)?;
-    file.set_permissions(fs::Permissions::from_mode(0o600))?;
-    Ok(file)
-}
-
-/// Writes a file of mode 0600 for the services' user, whole or not at all.
-///
-/// # Errors
-/// The file cannot be written or renamed.
-pub fn write_private(path: &Path, text: &str, owner: Option<RunAs>) -> io::Result<()> {
-    let _user = AsUser::of(owner);
-    fs::rename(write_beside(path, text)?, path)
-}
-
 /// Writes files of mode 0600 for the services' user, whole: none is put in its place before all are written.
 ///
 /// # Errors
@@ -384,29 +353,7 @@ pub fn write_all_private<'a>(
     owner: Option<RunAs>,
 ) -> Result<(), (PathBuf, io::Error)> {
     let _user = AsUser::of(owner);
-    let failed = |path: &Path| {
-        let path = path.to_owned();
-        |cause| (path, cause)
-    };
-    let written = files
-        .map(|(path, text)| {
-            let beside = write_beside(path, text).map_err(failed(path))?;
-            Ok((beside, path))
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    for (beside, path) in written {
-        fs::rename(beside, path).map_err(failed(path))?;
-    }
-    Ok(())
-}
-
-fn write_beside(path: &Path, text: &str) -> io::Result<PathBuf> {
-    let beside = path.with_added_extension("new");
-    let mut file = private_file(&beside)?;
-    file.set_len(0)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    Ok(beside)
+    private_file::write_all(files)
 }
 
 /// The token that builders prove themselves with, where none is set.
@@ -440,7 +387,7 @@ fn kept_token(path: PathBuf, owner: Option<RunAs>) -> Result<Secret, Error> {
         Ok(text) => checked_token(&path, &text),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let token = new_token().map_err(|cause| fail("generate the token", cause))?;
-            write_private(&path, &format!("{}\n", token.reveal()), owner)
+            private_file::write(&path, &format!("{}\n", token.reveal()))
                 .map_err(|cause| fail("write the token", cause))?;
             Ok(token)
         }
@@ -462,7 +409,7 @@ fn checked_token(path: &Path, text: &str) -> Result<Secret, Error> {
 }
 
 fn check_persistent(dir: &Path, mode: Mode) -> Result<(), Error> {
-    match lost(dir) {
+    match mount::lost(dir) {
         Some(found) => Err(Error::NotPersistent {
             mode,
             dir: dir.to_owned(),
@@ -483,6 +430,7 @@ pub fn try_folder(dir: &Path) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn user_of_the_image_is_known_by_its_whole_name() {
@@ -537,7 +485,7 @@ mod tests {
             std::os::unix::fs::symlink(&target, folder.path().join(name)).unwrap();
         }
         make_folder(folder.path(), 0o755, None).unwrap();
-        assert!(private_file(&folder.path().join("lock")).is_err());
+        assert!(private_file::open(&folder.path().join("lock")).is_err());
         fs::create_dir(paths::state(folder.path())).unwrap();
         std::os::unix::fs::symlink(&target, paths::lock(folder.path())).unwrap();
         let top = File::open(folder.path()).unwrap();

@@ -6,7 +6,7 @@ use crate::harness::{
     skip, wait_for,
 };
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
-use sccache_dock::contract::gateway_config::TlsFiles;
+use sccache_dock::contract::gateway_config::{TlsFiles, TlsVersion};
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
@@ -330,6 +330,7 @@ impl Authority {
         let files = TlsFiles {
             cert: folder.join("cert.pem"),
             key: folder.join("key.pem"),
+            min_version: Default::default(),
         };
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
@@ -408,6 +409,28 @@ fn tls_is_spoken_beside_http_from_loopback() {
     );
     assert!(strange.contains("curl: ("), "{strange}");
     gateway.process.wait_for_line("reason=tls");
+}
+
+#[test]
+fn oldest_version_of_tls_is_a_setting() {
+    let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
+    let files = authority.certificate(folder.path(), "localhost");
+    let code = ["--output", "/dev/null", "--write-out", "%{http_code}"];
+    for (min_version, of_1_2) in [
+        (TlsVersion::V1_2, "404"),
+        (TlsVersion::V1_3, "alert protocol version"),
+    ] {
+        let gateway = Gateway::start_with(|config| {
+            config.tls = Some(TlsFiles {
+                min_version,
+                ..files.clone()
+            });
+        });
+        let with = |more: &[&str]| curl(folder.path(), &gateway, &[&code[..], more].concat());
+        let said = with(&["--tls-max", "1.2"]);
+        assert!(said.contains(of_1_2), "{min_version:?}: {said}");
+        assert_eq!(with(&[]), "404", "{min_version:?}");
+    }
 }
 
 #[test]

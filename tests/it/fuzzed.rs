@@ -36,6 +36,11 @@ fn archives_are_judged_alike_however_they_arrive() {
 }
 
 #[test]
+fn bodies_of_the_cluster_are_taken_whole_or_refused() {
+    replay("wire", targets::wire);
+}
+
+#[test]
 fn settings_make_a_plan_or_a_reason_and_show_no_secret() {
     replay("settings", targets::settings);
 }

@@ -31,10 +31,10 @@ const GUIDES: &[&str] = &[
 ];
 
 /// What stands between two fences.
-struct Block {
+pub(crate) struct Block {
     language: String,
     mark: String,
-    text: String,
+    pub(crate) text: String,
 }
 
 impl Block {
@@ -44,7 +44,7 @@ impl Block {
     }
 
     /// It is typed where its guide is followed.
-    fn is_typed(&self) -> bool {
+    pub(crate) fn is_typed(&self) -> bool {
         let special = ["dock", "settings"].contains(&self.mark.as_str());
         self.language == "sh" && self.elsewhere().is_none() && !special
     }
@@ -54,7 +54,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn guide(name: &str) -> String {
+pub(crate) fn guide(name: &str) -> String {
     let folder = if name == "README" { "." } else { "docs" };
     fs::read_to_string(root().join(folder).join(name).with_extension("md")).unwrap()
 }
@@ -69,7 +69,7 @@ fn documents() -> Vec<String> {
     names
 }
 
-fn blocks(text: &str) -> Vec<Block> {
+pub(crate) fn blocks(text: &str) -> Vec<Block> {
     let (mut blocks, mut open): (Vec<Block>, bool) = (Vec::new(), false);
     for line in text.lines() {
         match (line.trim_start().strip_prefix("```"), open) {

@@ -2,6 +2,7 @@
 
 mod addresses;
 mod arch;
+mod bare;
 mod clients;
 mod committed;
 mod compose;

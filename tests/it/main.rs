@@ -47,6 +47,7 @@ mod places;
 mod plain;
 mod policies;
 mod provenance;
+mod proxied;
 mod reboot;
 mod releases;
 mod reloads;

@@ -17,10 +17,16 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 /// Series that come with an event which no test of this module causes, and the test that does.
-const EVENTFUL: [(&str, &str); 1] = [(
-    "sccache_dock_dist_local_jobs_limited_total",
-    "scheduler.rs: a job over its limit of memory",
-)];
+const EVENTFUL: [(&str, &str); 2] = [
+    (
+        "sccache_dock_dist_local_jobs_limited_total",
+        "scheduler.rs: a job over its limit of memory",
+    ),
+    (
+        "sccache_dock_dist_local_jobs_sent_home_total",
+        "scheduler.rs: a job that looked for a file",
+    ),
+];
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("images/compose")

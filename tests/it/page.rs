@@ -306,6 +306,7 @@ fn cookie_over_tls_is_for_tls_only() {
     let files = TlsFiles {
         cert: folder.path().join("cert.pem"),
         key: folder.path().join("key.pem"),
+        min_version: Default::default(),
     };
     std::fs::write(&files.cert, made.cert.pem()).unwrap();
     std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();

@@ -341,19 +341,23 @@ fn reports_of_local_jobs_are_added_up() {
         r#"{"event":"started","job":"1"}"#,
         "garbage",
         r#"{"event":"ended","job":"1","exit":1,"seconds":2.0,"cpu_seconds":1.5,"peak_rss_bytes":7,"limit":"memory"}"#,
+        r#"{"event":"started","job":"2"}"#,
+        r#"{"event":"ended","job":"2","exit":137,"seconds":1.0,"cpu_seconds":0.5,"peak_rss_bytes":7,"home":{"crate":"askama","reason":"file","what":"/templates/page.html"}}"#,
     ] {
         socket
             .send_to(text.as_bytes(), front.jobs_socket())
             .unwrap();
     }
     let jobs = wait_for("the reports", SOON, || {
-        Some(front.status().local_jobs).filter(|jobs| jobs.ended == 1)
+        Some(front.status().local_jobs).filter(|jobs| jobs.ended == 2)
     });
     assert_eq!(
         (jobs.running, jobs.nonzero, jobs.limits["memory"]),
-        (0, 1, 1)
+        (0, 2, 1)
     );
     let metrics = front.page("/metrics");
     let line = "sccache_dock_dist_local_jobs_limited_total{limit=\"memory\"} 1";
+    assert!(metrics.contains(line), "{metrics}");
+    let line = "sccache_dock_dist_local_jobs_sent_home_total{crate=\"askama\",reason=\"file\"} 1";
     assert!(metrics.contains(line), "{metrics}");
 }

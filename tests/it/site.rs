@@ -316,7 +316,7 @@ pub(crate) fn sysroot() -> PathBuf {
         .into()
 }
 
-fn cargo_home() -> PathBuf {
+pub(crate) fn cargo_home() -> PathBuf {
     std::env::var_os("CARGO_HOME").map_or_else(
         || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cargo"),
         PathBuf::from,

@@ -165,6 +165,12 @@ pub(super) const ROWS: &[Row] = &[
     ),
     row("SCCACHE_TLS_KEY", "tls_key", "", "PEM file of its key"),
     row(
+        "SCCACHE_TLS_MIN_VERSION",
+        "tls_min_version",
+        "1.2",
+        "oldest version of TLS that is accepted: 1.2 or 1.3",
+    ),
+    row(
         "SCCACHE_STOP_GRACE",
         "stop_grace",
         "8s",

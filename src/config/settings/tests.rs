@@ -1,5 +1,6 @@
 use super::rows::ROWS;
 use super::*;
+use crate::contract::gateway_config::TlsVersion;
 use proptest::prelude::*;
 
 fn load_from(pairs: &[(&str, &str)], files: &[(&str, &str)]) -> Result<Loaded, Problems> {
@@ -263,7 +264,11 @@ fn certificate_and_key_come_together_and_are_paths() {
     )
     .unwrap();
     assert_eq!(loaded.warnings, []);
-    assert_eq!(loaded.settings.tls.unwrap().key, Path::new("/key.pem"));
+    let tls = loaded.settings.tls.unwrap();
+    assert_eq!(tls.key, Path::new("/key.pem"));
+    assert_eq!(tls.min_version, TlsVersion::V1_2);
+    let text = problems(&[("SCCACHE_TLS_MIN_VERSION", "1.1")]);
+    assert!(text.contains("\"1.1\" is not a version of TLS"), "{text}");
     assert_eq!(
         loaded.settings.tokens_file.as_deref(),
         Some(Path::new("/tokens.toml"))

@@ -2,7 +2,7 @@
 
 use super::LogFormat;
 use crate::base::secret::Secret;
-use crate::contract::gateway_config::IpcPolicy;
+use crate::contract::gateway_config::{IpcPolicy, TlsVersion};
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -129,6 +129,17 @@ pub(super) fn log_filter(text: &str) -> Result<String, ValueError> {
         }
     }
     Ok(text.to_owned())
+}
+
+pub(super) fn tls_version(text: &str) -> Result<TlsVersion, ValueError> {
+    match text {
+        "1.2" => Ok(TlsVersion::V1_2),
+        "1.3" => Ok(TlsVersion::V1_3),
+        _ => Err(ValueError::hint(
+            format!("\"{text}\" is not a version of TLS that can be required"),
+            "write 1.2 or 1.3",
+        )),
+    }
 }
 
 pub(super) fn log_format(text: &str) -> Result<LogFormat, ValueError> {
