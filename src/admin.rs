@@ -4,6 +4,7 @@ pub mod config;
 pub mod inspect;
 mod policies;
 pub mod purge;
+pub mod sessions;
 
 mod table;
 mod watch;

@@ -67,6 +67,14 @@ pub enum Command {
         /// The 64 digits of sccache's hash key, or a path
         key: String,
     },
+    /// List who has logged in by an ID token of a CI service, or end such sessions
+    Sessions {
+        /// End those of this build, of this rule, or of both as RULE:BUILD
+        #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+        revoke: Option<String>,
+    },
+    /// Exchange the ID token of a CI service's job for a session of a cache
+    Login(client::login::Args),
     /// Print what a client needs to use this cache
     ClientEnv {
         #[command(flatten)]

@@ -11,6 +11,7 @@ pub mod at;
 pub mod cargo_config;
 mod conf;
 pub(crate) mod endpoint;
+pub mod login;
 pub mod next;
 mod render;
 pub(crate) mod run;

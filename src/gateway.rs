@@ -24,6 +24,7 @@ pub mod http;
 pub mod ipc;
 mod lookup;
 pub mod metrics;
+mod oidc;
 mod once;
 pub mod page;
 pub mod peer;
@@ -53,6 +54,7 @@ use crate::gateway::files::Files;
 use crate::gateway::history::{History, Point, Range};
 use crate::gateway::hosts::Hosts;
 use crate::gateway::metrics::Metrics;
+use crate::gateway::oidc::Oidc;
 use crate::gateway::once::Rewrites;
 use crate::gateway::page::Traffic;
 use crate::gateway::peer::Peer;
@@ -74,6 +76,9 @@ use tracing::warn;
 /// Most bytes of a version's line.
 const LONGEST_VERSION: u64 = 256;
 
+/// The file beside the blobs in which sessions by ID token are.
+const SESSIONS_FILE: &str = "sessions.json";
+
 /// Asked for the state of the cluster.
 pub(crate) type ClusterStatus = Box<dyn Fn() -> DistStatus + Send + Sync>;
 
@@ -81,6 +86,7 @@ pub(crate) type ClusterStatus = Box<dyn Fn() -> DistStatus + Send + Sync>;
 pub struct Gateway {
     pub(crate) config: Config,
     pub(crate) access: Arc<Access>,
+    oidc: Arc<Oidc>,
     /// Held while they are written.
     logins: Mutex<()>,
     pub(crate) disk: Disk,
@@ -118,6 +124,8 @@ impl Gateway {
         let upstream = upstream.transpose().map_err(io::Error::other)?;
         let logins = regular_file::read_to_string(&config.store_dir.join(sessions::FILE)).ok();
         let access = Arc::new(Access::new(&config, logins.as_deref(), secret));
+        let issued = regular_file::read_to_string(&config.store_dir.join(SESSIONS_FILE));
+        access.take_up(&issued.unwrap_or_default());
         let mut metrics = Metrics::new(move || scraped.usage());
         metrics.scrape_policies(&disk);
         metrics.scrape_tokens(&access);
@@ -140,6 +148,7 @@ impl Gateway {
         Ok(Gateway {
             upstream,
             access,
+            oidc: Arc::default(),
             logins: Mutex::default(),
             tls,
             hosts: Hosts::new(config.hosts.iter().cloned().chain(own_name())),
@@ -175,6 +184,7 @@ impl Gateway {
         self.keep_logins();
         files::reread(self);
         files::follow(self);
+        Oidc::follow(&self.oidc);
         let asking = Arc::clone(self);
         // On a thread that the end of the runtime does not wait for: the program may never answer.
         std::thread::spawn(move || asking.ask_sccache_version());
@@ -200,6 +210,7 @@ impl Gateway {
     /// To be called every few seconds.
     fn tick(&self) {
         self.warnings.tick();
+        self.access.expire(unix_seconds());
         let tls = self.tls.as_ref();
         if let Some(advice) = tls.and_then(|tls| tls.daily_advice(unix_seconds())) {
             self.warnings.warn(ADVICE, "certificate", &advice);
@@ -234,6 +245,18 @@ impl Gateway {
         if let Err(cause) = private_file::write(&path, &self.access.logins()) {
             warn!(
                 "cannot write \"{}\": {cause}; log-outs from the status page are forgotten with this gateway",
+                path.display()
+            );
+        }
+    }
+
+    /// Writes down what outlives us of the sessions by ID token. Blocks.
+    pub(crate) fn keep_sessions(&self) {
+        let _one = self.logins.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = self.config.store_dir.join(SESSIONS_FILE);
+        if let Err(cause) = private_file::write(&path, &self.access.issued_text()) {
+            warn!(
+                "cannot write \"{}\": {cause}; sessions by ID token end with this gateway, and the end of others is forgotten",
                 path.display()
             );
         }

@@ -56,6 +56,7 @@ fn main() -> ExitCode {
             Err(error) => Err((error.code(), error.into())),
         },
         Command::AtEnd { folder, wait } => done(at::see_off(&folder, wait)),
+        Command::Login(args) => given(client::login::run(&args)),
         Command::Warm(args) => given(client::warm::run(&args)),
         Command::Doctor(args) => given(doctor::run(&args)),
         Command::Version => {
@@ -124,6 +125,7 @@ fn with_settings(command: Command, loaded: settings::Loaded) -> Outcome {
     let settings = &loaded.settings;
     match command {
         Command::Purge(args) => given(admin::purge::run(settings, &args)),
+        Command::Sessions { revoke } => given(admin::sessions::run(settings, revoke.as_deref())),
         Command::Blob { key } => given(admin::inspect::blob(settings, &key)),
         Command::Access { name, key } => given(admin::inspect::access(settings, &name, &key)),
         Command::Config => {
@@ -152,6 +154,7 @@ fn with_settings(command: Command, loaded: settings::Loaded) -> Outcome {
         | Command::Stop { .. }
         | Command::Reload
         | Command::Warm(_)
+        | Command::Login(_)
         | Command::Version => {
             unreachable!("handled without settings")
         }

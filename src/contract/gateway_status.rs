@@ -417,6 +417,49 @@ pub struct BlobFacts {
     pub written_by: String,
 }
 
+/// A session that an ID token was exchanged for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionStatus {
+    /// The rule, and the build behind a colon where there is one.
+    pub name: String,
+    /// The claim `sub`.
+    pub subject: String,
+    /// What its holder reads and writes.
+    pub grants: String,
+    /// When it began.
+    pub began_unix_seconds: u64,
+    /// When it ends.
+    pub ends_unix_seconds: u64,
+}
+
+/// The answer to an ID token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoginAnswer {
+    /// A token like any other, for as long as the session lasts.
+    pub token: String,
+    /// The rule, and the build behind a colon where there is one.
+    pub name: String,
+    /// What its holder reads and writes.
+    pub grants: String,
+    /// When it ends.
+    pub ends_unix_seconds: u64,
+}
+
+/// Which sessions to end.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RevokeRequest {
+    /// A build, a rule, or both as `RULE:BUILD`.
+    pub name: String,
+}
+
+/// How many sessions have ended.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevokeAnswer {
+    /// Sessions.
+    pub sessions: usize,
+}
+
 /// What was purged, or would have been.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PurgeAnswer {

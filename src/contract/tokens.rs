@@ -24,8 +24,10 @@
 //! No message quotes a value that could be a token: one may stand where something else belongs, such as a name.
 
 pub mod layers;
+pub mod rules;
 
 pub use self::layers::Layers;
+pub use self::rules::{Issuer, Rule};
 
 use self::layers::is_layer;
 use crate::base::regular_file;
@@ -66,6 +68,10 @@ pub struct TokensFile {
     pub local: Vec<Local>,
     /// Those who need no token; all namespaces where it is missing.
     pub anonymous: Option<Layers>,
+    /// Whose ID tokens are taken.
+    pub issuers: Vec<Issuer>,
+    /// What for; the first that fits holds.
+    pub rules: Vec<Rule>,
 }
 
 /// What a user of the socket, or everybody else who speaks sccache's own protocol, reads and writes.
@@ -141,19 +147,19 @@ pub fn parse(text: &str) -> Result<TokensFile, Faults> {
                 }
             }
             ("local", toml::Value::Array(entries)) => {
-                for (number, entry) in (1..).zip(entries) {
-                    let entry = entry.as_table().map(|entry| local(entry));
-                    match entry.unwrap_or_else(|| Err("is no table".to_owned())) {
-                        Ok(entry) => file.local.push(entry),
-                        Err(fault) => faults.push(format!("local {number} {fault}")),
-                    }
-                }
+                file.local = tables("local", entries, local, &mut faults);
+            }
+            ("issuer", toml::Value::Array(entries)) => {
+                file.issuers = tables("issuer", entries, rules::issuer, &mut faults);
+            }
+            ("rule", toml::Value::Array(entries)) => {
+                file.rules = tables("rule", entries, rules::rule, &mut faults);
             }
             ("anonymous", toml::Value::Table(entry)) => match anonymous(entry) {
                 Ok(layers) => file.anonymous = Some(layers),
                 Err(fault) => faults.push(format!("anonymous {fault}")),
             },
-            ("token" | "local", _) => {
+            ("token" | "local" | "issuer" | "rule", _) => {
                 faults.push(format!("{key}s are written as [[{key}]] tables"));
             }
             ("anonymous", _) => faults.push("anonymous is written as [anonymous] table".into()),
@@ -169,6 +175,24 @@ pub fn parse(text: &str) -> Result<TokensFile, Faults> {
     } else {
         Err(Faults(faults))
     }
+}
+
+/// What `read` makes of each table.
+fn tables<T>(
+    kind: &str,
+    entries: &[toml::Value],
+    read: impl Fn(&toml::Table) -> Result<T, String>,
+    faults: &mut Vec<String>,
+) -> Vec<T> {
+    let mut all = Vec::new();
+    for (number, entry) in (1..).zip(entries) {
+        let entry = entry.as_table().ok_or_else(|| "is no table".to_owned());
+        match entry.and_then(&read) {
+            Ok(one) => all.push(one),
+            Err(fault) => faults.push(format!("{kind} {number} {fault}")),
+        }
+    }
+    all
 }
 
 /// What is wrong with entries beside each other.
@@ -187,6 +211,7 @@ fn check_together(file: &TokensFile, faults: &mut Vec<String>) {
             faults.push(format!("{name} is the same as another token"));
         }
     }
+    rules::check_together(&file.issuers, &file.rules, &names, faults);
     if file.local.len() > MOST_LOCAL {
         faults.push(format!("there are more than {MOST_LOCAL} [[local]] tables"));
     }

@@ -2,22 +2,26 @@
 //! edge there.
 
 pub mod explain;
+mod issued;
 mod own_protocol;
 pub mod scope;
 
+pub use self::issued::{Begun, NoSession};
 pub use self::own_protocol::{
     default_gateways, describe_ipc, is_ourselves, may_speak_ipc, parse_routes,
 };
 pub use self::scope::{Asked, Denied, Scope};
 
+use self::issued::Issued;
 use crate::base::secret::Secret;
 use crate::contract::gateway_config::Config;
+use crate::contract::gateway_status::SessionStatus;
 use crate::contract::tokens::{Grant, Layers, Local, Named, TokensFile};
 use crate::gateway::sessions::Sessions;
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
 /// What an HTTP request asks for.
@@ -80,6 +84,8 @@ struct InForce {
     entries: Vec<Arc<Entry>>,
     anonymous: Option<Arc<Entry>>,
     local: Vec<Local>,
+    /// The counters of each rule, by its name.
+    rules: Vec<(String, Arc<Uses>)>,
 }
 
 /// The tokens in force. They can be replaced while requests are judged.
@@ -91,6 +97,8 @@ pub struct Access {
     // A lock for the time of a copy of the pointer.
     in_force: RwLock<Arc<InForce>>,
     sessions: Sessions,
+    // Held for a look-up, never across I/O.
+    issued: Mutex<Issued>,
 }
 
 impl Access {
@@ -127,7 +135,9 @@ impl Access {
                 entries: fixed.clone(),
                 anonymous: anonymous.clone(),
                 local: Vec::new(),
+                rules: Vec::new(),
             })),
+            issued: Mutex::default(),
             fixed,
             anonymous,
         }
@@ -176,7 +186,16 @@ impl Access {
             entries,
             anonymous,
             local: file.local.clone(),
+            rules: (file.rules.iter())
+                .map(|rule| {
+                    let mut known = before.rules.iter();
+                    let known = known.find(|(name, _)| *name == rule.name);
+                    let uses = known.map_or_else(Arc::default, |(_, uses)| Arc::clone(uses));
+                    (rule.name.clone(), uses)
+                })
+                .collect(),
         };
+        self.issued().keep_to(&file.rules);
         *self
             .in_force
             .write()
@@ -252,13 +271,81 @@ impl Access {
     }
 
     fn find(&self, token: &[u8]) -> Option<Arc<Entry>> {
+        let is_session = token.starts_with(issued::PREFIX.as_bytes());
         let token = digest(token);
-        let entries = &self.in_force().entries;
-        let same = entries.iter();
-        choose(
-            entries,
+        let in_force = self.in_force();
+        let same = in_force.entries.iter();
+        let found = choose(
+            &in_force.entries,
             same.map(|entry| entry.digest.unwrap_or_default().ct_eq(&token)),
-        )
+        );
+        // A look-up by digest tells nobody anything: whose digest begins alike cannot be chosen.
+        found.or_else(|| is_session.then(|| self.find_session(&in_force, &token))?)
+    }
+
+    fn find_session(&self, in_force: &InForce, digest: &[u8; 32]) -> Option<Arc<Entry>> {
+        self.issued().entry(digest, |session| {
+            let mut rules = in_force.rules.iter();
+            // Without its rule, which the file may not have said yet, it is good for nothing.
+            let (_, uses) = rules.find(|(name, _)| *name == session.rule)?;
+            Some(Arc::new(Entry {
+                name: session.name(),
+                digest: Some(*digest),
+                grant: match session.layers.write {
+                    Some(_) => Grant::Write,
+                    None => Grant::Read,
+                },
+                replace: session.layers.replace,
+                scope: Scope::Layers(session.layers.clone()),
+                distribute: session.distribute,
+                uses: Arc::clone(uses),
+            }))
+        })
+    }
+
+    fn issued(&self) -> MutexGuard<'_, Issued> {
+        self.issued.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes up the sessions that [`Access::issued_text`] gave before. They are in force with their rules.
+    pub fn take_up(&self, text: &str) {
+        *self.issued() = Issued::parse(text);
+    }
+
+    /// What must be kept of the sessions; no token is in it.
+    pub fn issued_text(&self) -> String {
+        self.issued().text()
+    }
+
+    /// The token of a new session; `random` must be new each time.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn issue(
+        &self,
+        begun: Begun<'_>,
+        now_unix: u64,
+        random: [u8; 32],
+    ) -> Result<Secret, NoSession> {
+        let token = format!("{}{}", issued::PREFIX, URL_SAFE_NO_PAD.encode(random));
+        let digest = digest(token.as_bytes());
+        self.issued().begin(begun, digest, now_unix)?;
+        Ok(Secret::new(&token))
+    }
+
+    /// Ends the sessions that are over. Returns whether there were some.
+    pub fn expire(&self, now_unix: u64) -> bool {
+        self.issued().expire(now_unix)
+    }
+
+    /// Ends the sessions of a build, a rule, or both as `RULE:BUILD`. Returns how many.
+    pub fn revoke(&self, wanted: &str) -> usize {
+        self.issued().revoke(wanted)
+    }
+
+    /// All sessions.
+    pub fn issued_sessions(&self) -> Vec<SessionStatus> {
+        self.issued().list()
     }
 
     /// A cookie that stands for the caller's token; `None` where there is none. `random` must be new each time.
@@ -321,6 +408,7 @@ impl Access {
             .map(|entry| (entry.name.clone(), Arc::clone(&entry.uses)))
             .collect();
         uses.dedup_by(|one, other| one.0 == other.0);
+        uses.extend(in_force.rules.iter().cloned());
         uses
     }
 }

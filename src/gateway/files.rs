@@ -105,7 +105,10 @@ pub(crate) fn reread(gateway: &Gateway) {
             gateway.access.replace(&file).map_err(|cause| {
                 format!("cannot use the tokens in \"{}\": {cause}", path.display())
             })?;
-            let names: Vec<&str> = tokens.iter().map(|token| token.name.as_str()).collect();
+            gateway.oidc.replace(&file);
+            let names = tokens.iter().map(|token| token.name.as_str());
+            let rules = file.rules.iter().map(|rule| rule.name.as_str());
+            let names: Vec<&str> = names.chain(rules).collect();
             Ok(format!("named tokens in force: {}", names.join(", ")))
         });
         tell(&mut seen.tokens, &found, "the tokens before stay in force");

@@ -10,6 +10,7 @@ mod held;
 mod inspect;
 mod pages;
 mod plain;
+mod session;
 
 use super::connection_limit;
 use super::peer::Peer;

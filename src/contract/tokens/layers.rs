@@ -2,6 +2,7 @@
 //! none; who it is decides. Pure.
 
 use crate::contract::key::{namespace_of_shown, shown_namespace};
+use serde::{Deserialize, Serialize};
 
 /// Most namespaces of one list: each is a look into the index.
 const MOST: usize = 8;
@@ -9,7 +10,7 @@ const MOST: usize = 8;
 const LONGEST: usize = 200;
 
 /// What a client may read and write. Names as keys have them: empty for the default namespace.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Layers {
     /// In which a blob is looked up, in this order. Each is exactly this namespace, and none below it.
     pub read: Vec<String>,

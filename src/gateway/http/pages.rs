@@ -1,6 +1,8 @@
 //! The paths that are no keys: liveness, readiness, metrics, status, purge and what the status page consists of.
 
-use super::{Answer, Refusal, front, full, inspect, permit, permit_namespace, text, writer};
+use super::{
+    Answer, Refusal, front, full, inspect, permit, permit_namespace, session, text, writer,
+};
 use crate::contract::gateway_status::{PurgeAnswer, PurgeRequest, scanning};
 use crate::contract::key::namespace_of_shown;
 use crate::gateway::Gateway;
@@ -28,6 +30,9 @@ pub(super) enum Page {
     Purge,
     Blob,
     Access,
+    Session,
+    Sessions,
+    Revoke,
     Style,
     Script,
     LogIn,
@@ -39,7 +44,13 @@ impl Page {
     fn is_posted(self) -> bool {
         matches!(
             self,
-            Page::Purge | Page::Blob | Page::Access | Page::LogIn | Page::LogOut
+            Page::Purge
+                | Page::Blob
+                | Page::Access
+                | Page::Session
+                | Page::Revoke
+                | Page::LogIn
+                | Page::LogOut
         )
     }
 }
@@ -55,6 +66,9 @@ pub(super) fn find(names: &[&str], method: &Method) -> Option<Page> {
         ["api", "purge"] => Page::Purge,
         ["api", "blob"] => Page::Blob,
         ["api", "access"] => Page::Access,
+        ["api", "session"] => Page::Session,
+        ["api", "sessions"] => Page::Sessions,
+        ["api", "revoke"] => Page::Revoke,
         ["api", "page.css"] => Page::Style,
         ["api", "page.js"] => Page::Script,
         ["api", "login"] => Page::LogIn,
@@ -118,6 +132,16 @@ pub(super) async fn answer(
             let viewer = session.as_ref().unwrap_or(caller);
             super::permit(gateway, peer, viewer, Need::Read)?;
             json(&gateway.status(viewer))?
+        }
+        Page::Session => session::begin(gateway, peer, body).await?,
+        Page::Sessions => {
+            permit(Need::Write)?;
+            session::list(gateway, caller)?
+        }
+        Page::Revoke => {
+            permit(Need::Write)?;
+            front::from_our_own_page(parts)?;
+            session::revoke(gateway, peer, caller, body).await?
         }
         Page::Blob | Page::Access => {
             permit(Need::Write)?;
