@@ -31,6 +31,8 @@ const FIRST_PAUSE: Duration = Duration::from_secs(5);
 const TICK: Duration = Duration::from_secs(1);
 /// How long a fetch may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a login waits for one: less than a stranger's connection may last.
+const WAIT: Duration = Duration::from_secs(5);
 /// Longest set of keys.
 const LONGEST_SET: usize = 256 << 10;
 
@@ -143,7 +145,9 @@ impl Oidc {
         let prove = |keys: &Keys| unproven.prove(&known.issuer, keys, unix_seconds());
         let keys = known.keys().await?;
         let claims = match prove(&keys) {
-            Err(Refused::UnknownKey) if known.fetch(PAUSE).await => prove(&*known.keys().await?)?,
+            Err(Refused::UnknownKey) if known.fetched_soon(PAUSE).await => {
+                prove(&*known.keys().await?)?
+            }
             proven => proven?,
         };
         let mut rules = in_force.rules.iter();
@@ -191,15 +195,23 @@ impl Known {
     }
 
     /// The keys that count now; waits for the first ones.
-    async fn keys(&self) -> Result<Arc<Keys>, Refused> {
+    async fn keys(self: &Arc<Known>) -> Result<Arc<Keys>, Refused> {
         let keep = self.issuer.keep_keys;
         let now = |known: &Known| known.fetched().keys(keep, Instant::now());
         if let Some(keys) = now(self) {
             return Ok(keys);
         }
-        self.fetch(FIRST_PAUSE).await;
+        self.fetched_soon(FIRST_PAUSE).await;
         let fault = self.fetched().fault.clone();
-        now(self).ok_or_else(|| Refused::NoKeys(fault.unwrap_or_else(|| "they are too old".into())))
+        now(self)
+            .ok_or_else(|| Refused::NoKeys(fault.unwrap_or_else(|| "it does not answer".into())))
+    }
+
+    /// Has the keys fetched, and says whether there was news soon. The fetch goes on without whoever waits for it.
+    async fn fetched_soon(self: &Arc<Known>, pause: Duration) -> bool {
+        let known = Arc::clone(self);
+        let fetching = tokio::spawn(async move { known.fetch(pause).await });
+        matches!(timeout(WAIT, fetching).await, Ok(Ok(true)))
     }
 
     /// Fetches the keys unless that was tried within `pause`. Returns whether there is news.

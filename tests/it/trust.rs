@@ -1,7 +1,10 @@
 //! Who may write what, and who reads whom: what the server enforces, tried over every lane.
 
+mod builds;
 mod hostile;
+mod issuer;
 mod layers;
+mod oidc;
 mod provenance;
 mod write_once;
 

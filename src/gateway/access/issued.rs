@@ -265,8 +265,8 @@ mod tests {
             layers: Layers::default_namespace(),
             build: build.to_owned(),
             subject: "x".into(),
-            id_token: (digest, 1000),
-            ends: 5000,
+            id_token: (digest, 1_000_000),
+            ends: 5_000_000,
         };
         issued.begin(begun, digest, 100 + number)
     }
@@ -289,7 +289,7 @@ mod tests {
         changed.layers.write = None;
         assert!(issued.keep_to(&[one.clone(), changed]));
         assert_eq!(issued.list().len(), 1);
-        assert!(issued.expire(5000));
+        assert!(issued.expire(5_000_000));
         assert!(issued.list().is_empty());
     }
 
@@ -305,12 +305,12 @@ mod tests {
             begin(&mut restarted, 1, &rule, "b"),
             Err(NoSession::Replayed)
         );
-        restarted.expire(1119);
+        restarted.expire(1_000_119);
         assert_eq!(
             begin(&mut restarted, 1, &rule, "b"),
             Err(NoSession::Replayed)
         );
-        restarted.expire(1120);
+        restarted.expire(1_000_120);
         assert!(begin(&mut restarted, 1, &rule, "b").is_ok());
         for broken in ["", "x", "{}", &issued.text()[1..]] {
             assert!(Issued::parse(broken).list().is_empty());
@@ -326,7 +326,7 @@ mod tests {
         }
         assert_eq!(issued.list().len(), MOST_OF_A_BUILD);
         let mut last = Ok(());
-        for number in 1000..2 * MOST_SEEN as u64 {
+        for number in 1000..1010 + MOST as u64 {
             last = begin(&mut issued, number, &rule, &number.to_string());
         }
         assert_eq!(last, Err(NoSession::Full));
