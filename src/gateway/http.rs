@@ -6,6 +6,7 @@
 //! waits for every PUT without limit, so each ends in bounded time, if need be with 503.
 
 mod front;
+mod grants;
 mod held;
 mod inspect;
 mod pages;
@@ -15,8 +16,7 @@ mod session;
 use super::connection_limit;
 use super::peer::Peer;
 use crate::base::timeout::within;
-use crate::contract::key::{Key, shown_namespace};
-use crate::gateway::access::{Asked, Caller, Denied, Need, Verdict};
+use crate::gateway::access::{Asked, Caller, Need, Verdict};
 use crate::gateway::audit::Event;
 use crate::gateway::body::{LEFT_OVER, LEFT_OVER_TIME, Piecewise, read_left_over};
 use crate::gateway::disk::{DiskError, Download};
@@ -25,8 +25,8 @@ use crate::gateway::once::NotStored;
 use crate::gateway::socket::Socket;
 use crate::gateway::{Gateway, bazel};
 use crate::store;
-use crate::store::WrittenBy;
 use bytes::{Bytes, BytesMut};
+use grants::{asked, note_refusal, permit_check, writer, written};
 use held::Held;
 use http_body_util::{BodyExt, Either, Full};
 use hyper::body::{Body, Incoming};
@@ -265,33 +265,6 @@ fn is_asked_by_name(gateway: &Gateway, parts: &Parts) -> bool {
     front::is_tls(parts) || hosts.all(|host| host.is_some_and(|host| gateway.hosts.is_ours(host)))
 }
 
-/// Writes down what somebody whom we know may not do.
-fn note_refusal(gateway: &Gateway, peer: &Peer, caller: &Caller, parts: &Parts, refusal: &Refusal) {
-    let is_known = caller.has_sent_a_token() && caller.name().is_some();
-    if let Some(reason) = refusal
-        .reason
-        .filter(|_| is_known && !caller.is_anonymous())
-    {
-        let event = Event {
-            event: if reason == "conflict" {
-                reason
-            } else {
-                "refused"
-            },
-            by: &writer(caller).to_string(),
-            key: parts.uri.path(),
-            bytes: None,
-            detail: &format!("{} {reason}: {}", label(&parts.method), refusal.message),
-        };
-        gateway.audit.note(peer, event);
-    }
-}
-
-/// Who writes with this token.
-fn writer(caller: &Caller) -> WrittenBy {
-    WrittenBy::new(store::Lane::Webdav, caller.name())
-}
-
 fn refused(gateway: &Gateway, peer: &Peer, parts: &Parts, refusal: &Refusal) -> Answer {
     if let Some(reason) = refusal.reason {
         let what = format!("{} {:?}", label(&parts.method), parts.uri.path());
@@ -427,51 +400,6 @@ fn permit(gateway: &Gateway, peer: &Peer, caller: &Caller, need: Need) -> Result
             Err(Refusal::new(StatusCode::FORBIDDEN, "read_only", message))
         }
     }
-}
-
-/// What the caller means by a path, if it may touch that.
-fn asked(caller: &Caller, path: &str) -> Result<Asked, Refusal> {
-    let asked = caller.scope().asked(path);
-    asked.map_err(|denied| refusal(caller, denied))
-}
-
-/// Where a caller that may write does.
-fn written(asked: &Asked) -> Result<&Key, Refusal> {
-    let message = "this token writes nowhere";
-    let nowhere = || Refusal::new(StatusCode::FORBIDDEN, "read_only", message);
-    asked.write.as_ref().ok_or_else(nowhere)
-}
-
-fn refusal(caller: &Caller, denied: Denied) -> Refusal {
-    match denied {
-        Denied::Key(cause) => Refusal::new(StatusCode::BAD_REQUEST, "key", cause),
-        Denied::Namespace(_) | Denied::OtherLayer { .. } => {
-            caller.count(|uses| &uses.refusals, 1);
-            let message = format!("token {:?} {denied}", caller.name().unwrap_or_default());
-            Refusal::new(StatusCode::FORBIDDEN, "namespace", message)
-        }
-    }
-}
-
-/// Checks that the token may name this namespace, empty for the default one, and remove what is there.
-fn permit_namespace(caller: &Caller, namespace: &str) -> Result<(), Refusal> {
-    if caller.scope().writes(namespace) {
-        return Ok(());
-    }
-    let denied = Denied::Namespace(shown_namespace(namespace).to_owned());
-    Err(refusal(caller, denied))
-}
-
-/// The check at a client's start stands at the root of its namespace, and is spelt as keys are.
-fn permit_check(caller: &Caller, path: &str) -> Result<(), Refusal> {
-    Key::parse(path).map_err(|cause| refusal(caller, cause.into()))?;
-    if !caller.is_restricted() {
-        return Ok(());
-    }
-    let folders: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
-    let folder = folders[..folders.len().saturating_sub(1)].join("/");
-    let checked = caller.scope().check_namespace(&folder);
-    checked.map_err(|denied| refusal(caller, denied))
 }
 
 async fn get(gateway: &Gateway, caller: &Caller, asked: &Asked) -> Result<Answer, Refusal> {

@@ -1,6 +1,7 @@
 //! Who may write what, and who reads whom: what the server enforces, tried over every lane.
 
 mod builds;
+mod forged;
 mod hostile;
 mod issuer;
 mod layers;

@@ -1,8 +1,7 @@
 //! The paths that are no keys: liveness, readiness, metrics, status, purge and what the status page consists of.
 
-use super::{
-    Answer, Refusal, front, full, inspect, permit, permit_namespace, session, text, writer,
-};
+use super::grants::{permit_namespace, writer};
+use super::{Answer, Refusal, front, full, inspect, permit, session, text};
 use crate::contract::gateway_status::{PurgeAnswer, PurgeRequest, scanning};
 use crate::contract::key::namespace_of_shown;
 use crate::gateway::Gateway;
