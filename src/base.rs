@@ -1,4 +1,4 @@
-//! What knows nothing of caches, clusters or containers: files, sockets, secrets, terminals, time.
+//! Building blocks that know nothing about caches, clusters or containers: files, sockets, secrets, terminals, time.
 
 pub mod config_file;
 pub mod human;

@@ -55,29 +55,29 @@ const LOOK: Duration = Duration::from_millis(50);
 /// sending its job.
 const QUIET_LOOKS: u32 = 6;
 
-/// What this process is to do.
+/// The task of this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Part {
-    /// Choose the isolation, enter it, keep `sccache-dist` running
+    /// Choose an isolation, enter it, and keep `sccache-dist` running
     Keep,
-    /// Try a user namespace, say how it went on standard output
+    /// Try a user namespace and print the result on standard output
     TryUserns,
-    /// Try real root, the same
+    /// Try real root and print the result on standard output
     TryRoot,
-    /// In the sandbox of a trial: look for something that is there, as a compiler would
+    /// In a trial sandbox: look up an existing file, as a compiler would
     Look,
     /// Become `sccache-dist`
     Serve,
 }
 
-/// A seccomp profile that we ship.
+/// A seccomp profile that is built in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Profile {
-    /// Docker's default and the seven system calls that user namespaces take
+    /// Docker's default plus the seven system calls that user namespaces need
     Userns,
-    /// Docker's default and pivot_root, for root with CAP_SYS_ADMIN
+    /// Docker's default plus pivot_root, for root with CAP_SYS_ADMIN
     Root,
-    /// The first, as the container runtimes of Kubernetes read it
+    /// The same as userns, in the format of Kubernetes' container runtimes
     Kubernetes,
 }
 

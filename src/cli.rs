@@ -1,4 +1,4 @@
-//! What can be typed. No logic.
+//! The command line. No logic.
 
 use crate::client::at;
 use crate::{admin, builder, client, doctor};
@@ -15,17 +15,17 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Supervise the services of this MODE: the container's entry point
+    /// Supervise the services of this MODE (the container's entry point)
     Run,
     /// Show services, restarts, cache size, hits and misses
     ///
-    /// The exit code is 0 when nothing is wrong: every service is ready, or still on its way. To wait until the cache
-    /// can be used, ask `healthcheck`.
+    /// The exit code is 0 if nothing is wrong: every service is ready or still starting. To wait until the cache can be
+    /// used, run `healthcheck`.
     Status {
         /// Print JSON
         #[arg(long)]
         json: bool,
-        /// Show it again every so many seconds until Ctrl-C: in place on a terminal
+        /// Repeat every SECONDS until Ctrl-C, in place on a terminal
         #[arg(
             long,
             value_name = "SECONDS",
@@ -38,7 +38,7 @@ pub enum Command {
     },
     /// Exit with 0 if every service is ready and the cache answers
     Healthcheck,
-    /// Restart one service, or start it again after `stop`; without a name all of them, with every port kept
+    /// Restart one service, also after `stop`, or all of them if none is named; every port stays open
     Restart {
         /// gateway, server, scheduler or builder
         service: Option<String>,
@@ -48,11 +48,11 @@ pub enum Command {
         /// gateway, server, scheduler or builder
         service: String,
     },
-    /// Read the settings again and restart what they change, as SIGHUP does
+    /// Re-read the settings and restart the services that they change, as SIGHUP does
     Reload,
-    /// Show the settings in force and where each comes from
+    /// Show the effective settings and where each comes from
     Config,
-    /// Remove blobs from the cache; all of them without an option
+    /// Remove blobs from the cache; without options, all of them
     Purge(admin::purge::Args),
     /// Show where a blob is, who has written it, by which way and when
     Blob {
@@ -75,51 +75,51 @@ pub enum Command {
     },
     /// Exchange the ID token of a CI service's job for a session of a cache
     Login(client::login::Args),
-    /// Print what a client needs to use this cache
+    /// Print the variables that a client needs to use this cache
     ClientEnv {
         #[command(flatten)]
         args: client::EnvArgs,
         #[command(flatten)]
         published: client::Published,
     },
-    /// Say what to type for a first cached build (asked by the host's script)
+    /// Print the commands for a first cached build (used by the host's script)
     #[command(hide = true)]
     NextSteps(client::next::Args),
-    /// Bring the compilers to every builder of the cluster, on a client and before its first build
+    /// Send this client's compilers to every builder of the cluster, before its first build
     Warm(client::warm::Args),
     /// Run a command that sees its checkout and CARGO_HOME at fixed paths, so that checkouts share their results
     At(at::Args),
-    /// Look for what is wrong: inside the container, or on a client
+    /// Find out what is wrong, inside the container or on a client
     Doctor(doctor::Args),
-    /// Write the manual pages of all commands to a folder, for packages
+    /// Write the manual pages of all commands to a folder, for packaging
     #[command(hide = true)]
     Man { folder: PathBuf },
     /// Show the versions of sccache-dock and of its sccache
     Version,
-    /// Print completions for a shell
+    /// Print shell completions
     Completions { shell: clap_complete::Shell },
-    /// End the daemon of a command's own (started by `at`)
+    /// Stop the daemon that `at` started for a command
     #[command(hide = true)]
     AtEnd {
         /// The folder of its socket
         folder: PathBuf,
-        /// Wait for the command, whose pidfd is standard input
+        /// First wait for the command, whose pidfd is standard input
         #[arg(long)]
         wait: bool,
     },
-    /// Build for clients (started by `run`)
+    /// Run a builder (started by `run`)
     #[command(hide = true)]
     Builder {
         /// The builder's configuration file, as `run` writes it
         #[arg(long)]
         config: PathBuf,
-        /// What this process is to do
+        /// Task of this process
         #[arg(long, value_enum, default_value_t = builder::Part::Keep)]
         part: builder::Part,
     },
     /// Print the seccomp profile that a builder's container needs
     Seccomp {
-        /// For which kind of isolation
+        /// The kind of isolation it is for
         #[arg(value_enum, default_value_t = builder::Profile::Userns)]
         profile: builder::Profile,
     },

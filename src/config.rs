@@ -1,4 +1,4 @@
-//! The environment into settings, and settings into the plan of what runs. Pure.
+//! Turns the environment into settings, and settings into the plan of services. Pure.
 
 pub mod plan;
 pub mod settings;

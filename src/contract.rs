@@ -1,4 +1,4 @@
-//! What the processes of one container tell each other, and what they agree on: files, sockets, addresses, versions.
+//! What the processes of one container exchange and agree on: files, sockets, addresses, versions.
 
 pub mod address;
 pub mod builder_config;

@@ -38,10 +38,10 @@ const ROOM: usize = 40;
 /// Arguments of `doctor`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
-    /// Where this client reaches the gateway [default: SCCACHE_WEBDAV_ENDPOINT, else http://127.0.0.1:4226]
+    /// URL at which this client reaches the gateway [default: SCCACHE_WEBDAV_ENDPOINT, else http://127.0.0.1:4226]
     #[arg(long, value_name = "URL")]
     pub endpoint: Option<String>,
-    /// The token of the cache [default: SCCACHE_WEBDAV_TOKEN]
+    /// Token for the cache [default: SCCACHE_WEBDAV_TOKEN]
     #[arg(long, value_parser = secret)]
     pub token: Option<Secret>,
     /// Print JSON instead of a table

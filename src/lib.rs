@@ -1,8 +1,8 @@
-//! sccache-dock: one container that gives a team one compiler cache.
+//! sccache-dock: one container that gives a team a shared compiler cache.
 //!
-//! `run` ([`supervisor`]) keeps the services of a plan alive, which [`config`] makes from the settings; the gateway
-//! ([`serve`]) is one of those services and serves the cache; the other commands ask a running sccache-dock or help its
-//! clients. ARCHITECTURE.md has the map and the invariants.
+//! `run` ([`supervisor`]) keeps the services of a plan alive, which [`config`] makes from the settings. The gateway
+//! ([`serve`]) is one of these services and serves the cache. The other commands query a running sccache-dock or help
+//! its clients. ARCHITECTURE.md has the map and the invariants.
 
 pub mod admin;
 pub mod base;

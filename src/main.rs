@@ -1,4 +1,5 @@
-//! Parses the command line, chooses a command, maps its outcome to an exit code. The only printer of errors.
+//! Parses the command line, runs the chosen command, and maps its outcome to an exit code. The only place that prints
+//! errors.
 
 use clap::{CommandFactory, Parser};
 use sccache_dock::base::terminal::Screen;
@@ -60,12 +61,12 @@ fn main() -> ExitCode {
         Command::Warm(args) => given(client::warm::run(&args)),
         Command::Doctor(args) => given(doctor::run(&args)),
         Command::Version => {
-            // Wrong settings are no reason not to say who we are.
+            // The version is shown even if the settings are invalid.
             let loaded = settings::load().map(|loaded| loaded.settings.sccache);
             done(admin::version(&loaded.unwrap_or_else(|_| "sccache".into())))
         }
         Command::Run => Err((exit::USAGE, become_supervisor().into())),
-        // Whatever is wrong with the settings, what runs can be asked.
+        // A running sccache-dock can be queried even if the settings are invalid.
         Command::Status {
             watch: Some(seconds),
             ..
@@ -91,26 +92,26 @@ fn main() -> ExitCode {
     match outcome {
         Ok(code) => ExitCode::from(code),
         Err((code, error)) => {
-            // Standard error may be closed; there is nobody else to tell.
+            // Errors are ignored: standard error may be closed.
             let _ = writeln!(io::stderr(), "error: {error}");
             ExitCode::from(code)
         }
     }
 }
 
-/// `run` lives long, and does so in a program that holds nothing else. Gives the reason if it cannot be had.
+/// Replaces this process with the program for the long-running supervisor. Returns the reason if that fails.
 fn become_supervisor() -> String {
     let program = std::env::current_exe().unwrap_or_else(|_| "sccache-dock".into());
     let program = program.with_file_name("sccache-dock-run");
     let cause = std::process::Command::new(&program).exec();
     format!(
-        "cannot run \"{}\": {cause}\nhint: the programs sccache-dock, sccache-dock-run and sccache-dock-gateway belong \
-         into one folder",
+        "cannot run \"{}\": {cause}\nhint: the programs sccache-dock, sccache-dock-run and sccache-dock-gateway must \
+         be in one folder",
         program.display()
     )
 }
 
-/// `sccache-dist` started us for a job.
+/// `sccache-dist` started this process for a job.
 fn as_bubblewrap(terms: OsString) -> ExitCode {
     let arguments = std::env::args_os().skip(1).collect();
     match shim::run(&terms.to_string_lossy(), arguments) {

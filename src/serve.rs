@@ -1,6 +1,6 @@
-//! The gateway's process: the port of the cache and, in the modes that distribute, that of the cluster.
+//! The gateway's process: the cache port and, in the distributed modes, the cluster port.
 //!
-//! Run as a supervised service: `sccache-dock-gateway --config FILE`. The supervisor writes the file and hands over the
+//! Runs as a supervised service: `sccache-dock-gateway --config FILE`. The supervisor writes the file and passes the
 //! listeners, which it keeps open across restarts of the gateway.
 
 pub mod handover;
@@ -19,43 +19,43 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-/// Why the gateway could not serve.
+/// Why the gateway cannot serve.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The configuration file.
     #[error(transparent)]
     Config(#[from] config_file::Error),
-    /// The store's folder is not usable.
+    /// The store's folder cannot be used.
     #[error("cannot open the store in \"{}\": {cause}", path.display())]
     Store {
         /// The folder.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         cause: store::Error,
     },
-    /// A file that is read while the gateway runs may not be read by its user.
+    /// A file that the gateway reads while it runs is not readable for its user.
     #[error("cannot read \"{}\": {cause}\nhint: the gateway runs as uid {uid}, which must be allowed to read it", path.display())]
     Forbidden {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         cause: io::Error,
         /// Our user.
         uid: u32,
     },
-    /// No listeners.
+    /// The listeners are missing.
     #[error("{0}")]
     Listen(io::Error),
-    /// The upstream cannot be used as it is configured.
+    /// The upstream's configuration is not usable.
     #[error("{0}")]
     Upstream(upstream::Error),
-    /// The runtime or its signal handlers.
+    /// The runtime or its signal handlers could not be set up.
     #[error("cannot start the gateway: {0}")]
     Start(io::Error),
 }
 
 impl Error {
-    /// Whether another try with the same configuration file must fail too.
+    /// Whether another try with the same configuration file would fail too.
     pub fn is_in_the_file(&self) -> bool {
         matches!(
             self,
@@ -66,8 +66,8 @@ impl Error {
 
 /// Serves the cache until SIGTERM, SIGINT or, with `inherit`, the end of the supervisor.
 ///
-/// With `inherit` the listeners come from the Unix socket on standard input; the byte `R` goes back over it
-/// as soon as connections are accepted.
+/// With `inherit`, the listeners come from the Unix socket on standard input. The byte `R` is sent back over it as soon
+/// as connections are accepted.
 pub fn serve(config: &Path, inherit: bool) -> Result<(), Error> {
     crate::base::log::to_stderr();
     let config: Config = config_file::read(config)?;
@@ -108,14 +108,13 @@ pub fn serve(config: &Path, inherit: bool) -> Result<(), Error> {
             .await
             .map_err(Error::Start)
     });
-    // A store call on a disk that hangs must not hold up the stop.
+    // A store call on a disk that hangs must not delay the stop.
     runtime.shutdown_timeout(Duration::from_secs(1));
     served
 }
 
-/// Serves `store` on `listeners` until `shutdown` ends, then lets requests in flight finish within the
-/// configuration's `drain`. Files are read again when `asked` is notified. An error means that the listeners cannot be
-/// used at all.
+/// Serves `store` on `listeners` until `shutdown` completes, then lets requests in flight finish within the configured
+/// `drain` time. Files are reloaded when `asked` is notified. An error means that the listeners cannot be used at all.
 pub async fn run(
     listeners: Listeners,
     config: Config,
@@ -182,7 +181,7 @@ pub async fn run(
     stop.send_replace(true);
     let all = u32::try_from(most).unwrap_or(u32::MAX);
     let drained = async {
-        // Neither fails: nobody closes the semaphore, and a front that panicked has nothing to drain.
+        // Neither fails: the semaphore is never closed, and a panicked task has nothing to drain.
         let _ = slots.acquire_many(all).await;
         if let Some(fronting) = fronting {
             let _ = fronting.await;

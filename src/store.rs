@@ -1,4 +1,4 @@
-//! The blob store: one folder, one owner, a budget in bytes on disk that holds at every moment.
+//! The blob store: one folder, one owner, and a budget in bytes on disk that holds at every moment.
 //!
 //! ```text
 //! put -> reserve (evict) -> temporary file beside it -> body, trailer -> rename -> commit in the index
@@ -11,21 +11,20 @@
 //! DIR/blobs/NAMESPACE/2 HEX/new-RUN-NUMBER  a write in flight; the next start's scan removes what is left of them
 //! ```
 //!
-//! - A blob is visible only after rename, and served only with a whole trailer (see `trailer.rs`). A body that
-//!   this process did not write itself is compared with its checksum before it is first served, because a
-//!   power loss may keep a file's length and lose its pages: nothing is flushed on the request path. A long one is
-//!   compared while it is served, and its last piece is not sent if it is wrong ([`Blob::unchecked`]).
-//! - A write lies beside its later place: all writes in one folder would wait for that folder, and a rename from one
-//!   folder to another for every other such rename in the file system.
-//! - The state is behind a plain mutex that is never held over a system call. It is `std`'s because all calls
-//!   here block anyway, and because every section under it is short: what goes through all entries does so bit by bit,
-//!   with a pause in between ([`Inner::let_others_in`]), and sorts or copies without it.
-//! - Renaming and removing one key's file are ordered by a lock of the key: the rename of a new blob must not be undone
-//!   by the removal of the old one. A thread holds one such lock at most, and takes the state after it. No body is
-//!   read under it.
-//! - The time of last use is the file's modification time: reading does not change it, backups keep it. The
-//!   time of writing is in the trailer.
-//! - Absent: HTTP, flushing, and any byte of the bodies in memory.
+//! - A blob is visible only after rename, and served only with an intact trailer (see `trailer.rs`). A body that this
+//!   process did not write itself is verified before it is first served, because a power failure may keep a file's
+//!   length and lose its pages: nothing is flushed on the request path. A long body is verified while it is served, and
+//!   its last piece is not sent if it is wrong ([`Blob::unchecked`]).
+//! - A write is in the same folder as its final path: if all writes shared one folder they would wait for it, and a
+//!   rename between folders waits for every other such rename in the file system.
+//! - The state is behind a plain mutex that is never held during a system call. It is `std`'s because all calls here
+//!   block anyway, and because every section under it is short: iterations over all entries proceed in parts, with a
+//!   pause in between ([`Inner::let_others_in`]), and sorting and copying happen without it.
+//! - Renaming and removing one key's file are ordered by a lock per key: removing an old blob must not undo the rename
+//!   of a new one. A thread holds at most one such lock, and takes the state's lock after it. No body is read under it.
+//! - The time of last use is the file's modification time: reading does not change it, and backups keep it. The time of
+//!   writing is in the trailer.
+//! - Not here: HTTP, flushing, and keeping bodies in memory.
 
 pub mod eviction;
 mod facts;
@@ -76,41 +75,41 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 use thiserror::Error;
 
-/// The most namespaces that are told apart: every one costs counters and folders.
+/// Maximum number of namespaces: each costs counters and folders.
 pub const MAX_NAMESPACES: usize = 4096;
-/// Room behind the last bytes of a body that spares a copy of them.
+/// Spare capacity behind the last bytes of a body that saves a copy of them.
 pub const TRAILER_ROOM: usize = 256;
-/// How long an owner that is just ending may keep the folder.
+/// How many times to try for the lock, because an owner may just be ending.
 const LOCK_TRIES: u32 = 100;
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
-/// The same fault is logged once in this time.
+/// The same fault is logged once per this interval.
 const LOG_PAUSE: Duration = Duration::from_secs(60);
-/// How long whoever takes the state again and again leaves it to others in between: time enough to wake up.
+/// Pause for other threads between two sections under the state's lock, long enough for one to wake up.
 const OTHERS_TURN: Duration = Duration::from_micros(100);
-/// Longest body that is compared with its checksum before it is served.
+/// Maximum length of a body that is verified before it is served.
 const CHECKED_FIRST: u64 = 16 << 20;
 
-/// Where the store is and how much it may take.
+/// Location, size and rules of a store.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The store's own folder; made when missing.
+    /// The store's own folder; created if missing.
     pub dir: PathBuf,
-    /// Most bytes that blobs and writes in flight may take on disk, in whole file-system blocks.
+    /// Maximum disk usage of blobs and writes in flight, in bytes of whole file-system blocks.
     pub budget_bytes: u64,
-    /// What else it keeps to.
+    /// Further rules.
     pub policies: Policies,
 }
 
-/// Why the store could not do what was asked.
+/// Why an operation failed.
 #[derive(Debug, Error)]
 pub enum Error {
     /// There is no such blob.
     #[error("there is no such blob")]
     Missing,
-    /// The blob alone would take more than the whole budget, or the whole quota of its namespace.
+    /// The blob alone would exceed the whole budget, or the whole quota of its namespace.
     #[error("the blob takes {size} bytes, more than the whole budget or quota of {limit}")]
     TooLarge {
-        /// Bytes that the blob would take on disk (at least; the end of it may not have been seen).
+        /// Bytes that the blob would take on disk, or a lower bound if its end is unknown.
         size: u64,
         /// The budget or quota in bytes.
         limit: u64,
@@ -118,29 +117,29 @@ pub enum Error {
     /// The body was shorter or longer than announced.
     #[error("the body has {received} bytes, but {announced} were announced")]
     WrongLength {
-        /// Bytes that the caller of `put` promised.
+        /// Bytes announced to `put`.
         announced: u64,
-        /// Bytes that came (at least).
+        /// Bytes received, or a lower bound.
         received: u64,
     },
-    /// The disk is full, or writes in flight hold the whole budget or quota. Reads go on.
+    /// The disk is full, or writes in flight hold the whole budget or quota. Reads still work.
     #[error("there is no space for the blob")]
     NoSpace,
-    /// The budget is full of what is pinned. Reads go on.
+    /// The budget is full of pinned blobs. Reads still work.
     #[error("there is no space for the blob: what could make room for it is in pinned namespaces")]
     Pinned,
-    /// More namespaces than the store keeps account of.
+    /// There are too many namespaces.
     #[error("the store has {limit} namespaces already")]
     TooManyNamespaces {
-        /// The most namespaces there may be.
+        /// Maximum number of namespaces.
         limit: usize,
     },
-    /// More namespaces than one token may make.
+    /// One token has created too many namespaces.
     #[error(
         "this token has made {limit} namespaces, as many as one may: purge some, or use another token"
     )]
     TooManyOfOne {
-        /// The most namespaces of one token.
+        /// Maximum number of namespaces per token.
         limit: usize,
     },
     /// Another process owns the folder.
@@ -149,27 +148,27 @@ pub enum Error {
         /// The store's folder.
         dir: PathBuf,
     },
-    /// The file system failed. Reads go on where they can.
+    /// The file system failed. Reads still work as far as possible.
     #[error("{0}")]
     Io(#[from] io::Error),
 }
 
-/// The store. Cheap to clone; every clone is the same store. All calls block: call them from a thread that may.
+/// The store. Clones are cheap and refer to the same store. All calls block: call them from a thread that may.
 #[derive(Debug, Clone)]
 pub struct Store {
     inner: Arc<Inner>,
 }
 
-/// A blob, open for reading: its body is the first `len` bytes of `file`, to be read by position, as others read it too.
+/// A blob, open for reading: its body is the first `len` bytes of `file`, which is shared and must be read by position.
 #[derive(Debug)]
 pub struct Blob {
-    /// The file. It stays readable when the blob is evicted or replaced meanwhile.
+    /// The file. It stays readable if the blob is evicted or replaced meanwhile.
     pub file: Arc<File>,
-    /// Bytes of the body.
+    /// Length of the body in bytes.
     pub len: u64,
     /// When the blob was written.
     pub modified: SystemTime,
-    /// What is still to be done before the last byte is given to anyone.
+    /// Verification that must succeed before the last byte is sent.
     pub unchecked: Option<Box<Unchecked>>,
 }
 
@@ -182,19 +181,19 @@ struct Inner {
     /// The file system's allocation unit in bytes.
     block: u64,
     state: Mutex<State>,
-    /// Told when files were removed and when the scan ends.
+    /// Notified when files are removed and when the scan ends.
     changed: Condvar,
     key_locks: KeyLocks,
-    /// What the file of that name says; written under the lock.
+    /// Content of the file of that name; updated under the lock.
     high_water_mark: AtomicU64,
     high_water_lock: Mutex<()>,
-    /// Wakes the thread that keeps house, see `eviction.rs`; full when it is awake already.
+    /// Wakes the housekeeper, see `eviction.rs`; full if it is awake already.
     housekeeper: SyncSender<()>,
-    /// Brings suspicions to the thread that checks blobs, see `scrub.rs`.
+    /// Queue of blobs to verify on suspicion, see `scrub.rs`.
     scrubber: SyncSender<lookup::Suspect>,
-    /// Names of the files of writes in flight.
+    /// Names of the temporary files.
     temps: writer::Names,
-    /// Locked as long as it is open.
+    /// Holds the lock while it is open.
     _lock: File,
 }
 
@@ -211,7 +210,7 @@ struct State {
     expired_bytes: u64,
     pinned_refusals: u64,
     ghosts: Ghosts,
-    /// Lost hits by number of the namespace.
+    /// Lost hits, indexed by number of the namespace.
     lost_hits: Vec<u64>,
     flaws: Flaws,
     scrubbed: Scrubbed,
@@ -222,7 +221,7 @@ struct State {
 }
 
 impl State {
-    /// Whether the blob may be on disk: indexed, or not found yet.
+    /// Whether the blob may be on disk: it is indexed, or the scan may still find it.
     fn may_have(&self, digest: &Digest) -> bool {
         self.lru.presence(digest) == Presence::Live || self.unscanned(digest)
     }
@@ -234,11 +233,11 @@ impl State {
 }
 
 impl Store {
-    /// Opens or makes the store and starts to index what is there on a thread of its own, which also removes what
-    /// writes have left that were cut off. Serves at once.
+    /// Opens or creates the store, and starts to index it on a thread of its own, which also removes the remains of
+    /// interrupted writes. The store serves requests at once.
     ///
-    /// Until that scan ends, what it has not found yet counts as taken. If it finds more than the budget,
-    /// because that was lowered, it evicts down to it.
+    /// Until the scan ends, what it has not found yet counts as taken. If it finds more than the budget, because that
+    /// was lowered, it evicts down to it.
     pub fn open(options: Options) -> Result<Store, Error> {
         let Options {
             dir,
@@ -300,7 +299,7 @@ impl Store {
         Ok(Store { inner })
     }
 
-    /// Opens a blob and marks it as used. [`Error::Missing`] on a miss.
+    /// Opens a blob and marks it as used. Returns [`Error::Missing`] on a miss.
     pub fn get(&self, key: &Key) -> Result<Blob, Error> {
         let inner = &*self.inner;
         let digest = digest_of(key);
@@ -344,7 +343,7 @@ impl Store {
         })
     }
 
-    /// Counts a lost hit, if this blob, which a client has missed, was evicted before. Returns whether.
+    /// Counts a lost hit if this blob, which a client requested in vain, had been evicted. Returns whether it had.
     pub fn note_miss(&self, key: &Key) -> bool {
         let digest = digest_of(key);
         let mut state = self.inner.state();
@@ -366,23 +365,23 @@ impl Store {
         self.inner.groups.home(namespace)
     }
 
-    /// Whether the namespace of this name, empty for the default one, has blobs, had some lately, or has a rule.
+    /// Whether this namespace (empty for the default one) has blobs, recently had some, or has a rule.
     pub fn knows(&self, namespace: &str) -> bool {
         self.inner.state().namespaces.number(namespace).is_some()
     }
 
-    /// Reserves room for a blob, evicting others as needed, and opens it for writing. `length` is its body's
-    /// bytes where they are known beforehand; `commit` refuses any other number.
+    /// Reserves room for a blob, evicting others if necessary, and opens it for writing. `length` is the length of its
+    /// body if known beforehand; `commit` then refuses any other length.
     pub fn put(&self, key: &Key, length: Option<u64>) -> Result<Writer, Error> {
         self.put_by(key, length, WrittenBy::default())
     }
 
-    /// The same for a blob that somebody has sent.
+    /// The same, recording who sent the blob.
     pub fn put_by(&self, key: &Key, length: Option<u64>, by: WrittenBy) -> Result<Writer, Error> {
         Writer::open(&self.inner, key, length, by)
     }
 
-    /// How far the start's scan is; `None` when it has ended.
+    /// Progress of the scan at start; `None` when it has ended.
     pub fn scan(&self) -> Option<Progress> {
         let state = self.inner.state();
         state.indexing.then_some(state.scanned)
@@ -411,7 +410,7 @@ impl Store {
 
 impl Inner {
     fn state(&self) -> MutexGuard<'_, State> {
-        // Counters stay right when a thread panics: no section under the lock calls what may panic half-way.
+        // The counters stay correct if a thread panics: no section under the lock can panic half-way.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -419,13 +418,13 @@ impl Inner {
         self.key_locks.lock(digest)
     }
 
-    /// To be called between two sections under the state's lock, of which there are many: who has just given a mutex
-    /// back is the first to have it again, whoever waits.
+    /// Must be called between two of many sections under the state's lock: a thread that unlocks a mutex and locks it
+    /// again usually gets it before those that wait.
     fn let_others_in(&self) {
         std::thread::sleep(OTHERS_TURN);
     }
 
-    /// Lets go of the file of a blob that goes, or has gone, from the index: only so does its room come free.
+    /// Closes the file of a blob that is leaving the index, because only then is its space freed.
     fn close(&self, digest: &Digest) {
         let kept = self.state().kept.forget(digest);
         drop(kept);
@@ -452,20 +451,20 @@ impl Inner {
         self.path(&folder, &item.digest)
     }
 
-    /// Writes a file of the store's own, whole or not at all.
+    /// Writes one of the store's own files, completely or not at all.
     fn note_in_file(&self, name: &str, text: &str) -> Result<(), Error> {
         let (path, new) = (self.dir.join(name), self.dir.join(format!("{name}.new")));
         let written = fs::write(&new, text).and_then(|()| fs::rename(&new, &path));
         written.map_err(|error| self.fault("write", &path, error))
     }
 
-    /// Bytes that a file of `len` bytes takes on disk.
+    /// Disk usage of a file of `len` bytes.
     fn disk_bytes(&self, len: u64) -> u64 {
         len.checked_next_multiple_of(self.block).unwrap_or(u64::MAX)
     }
 
-    /// The number of a key's namespace, which a write holds from now on, and the largest blob that it may have, in bytes
-    /// on disk.
+    /// Returns the number of a key's namespace, which the write now holds, and the maximum size on disk of a blob in
+    /// it.
     fn admit(&self, key: &Key, by: &WrittenBy) -> Result<(u16, u64), Error> {
         let mut state = self.state();
         let (number, needless) = state.number_for(self.home(key), by.token_by_name())?;
@@ -478,7 +477,7 @@ impl Inner {
         Ok((number, self.budget.min(MAX_ENTRY_BYTES).min(quota)))
     }
 
-    /// Notes that the file system refused something, and says which error that is.
+    /// Records a file-system error and returns the corresponding store error.
     fn fault(&self, verb: &str, path: &Path, error: io::Error) -> Error {
         let message = format!("cannot {verb} \"{}\": {error}", path.display());
         let at = now();
@@ -508,8 +507,7 @@ impl Inner {
     }
 }
 
-/// Makes the rules of namespaces. What a quota's namespace has on disk counts as all that it may have, until it is
-/// found.
+/// Applies the rules of namespaces. Until the scan has found a namespace's blobs, its whole quota counts as used.
 fn govern(lru: &mut Lru, namespaces: &mut Namespaces, policies: &Policies, blobs: &Path) {
     let names = policies.quotas.keys().chain(&policies.pinned);
     let names: std::collections::BTreeSet<&String> = names.collect();
@@ -519,7 +517,7 @@ fn govern(lru: &mut Lru, namespaces: &mut Namespaces, policies: &Policies, blobs
             pinned: policies.pinned.contains(name),
         };
         let inner = key::namespace_of_shown(name);
-        // There are no others yet, and the settings allow far fewer.
+        // No other namespaces exist yet, and the settings allow far fewer than the maximum.
         let Some(number) = namespaces.intern(inner) else {
             return;
         };
@@ -534,8 +532,8 @@ fn govern(lru: &mut Lru, namespaces: &mut Namespaces, policies: &Policies, blobs
     }
 }
 
-/// Locks the store's folder; the kernel gives the lock back however its owner ends. The folder itself and
-/// not a file in it: a file open for writing would keep the disk from being remounted read-only.
+/// Locks the store's folder; the kernel releases the lock however its owner ends. The lock is on the folder itself,
+/// because a file open for writing would prevent remounting the disk read-only.
 fn lock(dir: &Path) -> Result<File, Error> {
     let file = File::open(dir).map_err(|error| described("open folder", dir, &error))?;
     for _ in 0..LOCK_TRIES {
@@ -543,7 +541,7 @@ fn lock(dir: &Path) -> Result<File, Error> {
             Ok(()) => return Ok(file),
             Err(fs::TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
             Err(fs::TryLockError::Error(error)) => {
-                // Some network file systems lock no folders. That is no reason to have no cache.
+                // Some network file systems cannot lock folders, which is no reason to fail.
                 tracing::warn!("cannot lock folder \"{}\": {error}", dir.display());
                 return Ok(file);
             }
@@ -575,7 +573,7 @@ fn digest_of(key: &Key) -> Digest {
     digest
 }
 
-/// The store's only look at the clock.
+/// The only place in the store that reads the clock.
 #[expect(
     clippy::disallowed_methods,
     reason = "the one place of the store that reads the clock"

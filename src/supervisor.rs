@@ -1,7 +1,7 @@
-//! `sccache-dock run`: PID 1, or any process, that keeps the services of a plan alive.
+//! `sccache-dock run`: keeps the services of a plan alive, as PID 1 or as any other process.
 //!
-//! One thread, one loop, one place that waits: signals, exits, readiness, control requests, log pipes and deadlines
-//! become events of the pure [`machine`], whose actions are performed here.
+//! There is one thread, one loop, and one place that waits. Signals, exits, readiness reports, control requests, log
+//! pipes and deadlines become events of the pure [`machine`], whose actions are performed here.
 
 pub mod children;
 pub mod control;
@@ -49,12 +49,12 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-/// The longest pause of the gateway for which clients wait instead of being refused.
+/// How long clients wait for the gateway; during longer outages they are refused.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 type Signals = SignalDelivery<UnixStream, SignalOnly>;
 
-/// Runs the services until they are told to stop; gives the exit code.
+/// Runs the services until told to stop; returns the exit code.
 ///
 /// # Errors
 /// The state folder, an address or a program cannot be used; nothing was started.
@@ -62,12 +62,12 @@ pub fn run(loaded: Loaded) -> Result<u8, Error> {
     run_plan(loaded, plan::plan)
 }
 
-/// Runs the services of another plan, on the same ground and in the same loop.
+/// Like [`run`], with another plan.
 ///
 /// # Errors
 /// The state folder, an address or a program cannot be used; nothing was started.
 pub fn run_plan(loaded: Loaded, planner: Planner) -> Result<u8, Error> {
-    // First of all: PID 1 ignores every signal that it does not catch.
+    // This comes first, because PID 1 ignores every signal without a handler.
     let signals = catch_signals().map_err(system("catch signals"))?;
     let Loaded {
         settings, warnings, ..
@@ -98,7 +98,7 @@ pub fn run_plan(loaded: Loaded, planner: Planner) -> Result<u8, Error> {
     for note in &ground.prepared.notes {
         log.say(Level::Info, note);
     }
-    // Orphans of the services come to us, whether or not we are PID 1.
+    // Adopt the services' orphans, even if we are not PID 1.
     if let Err(error) = nix::sys::prctl::set_child_subreaper(true) {
         log.say(
             Level::Warn,
@@ -152,17 +152,17 @@ fn catch_signals() -> io::Result<Signals> {
     )
 }
 
-/// What the loop holds for one service beside its state.
+/// What the loop keeps for one service besides its state.
 #[derive(Default)]
 struct Runtime {
     handover: Option<UnixStream>,
     spawned_at: Option<Instant>,
-    /// What it wrote before it closed its output.
+    /// The last lines before it closed its output.
     last_lines: Vec<String>,
-    /// What is kept from one process to the next.
+    /// What is kept across processes.
     lives: Lives,
-    /// Over which it was asked to stop: kept until it answers, because sccache drops a request whose connection
-    /// closes, and closed then, because it waits for every connection that is open.
+    /// The connection over which it was asked to stop. It is kept until the answer arrives, because sccache drops a
+    /// request whose connection closes; then it is closed, because sccache waits for all open connections.
     farewell: Option<UnixStream>,
 }
 
@@ -182,7 +182,7 @@ struct Supervisor {
     log: Log,
     started: Instant,
     orphans: u64,
-    /// More are to be expected: the next wait takes its time.
+    /// More orphans are expected: the next wait collects them.
     orphans_came: bool,
     oom: Oom,
     reload: Option<Reload>,
@@ -263,7 +263,7 @@ impl Supervisor {
         if !fired && self.notify.deadline().is_none() {
             return None;
         }
-        // Also where no service of the plan uses the socket: who connects there must not keep us awake.
+        // Also if no service uses the socket: connections to it must not keep us awake.
         let heard = self.notify.hear(now, probe::notification);
         let id = self.service_by(ReadyBy::Notify)?;
         let mut outcome = None;
@@ -281,14 +281,14 @@ impl Supervisor {
         outcome
     }
 
-    /// The service that says in this way that it is ready.
+    /// The service that reports readiness in this way.
     fn service_by(&self, ready_by: ReadyBy) -> Option<Id> {
         let mut services = self.plan.services.iter();
         let place = services.position(|service| service.ready_by == ready_by);
         place.map(Id)
     }
 
-    /// Tells the gateway, if one runs.
+    /// Sends a byte to the gateway, if one runs.
     fn tell_gateway(&self, byte: u8) {
         let gateway = self.service_by(ReadyBy::Handover);
         if let Some(stream) = gateway.and_then(|id| self.runtimes[id.0].handover.as_ref()) {
@@ -297,13 +297,13 @@ impl Supervisor {
     }
 
     fn read_logs(&mut self, turn: &PollResult) {
-        // From the end, so that removal keeps the earlier places.
+        // Backwards, so that removals do not shift earlier positions.
         for index in turn.sources.iter().rev() {
             if !self.log.read(&mut self.sources[*index]) {
                 let source = self.sources.remove(*index);
                 let services = &self.plan.services;
                 if let Some(place) = services.iter().position(|it| it.name == source.service) {
-                    // Its end may be seen before its death.
+                    // Its output may end before its process does.
                     self.runtimes[place].last_lines = self.log.last_lines(&source);
                 }
             }
@@ -317,7 +317,7 @@ impl Supervisor {
         let mut outcome = None;
         for (peer, request) in self.control.hear(now, Request::understand) {
             if request == Request::Reload {
-                // Answered when it is done.
+                // The answer is sent when it is done.
                 self.ask_reload(now, Some(peer));
                 continue;
             }
@@ -347,7 +347,7 @@ impl Supervisor {
                 return (Response::Done, None);
             }
             Request::Garbage(message) => return (Response::Error(message.clone()), None),
-            // Never comes here: whoever asks for one is answered when it is done.
+            // Unreachable: a reload is answered when it is done.
             Request::Reload => return (Response::Done, None),
             Request::Restart(service) => (named(service).map(Event::Restart), service),
             Request::Stop(service) => (named(service).map(Event::Stop), service),
@@ -373,7 +373,7 @@ impl Supervisor {
         }
     }
 
-    /// Feeds the machine and performs its actions, until it wants nothing more.
+    /// Feeds the machine and performs its actions, until there are none left.
     fn step(&mut self, now: Instant, event: Event) -> Option<Outcome> {
         let mut outcome = None;
         let mut events = vec![event];
@@ -445,7 +445,7 @@ impl Supervisor {
                 })
                 .collect();
             if let Err(error) = listeners::send(stream, &fds) {
-                // The service will end by itself, without listeners, and its exit is handled.
+                // Without listeners the service will exit, and that exit is handled.
                 self.log.say(
                     Level::Error,
                     &format!("cannot hand the listeners to {}: {error}", service.name),
@@ -471,7 +471,7 @@ impl Supervisor {
         Ok(())
     }
 
-    /// The gateway watches a scheduler from its start, and a new gateway the one that runs already.
+    /// The gateway watches a scheduler from its start; a new gateway watches one that is already running.
     fn announce_scheduler(&self, spawned: ReadyBy) {
         let scheduler = self.service_by(ReadyBy::Gateway(plan::SCHEDULER_ANSWERS));
         let runs = scheduler.is_some_and(|id| self.children.pid(id).is_some());
@@ -485,12 +485,12 @@ impl Supervisor {
 
     fn terminate(&mut self, id: Id) {
         if self.plan.services[id.0].ready_by == ReadyBy::Gateway(plan::BUILDER_REGISTERED) {
-            // No more jobs for it from here on; it finishes those it has.
+            // It gets no new jobs from here on; it finishes those it has.
             self.tell_gateway(b'L');
         }
         if self.machine.is_draining() && self.hands_over(id) {
-            // Who comes from here on finds no socket, rather than one at which nobody will answer: sccache fails a compile
-            // for that. Who has come is served to the end.
+            // New clients find no socket, instead of one at which nobody will answer, for which sccache would fail the
+            // compile. Existing connections are served to the end.
             let _ = std::fs::remove_file(paths::client_socket(&self.settings.run_dir));
         }
         let asked = match &self.plan.services[id.0].stop_by {
@@ -510,15 +510,15 @@ impl Supervisor {
         self.plan.services[id.0].ready_by == ReadyBy::Handover
     }
 
-    /// From here on nobody will accept: clients are to be refused at once, not to wait.
+    /// Nobody will accept from here on: clients should be refused at once instead of waiting.
     fn close_doors(&mut self, id: Id) {
         if self.hands_over(id) {
             self.doors = None;
         }
     }
 
-    /// While the first tries follow each other, clients wait in the kernel. In a longer pause they are refused, and go
-    /// on without the cache; the next spawn opens again.
+    /// During the first quick retries, clients wait in the kernel. During longer pauses they are refused and continue
+    /// without the cache; the next spawn opens the listeners again.
     fn close_doors_for_a_long_pause(&mut self, now: Instant) {
         for (index, service) in self.machine.services().iter().enumerate() {
             if let State::Backoff { retry_at } = service.state
@@ -530,7 +530,7 @@ impl Supervisor {
         }
     }
 
-    /// The last lines, then the exit code.
+    /// Logs the last lines and returns the exit code.
     fn finish(mut self, outcome: Outcome) -> u8 {
         // Processes that left their service's group have no owner any more.
         for source in std::mem::take(&mut self.sources) {
@@ -554,14 +554,14 @@ impl Supervisor {
         };
         let run_dir = &self.settings.run_dir;
         let _user = AsUser::of(self.prepared.run_as);
-        // Not the clients' socket: by now it may be that of a daemon of theirs.
+        // Not the clients' socket: by now it may belong to a client's own daemon.
         for path in [
             paths::server_socket(run_dir),
             paths::notify_socket(run_dir),
             paths::jobs_socket(run_dir),
             paths::control_socket(run_dir),
         ] {
-            // A left-over socket is replaced at the next start; removing it only keeps the folder clean.
+            // The next start would replace a left-over socket anyway; removing it only keeps the folder tidy.
             let _ = std::fs::remove_file(path);
         }
         self.log.close(Duration::from_secs(1));

@@ -1,4 +1,4 @@
-//! `purge`: has the gateway remove blobs, and shows how far it is.
+//! `purge`: asks the gateway to remove blobs, and shows its progress.
 
 use super::{Error, agent, bytes, cache_status, endpoint, report};
 use crate::base::progress;
@@ -12,28 +12,28 @@ use std::io::{self, Write};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, SystemTime};
 
-/// A purge of a million blobs takes its time.
+/// Time limit; a purge of a million blobs takes minutes.
 const PURGE_PATIENCE: Duration = Duration::from_secs(600);
 
-/// Which blobs: those that fulfil all that is given.
+/// Selects blobs: those that match all given options.
 #[derive(Debug, Default, clap::Args)]
 pub struct Args {
-    /// Only blobs that were not used for so long: 30d, 12h
+    /// Only blobs not used for this long: 30d, 12h
     #[arg(long, value_name = "AGE", value_parser = humantime::parse_duration)]
     older_than: Option<Duration>,
-    /// Only blobs of this namespace
+    /// Only blobs in this namespace
     #[arg(long)]
     namespace: Option<String>,
-    /// Only blobs whose keys match: * is any text, ? any character, [ab] one of these
+    /// Only blobs whose keys match: * is any text, ? any one character, [ab] one of these
     #[arg(long, value_parser = pattern)]
     pattern: Option<String>,
-    /// Only blobs that came by this lane (webdav, ipc, socket, upstream) or were written with the token of this name
+    /// Only blobs written by this lane (webdav, ipc, socket, upstream) or with the token of this name
     #[arg(long, value_name = "LANE|TOKEN", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     written_by: Option<String>,
-    /// Only blobs written since then: 2026-11-29T03:00:00Z, 2026-11-29, or 2h for two hours ago
+    /// Only blobs written since this time: 2026-11-29T03:00:00Z, 2026-11-29, or 2h for two hours ago
     #[arg(long, value_name = "TIME", value_parser = since)]
     since: Option<SystemTime>,
-    /// Remove nothing, and say how much it would be
+    /// Remove nothing, and print how much would be removed
     #[arg(long)]
     dry_run: bool,
 }
@@ -42,20 +42,20 @@ fn pattern(text: &str) -> Result<String, glob::PatternError> {
     glob::Pattern::new(text).map(|_| text.to_owned())
 }
 
-/// A time in UTC, or a span before now.
+/// A time in UTC, or a duration before now.
 fn since(text: &str) -> Result<SystemTime, String> {
     if let Ok(age) = humantime::parse_duration(text) {
         return now()
             .checked_sub(age)
-            .ok_or_else(|| "that is before all times".to_owned());
+            .ok_or_else(|| "that is too long ago".to_owned());
     }
-    // Its hour may be left out, and what separates it may be a space.
+    // The time of day may be omitted, and a space may separate it from the date.
     let whole = match text.len() {
         10 => format!("{text}T00:00:00Z"),
         _ => text.to_owned(),
     };
     humantime::parse_rfc3339_weak(&whole).map_err(|_| {
-        "it is neither a time in UTC, such as 2026-11-29T03:00:00Z, nor a span, such as 2h"
+        "it is neither a time in UTC, such as 2026-11-29T03:00:00Z, nor a duration, such as 2h"
             .to_owned()
     })
 }

@@ -1,4 +1,4 @@
-//! The file that a service of ours is told everything by: the plan states it, the supervisor writes it, the service
+//! Configuration files of our own services: the plan contains the text, the supervisor writes the file, and the service
 //! reads it once.
 
 use serde::de::DeserializeOwned;
@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Why the service does not know what to do.
+/// Why a service's configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file cannot be read.
@@ -14,23 +14,23 @@ pub enum Error {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         cause: io::Error,
     },
-    /// The file is not as it should be.
+    /// The file's content is invalid.
     #[error("cannot understand \"{}\": {cause}", path.display())]
     Parse {
         /// The file.
         path: PathBuf,
-        /// Where and why.
+        /// Position and reason.
         cause: toml::de::Error,
     },
 }
 
-/// What the file says.
+/// Reads and parses the file at `path`.
 ///
 /// # Errors
-/// It cannot be read, or says something else.
+/// It cannot be read or parsed.
 pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
     let text = fs::read_to_string(path).map_err(|cause| Error::Read {
         path: path.to_owned(),

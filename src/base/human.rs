@@ -1,4 +1,4 @@
-//! Figures and names as people read them. Pure.
+//! Formats numbers and names for people. Pure.
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
@@ -21,7 +21,7 @@ pub fn bytes(count: u64) -> String {
     }
 }
 
-/// A span of time in its two largest units: `3h 12m`.
+/// A duration in its two largest units: `3h 12m`.
 pub fn span(seconds: f64) -> String {
     let seconds = seconds as u64;
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
@@ -33,7 +33,7 @@ pub fn span(seconds: f64) -> String {
     }
 }
 
-/// A count in groups of three digits: `1 234 567`, with spaces that do not break.
+/// A number in groups of three digits: `1 234 567`, with no-break spaces.
 pub fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
@@ -46,7 +46,7 @@ pub fn count(number: u64) -> String {
     text
 }
 
-/// `part` of `whole` in percent: `87.5 %`; `-` of nothing.
+/// `part` of `whole` in percent: `87.5 %`, or `-` if `whole` is 0.
 pub fn percent(part: u64, whole: u64) -> String {
     match whole {
         0 => "-".to_owned(),
@@ -54,12 +54,12 @@ pub fn percent(part: u64, whole: u64) -> String {
     }
 }
 
-/// The columns that `text` takes on a terminal.
+/// The number of terminal columns that `text` occupies.
 pub fn width(text: &str) -> usize {
     text.width()
 }
 
-/// `text` in at most `columns` of a terminal, its end replaced by `…` where it is too long. Control characters, which
+/// `text` truncated to `columns` of a terminal, with `…` at the end if something is missing. Control characters, which
 /// could do anything to a terminal, become `?`.
 pub fn cut(text: &str, columns: usize) -> String {
     let shown = |c: char| if c.is_control() { '?' } else { c };

@@ -1,5 +1,5 @@
-//! Listening sockets: bound here, handed from the supervisor to the gateway over a Unix socket, so that
-//! they stay open while the gateway restarts and no client is ever refused.
+//! Listening sockets: bound here, and passed from the supervisor to the gateway over a Unix socket. They stay open
+//! while the gateway restarts, so no client is refused.
 
 use nix::errno::Errno;
 use nix::sys::stat::{Mode, umask};
@@ -15,10 +15,10 @@ use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
-/// Most sockets that one message carries.
+/// Maximum number of sockets in one message.
 const MOST: usize = 4;
 
-/// Longest path that a Unix socket address holds, in bytes and without its final NUL.
+/// Maximum length of a Unix socket's path, in bytes without the final NUL.
 pub const SOCKET_PATH_MAX: usize = 107;
 
 /// Binds `addr`; port 0 takes any free port. Errors name the address.
@@ -26,8 +26,8 @@ pub fn bind_tcp(addr: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::bind(addr).map_err(|cause| explain(cause, &format!("cannot listen on {addr}")))
 }
 
-/// Binds a Unix socket at `path` with `mode`, in place of a stale socket. Anything else that stands at `path`
-/// is left alone and is an error, as is a path longer than a socket address holds.
+/// Binds a Unix socket at `path` with `mode`, replacing a stale socket. Any other file at `path` is left alone and is
+/// an error, as is a path that is too long for a socket address.
 pub fn bind_unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
     let what = format!("cannot listen on \"{}\"", path.display());
     let length = path.as_os_str().len();
@@ -47,7 +47,7 @@ pub fn bind_unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
         }
         Err(_) => {}
     }
-    // The socket is born with its mode: changed by path afterwards, it could be another file's by then.
+    // The socket is created with its final mode: a later chmod by path could hit a different file.
     let before = umask(Mode::from_bits_truncate(!mode & 0o777));
     let bound = UnixListener::bind(path);
     umask(before);
@@ -71,7 +71,7 @@ pub fn send(stream: &UnixStream, sockets: &[BorrowedFd<'_>]) -> io::Result<()> {
     Ok(())
 }
 
-/// Receives what [`send`] sent, in the same order, close-on-exec. An end of file is an error.
+/// Receives what [`send`] sent, in the same order, with close-on-exec set. End of file is an error.
 pub fn receive(stream: &UnixStream) -> io::Result<Vec<OwnedFd>> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -100,7 +100,7 @@ fn explain(cause: io::Error, what: &str) -> io::Error {
     io::Error::new(cause.kind(), Explained { what, cause })
 }
 
-/// An error of the system with what it kept us from.
+/// A system error and the operation that failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}: {cause}")]
 struct Explained {
@@ -108,7 +108,7 @@ struct Explained {
     cause: io::Error,
 }
 
-/// The system's number of an error from here.
+/// The error number of an error returned by this module.
 pub fn errno(error: &io::Error) -> Errno {
     let explained = || error.get_ref()?.downcast_ref::<Explained>();
     let raw = error.raw_os_error();

@@ -3,13 +3,13 @@
 use std::fmt;
 use std::io;
 
-/// Logs to stderr from now on; the level is that of `SCCACHE_LOG`, `info` when there is none.
+/// Starts logging to stderr, at the level of `SCCACHE_LOG`, or `info` if that is not set.
 pub(crate) fn to_stderr() {
     let level = std::env::var("SCCACHE_LOG").unwrap_or_default();
     let filter =
         tracing_subscriber::EnvFilter::try_new(if level.is_empty() { "info" } else { &level })
             .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    // Fails when a test has set a logger already, which then stays.
+    // Fails if a test has already set a logger, which then stays.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)

@@ -1,4 +1,4 @@
-//! Whether what lies in a folder outlives the container: told by what is mounted there.
+//! Finds out from the mounts whether data in a folder outlives the container.
 
 use std::fmt;
 use std::fs;
@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 /// Why data would not outlive the container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Loss {
-    /// It lies on the container's own layer.
+    /// It is on the container's own layer.
     OwnLayer,
-    /// It lies in a file system of this kind, in memory.
+    /// It is on an in-memory file system of this type.
     Memory(String),
-    /// It lies in a volume without a name, which nobody finds again.
+    /// It is in an anonymous volume, which a new container would not get again.
     Anonymous,
 }
 
@@ -25,20 +25,20 @@ impl fmt::Display for Loss {
     }
 }
 
-/// Whether this process runs in a container. Machines that were made from an image bear the mark too.
+/// Whether this process runs in a container. Machines created from a container image look the same.
 pub fn in_container() -> bool {
     let marks = ["/.dockerenv", "/run/.containerenv"];
     marks.iter().any(|mark| Path::new(mark).exists())
 }
 
-/// Why data in `dir` would not outlive the container, if so.
+/// Why data in `dir` would be lost with the container, or `None` if it would not.
 pub fn lost(dir: &Path) -> Option<Loss> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let real = fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
     why_lost(&mounts, &real, in_container())
 }
 
-/// The same, by the text of `/proc/self/mountinfo` (proc(5)).
+/// Like [`lost`], for the given text of `/proc/self/mountinfo` (proc(5)).
 fn why_lost(mountinfo: &str, dir: &Path, in_container: bool) -> Option<Loss> {
     let (point, root, kind, source) = mountinfo
         .lines()
@@ -59,8 +59,8 @@ fn why_lost(mountinfo: &str, dir: &Path, in_container: bool) -> Option<Loss> {
     if kind.contains("overlay") || kind == "aufs" {
         return Some(Loss::OwnLayer);
     }
-    // Docker on btrfs, zfs or devicemapper: the container's root is a real file system, and goes all the same. The
-    // marker alone is not enough: machines that were made from an image have it too.
+    // With btrfs, zfs or devicemapper, Docker's container root is a real file system but still temporary. The marker
+    // file alone is not sufficient, because machines created from a container image have it too.
     let of_image = root != "/" || source.contains("docker");
     if in_container && of_image && point == Path::new("/") {
         return Some(Loss::OwnLayer);
@@ -75,7 +75,7 @@ fn why_lost(mountinfo: &str, dir: &Path, in_container: bool) -> Option<Loss> {
     None
 }
 
-/// Octal escapes of mountinfo: `\040` is a space.
+/// Decodes the octal escapes of mountinfo: `\040` is a space.
 fn unescape(text: &str) -> PathBuf {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;

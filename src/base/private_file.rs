@@ -1,4 +1,4 @@
-//! Files of mode 0600 that are written whole or not at all.
+//! Files of mode 0600 that are written completely or not at all.
 
 use super::regular_file;
 use std::fs::{self, File, OpenOptions};
@@ -6,17 +6,17 @@ use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// Opens a file for writing that only its owner can read, and makes it if need be. It is not truncated.
+/// Opens a file that only its owner can read for writing, creating it if necessary. It is not truncated.
 ///
 /// # Errors
-/// It is a link or no regular file, or the system refuses.
+/// It is a link or not a regular file, or the system refuses.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new()
         .write(true)
         .create(true)
         .truncate(false)
         .mode(0o600)
-        // A link there must not make us write to another file, nor a FIFO make us wait.
+        // A link must not make us write to a different file, nor a FIFO make us block.
         .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK)
         .open(path)
         .map_err(|cause| match cause.raw_os_error() {
@@ -31,7 +31,7 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Writes a file, whole or not at all.
+/// Writes a file, completely or not at all.
 ///
 /// # Errors
 /// The file cannot be written or renamed.
@@ -39,10 +39,10 @@ pub(crate) fn write(path: &Path, text: &str) -> io::Result<()> {
     fs::rename(write_beside(path, text)?, path)
 }
 
-/// Writes files, whole: none is put in its place before all are written.
+/// Writes several files completely. None is renamed into place before all have been written.
 ///
 /// # Errors
-/// The path of the file that cannot be written or renamed, and why.
+/// The path of the file that cannot be written or renamed, and the cause.
 pub(crate) fn write_all<'a>(
     files: impl Iterator<Item = (&'a Path, &'a str)>,
 ) -> Result<(), (PathBuf, io::Error)> {

@@ -1,32 +1,32 @@
-//! One line on a terminal that says how far a long work is, and goes when the work is done.
+//! A progress line on a terminal, which is erased when the work is done.
 //!
-//! It is for people who wait: on standard error, so that what is piped on stays clean, and on a terminal only. It needs
-//! nothing of the terminal but that a carriage return goes back to the line's start.
+//! It is written to standard error, so that piped output stays clean, and only if that is a terminal. It only requires
+//! that a carriage return moves the cursor to the start of the line.
 
 use super::human::{cut, width};
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
-/// Whoever waits longer wants to know for what.
+/// Progress is shown once an operation has taken this long.
 pub(crate) const FIRST: Duration = Duration::from_secs(2);
-/// So often is it said anew.
+/// Interval between updates.
 pub(crate) const AGAIN: Duration = Duration::from_secs(1);
 
-/// A terminal that does not say how wide it is.
+/// Width assumed if the terminal does not report one.
 const USUAL_WIDTH: usize = 80;
 
-/// The line. It is erased when this is dropped.
+/// The line. It is erased on drop.
 pub(crate) struct Line {
     taken: usize,
 }
 
 impl Line {
-    /// None where standard error is no terminal.
+    /// Returns `None` if standard error is not a terminal.
     pub(crate) fn open() -> Option<Line> {
         io::stderr().is_terminal().then_some(Line { taken: 0 })
     }
 
-    /// Shows `text` in the place of what was there, cut where the terminal ends.
+    /// Shows `text` instead of the previous one, truncated to the terminal's width.
     pub(crate) fn show(&mut self, text: &str) {
         let drawn = draw(text, columns(), self.taken);
         self.taken = width(text).min(columns().saturating_sub(1));
@@ -42,7 +42,7 @@ impl Drop for Line {
     }
 }
 
-/// Nobody is left to tell when the terminal is gone.
+/// Errors are ignored: if the terminal is gone, nobody is watching.
 fn put(text: &str) {
     let mut out = io::stderr().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
@@ -54,7 +54,8 @@ fn columns() -> usize {
     if columns == 0 { USUAL_WIDTH } else { columns }
 }
 
-/// `text` over a line that takes up `taken` columns. The last column stays free: a terminal may begin a new line there.
+/// `text`, drawn over a line that occupies `taken` columns. The last column stays free, because a terminal may wrap
+/// there.
 fn draw(text: &str, columns: usize, taken: usize) -> String {
     let room = columns.saturating_sub(1);
     let text = cut(text, room);

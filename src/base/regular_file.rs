@@ -1,19 +1,19 @@
-//! Files that a setting names: read only where they are regular, so that none is waited for.
+//! Reads files named by settings. Only regular files are accepted, so that no read can block.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
-/// Longest file that is read: settings, secrets and certificates are far shorter.
+/// Maximum file size in bytes; settings, secrets and certificates are far smaller.
 const LONGEST: u64 = 1 << 20;
 
 /// Opens a regular file for reading.
 ///
 /// # Errors
-/// It is none, or cannot be opened.
+/// It is not a regular file, or cannot be opened.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
-    // Without this the kernel waits until somebody writes to a FIFO.
+    // Without this flag, opening a FIFO blocks until another process writes to it.
     let flags = nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY;
     let mut options = OpenOptions::new();
     let file = options.read(true).custom_flags(flags).open(path)?;
@@ -21,7 +21,7 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Whether an open file is a regular one.
+/// Checks that an open file is a regular one.
 ///
 /// # Errors
 /// It is something else; the error says what.
@@ -38,10 +38,10 @@ pub(crate) fn check(file: &File) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::InvalidInput, text))
 }
 
-/// The bytes of a regular file of at most 1 MiB.
+/// Reads a regular file of at most 1 MiB.
 ///
 /// # Errors
-/// It is longer, no regular file, or cannot be read.
+/// It is longer, not a regular file, or cannot be read.
 pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
     bytes_of(open(path)?)
 }
@@ -56,21 +56,21 @@ fn bytes_of(file: File) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The text of a regular file of at most 1 MiB.
+/// Reads a regular file of at most 1 MiB as text.
 ///
 /// # Errors
-/// It is longer, no regular file, no text, or cannot be read.
+/// It is longer, not a regular file, not UTF-8, or cannot be read.
 pub(crate) fn read_to_string(path: &Path) -> io::Result<String> {
     text_of(open(path)?)
 }
 
-/// The same of an open one.
+/// Reads an open file of at most 1 MiB as text.
 ///
 /// # Errors
-/// It is longer, no text, or cannot be read.
+/// It is longer, not UTF-8, or cannot be read.
 pub(crate) fn text_of(file: File) -> io::Result<String> {
     let text = String::from_utf8(bytes_of(file)?);
-    // As the standard library says it; the bytes, which may be a secret, are not shown.
+    // The message is that of the standard library. The bytes may be a secret and are not shown.
     text.map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not valid UTF-8"))
 }
 

@@ -3,26 +3,26 @@
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// A token. `Debug` and `Display` print `***`; [`Secret::reveal`] is the only way to the text.
+/// A token. `Debug` and `Display` print `***`; only [`Secret::reveal`] returns the text.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);
 
 impl Secret {
-    /// Wraps `text`; surrounding white space (a newline at the end of a secret's file) is dropped.
+    /// Wraps `text` without surrounding white space, such as the newline at the end of a secret's file.
     pub fn new(text: &str) -> Secret {
         Secret(text.trim().to_owned())
     }
 
-    /// Whether every format of `client-env` carries the text unharmed, and every shell that reads such a file.
+    /// Whether every format of `client-env`, and every shell that reads it, carries the text unchanged.
     ///
-    /// A subset of the bearer tokens of RFC 6750 (section 2.1): without `~`, which shells expand.
+    /// This is a subset of the bearer tokens of RFC 6750 (section 2.1), without `~`, which shells expand.
     pub fn is_portable(&self) -> bool {
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._+/=".contains(&byte);
         self.0.bytes().all(is_plain)
     }
 
-    /// The text itself, for the wire and for files of mode 0600.
+    /// Returns the text, for sending and for files of mode 0600.
     pub fn reveal(&self) -> &str {
         &self.0
     }

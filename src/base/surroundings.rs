@@ -1,4 +1,4 @@
-//! What the kernel allows here, as far as namespaces and mounts need it.
+//! What the kernel permits here with respect to namespaces and mounts.
 
 use super::mount::{Loss, in_container, lost};
 use nix::errno::Errno;
@@ -8,11 +8,11 @@ use nix::unistd::chroot;
 use std::fs;
 use std::path::Path;
 
-/// What decides which advice is right.
+/// The facts that decide which advice applies.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Surroundings {
     pub(crate) in_container: bool,
-    /// A filter refuses system calls that make namespaces and mounts.
+    /// A filter denies the system calls that create namespaces and mounts.
     pub(crate) filtered: bool,
     /// The AppArmor profile that confines us.
     pub(crate) apparmor: Option<String>,
@@ -22,7 +22,7 @@ pub(crate) struct Surroundings {
     pub(crate) clone_is_off: bool,
     /// `user.max_user_namespaces` is 0.
     pub(crate) none_allowed: bool,
-    /// The builder's folder lies on the container's own layer.
+    /// The builder's folder is on the container's own layer.
     pub(crate) folder_is_own_layer: bool,
 }
 
@@ -46,8 +46,8 @@ impl Surroundings {
     }
 }
 
-/// Calls that the kernel refuses for what they ask for, before it looks at who asks: a filter is the only one to say
-/// that they are not permitted.
+/// Makes calls whose arguments the kernel rejects before it checks permissions. If the answer is "not permitted"
+/// nevertheless, a filter gave it.
 fn is_filtered() -> bool {
     let none = None::<&Path>;
     let answers = [

@@ -1,21 +1,20 @@
-//! Where output goes: how wide it is and whether it shows colours; and text that fits into it. Pure but for
-//! [`Screen::of_stdout`].
+//! Output to a terminal: its width, colours, and text that fits into it. Pure except for [`Screen::of_stdout`].
 
 use super::human::{cut, width};
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal};
 
-/// A terminal that does not say how wide it is.
+/// Width assumed if the terminal does not report one.
 const USUAL_WIDTH: usize = 80;
-/// Names and reasons are not cut below this; columns are left out instead.
+/// Names and reasons are not truncated below this width; columns are omitted instead.
 const LEAST: usize = 16;
 
-/// What the output can show.
+/// Capabilities of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Screen {
-    /// Columns; `None` where nobody counts them, in a file or a pipe.
+    /// Width in columns; `None` for a file or a pipe, which has no limit.
     pub(crate) width: Option<usize>,
-    /// Rows of a terminal.
+    /// Height in rows, for a terminal.
     pub(crate) height: Option<usize>,
     pub(crate) has_colours: bool,
 }
@@ -28,7 +27,7 @@ pub(crate) const PIPE: Screen = Screen {
 };
 
 impl Screen {
-    /// Standard output. Colours go to terminals only, and not where `NO_COLOR` is set or the terminal is a dumb one.
+    /// Standard output. Colours are used on terminals only, unless `NO_COLOR` is set or `TERM` is `dumb`.
     pub fn of_stdout() -> Screen {
         let out = io::stdout();
         if !out.is_terminal() {
@@ -64,7 +63,7 @@ impl Screen {
         }
     }
 
-    /// Adds a line that begins with a word of its own; where it is too long it goes on below that word's text.
+    /// Appends a line that starts with the word `name`. Text that is too long continues below, indented by that word.
     pub(crate) fn line(self, out: &mut String, tint: Tint, name: &str, text: &str) {
         let indent = 11;
         let columns = self.width.unwrap_or(usize::MAX);
@@ -76,8 +75,8 @@ impl Screen {
         }
     }
 
-    /// Adds a `word` in colour, a `lead`, and a text that goes on below itself where it is too long. Its words stay
-    /// whole, even those that are wider than the screen: somebody may copy them.
+    /// Appends a coloured `word`, a `lead`, and a text that continues below with the same indentation if it is too
+    /// long. Words are not broken, even if they are wider than the screen, so that they can be copied.
     pub(crate) fn hang(self, out: &mut String, tint: Tint, word: &str, lead: &str, text: &str) {
         let indent = width(word) + width(lead);
         let columns = self.width.unwrap_or(usize::MAX);
@@ -91,7 +90,7 @@ impl Screen {
         }
     }
 
-    /// Adds a line without such a word.
+    /// Appends a line without a leading word.
     pub(crate) fn heading(self, out: &mut String, text: &str) {
         let room = self.width.unwrap_or(usize::MAX);
         for part in fold(text, room, room) {
@@ -99,7 +98,7 @@ impl Screen {
         }
     }
 
-    /// Adds a table: as wide as it wants, or cut to fit.
+    /// Appends a table at its natural width, or shrunk to fit the screen.
     pub(crate) fn table(self, out: &mut String, columns: &[Column], rows: &[Vec<Cell>]) {
         let widths = match self.width {
             None => columns
@@ -132,7 +131,7 @@ impl Screen {
     }
 }
 
-/// What a piece of text stands for.
+/// Meaning of a piece of text, shown by its colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tint {
     Plain,
@@ -142,23 +141,23 @@ pub(crate) enum Tint {
     Bad,
 }
 
-/// On which side a column's text begins.
+/// Alignment of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Side {
     Left,
     Right,
 }
 
-/// A table's column.
+/// A column of a table.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Column {
     pub(crate) title: &'static str,
     pub(crate) side: Side,
-    /// Columns that it has where there is room.
+    /// Minimum width, in terminal columns, while the column is shown.
     pub(crate) least: usize,
-    /// Where there is none, the column with the highest rank goes first; the one of rank 0 stays.
+    /// If there is not enough space, columns are omitted by descending rank; a column of rank 0 always stays.
     pub(crate) rank: u8,
-    /// Its text may be cut.
+    /// Whether its text may be truncated.
     pub(crate) may_be_cut: bool,
 }
 
@@ -170,7 +169,7 @@ fn natural(place: usize, columns: &[Column], rows: &[Vec<Cell>]) -> usize {
     widest.max(width(columns[place].title))
 }
 
-/// The widths with which a row fits into `most`; `None` for columns that are left out.
+/// The widths at which a row fits into `most` columns; `None` for omitted columns.
 fn fit(columns: &[Column], rows: &[Vec<Cell>], most: usize) -> Vec<Option<usize>> {
     let naturals: Vec<usize> = (0..columns.len())
         .map(|place| natural(place, columns, rows))
@@ -222,7 +221,7 @@ fn width_of_title(columns: &[Column], place: usize) -> usize {
     width(columns[place].title)
 }
 
-/// Takes `over` columns from those that can give, always from the one that can give most.
+/// Removes `over` columns, each time from the column that can give up most.
 fn shrink(widths: &mut [Option<usize>], over: usize, give: impl Fn(usize, usize) -> usize) {
     for _ in 0..over {
         let richest = widths
@@ -238,7 +237,7 @@ fn shrink(widths: &mut [Option<usize>], over: usize, give: impl Fn(usize, usize)
     }
 }
 
-/// `text` in lines of at most `most` columns, broken between words, each of which is cut to `widest`.
+/// Breaks `text` between words into lines of at most `most` columns; words are truncated to `widest`.
 fn fold(text: &str, most: usize, widest: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.lines().flat_map(|line| line.split(' ')) {

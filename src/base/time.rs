@@ -1,8 +1,8 @@
-//! The date.
+//! The current time.
 
 use std::time::SystemTime;
 
-/// Seconds since 1970.
+/// The current time in seconds since the Unix epoch.
 #[expect(
     clippy::disallowed_methods,
     reason = "the one place that asks for the date"

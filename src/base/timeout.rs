@@ -1,4 +1,4 @@
-//! Limits on how long something may take.
+//! Timeouts.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
-/// The same as tokio's `timeout`, but without a timer, and the count of its users that all threads share, where the
-/// future is ready at once, as most are.
+/// Like `tokio::time::timeout`, but registers no timer if the future is ready on the first poll, as most are.
+/// Registering one updates a counter that all threads share.
 pub(crate) async fn within<F: Future>(limit: Duration, future: F) -> Result<F::Output, Elapsed> {
     let mut future = pin!(future);
     let at_once = poll_fn(|context| {

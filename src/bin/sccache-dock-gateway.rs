@@ -1,4 +1,4 @@
-//! The gateway's program. Apart from `sccache-dock`, so that PID 1 maps no HTTP, no TLS and no object store.
+//! The gateway's program. It is separate from `sccache-dock`, so that PID 1 maps no HTTP, TLS or object store code.
 
 use clap::Parser;
 use sccache_dock::base::time::unix_seconds;
@@ -11,14 +11,14 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Serve the cache: started by `sccache-dock run`, which writes the file and holds the listeners.
+/// Serve the cache. Started by `sccache-dock run`, which writes the file and holds the listeners.
 #[derive(Debug, Parser)]
 #[command(name = "sccache-dock-gateway", version)]
 struct Arguments {
     /// The gateway's configuration file, as `run` writes it
     #[arg(long, required_unless_present = "certificate")]
     config: Option<PathBuf>,
-    /// Take the listeners from standard input, a Unix socket, and report readiness there
+    /// Receive the listeners over standard input, a Unix socket, and report readiness there
     #[arg(long)]
     inherit: bool,
     /// Check this certificate and print what is wrong with it, or "good"

@@ -1,5 +1,5 @@
-//! PID 1: what `sccache-dock run` becomes. Apart from the commands, so that the one process that stays for good maps
-//! nothing but what it needs.
+//! PID 1: the program that `sccache-dock run` executes. It is separate from the commands, so that the one long-running
+//! process maps only what it needs.
 
 use sccache_dock::config::settings;
 use sccache_dock::exit;
@@ -15,7 +15,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            // Standard error may be closed; there is nobody else to tell.
+            // Errors are ignored: standard error may be closed.
             let _ = writeln!(io::stderr(), "error: {error}");
             ExitCode::from(exit::USAGE)
         }

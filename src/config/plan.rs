@@ -1,4 +1,4 @@
-//! Settings into the plan: which services run, with which program, files, environment and order. Pure.
+//! Turns settings into the plan: which services run, with their programs, files, environment and order. Pure.
 
 mod dist;
 
@@ -17,25 +17,25 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// What the plan needs to know beside the settings.
+/// Input of the plan besides the settings.
 #[derive(Debug, Clone)]
 pub struct Facts {
-    /// Our program with the commands.
+    /// Our own program with the commands.
     pub program: PathBuf,
-    /// That of the gateway.
+    /// The gateway's program.
     pub gateway: PathBuf,
-    /// The address that the cache port is really bound to.
+    /// The address to which the cache port is actually bound.
     pub listen: SocketAddr,
     pub auth_token: Secret,
     pub path: String,
-    /// In the modes that distribute.
+    /// Present in the distributed modes.
     pub dist: Option<DistFacts>,
 }
 
-/// How settings become a plan: [`plan`], or what a bench puts in its place.
+/// A function that makes a plan: [`plan`], or a benchmark's replacement.
 pub type Planner = fn(&Settings, &Facts) -> Result<Plan, toml::ser::Error>;
 
-/// The plan of these settings.
+/// Makes the plan for these settings.
 ///
 /// # Errors
 /// A configuration cannot be written as TOML (a path that is not UTF-8).
@@ -88,7 +88,7 @@ pub fn plan(settings: &Settings, facts: &Facts) -> Result<Plan, toml::ser::Error
         },
     };
     let mut services = vec![gateway];
-    // Nobody uses the cache of a machine that only builds.
+    // A machine with only a builder has no clients.
     if settings.mode != Mode::Builder {
         services.push(server(settings, facts, Id(0)));
     }
@@ -104,7 +104,7 @@ pub fn plan(settings: &Settings, facts: &Facts) -> Result<Plan, toml::ser::Error
     Ok(Plan { services, secrets })
 }
 
-/// What must not be seen of a URL: its password, and the keys of its query.
+/// The parts of a URL that must be redacted: its password, and the keys in its query.
 fn secrets_of_url(url: &Secret) -> Vec<Secret> {
     let text = url.reveal();
     let (bare, query) = text.split_once('?').unwrap_or((text, ""));
@@ -145,7 +145,7 @@ fn gateway_config(settings: &Settings, facts: &Facts) -> Config {
         hosts: settings.hosts.clone(),
         tokens_file: settings.tokens_file.clone(),
         tls: settings.tls.clone(),
-        // It shares the grace with the server, which stops first.
+        // The server, which stops first, uses the other half of the grace period.
         drain: settings.stop_grace / 2,
         dist: facts.dist.as_ref().map(|dist| dist::front(settings, dist)),
         upstream: settings.upstream.clone().map(|url| Upstream {
@@ -156,11 +156,11 @@ fn gateway_config(settings: &Settings, facts: &Facts) -> Config {
     }
 }
 
-/// sccache itself, in the foreground, its storage the gateway.
+/// The real sccache in the foreground, with the gateway as its storage.
 ///
-/// A disk level before it, because only that turns on direct mode, which is part of the keys of C and C++: without it
-/// the server would share none of them with the clients that `client-env` sets up. It is never written, so that no
-/// entry of direct mode is kept.
+/// It has a disk level in front of the storage, because only a disk level turns on direct mode, which affects the keys
+/// of C and C++: without it, the server would share none of them with the clients that `client-env` configures. That
+/// level is read-only, so that no entry of direct mode is kept.
 fn server(settings: &Settings, facts: &Facts, gateway: Id) -> Service {
     let socket = paths::server_socket(&settings.run_dir);
     let tmp = paths::scratch(&settings.dir).display().to_string();
@@ -178,7 +178,7 @@ fn server(settings: &Settings, facts: &Facts, gateway: Id) -> Service {
                 .to_string(),
         ),
         ("SCCACHE_IDLE_TIMEOUT", "0".into()),
-        // The default of 8 MiB hangs the client that reads a larger entry.
+        // With the default of 8 MiB, a client that reads a larger entry hangs.
         ("SCCACHE_MAX_FRAME_LENGTH", "2147483647".into()),
         (
             "SCCACHE_WEBDAV_ENDPOINT",
@@ -186,7 +186,7 @@ fn server(settings: &Settings, facts: &Facts, gateway: Id) -> Service {
         ),
         ("SCCACHE_WEBDAV_TOKEN", facts.auth_token.reveal().to_owned()),
         ("SCCACHE_WEBDAV_DISABLE_CREATE_DIR", "1".into()),
-        // A gateway that restarts at that moment would turn writes off for the server's whole life.
+        // Without this, a gateway that restarts at this moment would disable writes for the server's whole life.
         ("SCCACHE_SKIP_CACHE_CHECK", "1".into()),
         ("SCCACHE_MULTILEVEL_CHAIN", "disk,webdav".into()),
         (
@@ -217,8 +217,8 @@ fn server(settings: &Settings, facts: &Facts, gateway: Id) -> Service {
     }
 }
 
-/// What warns of every compile, and would fill the log of warnings: the storage library at each miss, and the chain of
-/// levels at each entry of direct mode that the first one does not take. What matters beside it, the gateway says.
+/// Modules that log a warning for every compile: the storage library at each miss, and the chain of levels at each
+/// direct-mode entry that the first level does not accept. The gateway logs what matters.
 const NOISY: [&str; 2] = ["opendal", "sccache::cache::multilevel"];
 
 fn server_log(log: &str) -> String {
@@ -231,7 +231,7 @@ fn server_log(log: &str) -> String {
     })
 }
 
-/// Whether clients may use the socket in this folder.
+/// The socket for clients, if they may use it.
 pub fn client_socket(settings: &Settings) -> Option<PathBuf> {
     let off = matches!(settings.ipc, IpcPolicy::Off);
     (!off).then(|| paths::client_socket(Path::new(&settings.run_dir)))

@@ -1,7 +1,8 @@
-//! Environment, secret files and one optional TOML file into checked [`Settings`]: pure, all problems at once.
+//! Turns the environment, secret files and an optional TOML file into checked [`Settings`]. Pure; reports all problems
+//! at once.
 //!
-//! Each setting is looked up in this order: the variable `NAME`, the file named by `NAME_FILE` (Docker secrets),
-//! the TOML file, the default. The edges (reading the real environment and files) are in [`load`].
+//! Each setting is looked up in this order: the variable `NAME`, the file named by `NAME_FILE` (Docker secrets), the
+//! TOML file, the default. Only [`load`] reads the real environment and files.
 
 mod dist;
 mod lookup;
@@ -29,19 +30,19 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Where the optional TOML file stands, unless `SCCACHE_DOCK_CONFIG` names another.
+/// Path of the optional TOML file, unless `SCCACHE_DOCK_CONFIG` names another.
 pub const DEFAULT_FILE: &str = "/etc/sccache-dock.toml";
 
 /// Which services run, and whether the cache must outlive the container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// The cache goes with the container.
+    /// The cache is lost with the container.
     Ephemeral,
-    /// The cache lies on a mount.
+    /// The cache is on a mount.
     Persistent,
-    /// As ephemeral, with a scheduler and a builder.
+    /// Like ephemeral, with a scheduler and a builder.
     DistributedEphemeral,
-    /// As persistent, with a scheduler and a builder.
+    /// Like persistent, with a scheduler and a builder.
     DistributedPersistent,
     /// A builder for the scheduler of another machine.
     Builder,
@@ -75,7 +76,7 @@ impl Mode {
         })
     }
 
-    /// The word as it is written in `MODE`.
+    /// The name used in `MODE`.
     pub fn as_str(self) -> &'static str {
         match self {
             Mode::Ephemeral => "ephemeral",
@@ -105,64 +106,64 @@ impl Mode {
     }
 }
 
-/// How lines on standard output look.
+/// Format of lines on standard output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
     /// `service LEVEL line`
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// Everything that can be set, checked.
+/// All settings, validated.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     pub mode: Mode,
     /// Root of all state.
     pub dir: PathBuf,
-    /// Sockets; a folder that can be shared with clients.
+    /// Folder of the sockets, which can be shared with clients.
     pub run_dir: PathBuf,
     /// Address of the cache port.
     pub listen: SocketAddr,
     pub cache_size_bytes: u64,
-    /// What the cache keeps to besides its size.
+    /// Further rules for what the cache keeps.
     pub policies: Policies,
-    /// Level, or filter in the syntax of `RUST_LOG`, for all processes.
+    /// Level, or filter in `RUST_LOG` syntax, for all processes.
     pub log: String,
     pub log_format: LogFormat,
-    /// Warnings and errors go to this file too.
+    /// File that also receives warnings and errors.
     pub error_log: Option<PathBuf>,
-    /// How long a standing reader of the log may hold the services back.
+    /// How long a log reader that has stopped reading may block the services.
     pub log_stall: Duration,
     pub ipc: IpcPolicy,
-    /// Reads and writes the cache; generated and kept where none is set.
+    /// Token for reading and writing; generated and kept if `None`.
     pub auth_token: Option<Secret>,
-    /// Only reads the cache.
+    /// Token for reading only.
     pub read_token: Option<Secret>,
-    /// Anyone may read.
+    /// Whether anyone may read.
     pub anonymous_read: bool,
-    /// Names of the public DNS under which they may.
+    /// Public DNS names under which anonymous reads are allowed.
     pub hosts: Vec<String>,
-    /// The upstream of the cache; may hold keys.
+    /// URL of the upstream; may contain credentials.
     pub upstream: Option<Secret>,
     /// Bearer token for an upstream over HTTP.
     pub upstream_token: Option<Secret>,
-    /// The environment's variables for the upstream, which are the gateway's then: `AWS_*` where it is S3, and those
-    /// that name a private authority's certificates or the proxies on the way.
+    /// Environment variables for the upstream, passed to the gateway: `AWS_*` if it is S3, and those that name proxies
+    /// or the certificates of a private authority.
     pub aws: Vec<(String, Secret)>,
-    /// More tokens, by name.
+    /// File of named tokens.
     pub tokens_file: Option<PathBuf>,
     /// TLS on the cache port.
     pub tls: Option<TlsFiles>,
-    /// Bound of an orderly stop.
+    /// Time limit for an orderly stop.
     pub stop_grace: Duration,
-    /// Program that runs as `server`.
+    /// Program of the service `server`.
     pub sccache: PathBuf,
-    /// What only the modes with a builder use.
+    /// Settings used only in the modes with a builder.
     pub dist: Distribution,
 }
 
-/// Where a value came from.
+/// Where a value comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
     Environment,
@@ -193,10 +194,10 @@ pub struct Effective {
     pub about: &'static str,
 }
 
-/// One thing that is wrong, with what mends it.
+/// A problem with a setting, and how to fix it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// The variable or file, as typed.
+    /// The variable or file, as the user typed it.
     pub subject: String,
     pub message: String,
     pub hint: Option<String>,
@@ -212,7 +213,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// All that is wrong with the settings.
+/// All problems with the settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problems(pub Vec<Problem>);
 
@@ -230,7 +231,7 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// Settings that hold, and what the operator should know about them all the same.
+/// Valid settings, with warnings for the operator.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Loaded {
     pub settings: Settings,
@@ -238,7 +239,7 @@ pub struct Loaded {
     pub warnings: Vec<Problem>,
 }
 
-/// Reads the process's environment, secret files and TOML file.
+/// Reads the process's environment, the secret files and the TOML file.
 ///
 /// # Errors
 /// All problems found, each with its variable.
@@ -246,7 +247,7 @@ pub fn load() -> Result<Loaded, Problems> {
     load_by(&regular_file::read_to_string)
 }
 
-/// [`load`], with files read by `read`.
+/// Like [`load`], but reads files with `read`.
 ///
 /// # Errors
 /// All problems found, each with its variable.
@@ -265,7 +266,7 @@ fn run_dir_of(dir: &Path) -> PathBuf {
     dir.join("run")
 }
 
-/// [`load`] with its edges as arguments.
+/// Like [`load`], with the environment and files as arguments.
 ///
 /// # Errors
 /// All problems found, each with its variable.
@@ -287,18 +288,18 @@ pub fn check(
     }
 }
 
-/// Where a running sccache-dock is to be found.
+/// Where to find a running sccache-dock.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Installation {
     pub dir: PathBuf,
     pub run_dir: PathBuf,
     pub auth_token: Option<Secret>,
-    /// What is wrong with the settings that this was read from.
+    /// Problems with the settings from which this was read.
     pub doubts: Option<Problems>,
 }
 
 impl Settings {
-    /// Where a sccache-dock with these settings is to be found.
+    /// Where to find an sccache-dock that runs with these settings.
     pub fn installation(&self) -> Installation {
         Installation {
             dir: self.dir.clone(),
@@ -309,7 +310,7 @@ impl Settings {
     }
 }
 
-/// The place alone: a mistake in some other setting must not hide a sccache-dock that runs.
+/// Reads only the location, so that a mistake in another setting does not hide a running sccache-dock.
 pub fn installation() -> Installation {
     installation_in(&environment(), &regular_file::read_to_string)
 }
@@ -363,7 +364,7 @@ impl Lookup<'_> {
         if auth_token.is_some() && auth_token == read_token {
             self.problem(
                 "SCCACHE_READ_TOKEN",
-                "is the same as SCCACHE_AUTH_TOKEN, so it would write too".into(),
+                "is the same as SCCACHE_AUTH_TOKEN, so it could write too".into(),
                 None,
             );
         }
@@ -423,7 +424,7 @@ impl Lookup<'_> {
         })
     }
 
-    /// Whoever wants TLS or tokens by name would not have everybody behind Docker's proxy come in without either.
+    /// With TLS or named tokens, `bridge` would let in everyone behind Docker's proxy without either.
     fn check_bridge(
         &mut self,
         ipc: Option<&IpcPolicy>,
@@ -439,11 +440,11 @@ impl Lookup<'_> {
             self.problem(
                 "SCCACHE_IPC",
                 format!(
-                    "\"bridge\" cannot stand beside {beside}: everybody whom Docker's proxy forwards would use the cache \
+                    "\"bridge\" cannot be combined with {beside}: everyone whom Docker's proxy forwards could use the cache \
                      without a token and without TLS"
                 ),
                 Some(
-                    "leave it out, and use the lanes webdav or socket on the Docker host; or name the one address, as \
+                    "leave it out, and use the lanes webdav or socket on the Docker host; or name the one address, such as \
                      SCCACHE_IPC=172.17.0.1"
                         .into(),
                 ),
@@ -451,7 +452,7 @@ impl Lookup<'_> {
         }
     }
 
-    /// Certificate and key: both or none.
+    /// Certificate and key must be set together.
     fn tls(&mut self) -> Option<TlsFiles> {
         let cert = self.parsed("SCCACHE_TLS_CERT", optional(file))?;
         let key = self.parsed("SCCACHE_TLS_KEY", optional(file))?;

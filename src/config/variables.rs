@@ -1,9 +1,10 @@
-//! Names of environment variables: those that sccache reads, those that guides made up, the nearest to a typo.
+//! Names of environment variables: those that sccache reads, those that guides invented, and the nearest match for a
+//! typo.
 //!
-//! Pure. The settings of the container and the client-side doctor both judge names by these lists. Some made-up
-//! names are settings of this container (`SCCACHE_AUTH_TOKEN`): who asks looks at its own names first.
+//! Pure. Both the container's settings and the client's doctor use these lists. Some invented names are settings of
+//! this container (`SCCACHE_AUTH_TOKEN`), so callers check their own names first.
 
-/// Names that guides tell people to set and that sccache ignores without a word, each with what to use instead.
+/// Names that guides recommend but sccache silently ignores, each with what to use instead.
 pub const INVENTED: &[(&str, &str)] = &[
     (
         "SCCACHE_AUTH_TOKEN",
@@ -153,7 +154,7 @@ pub const SCCACHE_OWN: &[&str] = &[
     "SCCACHE_WEBDAV_USERNAME",
 ];
 
-/// What to use instead of `name`, when guides made `name` up.
+/// What to use instead of `name`, if guides invented it.
 pub fn instead_of(name: &str) -> Option<&'static str> {
     INVENTED
         .iter()
@@ -161,7 +162,7 @@ pub fn instead_of(name: &str) -> Option<&'static str> {
         .map(|(_, instead)| *instead)
 }
 
-/// The name in `known` that whoever typed `name` most likely meant; none when nothing is near enough.
+/// The name in `known` that the user most likely meant by `name`; `None` if none is similar enough.
 ///
 /// Case is ignored. Up to a fifth of the letters may differ (a letter changed, missing, too many, or two swapped).
 pub fn suggest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {

@@ -1,8 +1,8 @@
-//! Addresses as others reach them.
+//! Addresses as other processes reach them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// The address at which the machine itself reaches a listener on `bound`.
+/// The address at which this machine itself reaches a listener bound to `bound`.
 pub fn loopback(bound: SocketAddr) -> SocketAddr {
     let ip = match bound.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),

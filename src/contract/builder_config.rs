@@ -1,4 +1,4 @@
-//! What the builder needs to know: written by the supervisor as a TOML file of mode 0600, never by hand.
+//! Configuration of the builder, written by the supervisor as a TOML file of mode 0600, never by hand.
 
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -8,32 +8,32 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// As in `MODE`, for the command that we print where isolation fails.
+    /// Value of `MODE`, for the command that is printed if isolation fails.
     pub mode: String,
     pub isolation: Isolation,
-    /// Who we become before a user namespace is made, where we start as root.
+    /// User to switch to before creating a user namespace, if started as root.
     pub user: Option<User>,
-    /// Processors that jobs may use; all of ours where none is given.
+    /// Number of processors that jobs may use; all if `None`.
     pub slots: Option<usize>,
     /// Folder of toolchains and jobs.
     pub dir: PathBuf,
-    /// The real `sccache-dist`, and the file that it reads.
+    /// The real `sccache-dist` and its configuration file.
     pub sccache_dist: PathBuf,
     pub server_config: PathBuf,
     /// The real bubblewrap.
     pub bwrap: PathBuf,
-    /// Where clients and the scheduler reach us.
+    /// Address at which clients and the scheduler reach the builder.
     pub listen: SocketAddr,
-    /// Where `sccache-dist` takes jobs: on loopback, from us.
+    /// Loopback address at which `sccache-dist` accepts jobs from us.
     pub server: SocketAddr,
-    /// Datagram socket of the gateway, which counts jobs.
+    /// Datagram socket of the gateway, to which jobs are reported.
     pub jobs_socket: PathBuf,
-    /// How long jobs in flight may still take after SIGTERM.
+    /// How long jobs in flight may continue after SIGTERM.
     pub grace_millis: u64,
     pub limits: Limits,
 }
 
-/// A user and its group.
+/// A user and group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct User {
@@ -41,27 +41,27 @@ pub struct User {
     pub gid: u32,
 }
 
-/// Limits of one job, as set; what is not set follows from what the container has.
+/// Configured limits of one job; values that are not set depend on the container's own limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
     pub memory_bytes: Option<u64>,
-    /// Processes and threads together.
+    /// Maximum number of processes and threads together.
     pub processes: Option<u64>,
-    /// What one job may write.
+    /// Maximum size of the files that a job writes.
     pub disk_bytes: Option<u64>,
-    /// What one toolchain may unpack to.
+    /// Maximum unpacked size of a toolchain.
     pub toolchain_bytes: Option<u64>,
     pub time_millis: u64,
 }
 
-/// How jobs are kept apart from the rest of the machine.
+/// How jobs are isolated from the rest of the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Isolation {
-    /// The first of the others that its self-test proves.
+    /// The first of the others that passes its self-test.
     Auto,
-    /// A user namespace of its own: needs no privilege, only the seccomp profile.
+    /// A separate user namespace: needs no privilege, only the seccomp profile.
     Userns,
     /// Real root with CAP_SYS_ADMIN.
     Root,

@@ -1,4 +1,4 @@
-//! What is answered on the control socket, and the question.
+//! Requests and answers on the control socket.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -7,10 +7,10 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-/// How long the settings and the files that they name may take to be read.
+/// Time limit for reading the settings and the files that they name.
 pub const RELOAD_PATIENCE: Duration = Duration::from_secs(10);
 
-/// What is answered.
+/// An answer on the control socket.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Response {
@@ -19,12 +19,12 @@ pub enum Response {
     Error(String),
 }
 
-/// The supervisor's view of things.
+/// The supervisor's view of all services.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     pub version: String,
     pub mode: String,
-    /// Address that the cache port is bound to.
+    /// Address to which the cache port is bound.
     pub listen: String,
     pub uptime_seconds: f64,
     pub stopping: bool,
@@ -32,71 +32,71 @@ pub struct Report {
     pub orphans_reaped: u64,
 }
 
-/// One service, as status shows it.
+/// One service, as shown by `status`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ServiceReport {
     pub name: String,
     /// One of waiting, starting, ready, stopping, killed, backoff, stopped.
     pub state: String,
     pub pid: Option<i32>,
-    /// Since when it is ready.
+    /// Seconds since it became ready.
     pub ready_seconds: Option<f64>,
     pub restarts: u32,
-    /// Within the last hour, where nobody had asked for them.
+    /// Unrequested exits within the last hour.
     pub deaths_last_hour: usize,
-    /// What is wrong, until it has been ready for a minute.
+    /// What is wrong; kept until the service has been ready for a minute.
     pub trouble: Option<TroubleReport>,
-    /// From spawn to ready, the last time.
+    /// Duration of the last start, from spawn to ready.
     pub time_to_ready_seconds: Option<f64>,
-    /// From the end of a process until its successor was ready, the last time.
+    /// Duration of the last outage, from the end of a process until its successor was ready.
     pub away_seconds: Option<f64>,
     pub last_exit: Option<String>,
-    /// The last death that nobody had asked for.
+    /// The last unrequested exit.
     pub last_crash: Option<Crash>,
 }
 
-/// How a service fails.
+/// How a service is failing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TroubleReport {
     /// `never ran` or `ran and died`.
     pub verdict: String,
-    /// Since the first failure in this row.
+    /// Seconds since the first of these failures in a row.
     pub since_seconds: f64,
-    /// In this row.
+    /// Number of failures in a row.
     pub failures: u32,
 }
 
-/// The record of one death, as status shows it.
+/// The record of one crash, as shown by `status`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Crash {
-    /// Exit code, signal, or why it could not start.
+    /// Exit code, signal, or why it could not be started.
     pub exit: String,
-    /// What stands behind it and what mends it, where that is known.
+    /// The cause and how to fix it, if known.
     pub cause: Option<String>,
-    /// Between its start and its end.
+    /// Lifetime of the process in seconds.
     pub lived_seconds: f64,
-    /// Of the process and the children that it waited for.
+    /// CPU time of the process and of the children that it waited for.
     pub cpu_seconds: f64,
-    /// Its last output, secrets hidden.
+    /// Its last lines of output, with secrets redacted.
     pub last_lines: Vec<String>,
 }
 
-/// How the services are, all together.
+/// Overall state of the services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Health {
-    /// Each is ready.
+    /// Every service is ready.
     Ready,
-    /// Those that are not are on their way, and nothing has gone wrong with them.
+    /// Some services are not ready yet, but have not failed.
     Starting,
-    /// The supervisor stops them all.
+    /// The supervisor is stopping all services.
     Stopping,
-    /// One of them is down, or does not come up.
+    /// A service is down, or fails to become ready.
     Failing,
 }
 
 impl Report {
-    /// How the services are, all together.
+    /// Overall state of the services.
     pub fn health(&self) -> Health {
         let on_its_way = |service: &ServiceReport| {
             matches!(service.state.as_str(), "waiting" | "starting") && service.trouble.is_none()
@@ -126,7 +126,7 @@ impl fmt::Display for TroubleReport {
 }
 
 impl fmt::Display for Report {
-    /// One line a service, for the log.
+    /// One line per service, for the log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -150,10 +150,10 @@ impl fmt::Display for Report {
     }
 }
 
-/// Asks a running supervisor.
+/// Sends a request to a running supervisor.
 ///
 /// # Errors
-/// There is none at this socket, or it does not answer within five seconds; a reload may take ten more.
+/// No supervisor listens on this socket, or it does not answer within five seconds; a reload may take ten more.
 pub fn ask(socket: &Path, request: &str) -> io::Result<Response> {
     let mut stream = UnixStream::connect(socket)?;
     let patience = match request {
@@ -168,5 +168,5 @@ pub fn ask(socket: &Path, request: &str) -> io::Result<Response> {
     serde_json::from_str(&text).map_err(io::Error::from)
 }
 
-/// A peer must have said all that it has to say, and read the answer, within this time.
+/// Time limit for a peer to send its request and read the answer.
 pub const PATIENCE: Duration = Duration::from_secs(5);

@@ -1,31 +1,31 @@
-//! The configuration files of `sccache-dist` 0.19.0, as typed values. Pure.
+//! The configuration files of `sccache-dist` 0.19.0 as types. Pure.
 //!
-//! Only what we use of them: tokens and no JWT, because a JWT of a builder is bound to its address and would have to be
-//! made anew with each of them, while the front of the scheduler compares tokens itself.
+//! Contains only what we use. Authentication is by token instead of JWT: a builder's JWT is bound to its address and
+//! would have to be reissued when that changes, while our reverse proxy in front of the scheduler checks tokens itself.
 
 use crate::base::secret::Secret;
 use serde::Serialize;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-/// What `sccache-dist scheduler --config` reads.
+/// Configuration of `sccache-dist scheduler --config`.
 #[derive(Debug, Clone, Serialize)]
 pub struct Scheduler {
-    /// Where it listens: always on loopback, behind the front.
+    /// Listening address: always on loopback, behind the reverse proxy.
     pub public_addr: SocketAddr,
     pub client_auth: Token,
     pub server_auth: Token,
 }
 
-/// What `sccache-dist server --config` reads.
+/// Configuration of `sccache-dist server --config`.
 #[derive(Debug, Clone, Serialize)]
 pub struct Server {
-    /// Packed toolchains.
+    /// Folder of packed toolchains.
     pub cache_dir: PathBuf,
     pub toolchain_cache_size: u64,
-    /// In its certificate, in its name, and in what clients are told.
+    /// The address in its certificate and its name, and the one that clients are told.
     pub public_addr: SocketAddr,
-    /// Where it listens.
+    /// Listening address.
     pub bind_address: SocketAddr,
     pub scheduler_url: String,
     pub scheduler_auth: Token,
@@ -39,11 +39,11 @@ pub struct Token {
     pub token: Secret,
 }
 
-/// The builder that mounts an overlay and calls bubblewrap for each job.
+/// Settings of the builder that mounts an overlay and calls bubblewrap for each job.
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "type", rename = "overlay")]
 pub struct Overlay {
-    /// Removed and made again by each start.
+    /// Removed and created again at each start.
     pub build_dir: PathBuf,
     /// Our shim.
     pub bwrap_path: PathBuf,

@@ -1,4 +1,4 @@
-//! What the gateway needs to know: written by the supervisor as a TOML file of mode 0600, never by hand.
+//! Configuration of the gateway, written by the supervisor as a TOML file of mode 0600, never by hand.
 
 use crate::base::secret::Secret;
 use ipnet::IpNet;
@@ -12,109 +12,110 @@ use std::time::Duration;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// TCP address of the cache port (4226). Not bound when the listeners are handed over on standard input.
+    /// TCP address of the cache port (4226). Not bound if the listeners are passed over standard input.
     pub listen: SocketAddr,
-    /// Unix socket that speaks sccache's own protocol (and HTTP), mode 0666: the folder is the gate.
+    /// Unix socket that serves sccache's own protocol (and HTTP), mode 0666: access is controlled by its folder.
     pub socket: PathBuf,
-    /// Folder of the blobs.
+    /// Folder that holds the blobs.
     pub store_dir: PathBuf,
-    /// Most bytes that the store may take on disk, in whole file-system blocks.
+    /// Maximum disk usage of the store in bytes, counted in whole file-system blocks.
     pub budget_bytes: u64,
-    /// What else the store keeps to.
+    /// Further rules for what the store keeps.
     #[serde(default)]
     pub policies: Policies,
-    /// Who may speak sccache's own protocol on the TCP port.
+    /// Who may use sccache's own protocol on the TCP port.
     pub ipc: IpcPolicy,
-    /// Socket of the supervised sccache server: statistics are relayed to it, and compile requests of
-    /// clients inside the same container.
+    /// Socket of the supervised sccache server, which answers statistics requests and compiles for clients in the same
+    /// container.
     pub server_socket: PathBuf,
-    /// The supervised sccache, asked once for its version so that clients can compare.
+    /// The supervised sccache, which is asked once for its version, so that clients can compare.
     pub sccache: Option<PathBuf>,
-    /// Socket of the supervisor, asked for the services that the status page shows.
+    /// Socket of the supervisor, which is asked for the services that the status page shows.
     #[serde(default)]
     pub control_socket: Option<PathBuf>,
     /// Tokens that may read and write.
     pub write_tokens: Vec<Secret>,
     /// Tokens that may only read.
     pub read_tokens: Vec<Secret>,
-    /// Anyone may read.
+    /// Whether anyone may read.
     pub anonymous_read: bool,
-    /// Names of the public DNS under which they may; see `hosts.rs`.
+    /// Public DNS names under which anonymous reads are allowed; see `hosts.rs`.
     #[serde(default)]
     pub hosts: Vec<String>,
-    /// More tokens, by name; read again whenever it changes.
+    /// File of named tokens; reloaded when it changes.
     #[serde(default)]
     pub tokens_file: Option<PathBuf>,
     /// TLS on the cache port.
     #[serde(default)]
     pub tls: Option<TlsFiles>,
-    /// How long requests in flight may still take after SIGTERM.
+    /// How long requests in flight may continue after SIGTERM.
     #[serde(with = "millis")]
     pub drain: Duration,
-    /// The front of the scheduler, in the modes that distribute.
+    /// The reverse proxy of the scheduler, in the distributed modes.
     #[serde(default)]
     pub dist: Option<Dist>,
-    /// The upstream.
+    /// The upstream store.
     pub upstream: Option<Upstream>,
 }
 
-/// What the store keeps to besides its budget. Namespaces by the names that people see: "default" is the nameless one.
+/// Rules for what the store keeps besides its budget. Namespaces have the names shown to users: "default" is the one
+/// without a prefix.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Policies {
-    /// Most bytes on disk of a namespace.
+    /// Quota by namespace, in bytes on disk.
     pub quotas: BTreeMap<String, u64>,
-    /// Namespaces from which writes to others do not evict.
+    /// Namespaces whose blobs are not evicted by writes to others.
     pub pinned: BTreeSet<String>,
     /// Namespaces in which a result of sccache's is written once; `*` is all.
     pub write_once: BTreeSet<String>,
     /// Most bytes of the log of who has written what; there is none without.
     pub audit_bytes: Option<u64>,
-    /// Blobs unused for longer are removed.
+    /// Blobs unused for longer than this are removed.
     #[serde(with = "optional_millis")]
     pub max_age: Option<Duration>,
-    /// In this time every blob is compared with its checksum once.
+    /// Period in which every blob is verified once.
     #[serde(with = "optional_millis")]
     pub scrub: Option<Duration>,
 }
 
-/// What the front of the scheduler needs to know.
+/// Configuration of the scheduler's reverse proxy.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Dist {
-    /// Address of the front: 10600 for clients and builders of other machines; loopback in MODE=builder.
+    /// Its address: port 10600 for clients and builders of other machines; loopback in MODE=builder.
     pub listen: SocketAddr,
-    /// The scheduler behind it.
+    /// The scheduler to which requests are forwarded.
     pub scheduler: Scheduler,
-    /// What the local scheduler takes for a client: the front checks clients itself and puts this in its place.
+    /// Client token of the local scheduler. The proxy checks clients itself, and replaces their token with this one.
     pub scheduler_token: Secret,
-    /// Builders prove themselves with it.
+    /// Token that builders must present.
     pub builder_token: Secret,
-    /// What a client with a wrong token gets.
+    /// The answer to a client with a wrong token.
     pub wrong_token: WrongToken,
     /// Public address of the builder in this container.
     pub local_builder: Option<SocketAddr>,
     /// Datagram socket on which the builder's shim reports jobs.
     pub jobs_socket: PathBuf,
-    /// Where the builders' last heartbeats are kept for the next gateway; it holds keys, so its mode is 0600.
+    /// File in which the builders' last heartbeats are kept for the next gateway. It holds keys, so its mode is 0600.
     pub heartbeats: PathBuf,
 }
 
-/// Where the scheduler is.
+/// Location of the scheduler.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Scheduler {
     /// In this container, on loopback.
     Local(SocketAddr),
-    /// The front of another machine, `http://host:port`.
+    /// The scheduler port of another machine, `http://host:port`.
     Remote(String),
 }
 
-/// What a client with a wrong token gets.
+/// The answer to a client with a wrong token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WrongToken {
-    /// 401: the client's compile fails, so nobody overlooks it.
+    /// 401: the client's compile fails, so that the mistake is noticed.
     Fail,
     /// 503: the client compiles locally.
     Fallback,
@@ -124,19 +125,19 @@ pub enum WrongToken {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Upstream {
-    /// `s3://`, `redis://`, `rediss://`, `http://` or `https://`; may hold keys.
+    /// `s3://`, `redis://`, `rediss://`, `http://` or `https://`; may contain credentials.
     pub url: Secret,
     /// Bearer token for an upstream over HTTP.
     pub token: Option<Secret>,
-    /// File of what is still to be passed on.
+    /// File that holds the blobs still to be uploaded.
     pub queue: PathBuf,
 }
 
-/// Where certificate and key stand; both are read again whenever one of them changes.
+/// Paths of certificate and key; both are reloaded when either changes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TlsFiles {
-    /// The certificate, then the intermediate ones, in PEM.
+    /// The certificate, followed by intermediate certificates, in PEM.
     pub cert: PathBuf,
     /// Its private key, in PEM.
     pub key: PathBuf,
@@ -157,20 +158,20 @@ pub enum TlsVersion {
     V1_3,
 }
 
-/// Who may speak sccache's own protocol, which knows no authentication, on the TCP port.
+/// Who may use sccache's own protocol, which has no authentication, on the TCP port.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum IpcPolicy {
     /// Nobody; the Unix socket is not opened either.
     Off,
-    /// Loopback and our own address.
+    /// Loopback and the container's own address.
     Local,
-    /// The same, and these.
+    /// The same, plus these.
     Beyond {
-        /// The container's default gateway: under its address a published port shows the Docker host and whoever the
-        /// host forwards, which Docker's proxy does for every machine that reaches the port.
+        /// The container's default gateway. Connections to a published port have its address if they come from the
+        /// Docker host or through Docker's proxy, which forwards every machine that reaches the port.
         bridge: bool,
-        /// Networks.
+        /// Further networks.
         networks: Vec<IpNet>,
     },
 }

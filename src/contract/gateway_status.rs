@@ -1,23 +1,23 @@
-//! The JSON of `/api/status` and `/api/purge`, for the command line to write and read back.
+//! The JSON of `/api/status` and `/api/purge`, written by the gateway and read by the command line.
 
 use super::sent_home::SentHome;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-/// The gateway at one moment. All counters start at 0 with the gateway's process.
+/// State of the gateway at one moment. All counters start at 0 with the gateway's process.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
-    /// Of sccache-dock.
+    /// Version of sccache-dock.
     pub version: String,
-    /// Of the supervised sccache, such as "0.19.0": clients of the same version share.
+    /// Version of the supervised sccache, such as "0.19.0": clients of the same version share.
     pub sccache_version: Option<String>,
-    /// Since the gateway's process started.
+    /// Seconds since the gateway's process started.
     pub uptime_seconds: u64,
-    /// The store takes writes, as far as is known without trying.
+    /// Whether the store accepts writes, as far as is known without trying.
     pub ready: bool,
     pub store: StoreStatus,
-    /// The upstream, where there is one.
+    /// The upstream, if there is one.
     #[serde(default)]
     pub upstream: Option<UpstreamStatus>,
     pub totals: Totals,
@@ -26,7 +26,7 @@ pub struct Status {
     pub lost_hits: LostHits,
     #[serde(default)]
     pub integrity: Integrity,
-    /// By name; the default namespace is called "default".
+    /// By name; the namespace without a prefix is called "default".
     pub namespaces: BTreeMap<String, NamespaceStatus>,
     /// "http" and "sccache" (sccache's own protocol).
     pub protocols: BTreeMap<String, ProtocolStatus>,
@@ -34,91 +34,91 @@ pub struct Status {
     pub refusals: BTreeMap<String, u64>,
     #[serde(default)]
     pub tokens: TokensStatus,
-    /// Missing where TLS is not set.
+    /// Missing if TLS is off.
     #[serde(default)]
     pub tls: Option<TlsStatus>,
     /// Oldest first.
     pub recent_warnings: Vec<Warning>,
-    /// In the modes that distribute.
+    /// Present in the distributed modes.
     #[serde(default)]
     pub dist: Option<DistStatus>,
 }
 
-/// The front of the scheduler. Jobs are those that this gateway's process saw being assigned.
+/// The scheduler's reverse proxy. Jobs are those whose assignment this gateway process has seen.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DistStatus {
-    /// It answers.
+    /// Whether the scheduler answers.
     pub scheduler_up: bool,
     /// How often it stopped answering.
     pub scheduler_outages: u64,
-    /// Heartbeats sent again, to a scheduler that was new.
+    /// Heartbeats replayed to a new scheduler.
     pub replayed_heartbeats: u64,
-    /// By outcome: "assigned", "no_capacity", "busy" (a toolchain was on its way), "leaving", "silent", "failed".
+    /// By outcome: "assigned", "no_capacity", "busy" (a toolchain is being sent), "leaving", "silent", "failed".
     pub allocations: BTreeMap<String, u64>,
-    /// By address.
+    /// Sorted by address.
     pub builders: Vec<BuilderStatus>,
-    /// Of the builder in this container.
+    /// Jobs of the builder in this container.
     pub local_jobs: LocalJobs,
 }
 
 /// One builder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BuilderStatus {
-    /// Where clients and the scheduler reach it.
+    /// Address at which clients and the scheduler reach it.
     pub address: SocketAddr,
-    /// It is in this container.
+    /// Whether it is in this container.
     pub local: bool,
     pub state: BuilderState,
-    /// Cores that jobs may use.
+    /// Number of cores that jobs may use.
     pub slots: u64,
-    /// In flight.
+    /// Jobs in flight.
     pub jobs: u64,
-    /// Jobs that came to their end, however their compilers ended.
+    /// Jobs that completed, whatever their compiler's exit code.
     pub done: u64,
-    /// Jobs that were assigned and never came to their end.
+    /// Jobs that were assigned but never completed.
     pub failed: u64,
-    /// Since its last heartbeat or report.
+    /// Seconds since its last heartbeat or report.
     pub last_sign_seconds: u64,
 }
 
-/// What a builder is up to.
+/// State of a builder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BuilderState {
-    /// It takes jobs.
+    /// It accepts jobs.
     Ready,
-    /// It receives or unpacks a toolchain; jobs for it wait or go elsewhere.
+    /// It is receiving or unpacking a toolchain; its jobs wait or go elsewhere.
     Preparing,
-    /// It is about to stop and gets no more jobs.
+    /// It is about to stop and gets no new jobs.
     Leaving,
-    /// Its port takes connections and does not answer: it is paused, or its machine is overwhelmed. Clients whose
-    /// jobs are there wait as long as sccache does, 20 minutes.
+    /// Its port accepts connections but does not answer: it is paused, or its machine is overloaded. Clients with jobs
+    /// there wait for sccache's own timeout of 20 minutes.
     Silent,
-    /// There was no sign of it for a while.
+    /// It has sent nothing for a while.
     Lost,
 }
 
-/// Jobs as the shim around their processes reports them.
+/// Jobs as reported by the shim around their processes.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct LocalJobs {
     pub running: u64,
     pub ended: u64,
-    /// Of these, with an exit code other than 0: most are errors in the sources.
+    /// Of these, jobs with an exit code other than 0, mostly because of errors in the sources.
     pub nonzero: u64,
     pub cpu_seconds: f64,
-    /// The largest that any job was.
+    /// The largest value of any job.
     pub peak_rss_bytes: u64,
-    /// Jobs that were ended because they went over a limit, by limit.
+    /// Jobs ended because they exceeded a limit, by limit.
     pub limits: BTreeMap<String, u64>,
-    /// Rust jobs that were ended so that their clients do them, by crate and reason.
+    /// Rust jobs ended so that their clients compile them, by crate and reason.
     #[serde(default)]
     pub sent_home: Vec<SentHomeCount>,
 }
 
-/// How many jobs of one crate went home for one reason.
+/// Number of jobs of one crate that were sent back for one reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SentHomeCount {
-    /// The last of them.
+    /// The most recent of them.
     #[serde(flatten)]
     pub home: SentHome,
     pub jobs: u64,
@@ -127,56 +127,56 @@ pub struct SentHomeCount {
 /// The store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreStatus {
-    /// On disk, in whole file-system blocks.
+    /// Disk usage in whole file-system blocks.
     pub bytes: u64,
     pub budget_bytes: u64,
     pub entries: u64,
-    /// The index is not complete yet: `bytes` and `entries` still grow.
+    /// Whether the index is incomplete, so that `bytes` and `entries` still grow.
     pub indexing: bool,
-    /// While that is so: how many folders the start has looked into, of those that there can be.
+    /// During indexing: how many of the possible folders have been scanned.
     #[serde(default)]
     pub scan: Option<Progress>,
     pub evicted_entries: u64,
     pub evicted_bytes: u64,
-    /// Corrupt blobs of all kinds, see `integrity`.
+    /// Corrupt blobs of all kinds; see `integrity`.
     pub broken_entries: u64,
-    /// Blobs removed because nobody used them for too long.
+    /// Blobs removed because of their age.
     #[serde(default)]
     pub expired_entries: u64,
     #[serde(default)]
     pub expired_bytes: u64,
-    /// Writes refused because only pinned blobs could have made room.
+    /// Writes refused because only pinned blobs could have been evicted.
     #[serde(default)]
     pub pinned_refusals: u64,
-    /// While one is under way: how many blobs it has looked at.
+    /// During a purge: how many blobs have been examined.
     #[serde(default)]
     pub purge: Option<Progress>,
-    /// The last time that the file system refused something.
+    /// The most recent file-system error.
     pub fault: Option<String>,
 }
 
-/// Misses of blobs that were evicted before.
+/// Misses of blobs that had been evicted.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct LostHits {
     pub count: u64,
-    /// Bytes on disk that the blobs took, each time.
+    /// Disk usage of the missed blobs, counted at each miss.
     pub bytes: u64,
-    /// Those that went because of their namespace's quota: no larger budget would have kept them.
+    /// Misses of blobs evicted because of their namespace's quota; no larger budget would have kept them.
     pub by_quota: u64,
-    /// The smallest budget first.
+    /// Sorted by budget, smallest first.
     pub kept_by: Vec<KeptBy>,
 }
 
-/// What another budget would have done.
+/// The effect that another budget would have had.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct KeptBy {
     pub budget_bytes: u64,
-    /// Of the lost hits that did not go because of a quota, from 0 to 1.
+    /// Share of the lost hits that it would have kept, from 0 to 1; those lost to a quota are not counted.
     pub share: f64,
 }
 
 impl LostHits {
-    /// The smallest budget that would have kept most of them, or the largest that was looked at.
+    /// The smallest budget that would have kept most of the lost hits, or the largest that was considered.
     pub fn larger_budget(&self) -> Option<&KeptBy> {
         const MOST: f64 = 0.9;
         let enough = self.kept_by.iter().find(|one| one.share >= MOST);
@@ -185,38 +185,38 @@ impl LostHits {
 }
 
 impl KeptBy {
-    /// The share in percent, not rounded up to more than is true.
+    /// The share in percent, rounded down.
     pub fn whole_percent(&self) -> u64 {
         (self.share * 100.0).floor() as u64
     }
 }
 
-/// Checks of blobs. Corrupt ones are removed when they are found.
+/// Verification of blobs. Corrupt ones are removed when they are found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Integrity {
-    /// By kind: "trailer" (cut or changed at its end), "body" (disagrees with its checksum), "unreadable".
+    /// By kind: "trailer" (truncated or changed at the end), "body" (does not match its checksum), "unreadable".
     pub corrupt: BTreeMap<String, u64>,
-    /// In which every blob is to be checked once; missing when that is off.
+    /// Period in which every blob is verified once; missing if the scrub is off.
     pub scrub_seconds: Option<u64>,
-    /// Blobs checked by that schedule, and those of them that were corrupt.
+    /// Blobs verified by the scrub, and how many of them were corrupt.
     pub scrub_checked: u64,
     pub scrub_corrupt: u64,
-    /// The end of the last pass over all blobs.
+    /// End of the last complete scrub.
     pub scrub_last_full_unix_seconds: Option<u64>,
-    /// How far the present pass has come, from 0 to 100.
+    /// Progress of the current scrub, from 0 to 100.
     pub scrub_percent: u8,
-    /// Blobs checked on suspicion.
+    /// Blobs verified on suspicion.
     pub suspicions: u64,
 }
 
-/// How much of a long work is done.
+/// Progress of a long operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
     pub done: u64,
     pub total: u64,
 }
 
-/// What the start's scan has still to do, as `status`, the page and the health check say it; `None` when it is done.
+/// Progress of the scan at start, as `status`, the page and the health check show it; `None` when it is done.
 pub fn scanning(scan: Option<Progress>) -> Option<String> {
     let Progress { done, total } = scan?;
     Some(match total {
@@ -228,34 +228,34 @@ pub fn scanning(scan: Option<Progress>) -> Option<String> {
 /// The upstream.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UpstreamStatus {
-    /// Its URL without what is secret.
+    /// Its URL without credentials.
     pub name: String,
-    /// It answers reads and takes writes; else it is left alone for a while.
+    /// Whether it is used; after failures it is not contacted for a while.
     pub available: bool,
-    /// Blobs brought from it.
+    /// Blobs fetched from it.
     pub hits: u64,
-    /// Blobs that it did not have either.
+    /// Blobs that it did not have.
     pub misses: u64,
-    /// Requests that waited for a fetch which another had begun.
+    /// Requests that waited for a fetch started by another request.
     pub shared_fetches: u64,
-    /// Misses for which it was not asked because it was left alone.
+    /// Misses that were not looked up because it was unavailable.
     pub skipped_reads: u64,
     pub read_errors: u64,
-    /// Blobs passed on to it.
+    /// Blobs uploaded to it.
     pub uploaded: u64,
     pub write_errors: u64,
-    /// Blobs that are not passed on: the queue was full, they are gone, or it does not take them.
+    /// Blobs not uploaded because the queue was full, the blob was gone, or the upstream refused it.
     pub dropped_writes: u64,
-    /// Bytes of blobs brought.
+    /// Bytes of fetched blobs.
     pub bytes_read: u64,
-    /// Bytes of blobs passed on.
+    /// Bytes of uploaded blobs.
     pub bytes_written: u64,
-    /// Blobs that wait to be passed on.
+    /// Blobs waiting to be uploaded.
     pub queued: u64,
     pub last_error: Option<String>,
 }
 
-/// Sums over all namespaces.
+/// Totals over all namespaces.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
     pub hits: u64,
@@ -279,17 +279,17 @@ pub struct NamespaceStatus {
     pub bytes_read: u64,
     /// Bytes of stored blobs.
     pub bytes_written: u64,
-    /// In the store now.
+    /// Blobs currently in the store.
     pub entries: u64,
-    /// On disk now.
+    /// Current disk usage.
     pub bytes: u64,
-    /// Most bytes that it may take on disk.
+    /// Maximum disk usage.
     #[serde(default)]
     pub quota: Option<u64>,
-    /// Writes to other namespaces do not evict from it.
+    /// Whether writes to other namespaces cannot evict its blobs.
     #[serde(default)]
     pub pinned: bool,
-    /// Misses of blobs that were evicted before.
+    /// Misses of blobs that had been evicted.
     #[serde(default)]
     pub lost_hits: u64,
 }
@@ -302,72 +302,72 @@ pub struct ProtocolStatus {
     pub hits: u64,
     #[serde(default)]
     pub misses: u64,
-    /// Bytes of bodies.
+    /// Bytes of request bodies.
     pub bytes_received: u64,
-    /// Bytes of bodies.
+    /// Bytes of response bodies.
     pub bytes_sent: u64,
-    /// Open now.
+    /// Currently open connections.
     pub connections: u64,
 }
 
-/// The tokens in force.
+/// The valid tokens.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokensStatus {
-    /// "auth", "read", "anonymous" and the names of the tokens' file.
+    /// "auth", "read", "anonymous" and the names in the tokens file.
     pub by_name: BTreeMap<String, TokenStatus>,
-    /// What is wrong with the tokens' file; those before stay in force.
+    /// What is wrong with the tokens file; the previous tokens stay valid.
     pub fault: Option<String>,
 }
 
-/// What was done with one token.
+/// Usage of one token.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenStatus {
     pub requests: u64,
     pub hits: u64,
     pub misses: u64,
-    /// Bytes of blobs.
+    /// Bytes of blobs received.
     pub bytes_received: u64,
-    /// Bytes of blobs.
+    /// Bytes of blobs sent.
     pub bytes_sent: u64,
-    /// Requests that it does not allow.
+    /// Requests refused because the token does not allow them.
     pub refusals: u64,
 }
 
 /// TLS on the cache port.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TlsStatus {
-    /// The end of the certificate in force; missing while there is none.
+    /// Expiry of the current certificate; missing if there is none.
     pub not_after_unix_seconds: Option<u64>,
-    /// What is wrong with certificate or key; those before stay in force.
+    /// What is wrong with the certificate or key files; the previous ones stay in use.
     pub fault: Option<String>,
 }
 
-/// A line of the log at level WARN.
+/// A log line at level WARN.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Warning {
     pub at_unix_seconds: u64,
     pub message: String,
 }
 
-/// What to purge; an empty object purges everything.
+/// Selects the blobs to purge; an empty object selects all.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PurgeRequest {
-    /// Only blobs that nobody used for this long.
+    /// Only blobs not used for this long.
     pub older_than_seconds: Option<u64>,
-    /// Only this namespace; "default" is the default one.
+    /// Only this namespace; "default" is the one without a prefix.
     pub namespace: Option<String>,
     /// Only keys that match: `*` is any text, `?` any character, `[ab]` one of these.
     #[serde(default)]
     pub pattern: Option<String>,
-    /// Only blobs that came by this lane (`webdav`, `ipc`, `socket`, `upstream`), or that were written with the token of
-    /// this name; `unknown` is for those of which nobody knows.
+    /// Only blobs written by this lane (`webdav`, `ipc`, `socket`, `upstream`), or with the token of this name;
+    /// `unknown` selects blobs without a recorded writer.
     #[serde(default)]
     pub written_by: Option<String>,
-    /// Only blobs written then or later, in seconds since 1970.
+    /// Only blobs written at or after this Unix time.
     #[serde(default)]
     pub since_unix_seconds: Option<u64>,
-    /// Remove nothing.
+    /// Only count, remove nothing.
     #[serde(default)]
     pub dry_run: bool,
 }
@@ -460,10 +460,10 @@ pub struct RevokeAnswer {
     pub sessions: usize,
 }
 
-/// What was purged, or would have been.
+/// What was purged, or would have been in a dry run.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PurgeAnswer {
-    /// Blobs.
+    /// Number of blobs.
     pub entries: u64,
     /// Bytes on disk.
     pub bytes: u64,

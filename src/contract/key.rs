@@ -1,7 +1,7 @@
-//! Names of blobs: what a request's path becomes before it may reach the store. Pure.
+//! Keys of blobs: a request's path is turned into a key before it reaches the store. Pure.
 //!
-//! A key is a path in canonical form, so that every spelling of one entry is one blob. What stands before
-//! the entry is its namespace: `team/x/a/b/c/<64 hex>` belongs to `team/x`.
+//! A key is a path in canonical form, so that every spelling of one entry refers to the same blob. The part before the
+//! entry is its namespace: `team/x/a/b/c/<64 hex>` belongs to `team/x`.
 //!
 //! Where a token chooses the namespace ([`Key::in_layer`]) and the path could not say it, two slashes stand between
 //! both: `pr/42//ac/<64 hex>`. No path becomes such a key, because slashes collapse in paths.
@@ -11,32 +11,32 @@ use thiserror::Error;
 
 /// The longest key, in bytes.
 pub const MAX_KEY_BYTES: usize = 1024;
-/// The longest namespace, in bytes of its folder's name (most file systems stop at 255).
+/// Maximum length of a namespace, in bytes of its folder's name (most file systems allow 255).
 pub const MAX_NAMESPACE_BYTES: usize = 255;
-/// Digits of an sccache key.
+/// Number of hexadecimal digits in an sccache key.
 const ENTRY_DIGITS: usize = 64;
 /// Between a namespace that a token chose and the entry.
 const LAYER_END: &str = "//";
-/// Bytes of `a/b/c/` before them.
+/// Number of bytes of the `a/b/c/` before them.
 const ENTRY_FOLDERS: usize = 6;
 
-/// A checked, canonical key: slashes collapsed, no empty, `.` or `..` parts, no control characters.
+/// A validated, canonical key: slashes are collapsed, and no part is empty, `.` or `..` or contains control characters.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Key {
     text: Box<str>,
     namespace_bytes: u16,
 }
 
-/// Why a text is not a key.
+/// Why a text is not a valid key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum KeyError {
-    /// Nothing is left once slashes are taken away.
+    /// Nothing but slashes.
     #[error("the key is empty")]
     Empty,
-    /// More than [`MAX_KEY_BYTES`].
+    /// Longer than [`MAX_KEY_BYTES`].
     #[error("the key is longer than {MAX_KEY_BYTES} bytes")]
     TooLong,
-    /// The namespace does not fit into one folder's name.
+    /// The namespace is too long for a folder's name.
     #[error("the key's namespace is longer than {MAX_NAMESPACE_BYTES} bytes")]
     NamespaceTooLong,
     /// A part is `.` or `..`.
@@ -51,9 +51,9 @@ pub enum KeyError {
 }
 
 impl Key {
-    /// The key of a request's path, which the caller has percent-decoded.
+    /// The key for a request's path, which the caller has percent-decoded.
     pub fn parse(path: &str) -> Result<Key, KeyError> {
-        // Checked before anything is copied: the path's length is the client's choice.
+        // Checked before anything is copied, because clients choose the length.
         if path.len() > 2 * MAX_KEY_BYTES {
             return Err(KeyError::TooLong);
         }
@@ -70,8 +70,8 @@ impl Key {
         Key::canonical(parts.join("/"))
     }
 
-    /// The key of an entry as sccache's own protocol names it (64 hexadecimal digits): the same blob as
-    /// WebDAV's `a/b/c/<64 hex>`.
+    /// The key of an entry that sccache's own protocol names by 64 hexadecimal digits: the same blob as WebDAV's
+    /// `a/b/c/<64 hex>`.
     pub fn for_sccache(key: &str) -> Result<Key, KeyError> {
         let digits = entry_digits(key)?;
         Key::canonical(format!(
@@ -127,7 +127,7 @@ impl Key {
             Some(NAMELESS) => text[NAMELESS.len() + 1..].to_owned(),
             Some(_) | None => text,
         };
-        // It is purged under the name that it is shown under.
+        // A namespace can be purged by the name under which it is shown.
         let namespace = namespace_of_shown(namespace_of(&text)).to_owned();
         Key::with_namespace(text, &namespace)
     }
@@ -152,13 +152,13 @@ impl Key {
         &self.text
     }
 
-    /// What stands before the entry, without slashes at its ends; empty for the default namespace, which may also
-    /// be called by its name.
+    /// The part before the entry, without leading and trailing slashes; empty for the default namespace, also if the
+    /// key spells out its name.
     pub fn namespace(&self) -> &str {
         &self.text[..usize::from(self.namespace_bytes)]
     }
 
-    /// Ends in `a/b/c/<64 hex>` where `a`, `b` and `c` are the first three of the digits.
+    /// Whether the key ends in `a/b/c/<64 hex>`, where `a`, `b` and `c` are the first three of the digits.
     pub fn is_sccache_entry(&self) -> bool {
         sccache_prefix(&self.text).is_some()
     }
@@ -182,10 +182,10 @@ fn is_lower_hex(byte: u8) -> bool {
     matches!(byte, b'0'..=b'9' | b'a'..=b'f')
 }
 
-/// What people call the nameless namespace.
+/// The name under which users see the namespace without a prefix.
 const NAMELESS: &str = "default";
 
-/// A namespace by the name that people call it by.
+/// The name under which users see a namespace.
 pub(crate) fn shown_namespace(namespace: &str) -> &str {
     if namespace.is_empty() {
         NAMELESS
@@ -194,12 +194,12 @@ pub(crate) fn shown_namespace(namespace: &str) -> &str {
     }
 }
 
-/// The namespace that people call by this name.
+/// The namespace that users see under this name.
 pub(crate) fn namespace_of_shown(name: &str) -> &str {
     if name == NAMELESS { "" } else { name }
 }
 
-/// What stands before `a/b/c/<64 hex>`, if `text` ends so.
+/// The part before `a/b/c/<64 hex>`, if `text` ends like that.
 fn sccache_prefix(text: &str) -> Option<&str> {
     let (before, digits) = text.split_at_checked(text.len().checked_sub(ENTRY_DIGITS)?)?;
     entry_digits(digits).ok()?;
@@ -220,8 +220,8 @@ fn sccache_prefix(text: &str) -> Option<&str> {
 
 /// The namespace of a canonical key.
 ///
-/// ccache spreads its entries over 256 folders by default, `ab/<the other digits>`: those folders are no
-/// namespaces. Bazel's `ac/<64 hex>` has the same shape but for its length, and is one.
+/// By default, ccache spreads its entries over 256 folders, `ab/<the other digits>`: these folders are not namespaces.
+/// Bazel's `ac/<64 hex>` differs from that only in its length, and is a namespace.
 fn namespace_of(text: &str) -> &str {
     if let Some(prefix) = sccache_prefix(text) {
         return prefix;
@@ -238,15 +238,15 @@ fn namespace_of(text: &str) -> &str {
     if spread { "" } else { folder }
 }
 
-/// The name of the default namespace's folder; `@` is escaped in all others.
+/// Folder name of the default namespace; `@` is escaped in all others.
 const DEFAULT_FOLDER: &str = "@default";
-/// What stays as it is in a folder's name.
+/// The characters that are escaped in a folder's name.
 const ESCAPED: &percent_encoding::AsciiSet = &percent_encoding::NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'_')
     .remove(b'.');
 
-/// The namespace as the name of one folder.
+/// The folder name for a namespace.
 pub(crate) fn folder_name(namespace: &str) -> String {
     if namespace.is_empty() {
         return DEFAULT_FOLDER.to_owned();
@@ -254,7 +254,7 @@ pub(crate) fn folder_name(namespace: &str) -> String {
     percent_encoding::utf8_percent_encode(namespace, ESCAPED).to_string()
 }
 
-/// The namespace of a folder, or nothing when [`folder_name`] would never have made that name.
+/// The namespace for a folder name, or `None` if [`folder_name`] would never have created it.
 pub(crate) fn namespace_of_folder(name: &str) -> Option<String> {
     if name == DEFAULT_FOLDER {
         return Some(String::new());

@@ -1,4 +1,4 @@
-//! Names of what lies below `SCCACHE_DIR` and the folder of the sockets.
+//! Paths in `SCCACHE_DIR` and in the folder of the sockets.
 
 use std::path::{Path, PathBuf};
 
@@ -7,27 +7,28 @@ pub fn cache(dir: &Path) -> PathBuf {
     dir.join("cache")
 }
 
-/// Tokens and written configuration, mode 0700.
+/// Tokens and generated configuration files, mode 0700.
 pub fn state(dir: &Path) -> PathBuf {
     dir.join("state")
 }
 
-/// Scratch space of the services, emptied by each start: not `tmp`, which a folder may have of its own.
+/// Scratch space of the services, emptied at each start. It is not called `tmp`, which the user's folder may already
+/// contain.
 pub fn scratch(dir: &Path) -> PathBuf {
     state(dir).join("scratch")
 }
 
-/// The sccache server's first level, which stays empty; inside the scratch space.
+/// The sccache server's first cache level, which stays empty; in the scratch space.
 pub fn server_level(dir: &Path) -> PathBuf {
     scratch(dir).join("server")
 }
 
-/// The generated token for clients.
+/// The generated token of the clients.
 pub fn auth_token(dir: &Path) -> PathBuf {
     state(dir).join("auth-token")
 }
 
-/// The generated token for builders.
+/// The generated token of the builders.
 pub fn builder_token(dir: &Path) -> PathBuf {
     state(dir).join("server-token")
 }
@@ -42,12 +43,12 @@ pub fn scheduler_config(dir: &Path) -> PathBuf {
     state(dir).join("scheduler.toml")
 }
 
-/// The builder's configuration, ours.
+/// The builder's configuration, in our format.
 pub fn builder_config(dir: &Path) -> PathBuf {
     state(dir).join("builder.toml")
 }
 
-/// The builder's configuration, that of `sccache-dist`.
+/// The builder's configuration, in the format of `sccache-dist`.
 pub fn server_config(dir: &Path) -> PathBuf {
     state(dir).join("builder-server.toml")
 }
@@ -57,7 +58,7 @@ pub fn heartbeats(dir: &Path) -> PathBuf {
     state(dir).join("heartbeats")
 }
 
-/// What the upstream has not got yet.
+/// Blobs that are still to be uploaded to the upstream.
 pub fn upstream_queue(dir: &Path) -> PathBuf {
     state(dir).join("upstream-queue")
 }
@@ -67,32 +68,32 @@ pub fn gateway_config(dir: &Path) -> PathBuf {
     state(dir).join("gateway.toml")
 }
 
-/// Held by the supervisor that owns the folder.
+/// Lock held by the supervisor that uses the folder.
 pub fn lock(dir: &Path) -> PathBuf {
     state(dir).join("lock")
 }
 
-/// Clients speak sccache's own protocol here; served by the gateway.
+/// Socket on which the gateway serves sccache's own protocol.
 pub fn client_socket(run_dir: &Path) -> PathBuf {
     run_dir.join("sccache.sock")
 }
 
-/// The supervised sccache server.
+/// Socket of the supervised sccache server.
 pub fn server_socket(run_dir: &Path) -> PathBuf {
     run_dir.join("server.sock")
 }
 
-/// Where the sccache server reports that it is ready.
+/// Socket on which the sccache server reports that it is ready.
 pub fn notify_socket(run_dir: &Path) -> PathBuf {
     run_dir.join("notify.sock")
 }
 
-/// Where the builder's jobs are reported; bound by the gateway.
+/// Socket on which the gateway receives reports about the builder's jobs.
 pub fn jobs_socket(run_dir: &Path) -> PathBuf {
     run_dir.join("jobs.sock")
 }
 
-/// `status`, `restart` and `healthcheck` talk to the supervisor here.
+/// Socket on which the supervisor answers `status`, `restart` and `healthcheck`.
 pub fn control_socket(run_dir: &Path) -> PathBuf {
     run_dir.join("control.sock")
 }

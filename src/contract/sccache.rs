@@ -1,7 +1,7 @@
-//! What depends on the version of sccache, in one place: its own protocol, its keys, its variables, its faults. Pure.
+//! Everything that depends on the version of sccache: its own protocol, keys, variables and faults. Pure.
 //!
-//! Each constant is the first version for which it is true. A release of ours that ships a newer sccache changes
-//! [`SHIPPED`], and with it what `client-env` prints; the doctor compares with the version that a client really has.
+//! Each constant is the first version for which the statement holds. A release that ships a newer sccache changes
+//! [`SHIPPED`], and thereby the output of `client-env`; the doctor compares with the client's actual version.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -13,39 +13,39 @@ use std::path::Path;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version(pub u32, pub u32, pub u32);
 
-/// That of the image, with which everything is tested.
+/// The version in the image, with which everything is tested.
 pub const SHIPPED: Version = Version(0, 19, 0);
 
-/// It knows `SCCACHE_MULTILEVEL_CHAIN`: older ones wait for each put.
+/// Supports `SCCACHE_MULTILEVEL_CHAIN`; older versions wait for each PUT.
 pub const CHAIN: Version = Version(0, 16, 0);
 
-/// It knows `SCCACHE_CLIENT_SIDE`, and with it the lanes ipc and socket.
+/// Supports `SCCACHE_CLIENT_SIDE`, and with it the lanes ipc and socket.
 pub const CLIENT_SIDE: Version = Version(0, 17, 0);
 
-/// It knows `SCCACHE_SKIP_CACHE_CHECK`: builds with older ones fail while the gateway is away.
+/// Supports `SCCACHE_SKIP_CACHE_CHECK`; with older versions, builds fail while the gateway is down.
 pub const SKIP_CACHE_CHECK: Version = Version(0, 19, 0);
 
-/// It reads the config file of the lane dist.
+/// Reads the config file of the lane dist.
 pub const DIST_CONF: Version = Version(0, 19, 0);
 
-/// `SCCACHE_BASEDIRS` and direct mode go together. With older ones a checkout may be given another one's object
-/// (mozilla/sccache 2863).
+/// Supports `SCCACHE_BASEDIRS` together with direct mode. With older versions one checkout may get the object of
+/// another (mozilla/sccache 2863).
 pub const SAFE_BASEDIRS: Version = Version(0, 20, 0);
 
-/// Whose layout of sccache's own protocol is known (`gateway/ipc/frame.rs`): the lanes ipc and socket. The protocol
-/// itself tells no version.
+/// The versions whose protocol layout is known (`gateway/ipc/frame.rs`), for the lanes ipc and socket. The protocol
+/// itself carries no version.
 pub const OWN_PROTOCOL: RangeInclusive<Version> = CLIENT_SIDE..=SHIPPED;
 
-/// For clients that do not speak the known layout: WebDAV has not changed since it came.
+/// The lane for clients with an unknown layout: WebDAV has never changed.
 pub const ANY_VERSION: &str = "--lane webdav";
 
 impl Version {
-    /// Whether nothing was tested with it, since it is newer than [`SHIPPED`]; what only mends something is as tested.
+    /// Whether this version is untested because it is newer than [`SHIPPED`]. A newer patch level counts as tested.
     pub fn is_untested(self) -> bool {
         (self.0, self.1) > (SHIPPED.0, SHIPPED.1)
     }
 
-    /// What it means for a sccache-dock that its own sccache is newer than everything that was tested.
+    /// The warning for a container whose own sccache is newer than every tested version.
     pub fn untested_in_container(self) -> Option<String> {
         self.is_untested().then(|| {
             format!(
@@ -55,7 +55,7 @@ impl Version {
         })
     }
 
-    /// Finds the version in what `sccache --version` prints, or in a bare version.
+    /// Parses the output of `sccache --version`, or a bare version number.
     pub fn parse(text: &str) -> Option<Version> {
         let word = text.split_whitespace().last()?;
         let mut parts = word.split(['.', '-', '+']).map(str::parse);
@@ -70,8 +70,8 @@ impl fmt::Display for Version {
     }
 }
 
-/// Sends the `Shutdown` request (frame of four bytes, tag 3; sccache 0.19.0, `src/protocol.rs`) and waits for nothing,
-/// not even for a place in the queue of a server that stands still. The connection must stay open until the answer comes.
+/// Sends the `Shutdown` request (frame of four bytes, tag 3; sccache 0.19.0, `src/protocol.rs`) without waiting, not
+/// even for a place in the backlog of a server that hangs. The connection must stay open until the answer arrives.
 pub(crate) fn sccache_shutdown(socket: &Path) -> io::Result<UnixStream> {
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;

@@ -1,35 +1,35 @@
-//! Why a job was ended on its builder, for its client to compile.
+//! Why a job was ended on its builder and left to its client to compile.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// Most characters that are told of a path.
+/// Maximum number of characters of a reported path.
 const WHAT: usize = 200;
 
-/// Why a job's result would not count.
+/// Why a job's result could differ from the client's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Reason {
-    /// It looked for a file that is not here.
+    /// It looked for a file that is not on the builder.
     File,
-    /// It listed a folder, of which only a part is here.
+    /// It listed a folder that is only partly on the builder.
     Folder,
     /// It ran a program.
     Program,
     /// It opened a socket.
     Network,
-    /// It wrote a file that nobody would fetch.
+    /// It wrote a file that would not be sent back.
     Write,
     /// It asked about the machine: its name, its hardware.
     Machine,
-    /// Nothing can be watched here, and it may use a macro that is not known to be pure.
+    /// Jobs cannot be watched on this builder, and it may use a macro that is not known to be pure.
     Macro,
-    /// It could not be watched, though others can here.
+    /// It could not be watched, although others can be.
     Unwatched,
 }
 
 impl Reason {
-    /// As in figures.
+    /// The name used in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Reason::File => "file",
@@ -44,10 +44,10 @@ impl Reason {
     }
 }
 
-/// A job that was ended so that its client does it. Shown as what it did.
+/// A job that was ended so that its client compiles it. Displayed as what the job did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SentHome {
-    /// The crate's name, as rustc has it.
+    /// The crate's name, as known to rustc.
     #[serde(rename = "crate")]
     pub crate_name: String,
     pub reason: Reason,
@@ -72,7 +72,7 @@ impl fmt::Display for SentHome {
 }
 
 impl SentHome {
-    /// With texts cut to a length that a report may have.
+    /// Truncates the texts to the length that a report may have.
     pub(crate) fn new(crate_name: &str, reason: Reason, what: &str) -> SentHome {
         let short = |text: &str| text.chars().take(WHAT).collect();
         SentHome {

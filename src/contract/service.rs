@@ -1,4 +1,4 @@
-//! A service: how it starts, says that it is ready, stops and ends; and the plan of all of them.
+//! A service: how it is started, reports that it is ready, is stopped, and ends; and the plan of all services.
 
 use crate::base::secret::Secret;
 use std::fmt;
@@ -8,22 +8,22 @@ use std::time::Duration;
 /// How a service is asked to stop.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StopBy {
-    /// SIGTERM to its group.
+    /// SIGTERM to its process group.
     Term,
-    /// The `Shutdown` request of sccache's own protocol; sccache handles no signal.
+    /// The `Shutdown` request of sccache's own protocol, because sccache handles no signals.
     SccacheShutdown(PathBuf),
 }
 
-/// How a service says that it is ready.
+/// How a service reports that it is ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReadyBy {
-    /// It takes the listeners over its standard input, and answers there.
+    /// It receives the listeners over its standard input, and answers there.
     Handover,
     /// It connects to the notification socket.
     Notify,
-    /// It says nothing: it counts as ready when it runs.
+    /// It does not report: it counts as ready once it runs.
     Spawn,
-    /// The gateway says so, with this byte over its handover socket.
+    /// The gateway reports it, with this byte over its handover socket.
     Gateway(u8),
 }
 
@@ -33,19 +33,19 @@ pub struct Service {
     pub name: &'static str,
     pub program: PathBuf,
     pub args: Vec<String>,
-    /// The whole environment: nothing is inherited.
+    /// The complete environment: nothing is inherited.
     pub env: Vec<(String, String)>,
     pub ready_by: ReadyBy,
-    /// Runs as the supervisor does, and steps down by itself.
+    /// Whether it runs with the supervisor's privileges and drops them itself.
     pub keeps_root: bool,
     pub stop_by: StopBy,
-    /// What it reads at its start.
+    /// Files that it reads at start.
     pub files: Vec<File>,
     pub rules: Rules,
 }
 
 impl Service {
-    /// Whether a running process of `self` is as good as one of `other`.
+    /// Whether a running process of `self` can serve as one of `other`.
     fn runs_like(&self, other: &Service) -> bool {
         (&self.program, &self.args, &self.env, &self.files)
             == (&other.program, &other.args, &other.env, &other.files)
@@ -59,16 +59,16 @@ pub struct File {
     pub text: String,
 }
 
-/// The services of this mode, in the order of their [`Id`]s.
+/// The services of this mode, ordered by [`Id`].
 #[derive(Debug, Clone)]
 pub struct Plan {
     pub services: Vec<Service>,
-    /// What the log must hide.
+    /// Secrets that the log must redact.
     pub secrets: Vec<Secret>,
 }
 
 impl Plan {
-    /// The services that must restart to run by this plan instead of by `before`, which has the same services.
+    /// The services that must restart to change from plan `before` to this one, which has the same services.
     pub fn changed_since(&self, before: &Plan) -> Vec<Id> {
         let pairs = self.services.iter().zip(&before.services).enumerate();
         pairs
@@ -78,20 +78,20 @@ impl Plan {
     }
 }
 
-/// A service, by its place in the plan.
+/// A service, identified by its index in the plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Id(pub usize);
 
-/// How a process ended. A failed spawn is an exit too: one path for every way to die.
+/// How a process ended. A failed spawn is also an exit, so that there is one path for every way to die.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
     Code(i32),
     Signal(i32),
-    /// The kernel killed it for want of memory.
+    /// The kernel killed it because memory ran out.
     OutOfMemory,
-    /// The process could not be created; the error number says why.
+    /// The process could not be created, with the error number.
     NotSpawned(i32),
-    /// There was no process: one of the listeners for it could not be opened again; the error number says why.
+    /// No process was created because one of its listeners could not be reopened, with the error number.
     NotBound(i32),
 }
 
@@ -115,33 +115,33 @@ impl fmt::Display for Exit {
     }
 }
 
-/// The bounds of one service.
+/// Limits and dependencies of one service.
 #[derive(Debug, Clone)]
 pub struct Rules {
     pub depends_on: Vec<Id>,
-    /// From spawn to ready.
+    /// Maximum time from spawn to ready.
     pub ready_timeout: Duration,
-    /// From terminate to kill, outside a drain.
+    /// Maximum time from terminate to kill, outside a drain.
     pub grace: Duration,
-    /// Exit codes after which another try cannot help.
+    /// Exit codes after which a restart is pointless.
     pub fatal_codes: &'static [i32],
 }
 
-/// User and group that services run as, where they differ from our own.
+/// User and group under which services run, if different from the supervisor's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RunAs {
     pub uid: u32,
     pub gid: u32,
 }
 
-/// The gateway says it of the scheduler: it answers.
+/// Sent by the gateway when the scheduler answers.
 pub const SCHEDULER_ANSWERS: u8 = b's';
 
-/// The gateway says it of the local builder: the scheduler has accepted its heartbeat.
+/// Sent by the gateway when the scheduler has accepted the local builder's heartbeat.
 pub const BUILDER_REGISTERED: u8 = b'b';
 
-/// The supervisor's word for reading files again.
+/// Sent by the supervisor to have files reloaded.
 pub(crate) const REREAD: u8 = b'F';
 
-/// What `sccache-dock-gateway --check-certificate` prints where nothing is wrong; else it prints what is.
+/// What `sccache-dock-gateway --check-certificate` prints if nothing is wrong; otherwise it prints the error.
 pub const CERTIFICATE_IS_GOOD: &str = "good";

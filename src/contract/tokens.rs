@@ -1,4 +1,4 @@
-//! The file of named tokens (`SCCACHE_TOKENS_FILE`): text into checked tokens, all faults at once.
+//! Parses the file of named tokens (`SCCACHE_TOKENS_FILE`) and reports all faults at once.
 //!
 //! ```toml
 //! [[token]]
@@ -21,7 +21,8 @@
 //! read = ["main"]
 //! ```
 //!
-//! No message quotes a value that could be a token: one may stand where something else belongs, such as a name.
+//! No message quotes a value that could be a token, because a token may have been entered in the wrong place, such as a
+//! name.
 
 pub mod layers;
 pub mod rules;
@@ -36,15 +37,15 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
 
-/// Most tokens in the file: each has counters of its own, and each request is compared with every one.
+/// Maximum number of tokens in the file: each has its own counters, and each request is compared with all of them.
 pub const MOST: usize = 256;
-/// Longest name: it is a label of the metrics.
+/// Maximum length of a name, which is a label in the metrics.
 const LONGEST_NAME: usize = 64;
-/// Shortest token; those of people's own invention are guessed first.
+/// Minimum length of a token; short ones could be guessed.
 const SHORTEST_TOKEN: usize = 16;
-/// Longest token: it is sent with each request.
+/// Maximum length of a token, which is sent with each request.
 pub const LONGEST_TOKEN: usize = 4096;
-/// Names of the tokens that are set otherwise.
+/// Names of tokens that are set elsewhere.
 pub const RESERVED: [&str; 3] = ["auth", "read", "anonymous"];
 const KEYS: [&str; 8] = [
     "name",
@@ -83,25 +84,25 @@ pub struct Local {
     pub layers: Layers,
 }
 
-/// What a token is good for.
+/// What a token allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Grant {
-    /// Reads the cache, metrics and status.
+    /// Read the cache, the metrics and the status.
     Read,
-    /// Changes the cache too.
+    /// Also change the cache.
     Write,
 }
 
-/// One token of the file.
+/// A token from the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Named {
     /// Unique in the file.
     pub name: String,
     /// The token itself.
     pub token: Secret,
-    /// What it is good for.
+    /// What it allows.
     pub access: Grant,
-    /// The namespaces that it may use, with all below them; `None` for all.
+    /// The namespaces that it may use, including those below; `None` for all.
     pub namespaces: Option<Vec<String>>,
     /// In place of namespaces that the path chooses.
     pub layers: Option<Layers>,
@@ -111,7 +112,7 @@ pub struct Named {
     pub distribute: bool,
 }
 
-/// Everything that is wrong with the file's text.
+/// Everything that is wrong with the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Faults(pub Vec<String>);
 
@@ -123,13 +124,13 @@ impl fmt::Display for Faults {
 
 impl std::error::Error for Faults {}
 
-/// What the file's text says.
+/// Parses the text of the file.
 ///
 /// # Errors
 /// Everything that is wrong with it.
 pub fn parse(text: &str) -> Result<TokensFile, Faults> {
     let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
-        // The error's own text quotes the line, with a token in it.
+        // The error's own message quotes the line, which may contain a token.
         let at = error.span().map_or(0, |span| span.start);
         let line = text[..text.floor_char_boundary(at)].matches('\n').count() + 1;
         Faults(vec![format!("line {line} is no TOML")])
@@ -345,7 +346,7 @@ fn named(number: usize, entry: &toml::Table, faults: &mut Vec<String>) -> Option
     })
 }
 
-/// A name for a message: what is as long as a token may be one.
+/// A name for use in a message; texts long enough to be a token are not shown.
 fn shown(name: &str) -> String {
     if name.len() < SHORTEST_TOKEN {
         format!("\"{name}\"")
@@ -373,10 +374,10 @@ fn namespaces(value: &toml::Value) -> Option<Vec<String>> {
         .collect()
 }
 
-/// What the file at `path` says.
+/// Reads the file at `path`.
 ///
 /// # Errors
-/// It cannot be read, or something is wrong with it; in words that quote no token.
+/// It cannot be read, or something is wrong with it. The message contains no token.
 pub fn read(path: &Path) -> Result<TokensFile, String> {
     let fail = |cause: String| format!("cannot use the tokens in \"{}\": {cause}", path.display());
     let text = regular_file::read_to_string(path).map_err(|cause| fail(cause.to_string()))?;

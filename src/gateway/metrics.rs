@@ -28,12 +28,12 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-/// Namespaces with counters of their own; more share the name [`OTHER`].
+/// Maximum number of namespaces with counters of their own; all others are counted as [`OTHER`].
 const NAMESPACES: usize = 200;
-/// What counts for namespaces without a name here.
+/// Label for namespaces without counters of their own.
 const OTHER: &str = "other";
 
-/// How a client speaks.
+/// Protocol family of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum Protocol {
     /// WebDAV and plain HTTP.
@@ -68,18 +68,18 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// A blob of `bytes` was found.
+    /// Counts a hit of a blob of `bytes`.
     pub fn hit(&self, bytes: u64) {
         self.hits.fetch_add(1, Relaxed);
         self.bytes_read.fetch_add(bytes, Relaxed);
     }
 
-    /// A blob was asked for that is not there.
+    /// Counts a miss.
     pub fn miss(&self) {
         self.misses.fetch_add(1, Relaxed);
     }
 
-    /// A blob of `bytes` was stored.
+    /// Counts a stored blob of `bytes`.
     pub fn write(&self, bytes: u64) {
         self.writes.fetch_add(1, Relaxed);
         self.bytes_written.fetch_add(bytes, Relaxed);
@@ -116,11 +116,11 @@ struct Counters {
     sccache: Traffic,
 }
 
-/// All of it.
+/// All counters of the gateway.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    /// What carries no prefix: names that are the same for every program.
+    /// Metrics without prefix, whose names are the same for every program.
     common: Registry,
     requests: Family<RequestLabels, Counter>,
     seconds: Family<MethodLabels, Histogram>,
@@ -130,7 +130,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// `usage` gives the store's figures when they are scraped.
+    /// `usage` is called for the store's numbers at each scrape.
     pub fn new(usage: impl Fn() -> Usage + Send + Sync + 'static) -> Metrics {
         let mut registry = Registry::with_prefix("sccache_dock");
         let requests = Family::default();
@@ -140,15 +140,19 @@ impl Metrics {
         let counters = Arc::<Counters>::default();
         registry.register(
             "build",
-            "The running version",
+            "Version of sccache-dock that is running",
             Info::new([("version", env!("CARGO_PKG_VERSION"))]),
         );
-        registry.register("requests", "Requests answered", Family::clone(&requests));
-        let help = "Time from a request's head to the head of its answer";
+        registry.register(
+            "requests",
+            "Requests answered, by protocol, method and code",
+            Family::clone(&requests),
+        );
+        let help = "Time from receiving a request's head to sending the response's head";
         registry.register_with_unit("request_duration", help, Unit::Seconds, seconds.clone());
         registry.register(
             "requests_in_flight",
-            "Requests being answered now",
+            "Requests currently being answered",
             in_flight.clone(),
         );
         registry.register(
@@ -173,30 +177,30 @@ impl Metrics {
         }
     }
 
-    /// Scrapes these figures too.
+    /// Adds a collector.
     pub fn also(&mut self, figures: Box<dyn Collector>) {
         self.registry.register_collector(figures);
     }
 
-    /// Shows what the store's policies did, too.
+    /// Adds metrics about the store's policies.
     pub(crate) fn scrape_policies(&mut self, disk: &Disk) {
         let policies = policies::Policies(disk.clone());
         self.registry.register_collector(Box::new(policies));
     }
 
-    /// Shows what was done with each token, too.
+    /// Adds metrics for each token.
     pub fn scrape_tokens(&mut self, access: &Arc<Access>) {
         let tokens = tokens::Tokens(Arc::clone(access));
         self.registry.register_collector(Box::new(tokens));
     }
 
-    /// Shows the end of the certificate, too.
+    /// Adds the expiry of the certificate.
     pub(crate) fn scrape_expiry(&mut self, tls: &Arc<Tls>) {
         let expiry = Expiry(Arc::clone(tls));
         self.registry.register_collector(Box::new(expiry));
     }
 
-    /// The counters of a namespace by its name, empty for the default one.
+    /// The counters of a namespace; an empty name is the default namespace.
     pub fn namespace(&self, name: &str) -> Arc<Namespace> {
         let name = shown_namespace(name);
         let known = self
@@ -221,7 +225,7 @@ impl Metrics {
         Arc::clone(known.entry(name.to_owned()).or_default())
     }
 
-    /// A request was answered with `code` (an HTTP status, or "ok", "miss", "error") after `took`.
+    /// Counts a request answered with `code` (an HTTP status, or "ok", "miss", "error") after `took`.
     pub fn answered(&self, protocol: Protocol, method: &'static str, code: &str, took: Duration) {
         self.counters
             .traffic(protocol)
@@ -239,13 +243,13 @@ impl Metrics {
             .observe(took.as_secs_f64());
     }
 
-    /// A blob was found for a client that speaks so.
+    /// Counts a hit by protocol.
     pub fn found(&self, protocol: Protocol) {
         self.counters.traffic(protocol).hits.fetch_add(1, Relaxed);
     }
 
-    /// A client that speaks so asked for a blob of this namespace that is not there. A name that clients may have
-    /// invented, because nothing of it `is_kept`, gets no counters.
+    /// Counts a miss, by protocol and by namespace. A namespace that clients may have invented, because no blob of it
+    /// `is_kept`, gets no counters of its own.
     pub fn missed(&self, protocol: Protocol, namespace: &str, is_kept: bool) {
         self.counters.traffic(protocol).misses.fetch_add(1, Relaxed);
         if is_kept || namespace.is_empty() {
@@ -259,7 +263,7 @@ impl Metrics {
         known.unwrap_or_else(|| self.namespace(OTHER)).miss();
     }
 
-    /// Body bytes came in.
+    /// Counts received body bytes.
     pub fn received(&self, protocol: Protocol, bytes: u64) {
         self.counters
             .traffic(protocol)
@@ -267,7 +271,7 @@ impl Metrics {
             .fetch_add(bytes, Relaxed);
     }
 
-    /// Body bytes are on their way out.
+    /// Counts body bytes passed on for sending.
     pub fn sent(&self, protocol: Protocol, bytes: u64) {
         self.counters
             .traffic(protocol)
@@ -275,7 +279,7 @@ impl Metrics {
             .fetch_add(bytes, Relaxed);
     }
 
-    /// A request was refused.
+    /// Counts a refused request.
     pub fn refused(&self, reason: &'static str) {
         *self
             .counters
@@ -286,18 +290,18 @@ impl Metrics {
             .or_default() += 1;
     }
 
-    /// A request had no valid token.
+    /// Counts a request without a valid token.
     pub fn auth_failed(&self) {
         self.auth_failures.inc();
     }
 
-    /// A request is being answered until the guard is dropped.
+    /// Counts a request as in flight until the guard is dropped.
     pub fn in_flight(&self) -> InFlight {
         self.in_flight.inc();
         InFlight(self.in_flight.clone())
     }
 
-    /// A connection is open until the guard is dropped.
+    /// Counts a connection as open until the guard is dropped.
     pub fn connection(&self, protocol: Protocol) -> Open {
         self.counters
             .traffic(protocol)
@@ -309,7 +313,10 @@ impl Metrics {
         }
     }
 
-    /// Prometheus' (OpenMetrics) text.
+    /// The metrics in OpenMetrics text format.
+    ///
+    /// # Errors
+    /// Encoding failed.
     pub fn encode(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
         encode_registry(&mut text, &self.registry)?;
@@ -318,7 +325,7 @@ impl Metrics {
         Ok(text)
     }
 
-    /// Counters and store figures by namespace.
+    /// Counters and disk usage by namespace.
     pub fn namespaces(&self, usage: &Usage) -> BTreeMap<String, NamespaceStatus> {
         let mut namespaces = self.counters.namespaces();
         for share in &usage.namespaces {
@@ -332,7 +339,7 @@ impl Metrics {
         namespaces
     }
 
-    /// Sums over all namespaces.
+    /// Totals over all namespaces.
     pub fn totals(&self) -> Totals {
         let mut totals = Totals {
             auth_failures: self.auth_failures.get(),

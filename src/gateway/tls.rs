@@ -281,7 +281,7 @@ impl Collector for Expiry {
             return Ok(());
         };
         let end = ConstGauge::new(i64::try_from(end).unwrap_or(i64::MAX));
-        let help = "The end of the certificate in force, since 1970";
+        let help = "Expiry of the current certificate, in Unix time";
         let unit = Some(&Unit::Seconds);
         let name = "tls_certificate_expiry_timestamp";
         let family = encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?;

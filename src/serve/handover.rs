@@ -1,4 +1,4 @@
-//! What the gateway is born with: its listeners, and the socket to the supervisor, which tells it when to stop.
+//! What the gateway receives at start: its listeners, and the socket to the supervisor, which tells it when to stop.
 
 use crate::base::listeners;
 use crate::contract::gateway_config::{Config, IpcPolicy};
@@ -14,18 +14,18 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
-/// Where clients connect.
+/// Sockets to which clients connect.
 #[derive(Debug)]
 pub struct Listeners {
     /// The cache port.
     pub tcp: TcpListener,
-    /// The front of the scheduler, in the modes that distribute.
+    /// The scheduler's reverse proxy, in the distributed modes.
     pub dist: Option<TcpListener>,
     /// The socket for clients on the same machine.
     pub unix: Option<UnixListener>,
 }
 
-/// The listeners of the configuration, bound here.
+/// Binds the configured listeners.
 pub(super) fn bind(config: &Config) -> io::Result<Listeners> {
     let tcp = listeners::bind_tcp(config.listen)?;
     let dist = config.dist.as_ref();
@@ -41,7 +41,7 @@ pub(super) fn bind(config: &Config) -> io::Result<Listeners> {
     Ok(Listeners { tcp, dist, unix })
 }
 
-/// The supervisor's listeners, and the socket that leads to it.
+/// Receives the supervisor's listeners, and returns them with the socket to the supervisor.
 pub(super) fn inherited(config: &Config) -> io::Result<(Listeners, UnixStream)> {
     let supervisor = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let mut sockets = listeners::receive(&supervisor)?.into_iter();
@@ -67,9 +67,9 @@ pub(super) fn inherited(config: &Config) -> io::Result<(Listeners, UnixStream)> 
     ))
 }
 
-/// Ends when the gateway is to stop. Says that it is ready when it is first polled, by the accept loop. Carries the
-/// bytes between the supervisor and the front of the scheduler meanwhile. Whoever waits for `asked` hears of each
-/// request of the supervisor to read files again.
+/// Completes when the gateway should stop. Reports readiness when it is first polled, by the accept loop. Until then it
+/// passes bytes between the supervisor and the scheduler's reverse proxy, and notifies `asked` of each request to
+/// reload files.
 pub(super) fn shutdown(
     supervisor: Option<UnixStream>,
     mut ends: SupervisorEnds,

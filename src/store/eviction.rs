@@ -1,13 +1,13 @@
-//! Making room: reservation, eviction, and what to do when the disk is full before the budget is.
+//! Makes room: reservation, eviction, and what to do if the disk is full before the budget is.
 //!
-//! A start has to know how much there may be on disk before it has looked, or it would let writes exceed the
-//! budget in the meantime. So a file, the high-water mark, always says at least as much as there is. It is raised in
-//! steps of a 64th of the budget before bytes are written, and set anew at the end of each scan.
+//! At start, the store must know how much may be on disk before it has scanned it; otherwise writes could exceed the
+//! budget in the meantime. The high-water mark, kept in a file, is therefore never below the actual usage. It is raised
+//! in steps of a 64th of the budget before bytes are written, and set to the exact value at the end of each scan.
 //!
-//! Both cost writes to the disk, which a request should not wait for. A thread, the housekeeper, evicts down to a
-//! low mark below the budget and each quota, removes what is too old, and raises the high-water mark half a step ahead. A
-//! write that comes faster than it can do that does it itself: the budget holds whether or not the housekeeper ever
-//! gets to run. It also looks after the room on the disk, see `low_disk.rs`.
+//! Both cost disk writes that a request should not wait for. A thread, the housekeeper, evicts down to a mark below the
+//! budget and each quota, removes blobs that are too old, and raises the high-water mark half a step ahead. Writes that
+//! are faster than the housekeeper do this themselves: the budget holds even if the housekeeper never runs. It also
+//! watches free disk space, see `low_disk.rs`.
 
 use super::ghost_list::Cause;
 use super::lru::{Item, Presence, Reach, Shortage};
@@ -21,28 +21,28 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
-/// Evicted at least, when the disk is full before the budget is.
+/// Minimum number of bytes to evict if the disk is full before the budget is.
 const ROOM_BYTES: u64 = 1024 * 1024;
-/// How long a write waits for files that others are removing, and how often it looks.
+/// How long a write waits for other threads to remove files, in steps of `WAIT`, `WAITS` times.
 const WAIT: Duration = Duration::from_millis(2);
 const WAITS: u32 = 1000;
-/// The high-water mark is raised in so many steps.
+/// Number of steps in which the high-water mark is raised.
 const CEILING_STEPS: u64 = 64;
 
-/// The housekeeper keeps this share of the budget free, or [`MOST_FREE_BYTES`]; of a budget below
-/// [`LEAST_KEPT_BYTES`] nothing, as there every blob counts.
+/// The housekeeper keeps this share of the budget free, at most [`MOST_FREE_BYTES`]. Of a budget below
+/// [`LEAST_KEPT_BYTES`] it keeps nothing free, because every blob counts there.
 const FREE_SHARE: u64 = 64;
 const MOST_FREE_BYTES: u64 = 256 * 1024 * 1024;
 const LEAST_KEPT_BYTES: u64 = 32 * 1024 * 1024;
-/// Nothing is kept free either while what may be evicted is less than so many times of it.
+/// Nothing is kept free either while the evictable bytes are less than this multiple of it.
 const LEAST_LIVE: u64 = 4;
-/// Evicted by the housekeeper at a time.
+/// Number of bytes that the housekeeper evicts at a time.
 const SWEEP_BYTES: u64 = 16 * 1024 * 1024;
-/// Blobs that are removed at a time because of their age.
+/// Number of blobs removed at a time because of their age.
 const SWEEP_BLOBS: usize = 256;
-/// Evicted at a time when more than the budget was found.
+/// Number of bytes evicted at a time if the scan found more than the budget.
 const CHUNK_BYTES: u64 = 64 * 1024 * 1024;
-/// How often blobs are looked at for their age: at a 20th of the greatest, within these bounds.
+/// Interval at which the age of blobs is checked: a 20th of the maximum age, within these limits.
 const AGE_PARTS: u32 = 20;
 const AGE_PAUSES: (Duration, Duration) = (Duration::from_millis(100), PAUSE);
 
@@ -51,13 +51,13 @@ const AGE_PAUSES: (Duration, Duration) = (Duration::from_millis(100), PAUSE);
 pub(super) enum EvictionReason {
     /// To make room.
     Room(Cause),
-    /// Nobody used them for too long.
+    /// They have not been used for too long.
     Age,
 }
 
 /// Starts the housekeeper, which ends when the store is dropped.
 pub(super) fn start_housekeeper(inner: &Arc<Inner>, wakes: Receiver<()>) -> io::Result<()> {
-    // Weak, so that a store can be dropped, and opened again, at any time.
+    // A weak reference, so that a store can be dropped and reopened at any time.
     let max_age = inner.max_age;
     let pause = max_age.map_or(PAUSE, |age| {
         (age / AGE_PARTS).clamp(AGE_PAUSES.0, AGE_PAUSES.1)
@@ -85,7 +85,7 @@ pub(super) fn start_housekeeper(inner: &Arc<Inner>, wakes: Receiver<()>) -> io::
         .map(drop)
 }
 
-/// What the high-water mark of the store in `dir` says; the whole budget if there are blobs but no whole high-water mark.
+/// The high-water mark of the store in `dir`; the whole budget if there are blobs but no valid mark.
 pub(super) fn read_high_water_mark(dir: &Path, budget: u64) -> u64 {
     let text = fs::read_to_string(dir.join("ceiling")).unwrap_or_default();
     if let Some(high_water_mark) = text
@@ -99,17 +99,17 @@ pub(super) fn read_high_water_mark(dir: &Path, budget: u64) -> u64 {
     if is_empty { 0 } else { budget }
 }
 
-/// What to do to the high-water mark.
+/// How to update the high-water mark.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum HighWaterMark {
-    /// Nothing, where it is high enough.
+    /// Raise it if necessary.
     Raise,
-    /// Lower it as well.
+    /// Set it exactly, which may lower it.
     Set,
 }
 
 impl Store {
-    /// Would a blob of so many bytes find its room at once, without an eviction or a write of the high-water mark?
+    /// Whether a blob of this length could be reserved at once, without evicting blobs or writing the high-water mark.
     pub fn has_room(&self, key: &Key, length: u64) -> bool {
         let inner = &*self.inner;
         let bytes = inner.disk_bytes(length.saturating_add(trailer::most(key.as_str())));
@@ -140,7 +140,7 @@ impl Inner {
                         (claim.victims, Cause::Budget),
                     ];
                     let mut failed = None;
-                    // Both, whatever becomes of the first: what is marked must go or be taken back.
+                    // Both are processed, even if the first fails: marked entries must be removed or restored.
                     for (victims, cause) in parts {
                         let wanted = bytes - held;
                         match self.evict_for(
@@ -161,9 +161,9 @@ impl Inner {
                 }
                 Err(shortage) => shortage,
             };
-            // Others hold the budget. What they are removing comes free soon, and the scan finds something to
-            // evict; what clients are still sending may take any time. Give back what is held, or two writers could
-            // wait for each other.
+            // Other writes hold the budget. Space that they are freeing becomes available soon, and the scan will find
+            // something to evict; but what clients are still sending may take any time. Give back what is held, or two
+            // writers could wait for each other.
             state.lru.release(namespace, std::mem::take(&mut held));
             if (state.lru.victim_bytes() == 0 && !state.indexing) || waits == WAITS {
                 if shortage == Shortage::Pinned {
@@ -194,17 +194,17 @@ impl Inner {
     }
 
     fn wake_housekeeper(&self) {
-        // Full: it is about to look anyway. Closed: the thread cannot have ended, and writes do without it.
+        // Full: the thread will run anyway. Disconnected: it cannot have ended, and writes work without it.
         let _ = self.housekeeper.try_send(());
     }
 
-    /// Bytes that lack to the free room, or to the given part of it, that the housekeeper keeps.
+    /// Bytes by which free space falls short of the housekeeper's target (`1/part` of it).
     fn shortage(&self, state: &State, part: u64) -> u64 {
         if self.budget < LEAST_KEPT_BYTES || state.indexing {
             return 0;
         }
         let wanted = (self.budget / FREE_SHARE).min(MOST_FREE_BYTES) / part;
-        // Of little that is not pinned, every blob counts too.
+        // If little is unpinned, every blob counts as well.
         if state.lru.live(Reach::Unpinned) / LEAST_LIVE < wanted {
             return 0;
         }
@@ -244,7 +244,7 @@ impl Inner {
         }
     }
 
-    /// Evicts what the start's scan found over a quota or the budget, because that was lowered.
+    /// Evicts what the scan at start found beyond a quota or the budget, because that was lowered.
     pub(super) fn evict_overshoot(&self) {
         let governed = self.state().lru.governed();
         for namespace in governed {
@@ -254,25 +254,25 @@ impl Inner {
             });
         }
         self.sweep(Cause::Budget, |_, state| {
-            // The budget goes before everything, even before a pin.
+            // The budget has priority over everything, even over pins.
             let over = state.lru.overshoot().min(CHUNK_BYTES);
             let over = over.min(state.lru.live(Reach::All));
             state.lru.mark_victims(over, Reach::All).unwrap_or_default()
         });
     }
 
-    /// Evicts what `choose` dooms, until there is no more.
+    /// Evicts what `choose` marks, until it marks nothing more.
     fn sweep(&self, cause: Cause, choose: impl Fn(&Inner, &mut State) -> Vec<Item>) {
         loop {
             let victims = choose(self, &mut self.state());
-            // What cannot be removed is noted; the next write tries again.
+            // Failures have been recorded; the next write tries again.
             if victims.is_empty() || self.evict(&victims, EvictionReason::Room(cause)).is_err() {
                 return;
             }
         }
     }
 
-    /// Removes blobs that were not used for so long.
+    /// Removes blobs that have not been used for `age`.
     pub(super) fn expire(&self, age: Duration) {
         let age = u64::try_from(age.as_micros()).unwrap_or(u64::MAX);
         let until = micros(now()).saturating_sub(age);
@@ -290,10 +290,10 @@ impl Inner {
         }
     }
 
-    /// Makes the high-water mark true for what is taken now, or exact. A failure is noted and no reason to refuse a
-    /// write: the high-water mark only matters to the next start, which the scan puts right.
+    /// Brings the high-water mark up to the current usage, or sets it exactly. A failure is recorded but does not fail
+    /// the write: the mark only matters at the next start, whose scan corrects it.
     pub(super) fn keep_high_water_mark(&self, how: HighWaterMark) {
-        // Held over the writing of the file: whoever needs a higher one must not write a blob before.
+        // Held while the file is written: a thread that needs a higher mark must not write a blob before that.
         let _lock = self.lock_high_water_mark();
         let taken = self.state().lru.taken();
         if how == HighWaterMark::Set || taken > self.high_water_mark.load(Acquire) {
@@ -322,8 +322,8 @@ impl Inner {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes the step above `taken` and `ahead`, but no more than the budget unless more is taken. The
-    /// high-water mark's lock is held.
+    /// Writes the step above `taken + ahead`, but not more than the budget unless more is taken. The caller holds the
+    /// high-water mark's lock.
     fn write_high_water_mark(&self, taken: u64, ahead: u64) {
         let wanted = taken.saturating_add(ahead);
         let raised = wanted
@@ -335,14 +335,14 @@ impl Inner {
         }
     }
 
-    /// Removes marked files. Those that cannot be removed are kept and the first error is reported.
+    /// Removes marked files. Entries whose file cannot be removed are restored, and the first error is returned.
     pub(super) fn evict(&self, victims: &[Item], why: EvictionReason) -> Result<(), Error> {
         self.evict_for(0, victims, 0, why).map(drop)
     }
 
-    /// Removes marked files and reserves up to `wanted` of what that frees for a write in a namespace. Returns the
-    /// bytes reserved. Those that cannot be removed are kept and the first error is reported, unless enough came free
-    /// without them.
+    /// Removes marked files and reserves up to `wanted` of the freed bytes for a write in a namespace. Returns the
+    /// number of bytes reserved. Entries whose file cannot be removed are restored, and the first error is returned
+    /// unless enough was freed without them.
     fn evict_for(
         &self,
         namespace: u16,
@@ -355,11 +355,11 @@ impl Inner {
         for item in victims {
             let path = self.path_of_item(item);
             let _lock = self.lock_key(&item.digest);
-            // A new blob may have taken the place of the marked one: its file must stay.
+            // A new blob may have replaced the marked one: its file must stay.
             if self.state().lru.presence(&item.digest) != Presence::Doomed {
                 continue;
             }
-            // Nobody opens it again, so that its room is free when its file is gone.
+            // Closes the file, so that its space is freed when it is removed.
             self.close(&item.digest);
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -388,7 +388,7 @@ impl Inner {
         }
     }
 
-    /// Does `work`, and when the disk is full, evicts some blobs and does it once more.
+    /// Runs `work`; if the disk is full, evicts some blobs and runs it once more.
     pub(super) fn with_room<T>(
         &self,
         bytes: u64,
@@ -431,5 +431,5 @@ impl State {
     }
 }
 
-/// Between two looks.
+/// Interval between two rounds of the housekeeper.
 pub(super) const PAUSE: Duration = Duration::from_secs(10);

@@ -1,6 +1,7 @@
-//! What became of evicted blobs: misses that a larger budget would have been hits. Pure: no I/O, no clock, no lock.
+//! Remembers evicted blobs, to count misses that would have been hits with a larger budget. Pure: no I/O, no clock, no
+//! lock.
 //!
-//! Evicted keys are remembered, newest first, as the continuation of the index beyond its end:
+//! Evicted keys are remembered, newest first, as a continuation of the index beyond its end:
 //!
 //! ```text
 //!   most recently used                             evicted last      evicted first
@@ -8,29 +9,30 @@
 //!   '-------- budget ------------------------------'---- g ----'
 //! ```
 //!
-//! A budget that reached past the ghost `g`, which is the bytes of the ghosts before it and its own more than now,
-//! would have kept it. That is exact for one order of use and no quotas; with some, it is an estimate. What went
-//! because of its namespace's quota would not have been kept by any budget, and is counted apart.
+//! A budget that reached past the ghost `g` would have kept it. Such a budget is larger than the current one by the
+//! bytes of the ghosts before `g` and of `g` itself. This is exact for a single order of use without quotas; with
+//! quotas it is an estimate. No budget would have kept what was evicted because of its namespace's quota, so that is
+//! counted separately.
 //!
-//! A ghost is 32 bits of the key's hash and its size, a place in a tree of sums (Fenwick's) and one in a table: 22
-//! to 28 bytes, for at most [`MOST`] ghosts (13 MB, and taken up only as blobs are evicted). Two keys of one hash are taken
-//! for one: at the most ghosts there are, one miss in 9,000 is counted as lost that never was here.
+//! A ghost consists of 32 bits of the key's hash, its size, a place in a Fenwick tree of sums and one in a table: 22 to
+//! 28 bytes, for at most [`MOST`] ghosts (13 MB, allocated only as blobs are evicted). Keys with equal hash bits are
+//! confused: with the maximum number of ghosts, one miss in 9,000 is wrongly counted as a lost hit.
 
 use super::lru::Digest;
 use super::slots::Slots;
 
-/// The most ghosts.
+/// Maximum number of ghosts.
 pub const MOST: usize = (1 << 19) / 8 * 7;
-/// There is one for so many bytes of the budget, but for at least [`LEAST`].
+/// There is one ghost per this many bytes of the budget, but at least [`LEAST`].
 const BYTES_PER_GHOST: u64 = 16 * 1024;
 const LEAST: usize = 1024;
 const UNIT: u64 = 512;
-/// In the size of a ghost that went because of a quota.
+/// Flag in the size of a ghost that was evicted because of a quota.
 const BY_QUOTA: u32 = 1 << 31;
-/// Budgets that are compared, in eighths of the present one beyond it.
+/// Budgets to compare, in eighths of the current budget added to it.
 const EIGHTHS: [u64; 9] = [1, 2, 4, 8, 16, 24, 40, 56, 120];
 
-/// One remembered key; a size of 0 is none.
+/// One remembered key; a size of 0 marks an unused place.
 #[derive(Clone, Copy, Debug, Default)]
 struct Ghost {
     tag: u32,
@@ -42,7 +44,7 @@ impl Ghost {
         u64::from(self.units & !BY_QUOTA) * UNIT
     }
 
-    /// Units that count for how far the older ones are from the end of the index.
+    /// Units by which the older ghosts are further from the end of the index.
     fn weight(self) -> u64 {
         if self.units & BY_QUOTA == 0 {
             u64::from(self.units)
@@ -57,39 +59,39 @@ impl Ghost {
 pub enum Cause {
     /// The budget was full.
     Budget,
-    /// Its namespace's quota was.
+    /// Its namespace's quota was full.
     Quota,
 }
 
-/// A miss that could have been a hit.
+/// A miss that would have been a hit with a larger budget or quota.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Lost {
-    /// Bytes that the blob took.
+    /// Bytes that the blob occupied.
     pub bytes: u64,
-    /// The least budget that would have kept it; `None` if it went because of a quota.
+    /// The smallest budget that would have kept it; `None` if it was evicted because of a quota.
     pub kept_by: Option<u64>,
 }
 
-/// How many of the lost hits a budget would have kept.
+/// The share of the lost hits that a budget would have kept.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct HitRatio {
     /// The budget.
     pub budget_bytes: u64,
-    /// From 0 to 1, of those that did not go because of a quota.
+    /// From 0 to 1, not counting those evicted because of a quota.
     pub share: f64,
 }
 
 /// All lost hits since the start.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Tally {
-    /// How many.
+    /// Number of lost hits.
     pub count: u64,
-    /// Bytes that the blobs took, each time.
+    /// Bytes that the blobs occupied, counted at each miss.
     pub bytes: u64,
-    /// How many of them went because of a quota.
+    /// Number of lost hits of blobs evicted because of a quota.
     pub by_quota: u64,
     budget: u64,
-    /// By the first budget that is enough.
+    /// Counts by the first budget that would have been sufficient.
     kept: [u64; EIGHTHS.len()],
 }
 
@@ -108,7 +110,7 @@ impl Tally {
         }
     }
 
-    /// What larger budgets would have kept, the smallest first; empty without lost hits to compare.
+    /// The effect of larger budgets, smallest first; empty if there are no lost hits to compare.
     pub fn kept_by(&self) -> Vec<HitRatio> {
         let all = self.count - self.by_quota;
         if all == 0 {
@@ -132,14 +134,14 @@ fn larger(budget: u64, eighths: u64) -> u64 {
     budget.saturating_add(budget / 8 * eighths)
 }
 
-/// The memory of evicted keys, and the tally of those that were asked for again.
+/// The remembered keys, and the tally of those that were requested again.
 #[derive(Debug)]
 pub struct Ghosts {
     budget: u64,
-    /// A ring; `next` is the oldest one, or was never used.
+    /// A ring buffer; `next` is the oldest ghost, or an unused place.
     ring: Vec<Ghost>,
     next: usize,
-    /// Sums of weights, as Fenwick arranges them.
+    /// Sums of weights, arranged as a Fenwick tree.
     sums: Vec<u64>,
     /// Places in the ring by tag.
     table: Slots,
@@ -147,7 +149,7 @@ pub struct Ghosts {
 }
 
 impl Ghosts {
-    /// None yet, beside an index of `budget` bytes.
+    /// Creates an empty list for an index of `budget` bytes.
     pub fn new(budget: u64) -> Ghosts {
         let wanted = usize::try_from(budget / BYTES_PER_GHOST).unwrap_or(MOST);
         Ghosts::with_room(budget, wanted.clamp(LEAST, MOST))
@@ -188,12 +190,12 @@ impl Ghosts {
         });
     }
 
-    /// Forgets a key: there is a blob of it again.
+    /// Forgets a key because it has a blob again.
     pub fn forget(&mut self, digest: &Digest) {
         self.forget_tag(tag_of(digest));
     }
 
-    /// Asks whether the key, which is not in the index, is one that was evicted, and counts a lost hit if so.
+    /// Looks up a key that is not in the index, and counts a lost hit if it had been evicted.
     pub fn ask(&mut self, digest: &Digest) -> Option<Lost> {
         let tag = tag_of(digest);
         let at = self.find(tag)?;
@@ -207,7 +209,7 @@ impl Ghosts {
             kept_by,
         };
         self.tally.add(lost);
-        // It would be the most recently used one now.
+        // With a larger budget, it would now be the most recently used.
         self.forget_tag(tag);
         self.place(ghost);
         Some(lost)
@@ -247,7 +249,7 @@ impl Ghosts {
         self.add(at, weight.wrapping_neg());
     }
 
-    /// Units of the ghosts that came after the one at this place.
+    /// Units of the ghosts that are newer than the one at this place.
     fn newer_than(&self, at: usize) -> u64 {
         let (to_it, to_next) = (self.sum(at + 1), self.sum(self.next));
         if at < self.next {
@@ -260,7 +262,7 @@ impl Ghosts {
     fn add(&mut self, at: usize, units: u64) {
         let mut node = at + 1;
         while node < self.sums.len() {
-            // A negative number of units is added as its complement.
+            // Negative numbers are added as their two's complement.
             self.sums[node] = self.sums[node].wrapping_add(units);
             node += node & node.wrapping_neg();
         }
@@ -277,13 +279,13 @@ impl Ghosts {
     }
 }
 
-/// Other bits of the key's hash than those that spread the index.
+/// Bits of the key's hash, other than those that the index uses.
 fn tag_of(digest: &Digest) -> u32 {
     let [.., a, b, c, d] = digest.0;
     u32::from_le_bytes([a, b, c, d])
 }
 
-/// Spreads the tag over 64 bits: the table takes some from either end.
+/// Spreads the tag over 64 bits, because the table uses bits from both ends.
 fn hash_of(tag: u32) -> u64 {
     u64::from(tag).wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }

@@ -1,10 +1,10 @@
-//! One lock a key: what one thread does to a key's file, however long the disk takes for it, holds up nobody who wants
-//! another key.
+//! One lock per key: while one thread works on a key's file, however slow the disk is, threads that want other keys do
+//! not wait.
 
 use super::lru::Digest;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// Each has the locks of a part of the keys; more of them only make it rarer that two threads wait for a look at them.
+/// Number of groups of keys; more of them only make contention on the list of locks rarer.
 const STRIPES: usize = 64;
 
 /// The locks of all keys.
@@ -15,12 +15,12 @@ pub(super) struct KeyLocks {
 
 #[derive(Debug, Default)]
 struct Stripe {
-    /// As many as threads are at work here.
+    /// The locked keys, at most one per working thread.
     locked: Mutex<Vec<Digest>>,
     unlocked: Condvar,
 }
 
-/// A key's lock; given back when dropped.
+/// A key's lock, released on drop.
 #[derive(Debug)]
 pub(super) struct KeyLock<'a> {
     stripe: &'a Stripe,

@@ -1,4 +1,4 @@
-//! A blob's file: opened, found whole, or removed; index and disk brought into agreement.
+//! Opens and validates a blob's file, or removes it, and keeps index and disk consistent.
 
 use super::lru::{Digest, Item, Presence};
 use super::trailer::Trailer;
@@ -31,7 +31,7 @@ impl From<io::Error> for Flaw {
     fn from(error: io::Error) -> Flaw {
         use nix::libc::{EBADMSG, EILSEQ, EIO, ENODATA, EUCLEAN};
         match error.raw_os_error() {
-            // How file systems say that the disk, or what they had written to it, is damaged.
+            // Errors by which file systems report that the disk or the data on it is damaged.
             Some(EIO | EUCLEAN | EBADMSG | ENODATA | EILSEQ) => Flaw::Broken(Kind::Unreadable),
             _ => Flaw::Io(error),
         }
@@ -41,27 +41,27 @@ impl From<io::Error> for Flaw {
 /// What is wrong with a corrupt blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// The file was cut short, or its end was changed, or is another key's.
+    /// The file is truncated, or its end was changed or belongs to another key.
     Trailer,
-    /// The body disagrees with its checksum.
+    /// The body does not match its checksum.
     Body,
     /// The disk cannot read it.
     Unreadable,
 }
 
-/// How many corrupt blobs were found, by kind.
+/// Number of corrupt blobs found, by kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Flaws {
-    /// The file was cut short, or its end was changed, or is another key's.
+    /// The file is truncated, or its end was changed or belongs to another key.
     pub trailer: u64,
-    /// The body disagrees with its checksum.
+    /// The body does not match its checksum.
     pub body: u64,
     /// The disk cannot read it.
     pub unreadable: u64,
 }
 
 impl Flaws {
-    /// All kinds together.
+    /// Sum of all kinds.
     pub fn sum(&self) -> u64 {
         self.trailer + self.body + self.unreadable
     }
@@ -75,7 +75,7 @@ impl Flaws {
     }
 }
 
-/// The rest of the proof that a blob's body is whole, for whoever reads it from its beginning to its end.
+/// Verifies a blob's body while it is read from beginning to end.
 pub struct Unchecked {
     store: Store,
     key: Key,
@@ -85,7 +85,7 @@ pub struct Unchecked {
 
 impl Unchecked {
     pub(super) fn new(store: &Store, key: &Key, trailer: &Trailer) -> Box<Unchecked> {
-        // It is large.
+        // Boxed because it is large.
         Box::new(Unchecked {
             store: store.clone(),
             key: key.clone(),
@@ -94,12 +94,12 @@ impl Unchecked {
         })
     }
 
-    /// Takes the next piece of the body.
+    /// Adds the next piece of the body.
     pub fn update(&mut self, piece: &[u8]) {
         self.hasher.write(piece);
     }
 
-    /// After the last piece: whether the body is what was once written. If it is not, the blob is soon removed.
+    /// After the last piece: whether the body matches its checksum. If not, the blob is removed soon.
     pub fn is_whole(&self) -> bool {
         let is_whole = self.hasher.finish() == self.expected;
         let inner = &self.store.inner;
@@ -119,12 +119,12 @@ impl std::fmt::Debug for Unchecked {
 }
 
 impl Store {
-    /// Bytes of a blob's body; does not count as use.
+    /// Returns the length of a blob's body; does not count as use.
     pub fn size(&self, key: &Key) -> Result<u64, Error> {
         Ok(self.look(key, &digest_of(key))?.trailer.body_len)
     }
 
-    /// Marks all of these as used, and returns those that are missing. Reads no bodies.
+    /// Marks all these blobs as used and returns the missing ones. Reads no bodies.
     pub fn use_all(&self, keys: Vec<Key>) -> Result<Vec<Key>, Error> {
         let mut missing = Vec::new();
         for key in keys {
@@ -160,14 +160,14 @@ impl Store {
 }
 
 impl Inner {
-    /// Writes the time of use, by which a restart finds the order again.
+    /// Writes the time of use to disk, from which a restart recovers the order of use.
     pub(super) fn note_use(&self, key: &Key, digest: &Digest, file: &File, now: SystemTime) {
         if let Err(error) = file.set_times(FileTimes::new().set_modified(now)) {
             self.fault("note the use of blob", &self.path_of(key, digest), error);
         }
     }
 
-    /// Opens a blob's file, of which the index knows or, while the scan is going on, may not know yet.
+    /// Opens the file of a blob that the index has or, during the scan, may not have yet.
     pub(super) fn find(&self, key: &Key, digest: &Digest, indexed: bool) -> Result<Opened, Error> {
         if indexed {
             let path = self.path_of(key, digest);
@@ -180,8 +180,8 @@ impl Inner {
         self.examine(key, digest)
     }
 
-    /// Looks again with the key's lock held, so that what is seen cannot be a blob on its way in or out, and
-    /// brings index and disk into agreement.
+    /// Examines the file again while holding the key's lock, so that no other thread is storing or removing it, and
+    /// makes index and disk consistent.
     fn examine(&self, key: &Key, digest: &Digest) -> Result<Opened, Error> {
         let path = self.path_of(key, digest);
         let _lock = self.lock_key(digest);
@@ -201,7 +201,7 @@ impl Inner {
                         .lru
                         .admit(item, self.disk_bytes(opened.file_len), micros(opened.used));
                 }
-                // Doomed meanwhile, or put there by somebody else: not ours to serve.
+                // Marked for eviction meanwhile, or put there by another program: not ours to serve.
                 if state.lru.presence(digest) == Presence::Live {
                     Ok(opened)
                 } else {
@@ -214,8 +214,8 @@ impl Inner {
         }
     }
 
-    /// Compares a blob's body with its checksum, and removes the blob if they disagree. Reads without any lock: what was
-    /// opened stays what it is.
+    /// Compares a blob's body with its checksum and removes the blob if they differ. Reads without a lock, because an
+    /// open file's content does not change.
     pub(super) fn check_body(
         &self,
         key: &Key,
@@ -245,13 +245,13 @@ impl Inner {
         })
     }
 
-    /// The same for whatever is there now.
+    /// The same for the file that is there now.
     pub(super) fn verify(&self, key: &Key, digest: &Digest) -> Result<(), Error> {
         let opened = self.examine(key, digest)?;
         self.check_body(key, digest, &opened)
     }
 
-    /// Forgets a blob whose file is not there. The key's lock is held.
+    /// Forgets a blob whose file is gone. The caller holds the key's lock.
     pub(super) fn vanished(&self, digest: &Digest) -> Error {
         {
             let mut state = self.state();
@@ -264,7 +264,7 @@ impl Inner {
         Error::Missing
     }
 
-    /// Removes a file of ours that is not whole. The key's lock is held.
+    /// Removes a damaged file of the store. The caller holds the key's lock.
     pub(super) fn remove_broken(
         &self,
         digest: &Digest,
@@ -273,7 +273,7 @@ impl Inner {
         kind: Kind,
     ) -> Error {
         if let Err(error) = fs::remove_file(path) {
-            // It stays, counted, until it can be removed or replaced; it is a miss all the same.
+            // The entry stays, and is counted, until it can be removed or replaced; reads of it are misses.
             self.fault("remove broken blob", path, error);
             return Error::Missing;
         }
@@ -290,7 +290,7 @@ impl Inner {
     }
 }
 
-/// One line for each corrupt blob: it is gone with that, so there is no second one.
+/// Logs one line per corrupt blob. The blob is removed, so the line is not repeated.
 pub(super) fn warn_of(kind: Kind, path: &Path, key: Option<&Key>, done: &str) {
     let what = match kind {
         Kind::Trailer => "that was not whole",
@@ -314,7 +314,7 @@ fn open_blob(path: &Path, key: &Key) -> Result<Opened, Flaw> {
     })
 }
 
-/// Whether this is the file that is there now.
+/// Whether the open file is still the one at `path`.
 pub(super) fn is_in_place(file: &File, path: &Path) -> bool {
     let (Ok(there), Ok(ours)) = (path.symlink_metadata(), file.metadata()) else {
         return false;
@@ -322,9 +322,9 @@ pub(super) fn is_in_place(file: &File, path: &Path) -> bool {
     (there.dev(), there.ino()) == (ours.dev(), ours.ino())
 }
 
-/// Opens a file in a blob's place: with its length and the time of its last use.
+/// Opens a file that may be a blob, and returns its length and the time of its last use.
 pub(super) fn open_file(path: &Path) -> Result<(File, u64, SystemTime), Flaw> {
-    // Neither a link nor a pipe in a blob's place may lead elsewhere or block.
+    // A link must not lead elsewhere, and a pipe must not block.
     let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
     let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
         Ok(file) => file,
@@ -338,7 +338,7 @@ pub(super) fn open_file(path: &Path) -> Result<(File, u64, SystemTime), Flaw> {
     };
     let metadata = file.metadata()?;
     if metadata.is_dir() {
-        // Not ours to remove.
+        // It is not a file of the store, so it is not removed.
         return Err(Flaw::Missing);
     }
     if !metadata.is_file() {
@@ -347,11 +347,11 @@ pub(super) fn open_file(path: &Path) -> Result<(File, u64, SystemTime), Flaw> {
     Ok((file, metadata.len(), metadata.modified()?))
 }
 
-/// A blob to look at.
+/// A blob to verify.
 #[derive(Debug)]
 pub(super) enum Suspect {
-    /// The one of this key.
+    /// The blob of this key.
     Key(Key),
-    /// The one that was this key's before it was put again.
+    /// The file that this key had before it was stored again.
     Replaced(Key, File),
 }

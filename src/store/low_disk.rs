@@ -1,8 +1,9 @@
-//! The low-disk watermark: others write to the disk too, and a full one hurts them more than a miss hurts a build.
+//! The low-disk watermark: other programs write to the disk too, and a full disk hurts them more than a miss hurts a
+//! build.
 //!
-//! Where less than a hundredth of the file system is free, or [`MOST_SPARE_BYTES`], the housekeeper evicts what lacks.
-//! A file system below [`LEAST_DISK_BYTES`], such as a tmpfs, is the cache's own: nothing is kept free there.
-//! Some file systems give blocks back only after seconds, so it looks again after a pause and not at once.
+//! If less than a hundredth of the file system is free, or less than [`MOST_SPARE_BYTES`] if that is smaller, the
+//! housekeeper evicts the difference. A file system smaller than [`LEAST_DISK_BYTES`], such as a tmpfs, belongs to the
+//! cache: nothing is kept free there. Some file systems free blocks only after seconds, so the next check is delayed.
 
 use super::eviction::EvictionReason;
 use super::ghost_list::Cause;
@@ -12,19 +13,19 @@ use crate::store::eviction::PAUSE;
 use nix::sys::statvfs::statvfs;
 use std::time::SystemTime;
 
-/// The free part of the disk that is kept free.
+/// The watermark as a fraction of the file system's size.
 const SPARE_SHARE: u64 = 100;
 const MOST_SPARE_BYTES: u64 = 256 * 1024 * 1024;
 const LEAST_DISK_BYTES: u64 = 1024 * 1024 * 1024;
-/// Nothing is evicted for it where what may be evicted is less than so many times of what lacks: the cache is not what
-/// fills the disk then, and would be gone for nothing.
+/// Nothing is evicted if the evictable bytes are less than this multiple of the shortage: the cache is then not what
+/// fills the disk, and evicting all of it would not help.
 const LEAST_LIVE: u64 = 4;
 
 impl Inner {
-    /// Evicts until the disk has its spare room, if the last look at `looked` was long enough ago.
+    /// Evicts until free space reaches the watermark, unless the last check, at `looked`, was too recent.
     pub(super) fn keep_spare(&self, looked: &mut SystemTime) {
         let begun = now();
-        // A clock that was set back must not put it off.
+        // If the clock was set back, the check must not be postponed.
         if begun
             .duration_since(*looked)
             .is_ok_and(|since| since < PAUSE)
@@ -33,7 +34,7 @@ impl Inner {
         }
         *looked = begun;
         let Ok(disk) = statvfs(&self.dir) else {
-            // Whoever reads or writes there finds that out too, and says so.
+            // Reads and writes in that folder will report the same error.
             return;
         };
         let bytes = |blocks: u64| blocks.saturating_mul(disk.fragment_size());
@@ -67,7 +68,7 @@ impl Inner {
                     .unwrap_or_default();
                 (victims, state.lru.victim_bytes() - before)
             };
-            // What cannot be removed is noted.
+            // Failures to remove a file have been recorded.
             if victims.is_empty()
                 || self
                     .evict(&victims, EvictionReason::Room(Cause::Budget))

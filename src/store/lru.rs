@@ -1,6 +1,6 @@
-//! The store's index: what is there, how large, in which order it was used. Pure: no I/O, no clock, no lock.
+//! The store's index: which blobs it has, their sizes, and their order of use. Pure: no I/O, no clock, no lock.
 //!
-//! Bytes are in one of three hands, and their sum never grows past the budget by anything done here:
+//! Bytes are in one of three states, and no operation here lets their sum exceed the budget:
 //!
 //! ```text
 //!           claim                 commit
@@ -11,17 +11,18 @@
 //!                     collect
 //! ```
 //!
-//! A victim stays counted as used until the caller has removed its file, and what it frees goes straight to
-//! the reservation that it was evicted for, so no other writer can take that room in between.
+//! A victim counts as used until the caller has removed its file. The bytes it frees go directly to the reservation for
+//! which it was evicted, so that no other writer can take them in between.
 //!
-//! Namespaces may have rules. A quota bounds what one may take, in the same three hands; a write that would go past it
-//! is made room for among the namespace's own entries. Entries of a pinned namespace are victims of its own writes
-//! only. Each namespace with a rule has a list of its own in order of use, all others share one, so that the next
-//! victim is found by a look at the ends of a few lists.
+//! Namespaces may have rules. A quota limits what a namespace takes, in the same three states; a write that would
+//! exceed it evicts entries of the same namespace. Entries of a pinned namespace are evicted only by writes to it. Each
+//! namespace with a rule has its own list in order of use, and all others share one, so the next victim is found by
+//! comparing the ends of a few lists.
 //!
-//! After a start, files are on disk that the index does not know yet. [`Lru::expect`] says how many bytes they
-//! may take; that much is not free until [`Lru::admit`] has taken them in. Only where they turn out to be more
-//! is the budget exceeded, and the caller evicts [`Lru::overshoot`]. [`Lru::reserve_unscanned_of`] is the same for a quota.
+//! After a start, there are files on disk that the index does not know yet. [`Lru::reserve_unscanned`] states how many
+//! bytes they may take; these are not free until [`Lru::admit`] has added the files. Only if the files turn out to be
+//! larger is the budget exceeded, and the caller evicts [`Lru::overshoot`]. [`Lru::reserve_unscanned_of`] does the same
+//! for a quota.
 
 pub mod quotas;
 mod sorting;
@@ -32,76 +33,76 @@ pub use self::sorting::Sorting;
 use super::slots::Slots;
 use std::ops::Range;
 
-/// The largest entry in bytes: sizes are kept as 32 bits of 512-byte units.
+/// Maximum size of an entry in bytes: sizes are stored as 32-bit counts of 512-byte units.
 pub const MAX_ENTRY_BYTES: u64 = UNIT * u32::MAX as u64;
-/// Recency on disk may lag by this many microseconds, which spares a write per hit.
+/// The time of use on disk may lag by this many microseconds, which saves a write per hit.
 const PERSIST_AFTER_MICROS: u64 = 600 * 1_000_000;
 const UNIT: u64 = 512;
 const NONE: u32 = u32::MAX;
 
-/// A key's hash: the entry's identity here and its file's name.
+/// A key's hash: identifies the entry in the index and names its file.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Digest(pub [u8; 16]);
 
 impl Digest {
-    /// Keys are hashed by BLAKE3 before they come here: any eight of the bytes are spread evenly.
+    /// Keys are hashed with BLAKE3 before, so any eight of the bytes are evenly distributed.
     fn table_hash(&self) -> u64 {
         let [a, b, c, d, e, f, g, h, ..] = self.0;
         u64::from_le_bytes([a, b, c, d, e, f, g, h])
     }
 }
 
-/// What the index knows of a digest.
+/// State of a digest in the index.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Presence {
-    /// Nothing.
+    /// Not in the index.
     Absent,
     /// It may be served.
     Live,
-    /// It is evicted, its file is about to go.
+    /// Being evicted: its file is about to be removed.
     Doomed,
 }
 
-/// What a hit has to do besides being served.
+/// What a hit has to do besides serving the blob.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Touched {
-    /// The time of use on disk is old: write it.
+    /// The time of use on disk is too old and must be written.
     pub persist: bool,
-    /// The body's checksum was compared since the start.
+    /// The body's checksum has been verified since the start.
     pub checked: bool,
-    /// The time of use on disk, in seconds, as it was before.
+    /// The previous time of use on disk, in seconds.
     pub used_secs: u32,
 }
 
-/// An entry's name.
+/// Identifies an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Item {
-    /// Which.
+    /// Hash of its key.
     pub digest: Digest,
     /// Its namespace.
     pub namespace: u16,
 }
 
-/// The answer to [`Lru::collect`].
+/// The result of [`Lru::collect`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Collected {
-    /// Bytes that the entry took.
+    /// Bytes that the entry occupied.
     pub freed: u64,
-    /// Bytes of them that are reserved now.
+    /// How many of them are now reserved.
     pub claimed: u64,
 }
 
-/// A live entry, as it is found by going through all slots.
+/// A live entry, found while iterating over all slots.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Found {
-    /// Which.
+    /// Its identity.
     pub item: Item,
     /// When it was last used.
     pub used_micros: u64,
     slot: u32,
 }
 
-/// A namespace's share.
+/// Usage of a namespace.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Totals {
     /// Bytes.
@@ -110,7 +111,7 @@ pub struct Totals {
     pub entries: u64,
 }
 
-/// 48 bytes; with the table's five per bucket a million entries take 60 to 75 MB.
+/// 48 bytes; including five bytes per bucket of the table, a million entries take 60 to 75 MB.
 #[derive(Clone, Debug)]
 struct Entry {
     digest: Digest,
@@ -118,15 +119,15 @@ struct Entry {
     /// The time of use on disk, in seconds.
     persisted_secs: u32,
     units: u32,
-    /// Towards the most recently used; `NONE` at the end, and in marked and vacant slots.
+    /// The next more recently used entry; `NONE` at the end, and in marked and vacant slots.
     newer: u32,
-    /// Towards the least recently used; in vacant slots the next vacant one.
+    /// The next less recently used entry; in vacant slots, the next vacant one.
     older: u32,
     namespace: u16,
-    /// So are vacant slots.
+    /// Being evicted. Vacant slots are marked as well.
     marked: bool,
     checked: bool,
-    /// It was used since it was written.
+    /// It has been used since it was written.
     hit: bool,
 }
 
@@ -142,7 +143,7 @@ pub struct Lru {
     reserved: u64,
     expected: u64,
     shares: Vec<Share>,
-    /// The first is that of all namespaces without a rule.
+    /// The first list is shared by all namespaces without a rule.
     lists: Vec<List>,
 }
 
@@ -156,7 +157,7 @@ impl Entry {
 }
 
 impl Lru {
-    /// An empty index of `budget` bytes.
+    /// Creates an empty index with a budget of `budget` bytes.
     pub fn new(budget: u64) -> Lru {
         Lru {
             entries: Vec::new(),
@@ -187,41 +188,41 @@ impl Lru {
         self.reserved
     }
 
-    /// Bytes in use, reserved, and expected to be found.
+    /// Bytes used, reserved, and expected from the scan.
     pub fn taken(&self) -> u64 {
         self.used
             .saturating_add(self.reserved)
             .saturating_add(self.expected)
     }
 
-    /// Counts `bytes` as taken by files that are still to be admitted; 0 when all are.
+    /// Counts `bytes` as taken by files that are not yet admitted; 0 when all are.
     pub fn reserve_unscanned(&mut self, bytes: u64) {
         self.expected = bytes;
     }
 
-    /// Bytes by which files found on disk go past the budget.
+    /// Bytes by which the files found on disk exceed the budget.
     pub fn overshoot(&self) -> u64 {
         (self.used + self.reserved).saturating_sub(self.budget + self.marked)
     }
 
-    /// Entries, live and marked.
+    /// Number of entries, live and marked.
     pub fn count(&self) -> u64 {
         self.table.len() as u64
     }
 
-    /// A namespace's share, its marked entries included.
+    /// Usage of a namespace, including marked entries.
     pub fn totals(&self, namespace: u16) -> Totals {
         self.share(namespace).totals
     }
 
-    /// Whether a namespace without a rule has no entries, none in the making, and none still to be found.
+    /// Whether a namespace without a rule has no entries, no reservations, and none that the scan may still find.
     pub fn is_empty(&self, namespace: u16) -> bool {
         let share = self.share(namespace);
         let bytes = share.reserved + share.expected;
         share.totals.entries == 0 && bytes == 0 && share.list == 0
     }
 
-    /// What is known of `digest`.
+    /// The state of `digest`.
     pub fn presence(&self, digest: &Digest) -> Presence {
         match self.find(digest) {
             None => Presence::Absent,
@@ -230,8 +231,9 @@ impl Lru {
         }
     }
 
-    /// Forgets a marked entry whose file is gone and reserves up to `wanted` of its bytes for a write in `namespace`,
-    /// as far as its quota allows. `None` when it is not marked any more: a new blob has taken its place.
+    /// Forgets a marked entry whose file has been removed, and reserves up to `wanted` of its bytes for a write in
+    /// `namespace`, as far as its quota allows. Returns `None` if it is no longer marked because a new blob has
+    /// replaced it.
     pub fn collect(&mut self, digest: &Digest, namespace: u16, wanted: u64) -> Option<Collected> {
         if self.presence(digest) != Presence::Doomed {
             return None;
@@ -242,8 +244,8 @@ impl Lru {
         Some(Collected { freed, claimed })
     }
 
-    /// Takes a marked entry back as the most recently used one: its file could not be removed, and the next
-    /// attempt should meet another one.
+    /// Makes a marked entry live again as the most recently used one: its file could not be removed, and the next
+    /// attempt should try another.
     pub fn restore(&mut self, digest: &Digest) {
         let Some(slot) = self.find(digest).filter(|slot| self.entry(*slot).marked) else {
             return;
@@ -260,7 +262,7 @@ impl Lru {
         self.share_mut(namespace).reserved += bytes;
     }
 
-    /// Gives bytes back that were reserved for a write in `namespace`.
+    /// Returns bytes that were reserved for a write in `namespace`.
     pub fn release(&mut self, namespace: u16, bytes: u64) {
         let share = self.share_mut(namespace);
         debug_assert!(bytes <= share.reserved, "released more than was reserved");
@@ -268,8 +270,8 @@ impl Lru {
         self.reserved = self.reserved.saturating_sub(bytes);
     }
 
-    /// Turns a reservation into a live, checked, most recently used entry of `bytes`; what the reservation
-    /// had more goes back. Returns whether the digest had an entry, which is thereby gone.
+    /// Turns a reservation into a live, verified, most recently used entry of `bytes`, and returns the rest of the
+    /// reservation. Returns whether this replaced an entry of the same digest.
     pub fn commit(&mut self, item: Item, bytes: u64, now_micros: u64, reserved: u64) -> bool {
         debug_assert!(bytes <= reserved, "committed more than was reserved");
         self.release(item.namespace, reserved);
@@ -280,8 +282,8 @@ impl Lru {
         replaced
     }
 
-    /// Takes in a file found on disk as the least recently used entry (see [`Sorting`]), unless the digest
-    /// is known. Returns whether it was not.
+    /// Adds a file found on disk as the least recently used entry (see [`Sorting`]), unless the digest is already
+    /// known. Returns whether it was added.
     pub fn admit(&mut self, found: Item, bytes: u64, used_micros: u64) -> bool {
         if self.find(&found.digest).is_some() {
             return false;
@@ -294,7 +296,7 @@ impl Lru {
         true
     }
 
-    /// Makes a live entry the most recently used one; nothing for others.
+    /// Makes an entry the most recently used one, if it is live.
     pub fn touch(&mut self, digest: &Digest, now_micros: u64) -> Option<Touched> {
         let slot = self.find(digest).filter(|slot| !self.entry(*slot).marked)?;
         self.unlink(slot);
@@ -314,8 +316,8 @@ impl Lru {
         })
     }
 
-    /// Makes a live entry the most recently used one if a hit has nothing else to do (see [`Touched`]). Returns its time
-    /// of use on disk, in seconds; nothing changes if there is more to do.
+    /// Makes a live entry the most recently used one if a hit has nothing else to do (see [`Touched`]). Returns its
+    /// time of use on disk, in seconds; if there is more to do, nothing changes.
     pub fn touch_only(&mut self, digest: &Digest, now_micros: u64) -> Option<u32> {
         let slot = self.find(digest)?;
         let entry = self.entry(slot);
@@ -329,7 +331,7 @@ impl Lru {
         Some(entry.persisted_secs)
     }
 
-    /// Lets the next hit compare the body's checksum again, and write the time of use.
+    /// Makes the next hit verify the body's checksum again, and write the time of use.
     pub fn report(&mut self, digest: &Digest) {
         if let Some(slot) = self.find(digest) {
             let entry = self.entry_mut(slot);
@@ -337,7 +339,7 @@ impl Lru {
         }
     }
 
-    /// Whether a live entry was used, and not only written, after `since_micros`.
+    /// Whether a live entry has been read, not only written, after `since_micros`.
     pub fn was_hit_since(&self, digest: &Digest, since_micros: u64) -> bool {
         self.find(digest).is_some_and(|slot| {
             let entry = self.entry(slot);
@@ -345,14 +347,14 @@ impl Lru {
         })
     }
 
-    /// Notes that a live entry's body agrees with its checksum.
+    /// Records that a live entry's body matches its checksum.
     pub fn mark_checked(&mut self, digest: &Digest) {
         if let Some(slot) = self.find(digest) {
             self.entry_mut(slot).checked = true;
         }
     }
 
-    /// Forgets an entry, live or marked, and returns its bytes.
+    /// Removes an entry, live or marked, and returns its bytes.
     pub fn remove(&mut self, digest: &Digest) -> Option<u64> {
         let entries = &self.entries;
         let slot = self.table.remove(digest.table_hash(), |slot| {
@@ -377,8 +379,8 @@ impl Lru {
         Some(bytes)
     }
 
-    /// Live entries in this range of slots; `None` beyond the last slot. An entry keeps its slot as long as it lives, so
-    /// that all can be gone through bit by bit while they come and go.
+    /// Live entries in this range of slots; `None` if it is beyond the last slot. An entry keeps its slot as long as it
+    /// exists, so the index can be iterated in parts while entries come and go.
     pub fn live_in(&self, slots: Range<usize>) -> Option<impl Iterator<Item = Found>> {
         let last = slots.end.min(self.entries.len());
         let first = u32::try_from(slots.start).ok()?;
@@ -393,7 +395,7 @@ impl Lru {
         })
     }
 
-    /// The bytes of an entry that is live and was last used at `until_micros` or before.
+    /// The bytes of an entry, if it is live and was last used at or before `until_micros`.
     pub fn unused_since(&self, digest: &Digest, until_micros: u64) -> Option<u64> {
         let entry = self.entry(self.find(digest)?);
         (!entry.marked && entry.used_micros <= until_micros).then(|| bytes_of(entry.units))
@@ -413,7 +415,7 @@ impl Lru {
         &mut self.entries[slot as usize]
     }
 
-    /// Fills a slot and the sums; the caller links it.
+    /// Fills a slot and updates the sums; the caller links it.
     fn insert(&mut self, new: Item, bytes: u64, used_micros: u64) -> u32 {
         let entry = Entry {
             digest: new.digest,
@@ -501,8 +503,8 @@ impl Lru {
     }
 }
 
-/// Whether the time of use on disk is too old. A clock that was set back counts as well, or that time would stay
-/// in the future.
+/// Whether the time of use on disk must be written. This includes a time in the future, which would otherwise persist
+/// after the clock was set back.
 fn is_due(persisted_secs: u32, now_micros: u64) -> bool {
     let persisted_micros = u64::from(persisted_secs) * 1_000_000;
     now_micros.abs_diff(persisted_micros) >= PERSIST_AFTER_MICROS

@@ -1,12 +1,12 @@
-//! The namespaces that the store tells apart, each by a number that its blobs carry. There is room for a bounded number
-//! of them, of which one token may make a part; what is empty makes room for others as soon as it is needed.
+//! The namespaces in the store, each with a number that its entries carry. Their number is limited, as is the part that
+//! one token may create; an empty namespace gives up its number as soon as another needs it.
 
 use super::{Error, MAX_NAMESPACES, State};
 use crate::contract::key;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// The most namespaces that one token by name may have made.
+/// Maximum number of namespaces created by one named token.
 pub(super) const MOST_OF_ONE: usize = MAX_NAMESPACES / 8;
 
 /// The namespaces seen so far.
@@ -20,7 +20,7 @@ pub(super) struct Namespaces {
 struct Namespace {
     name: Arc<str>,
     folder: Arc<str>,
-    /// The token that has made it since the start.
+    /// The token that created it since the start.
     maker: Option<Arc<str>>,
     /// Writes in flight.
     writers: u32,
@@ -31,7 +31,7 @@ impl Namespaces {
         self.numbers.get(name).copied()
     }
 
-    /// The number of a namespace that is there for another reason than a write.
+    /// Returns the number of a namespace that is needed for a reason other than a write.
     pub(super) fn intern(&mut self, name: &str) -> Option<u16> {
         let known = self.number(name);
         known.or_else(|| self.add(name, None))
@@ -46,7 +46,7 @@ impl Namespaces {
         Some(number)
     }
 
-    /// Gives the number of an empty namespace to another one. Returns the folder that has become needless.
+    /// Gives the number of an empty namespace to another one. Returns the folder that is no longer needed.
     fn replace(&mut self, number: u16, name: &str, maker: Option<&str>) -> Arc<str> {
         let place = &mut self.all[usize::from(number)];
         let before = std::mem::replace(place, Namespace::new(name, maker));
@@ -59,17 +59,17 @@ impl Namespaces {
         Arc::clone(&self.all[usize::from(number)].folder)
     }
 
-    /// A write begins.
+    /// Records the start of a write.
     pub(super) fn enter(&mut self, number: u16) {
         self.all[usize::from(number)].writers += 1;
     }
 
-    /// A write has ended.
+    /// Records the end of a write.
     pub(super) fn leave(&mut self, number: u16) {
         self.all[usize::from(number)].writers -= 1;
     }
 
-    /// All, with their numbers.
+    /// All namespaces with their numbers.
     pub(super) fn numbered(&self) -> impl Iterator<Item = (u16, &Arc<str>)> {
         (0..).zip(self.all.iter().map(|one| &one.name))
     }
@@ -92,8 +92,8 @@ impl Namespace {
 }
 
 impl State {
-    /// The number of a namespace that `maker`, where it is a token with a share, is about to write to; and the folder of
-    /// one whose number it has taken over, which may be removed if it is empty.
+    /// The number of the namespace to which `maker`, a token with a limit, is about to write. If another namespace gave
+    /// up this number, its folder is returned too; the caller may remove it if it is empty.
     pub(super) fn number_for(
         &mut self,
         name: &str,
@@ -125,8 +125,7 @@ impl State {
         Ok((number, Some(self.namespaces.replace(number, name, maker))))
     }
 
-    /// Whether nobody needs the number: who looks for blobs on the disk, or goes through all of the index, has numbers in
-    /// hand.
+    /// Whether the number is unused. The scan of the disk and iterations over the index hold numbers while they run.
     fn is_empty(&self, number: u16) -> bool {
         !self.indexing && self.purging.now().is_none() && self.lru.is_empty(number)
     }

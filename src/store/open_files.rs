@@ -1,8 +1,9 @@
-//! Files of blobs that were just asked for, kept open: what one client wants, its neighbours want in the same minute.
+//! Keeps files of recently requested blobs open, because clients often request the same blob within a minute.
 //!
-//! Such a blob costs two looks, whether its file is still there and whether its end is in memory, instead of a look-up
-//! of its path, a read and a check of its trailer, and a close. A file is kept until nobody has used it for [`REST`], its
-//! blob goes or is replaced, or others take its place; the room of one that others have removed comes free by then.
+//! Serving such a blob takes two checks, whether its file is still there and whether its end is in memory. Otherwise it
+//! takes a path lookup, reading and verifying the trailer, and closing the file. A file stays open until it has been
+//! unused for [`REST`], its blob is removed or replaced, or its place is needed. Space of files removed by other
+//! programs is freed by then, too.
 
 use super::lru::Digest;
 use super::{Blob, Store};
@@ -11,11 +12,11 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-/// How long a file is kept that nobody uses.
+/// How long an unused file is kept open.
 const REST: Duration = Duration::from_secs(30);
 const GENERATIONS: usize = 64;
 
-/// An open file of a blob that was found whole.
+/// An open file of a blob that was found intact.
 #[derive(Debug, Clone)]
 pub(super) struct OpenFile {
     pub(super) file: Arc<File>,
@@ -26,7 +27,7 @@ pub(super) struct OpenFile {
 }
 
 impl OpenFile {
-    /// Whether the file is still in its place, as it was when its time of use was written.
+    /// Whether the file is still in place, unchanged since its time of use was written.
     pub(super) fn is_there(&self, used_secs: u32) -> bool {
         let found = rustix::fs::fstat(&*self.file);
         found.is_ok_and(|found| {
@@ -46,16 +47,16 @@ impl OpenFile {
     }
 }
 
-/// The leave to keep a file, given before it is opened; void once its blob goes or is replaced.
+/// Permission to keep a file open, obtained before opening it; void once the blob is removed or replaced.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct KeepToken(u32);
 
-/// All that are open. What its methods return is to be closed without the lock that guards it.
+/// All open files. The caller must close what the methods return after releasing the lock.
 #[derive(Debug)]
 pub(super) struct KeptFiles {
     files: LruCache<Digest, OpenFile>,
     most: usize,
-    /// By a byte of the digest, which some share, how often one was forgotten.
+    /// Number of removals, by one byte of the digest.
     generations: [u32; GENERATIONS],
 }
 
@@ -72,7 +73,7 @@ impl KeptFiles {
         &mut self.generations[usize::from(digest.0[14]) % GENERATIONS]
     }
 
-    /// The blob's file, or the leave to keep one.
+    /// The blob's file, or the permission to keep one.
     pub(super) fn find(&mut self, digest: &Digest, now_micros: u64) -> Result<OpenFile, KeepToken> {
         match self.files.get_mut(digest) {
             Some(kept) => {
@@ -83,7 +84,7 @@ impl KeptFiles {
         }
     }
 
-    /// Keeps the file of a blob that is live. Returns the one that has to go for it.
+    /// Keeps the file of a live blob open. Returns the file that must be closed in exchange.
     #[must_use]
     pub(super) fn keep(
         &mut self,
@@ -103,7 +104,7 @@ impl KeptFiles {
         before.or(oldest).map(|(_, other)| other)
     }
 
-    /// To be called whenever a blob's file goes or is replaced.
+    /// Must be called whenever a blob's file is removed or replaced.
     #[must_use]
     pub(super) fn forget(&mut self, digest: &Digest) -> Option<OpenFile> {
         let generation = self.generation(digest);
@@ -111,7 +112,7 @@ impl KeptFiles {
         self.files.pop(digest)
     }
 
-    /// Those that nobody has used for a while.
+    /// Removes and returns the files that have not been used for a while.
     #[must_use]
     pub(super) fn forget_unused(&mut self, now_micros: u64) -> Vec<OpenFile> {
         let rest = u64::try_from(REST.as_micros()).unwrap_or(u64::MAX);
@@ -119,7 +120,7 @@ impl KeptFiles {
         while self
             .files
             .peek_lru()
-            // A clock that was set back makes some of them look as if from the future: they are as well reopened.
+            // If the clock was set back, some times of use are in the future: reopening those files is harmless.
             .is_some_and(|(_, kept)| kept.used_micros.abs_diff(now_micros) > rest)
         {
             unused.extend(self.files.pop_lru().map(|(_, kept)| kept));
@@ -129,16 +130,16 @@ impl KeptFiles {
 }
 
 impl Store {
-    /// So many files of blobs may be open that nobody is reading: none, where nobody says.
+    /// Sets how many unused blob files may stay open; 0 unless this is called.
     pub fn keep_files(&self, most: usize) {
         self.inner.state().kept.most = most;
     }
 }
 
-/// How much later than we think a file's time may be: the last bytes are written after the clock was read.
+/// How much a file's time may exceed ours: its last bytes are written after the clock was read.
 const SLACK_SECS: i64 = 2;
 
-/// Whether somebody has written to a blob's file since we wrote it, or its time of use, at `used_secs`.
+/// Whether another program has written to a blob's file since we wrote it, or its time of use, at `used_secs`.
 pub(super) fn was_changed(mtime_secs: i64, used_secs: u32) -> bool {
     mtime_secs > i64::from(used_secs) + SLACK_SECS
 }

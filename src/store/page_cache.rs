@@ -1,10 +1,10 @@
-//! Blobs that the kernel has in memory: opened and read without ever waiting for the disk, so that a thread that
-//! serves others may do it.
+//! Opens and reads blobs that are in the page cache without ever waiting for the disk, so that a thread that serves
+//! connections may do it.
 //!
-//! A blob from here costs a few system calls; one that goes the way over a thread that may block costs two task
-//! switches more, which is half of the time of a short GET. `RESOLVE_CACHED` lets the look-up of a path fail
-//! instead of wait, `RWF_NOWAIT` a read. Whatever is in the way (not in memory, not indexed yet, something to
-//! check or to note, a file system that knows neither flag) ends in `None`, and the long way does the rest.
+//! This costs a few system calls. Handing a blob to a thread that may block costs two more task switches, half the time
+//! of a short GET. With `RESOLVE_CACHED` a path lookup fails instead of blocking, with `RWF_NOWAIT` a read does. Any
+//! obstacle returns `None`, and the slow path takes over: not in memory, not yet indexed, something to verify or
+//! record, or a file system without these flags.
 
 use super::lru::Presence;
 use super::open_files::OpenFile;
@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 impl Store {
-    /// Opens a blob and marks it as used, if that can be done at once. [`Error::Missing`] on a miss.
+    /// Opens a blob and marks it as used if that is possible at once. Returns [`Error::Missing`] on a miss.
     pub fn get_resident(&self, key: &Key) -> Result<Option<Blob>, Error> {
         let inner = &*self.inner;
         let (digest, now) = (digest_of(key), micros(now()));
@@ -36,12 +36,12 @@ impl Store {
         };
         let leave = match found {
             Ok(kept) if kept.is_there(used_secs) => {
-                // A blob that the disk cannot read is to be a miss, and not an answer that breaks off.
+                // A blob that cannot be read from disk must be a miss, not a truncated response.
                 let end = kept.file_len.saturating_sub(1);
                 let is_resident = read(&kept.file, &mut [0], end).is_ok_and(|whole| whole);
                 return Ok(is_resident.then(|| kept.blob()));
             }
-            // What has become of it is found out by opening it anew.
+            // Opening it again finds out what happened to it.
             Ok(kept) => {
                 drop(kept);
                 inner.close(&digest);
@@ -80,7 +80,7 @@ impl Store {
         };
         let over = {
             let mut state = inner.state();
-            // Doomed meanwhile, or put there by somebody else: not ours to serve.
+            // Marked for eviction meanwhile, or put there by another program: not ours to serve.
             if state.lru.presence(&digest) != Presence::Live {
                 return Ok(None);
             }
@@ -91,7 +91,7 @@ impl Store {
     }
 }
 
-/// The trailer of a blob's file, and the bytes of the whole file.
+/// Returns the trailer of a blob's file, and the length of the whole file.
 fn trailer_of(file: &File, found: &Stat, key: &Key) -> Option<(Trailer, u64)> {
     if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile {
         return None;
@@ -105,13 +105,13 @@ fn trailer_of(file: &File, found: &Stat, key: &Key) -> Option<(Trailer, u64)> {
     Some((trailer, length))
 }
 
-/// Fills `bytes` from what the kernel has of `file` in memory. `false` when that is not all of it.
+/// Fills `bytes` from the page cache. Returns `false` if not all of it is cached.
 pub fn read(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<bool> {
     let mut done = 0;
     while done < bytes.len() {
         let rest = &mut [IoSliceMut::new(&mut bytes[done..])];
         match rustix::io::preadv2(file, rest, offset + done as u64, ReadWriteFlags::NOWAIT) {
-            // The end of the file: the long way finds out how that came.
+            // End of file: the slow path finds out why.
             Ok(0) => return Ok(false),
             Ok(read) => done += read,
             Err(Errno::INTR) => {}

@@ -1,4 +1,4 @@
-//! Purging: blobs that are removed because somebody says so.
+//! Removes blobs on request.
 
 use super::lru::{Found, Item};
 use super::scrub::{SLOTS, end_of};
@@ -12,27 +12,27 @@ use std::path::Path;
 use std::sync::PoisonError;
 use std::time::{Duration, SystemTime};
 
-/// What to purge: blobs that fulfil all that is set here, so everything where nothing is.
+/// Selects blobs that match all criteria set here; without any, all blobs.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
-    /// Only blobs that nobody used for at least this long.
+    /// Only blobs not used for at least this long.
     pub older_than: Option<Duration>,
-    /// Only this namespace; empty is the default one.
+    /// Only this namespace; empty for the default one.
     pub namespace: Option<String>,
-    /// Only keys that match; costs a look into each file, as the index keeps no keys.
+    /// Only keys that match. This reads every file, because the index has no keys.
     pub pattern: Option<Pattern>,
-    /// Only blobs that came by this lane or were written with the token of this name, see [`super::WrittenBy::is`].
-    /// As costly as a pattern.
+    /// Only blobs written by this lane, or with the token of this name; see [`super::WrittenBy::is`]. As expensive as a
+    /// pattern.
     pub written_by: Option<String>,
-    /// Only blobs written then or later. As costly as a pattern.
+    /// Only blobs written at or after this time. As expensive as a pattern.
     pub since: Option<SystemTime>,
-    /// Only count.
+    /// Only count, remove nothing.
     pub dry_run: bool,
 }
 
 impl Filter {
-    /// Whether the end of a blob's file is one of those that are meant: of this member of a group, where there is one. One
-    /// that is gone, or says nothing, is not.
+    /// Whether a blob's trailer matches and, for a member of a group, names this namespace. A file that is gone or has no
+    /// valid trailer does not.
     fn means(&self, path: &Path, member: Option<&str>) -> bool {
         let (pattern, by) = (self.pattern.as_ref(), self.written_by.as_ref());
         if pattern.is_none() && by.is_none() && self.since.is_none() && member.is_none() {
@@ -52,10 +52,10 @@ impl Filter {
     }
 }
 
-/// What a purge removed, or would.
+/// What a purge removed, or would remove.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Purged {
-    /// Blobs.
+    /// Number of blobs.
     pub entries: u64,
     /// Bytes on disk.
     pub bytes: u64,
@@ -69,7 +69,7 @@ pub(super) struct Tracker {
 }
 
 impl Tracker {
-    /// The sums, where there is a purge.
+    /// Progress of all running purges together; `None` if there is none.
     pub(super) fn now(&self) -> Option<Progress> {
         (self.running > 0).then_some(self.sums)
     }
@@ -88,8 +88,8 @@ impl Tracker {
 }
 
 impl Store {
-    /// Removes all blobs that match, even pinned ones. Waits for the end of the start's scan. Goes on past files that
-    /// cannot be removed and reports the first of them.
+    /// Removes all matching blobs, pinned ones included. Waits for the end of the scan. Continues after files that
+    /// cannot be removed, and returns the first such error.
     pub fn purge(&self, filter: &Filter) -> Result<Purged, Error> {
         let inner = &*self.inner;
         let until = match filter.older_than {
@@ -161,7 +161,7 @@ impl Inner {
             return Ok(None);
         }
         let _lock = self.lock_key(&item.digest);
-        // Somebody else may have replaced it meanwhile.
+        // It may have been replaced meanwhile.
         if filter.written_by.is_some() && !filter.means(&path, member) {
             return Ok(None);
         }

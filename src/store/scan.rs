@@ -1,4 +1,4 @@
-//! The start's scan: takes in what is on disk, by names and sizes alone.
+//! The scan at start: adds the files on disk to the index, by names and sizes only.
 
 use super::eviction::HighWaterMark;
 use super::lookup::Kind;
@@ -12,10 +12,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
-/// Folders that a namespace has at most: one for each pair of digits with which names begin.
+/// Maximum number of folders of a namespace: one for each pair of digits with which names begin.
 const FOLDERS: u64 = 256;
 
-/// Starts the scan on a thread of its own, which ends early when the store is dropped.
+/// Starts the scan on its own thread, which ends early if the store is dropped.
 pub(super) fn start(inner: &Arc<Inner>) -> io::Result<()> {
     let mut scan = Scan {
         inner: Arc::downgrade(inner),
@@ -34,17 +34,17 @@ pub(super) fn start(inner: &Arc<Inner>) -> io::Result<()> {
 }
 
 struct Scan {
-    /// Weak, so that a store can be dropped, and opened again, at any time.
+    /// A weak reference, so that a store can be dropped and reopened at any time.
     inner: Weak<Inner>,
     foreign: u64,
     example: Option<PathBuf>,
 }
 
-/// `None` from any of the steps: the store is gone.
+/// Each step returns `None` if the store was dropped.
 impl Scan {
     fn namespaces(&mut self, blobs: &Path) -> Option<()> {
         let mut entries = self.list(blobs)?;
-        // Those with a quota first: until they are known, nothing can be written to them.
+        // Those with a quota come first: until they are known, nothing can be written to them.
         let governed = self.governed_folders()?;
         entries.sort_by_key(|entry| !governed.iter().any(|folder| *entry.file_name() == **folder));
         let total = entries.len() as u64 * FOLDERS;
@@ -103,7 +103,7 @@ impl Scan {
         )
     }
 
-    /// All of a namespace is known.
+    /// Records that all blobs of a namespace are known.
     fn settle(&self, namespace: u16) -> Option<()> {
         let inner = self.inner.upgrade()?;
         inner.state().lru.reserve_unscanned_of(namespace, 0);
@@ -143,7 +143,7 @@ impl Scan {
         Some(())
     }
 
-    /// A file that is no blob: a write in flight, what is left of one, or not ours.
+    /// Handles a file that is not a blob: a write in flight, the remains of one, or a foreign file.
     fn other(&mut self, entry: &DirEntry) -> Option<()> {
         let inner = self.inner.upgrade()?;
         let name = entry.file_name();
@@ -162,7 +162,7 @@ impl Scan {
         Some(())
     }
 
-    /// A folder's entries. What cannot be read is noted and skipped: the rest is still worth having.
+    /// A folder's entries. What cannot be read is recorded and skipped, because the rest is still useful.
     fn list(&self, folder: &Path) -> Option<Vec<DirEntry>> {
         let inner = self.inner.upgrade()?;
         let read = fs::read_dir(folder).and_then(|entries| entries.collect());
@@ -177,7 +177,7 @@ impl Scan {
         self.example.get_or_insert_with(|| entry.path());
     }
 
-    /// Puts the index in order and evicts what is over the budget.
+    /// Sorts the index and evicts what is over the budget.
     fn finish(self) -> Option<()> {
         let inner = self.inner.upgrade()?;
         if let Some(example) = &self.example {
@@ -207,7 +207,7 @@ impl Scan {
 }
 
 impl Inner {
-    /// Puts the index in its order of use.
+    /// Sorts the index by time of use.
     fn sort(&self) {
         let mut sorting = Sorting::default();
         while sorting.collect(&self.state().lru) {
@@ -220,7 +220,7 @@ impl Inner {
     }
 }
 
-/// Takes one file into the index. With the key's lock held: it cannot be removed or replaced in between.
+/// Adds one file to the index, while holding the key's lock, so that it cannot be removed or replaced.
 fn take_in(inner: &Inner, entry: &DirEntry, item: Item) {
     let _lock = inner.lock_key(&item.digest);
     let metadata = match entry.metadata() {
@@ -235,7 +235,7 @@ fn take_in(inner: &Inner, entry: &DirEntry, item: Item) {
         inner.remove_broken(&item.digest, &entry.path(), None, Kind::Trailer);
         return;
     }
-    // A time in the future, from a clock that was set back since, would keep the blob for ever.
+    // A time in the future, from before the clock was set back, would keep the blob forever.
     let now = now();
     let used = metadata.modified().map_or(now, |used| used.min(now));
     inner
@@ -244,14 +244,14 @@ fn take_in(inner: &Inner, entry: &DirEntry, item: Item) {
         .admit(item, inner.disk_bytes(metadata.len()), micros(used));
 }
 
-/// Removes a namespace's folder if there is nothing in it: there may be only so many namespaces, and folders take room
-/// that nobody counts. A blob on its way there finds its folder missing and makes it again.
+/// Removes a namespace's folder if it is empty: the number of namespaces is limited, and folders take uncounted space.
+/// A write that finds its folder missing creates it again.
 pub(super) fn is_emptied(folder: &Path) -> bool {
     let Ok(entries) = fs::read_dir(folder) else {
         return false;
     };
     for entry in entries.filter_map(Result::ok) {
-        // Fails where there is something in it, which is the question.
+        // Fails if the folder is not empty, which answers the question.
         if !is_hex(&entry.file_name(), 2) || fs::remove_dir(entry.path()).is_err() {
             return false;
         }

@@ -1,12 +1,12 @@
-//! Checks of blobs that no request waits for: of all, on a schedule, and of single ones, on suspicion.
+//! Verifies blobs in the background: all of them on a schedule, and single ones on suspicion.
 //!
-//! One thread does both. On a schedule it goes through the blobs by the first byte of their digests, 256 parts of equal
-//! time, so that a restart goes on with the part it was in: the file `scrub` says which. It sleeps after each piece
-//! that it reads, and what it brought into memory it lets go again, so that it neither holds up requests nor takes the
-//! room of what they use.
+//! One thread does both. On schedule it goes through the blobs by the first byte of their digests, in 256 parts of
+//! equal time. The file `scrub` records the current part, at which a restart continues. The thread sleeps after each
+//! piece that it reads and drops it from the page cache again, so that it neither delays requests nor displaces what
+//! they use.
 //!
-//! Suspicious is a blob that could not be sent to its end, and one that a client puts again soon after it got it: the
-//! client may have found it useless.
+//! A blob is suspicious if it could not be sent completely, or if a client stores it again soon after receiving it,
+//! perhaps because it was unusable.
 
 use super::lookup::{Flaw, Kind, is_in_place, open_file, warn_of};
 use super::lru::{Digest, Item, Presence};
@@ -22,36 +22,36 @@ use std::sync::{Arc, Weak};
 use std::thread::sleep;
 use std::time::{Duration, SystemTime};
 
-/// Suspicions that wait; more are not looked at.
+/// Maximum length of the queue of suspects; further ones are ignored.
 pub(super) const MOST_SUSPECTS: usize = 64;
-/// Read in a second at most, even if the schedule is not kept that way.
+/// Maximum number of bytes read per second, even if the schedule slips.
 const BYTES_PER_SECOND: u64 = 32 << 20;
-/// A put so soon after a hit is suspicious.
+/// A blob stored again within this time after a hit is suspicious.
 const SOON_MICROS: u64 = 60 * 1_000_000;
 const PARTS: u32 = 256;
-/// Slots of the index that are looked through at a time.
+/// Number of index slots examined at a time.
 pub(super) const SLOTS: usize = 1 << 14;
-/// How often it looks whether the start's scan has ended.
+/// Interval of checks whether the scan at start has ended.
 const SCAN_PAUSE: Duration = Duration::from_millis(200);
 
-/// What the checks came to, since the start but for the time of the last full pass.
+/// Results of the verifications since the start; only the time of the last full pass is older.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Scrubbed {
-    /// In which every blob is to be checked once; `None` if that is off.
+    /// Period in which every blob is verified once; `None` if the schedule is off.
     pub period: Option<Duration>,
-    /// Blobs checked by the schedule.
+    /// Blobs verified on schedule.
     pub checked: u64,
-    /// Those of them that were corrupt.
+    /// Corrupt blobs among those.
     pub corrupt: u64,
-    /// Blobs checked on suspicion.
+    /// Blobs verified on suspicion.
     pub suspicions: u64,
-    /// The end of the last pass over all blobs.
+    /// End of the last complete pass.
     pub last_full: Option<SystemTime>,
-    /// Parts of the present pass that are done, of 256.
+    /// Finished parts of the current pass, of 256.
     pub part: u8,
 }
 
-/// The right to report a blob as corrupt, for whoever sends it.
+/// Allows the sender of a blob to report it as corrupt.
 #[derive(Debug, Clone)]
 pub struct CorruptionReport {
     store: Store,
@@ -59,14 +59,14 @@ pub struct CorruptionReport {
 }
 
 impl CorruptionReport {
-    /// The blob could not be read to its end.
+    /// Reports that the blob could not be read completely.
     pub fn raise(&self) {
         self.store.inner.suspect(Suspect::Key(self.key.clone()));
     }
 }
 
 impl Store {
-    /// The right to report this blob as corrupt.
+    /// Returns a report for this blob, to be raised if sending fails.
     pub fn report(&self, key: &Key) -> CorruptionReport {
         CorruptionReport {
             store: self.clone(),
@@ -74,8 +74,8 @@ impl Store {
         }
     }
 
-    /// Looks at a blob that could not be read because of `cause`, at once, and removes it if it is corrupt. Returns
-    /// what to answer: [`Error::Missing`] for one that is gone.
+    /// Verifies a blob at once that could not be read because of `cause`, and removes it if it is corrupt. Returns the
+    /// error to answer: [`Error::Missing`] if it was removed.
     pub fn distrust(&self, key: &Key, cause: io::Error) -> Error {
         let digest = digest_of(key);
         match self.inner.verify(key, &digest) {
@@ -100,7 +100,7 @@ pub(super) fn start(
         (state.scrubbed.part, state.scrubbed.last_full) = (part, last_full);
     }
     let scrub = Scrub {
-        // Weak, so that a store can be dropped, and opened again, at any time.
+        // A weak reference, so that a store can be dropped and reopened at any time.
         inner: Arc::downgrade(inner),
         suspects,
     };
@@ -118,7 +118,7 @@ struct Scrub {
     suspects: Receiver<Suspect>,
 }
 
-/// `None` from any of the steps: the store is gone.
+/// Each step returns `None` if the store was dropped.
 impl Scrub {
     fn wait_for_suspects(self) -> Option<()> {
         loop {
@@ -128,7 +128,7 @@ impl Scrub {
     }
 
     fn keep_to(self, period: Duration) -> Option<()> {
-        // A tenth is left for what takes longer than it should.
+        // A tenth of the period is left for delays.
         let time = period.mul_f64(0.9) / PARTS;
         while self.inner.upgrade()?.state().indexing {
             self.rest(SCAN_PAUSE)?;
@@ -150,7 +150,7 @@ impl Scrub {
         }
     }
 
-    /// The blobs of the present part.
+    /// The blobs of the current part.
     fn items(&self) -> Option<Vec<Item>> {
         let mut items = Vec::new();
         for slots in (0..).map(|chunk| chunk * SLOTS..(chunk + 1) * SLOTS) {
@@ -171,7 +171,7 @@ impl Scrub {
         Some(items)
     }
 
-    /// Waits; the next suspect ends that early.
+    /// Waits for `pause` or for the next suspect.
     fn rest(&self, pause: Duration) -> Option<()> {
         match self.suspects.recv_timeout(pause) {
             Ok(suspect) => {
@@ -185,7 +185,7 @@ impl Scrub {
 }
 
 impl State {
-    /// Is it suspicious that a client stores this blob now? It has just been given it.
+    /// Whether storing this blob is suspicious because a client was just served it.
     pub(super) fn is_suspicious(&self, digest: &Digest, now: u64) -> bool {
         self.lru
             .was_hit_since(digest, now.saturating_sub(SOON_MICROS))
@@ -193,16 +193,16 @@ impl State {
 }
 
 impl Inner {
-    /// Has a blob looked at, unless too many wait for that.
+    /// Queues a blob for verification, unless the queue is full.
     pub(super) fn suspect(&self, suspect: Suspect) {
-        // Full: it is a hint, and the schedule finds it too. Closed: the thread cannot have ended.
+        // Full: this is only a hint, and the schedule finds the blob too. Disconnected: the thread cannot have ended.
         let _ = self.scrubber.try_send(suspect);
     }
 
     fn look_at(&self, suspect: Suspect) {
         self.state().scrubbed.suspicions += 1;
         match suspect {
-            // Whatever is found is seen to there.
+            // `verify` handles whatever it finds.
             Suspect::Key(key) => drop(self.verify(&key, &digest_of(&key))),
             Suspect::Replaced(key, file) => {
                 let trailer = file
@@ -220,7 +220,7 @@ impl Inner {
         }
     }
 
-    /// Checks one blob by the schedule.
+    /// Verifies one blob on schedule.
     pub(super) fn scrub(&self, item: &Item) {
         let path = self.path_of_item(item);
         let (file, found) = match open_own(&path, &item.digest) {
@@ -238,7 +238,7 @@ impl Inner {
                 return;
             }
         }
-        // Once more, when it can neither come nor go; but not the body, which may be long.
+        // Checked again with the lock, under which it cannot be added or removed. The body, which may be long, is not.
         let _lock = self.lock_key(&item.digest);
         if self.state().lru.presence(&item.digest) != Presence::Live {
             return;
@@ -246,7 +246,7 @@ impl Inner {
         let flaw = match (open_own(&path, &item.digest), found) {
             (Err(flaw), _) => flaw,
             (Ok(_), Err(flaw)) if file.is_some_and(|file| is_in_place(&file, &path)) => flaw,
-            // There is another one now.
+            // It has been replaced.
             (Ok(_), _) => return,
         };
         let key = end_of(&path).and_then(|end| Key::from_canonical(&end.key).ok());
@@ -270,12 +270,12 @@ impl Inner {
             (scrubbed.part, scrubbed.last_full)
         };
         let seconds = last_full.map_or(0, |at| micros(at) / 1_000_000);
-        // A failure is noted, and costs the next start a part of the pass.
+        // A failure is recorded, and costs the next start a part of the pass.
         let _ = self.note_in_file("scrub", &format!("{part} {seconds}\n"));
     }
 }
 
-/// The part that comes next and the end of the last pass over all; from the start where the file does not say.
+/// The next part and the end of the last full pass; the beginning if the file cannot be read.
 fn read_progress(path: &Path) -> (u8, Option<SystemTime>) {
     let text = fs::read_to_string(path).unwrap_or_default();
     let read = text
@@ -289,13 +289,13 @@ fn read_progress(path: &Path) -> (u8, Option<SystemTime>) {
     (part, at.filter(|_| seconds > 0))
 }
 
-/// What the end of a blob's file says, if it says something.
+/// The trailer of a blob's file, if it is valid.
 pub(super) fn end_of(path: &Path) -> Option<Whole> {
     let (file, len, _) = open_file(path).ok()?;
     Trailer::read_any(&file, len).ok()?
 }
 
-/// Opens a blob's file, whose key has this digest, and reads its trailer.
+/// Opens the file of a blob whose key has this digest, and reads its trailer.
 fn open_own(path: &Path, digest: &Digest) -> Result<(File, Trailer), Flaw> {
     let (file, len, _) = open_file(path)?;
     let read = Trailer::read_any(&file, len)?;
@@ -305,18 +305,18 @@ fn open_own(path: &Path, digest: &Digest) -> Result<(File, Trailer), Flaw> {
     Ok((file, own.trailer))
 }
 
-/// Compares a body with its checksum and leaves no more of the file in memory than there was.
+/// Verifies a body's checksum, and leaves no more of the file in the page cache than before.
 fn check_and_forget(file: &File, trailer: &Trailer) -> Result<(), Flaw> {
     let is_in_use = page_cache::read(file, &mut [0], 0).unwrap_or(false);
     let found = check(file, trailer);
     if !is_in_use {
-        // A file system that does not know it keeps it as it likes.
+        // File systems without support for it may keep the pages.
         let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
     }
     found
 }
 
-/// Compares a body with its checksum, slowly.
+/// Verifies a body's checksum at limited speed.
 fn check(file: &File, trailer: &Trailer) -> Result<(), Flaw> {
     let pace = |read| sleep(Duration::from_secs(read as u64) / BYTES_PER_SECOND as u32);
     if trailer.body_is_whole_at_pace(file, pace)? {

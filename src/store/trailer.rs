@@ -1,4 +1,4 @@
-//! What follows the body in a blob's file, and proves that the file is whole. Pure but for reading.
+//! The trailer that follows the body in a blob's file, and proves that the file is complete. Pure except for reading.
 //!
 //! ```text
 //! offset 0  len                                                                                          end
@@ -6,10 +6,9 @@
 //!            | xxh3 u64 | magic | xxh3 u64 |
 //! ```
 //!
-//! "Written by" is the text of a [`WrittenBy`]; blobs from before there was one have a length of 0 in its place.
-//! Numbers are little-endian. The first checksum is of the body, the last one of the trailer before it. The
-//! body comes first so that a file can be sent as it is; the trailer comes last so that a file cut short
-//! anywhere has none.
+//! "Written by" is the text of a [`WrittenBy`]; blobs from before it existed have a length of 0 there. Numbers are
+//! little-endian. The first checksum covers the body, the last one the trailer before it. The body comes first so that
+//! a file can be sent as it is; the trailer comes last so that a file truncated anywhere has none.
 
 use super::written_by::{self, WrittenBy};
 use crate::contract::key::MAX_KEY_BYTES;
@@ -23,13 +22,13 @@ const MAGIC: &[u8; 8] = b"sccdock1";
 const FIXED_BYTES: usize = 44;
 const CHUNK_BYTES: usize = 128 * 1024;
 
-/// A trailer has at most this many bytes.
+/// Maximum length of a trailer in bytes.
 pub(crate) const MOST_BYTES: usize = FIXED_BYTES + MAX_KEY_BYTES + written_by::MOST_BYTES;
 
-/// A blob's file has at least this many bytes.
+/// Minimum length of a blob's file in bytes.
 pub(super) const MIN_FILE_BYTES: u64 = FIXED_BYTES as u64 + 1;
 
-/// The facts of a trailer.
+/// The content of a trailer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Trailer {
     pub(super) written_micros: u64,
@@ -37,24 +36,24 @@ pub(super) struct Trailer {
     pub(super) body_hash: u64,
 }
 
-/// Bytes of the trailer of `key`.
+/// Length of the trailer for `key`, in bytes.
 pub(super) fn len(key: &str, by: &WrittenBy) -> u64 {
     (FIXED_BYTES + key.len() + by.as_str().len()) as u64
 }
 
-/// Bytes of the longest trailer of `key`.
+/// Maximum length of a trailer for `key`, in bytes.
 pub(super) fn most(key: &str) -> u64 {
     (FIXED_BYTES + key.len() + written_by::MOST_BYTES) as u64
 }
 
-/// Where the trailer of `key` may begin in a file of `file_len` bytes, whoever has written it; `None` where it has no
-/// room.
+/// Earliest position at which the trailer for `key` may begin in a file of `file_len` bytes; `None` if the file is too
+/// short.
 pub(super) fn earliest(key: &str, file_len: u64) -> Option<u64> {
     let least = (FIXED_BYTES + key.len()) as u64;
     (file_len >= least).then(|| file_len.saturating_sub(most(key)))
 }
 
-/// A trailer whose key was not known.
+/// A trailer read without knowing its key.
 pub(super) struct Whole {
     pub(super) key: String,
     pub(super) by: WrittenBy,
@@ -62,7 +61,7 @@ pub(super) struct Whole {
 }
 
 impl Trailer {
-    /// The trailer's bytes.
+    /// Encodes the trailer.
     pub(super) fn encode(&self, key: &str, by: &WrittenBy) -> Vec<u8> {
         let by = by.as_str();
         let mut bytes = Vec::with_capacity(FIXED_BYTES + key.len() + by.len());
@@ -79,8 +78,8 @@ impl Trailer {
         bytes
     }
 
-    /// The facts of a trailer that belongs to `key` and to a file of `file_len` bytes, which ends in `bytes`; `None` for
-    /// any other.
+    /// Decodes the trailer of `key` from `bytes`, the end of a file of `file_len` bytes. Returns `None` if it is not
+    /// valid or belongs to another key.
     pub(super) fn decode(bytes: &[u8], key: &str, file_len: u64) -> Option<Trailer> {
         let rest: &[u8; FIXED_BYTES] = bytes.last_chunk()?;
         let [key_len, by_len] = lengths(rest);
@@ -100,7 +99,7 @@ impl Trailer {
         whole.then_some(trailer)
     }
 
-    /// Reads the trailer of `key` from a file of `file_len` bytes.
+    /// Reads the trailer for `key` from a file of `file_len` bytes.
     pub(super) fn read(file: &File, key: &str, file_len: u64) -> io::Result<Option<Trailer>> {
         let Some(start) = earliest(key, file_len) else {
             return Ok(None);
@@ -108,13 +107,13 @@ impl Trailer {
         let mut bytes = vec![0; usize::try_from(file_len - start).unwrap_or(MOST_BYTES)];
         match file.read_exact_at(&mut bytes, start) {
             Ok(()) => Ok(Trailer::decode(&bytes, key, file_len)),
-            // Cut since its length was read.
+            // Truncated since its length was read.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// Reads the trailer of a file of `file_len` bytes whose key is not known.
+    /// Reads the trailer of a file of `file_len` bytes without knowing its key.
     pub(super) fn read_any(file: &File, file_len: u64) -> io::Result<Option<Whole>> {
         let Some(start) = file_len.checked_sub(FIXED_BYTES as u64) else {
             return Ok(None);
@@ -149,12 +148,12 @@ impl Trailer {
         }))
     }
 
-    /// Reads the whole body and compares its checksum.
+    /// Reads the whole body and compares it with its checksum.
     pub(super) fn body_is_whole(&self, file: &File) -> io::Result<bool> {
         self.body_is_whole_at_pace(file, |_| {})
     }
 
-    /// The same, and tells `pace` of each number of bytes read.
+    /// The same, calling `pace` with each number of bytes read.
     pub(super) fn body_is_whole_at_pace(
         &self,
         file: &File,
@@ -181,7 +180,7 @@ impl Trailer {
     }
 }
 
-/// Of the key and of who has written it.
+/// Lengths of the key and of the text that names the writer.
 fn lengths(fixed: &[u8; FIXED_BYTES]) -> [usize; 2] {
     [8, 10].map(|at| usize::from(u16::from_le_bytes([fixed[at], fixed[at + 1]])))
 }

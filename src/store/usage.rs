@@ -1,4 +1,4 @@
-//! What the store has to tell: its figures at one moment.
+//! Usage of the store at one moment.
 
 use super::ghost_list::Tally;
 use super::lru::{Rule, Totals};
@@ -7,95 +7,95 @@ use super::{Flaws, Store};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-/// The store at one moment.
+/// Usage of the store at one moment.
 #[derive(Debug, Clone)]
 pub struct Usage {
-    /// Bytes on disk of all indexed blobs.
+    /// Disk usage of all indexed blobs.
     pub bytes: u64,
-    /// Bytes held for writes in flight; `bytes + reserved_bytes` stays within the budget.
+    /// Bytes reserved for writes in flight; `bytes + reserved_bytes` stays within the budget.
     pub reserved_bytes: u64,
     /// The budget.
     pub budget_bytes: u64,
-    /// Indexed blobs.
+    /// Number of indexed blobs.
     pub entries: u64,
-    /// The start's scan has not ended: `bytes` and `entries` still grow.
+    /// Whether the scan at start is still running, so that `bytes` and `entries` still grow.
     pub indexing: bool,
-    /// How far that scan is, in folders; a namespace counts as many as it may have.
+    /// Progress of that scan in folders; each namespace counts with its maximum number of folders.
     pub scanned: Progress,
     /// Blobs evicted since the start.
     pub evicted_entries: u64,
-    /// Their bytes on disk.
+    /// Disk usage of the evicted blobs.
     pub evicted_bytes: u64,
-    /// Blobs removed since the start because nobody used them for too long.
+    /// Blobs removed because of their age since the start.
     pub expired_entries: u64,
-    /// Their bytes on disk.
+    /// Disk usage of those blobs.
     pub expired_bytes: u64,
-    /// Writes refused since the start because only pinned blobs could have made room.
+    /// Writes refused since the start because only pinned blobs could have been evicted.
     pub pinned_refusals: u64,
-    /// Misses since the start of blobs that were evicted before.
+    /// Misses since the start of blobs that had been evicted.
     pub lost_hits: Tally,
     /// Blobs found corrupt since the start, by kind.
     pub flaws: Flaws,
-    /// The scheduled check of all blobs.
+    /// The scheduled verification of all blobs.
     pub scrubbed: Scrubbed,
-    /// The purge that is under way, in blobs; the sums where there are several.
+    /// Progress of running purges in blobs, all together.
     pub purging: Option<Progress>,
-    /// Blobs whose files vanished behind our back.
+    /// Blobs whose files were removed by another program.
     pub vanished_entries: u64,
-    /// Files in the store's folders that are not ours; they are left alone and not counted in `bytes`.
+    /// Foreign files in the store's folders; they are left alone and not counted in `bytes`.
     pub foreign_files: u64,
-    /// Namespaces that hold or lost blobs or have rules, by name.
+    /// Namespaces that have or had blobs or have rules, by name.
     pub namespaces: Vec<NamespaceUsage>,
-    /// The last time that the file system refused something.
+    /// The most recent file-system error.
     pub last_fault: Option<Fault>,
 }
 
-/// How much of a long work is done.
+/// Progress of a long operation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// What was looked at.
+    /// Number of items examined.
     pub done: u64,
-    /// What there is to look at.
+    /// Total number of items.
     pub total: u64,
 }
 
-/// One namespace's share.
+/// Usage of one namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamespaceUsage {
     /// Its name; empty for the default one.
     pub name: String,
-    /// Bytes on disk.
+    /// Disk usage.
     pub bytes: u64,
-    /// Blobs.
+    /// Number of blobs.
     pub entries: u64,
-    /// Most bytes that it may take.
+    /// Maximum disk usage.
     pub quota: Option<u64>,
-    /// Writes of others do not evict from it.
+    /// Whether writes to other namespaces cannot evict its blobs.
     pub pinned: bool,
-    /// Its part of the lost hits.
+    /// Lost hits in this namespace.
     pub lost_hits: u64,
 }
 
-/// The file system refused something.
+/// A file-system error.
 #[derive(Debug, Clone)]
 pub struct Fault {
-    /// What, in the form `cannot <verb> <object>: <cause>`.
+    /// The error in the form `cannot <verb> <object>: <cause>`.
     pub message: String,
-    /// When.
+    /// Time of the error.
     pub at: SystemTime,
-    /// How many there were since the start.
+    /// Number of errors since the start.
     pub count: u64,
     pub(super) logged_at: SystemTime,
 }
 
-/// A namespace's name, what it holds and may hold, and its lost hits.
+/// A namespace's name, usage, rule and lost hits.
 type Share = (Arc<str>, Totals, Rule, u64);
 
 impl Store {
-    /// Figures for status and metrics.
+    /// The current usage, for status and metrics.
     pub fn usage(&self) -> Usage {
         let (mut usage, shares) = self.figures();
-        // Thousands of names are copied and sorted without the lock.
+        // Thousands of names are copied and sorted after releasing the lock.
         let shares = shares
             .into_iter()
             .map(|(name, totals, rule, lost_hits)| NamespaceUsage {
@@ -114,7 +114,7 @@ impl Store {
         usage
     }
 
-    /// All but the namespaces, and what those are made of.
+    /// Everything but the namespaces, and the data from which those are made.
     fn figures(&self) -> (Usage, Vec<Share>) {
         let state = self.inner.state();
         let shares = state.namespaces.numbered().map(|(number, name)| {

@@ -1,4 +1,4 @@
-//! Writing a blob: reservation, temporary file beside its later place, body and trailer, rename.
+//! Writes a blob: reservation, temporary file in the same folder, body and trailer, rename.
 
 use super::lookup::Suspect;
 use super::lru::{Digest, Item};
@@ -14,45 +14,46 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use twox_hash::XxHash3_64;
 
-/// How much more is reserved at a time for a body whose length is not known.
+/// Number of bytes reserved at a time for a body of unknown length.
 const STEP_BYTES: u64 = 1024 * 1024;
-/// Reserved at first at most, and then as the body arrives: what is announced and never sent must not evict the rest.
+/// Maximum number of bytes reserved before the body arrives: what is announced but never sent must not evict other
+/// blobs.
 const AHEAD_BYTES: u64 = 16 * 1024 * 1024;
-/// A blob's two folders are made so often at most: the start's scan, which removes empty ones, passes each once.
+/// How often a blob's two folders are created at most: the scan at start, which removes empty ones, passes each once.
 const FOLDER_TRIES: u32 = 3;
 
 /// A blob being written. Dropped without [`Writer::commit`], it leaves nothing behind.
 pub struct Writer {
-    // In this order: the reservation may go only when the file's blocks are free.
+    // Drop order matters: the reservation may be released only after the file's blocks are free.
     file: File,
     temp: Temp,
     reservation: Reservation,
     key: Key,
     by: WrittenBy,
     digest: Digest,
-    /// Where the blob will be.
+    /// The blob's final path.
     path: PathBuf,
     namespace: u16,
-    /// Bytes on disk that it may take.
+    /// Maximum size on disk in bytes.
     limit: u64,
     announced: Option<u64>,
     hasher: XxHash3_64,
     received: u64,
-    /// A write failed half-way: the file is not what was received.
+    /// A write failed half-way, so the file differs from what was received.
     failed: bool,
 }
 
-/// Who has made a file.
+/// Who created a temporary file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Origin {
     /// A write in flight.
     ThisRun,
-    /// A write that was cut off, and cannot go on.
+    /// A write that was interrupted and cannot continue.
     EarlierRun,
     Foreign,
 }
 
-/// Names of temporary files, which no other run of the store has given.
+/// Names for temporary files, which no other run of the store has used.
 #[derive(Debug)]
 pub(super) struct Names {
     run: String,
@@ -63,7 +64,7 @@ impl Names {
     const START: &str = "new-";
 
     pub(super) fn new() -> Names {
-        // The standard library's random number: it needs to differ, not to be secret.
+        // The standard library's random number is enough: it must be different, not secret.
         let random = RandomState::new().hash_one(0);
         Names {
             run: format!("{}{random:016x}-", Names::START),
@@ -87,7 +88,7 @@ impl Names {
     }
 }
 
-/// A temporary file; removed when dropped, unless it was renamed.
+/// A temporary file, removed on drop unless it was renamed.
 #[derive(Debug)]
 struct Temp {
     inner: Arc<Inner>,
@@ -107,18 +108,18 @@ impl Drop for Temp {
     }
 }
 
-/// The number of the namespace and bytes of the budget, held for one write; given back when dropped.
+/// The namespace's number and the bytes of the budget held for one write; released on drop.
 #[derive(Debug)]
 struct Reservation {
     inner: Arc<Inner>,
     namespace: u16,
     bytes: u64,
-    /// Given back already.
+    /// Already released.
     is_over: bool,
 }
 
 impl Reservation {
-    /// Of a namespace that the write has entered. No bytes yet.
+    /// Reserves no bytes yet, for a namespace that the write has entered.
     fn new(inner: &Arc<Inner>, namespace: u16) -> Reservation {
         Reservation {
             inner: Arc::clone(inner),
@@ -179,7 +180,7 @@ impl Writer {
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                     result => return result,
                 }
-                // Folders are made when they are first missed, which spares a look at each write.
+                // Folders are created only when found missing, which saves a check at each write.
                 match temp.parent().map_or(Ok(()), fs::create_dir_all) {
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                     made => made?,
@@ -211,7 +212,7 @@ impl Writer {
         })
     }
 
-    /// Is there room for so many more bytes of the body, and the trailer, without an eviction?
+    /// Whether this many more bytes of the body, and the trailer, fit without an eviction.
     pub fn has_room_for(&self, more: usize) -> bool {
         let end = self.received.saturating_add(more as u64);
         let end = end.saturating_add(self.trailer_len());
@@ -233,8 +234,8 @@ impl Writer {
         self.write_last(Vec::new())
     }
 
-    /// Appends the last bytes of the body and makes the blob visible: one system call less than in two steps.
-    /// Room in `bytes` for [`super::TRAILER_ROOM`] more spares a copy. Returns whether it replaced an older one.
+    /// Appends the last bytes of the body and makes the blob visible, with one system call less than in two steps.
+    /// Spare capacity of [`super::TRAILER_ROOM`] in `bytes` saves a copy. Returns whether it replaced an older blob.
     pub fn write_last(self, bytes: Vec<u8>) -> Result<bool, Error> {
         self.seal(bytes)?.replace()
     }
@@ -275,7 +276,7 @@ impl Writer {
         })
     }
 
-    /// Checks and counts bytes of the body that are about to be appended.
+    /// Validates and counts bytes of the body that are about to be appended.
     fn account_for(&mut self, bytes: &[u8]) -> Result<(), Error> {
         let received = self.received.saturating_add(bytes.len() as u64);
         if let Some(announced) = self.announced.filter(|announced| *announced < received) {
@@ -291,15 +292,15 @@ impl Writer {
         Ok(())
     }
 
-    /// Renames the file and takes it into the index as one step for all others who handle this key. Returns whether it
-    /// replaced an older one; with `only_new` it does not, and returns `None` where there is one.
+    /// Renames the file and adds it to the index, as one step for all other threads that handle this key. Returns whether
+    /// it replaced an older blob. With `only_new` it replaces none, and returns `None` if there is one.
     fn publish(&mut self, now_micros: u64, only_new: bool) -> io::Result<Option<bool>> {
         let (inner, path) = (&*self.temp.inner, &self.path);
         let _lock = inner.lock_key(&self.digest);
         if only_new && inner.state().may_have(&self.digest) && path.symlink_metadata().is_ok() {
             return Ok(None);
         }
-        // Only while the scan is going on can there be an older blob of which the index does not know.
+        // Only during the scan can there be an older blob that the index does not know.
         let (unscanned, suspicious) = {
             let state = inner.state();
             (

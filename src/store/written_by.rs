@@ -1,24 +1,24 @@
-//! Who has written a blob, and by which way: what is kept of it in the blob's file. Pure.
+//! The writer of a blob, as recorded in the blob's file. Pure.
 
 use crate::contract::tokens::RESERVED;
 use std::fmt;
 use std::sync::Arc;
 
-/// A text has at most this many bytes.
+/// Maximum length of the text in bytes.
 pub(super) const MOST_BYTES: usize = 96;
-/// What stands in for the text where there is none.
+/// The name for blobs without a recorded writer.
 const UNKNOWN: &str = "unknown";
 
-/// The way by which a blob came.
+/// The lane by which a blob came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lane {
-    /// HTTP: WebDAV, as clients that distribute speak it too, and what ccache, Bazel and Gradle speak.
+    /// HTTP: WebDAV, which distributed clients use too, and the protocols of ccache, Bazel and Gradle.
     Webdav,
-    /// Sccache's own protocol over the port.
+    /// sccache's own protocol on the port.
     Ipc,
-    /// The same over the Unix socket.
+    /// sccache's own protocol on the Unix socket.
     Socket,
-    /// From the upstream.
+    /// Fetched from the upstream.
     Upstream,
 }
 
@@ -33,13 +33,12 @@ impl Lane {
     }
 }
 
-/// Who has written a blob: the lane and, where there is one, the name of the token or the user. Empty for blobs of
-/// which nobody knows.
+/// The writer of a blob: the lane and, if known, the name of the token or the user. Empty if nothing was recorded.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WrittenBy(Option<Arc<str>>);
 
 impl WrittenBy {
-    /// `name` is a token's, or `uid=1000` for a user of the socket.
+    /// `name` is the name of a token, or `uid=1000` for a user of the socket.
     pub fn new(lane: Lane, name: Option<&str>) -> WrittenBy {
         let text = match name {
             Some(name) => format!("{} {name}", lane.name()),
@@ -53,23 +52,24 @@ impl WrittenBy {
         WrittenBy(Some(text.into()))
     }
 
-    /// As it stands in a file.
+    /// Parses the text in a blob's file.
     pub(super) fn decode(text: &str) -> WrittenBy {
         WrittenBy((!text.is_empty()).then(|| text.into()))
     }
 
-    /// As it stands in a file.
+    /// The text for a blob's file.
     pub fn as_str(&self) -> &str {
         self.0.as_deref().unwrap_or_default()
     }
 
-    /// The token of the tokens file that it came with.
+    /// The named token with which it was written.
     pub(super) fn token_by_name(&self) -> Option<&str> {
         let (lane, name) = self.as_str().split_once(' ')?;
         (lane == Lane::Webdav.name() && !RESERVED.contains(&name)).then_some(rule_of(name))
     }
 
-    /// Whether `wanted` is the lane or the name, or the rule of a session; `unknown` is nobody's.
+    /// Whether `wanted` is the lane, the name, or the rule of a session; `unknown` matches blobs without a recorded
+    /// writer.
     pub fn is(&self, wanted: &str) -> bool {
         match &self.0 {
             None => wanted == UNKNOWN,

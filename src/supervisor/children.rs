@@ -1,7 +1,7 @@
-//! Processes: spawn, signal, and the only place that reaps.
+//! Processes: spawning, signalling, and the only place that reaps.
 //!
-//! The machine speaks of services; this table alone knows pids, and forgets one in the call that reaps it, so that a
-//! late signal cannot reach a stranger.
+//! The machine refers to services. Only this table knows pids, and it forgets one in the call that reaps it, so that a
+//! late signal cannot hit an unrelated process.
 
 use crate::contract::service::RunAs;
 use crate::contract::service::{Exit, Id};
@@ -20,32 +20,32 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-/// What a new process gives back: its output and, where the plan asks for it, the other end of its standard input.
+/// A new process's output and, if the plan asks for it, the other end of its standard input.
 pub struct Spawned {
     pub output: io::PipeReader,
     pub handover: Option<UnixStream>,
 }
 
-/// A service's process that was reaped.
+/// A service's process that has been reaped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ended {
     pub id: Id,
     pub exit: Exit,
-    /// Processor time of the process and the children that it waited for.
+    /// CPU time of the process and of the children that it waited for.
     pub cpu: Duration,
 }
 
-/// The living processes of the services.
+/// The running processes of the services.
 #[derive(Default)]
 pub struct Children {
     pids: BTreeMap<Id, Pid>,
 }
 
 impl Children {
-    /// Starts the service's process in a group of its own.
+    /// Starts the service's process in its own process group.
     ///
     /// # Errors
-    /// The reason of the kernel, as an error number.
+    /// The kernel's error number.
     pub fn spawn(
         &mut self,
         id: Id,
@@ -90,7 +90,7 @@ impl Children {
         self.pids.get(&id).map(|pid| pid.as_raw())
     }
 
-    /// Sends a signal to the service's whole group. A group that is already gone is fine.
+    /// Sends a signal to the service's whole process group. It is not an error if the group is gone.
     pub fn signal(&self, id: Id, signal: Signal) {
         if let Some(pid) = self.pids.get(&id) {
             let _ = killpg(*pid, signal);
@@ -102,32 +102,33 @@ impl Children {
         services.find_map(|(id, known)| (*known == pid).then_some(*id))
     }
 
-    /// Collects one process that ended, with the processor time that it adds where it is a service's.
+    /// Reaps one process that has ended, and returns its CPU time if it is a service's.
     fn collect_one(&self) -> Option<(Pid, Exit, Duration)> {
         let zombie = match next_zombie()? {
             Zombie::Known(pid) => Some(pid),
-            // If it is none of ours it is an orphan, whose number does not matter.
+            // If it is not one of ours, it is an orphan, whose pid does not matter.
             Zombie::Unknown => self.pids.values().copied().find(|pid| has_ended(*pid)),
         };
         let ours = zombie.filter(|pid| self.service_of(*pid).is_some());
         let before = ours.map(|pid| {
-            // The zombie still pins the group's number: what is left of the group goes with its leader.
+            // The zombie still holds the group's number: kill what is left of the group together with its leader.
             let _ = killpg(pid, Signal::SIGKILL);
             cpu_of_children()
         });
         let (pid, exit) = collect(zombie)?;
         if ours.is_none() && self.service_of(pid).is_some() {
-            // It ended just now and was collected in the orphan's place. As long as anything is left of its group, the
-            // kernel gives the number to nobody else.
+            // It ended just now and was reaped instead of the orphan. As long as anything of its group is left, the
+            // kernel does not reuse the number.
             let _ = killpg(pid, Signal::SIGKILL);
         }
         let cpu = before.map(|before| cpu_of_children().saturating_sub(before));
         Some((pid, exit, cpu.unwrap_or_default()))
     }
 
-    /// Collects every process that ended: ours are returned, orphans are only laid to rest and counted.
+    /// Reaps every process that has ended. Those of services are returned; orphans are only counted.
     pub fn reap(&mut self) -> (Vec<Ended>, u64) {
-        // Who ends meanwhile is found by this loop, or signalled when it is over. Nothing is spawned in between.
+        // A process that ends meanwhile is found by this loop, or raises a signal after it. Nothing is spawned in
+        // between.
         let mask = SigSet::from_iter([Signal::SIGCHLD]).thread_swap_mask(SigmaskHow::SIG_BLOCK);
         let (mut exits, mut orphans) = (Vec::new(), 0);
         while let Some((pid, exit, cpu)) = self.collect_one() {
@@ -140,17 +141,17 @@ impl Children {
             }
         }
         if let Ok(mask) = mask {
-            // It fails for no mask that the kernel gave us.
+            // Cannot fail for a mask that came from the kernel.
             let _ = mask.thread_set_mask();
         }
         (exits, orphans)
     }
 }
 
-/// A process that ended and was not collected yet.
+/// A process that has ended but has not been reaped.
 enum Zombie {
     Known(Pid),
-    /// One that nix can tell nothing of: it has no name for the signal that ended it (real-time signals).
+    /// One that nix cannot describe, because it has no name for the signal that ended it (a real-time signal).
     Unknown,
 }
 
@@ -164,7 +165,7 @@ fn next_zombie() -> Option<Zombie> {
     }
 }
 
-/// Whether this child has ended and was not collected yet.
+/// Whether this child has ended but has not been reaped.
 #[expect(clippy::disallowed_methods, reason = "the one reaper")]
 fn has_ended(pid: Pid) -> bool {
     let flags = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
@@ -172,8 +173,7 @@ fn has_ended(pid: Pid) -> bool {
     matches!(found, Some(Ok(Some(_))))
 }
 
-/// Collects this child, or any one that has ended. By the status as the kernel gives it, which has no number that would
-/// be refused.
+/// Reaps this child, or any that has ended. Uses the kernel's raw status, in which no signal number is rejected.
 #[expect(clippy::disallowed_methods, reason = "the one reaper")]
 fn collect(pid: Option<Pid>) -> Option<(Pid, Exit)> {
     let collected = match pid {
@@ -195,7 +195,7 @@ fn exit_of(status: WaitStatus) -> Exit {
     }
 }
 
-/// Processor time of all processes reaped so far.
+/// CPU time of all processes reaped so far.
 fn cpu_of_children() -> Duration {
     use nix::sys::resource::{UsageWho, getrusage};
     let Ok(usage) = getrusage(UsageWho::RUSAGE_CHILDREN) else {

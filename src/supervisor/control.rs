@@ -1,7 +1,8 @@
-//! The control socket: one line in, one JSON document out.
+//! The control socket: a one-line request, answered with a JSON document.
 //!
-//! Requests: `status`, `restart SERVICE`, `stop SERVICE`, `reload` and `hide SECRET`, by which the gateway tells of a
-//! token that it has read from a changed file, before it takes it. The socket has mode 0600; whoever may open it may ask.
+//! Requests: `status`, `restart SERVICE`, `stop SERVICE`, `reload`, and `hide SECRET`, with which the gateway announces
+//! a token from a changed file before it accepts that token. The socket has mode 0600; whoever may open it may send any
+//! request.
 
 use super::peers::Peer;
 use crate::base::secret::Secret;
@@ -9,24 +10,24 @@ use crate::contract::control::Response;
 use crate::contract::tokens;
 use std::io::Write;
 
-/// Longest request: a word and a token.
+/// Maximum length of a request: a word and a token.
 pub const LINE_LIMIT: usize = tokens::LONGEST_TOKEN + 256;
 
-/// What can be asked.
+/// A request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
     Status,
     Restart(String),
     Stop(String),
     Reload,
-    /// Let no line of the log show it.
+    /// Redact this text in the log from now on.
     Hide(Secret),
-    /// Not understood; the text says what is.
+    /// Not understood; the text lists what is.
     Garbage(String),
 }
 
 impl Request {
-    /// What these bytes ask for, once a line is whole or too long.
+    /// Parses a request, once its line is complete or too long.
     pub fn understand(bytes: &[u8]) -> Option<Request> {
         let bytes = &bytes[..bytes.len().min(LINE_LIMIT)];
         let end = bytes.iter().position(|byte| *byte == b'\n');
@@ -51,7 +52,7 @@ impl Request {
 }
 
 impl Response {
-    /// Answers. It is far smaller than a socket's buffer: a peer that does not read loses it.
+    /// Sends the answer. It is far smaller than a socket's buffer; a peer that does not read loses it.
     pub fn send(&self, mut to: Peer) {
         if let Ok(mut text) = serde_json::to_vec(self) {
             text.push(b'\n');

@@ -1,4 +1,4 @@
-//! What is kept of a process that ended without having been asked to: why, after how long, with which last lines.
+//! Records of processes that ended without having been asked to: the cause, the lifetime and the last lines.
 
 use crate::contract::control::Crash;
 use crate::contract::service::Exit;
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 impl Crash {
-    /// Judges a death: `hung` says that we ended it, because it was not ready in time.
+    /// Records an exit. `hung` means that we ended the process because it was not ready in time.
     pub(super) fn new(
         exit: Exit,
         hung: bool,
@@ -15,7 +15,7 @@ impl Crash {
         last_lines: Vec<String>,
     ) -> Crash {
         let cause = if hung {
-            Some("it was not ready in time, and was ended")
+            Some("it was not ready in time, and was stopped")
         } else {
             cause(exit).or_else(|| told(exit, &last_lines))
         };
@@ -33,15 +33,17 @@ fn cause(exit: Exit) -> Option<&'static str> {
     use nix::errno::Errno;
     use nix::libc::{SIGABRT, SIGBUS, SIGILL, SIGKILL, SIGSEGV};
     let spawn = |errno| match Errno::from_raw(errno) {
-        Errno::EAGAIN => Some("no process may be added: raise the limit (docker run --pids-limit)"),
+        Errno::EAGAIN => {
+            Some("the limit on processes is reached: raise it (docker run --pids-limit)")
+        }
         Errno::EMFILE | Errno::ENFILE => {
-            Some("no file may be opened: raise the limit (docker run --ulimit nofile=1024)")
+            Some("the limit on open files is reached: raise it (docker run --ulimit nofile=1024)")
         }
         Errno::ENOMEM => Some("out of memory: give the container more (docker run --memory)"),
         _ => None,
     };
     let bind = |errno| match Errno::from_raw(errno) {
-        Errno::EADDRINUSE => Some("another program has taken the address: end it"),
+        Errno::EADDRINUSE => Some("another program has taken the address: stop it"),
         Errno::EADDRNOTAVAIL => {
             Some("no interface has the address any more: bring it back, or set SCCACHE_LISTEN")
         }
@@ -49,14 +51,14 @@ fn cause(exit: Exit) -> Option<&'static str> {
             "this user may not listen there: give it the folder of the sockets, or a port above 1023",
         ),
         Errno::ENOENT => Some("the folder of the sockets is gone: restart the container"),
-        Errno::EROFS | Errno::ENOSPC => Some("the folder of the sockets takes no more files"),
-        Errno::EEXIST => Some("a file stands in the place of a socket: remove it"),
+        Errno::EROFS | Errno::ENOSPC => Some("the folder of the sockets is read-only or full"),
+        Errno::EEXIST => Some("another file is in the place of a socket: remove it"),
         _ => spawn(errno),
     };
     match exit {
         Exit::NotBound(errno) => bind(errno),
         Exit::OutOfMemory => {
-            Some("the container has too little: give it more (docker run --memory)")
+            Some("the container ran out of memory: give it more (docker run --memory)")
         }
         Exit::Signal(SIGKILL) => Some("killed from outside the container, or by a user in it"),
         Exit::Signal(SIGSEGV | SIGBUS | SIGILL | SIGABRT) | Exit::Code(101) => {
@@ -67,7 +69,7 @@ fn cause(exit: Exit) -> Option<&'static str> {
     }
 }
 
-/// What the last lines say of a process that ended by itself.
+/// The cause, as told by the last lines of a process that exited by itself.
 fn told(exit: Exit, last_lines: &[String]) -> Option<&'static str> {
     const TELLING: [(&str, &str); 3] = [
         (
@@ -76,11 +78,11 @@ fn told(exit: Exit, last_lines: &[String]) -> Option<&'static str> {
         ),
         (
             "Address already in use",
-            "another program has taken its address: end it",
+            "another program has taken its address: stop it",
         ),
         (
             "Too many open files",
-            "no file may be opened: raise the limit (docker run --ulimit nofile=1024)",
+            "the limit on open files is reached: raise it (docker run --ulimit nofile=1024)",
         ),
     ];
     let says = |part: &str| last_lines.iter().any(|line| line.contains(part));
@@ -90,14 +92,14 @@ fn told(exit: Exit, last_lines: &[String]) -> Option<&'static str> {
         .map(|(_, cause)| *cause)
 }
 
-/// The kernel's counter of out-of-memory kills in our control group, at one moment.
+/// The kernel's counter of out-of-memory kills in our control group, at the last check.
 pub(super) struct Oom {
     file: Option<PathBuf>,
     count: u64,
 }
 
 impl Oom {
-    /// Finds the counter: version 2 of control groups first, then version 1, in a container and outside of one.
+    /// Finds the counter: first in cgroup v2, then in v1, inside or outside a container.
     pub(super) fn now() -> Oom {
         let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let file = candidates(&groups)
@@ -107,7 +109,7 @@ impl Oom {
         Oom { file, count }
     }
 
-    /// Whether the kernel has killed since the last look.
+    /// Whether the kernel has killed a process since the last check.
     pub(super) fn has_moved(&mut self) -> bool {
         let count = self.file.as_ref().and_then(counter).unwrap_or(self.count);
         std::mem::replace(&mut self.count, count) < count
@@ -143,7 +145,7 @@ fn candidates(groups: &str) -> Vec<PathBuf> {
     found
 }
 
-/// `oom_kill N` stands in both versions' files.
+/// Both versions' files contain a line `oom_kill N`.
 fn counter(path: &PathBuf) -> Option<u64> {
     parse(&std::fs::read_to_string(path).ok()?)
 }

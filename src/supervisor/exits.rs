@@ -1,4 +1,4 @@
-//! The lives of the services: how each process began and ended, and what status says of them.
+//! How each process of a service started and ended, and what `status` reports about it.
 
 use super::Supervisor;
 use super::logs::Level;
@@ -10,16 +10,16 @@ use crate::contract::service::ReadyBy;
 use crate::contract::service::{Exit, Id};
 use std::time::{Duration, Instant};
 
-/// What is kept of a service from one process to the next.
+/// What is remembered about a service across its processes.
 #[derive(Debug, Default)]
 pub(super) struct Lives {
-    /// The last death that nobody had asked for.
+    /// The last unrequested exit.
     crash: Option<Crash>,
-    /// The end of the last process, until its successor is ready.
+    /// When the last process ended, until its successor is ready.
     ended_at: Option<Instant>,
-    /// From spawn to ready, the last time.
+    /// Duration of the last start, from spawn to ready.
     ready_after: Option<Duration>,
-    /// From the end of a process until its successor was ready, the last time.
+    /// Duration of the last outage, from the end of a process until its successor was ready.
     away_for: Option<Duration>,
 }
 
@@ -47,7 +47,7 @@ impl Supervisor {
                     .spawned_at
                     .map(|at| now.saturating_duration_since(at));
                 let lived = lived.unwrap_or_default();
-                // A start that hangs was ended by us.
+                // We ended a start that hung.
                 let hung = matches!(
                     self.machine.services()[id.0].state,
                     State::Stopping { .. } | State::Killed { .. }
@@ -63,7 +63,7 @@ impl Supervisor {
         outcome
     }
 
-    /// A failed spawn is a death too.
+    /// A failed spawn counts as an exit.
     pub(super) fn note_not_spawned(&mut self, now: Instant, id: Id, exit: Exit) {
         let (none, lines) = (Duration::ZERO, Vec::new());
         self.runtimes[id.0].lives.crash = Some(Crash::new(exit, false, none, none, lines));
@@ -83,7 +83,7 @@ impl Supervisor {
         self.runtimes[id.0].lives.crash = Some(crash);
     }
 
-    /// What the service wrote last, with what is still in its pipe.
+    /// The last lines that the service wrote, including those still in its pipe.
     fn last_lines(&mut self, id: Id) -> Vec<String> {
         let name = self.plan.services[id.0].name;
         let mut sources = self.sources.iter_mut();
@@ -98,7 +98,7 @@ impl Supervisor {
 
     pub(super) fn ready(&mut self, now: Instant, id: Id) -> Option<Outcome> {
         if !matches!(self.machine.services()[id.0].state, State::Starting { .. }) {
-            // The gateway says it again after each of its own starts.
+            // The gateway reports this again after each of its own starts.
             return None;
         }
         let runtime = &mut self.runtimes[id.0];
@@ -152,7 +152,7 @@ impl Supervisor {
         }
     }
 
-    /// The last word of a run that failed: which service, in what way, how often, since when.
+    /// Logs why the run failed: which service, in what way, how often, and since when.
     pub(super) fn say_why(&mut self, now: Instant, id: Id, why: StopReason) {
         let service = &self.machine.services()[id.0];
         let name = self.plan.services[id.0].name;

@@ -1,4 +1,4 @@
-//! One log: every line of every service on standard output, whole, tagged, without secrets.
+//! The log: all lines of all services on standard output, complete, tagged, and with secrets redacted.
 //!
 //! ```text
 //! pipe of a service --.   the loop, a chunk at a time                    the thread (output.rs)
@@ -6,10 +6,10 @@
 //! the supervisor    --'                                        bounded
 //! ```
 //!
-//! Only the thread ever waits for the reader, so that a standing reader can never stop the loop. While the buffer is
-//! full the loop stops reading, which slows the services that fill it, and nothing is lost. When the reader has taken
-//! nothing for the stall bound, the loop reads on and drops, counted, and says so when the reader reads again.
-//! Each turn of the loop reads at most one chunk of each pipe, so that none starves another.
+//! Only the thread ever waits for the log's reader, so a reader that stops reading cannot block the loop. While the
+//! buffer is full the loop stops reading the pipes, which slows the services down and loses nothing. If the reader
+//! takes nothing for the stall limit, the loop reads on, drops and counts lines, and reports the number when the reader
+//! continues. Each turn of the loop reads at most one chunk from each pipe, so that no service starves another.
 
 mod format;
 mod output;
@@ -30,39 +30,39 @@ use std::sync::{Arc, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Bytes that may wait for the reader before the services are held back.
+/// Bytes that may wait for the reader before the services are slowed down.
 const CAPACITY: usize = 1 << 20;
-/// Bytes that may wait after that: the last words of a service that died, and the supervisor's own lines.
+/// Bytes that may wait beyond that: last lines of a service that ended, and the supervisor's own lines.
 const LIMIT: usize = 4 * CAPACITY;
-/// A line longer than this is cut into several.
+/// A longer line is split.
 const LINE_LIMIT: usize = 1 << 20;
 /// Bytes read from one pipe at a time.
 const CHUNK: usize = 64 << 10;
-/// The same where a chunk of empty lines would grow a hundredfold.
+/// The same for JSON, in which a chunk of empty lines would grow a hundredfold.
 const CHUNK_JSON: usize = 16 << 10;
-/// Of each source the log keeps so much, for the record of its death.
+/// Bytes of output kept for each source, for its crash record.
 const TAIL: usize = 4 << 10;
-/// Lines of that in a record.
+/// Maximum number of lines in a crash record.
 const TAIL_LINES: usize = 20;
-/// What a service's pipe should hold.
+/// Requested capacity of a service's pipe.
 const PIPE: i32 = 256 << 10;
-/// How long the end waits for a reader that takes nothing.
+/// How long shutdown waits for a reader that takes nothing.
 const LAST_PATIENCE: Duration = Duration::from_secs(1);
-/// The supervisor's own tag.
+/// The tag of the supervisor's own lines.
 pub const OWN: &str = "dock";
 
-/// What the loop may do with the services' pipes.
+/// How the loop treats the services' pipes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Room {
     /// Read them.
     Free,
-    /// Leave them, the reader is slower than the services.
+    /// Do not read: the log's reader is slower than the services.
     Full { since: Instant },
-    /// Read them and drop what they hold.
+    /// Read and discard: the log's reader has stopped.
     Standing,
 }
 
-/// The log as the loop sees it.
+/// The loop's side of the log.
 pub struct Log {
     formatter: Formatter,
     shared: Arc<Shared>,
@@ -70,7 +70,7 @@ pub struct Log {
     wake: UnixStream,
     stall: Duration,
     room: Room,
-    /// Bytes that the reader had taken when the loop last looked.
+    /// Bytes that the reader had taken when the loop last checked.
     taken: u64,
     dropped: u64,
     has_error_file: bool,
@@ -80,10 +80,10 @@ pub struct Log {
 }
 
 impl Log {
-    /// Starts the writing thread on `out` and, where given, the file for warnings and errors.
+    /// Starts the thread that writes to `out` and, if given, to the file for warnings and errors.
     ///
     /// # Errors
-    /// No thread or socket pair could be made.
+    /// The thread or the socket pair could not be created.
     pub fn start(
         out: File,
         format: LogFormat,
@@ -101,7 +101,7 @@ impl Log {
             .name("log".into())
             .stack_size(64 << 10)
             .spawn(move || {
-                // All signals are the loop's: none is to wake this thread in its place.
+                // All signals belong to the loop: none must wake this thread instead.
                 let _ = SigSet::all().thread_block();
                 write_out(&for_thread, out, error_file, &waker);
             })?;
@@ -121,12 +121,12 @@ impl Log {
         })
     }
 
-    /// Readable when there may be room again, or something to be said.
+    /// Becomes readable when there may be room again, or something to report.
     pub fn wake_fd(&self) -> BorrowedFd<'_> {
         self.wake.as_fd()
     }
 
-    /// Whether the services' pipes should be read now. Call once a turn of the loop.
+    /// Whether the services' pipes should be read now. Must be called once per turn of the loop.
     pub fn has_room(&mut self, now: Instant) -> bool {
         let mut pending = self.shared.lock();
         if std::mem::take(&mut pending.woken) {
@@ -140,7 +140,7 @@ impl Log {
         drop(pending);
         if let Some(cause) = fault {
             let text = format!(
-                "cannot write to SCCACHE_ERROR_LOG: {cause}; what it lacks from here on is in this log"
+                "cannot write to SCCACHE_ERROR_LOG: {cause}; from here on, only this log is complete"
             );
             self.say(Level::Warn, &text);
         }
@@ -153,7 +153,7 @@ impl Log {
             }
             Room::Free => Room::Full { since: now },
             Room::Full { .. } if moved => Room::Full { since: now },
-            // Who took a little while all was dropped has to make room before anything is kept again.
+            // A reader that took a little while lines were dropped must first make room.
             room => room,
         };
         if self.room == Room::Free {
@@ -162,7 +162,7 @@ impl Log {
         !matches!(self.room, Room::Full { .. })
     }
 
-    /// When [`Log::has_room`] can change its mind by time alone.
+    /// When [`Log::has_room`] may change its answer because of time alone.
     pub fn deadline(&self) -> Option<Instant> {
         match self.room {
             Room::Full { since } => Some(since + self.stall),
@@ -170,7 +170,7 @@ impl Log {
         }
     }
 
-    /// A line of the supervisor itself.
+    /// Logs a line of the supervisor itself.
     pub fn say(&mut self, level: Level, text: &str) {
         let mut page = self.page(OWN);
         for line in text.lines() {
@@ -184,7 +184,7 @@ impl Log {
         page.publish();
     }
 
-    /// Reads what this source has, if there is room for it. False when it is at its end.
+    /// Reads available output of this source if there is room. Returns false at end of file.
     pub fn read(&mut self, source: &mut Source) -> bool {
         if self.room != Room::Standing && self.shared.lock().used() >= CAPACITY {
             return true;
@@ -222,10 +222,10 @@ impl Log {
         open
     }
 
-    /// What the source wrote last, secrets hidden.
+    /// The last lines that the source wrote, with secrets redacted.
     pub fn last_lines(&self, source: &Source) -> Vec<String> {
         let tail = &source.tail[source.tail.len().saturating_sub(TAIL)..];
-        // A line that was cut at its beginning may hold the rest of a secret that nobody would recognise.
+        // If the first line is truncated at its start, it may contain an unrecognisable rest of a secret.
         let whole = match memchr::memchr(b'\n', tail) {
             Some(end) if source.bytes > tail.len() as u64 => &tail[end + 1..],
             None if source.bytes > tail.len() as u64 => &[],
@@ -245,19 +245,19 @@ impl Log {
         lines
     }
 
-    /// Other settings from now on. Secrets of before stay hidden.
+    /// Changes the settings. Previous secrets stay redacted.
     pub fn set(&mut self, format: LogFormat, secrets: &[Secret], stall: Duration) {
         self.formatter.set(format, secrets);
         self.stall = stall;
     }
 
-    /// Hides this secret too from now on.
+    /// Redacts another secret from now on.
     pub fn hide(&mut self, secret: &Secret) {
         self.formatter.also_hide(secret);
     }
 
-    /// Reads all that is left of a source, and ends its last line. Waits for a reader that reads, not for one that
-    /// stands still.
+    /// Reads the rest of a source's output and completes its last line. Waits for a slow reader, but not for one that
+    /// has stopped.
     pub fn finish(&mut self, mut source: Source) {
         let mut left = source.waiting();
         while left > 0 {
@@ -278,9 +278,9 @@ impl Log {
         self.flush(&mut source);
     }
 
-    /// Reads all that a source has by now, waiting for nothing.
+    /// Reads the output that a source has written so far, without waiting.
     pub fn catch_up(&mut self, source: &mut Source) {
-        // Bounded: a grandchild that left the group could write for ever.
+        // Limited, because a grandchild that left the process group could write forever.
         let until = source.bytes + source.waiting();
         while source.bytes < until {
             let before = source.bytes;
@@ -313,7 +313,7 @@ impl Log {
         page.publish();
     }
 
-    /// Prints a last line that was not ended.
+    /// Prints an incomplete last line.
     fn flush(&mut self, source: &mut Source) {
         if !source.partial.is_empty() {
             let mut page = self.page(source.service);
@@ -326,7 +326,7 @@ impl Log {
         }
     }
 
-    /// Opens the shared buffer for lines of one service.
+    /// Locks the shared buffer for lines of one service.
     fn page(&mut self, service: &'static str) -> Page<'_> {
         self.refresh_stamp();
         self.formatter.head(&mut self.head, &self.stamp, service);
@@ -350,7 +350,7 @@ impl Log {
         if dropped > 0 {
             self.say(
                 Level::Warn,
-                &format!("dropped {dropped} log lines: the reader stood still"),
+                &format!("dropped {dropped} log lines: the reader had stopped reading"),
             );
         }
     }
@@ -366,7 +366,7 @@ impl Log {
         }
     }
 
-    /// Writes out what waits; a reader that takes nothing for `patience` must not hold up the end.
+    /// Writes what is left; a reader that takes nothing for `patience` does not delay the end.
     pub fn close(mut self, patience: Duration) {
         self.announce_drops();
         let mut pending = self.shared.lock();
@@ -376,26 +376,26 @@ impl Log {
             .shared
             .wait_while(patience, |pending| pending.used() > 0);
         if let Some(writer) = self.writer.take().filter(|_| drained) {
-            // It has nothing left to write but the error file, so it is about to return.
+            // Only the error file is left to write, so the thread is about to return.
             let _ = writer.join();
         }
     }
 }
 
-/// The shared buffer, held for the lines of one chunk.
+/// The shared buffer, locked for the lines of one chunk.
 struct Page<'a> {
     formatter: &'a Formatter,
     shared: &'a Shared,
     pending: MutexGuard<'a, Pending>,
     head: &'a [u8],
-    /// Lines beyond it are dropped.
+    /// Lines beyond this many bytes are dropped.
     limit: usize,
     dropped: &'a mut u64,
     has_error_file: bool,
 }
 
 impl Page<'_> {
-    /// Whole lines, each with its end. Only of a chunk that holds a secret is each line looked at.
+    /// Adds complete lines. They are examined one by one only if the chunk contains a secret.
     fn lines(&mut self, mut lines: &[u8]) {
         let doubtful = self.formatter.has_secret(lines);
         self.pending.text.reserve(lines.len());
@@ -422,7 +422,7 @@ impl Page<'_> {
         self.print(level, line);
     }
 
-    /// Prints the beginning of a line that is too long, and keeps so much that no secret is cut in two.
+    /// Prints the start of a line that is too long, but keeps enough of it that no secret is split.
     fn cut_if_long(&mut self, partial: &mut Vec<u8>) {
         if partial.len() < LINE_LIMIT {
             return;
@@ -433,7 +433,7 @@ impl Page<'_> {
         let mut end = partial
             .len()
             .saturating_sub(self.formatter.longest_secret());
-        // Nor a character, which has three more bytes at most.
+        // Do not split a character either, of which at most three bytes follow.
         for _ in 0..3 {
             if end > 0 && partial.get(end).is_some_and(|byte| byte & 0xC0 == 0x80) {
                 end -= 1;
@@ -465,25 +465,25 @@ impl Page<'_> {
     }
 }
 
-/// A line without the carriage return of its end.
+/// Removes the carriage return at the end of a line.
 fn without_return(line: &[u8]) -> &[u8] {
     line.strip_suffix(b"\r").unwrap_or(line)
 }
 
-/// One service's output pipe, and the line that is not whole yet.
+/// One service's output pipe, and its incomplete last line.
 pub struct Source {
     pub service: &'static str,
     pub pipe: io::PipeReader,
     partial: Vec<u8>,
     bytes: u64,
-    /// At most twice [`TAIL`] of what came last.
+    /// The most recent output, at most twice [`TAIL`].
     tail: Vec<u8>,
 }
 
 impl Source {
-    /// `pipe` must not block.
+    /// `pipe` must be non-blocking.
     pub fn new(service: &'static str, pipe: io::PipeReader) -> Source {
-        // A service that may write more before it has to wait is woken less often. Not everybody may ask for it.
+        // With a larger pipe, a service wakes the loop less often. Unprivileged processes may be refused.
         let _ = fcntl(&pipe, FcntlArg::F_SETPIPE_SZ(PIPE));
         Source {
             service,
@@ -494,12 +494,12 @@ impl Source {
         }
     }
 
-    /// Bytes in the pipe.
+    /// Number of bytes in the pipe.
     fn waiting(&self) -> u64 {
         rustix::io::ioctl_fionread(&self.pipe).unwrap_or(0)
     }
 
-    /// A long line's memory is not kept.
+    /// Releases the memory of a long line.
     fn forget_partial(&mut self) {
         self.partial.clear();
         self.partial.shrink_to(TAIL);

@@ -1,4 +1,4 @@
-//! The life of the services: a pure state machine. No I/O, no clock, no pid.
+//! The life cycle of the services as a pure state machine: no I/O, no clock, no pids.
 //!
 //! ```text
 //!            dependencies ready        probe answers
@@ -11,7 +11,7 @@
 //!                                    +-- exit while draining --> Stopped
 //! ```
 //!
-//! The loop in `supervisor.rs` feeds [`Event`]s and performs [`Action`]s. Every live state has a bound, so
+//! The loop in `supervisor.rs` feeds [`Event`]s and performs [`Action`]s. Every live state has a deadline, so
 //! [`Machine::deadline`] always says when to call again.
 
 mod history;
@@ -24,16 +24,16 @@ use self::history::History;
 use crate::contract::service::{Exit, Id, Rules};
 use std::time::{Duration, Instant};
 
-/// What happened.
+/// An input of the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
-    /// Time passed, or the first call.
+    /// Time has passed, or this is the first call.
     Wake,
-    /// The probe of this service answered.
+    /// The service reported that it is ready.
     Ready(Id),
-    /// The process of this service is gone.
+    /// The service's process has ended.
     Exited(Id, Exit),
-    /// Restart this service now, or start it again after [`Event::Stop`].
+    /// Restart this service now, or start it after [`Event::Stop`].
     Restart(Id),
     /// Stop this service and keep it stopped.
     Stop(Id),
@@ -43,7 +43,7 @@ pub enum Event {
     Kill,
 }
 
-/// What to do about it.
+/// An action that the caller must perform.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     Spawn(Id),
@@ -51,34 +51,34 @@ pub enum Action {
     Terminate(Id),
     /// SIGKILL to its process group.
     Kill(Id),
-    /// All is done: leave with this outcome.
+    /// Everything has stopped: exit with this outcome.
     Finish(Outcome),
 }
 
 /// How the whole run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// Drained on request.
+    /// Stopped on request.
     Drained,
-    /// This service cannot run; the others were drained.
+    /// This service cannot run; the others have been stopped.
     Failed(Id, StopReason),
 }
 
-/// Why no further try is made.
+/// Why a service is not tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StopReason {
-    /// Its exit says that another try cannot help.
+    /// According to its exit, another try is pointless.
     Hopeless,
-    /// It was never ready, [`NEVER_READY_LIMIT`] times in a row.
+    /// It failed to become ready [`NEVER_READY_LIMIT`] times in a row.
     NeverReady,
-    /// All services together have spent [`BUDGET`]; this one the most of it, so many times.
+    /// All services together have used up [`BUDGET`]; this one caused the most failures, this many.
     BudgetSpent(usize),
 }
 
-/// Where a service stands.
+/// State of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// Until its dependencies are ready.
+    /// Waits for its dependencies to become ready.
     Waiting,
     Starting {
         ready_by: Instant,
@@ -89,7 +89,7 @@ pub enum State {
     Stopping {
         kill_at: Instant,
     },
-    /// SIGKILL was sent; the kernel owes us the exit.
+    /// SIGKILL was sent; its exit is still to come.
     Killed {
         again_at: Instant,
     },
@@ -100,7 +100,7 @@ pub enum State {
 }
 
 impl State {
-    /// The state's name as status shows it.
+    /// The state's name, as `status` shows it.
     pub fn name(&self) -> &'static str {
         match self {
             State::Waiting => "waiting",
@@ -114,15 +114,15 @@ impl State {
     }
 }
 
-/// Between two SIGKILLs to a process that the kernel does not give back.
+/// Interval between two SIGKILLs to a process that does not end.
 const KILL_AGAIN: Duration = Duration::from_secs(1);
 
-/// What is known of one service.
+/// State and history of one service.
 #[derive(Debug, Clone)]
 pub struct Service {
     rules: Rules,
     pub state: State,
-    /// Spawns after the first.
+    /// Number of spawns after the first.
     pub restarts: u32,
     pub last_exit: Option<Exit>,
     history: History,
@@ -132,13 +132,13 @@ pub struct Service {
 }
 
 impl Service {
-    /// What is wrong with it, until it has held for [`RESET_AFTER`].
+    /// What is wrong with it, until it has been ready for [`RESET_AFTER`].
     pub fn trouble(&self, now: Instant) -> Option<Trouble> {
         let trouble = self.history.trouble(self.was_ready);
         trouble.filter(|_| !self.has_held(now))
     }
 
-    /// Deaths within [`WINDOW`] that nobody had asked for.
+    /// Unrequested exits within [`WINDOW`].
     pub fn recent_deaths(&self, now: Instant) -> usize {
         self.history.recent(now)
     }
@@ -148,18 +148,18 @@ impl Service {
     }
 }
 
-/// What the coming exit of a service means.
+/// What follows the next exit of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Then {
-    /// A failure: back off, or give up.
+    /// It is a failure: back off, or give up.
     Judge,
-    /// Asked for: start again at once.
+    /// It was requested: start again at once.
     Restart,
-    /// Asked for: stay stopped.
+    /// It was requested: stay stopped.
     Hold,
 }
 
-/// All services, and whether they are to go on.
+/// All services, and whether they are being stopped.
 #[derive(Debug, Clone)]
 pub struct Machine {
     services: Vec<Service>,
@@ -175,7 +175,7 @@ struct Drain {
 }
 
 impl Machine {
-    /// `grace` bounds a drain of all services together.
+    /// `grace` is the time limit for draining all services together.
     pub fn new(rules: Vec<Rules>, grace: Duration) -> Machine {
         let service = |rules| Service {
             rules,
@@ -195,18 +195,18 @@ impl Machine {
         }
     }
 
-    /// The services in the plan's order.
+    /// The services, in the order of the plan.
     pub fn services(&self) -> &[Service] {
         &self.services
     }
 
-    /// Whether a stop has begun.
+    /// Whether the services are being stopped.
     pub fn is_draining(&self) -> bool {
         self.draining.is_some()
     }
 
-    /// Whether the next exit of this service was asked for, or belongs to a drain. A start that hangs is ended by us,
-    /// and is a failure all the same.
+    /// Whether the next exit of this service was requested or is part of a drain. A start that hangs is ended by us,
+    /// but still counts as a failure.
     pub fn is_asked_to_end(&self, id: Id) -> bool {
         self.draining.is_some() || self.services[id.0].then != Then::Judge
     }
@@ -215,7 +215,7 @@ impl Machine {
     pub fn deadline(&self) -> Option<Instant> {
         let draining = self.draining.is_some();
         let due = |service: &Service| match service.state {
-            // In a drain it waits for its dependents, and those have bounds of their own.
+            // In a drain it waits for its dependents, which have deadlines of their own.
             State::Starting { ready_by } => (!draining).then_some(ready_by),
             State::Stopping { kill_at } => Some(kill_at),
             State::Killed { again_at } => Some(again_at),
@@ -225,7 +225,7 @@ impl Machine {
         self.services.iter().filter_map(due).min()
     }
 
-    /// Takes one event and says what to do, in order.
+    /// Processes one event and returns the actions to perform, in order.
     pub fn step(&mut self, now: Instant, event: Event) -> Vec<Action> {
         let mut actions = Vec::new();
         if self.finished {
@@ -240,7 +240,7 @@ impl Machine {
             Event::Drain => self.drain(now, Outcome::Drained),
             Event::Kill => self.kill_all(now, &mut actions),
         }
-        // To a fixed point, so that the order of the services in the plan does not matter.
+        // Repeated until nothing changes, so that the order of services in the plan does not matter.
         loop {
             let before = actions.len();
             let states: Vec<State> = self.services.iter().map(|service| service.state).collect();
@@ -275,7 +275,7 @@ impl Machine {
                 service.state = State::Ready { since: now };
                 service.was_ready = true;
             }
-            // A late answer of a service that is already on its way out, or an answer given twice.
+            // A late report of a service that is already being stopped, or a repeated one.
             State::Waiting
             | State::Ready { .. }
             | State::Stopping { .. }
@@ -289,7 +289,7 @@ impl Machine {
         let draining = self.draining.is_some();
         let service = &mut self.services[id.0];
         match service.state {
-            // No process of ours is known: nothing can have exited.
+            // There is no known process that could have exited.
             State::Waiting | State::Backoff { .. } | State::Stopped => return,
             State::Starting { .. }
             | State::Ready { .. }
@@ -308,14 +308,14 @@ impl Machine {
         }
     }
 
-    /// A death that nobody had asked for: another try, now or later, or none.
+    /// Handles an unrequested exit: try again now or later, or give up.
     fn judge(&mut self, now: Instant, id: Id, exit: Exit) {
         let service = &mut self.services[id.0];
         let held = service.has_held(now);
         if held {
             service.history.start_over();
         }
-        // We send signals to it ourselves when its start hangs.
+        // We send signals ourselves if its start hangs.
         let hung = matches!(service.state, State::Stopping { .. } | State::Killed { .. });
         let counts = !held && (hung || !history::is_from_outside(exit));
         service.history.add(now, counts);
@@ -344,7 +344,7 @@ impl Machine {
         }
     }
 
-    /// A restart or a stop that the operator asked for.
+    /// Handles a restart or a stop requested by the operator.
     fn ask(&mut self, now: Instant, id: Id, then: Then, actions: &mut Vec<Action>) {
         if self.draining.is_some() {
             return;
@@ -371,7 +371,7 @@ impl Machine {
         }
     }
 
-    /// Replaces the bound of a drain that has not begun.
+    /// Changes the time limit of a drain that has not begun.
     pub fn set_grace(&mut self, grace: Duration) {
         self.grace = grace;
     }
@@ -400,7 +400,7 @@ impl Machine {
         }
     }
 
-    /// Moves one service on as far as time and the other services allow.
+    /// Advances one service as far as time and the other services allow.
     fn advance(&mut self, now: Instant, id: Id, actions: &mut Vec<Action>) {
         let draining = self.draining;
         match self.services[id.0].state {
@@ -483,7 +483,7 @@ impl Machine {
             .all(|service| service.state == State::Stopped)
     }
 
-    /// How many stages of a drain are left when this service stops, itself included.
+    /// Number of drain stages left when this service stops, including its own.
     fn depth(&self, id: Id) -> usize {
         let below = self.services[id.0]
             .rules

@@ -1,5 +1,5 @@
-//! Who connects to one of the loop's own sockets: accepted, read and forgotten within bounds, so that no local process
-//! can keep the loop busy, whatever it sends or leaves out.
+//! Connections to one of the loop's own sockets. They are accepted, read and closed within limits, so that no local
+//! process can keep the loop busy, whatever it sends or fails to send.
 
 use crate::contract::control::PATIENCE;
 use nix::poll::PollFlags;
@@ -7,24 +7,25 @@ use std::io::{self, Read};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
-/// Pause after the kernel refused to accept.
+/// Pause after accepting has failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
-/// Connections at the same time, and taken in one turn of the loop. The oldest has to go for one more.
+/// Maximum number of open connections, and of connections accepted in one turn of the loop. Beyond that, the oldest is
+/// closed.
 const MOST: usize = 16;
-/// The longest queue of connections that the kernel keeps by default (net.core.somaxconn).
+/// The kernel's default maximum for a listener's backlog (net.core.somaxconn).
 const LONGEST_QUEUE: usize = 4096;
 
-/// A listening socket and those who have connected to it and were not understood yet.
+/// A listening socket, and its connections that have not sent a complete request.
 pub struct Peers {
     pub listener: UnixListener,
     pub connected: Vec<Peer>,
-    /// The kernel refused to accept (no descriptor is free): the listener is left alone until then.
+    /// Accepting has failed because no descriptor is free; the listener is ignored until then.
     closed_until: Option<Instant>,
-    /// Most bytes that one of them may send.
+    /// Maximum number of bytes per connection.
     limit: usize,
 }
 
-/// One connection that has not been understood yet.
+/// One connection that has not sent a complete request.
 pub struct Peer {
     pub stream: UnixStream,
     said: Vec<u8>,
@@ -32,7 +33,7 @@ pub struct Peer {
 }
 
 impl Peers {
-    /// Takes over a listener, which must not block.
+    /// Takes over a listener, which must be non-blocking.
     pub fn new(listener: UnixListener, limit: usize) -> Peers {
         Peers {
             listener,
@@ -42,8 +43,8 @@ impl Peers {
         }
     }
 
-    /// Accepts who waits and reads what is there. Gives those of whose words `understand` makes something, each with
-    /// that, and forgets those that have hung up, said too much or taken too long.
+    /// Accepts new connections and reads available data. Returns the connections for which `understand` returns a
+    /// value, with that value. Closes those that have hung up, sent too much or taken too long.
     pub fn hear<T>(
         &mut self,
         now: Instant,
@@ -80,7 +81,7 @@ impl Peers {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(_) => {
-                    // It would come again at once, and the loop would spin.
+                    // Polling it again would return at once, and the loop would spin.
                     self.closed_until = Some(now + ACCEPT_PAUSE);
                     return;
                 }
@@ -88,7 +89,7 @@ impl Peers {
         }
     }
 
-    /// Forgets all who have connected until now, and what they said.
+    /// Closes all connections, and discards what they have sent.
     pub fn forget(&mut self) {
         self.connected.clear();
         for _ in 0..LONGEST_QUEUE {
@@ -98,7 +99,7 @@ impl Peers {
         }
     }
 
-    /// What the listener is to be waited for.
+    /// The events to poll the listener for.
     pub fn interest(&self, now: Instant) -> PollFlags {
         match self.closed_until {
             Some(until) if now < until => PollFlags::empty(),
@@ -106,7 +107,7 @@ impl Peers {
         }
     }
 
-    /// When the next peer runs out of patience, or the listener is to be tried again.
+    /// When the next connection times out, or the listener is tried again.
     pub fn deadline(&self) -> Option<Instant> {
         let patience = self.connected.iter().map(|peer| peer.until);
         patience.chain(self.closed_until).min()
@@ -114,7 +115,7 @@ impl Peers {
 }
 
 impl Peer {
-    /// Reads what is there, up to `limit` bytes in all; false where nothing more will come.
+    /// Reads available data, up to `limit` bytes in total. Returns false if no more will come.
     fn read(&mut self, limit: usize) -> bool {
         let mut buffer = [0; 1024];
         while self.said.len() < limit {

@@ -1,33 +1,33 @@
-//! How services say that they are ready: no polling, each writes to a socket once.
+//! How services report that they are ready: without polling, each writes to a socket once.
 //!
-//! The gateway writes `R` to the socket over which it got its listeners, and later one byte for each service that only
-//! it can see to be ready. sccache connects to the socket named by `SCCACHE_STARTUP_NOTIFY` and sends one frame: u32
-//! big-endian length, then bincode of its `ServerStartup` (`Ok { addr }`, `AddrInUse`, `TimedOut`, `Err { reason }`;
-//! sccache 0.19.0, `src/server.rs`).
+//! The gateway writes `R` to the socket over which it received its listeners, and later one byte for each service whose
+//! readiness only it can see. sccache connects to the socket named by `SCCACHE_STARTUP_NOTIFY` and sends one frame: a
+//! big-endian u32 length, then its `ServerStartup` in bincode (`Ok { addr }`, `AddrInUse`, `TimedOut`,
+//! `Err { reason }`; sccache 0.19.0, `src/server.rs`).
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 
-/// Longest frame taken from the notification socket.
+/// Maximum length of a frame on the notification socket.
 const FRAME_LIMIT: usize = 64 << 10;
-/// The same with the length before it.
+/// The same, including the length field.
 pub const NOTIFICATION_LIMIT: usize = 4 + FRAME_LIMIT;
 
-/// What a service said.
+/// What a service reported.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notification {
     Ready,
-    /// The gateway says that the service of this byte is ready.
+    /// The gateway reports that the service identified by this byte is ready.
     Of(u8),
-    /// It is about to exit for this reason.
+    /// The service is about to exit for this reason.
     Failed(String),
     /// Nothing yet.
     Nothing,
-    /// It will say nothing more.
+    /// The socket is closed, so no report will come.
     Gone,
 }
 
-/// Reads the gateway's side of the handover socket.
+/// Reads from the gateway's handover socket.
 pub fn handover(mut stream: &UnixStream) -> Notification {
     let mut byte = [0];
     match stream.read(&mut byte) {
@@ -39,13 +39,13 @@ pub fn handover(mut stream: &UnixStream) -> Notification {
     }
 }
 
-/// Tells the gateway what only the supervisor knows. One that does not read is in worse trouble than this, or about to
-/// end.
+/// Sends the gateway a byte that only the supervisor knows about. Errors are ignored: a gateway that does not read has
+/// worse problems, or is about to end.
 pub fn tell(mut gateway: &UnixStream, byte: u8) {
     let _ = gateway.write(&[byte]);
 }
 
-/// What a server says over the notification socket, once its frame is whole or cannot become one.
+/// Parses a server's report on the notification socket, once its frame is complete or cannot become so.
 pub fn notification(bytes: &[u8]) -> Option<Notification> {
     match decode(bytes) {
         Notification::Nothing => None,
@@ -71,7 +71,7 @@ fn decode(frame: &[u8]) -> Notification {
         0 => Notification::Ready,
         1 => Notification::Failed("its address is in use".into()),
         2 => Notification::Failed("it timed out".into()),
-        // The reason is a string: u64 little-endian length, then the text.
+        // The reason is a string: a little-endian u64 length, then the text.
         _ => Notification::Failed(
             String::from_utf8_lossy(rest.get(8..).unwrap_or_default())
                 .trim()

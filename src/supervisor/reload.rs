@@ -1,5 +1,5 @@
-//! Settings read again while the services run: on a thread, because a file may lie where nobody answers, and the loop
-//! waits for none.
+//! Re-reads the settings while the services run. This happens on a thread, because a file may be on a file system that
+//! does not answer, and the loop must not wait.
 
 use super::logs::Level;
 use super::machine::{Event, Outcome};
@@ -24,22 +24,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-/// A reload under way.
+/// A running reload.
 pub(super) struct Reload {
-    /// At its end when the thread is.
+    /// Reaches end of file when the thread ends.
     pub(super) done: UnixStream,
     thread: JoinHandle<Result<Fresh, String>>,
     progress: Arc<Progress>,
     /// `None` once it has taken too long.
     pub(super) until: Option<Instant>,
-    /// Nothing comes of it any more.
+    /// Its result will be discarded.
     given_up: bool,
     askers: Vec<Peer>,
-    /// Asked for since it began, perhaps because of a change that it has not seen.
+    /// Requests that arrived since it began, perhaps because of a change that it has not seen.
     again: Option<Vec<Peer>>,
 }
 
-/// What a reload begins with.
+/// Input of a reload.
 struct Known {
     settings: Settings,
     facts: Facts,
@@ -47,22 +47,22 @@ struct Known {
     planner: Planner,
 }
 
-/// What it comes to.
+/// Result of a reload.
 struct Fresh {
     settings: Settings,
     facts: Facts,
     plan: Plan,
 }
 
-/// What the loop may know of the thread.
+/// What the loop can observe of the thread.
 #[derive(Default)]
 struct Progress(Mutex<Step>);
 
 #[derive(Default)]
 struct Step {
-    /// What it waits for, if for anything.
+    /// What it is waiting for, if anything.
     at: String,
-    /// The services' files are being put in their place: too late to give up.
+    /// The services' files are being replaced, so it is too late to give up.
     writes: bool,
     given_up: bool,
 }
@@ -95,7 +95,7 @@ impl Reload {
         let thread = std::thread::Builder::new()
             .name("reload".into())
             .spawn(move || {
-                // All signals are the loop's: none is to wake this thread in its place.
+                // All signals belong to the loop: none must wake this thread instead.
                 let _ = SigSet::all().thread_block();
                 let read = read_again(known, &noted);
                 drop(end);
@@ -112,7 +112,7 @@ impl Reload {
         })
     }
 
-    /// What to say of one that has taken too long.
+    /// The message for a reload that has taken too long.
     fn overdue(&mut self) -> String {
         let mut step = self.progress.lock();
         self.until = None;
@@ -121,18 +121,18 @@ impl Reload {
         let (at, seconds) = (&step.at, RELOAD_PATIENCE.as_secs());
         match step.writes {
             true => format!(
-                "writing {at} takes more than {seconds} s; the settings are in force when that is done"
+                "writing {at} takes more than {seconds} s; the settings take effect when that is done"
             ),
-            false => format!(
-                "reading {at} takes more than {seconds} s: does the file system that it lies on answer?"
-            ),
+            false => {
+                format!("reading {at} takes more than {seconds} s: does its file system answer?")
+            }
         }
     }
 }
 
 impl Supervisor {
-    /// Begins to read the settings again, for `asker`. What they change is restarted when they are read; on any error
-    /// everything stays as it is.
+    /// Starts re-reading the settings for `asker`. What they change is restarted once they have been read; on any error
+    /// nothing changes.
     pub(super) fn ask_reload(&mut self, now: Instant, asker: Option<Peer>) {
         let asker = asker.into_iter();
         if self.machine.is_draining() {
@@ -163,13 +163,13 @@ impl Supervisor {
     }
 
     fn refuse_reload(&mut self, why: &str, askers: Vec<Peer>) {
-        let text = format!("cannot reload, going on as before: {why}");
+        let text = format!("cannot reload, keeping the previous settings: {why}");
         self.log.say(Level::Error, &text);
         let response = Response::Error(text);
         askers.into_iter().for_each(|peer| response.send(peer));
     }
 
-    /// Takes what the reload under way has come to, if `ended` says that it has, or if its time is over.
+    /// Handles the end of the running reload, if `ended`, or its timeout.
     pub(super) fn take_reload(&mut self, now: Instant, ended: bool) -> Option<Outcome> {
         let reload = self.reload.as_mut()?;
         if !ended {
@@ -228,7 +228,7 @@ impl Supervisor {
             names => format!("restarting {}", names.join(", ")),
         };
         self.log
-            .say(Level::Info, &format!("settings read again: {what}"));
+            .say(Level::Info, &format!("settings reloaded: {what}"));
         self.let_files_be_read(&changed);
         let mut outcome = None;
         for id in changed {
@@ -237,7 +237,7 @@ impl Supervisor {
         outcome
     }
 
-    /// Asks services that go on running to read their files again. They see most changes by themselves.
+    /// Tells services that keep running to reload their files. They notice most changes themselves.
     fn let_files_be_read(&self, restarting: &[Id]) {
         for (place, runtime) in self.runtimes.iter().enumerate() {
             if let Some(stream) = &runtime.handover
@@ -249,7 +249,7 @@ impl Supervisor {
     }
 }
 
-/// Reads everything and writes what the services read. Waits for whatever it has to wait for.
+/// Reads everything and writes the services' files. May block for as long as it takes.
 fn read_again(known: Known, progress: &Progress) -> Result<Fresh, String> {
     let read = |path: &Path| {
         progress.at(&format!("\"{}\"", path.display()));
@@ -272,7 +272,7 @@ fn read_again(known: Known, progress: &Progress) -> Result<Fresh, String> {
     if fixed(&settings) != fixed(&known.settings) {
         return Err(
             "MODE, SCCACHE_DIR, SCCACHE_RUN_DIR, SCCACHE_LISTEN, SCCACHE_ERROR_LOG, \
-                    SCCACHE_SCHEDULER_LISTEN and \"off\" of SCCACHE_IPC take a restart of the container"
+                    SCCACHE_SCHEDULER_LISTEN and \"off\" of SCCACHE_IPC require a restart of the container"
                 .into(),
         );
     }

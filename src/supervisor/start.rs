@@ -1,5 +1,5 @@
-//! Everything before the first process: folder, sockets, plan, files. Whatever is wrong is found here, and ends the
-//! run before anything was started.
+//! Everything before the first process: folder, sockets, plan, files. All errors are found here, and end the run before
+//! anything is started.
 
 use super::state_dir;
 use super::state_dir::{AsUser, Prepared};
@@ -38,7 +38,7 @@ pub enum Error {
     #[error("cannot find \"{name}\": it is neither a file nor on PATH\nhint: {hint}")]
     NoProgram { name: String, hint: &'static str },
     #[error(
-        "cannot tell the address of this machine: {cause}\n\
+        "cannot determine the address of this machine: {cause}\n\
          hint: set SCCACHE_PUBLIC_ADDR to the address at which clients reach it"
     )]
     NoAddress { cause: io::Error },
@@ -49,7 +49,7 @@ pub enum Error {
     #[error("cannot write the configuration of the services: {0}")]
     Plan(#[from] toml::ser::Error),
     #[error(
-        "cannot work with {most} open files: sockets, pipes and the services' starts take up to {LEAST_FILES}\n\
+        "cannot work with {most} open files: sockets, pipes and starting services need up to {LEAST_FILES}\n\
          hint: raise the limit (ulimit -n 1024, docker run --ulimit nofile=1024)"
     )]
     Descriptors { most: u64 },
@@ -61,7 +61,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// The system's number of an error at opening a listener.
+    /// The system's error number, if a listener could not be opened.
     pub(super) fn errno(&self) -> Errno {
         match self {
             Error::Listen { cause, .. } => listeners::errno(cause),
@@ -93,7 +93,7 @@ fn listening(cause: io::Error) -> Error {
         io::ErrorKind::AddrNotAvailable => {
             "no interface has this address: set SCCACHE_LISTEN to 0.0.0.0:4226"
         }
-        _ => "SCCACHE_RUN_DIR must lie on a file system that holds Unix sockets",
+        _ => "SCCACHE_RUN_DIR must be on a file system that supports Unix sockets",
     };
     Error::Listen { cause, hint }
 }
@@ -102,18 +102,18 @@ pub(super) fn system(action: &'static str) -> impl Fn(io::Error) -> Error {
     move |cause| Error::System { action, cause }
 }
 
-/// How long a server without a supervisor may take to answer.
+/// Time limit for a left-over server to answer.
 const LEFT_OVER_PATIENCE: Duration = Duration::from_secs(2);
-/// Bytes of the answer to a check of the certificate.
+/// Maximum length of the result of checking the certificate.
 const LONGEST_ANSWER: u64 = 4 << 10;
 
-/// What the supervisor and each of its services need at least.
+/// Minimum number of open files for the supervisor and for each service.
 const LEAST_FILES: u64 = 64;
 
-/// Raises the limit of open files as far as it must and may be, for us and for the services, which inherit it.
+/// Raises the limit on open files as far as needed and allowed. The services inherit it.
 fn enough_descriptors() -> Result<(), Error> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let failed = |errno: Errno| system("look at the limit of open files")(errno.into());
+    let failed = |errno: Errno| system("read the limit on open files")(errno.into());
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(failed)?;
     if hard < LEAST_FILES {
         return Err(Error::Descriptors { most: hard });
@@ -124,7 +124,7 @@ fn enough_descriptors() -> Result<(), Error> {
     Ok(())
 }
 
-/// What the loop stands on.
+/// What the loop needs from the start.
 pub(super) struct StartFacts {
     pub(super) settings: Settings,
     pub(super) prepared: Prepared,
@@ -178,20 +178,20 @@ pub(super) fn prepare(settings: Settings, planner: Planner) -> Result<StartFacts
     })
 }
 
-/// A supervisor that was killed outside a container leaves its sccache server behind, which would run for ever. The
-/// folder's lock is ours, so whoever answers there has no supervisor any more.
+/// Outside a container, a supervisor that was killed leaves its sccache server running. We hold the folder's lock, so a
+/// server that answers there has no supervisor any more.
 fn end_left_over_server(socket: &Path) {
     let asked = crate::contract::sccache::sccache_shutdown(socket).and_then(|mut stream| {
         stream.set_nonblocking(false)?;
         stream.set_read_timeout(Some(LEFT_OVER_PATIENCE))?;
-        // It hears the request only while the connection is open.
+        // The server handles the request only while the connection is open.
         stream.read_exact(&mut [0; 4])
     });
-    // Nobody there is the rule; one that does not answer cannot be ended by asking.
+    // Usually there is no server; one that does not answer cannot be ended this way.
     drop(asked);
 }
 
-/// Checks the files that the gateway reads while it runs; gives the tokens in them, for the log to hide.
+/// Checks the files that the gateway reads while it runs, and returns the tokens in them, which the log must redact.
 pub(super) fn check_files(settings: &Settings, gateway: &Path) -> Result<Vec<Secret>, Error> {
     let mut tokens = Vec::new();
     if let Some(path) = &settings.tokens_file {
@@ -206,7 +206,7 @@ pub(super) fn check_files(settings: &Settings, gateway: &Path) -> Result<Vec<Sec
         set.into_iter().any(is_same)
     }) {
         let message = format!(
-            "cannot use the token \"{}\": another setting has the same",
+            "cannot use the token \"{}\": another setting has the same token",
             same.name
         );
         return Err(Error::File(message, "give each name a token of its own"));
@@ -218,9 +218,9 @@ pub(super) fn check_files(settings: &Settings, gateway: &Path) -> Result<Vec<Sec
     Ok(tokens.into_iter().map(|one| one.token).collect())
 }
 
-/// Has the gateway's program check the certificate, so that PID 1 needs no TLS.
+/// Lets the gateway's program check the certificate, so that PID 1 needs no TLS.
 ///
-/// It is not waited for: the loop reaps it like an orphan, also where this runs on a thread beside the loop.
+/// The process is not waited for: the loop reaps it like an orphan, even if this runs on another thread.
 fn check_certificate(files: &TlsFiles, gateway: &Path) -> Result<(), String> {
     let failed = |cause: io::Error| format!("cannot run \"{}\": {cause}", gateway.display());
     let mut child = Command::new(gateway)
@@ -249,19 +249,19 @@ fn check_certificate(files: &TlsFiles, gateway: &Path) -> Result<(), String> {
     }
 }
 
-/// A program that is missing before the first start will be missing at the second.
+/// A program that is missing before the first start would still be missing at the second.
 fn have_programs(plan: &Plan) -> Result<(), Error> {
     let mut programs = plan.services.iter().map(|service| &service.program);
     match programs.find(|program| !program.is_file()) {
         None => Ok(()),
         Some(missing) => Err(Error::NoProgram {
             name: missing.display().to_string(),
-            hint: "the programs sccache-dock, sccache-dock-run and sccache-dock-gateway belong into one folder",
+            hint: "the programs sccache-dock, sccache-dock-run and sccache-dock-gateway must be in one folder",
         }),
     }
 }
 
-/// The settings with the programs that they name as paths.
+/// The settings, with the programs resolved to paths.
 pub(super) fn resolved(settings: Settings) -> Result<Settings, Error> {
     let sccache = find_program(
         &settings.sccache,
@@ -286,7 +286,7 @@ pub(super) fn resolved(settings: Settings) -> Result<Settings, Error> {
     })
 }
 
-/// What scheduler and builder need to know beside the settings.
+/// Input of the plan for the scheduler and the builder.
 fn dist_facts(
     settings: &Settings,
     prepared: &Prepared,
@@ -304,7 +304,7 @@ fn dist_facts(
     })
 }
 
-/// The same after the settings were read again.
+/// The same, after the settings have been re-read.
 pub(super) fn renewed(
     settings: &Settings,
     run_as: Option<RunAs>,
@@ -332,9 +332,9 @@ fn bubblewrap() -> Result<PathBuf, Error> {
     )
 }
 
-/// Where a program of sccache-dist listens that only we speak to: on an address of its own among those of loopback,
-/// because whoever else uses this machine's network (other containers with `--network host`) may have one at the same
-/// time. With this port, unless it is taken.
+/// A loopback address for a program of sccache-dist that only we connect to. It is a random one of 127.0.0.0/8, because
+/// others on this machine's network (containers with `--network host`) may run the same program. Uses this port unless
+/// it is taken.
 fn loopback_address(port: u16) -> io::Result<SocketAddr> {
     let mut own = [0; 3];
     getrandom::fill(&mut own).map_err(io::Error::other)?;
@@ -359,7 +359,7 @@ fn public_addr(settings: &Settings) -> Result<SocketAddr, Error> {
     Ok(SocketAddr::new(ip, port))
 }
 
-/// The address with which this machine reaches others: the one of the default route, else the first that is not
+/// The address with which this machine reaches others: that of the default route, or else the first that is not
 /// loopback. Nothing is sent.
 fn own_address() -> Result<IpAddr, Error> {
     const ELSEWHERE: (Ipv4Addr, u16) = (Ipv4Addr::new(192, 0, 2, 1), 9);
@@ -380,7 +380,7 @@ fn own_address() -> Result<IpAddr, Error> {
     routed.or_else(|_| first()).map_err(fail)
 }
 
-/// Writes what the services read at their start.
+/// Writes the files that the services read at start.
 pub(super) fn write_files(plan: &Plan, run_as: Option<RunAs>) -> Result<(), Error> {
     let files = plan.services.iter().flat_map(|service| &service.files);
     let files = files.map(|file| (&*file.path, &*file.text));
@@ -422,16 +422,16 @@ fn open_error_log(path: &Path) -> Result<File, Error> {
         })
 }
 
-/// Where clients connect. Held across restarts of the gateway, so that none is refused; closed while nobody will accept
-/// for longer, so that none waits in vain.
+/// The listeners for clients. They stay open across restarts of the gateway, so that no client is refused, and are
+/// closed during longer outages, so that no client waits in vain.
 pub(super) struct Doors {
     pub(super) cache: TcpListener,
-    /// The scheduler's, in the modes that distribute.
+    /// The scheduler's, in the distributed modes.
     pub(super) front: Option<TcpListener>,
     pub(super) client: Option<UnixListener>,
 }
 
-/// What the doors are bound to.
+/// The addresses of the listeners.
 pub(super) struct Addresses {
     cache: SocketAddr,
     front: Option<SocketAddr>,
@@ -443,14 +443,14 @@ impl Addresses {
         Addresses {
             cache: settings.listen,
             front: match settings.mode {
-                // Only the builder beside it uses it.
+                // Only the builder next to it uses it.
                 Mode::Builder => Some(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), front.port())),
                 mode => mode.schedules().then_some(front),
             },
         }
     }
 
-    /// The real ones, once they are known.
+    /// The actual addresses, once they are known.
     pub(super) fn bound(facts: &Facts) -> Addresses {
         Addresses {
             cache: facts.listen,
@@ -475,7 +475,7 @@ impl Doors {
     }
 }
 
-/// What is bound before anything starts.
+/// Sockets that are bound before anything starts.
 pub(super) struct Sockets {
     pub(super) doors: Doors,
     pub(super) control: UnixListener,
@@ -500,8 +500,8 @@ impl Sockets {
     }
 }
 
-/// A socket that belongs to the services' user from the moment it is there. Its folder is theirs too: an owner given by
-/// path afterwards could go to whatever they have put there meanwhile.
+/// Creates a socket that belongs to the services' user from the beginning. Its folder belongs to that user too, so a
+/// later chown by path could hit whatever they have put there.
 fn bind_unix(path: PathBuf, mode: u32, prepared: &Prepared) -> Result<UnixListener, Error> {
     let _user = AsUser::of(prepared.run_as);
     listeners::bind_unix(&path, mode).map_err(listening)

@@ -1,4 +1,4 @@
-//! The state folder: where it lies, whose it is, what must be in it before anything starts.
+//! The state folder: its location, its owner, and what must be in it before anything starts.
 
 mod owner;
 
@@ -16,10 +16,10 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-/// The user that the images come with.
+/// The user that the images provide.
 const IMAGE_USER: &str = "sccache";
 
-/// Why nothing can start on this state folder.
+/// Why nothing can start in this state folder.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("cannot {action} \"{path}\": {cause}\nhint: {hint}", path = path.display())]
@@ -40,7 +40,7 @@ pub enum Error {
         found: Loss,
     },
     #[error(
-        "cannot use \"{dir}\": another sccache-dock runs on this folder\n\
+        "cannot use \"{dir}\": another sccache-dock uses this folder\n\
          hint: stop it, or give this one a folder of its own with SCCACHE_DIR",
         dir = dir.display()
     )]
@@ -49,18 +49,18 @@ pub enum Error {
     Token { path: PathBuf, why: &'static str },
 }
 
-/// A state folder that is ours and ready.
+/// A state folder that is locked and ready.
 pub struct Prepared {
-    /// Who the services run as, where that is not who we are.
+    /// The user that the services run as, if different from the current one.
     pub run_as: Option<RunAs>,
     pub auth_token: Secret,
-    /// Released with the process.
+    /// Released when the process ends.
     pub lock: Flock<File>,
-    /// What the operator should know.
+    /// Notes for the operator.
     pub notes: Vec<String>,
 }
 
-/// Checks the mount, makes the folders, takes the lock, reads or generates the token.
+/// Checks the mount, creates the folders, takes the lock, and reads or generates the token.
 ///
 /// # Errors
 /// The folder cannot be used; nothing was started.
@@ -76,11 +76,11 @@ pub fn prepare(settings: &Settings) -> Result<Prepared, Error> {
     if settings.mode.persists() {
         check_persistent(dir, settings.mode)?;
     }
-    let top = owner::open_top(dir).map_err(|cause| fail("look at the folder", dir, cause))?;
+    let top = owner::open_top(dir).map_err(|cause| fail("examine the folder", dir, cause))?;
     let top = File::from(top);
     let mut notes = Vec::new();
     let found = top.metadata();
-    let found = found.map_err(|cause| fail("look at the folder", dir, cause))?;
+    let found = found.map_err(|cause| fail("examine the folder", dir, cause))?;
     let run_as = identity((found.uid(), found.gid()), &mut notes);
     let lock = lock(&top, dir, run_as)?;
     if let Some(user) = run_as {
@@ -89,7 +89,7 @@ pub fn prepare(settings: &Settings) -> Result<Prepared, Error> {
     let scratch = paths::scratch(dir);
     {
         let _user = AsUser::of(run_as);
-        // What a kill left there would pile up in a folder that outlives the container.
+        // What a killed run left there would accumulate in a persistent folder.
         match fs::remove_dir_all(&scratch) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 notes.push(format!("cannot empty \"{}\": {error}", scratch.display()));
@@ -107,7 +107,7 @@ pub fn prepare(settings: &Settings) -> Result<Prepared, Error> {
     .chain(builder.map(|path| (path, 0o755)))
     {
         if let (Some(name), Some(_)) = (name_in(dir, &path), run_as) {
-            // The folder around it may be root's. What is in the way, such as a link, shows in a moment.
+            // The parent folder may be root's. If something is in the way, such as a link, the next step reports it.
             let _ = owner::open_below(top.as_fd(), &name, mode, run_as);
         }
         make_folder(&path, mode, run_as)?;
@@ -124,15 +124,15 @@ pub fn prepare(settings: &Settings) -> Result<Prepared, Error> {
     })
 }
 
-/// The token that clients use: the one that is set, else the generated one.
+/// The clients' token: the configured one, or the generated one.
 ///
 /// # Errors
-/// None is set and none was generated yet, or the file cannot be read by this user.
+/// No token is set and none has been generated, or the file cannot be read by this user.
 pub fn auth_token(settings: &Settings) -> Result<Secret, Error> {
     auth_token_at(&settings.installation())
 }
 
-/// The same, of a sccache-dock that runs.
+/// Like [`auth_token`], for a running sccache-dock.
 ///
 /// # Errors
 /// As [`auth_token`].
@@ -171,7 +171,7 @@ fn make_folder(path: &Path, mode: u32, owner: Option<RunAs>) -> Result<(), Error
         {
             let made = create(path, mode).and_then(|()| {
                 std::os::unix::fs::lchown(path, Some(uid), Some(gid))
-                    .map_err(|cause| ("hand over the folder", cause))
+                    .map_err(|cause| ("change the owner of the folder", cause))
             });
             made.map_err(fail)?;
             let _user = AsUser::of(owner);
@@ -186,12 +186,12 @@ fn create(path: &Path, mode: u32) -> Result<(), (&'static str, io::Error)> {
     made.map_err(|cause| ("create the folder", cause))
 }
 
-/// Makes a folder and writes to it: a real write tells more than permission bits, of read-only mounts, user namespaces
-/// and ACLs.
+/// Creates a folder and writes to it. A real write reveals more than permission bits: read-only mounts, user
+/// namespaces, ACLs.
 fn try_to_make(path: &Path, mode: u32) -> Result<(), (&'static str, io::Error)> {
     create(path, mode)?;
     let probe = path.join(".sccache-dock-probe");
-    // Left over from a crash; anything else that is wrong shows in a moment.
+    // Left over from a crash. The next step reports any other problem.
     let _ = fs::remove_file(&probe);
     File::create_new(&probe)
         .and_then(|mut file| file.write_all(b"probe"))
@@ -199,11 +199,12 @@ fn try_to_make(path: &Path, mode: u32) -> Result<(), (&'static str, io::Error)> 
         .map_err(|cause| ("write to the folder", cause))
 }
 
-/// Gives the services' user what an earlier run as another user has left: it could neither read the token nor evict.
+/// Gives the services' user the files of an earlier run as another user; otherwise the services could neither read the
+/// token nor evict blobs.
 fn hand_over_all(top: &File, settings: &Settings, user: RunAs) -> Result<(), Error> {
     let dir = &settings.dir;
     let fail = |path: PathBuf, cause: io::Error| Error::Folder {
-        action: "hand over",
+        action: "change the owner of",
         hint: folder_hint(&path, &cause),
         path,
         cause,
@@ -232,14 +233,14 @@ fn hand_over_all(top: &File, settings: &Settings, user: RunAs) -> Result<(), Err
         Ok(())
     };
     open().map_err(|cause: io::Error| Error::Folder {
-        action: "open up the folder",
+        action: "change the owner of the folder",
         path: dir.to_owned(),
         hint: folder_hint(dir, &cause),
         cause,
     })
 }
 
-/// The name of a path that is directly in a folder.
+/// The file name of a path directly in `dir`.
 fn name_in(dir: &Path, path: &Path) -> Option<PathBuf> {
     let name = path.strip_prefix(dir).ok()?;
     (name.components().count() == 1).then(|| name.to_owned())
@@ -248,7 +249,7 @@ fn name_in(dir: &Path, path: &Path) -> Option<PathBuf> {
 fn folder_hint(path: &Path, cause: &io::Error) -> String {
     match cause.kind() {
         _ if path.is_symlink() => {
-            "remove the link, or let it lead to what the same user may write; nobody else's is touched".into()
+            "remove the link, or let it point to something of the same user; what belongs to others is not touched".into()
         }
         io::ErrorKind::PermissionDenied => {
             let mut nearest = path;
@@ -270,13 +271,13 @@ fn folder_hint(path: &Path, cause: &io::Error) -> String {
             }
         }
         io::ErrorKind::ReadOnlyFilesystem => "mount a volume there: -v a-name:/var/sccache".into(),
-        io::ErrorKind::InvalidInput => "remove what stands there".into(),
+        io::ErrorKind::InvalidInput => "remove what is there".into(),
         io::ErrorKind::StorageFull => "free some space there".into(),
-        _ => "set SCCACHE_DIR to a folder that can be written".into(),
+        _ => "set SCCACHE_DIR to a writable folder".into(),
     }
 }
 
-/// As root, services run as the owner of the folder; a folder of root's goes to the image's own user.
+/// If run as root, services run as the owner of the folder; a folder owned by root is given to the image's user.
 fn identity((uid, gid): (u32, u32), notes: &mut Vec<String>) -> Option<RunAs> {
     if !nix::unistd::geteuid().is_root() {
         return None;
@@ -304,7 +305,7 @@ fn identity((uid, gid): (u32, u32), notes: &mut Vec<String>) -> Option<RunAs> {
     }
 }
 
-/// Not by getpwnam: it would load the name services of the distribution into PID 1, for a user that the image made.
+/// getpwnam is not used: it would load the distribution's name services into PID 1, for a user that the image created.
 fn image_user(passwd: &str) -> Option<RunAs> {
     let mut users = passwd.lines().map(|line| line.split(':'));
     let mut fields =
@@ -315,7 +316,7 @@ fn image_user(passwd: &str) -> Option<RunAs> {
     })
 }
 
-/// CAP_CHOWN, CAP_SETGID and CAP_SETUID are all effective.
+/// Whether CAP_CHOWN, CAP_SETGID and CAP_SETUID are all effective.
 fn can_step_down(status: &str) -> bool {
     const NEEDED: u64 = 1 | 1 << 6 | 1 << 7;
     status
@@ -325,7 +326,7 @@ fn can_step_down(status: &str) -> bool {
         .is_some_and(|bits| bits & NEEDED == NEEDED)
 }
 
-/// Makes the folder of the state, and takes its lock.
+/// Creates the state folder and locks it.
 fn lock(top: &File, dir: &Path, user: Option<RunAs>) -> Result<Flock<File>, Error> {
     let fail = |action, path: PathBuf, cause: io::Error| Error::Folder {
         action,
@@ -344,10 +345,10 @@ fn lock(top: &File, dir: &Path, user: Option<RunAs>) -> Result<Flock<File>, Erro
     })
 }
 
-/// Writes files of mode 0600 for the services' user, whole: none is put in its place before all are written.
+/// Writes files of mode 0600 for the services' user. None is renamed into place before all have been written.
 ///
 /// # Errors
-/// The path of the file that cannot be written or renamed, and why.
+/// The path of the file that cannot be written or renamed, and the cause.
 pub fn write_all_private<'a>(
     files: impl Iterator<Item = (&'a Path, &'a str)>,
     owner: Option<RunAs>,
@@ -356,7 +357,7 @@ pub fn write_all_private<'a>(
     private_file::write_all(files)
 }
 
-/// The token that builders prove themselves with, where none is set.
+/// The generated token of the builders, for use if none is set.
 ///
 /// # Errors
 /// It cannot be read or written.
@@ -364,10 +365,10 @@ pub fn kept_server_token(dir: &Path, owner: Option<RunAs>) -> Result<Secret, Err
     kept_token(paths::builder_token(dir), owner)
 }
 
-/// A token that nobody can guess.
+/// Generates a random token.
 ///
 /// # Errors
-/// The system gives no randomness.
+/// The system provides no randomness.
 pub fn new_token() -> io::Result<Secret> {
     let mut bytes = [0_u8; 32];
     getrandom::fill(&mut bytes)?;
@@ -419,10 +420,10 @@ fn check_persistent(dir: &Path, mode: Mode) -> Result<(), Error> {
     }
 }
 
-/// Whether the state folder is there, or can be made, and takes a write.
+/// Checks that the state folder exists or can be created, and is writable.
 ///
 /// # Errors
-/// It does not; the error says what mends it.
+/// It is not; the error says how to fix it.
 pub fn try_folder(dir: &Path) -> Result<(), Error> {
     make_folder(dir, 0o755, None)
 }

@@ -1,4 +1,4 @@
-//! The only place that waits: one `poll(2)` over everything that can happen, until the next deadline.
+//! The only place that waits: one `poll(2)` for all events, until the next deadline.
 
 use super::{Runtime, Signals, Supervisor, now};
 use crate::contract::service::Id;
@@ -11,15 +11,15 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-/// After orphans were reaped, exits are collected for so long. Thousands that end together would each wake us, and
-/// each look for the next would pass by all that still live.
+/// After orphans were reaped, further exits are collected for this long. If thousands end together, each would wake us,
+/// and each search for the next would pass all that still live.
 const LULL: Duration = Duration::from_millis(5);
 
-/// Places among what is waited for.
+/// Positions in the list of polled descriptors.
 const CONTROL: usize = 2;
 const NOTIFY: usize = 3;
 
-/// What one call of `poll` found.
+/// Result of one call of `poll`.
 #[derive(Default)]
 pub(super) struct PollResult {
     pub(super) signals: bool,
@@ -32,11 +32,11 @@ pub(super) struct PollResult {
 }
 
 impl Supervisor {
-    /// Waits for events, or until something is due.
+    /// Waits for events, or for the next deadline.
     pub(super) fn wait(&mut self, signals: &Signals) -> io::Result<PollResult> {
         let now = now();
         let has_room = self.log.has_room(now);
-        // Signals stay unblocked everywhere else, so that children need no restoring.
+        // Signals are unblocked everywhere else, so that children need not restore anything.
         let lull = std::mem::take(&mut self.orphans_came);
         let mask = lull.then(|| SigSet::from_iter([Signal::SIGCHLD]));
         let deadlines = [

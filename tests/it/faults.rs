@@ -98,7 +98,10 @@ fn running_dock_can_be_asked_while_its_settings_are_broken() {
         let reload = dock.command(&["reload"]);
         let text = String::from_utf8_lossy(&reload.stderr).into_owned();
         assert_eq!(reload.status.code(), Some(1), "{text}");
-        assert!(text.contains("cannot reload, going on as before"), "{text}");
+        assert!(
+            text.contains("cannot reload, keeping the previous settings"),
+            "{text}"
+        );
         assert!(
             text.contains("cache_size") || text.contains("cannot parse"),
             "{text}"
@@ -371,7 +374,7 @@ fn nothing_is_reloaded_or_restarted_during_a_stop() {
         assert!(text.contains("everything is stopping"), "{text}");
     }
     dock.signal(Signal::SIGHUP);
-    dock.wait_log("cannot reload, going on as before: everything is stopping");
+    dock.wait_log("cannot reload, keeping the previous settings: everything is stopping");
     kill(server, Signal::SIGCONT).unwrap();
     let (status, _) = dock.wait_end();
     assert_eq!(status.code(), Some(0));

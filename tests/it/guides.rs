@@ -11,6 +11,7 @@ use crate::docker::{LONG, run};
 use crate::harness::{clean, sccache_bin, skip, wait_for};
 use crate::machine::kill_daemons;
 use crate::site::{Script, Site, free_port};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -484,9 +485,11 @@ fn every_message_in_the_guide_of_errors_is_one_that_is_printed() {
     theirs.extend(fs::read(sccache.with_file_name("sccache-dist")).unwrap());
     let text = guide("errors");
     let rows = text.lines().filter_map(|line| line.strip_prefix("| `"));
+    let mut listed = BTreeSet::new();
     let mut count = 0;
     for row in rows {
         let message = row.split('`').next().unwrap();
+        assert!(listed.insert(message), "{message:?} has two rows");
         let is_theirs = row.contains("(sccache)");
         for part in fixed_parts(message) {
             let found = match is_theirs {

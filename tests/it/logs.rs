@@ -190,7 +190,7 @@ fn flood_before_a_reader_that_stood_still_is_printed_or_counted() {
     tap.wait_file("done");
     tap.wait_state("server", "ready");
     tap.read();
-    tap.wait_log("log lines: the reader stood still");
+    tap.wait_log("log lines: the reader had stopped reading");
     let log = tap.end();
     let (printed, dropped) = (flood(&log), announced(&log));
     assert!(printed.is_sorted_by(|one, next| one < next), "in order");

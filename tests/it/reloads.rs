@@ -91,7 +91,10 @@ fn reload_refuses_a_fifo_in_the_place_of_any_file_and_all_goes_on() {
         let reload = dock.command(&["reload"]);
         let text = String::from_utf8_lossy(&reload.stderr).into_owned();
         assert_eq!(reload.status.code(), Some(1), "{name}: {text}");
-        assert!(text.contains("cannot reload, going on as before"), "{text}");
+        assert!(
+            text.contains("cannot reload, keeping the previous settings"),
+            "{text}"
+        );
         assert!(text.contains(name), "{text}");
         fs::remove_file(file).unwrap();
         fs::write(&generated, &token).unwrap();

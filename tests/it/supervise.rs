@@ -75,7 +75,7 @@ fn programs_without_those_beside_them_say_so() {
         assert!(
             said.contains(&format!("\"{}\"", here(missing).display()))
                 && said.contains("hint: ")
-                && said.contains("belong into one folder"),
+                && said.contains("must be in one folder"),
             "{said}"
         );
     }
@@ -454,7 +454,7 @@ fn each_wrong_setting_gives_one_clear_message_and_exit_code_2() {
                 ("MODE", "builder"),
                 ("SCCACHE_SERVER_TOKEN", "token-of-the-builders"),
             ],
-            "SCCACHE_SCHEDULER_URL: is needed in MODE=builder",
+            "SCCACHE_SCHEDULER_URL: is required in MODE=builder",
             "http://host:10600",
         ),
     ];
@@ -476,7 +476,7 @@ fn second_supervisor_on_one_folder_is_refused() {
     let (code, text) = refused(&[("SCCACHE_DIR", dock.dir.path().to_str().unwrap())]);
     assert_eq!(code, Some(2));
     assert!(
-        text.contains("another sccache-dock runs on this folder"),
+        text.contains("another sccache-dock uses this folder"),
         "{text}"
     );
     assert_eq!(
@@ -574,15 +574,15 @@ fn reload_restarts_only_what_changed_and_keeps_serving_on_a_mistake() {
     std::fs::write(&file, "cache_size = \"lots\"\n").unwrap();
     // The signal first: nothing answers it but the log, and the file is not to change under it.
     dock.signal(Signal::SIGHUP);
-    dock.wait_log("cannot reload, going on as before");
+    dock.wait_log("cannot reload, keeping the previous settings");
     assert_eq!(dock.command(&["reload"]).status.code(), Some(1));
 
     std::fs::write(&file, "cache_size = \"3G\"\nmode = \"persistent\"\n").unwrap();
     dock.signal(Signal::SIGHUP);
-    dock.wait_log("take a restart of the container");
+    dock.wait_log("require a restart of the container");
     std::fs::write(&file, "cache_size = \"3G\"\n").unwrap();
     assert_eq!(dock.command(&["reload"]).status.code(), Some(0));
-    dock.wait_log("settings read again: nothing changed");
+    dock.wait_log("settings reloaded: nothing changed");
     assert_eq!(dock.service("gateway")["restarts"], 1);
 }
 

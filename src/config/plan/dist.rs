@@ -1,4 +1,4 @@
-//! The services of the modes that distribute: scheduler and builder.
+//! The services of the distributed modes: scheduler and builder.
 
 use super::{Facts, paths};
 use crate::base::secret::Secret;
@@ -16,27 +16,27 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// What the plan of these services needs to know beside the settings.
+/// Input of the plan for these services besides the settings.
 #[derive(Debug, Clone)]
 pub struct DistFacts {
-    /// The address that the front of the scheduler is really bound to.
+    /// The address to which the scheduler's reverse proxy is actually bound.
     pub front: SocketAddr,
-    /// The loopback address of the scheduler itself.
+    /// The scheduler's own loopback address.
     pub scheduler: SocketAddr,
     /// The loopback address of the builder's `sccache-dist`.
     pub builder: SocketAddr,
-    /// What the scheduler takes for a client.
+    /// The token that the scheduler expects from clients.
     pub scheduler_token: Secret,
     pub builder_token: Secret,
-    /// Where clients and the scheduler reach the builder.
+    /// Address at which clients and the scheduler reach the builder.
     pub public_addr: SocketAddr,
     /// The real bubblewrap.
     pub bwrap: PathBuf,
-    /// Who the services run as, where that is not who we are.
+    /// The user that the services run as, if different from the current one.
     pub run_as: Option<RunAs>,
 }
 
-/// What the front of the scheduler needs to know.
+/// Configuration of the scheduler's reverse proxy.
 pub(super) fn front(settings: &Settings, facts: &DistFacts) -> Dist {
     Dist {
         listen: facts.front,
@@ -53,7 +53,7 @@ pub(super) fn front(settings: &Settings, facts: &DistFacts) -> Dist {
     }
 }
 
-/// `sccache-dist scheduler`, reached through the gateway only.
+/// `sccache-dist scheduler`, reachable only through the gateway.
 pub(super) fn scheduler(
     settings: &Settings,
     facts: &Facts,
@@ -70,7 +70,7 @@ pub(super) fn scheduler(
         server_auth: token(&dist.builder_token),
     };
     let mut env = environment(settings, facts);
-    // Without it the scheduler goes into the background, out of our sight.
+    // Without this, the scheduler would move to the background, out of our control.
     env.push(("SCCACHE_NO_DAEMON".into(), "1".into()));
     Ok(Service {
         name: "scheduler",
@@ -91,14 +91,14 @@ pub(super) fn scheduler(
         rules: Rules {
             depends_on: vec![gateway],
             ready_timeout: Duration::from_secs(30),
-            // It handles no signal and ends at once.
+            // It handles no signals and ends at once.
             grace: settings.stop_grace / 4,
             fatal_codes: &[],
         },
     })
 }
 
-/// `sccache-dist server` below our own program, which isolates it.
+/// `sccache-dist server`, started by our own program, which isolates it.
 pub(super) fn builder(
     settings: &Settings,
     facts: &Facts,
@@ -154,7 +154,7 @@ pub(super) fn builder(
         ],
         env: environment(settings, facts),
         ready_by: ReadyBy::Gateway(BUILDER_REGISTERED),
-        // It steps down itself, unless the isolation takes real root.
+        // It drops its privileges itself, unless the isolation needs real root.
         keeps_root: true,
         stop_by: StopBy::Term,
         files: vec![
@@ -170,7 +170,7 @@ pub(super) fn builder(
         rules: Rules {
             depends_on,
             ready_timeout: Duration::from_secs(match waits_for_another_machine {
-                // A scheduler that is away is no fault of the builder's, which goes on trying.
+                // An unreachable scheduler is not the builder's fault; the builder keeps trying.
                 true => 24 * 3600,
                 false => 60,
             }),
@@ -180,7 +180,7 @@ pub(super) fn builder(
     })
 }
 
-/// What both programs inherit; `CARGO_INCREMENTAL` and the like would end them.
+/// Environment of both programs. With `CARGO_INCREMENTAL` and similar variables they would exit.
 fn environment(settings: &Settings, facts: &Facts) -> Vec<(String, String)> {
     let tmp = paths::scratch(&settings.dir).display().to_string();
     vec![

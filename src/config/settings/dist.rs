@@ -1,4 +1,4 @@
-//! The settings of scheduler and builder.
+//! Settings of the scheduler and the builder.
 
 use super::values::{ValueError, address, duration, optional, size, token};
 use super::{Lookup, Mode};
@@ -9,37 +9,37 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Port of a scheduler's front that no address names.
+/// Default port of a scheduler.
 const SCHEDULER_PORT: u16 = 10600;
 
-/// Where clients and the scheduler reach the builder: sccache takes no host name here.
+/// Address at which clients and the scheduler reach the builder; sccache accepts no host name here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PublicAddr {
     /// Its address.
     pub ip: IpAddr,
-    /// The builder's own port where none is given.
+    /// Defaults to the builder's own port.
     pub port: Option<u16>,
 }
 
-/// Checked settings of scheduler and builder.
+/// Validated settings of the scheduler and the builder.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Distribution {
-    /// Builders prove themselves with it; generated and kept where none is set.
+    /// Token of the builders; generated and kept if `None`.
     pub builder_token: Option<Secret>,
-    /// The container's own address where none is set.
+    /// Defaults to the container's own address.
     pub public_addr: Option<PublicAddr>,
-    /// `http://host:port` of the scheduler's front, in `MODE=builder`.
+    /// `http://host:port` of the scheduler, in `MODE=builder`.
     pub scheduler_url: Option<String>,
-    /// Address of the scheduler's front.
+    /// Address of the scheduler's port.
     pub scheduler_listen: SocketAddr,
-    /// Address of the builder.
+    /// Address of the builder's port.
     pub builder_listen: SocketAddr,
     pub isolation: Isolation,
-    /// Processors that jobs may use.
+    /// Number of processors that jobs may use.
     pub slots: Option<usize>,
-    /// Budget of the packed toolchains.
+    /// Disk budget of the packed toolchains.
     pub toolchain_cache_bytes: u64,
-    /// The most that one toolchain unpacks to.
+    /// Maximum unpacked size of a toolchain.
     pub toolchain_bytes: Option<u64>,
     pub wrong_token: WrongToken,
     /// Limits of one job.
@@ -47,7 +47,7 @@ pub struct Distribution {
     pub job_processes: Option<u64>,
     pub job_disk_bytes: Option<u64>,
     pub job_time: Duration,
-    /// Program that runs as `scheduler` and `builder`.
+    /// Program of the services `scheduler` and `builder`.
     pub program: PathBuf,
 }
 
@@ -74,21 +74,21 @@ impl Lookup<'_> {
                 if scheduler_url.is_none() {
                     self.problem(
                         "SCCACHE_SCHEDULER_URL",
-                        "is needed in MODE=builder: a builder works for a scheduler".into(),
+                        "is required in MODE=builder: a builder needs a scheduler".into(),
                         Some("set it to http://host:10600 of the machine that runs MODE=distributed-...".into()),
                     );
                 }
                 if builder_token.is_none() {
                     self.problem(
                         "SCCACHE_SERVER_TOKEN",
-                        "is needed in MODE=builder: the scheduler takes no builder without it".into(),
-                        Some("set it, or SCCACHE_SERVER_TOKEN_FILE, to what state/server-token holds beside the scheduler".into()),
+                        "is required in MODE=builder: the scheduler accepts no builder without it".into(),
+                        Some("set it, or SCCACHE_SERVER_TOKEN_FILE, to the content of state/server-token on the scheduler's machine".into()),
                     );
                 }
             }
             Some(_) if scheduler_url.is_some() => self.problem(
                 "SCCACHE_SCHEDULER_URL",
-                "has no effect in this mode, which joins no other machine".into(),
+                "has no effect in this mode, which joins no scheduler of another machine".into(),
                 Some("use MODE=builder to add this machine to that scheduler, or unset it".into()),
             ),
             Some(_) | None => {}
@@ -116,7 +116,7 @@ impl Lookup<'_> {
 fn builder_token(text: &str) -> Result<Secret, ValueError> {
     if text == "anonymous" {
         return Err(ValueError::hint(
-            "a builder without a token could be anybody",
+            "without a token, anyone could pose as a builder",
             "leave it unset to have one generated",
         ));
     }
@@ -134,24 +134,24 @@ fn public_addr(text: &str) -> Result<PublicAddr, ValueError> {
     match parsed {
         Some(address) if address.ip.is_unspecified() || address.port == Some(0) => {
             Err(ValueError::hint(
-                "is no address that anybody could connect to",
+                "is not an address that others could connect to",
                 "write the address that clients reach this machine at, 192.168.1.7:10501",
             ))
         }
         Some(address) => Ok(address),
         None => Err(ValueError::hint(
             "is not an IP address: a builder's certificate holds an address, never a name",
-            "write what the name stands for, as 192.168.1.7 or 192.168.1.7:10501",
+            "write the address that the name stands for, such as 192.168.1.7 or 192.168.1.7:10501",
         )),
     }
 }
 
-/// `http://host[:port]` or `host[:port]`, made whole.
+/// Completes `http://host[:port]` or `host[:port]`.
 fn scheduler_url(text: &str) -> Result<String, ValueError> {
     let fault = |message: &str| ValueError::hint(message, "write it as http://build-host:10600");
     if text.starts_with("https://") {
         return Err(ValueError::hint(
-            "the port of the scheduler speaks no TLS yet",
+            "the scheduler's port does not support TLS yet",
             "write it as http://build-host:10600, on a private network",
         ));
     }
@@ -161,14 +161,14 @@ fn scheduler_url(text: &str) -> Result<String, ValueError> {
     if host.is_empty() || !host.chars().all(allowed) {
         return Err(fault("is not the address of a scheduler"));
     }
-    // The last colon of an address in brackets is its own.
+    // Colons inside the brackets of an IPv6 address do not separate the port.
     let after = host.rfind(']').map_or(0, |at| at + 1);
     match host[after..].split_once(':') {
         None => Ok(format!("http://{host}:{SCHEDULER_PORT}")),
         Some((_, port)) if port.parse::<u16>().is_ok_and(|port| port > 0) => {
             Ok(format!("http://{host}"))
         }
-        Some(_) => Err(fault("has a port that is none")),
+        Some(_) => Err(fault("has an invalid port")),
     }
 }
 
@@ -210,11 +210,11 @@ fn job_memory(text: &str) -> Result<u64, ValueError> {
 }
 
 fn job_disk(text: &str) -> Result<u64, ValueError> {
-    at_least_64_mib(text, "is less than 64M, which some inputs take alone")
+    at_least_64_mib(text, "is less than 64M, which some inputs alone exceed")
 }
 
 fn toolchain(text: &str) -> Result<u64, ValueError> {
-    at_least_64_mib(text, "is less than 64M, which most compilers take")
+    at_least_64_mib(text, "is less than 64M, which most compilers exceed")
 }
 
 fn at_least_64_mib(text: &str, fault: &'static str) -> Result<u64, ValueError> {

@@ -1,4 +1,4 @@
-//! Where the value of each setting comes from, and all that is wrong on the way. Pure.
+//! Finds the value of each setting and collects problems. Pure.
 
 use super::rows::{EXPECTED, ROWS, Row};
 use super::values::ValueError;
@@ -8,11 +8,13 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Variable of old for `MODE`.
+/// Stands for a secret.
+const HIDDEN: &str = "***";
+
+/// Former name of `MODE`.
 const OLD_MODE: &str = "SCCACHE_STORAGE_MODE";
 
-/// Looks settings up, each in the order that the module's documentation says, and keeps what was found and what is
-/// wrong.
+/// Looks up settings in the order given in the module's documentation, and records values, sources and problems.
 pub(super) struct Lookup<'a> {
     pub(super) environment: &'a BTreeMap<String, String>,
     read: &'a dyn Fn(&Path) -> io::Result<String>,
@@ -94,7 +96,7 @@ impl<'a> Lookup<'a> {
         }
     }
 
-    /// Notes what is wrong with a variable or file.
+    /// Records a problem with a variable or file.
     pub(super) fn problem(&mut self, subject: &str, message: String, hint: Option<String>) {
         self.problems.push(Problem {
             subject: subject.to_owned(),
@@ -103,17 +105,16 @@ impl<'a> Lookup<'a> {
         });
     }
 
-    /// The text of a setting, recorded with its source, and how a problem names it.
+    /// Returns a setting's text and the name that a problem should use for it, and records its source.
     fn raw(&mut self, name: &'static str) -> (String, String) {
         let row = ROWS
             .iter()
             .find(|row| row.name == name)
             .expect("every setting asked for has a row");
         let (value, source, subject) = self.find(row);
-        let shown = match (row.secret, value.is_empty()) {
-            (_, true) => String::new(),
-            (true, false) if value != "anonymous" => "***".to_owned(),
-            _ => value.clone(),
+        let shown = match value.as_str() {
+            "" | "anonymous" => value.clone(),
+            _ => shown(row, &value).to_owned(),
         };
         self.effective.push(Effective {
             name: row.name,
@@ -124,11 +125,11 @@ impl<'a> Lookup<'a> {
         (value, subject)
     }
 
-    /// Value, source, and how a problem names the setting.
+    /// Returns value, source, and the name that a problem should use.
     fn find(&mut self, row: &Row) -> (String, Source, String) {
         let name = row.name;
         if let Some(value) = self.variable(name) {
-            let subject = format!("{name}={}", if row.secret { "***" } else { value });
+            let subject = format!("{name}={}", shown(row, value));
             return (value.to_owned(), Source::Environment, subject);
         }
         if let Some(value) = self.variable(OLD_MODE).filter(|_| name == "MODE") {
@@ -145,8 +146,11 @@ impl<'a> Lookup<'a> {
                 Ok(_) => "the file is empty".to_owned(),
                 Err(error) => format!("cannot read the file: {error}"),
             };
-            let subject = format!("{file_name}={}", path.display());
-            self.problem(&subject, message, None);
+            let path = path.to_string_lossy();
+            let subject = format!("{file_name}={}", path_or_hidden(&path));
+            let hint = (!path.starts_with('/'))
+                .then(|| "give the absolute path of the file, not its content".to_owned());
+            self.problem(&subject, message, hint);
         }
         if let Some(value) = self.file.get(row.key) {
             let subject = format!("{}: {}", self.file_path.display(), row.key);
@@ -155,13 +159,13 @@ impl<'a> Lookup<'a> {
         (row.default.to_owned(), Source::Default, name.to_owned())
     }
 
-    /// A variable that says something: an empty one counts as not set.
+    /// A variable's value; an empty one counts as not set.
     fn variable(&self, name: &str) -> Option<&'a str> {
         let value = self.environment.get(name)?;
         Some(value.as_str()).filter(|value| !value.is_empty())
     }
 
-    /// The checked value of a setting; `None` where it is a problem now.
+    /// A setting's parsed value, or `None` after recording a problem.
     pub(super) fn parsed<T>(
         &mut self,
         name: &'static str,
@@ -177,7 +181,7 @@ impl<'a> Lookup<'a> {
         }
     }
 
-    /// Variables that look like settings and are none: unknown, of a later version, or sccache's own.
+    /// Variables that look like settings but are not: unknown, from a later version, or sccache's own.
     pub(super) fn stray(&mut self) -> Vec<Problem> {
         let mut warnings = Vec::new();
         for name in self
@@ -201,6 +205,25 @@ impl<'a> Lookup<'a> {
     }
 }
 
+/// A setting's value as messages may show it.
+fn shown<'a>(row: &Row, value: &'a str) -> &'a str {
+    let names_a_secret = row.name == "SCCACHE_TLS_KEY" || row.name.ends_with("_FILE");
+    match row.secret {
+        true => HIDDEN,
+        false if names_a_secret => path_or_hidden(value),
+        false => value,
+    }
+}
+
+/// The path of a file that holds a secret. What is not a path may be the secret itself.
+fn path_or_hidden(value: &str) -> &str {
+    if value.starts_with('/') && !value.contains('\n') {
+        value
+    } else {
+        HIDDEN
+    }
+}
+
 fn explain_stray(name: &str) -> (String, String) {
     if let Some(instead) = variables::instead_of(name) {
         return (
@@ -211,7 +234,7 @@ fn explain_stray(name: &str) -> (String, String) {
     if variables::SCCACHE_OWN.contains(&name) {
         return (
             "is a variable of sccache itself; it has no effect on the container's services".into(),
-            "set it where the client runs; \"sccache-dock client-env\" prints the whole set".into(),
+            "set it where the client runs; \"sccache-dock client-env\" prints all of them".into(),
         );
     }
     let known: Vec<&str> = ROWS.iter().map(|row| row.name).collect();

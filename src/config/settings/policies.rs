@@ -1,4 +1,4 @@
-//! Quotas, pins, ages: texts into what the cache keeps to besides its size. Pure.
+//! Parses quotas, pins and ages. Pure.
 
 use super::values::{ValueError, optional, size};
 use super::{Lookup, Problem};
@@ -8,7 +8,7 @@ use crate::contract::key::Key;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// Namespaces that may have a quota or a pin: each has a list of its own, whose ends are looked at for each eviction.
+/// Maximum number of namespaces with a quota or a pin: each has its own list, whose end is examined at each eviction.
 const MOST_NAMESPACES: usize = 64;
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
@@ -40,7 +40,7 @@ impl Lookup<'_> {
             self.problem(
                 "SCCACHE_PINNED",
                 format!(
-                    "the quotas of the pinned namespaces are {} together, more than SCCACHE_CACHE_SIZE, {size}",
+                    "the quotas of the pinned namespaces add up to {}, more than SCCACHE_CACHE_SIZE, {size}",
                     bytes(promised)
                 ),
                 Some("pin fewer, lower their quotas, or raise SCCACHE_CACHE_SIZE".into()),
@@ -49,17 +49,17 @@ impl Lookup<'_> {
             self.warnings.push(Problem {
                 subject: "SCCACHE_PINNED".into(),
                 message: format!(
-                    "{} has no quota: it may fill the whole cache, and writes to others are refused then",
+                    "{} has no quota: it could fill the whole cache, and then writes to others are refused",
                     open.join(", ")
                 ),
-                hint: Some(format!("set SCCACHE_QUOTAS={}=2G, say", open[0])),
+                hint: Some(format!("set SCCACHE_QUOTAS={}=2G, for example", open[0])),
             });
         }
         if quotas.keys().chain(&pinned).collect::<BTreeSet<_>>().len() > MOST_NAMESPACES {
             self.problem(
                 "SCCACHE_QUOTAS",
                 format!("more than {MOST_NAMESPACES} namespaces have a quota or a pin"),
-                Some("leave some to the budget that all share".into()),
+                Some("let some of them share the common budget".into()),
             );
         }
         Some(Policies {
@@ -73,7 +73,7 @@ impl Lookup<'_> {
     }
 }
 
-/// The text of a table of quotas or a list of names in the TOML file.
+/// Flattens a TOML table of quotas or list of names into a setting's text.
 pub(super) fn flat(key: &str, value: &toml::Value) -> Option<String> {
     let parts: Option<Vec<String>> = match (key, value) {
         ("quotas", toml::Value::Table(table)) => table
@@ -139,15 +139,15 @@ fn audit(text: &str) -> Result<Option<u64>, ValueError> {
     }
 }
 
-/// Names under which the cache is asked.
+/// Host names under which anonymous reads are allowed.
 pub(super) fn hosts(text: &str) -> Result<Vec<String>, ValueError> {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
     let host = |part: &str| {
         let name = part.strip_prefix("*.").unwrap_or(part);
         if part != "*" && (name.is_empty() || !name.bytes().all(is_plain)) {
             return Err(ValueError::hint(
-                format!("\"{part}\" is not the name of a host"),
-                "write names without a scheme and a port, as cache.example.com,*.ci.example.com; \"*\" is any name",
+                format!("\"{part}\" is not a host name"),
+                "write names without scheme and port, such as cache.example.com,*.ci.example.com; \"*\" is any name",
             ));
         }
         Ok(part.to_owned())
@@ -160,10 +160,10 @@ fn parts(text: &str) -> impl Iterator<Item = &str> {
     parts.filter(|part| !part.is_empty())
 }
 
-/// A name that the namespace of some key has.
+/// Checks that `name` can be the namespace of a key.
 fn namespace(name: &str) -> Result<String, ValueError> {
-    let hint = "a namespace is what stands before the entries in a client's URL, as \"ci\" or \"team/x\"; \
-                \"default\" is the nameless one";
+    let hint = "a namespace is the path before the entries in a client's URL, such as \"ci\" or \"team/x\"; \
+                \"default\" is the one without a name";
     if name == "default" {
         return Ok(name.to_owned());
     }
@@ -190,7 +190,7 @@ fn age(text: &str) -> Result<Duration, ValueError> {
         Ok(age) if age > LONGEST => Err(ValueError::hint("is longer than ten years", hint)),
         Ok(age) => Ok(age),
         Err(error) => Err(ValueError::hint(
-            format!("is not a span of time: {error}"),
+            format!("is not a duration: {error}"),
             hint,
         )),
     }

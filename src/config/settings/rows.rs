@@ -1,9 +1,9 @@
-//! The table of settings, and the names that are none.
+//! The table of settings, and similar names that are not settings.
 
-/// Root of all state, where nothing else is set.
+/// Default root of all state.
 pub(super) const DEFAULT_DIR: &str = "/var/sccache";
 
-/// A setting's row: docs/settings.md shows the same table.
+/// A row of the table of settings; docs/settings.md has the same rows.
 pub(super) struct Row {
     pub(super) name: &'static str,
     /// Key in the TOML file.
@@ -55,7 +55,7 @@ pub(super) const ROWS: &[Row] = &[
         "SCCACHE_RUN_DIR",
         "run_dir",
         "",
-        "folder of the sockets; run/ below SCCACHE_DIR where empty",
+        "folder of the sockets; if empty, run/ in SCCACHE_DIR",
     ),
     row(
         "SCCACHE_LISTEN",
@@ -67,19 +67,19 @@ pub(super) const ROWS: &[Row] = &[
         "SCCACHE_CACHE_SIZE",
         "cache_size",
         "10G",
-        "budget of the cache",
+        "disk budget of the cache",
     ),
     row(
         "SCCACHE_QUOTAS",
         "quotas",
         "",
-        "most bytes of a namespace: ci=20G,team-a=5G; \"default\" is the nameless one",
+        "maximum size of a namespace: ci=20G,team-a=5G; \"default\" is the one without a name",
     ),
     row(
         "SCCACHE_PINNED",
         "pinned",
         "",
-        "namespaces from which writes to others do not evict: release,toolchains",
+        "namespaces whose blobs are not evicted by writes to others: release,toolchains",
     ),
     row(
         "SCCACHE_WRITE_ONCE",
@@ -97,13 +97,13 @@ pub(super) const ROWS: &[Row] = &[
         "SCCACHE_MAX_AGE",
         "max_age",
         "",
-        "remove what was not used for so long: 30d",
+        "remove blobs not used for this long: 30d",
     ),
     row(
         "SCCACHE_SCRUB",
         "scrub",
         "7d",
-        "check every blob once in this time; off",
+        "verify every blob once per this period, or off",
     ),
     row("SCCACHE_LOG", "log", "debug", "level for all processes"),
     row("SCCACHE_LOG_FORMAT", "log_format", "text", "text or json"),
@@ -117,7 +117,7 @@ pub(super) const ROWS: &[Row] = &[
         "SCCACHE_LOG_STALL",
         "log_stall",
         "5s",
-        "how long a standing reader of the log may hold the services back",
+        "how long a log reader that has stopped reading may block the services",
     ),
     row(
         "SCCACHE_IPC",
@@ -128,18 +128,18 @@ pub(super) const ROWS: &[Row] = &[
     secret(
         "SCCACHE_AUTH_TOKEN",
         "auth_token",
-        "clients: read and write; generated and kept where empty",
+        "token of the clients, for reading and writing; generated and kept if empty",
     ),
     secret(
         "SCCACHE_READ_TOKEN",
         "read_token",
-        "clients: read only; \"anonymous\" lets anyone read",
+        "token of the clients, for reading only; \"anonymous\" lets anyone read",
     ),
     row(
         "SCCACHE_HOSTS",
         "hosts",
         "",
-        "names of the public DNS under which anyone may read: cache.example.com,*.ci.example.com",
+        "public DNS names under which anonymous reads are allowed: cache.example.com,*.ci.example.com",
     ),
     secret(
         "SCCACHE_UPSTREAM",
@@ -155,15 +155,20 @@ pub(super) const ROWS: &[Row] = &[
         "SCCACHE_TOKENS_FILE",
         "tokens_file",
         "",
-        "file of more tokens by name, each for reading or writing; followed while it runs",
+        "file of named tokens, each for reading or writing; reloaded when it changes",
     ),
     row(
         "SCCACHE_TLS_CERT",
         "tls_cert",
         "",
-        "PEM file of the certificate: TLS on the port; followed while it runs",
+        "PEM file of the certificate, turns on TLS on the port; reloaded when it changes",
     ),
-    row("SCCACHE_TLS_KEY", "tls_key", "", "PEM file of its key"),
+    row(
+        "SCCACHE_TLS_KEY",
+        "tls_key",
+        "",
+        "PEM file of the certificate's key",
+    ),
     row(
         "SCCACHE_TLS_MIN_VERSION",
         "tls_min_version",
@@ -174,7 +179,7 @@ pub(super) const ROWS: &[Row] = &[
         "SCCACHE_STOP_GRACE",
         "stop_grace",
         "8s",
-        "bound of an orderly stop",
+        "time limit for an orderly stop",
     ),
     row(
         "SCCACHE_BINARY",
@@ -185,13 +190,13 @@ pub(super) const ROWS: &[Row] = &[
     secret(
         "SCCACHE_SERVER_TOKEN",
         "server_token",
-        "builders to scheduler; generated and kept where empty",
+        "token of the builders for the scheduler; generated and kept if empty",
     ),
     row(
         "SCCACHE_PUBLIC_ADDR",
         "public_addr",
         "",
-        "ip[:port] at which clients and scheduler reach the builder; the container's own where empty",
+        "ip[:port] at which clients and the scheduler reach the builder; if empty, the container's own address",
     ),
     row(
         "SCCACHE_SCHEDULER_URL",
@@ -221,59 +226,59 @@ pub(super) const ROWS: &[Row] = &[
         "SCCACHE_BUILDER_SLOTS",
         "builder_slots",
         "",
-        "processors that jobs may use; all where empty",
+        "number of processors that jobs may use; if empty, all",
     ),
     row(
         "SCCACHE_TOOLCHAIN_CACHE_SIZE",
         "toolchain_cache_size",
         "10G",
-        "budget of the builder's packed toolchains",
+        "disk budget for the builder's packed toolchains",
     ),
     row(
         "SCCACHE_TOOLCHAIN_SIZE",
         "toolchain_size",
         "",
-        "most that one toolchain unpacks to; half of what is free at the start, at most 10G, where empty",
+        "maximum unpacked size of one toolchain; if empty, half of the free space at start, at most 10G",
     ),
     row(
         "SCCACHE_DIST_WRONG_TOKEN",
         "dist_wrong_token",
         "fail",
-        "compiles of a client with a wrong token: fail, or fallback to compile locally",
+        "compiles of a client with a wrong token: fail, or fallback to compiling locally",
     ),
     row(
         "SCCACHE_JOB_MEMORY",
         "job_memory",
         "",
-        "most memory of one job; half of the container's where empty",
+        "maximum memory of a job; if empty, half of the container's",
     ),
     row(
         "SCCACHE_JOB_PROCESSES",
         "job_processes",
         "",
-        "most processes and threads of one job; 512, or half of the container's, where empty",
+        "maximum number of processes and threads of a job; if empty, 512 or half of the container's limit",
     ),
     row(
         "SCCACHE_JOB_DISK",
         "job_disk",
         "",
-        "most that one job may write; half of what is free at the start, at most 10G, where empty",
+        "maximum size of a job's files; if empty, half of the free space at start, at most 10G",
     ),
     row(
         "SCCACHE_JOB_TIME",
         "job_time",
         "20m",
-        "longest that one job may take; clients wait 20 minutes",
+        "maximum duration of a job; clients wait 20 minutes",
     ),
     row(
         "SCCACHE_DIST_BINARY",
         "dist_binary",
         "sccache-dist",
-        "the sccache-dist to run: a name beside SCCACHE_BINARY or on PATH, or a path",
+        "the sccache-dist to run: a name next to SCCACHE_BINARY or on PATH, or a path",
     ),
 ];
 
-/// Set by the image for programs started with `docker exec`, or read by the tests: no warning.
+/// Names that cause no warning: the image sets them for programs started with `docker exec`, or the tests read them.
 pub(super) const EXPECTED: &[&str] = &[
     "SCCACHE_SERVER_UDS",
     "SCCACHE_CLIENT_SIDE",

@@ -155,8 +155,8 @@ fn invented_unknown_and_foreign_variables_are_named() {
 fn builder_needs_a_scheduler_and_its_token() {
     let text = problems(&[("MODE", "builder")]);
     assert!(
-        text.contains("SCCACHE_SCHEDULER_URL: is needed in MODE=builder")
-            && text.contains("SCCACHE_SERVER_TOKEN: is needed in MODE=builder"),
+        text.contains("SCCACHE_SCHEDULER_URL: is required in MODE=builder")
+            && text.contains("SCCACHE_SERVER_TOKEN: is required in MODE=builder"),
         "{text}"
     );
     let text = problems(&[("SCCACHE_SCHEDULER_URL", "http://h:10600")]);
@@ -198,7 +198,7 @@ fn builder_has_an_address_and_never_a_name() {
     assert_eq!(public("192.168.1.7:99").port, Some(99));
     let text = problems(&[("SCCACHE_PUBLIC_ADDR", "build-host:10501")]);
     assert!(
-        text.contains("never a name\nhint: write what the name stands for"),
+        text.contains("never a name\nhint: write the address that the name stands for"),
         "{text}"
     );
     assert!(problems(&[("SCCACHE_PUBLIC_ADDR", "0.0.0.0:10501")]).contains("could connect"));
@@ -233,7 +233,7 @@ fn peers_behind_the_bridge_are_let_in_by_name_and_never_past_tls_or_tokens() {
         let with = |policy| [beside, &[("SCCACHE_IPC", policy)]].concat();
         let text = problems(&with("bridge"));
         assert!(
-            text.contains(&format!("\"bridge\" cannot stand beside {name}")),
+            text.contains(&format!("\"bridge\" cannot be combined with {name}")),
             "{text}"
         );
         for named in ["172.17.0.1", "local", "off"] {
@@ -253,7 +253,10 @@ fn certificate_and_key_come_together_and_are_paths() {
         ("SCCACHE_TLS_CERT", "/cert.pem"),
         ("SCCACHE_TLS_KEY", "-----BEGIN PRIVATE KEY-----\nhidden"),
     ]);
-    assert!(text.contains("name the file, not what is in it"), "{text}");
+    assert!(
+        text.contains("give the path of the file, not its content"),
+        "{text}"
+    );
     let loaded = load_from(
         &[
             ("SCCACHE_TLS_CERT", "/cert.pem"),
@@ -347,7 +350,7 @@ fn read_token_must_differ_from_the_write_token() {
         ("SCCACHE_AUTH_TOKEN", "same-token"),
         ("SCCACHE_READ_TOKEN", "same-token"),
     ]);
-    assert!(text.contains("would write too"), "{text}");
+    assert!(text.contains("could write too"), "{text}");
     assert!(
         load_from(&[("SCCACHE_READ_TOKEN", "anonymous")], &[])
             .unwrap()
@@ -449,7 +452,7 @@ fn quotas_and_pins_that_cannot_be_kept_are_refused() {
         (
             "a=6G,b=6G,c=9G",
             "a,b",
-            "the pinned namespaces are 12.0 GiB together, more than SCCACHE_CACHE_SIZE",
+            "the pinned namespaces add up to 12.0 GiB, more than SCCACHE_CACHE_SIZE",
         ),
         ("", "team//x", "\"team//x\" is not a namespace"),
         (
@@ -465,7 +468,8 @@ fn quotas_and_pins_that_cannot_be_kept_are_refused() {
         );
     }
     assert!(
-        problems(&[("SCCACHE_MAX_AGE", "soon")]).contains("SCCACHE_MAX_AGE=soon: is not a span")
+        problems(&[("SCCACHE_MAX_AGE", "soon")])
+            .contains("SCCACHE_MAX_AGE=soon: is not a duration")
     );
     assert!(problems(&[("SCCACHE_SCRUB", "never")]).contains("write it as 7d, or off"));
     let many: Vec<String> = (0..65).map(|number| format!("n{number}")).collect();
@@ -492,4 +496,18 @@ fn pin_without_a_quota_is_advised_against() {
         [],
         "others' quotas may promise more than there is"
     );
+}
+
+#[test]
+fn secret_in_the_place_of_its_file_is_not_shown() {
+    for name in [
+        "SCCACHE_TLS_KEY",
+        "SCCACHE_TOKENS_FILE",
+        "SCCACHE_AUTH_TOKEN_FILE",
+        "SCCACHE_READ_TOKEN_FILE",
+    ] {
+        let text = problems(&[(name, "the-secret-itself")]);
+        assert!(text.contains(&format!("{name}=***: ")), "{text}");
+        assert!(!text.contains("the-secret-itself"), "{text}");
+    }
 }

@@ -1,4 +1,4 @@
-//! Texts into values: sizes, durations, addresses, levels, networks, tokens. Pure.
+//! Parses sizes, durations, addresses, levels, networks and tokens. Pure.
 
 use super::LogFormat;
 use crate::base::secret::Secret;
@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// A value that does not parse.
+/// Why a value cannot be parsed.
 pub(super) struct ValueError {
     pub(super) message: String,
     pub(super) hint: Option<String>,
@@ -46,13 +46,13 @@ pub(super) fn absolute(text: &str) -> Result<PathBuf, ValueError> {
     Ok(path)
 }
 
-/// The absolute path of a file with a secret in it.
+/// Parses the absolute path of a file that contains a secret.
 pub(super) fn file(text: &str) -> Result<PathBuf, ValueError> {
-    // Whoever gives the content instead must not find it in the message.
+    // If someone enters the secret itself instead of a path, the message must not show it.
     if !text.starts_with('/') || text.contains('\n') {
         return Err(ValueError::hint(
             "is not the absolute path of a file",
-            "name the file, not what is in it, as /run/secrets/name",
+            "give the path of the file, not its content, such as /run/secrets/name",
         ));
     }
     Ok(PathBuf::from(text))
@@ -66,7 +66,7 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, ValueError> {
         .map_err(|_| ValueError::hint("is not an address", "write it as 0.0.0.0:4226 or [::]:4226"))
 }
 
-/// Bytes from "10G", "500 MiB", "1.5T" or "1048576". K, M, G and T are powers of 1024, as in sccache.
+/// Parses a size such as "10G", "500 MiB", "1.5T" or "1048576". K, M, G and T are powers of 1024, as in sccache.
 pub(super) fn size(text: &str) -> Result<u64, ValueError> {
     let fault =
         |message: &str| ValueError::hint(message, "write it as 10G, 500M or a number of bytes");
@@ -153,7 +153,7 @@ pub(super) fn log_format(text: &str) -> Result<LogFormat, ValueError> {
     }
 }
 
-/// Who may speak sccache's own protocol: "off", or a list of "local", "bridge", networks and addresses.
+/// Who may use sccache's own protocol: "off", or a list of "local", "bridge", networks and addresses.
 pub(super) fn ipc(text: &str) -> Result<IpcPolicy, ValueError> {
     if text == "off" {
         return Ok(IpcPolicy::Off);
@@ -164,7 +164,7 @@ pub(super) fn ipc(text: &str) -> Result<IpcPolicy, ValueError> {
             .parse::<IpNet>()
             .or_else(|_| item.parse::<IpAddr>().map(IpNet::from));
         match (item, network) {
-            // They may always.
+            // Local clients always may.
             ("local", _) => {}
             ("bridge", _) => bridge = true,
             (_, Ok(network)) => networks.push(network),
@@ -192,7 +192,7 @@ pub(super) fn writing_token(text: &str) -> Result<Secret, ValueError> {
     token(text)
 }
 
-/// A token of ours, which clients set in shells and files.
+/// Parses one of our own tokens, which clients set in shells and files.
 pub(super) fn token(text: &str) -> Result<Secret, ValueError> {
     if !Secret::new(text).is_portable() {
         return Err(ValueError::hint(
@@ -203,12 +203,12 @@ pub(super) fn token(text: &str) -> Result<Secret, ValueError> {
     sent_token(text)
 }
 
-/// A token for somebody else's server, which chose its characters.
+/// Parses a token for another server, which may contain any characters.
 pub(super) fn sent_token(text: &str) -> Result<Secret, ValueError> {
     if !text.chars().all(|c| c.is_ascii_graphic()) {
         return Err(ValueError::hint(
             "has a character that an HTTP header cannot carry",
-            "take it as that server prints it",
+            "copy it as that server prints it",
         ));
     }
     if text != "anonymous" && text.len() < 8 {
@@ -220,7 +220,7 @@ pub(super) fn sent_token(text: &str) -> Result<Secret, ValueError> {
     Ok(Secret::new(text))
 }
 
-/// Schemes of stores that may stand behind this one.
+/// URL schemes of supported upstreams.
 const UPSTREAMS: &[&str] = &["s3", "redis", "rediss", "http", "https"];
 
 pub(super) fn upstream(text: &str) -> Result<Secret, ValueError> {
@@ -231,7 +231,7 @@ pub(super) fn upstream(text: &str) -> Result<Secret, ValueError> {
     };
     if !UPSTREAMS.contains(&scheme) {
         return Err(ValueError::hint(
-            format!("\"{scheme}\" is not a store that can stand behind this one"),
+            format!("\"{scheme}\" is not a kind of store that can be the upstream"),
             hint,
         ));
     }

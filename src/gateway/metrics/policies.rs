@@ -1,4 +1,4 @@
-//! Quotas, pins, lost hits and the check of all blobs, for `/metrics` and `/api/status`.
+//! Quotas, pins, lost hits and integrity checks, for `/metrics` and `/api/status`.
 
 use super::{NAMESPACES, encode};
 use crate::contract::gateway_status::{Integrity, KeptBy, LostHits};
@@ -58,7 +58,7 @@ fn unix_seconds(at: SystemTime) -> u64 {
     since.map_or(0, |since| since.as_secs())
 }
 
-/// Read from the store when somebody scrapes.
+/// Read from the store at each scrape.
 #[derive(Debug)]
 pub(super) struct Policies(pub(super) Disk);
 
@@ -68,7 +68,7 @@ impl Collector for Policies {
         encode_namespaces(&mut encoder, &usage.namespaces)?;
         let (lost, integrity) = (LostHits::new(&usage), Integrity::new(&usage));
         encode_kept(&mut encoder, &lost)?;
-        let help = "Corrupt blobs that were found, by kind";
+        let help = "Corrupt blobs found, by kind";
         let counter = MetricType::Counter;
         let mut family = encoder.encode_descriptor("store_corrupt_blobs", help, None, counter)?;
         for (kind, count) in &integrity.corrupt {
@@ -78,50 +78,50 @@ impl Collector for Policies {
         let counters = [
             (
                 "store_lost_hits",
-                "Bytes of the blobs of lost hits",
+                "Bytes of blobs that were missed because they had been evicted",
                 Some(&Unit::Bytes),
                 lost.bytes,
             ),
             (
                 "store_expired_entries",
-                "Blobs removed because of their age",
+                "Blobs removed because of SCCACHE_MAX_AGE",
                 None,
                 usage.expired_entries,
             ),
             (
                 "store_expired",
-                "Bytes removed because of their age",
+                "Bytes removed because of SCCACHE_MAX_AGE",
                 Some(&Unit::Bytes),
                 usage.expired_bytes,
             ),
             (
                 "store_pinned_refusals",
-                "Writes refused because only pinned blobs could have made room",
+                "Writes refused because only pinned blobs could have been evicted",
                 None,
                 usage.pinned_refusals,
             ),
             (
                 "store_scrub_checked_entries",
-                "Blobs checked by the schedule",
+                "Blobs verified by the scheduled scrub",
                 None,
                 integrity.scrub_checked,
             ),
             (
                 "store_scrub_corrupt_entries",
-                "Blobs that the schedule found corrupt",
+                "Corrupt blobs found by the scheduled scrub",
                 None,
                 integrity.scrub_corrupt,
             ),
             (
                 "store_suspicions",
-                "Blobs checked on suspicion",
+                "Blobs verified on suspicion",
                 None,
                 integrity.suspicions,
             ),
         ];
         encode(&mut encoder, counter, &counters)?;
-        // Named before there is one, so that a dashboard finds it.
-        let help = "The end of the last check of all blobs";
+        // Declared before there is a value, so that dashboards find it.
+        let help = "End of the last scrub of all blobs, in Unix time";
         let seconds = Some(&Unit::Seconds);
         let name = "store_scrub_last_full_timestamp";
         let descriptor = encoder.encode_descriptor(name, help, seconds, MetricType::Gauge)?;
@@ -138,7 +138,7 @@ fn encode_namespaces(
 ) -> fmt::Result {
     let gauge = |value: u64| ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
     let bytes = Some(&Unit::Bytes);
-    let help = "Most bytes that a namespace may take on disk";
+    let help = "Maximum disk usage of a namespace in bytes";
     let mut quotas =
         encoder.encode_descriptor("namespace_quota", help, bytes, MetricType::Gauge)?;
     for one in namespaces {
@@ -147,7 +147,7 @@ fn encode_namespaces(
             gauge(quota).encode(quotas.encode_family(&labels)?)?;
         }
     }
-    // Clients may invent namespaces: those beyond a number share one name.
+    // Clients may invent namespaces: beyond a limit, they share one label.
     let mut lost = BTreeMap::<&str, u64>::new();
     for one in namespaces.iter().filter(|one| one.lost_hits > 0) {
         let name = if lost.len() < NAMESPACES {
@@ -157,7 +157,7 @@ fn encode_namespaces(
         };
         *lost.entry(name).or_default() += one.lost_hits;
     }
-    let help = "Misses of blobs that were evicted before";
+    let help = "Misses of blobs that had been evicted";
     let mut family = encoder.encode_descriptor("lost_hits", help, None, MetricType::Counter)?;
     for (name, count) in lost {
         ConstCounter::new(count).encode(family.encode_family(&[("namespace", name)])?)?;
@@ -166,7 +166,7 @@ fn encode_namespaces(
 }
 
 fn encode_kept(encoder: &mut DescriptorEncoder<'_>, lost: &LostHits) -> fmt::Result {
-    let help = "Share of the lost hits that a budget would have kept";
+    let help = "Share of the lost hits that a budget of this size would have kept";
     let name = "lost_hits_kept_ratio";
     let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
     for kept in &lost.kept_by {

@@ -1,5 +1,5 @@
-//! What the gateway's process takes, under the names that Prometheus' own libraries give it. What the system does not
-//! tell is left out.
+//! Resource usage of the gateway's process, under the names that Prometheus' own client libraries use. Values that the
+//! system does not report are left out.
 
 use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::{SysconfVar, sysconf};
@@ -12,7 +12,7 @@ use prometheus_client::registry::Unit;
 use std::fmt;
 use std::fs;
 
-/// Reads `/proc` when somebody scrapes.
+/// Reads `/proc` at each scrape.
 #[derive(Debug)]
 pub(super) struct Process;
 
@@ -31,17 +31,22 @@ impl Collector for Process {
         let (bytes, seconds) = (Some(&Unit::Bytes), Some(&Unit::Seconds));
         let per_second = sysconf(SysconfVar::CLK_TCK).ok().flatten();
         let page = sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
-        let help = "Open file descriptors";
+        let help = "Number of open file descriptors";
         let open = fs::read_dir("/proc/self/fd").ok();
-        // One of them is the folder's own.
+        // Reading the folder takes one descriptor itself.
         let open = open.and_then(|open| i64::try_from(open.count()).ok());
         gauge("process_open_fds", help, None, open.map(|open| open - 1))?;
         let most = getrlimit(Resource::RLIMIT_NOFILE).ok();
         let most = most.map(|(soft, _)| i64::try_from(soft).unwrap_or(i64::MAX));
-        gauge("process_max_fds", "Most of them", None, most)?;
+        gauge(
+            "process_max_fds",
+            "Maximum number of open file descriptors",
+            None,
+            most,
+        )?;
         let threads = figure(|stat| stat.threads);
-        gauge("process_threads", "Threads", None, threads)?;
-        let help = "Bytes of virtual memory";
+        gauge("process_threads", "Number of threads", None, threads)?;
+        let help = "Virtual memory size in bytes";
         gauge(
             "process_virtual_memory",
             help,
@@ -49,7 +54,7 @@ impl Collector for Process {
             figure(|stat| stat.virtual_bytes),
         )?;
         let resident = figure(|stat| stat.resident_pages).zip(page);
-        let help = "Bytes of memory in use";
+        let help = "Resident memory size in bytes";
         let resident = resident.map(|(pages, page)| pages * page);
         gauge("process_resident_memory", help, bytes, resident)?;
         let Some((stat, per_second)) = stat.zip(per_second) else {
@@ -57,9 +62,9 @@ impl Collector for Process {
         };
         let boot = fs::read_to_string("/proc/stat").unwrap_or_default();
         let started = boot_time(&boot).map(|boot| boot + stat.start_ticks / per_second);
-        let help = "When the process started, since 1970";
+        let help = "Start time of the process since the Unix epoch in seconds";
         gauge("process_start_time", help, seconds, started)?;
-        let help = "Processor time of the process";
+        let help = "User and system CPU time in seconds";
         let family =
             encoder.encode_descriptor("process_cpu", help, seconds, MetricType::Counter)?;
         let used = stat.cpu_ticks as f64 / per_second as f64;
@@ -67,13 +72,13 @@ impl Collector for Process {
     }
 }
 
-/// What is of use in `/proc/PID/stat` (proc(5)).
+/// The fields of `/proc/PID/stat` that are used (proc(5)).
 #[derive(Debug, PartialEq)]
 struct Stat {
-    /// User and system time.
+    /// User plus system time.
     cpu_ticks: i64,
     threads: i64,
-    /// After the boot.
+    /// Since boot.
     start_ticks: i64,
     virtual_bytes: i64,
     resident_pages: i64,
@@ -81,7 +86,7 @@ struct Stat {
 
 impl Stat {
     fn parse(text: &str) -> Option<Stat> {
-        // The second field is the program's name, in which anything may stand.
+        // The second field is the program's name, which may contain anything.
         let (_, rest) = text.rsplit_once(") ")?;
         let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
         let field = |number: usize| fields.get(number - 3)?.parse::<i64>().ok();
@@ -95,7 +100,7 @@ impl Stat {
     }
 }
 
-/// Seconds since 1970, by the text of `/proc/stat`.
+/// Boot time in Unix seconds, from the text of `/proc/stat`.
 fn boot_time(text: &str) -> Option<i64> {
     let line = text.lines().find_map(|line| line.strip_prefix("btime "))?;
     line.trim().parse().ok()

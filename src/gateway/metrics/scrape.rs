@@ -1,4 +1,4 @@
-//! Figures that are kept elsewhere and read when somebody scrapes.
+//! Metrics whose values are kept elsewhere and read at each scrape.
 
 use super::{Counters, NAMESPACES};
 use crate::contract::gateway_status::{NamespaceStatus, ProtocolStatus};
@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, PoisonError};
 
-/// The store's figures and the counters that are no `Counter`s.
+/// The store's usage, and the counters that are not `Counter`s.
 pub(super) struct Scrape {
     pub(super) counters: Arc<Counters>,
     pub(super) usage: Box<dyn Fn() -> Usage + Send + Sync>,
@@ -34,44 +34,44 @@ impl Collector for Scrape {
         let gauges: [Figure<'_>; 8] = [
             (
                 "store_size",
-                "Bytes of the store on disk",
+                "Disk usage of the store in bytes",
                 Some(&Unit::Bytes),
                 usage.bytes,
             ),
             (
                 "store_reserved",
-                "Bytes held for writes in flight",
+                "Bytes reserved for writes in flight",
                 Some(&Unit::Bytes),
                 usage.reserved_bytes,
             ),
             (
                 "store_budget",
-                "Most bytes that the store may take",
+                "Maximum disk usage of the store in bytes",
                 Some(&Unit::Bytes),
                 usage.budget_bytes,
             ),
             ("store_entries", "Blobs in the store", None, usage.entries),
             (
                 "store_indexing",
-                "1 while the index is not complete",
+                "1 while the scan at start is building the index",
                 None,
                 u64::from(usage.indexing),
             ),
             (
                 "store_scan_folders",
-                "Folders that the start's scan looks into",
+                "Folders that the scan at start has to read",
                 None,
                 usage.scanned.total,
             ),
             (
                 "store_scanned_folders",
-                "Folders that the start's scan has looked into",
+                "Folders that the scan at start has read",
                 None,
                 usage.scanned.done,
             ),
             (
                 "store_foreign_files",
-                "Files in the store's folders that are not ours",
+                "Files in the store's folders that do not belong to the store",
                 None,
                 usage.foreign_files,
             ),
@@ -93,19 +93,19 @@ impl Collector for Scrape {
             ),
             (
                 "store_broken_entries",
-                "Corrupt blobs that were found",
+                "Corrupt blobs found",
                 None,
                 usage.flaws.sum(),
             ),
             (
                 "store_vanished_entries",
-                "Blobs whose files were removed behind our back",
+                "Blobs whose files another program removed",
                 None,
                 usage.vanished_entries,
             ),
             (
                 "store_faults",
-                "Refusals of the file system",
+                "Errors returned by the file system",
                 None,
                 usage.last_fault.map_or(0, |fault| fault.count),
             ),
@@ -114,10 +114,10 @@ impl Collector for Scrape {
     }
 }
 
-/// Name, help, unit and value of one figure.
+/// Name, help, unit and value of one metric.
 pub(crate) type Figure<'a> = (&'a str, &'a str, Option<&'a Unit>, u64);
 
-/// Figures without labels, all counters or all gauges.
+/// Encodes metrics without labels, all counters or all gauges.
 pub(crate) fn encode(
     encoder: &mut DescriptorEncoder<'_>,
     kind: MetricType,
@@ -130,10 +130,10 @@ pub(crate) fn encode(
     Ok(())
 }
 
-/// Name, help and unit of a figure that each of many has, and where its value is.
+/// Name, help and unit of a metric with one label, and a function that returns its value.
 pub(crate) type FigureOf<'a, T> = (&'a str, &'a str, Option<&'a Unit>, fn(&T) -> u64);
 
-/// Figures of each of many, whose names are the values of one label; all counters or all gauges.
+/// Encodes metrics of several items, whose names are the values of one label; all counters or all gauges.
 pub(crate) fn encode_each<N: AsRef<str>, T>(
     encoder: &mut DescriptorEncoder<'_>,
     kind: MetricType,
@@ -165,7 +165,7 @@ impl Scrape {
             ("hits", "Blobs found", None, |one| one.hits),
             (
                 "misses",
-                "Blobs asked for that were not there",
+                "Requested blobs that were not in the cache",
                 None,
                 |one| one.misses,
             ),
@@ -220,7 +220,7 @@ impl Scrape {
     }
 }
 
-/// What each namespace has in the store. The largest have series of their own; the rest share the name "other".
+/// Disk usage by namespace. The largest namespaces have series of their own; the rest share the label "other".
 fn encode_shares(encoder: &mut DescriptorEncoder<'_>, shares: &[NamespaceUsage]) -> fmt::Result {
     let mut largest: Vec<&NamespaceUsage> = shares.iter().collect();
     largest.sort_unstable_by_key(|share| std::cmp::Reverse(share.bytes));

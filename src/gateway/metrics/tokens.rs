@@ -1,4 +1,4 @@
-//! What was done with each token: for `/metrics` and the status.
+//! Usage of each token, for `/metrics` and the status.
 
 use super::{FigureOf, encode_each};
 use crate::contract::gateway_status::{TokenStatus, TokensStatus};
@@ -25,7 +25,7 @@ impl From<&Uses> for TokenStatus {
 }
 
 impl TokensStatus {
-    /// The figures of all tokens in force, and what is wrong with their file.
+    /// Usage of all valid tokens, and the error in their file, if any.
     pub fn new(access: &Access, fault: Option<String>) -> TokensStatus {
         let uses = access.uses().into_iter();
         TokensStatus {
@@ -37,7 +37,7 @@ impl TokensStatus {
     }
 }
 
-/// Reads the figures when they are scraped: a token that is gone has none.
+/// Read at each scrape: a removed token has no series.
 #[derive(Debug)]
 pub(super) struct Tokens(pub(super) Arc<Access>);
 
@@ -53,7 +53,7 @@ impl Collector for Tokens {
             }),
             (
                 "token_received",
-                "Bytes of blobs taken, by token",
+                "Bytes of blobs received, by token",
                 Some(&Unit::Bytes),
                 |one| one.bytes_received,
             ),
@@ -65,7 +65,7 @@ impl Collector for Tokens {
             ),
             (
                 "token_refusals",
-                "Requests that the token does not allow",
+                "Requests refused because the token does not allow them",
                 None,
                 |one| one.refusals,
             ),

@@ -1,61 +1,61 @@
-//! Rules of namespaces: quotas and pins, and whose entries make room for a write.
+//! Rules of namespaces: quotas and pins, and which entries are evicted for a write.
 
 use super::{Item, Lru, NONE, Totals, bytes_of};
 
-/// Entries that are marked at a time at most: whoever needs more room than they make asks again.
+/// Maximum number of entries marked at a time; a caller that needs more room asks again.
 pub(super) const MOST_VICTIMS: usize = 1024;
 
-/// What holds for one namespace.
+/// The rule of a namespace.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Rule {
-    /// Most bytes that it may take.
+    /// Maximum number of bytes that it may take.
     pub quota: Option<u64>,
-    /// Writes of others do not evict from it.
+    /// Whether writes to other namespaces cannot evict its entries.
     pub pinned: bool,
 }
 
-/// Whose entries may be victims.
+/// Which entries may become victims.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Reach {
-    /// Those that are not pinned.
+    /// Entries that are not pinned.
     Unpinned,
-    /// Those, and when there are no more, the ones of this namespace.
+    /// Those, and after them the entries of this namespace.
     And(u16),
-    /// All; the pinned ones last.
+    /// All entries, pinned ones last.
     All,
 }
 
-/// The answer to [`Lru::claim`].
+/// The result of [`Lru::claim`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Claim {
-    /// Bytes that are reserved already.
+    /// Bytes already reserved.
     pub claimed: u64,
-    /// Remove these files, which make room in the namespace's quota, and [`Lru::collect`] each. Where they were too
-    /// many to be named all, that is not the whole rest, which is to be claimed again.
+    /// Files to remove to make room in the namespace's quota, each followed by [`Lru::collect`]. If there were too many
+    /// to list, they do not cover the whole rest, which must be claimed again.
     pub over_quota: Vec<Item>,
-    /// And then these, which make room in the budget.
+    /// Files to remove after that, to make room in the budget.
     pub victims: Vec<Item>,
 }
 
-/// Why there is no room.
+/// Why there is not enough room.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Shortage {
-    /// All live entries within reach together are less than is wanted.
+    /// All evictable entries together are smaller than the request.
     Full,
     /// There would be enough, but it is pinned.
     Pinned,
 }
 
-/// What a namespace holds, and may hold.
+/// Usage and rule of a namespace.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Share {
     pub(super) totals: Totals,
-    /// Bytes of marked entries among them.
+    /// Marked bytes among them.
     pub(super) marked: u64,
     pub(super) reserved: u64,
     pub(super) expected: u64,
     pub(super) rule: Rule,
-    /// Which of the lists its live entries are in.
+    /// Index of the list that holds its live entries.
     pub(super) list: u16,
 }
 
@@ -64,11 +64,11 @@ pub(super) struct Share {
 pub(super) struct List {
     pub(super) newest: u32,
     pub(super) oldest: u32,
-    /// The newest of those that [`super::Sorting`] has put in order, which are the oldest.
+    /// The newest of the oldest entries that [`super::Sorting`] has put in order.
     pub(super) sorted: u32,
     pub(super) bytes: u64,
     pub(super) pinned: bool,
-    /// Of all namespaces without a rule where it is none.
+    /// `None` for the list of all namespaces without a rule.
     pub(super) namespace: Option<u16>,
 }
 
@@ -86,7 +86,7 @@ impl List {
 }
 
 impl Lru {
-    /// Makes a rule for a namespace that has no entries yet.
+    /// Sets the rule of a namespace that has no entries yet.
     pub fn govern(&mut self, namespace: u16, rule: Rule) {
         debug_assert_eq!(self.totals(namespace).entries, 0, "it has entries");
         let list = u16::try_from(self.lists.len())
@@ -101,7 +101,7 @@ impl Lru {
         self.share(namespace).rule
     }
 
-    /// Namespaces that have a rule.
+    /// The namespaces that have a rule.
     pub fn governed(&self) -> Vec<u16> {
         self.lists
             .iter()
@@ -109,27 +109,27 @@ impl Lru {
             .collect()
     }
 
-    /// Counts `bytes` of a namespace as taken by files that are still to be admitted: its quota holds from the start
-    /// on.
+    /// Counts `bytes` of a namespace as taken by files that are not yet admitted, so that its quota holds from the
+    /// start.
     pub fn reserve_unscanned_of(&mut self, namespace: u16, bytes: u64) {
         self.share_mut(namespace).expected = bytes;
     }
 
-    /// Bytes by which files found on disk go past the namespace's quota.
+    /// Bytes by which the files found on disk exceed the namespace's quota.
     pub fn overshoot_of(&self, namespace: u16) -> u64 {
         let share = self.share(namespace);
         let most = share.rule.quota.unwrap_or(u64::MAX);
         (share.totals.bytes + share.reserved).saturating_sub(most.saturating_add(share.marked))
     }
 
-    /// Bytes that the namespace's quota leaves free, or that are about to come free; `None` without a quota.
+    /// Bytes that the namespace's quota leaves free, or will when evictions end; `None` without a quota.
     pub fn quota_left(&self, namespace: u16) -> Option<u64> {
         let share = self.share(namespace);
         let taken = share.totals.bytes + share.reserved + share.expected - share.marked;
         share.rule.quota.map(|quota| quota.saturating_sub(taken))
     }
 
-    /// Bytes of live entries that may be victims.
+    /// Bytes of live entries that may become victims.
     pub fn live(&self, reach: Reach) -> u64 {
         let lists = self.lists.iter();
         lists
@@ -145,9 +145,9 @@ impl Lru {
             .sum()
     }
 
-    /// Reserves `bytes` for a write in a namespace: what is free at once, the rest from victims: those of the
-    /// namespace itself as far as its quota lacks room, then all within reach in order of use. An error, and nothing
-    /// changes, when they would not make enough room.
+    /// Reserves `bytes` for a write in a namespace. Free bytes are reserved at once. The rest comes from victims: first
+    /// from the namespace itself as far as its quota is exceeded, then from all entries within reach in order of use.
+    /// Returns an error and changes nothing if these are not enough.
     pub fn claim(&mut self, namespace: u16, bytes: u64) -> Result<Claim, Shortage> {
         let over_quota = bytes - self.room_in_quota(namespace).min(bytes);
         let free = self.budget.saturating_sub(self.taken());
@@ -178,8 +178,8 @@ impl Lru {
         })
     }
 
-    /// Dooms entries within reach, from namespaces over their quota first, then in order of use, until they make up
-    /// `bytes`, or are many. `None`, and nothing changes, when all together are less.
+    /// Marks entries within reach, first from namespaces over their quota, then in order of use, until they amount to
+    /// `bytes` or to the maximum number. Returns `None` and changes nothing if all together are less.
     pub fn mark_victims(&mut self, bytes: u64, reach: Reach) -> Option<Vec<Item>> {
         if self.live(reach) < bytes {
             return None;
@@ -187,15 +187,15 @@ impl Lru {
         Some(self.mark_while(bytes, MOST_VICTIMS, |lru| lru.next_list(reach)))
     }
 
-    /// Dooms the least recently used entries of one namespace with a rule until they make up `bytes`, are
-    /// many, or there are no more.
+    /// Marks the least recently used entries of one namespace with a rule until they amount to `bytes` or to the
+    /// maximum number, or none is left.
     pub fn mark_victims_of(&mut self, namespace: u16, bytes: u64) -> Vec<Item> {
         let list = self.list_of(namespace);
         debug_assert!(list > 0, "the namespace has no list of its own");
         self.mark_while(bytes, MOST_VICTIMS, |_| Some(list))
     }
 
-    /// Dooms entries last used at `until_micros` or before, at most `most`, pinned ones not.
+    /// Marks at most `most` unpinned entries last used at or before `until_micros`.
     pub fn mark_unused(&mut self, until_micros: u64, most: usize) -> Vec<Item> {
         let mut victims = Vec::new();
         for list in 0..self.lists.len() {
@@ -210,8 +210,8 @@ impl Lru {
         victims
     }
 
-    /// Dooms the oldest of the list that `choose` names, again and again, until that makes up `bytes` or `most` entries,
-    /// or there is none.
+    /// Repeatedly marks the oldest entry of the list that `choose` returns, until the entries amount to `bytes` or
+    /// `most`, or none is left.
     fn mark_while(
         &mut self,
         bytes: u64,

@@ -1,4 +1,4 @@
-//! Puts entries that were found on disk in their order of use, a few at a time, so that requests need not wait for it.
+//! Sorts entries found on disk by time of use, a few at a time, so that requests need not wait.
 //!
 //! ```text
 //! collect, collect, ...   the times of use, bit by bit, as entries come and go
@@ -9,22 +9,22 @@
 //!   | placed, in order | not yet placed: of any age, none older than those | used meanwhile |
 //! ```
 //!
-//! Whatever was used, written or removed after its time was noted stays where that has brought it.
+//! An entry used, written or removed after its time was noted keeps the place that this gave it.
 
 use super::{Entry, Lru, NONE};
 
-/// Entries looked at, or linked anew, in one step: what takes some hundred microseconds.
+/// Number of entries examined, or relinked, in one step, which takes some hundred microseconds.
 const COLLECTED: usize = 1 << 14;
 const PLACED: usize = 1 << 10;
 
 /// One pass over an index.
 #[derive(Debug)]
 pub struct Sorting {
-    /// Times of use and slots.
+    /// Times of use, with the slots of the entries.
     order: Vec<(u64, u32)>,
     pub(super) looked_at: usize,
     placed: usize,
-    /// Of a step, in entries.
+    /// Maximum number of entries in a step.
     most: [usize; 2],
 }
 
@@ -44,7 +44,7 @@ impl Sorting {
         }
     }
 
-    /// Notes the times of use of the next entries. `false` when there are no more.
+    /// Notes the times of use of the next entries. Returns `false` when there are no more.
     pub fn collect(&mut self, lru: &Lru) -> bool {
         let end = self.looked_at + self.most[0];
         let Some(found) = lru.live_in(self.looked_at..end) else {
@@ -56,12 +56,12 @@ impl Sorting {
         true
     }
 
-    /// Sorts what was noted; takes long and needs no index. Those of the same time come in any order.
+    /// Sorts what was noted. This takes long and does not need the index. Entries with the same time are in any order.
     pub fn order(&mut self) {
         self.order.sort_unstable();
     }
 
-    /// Puts the next entries in their place. `false` when there are no more.
+    /// Links the next entries in order. Returns `false` when there are no more.
     pub fn place(&mut self, lru: &mut Lru) -> bool {
         if self.placed == 0 {
             for list in &mut lru.lists {
@@ -82,7 +82,7 @@ impl Sorting {
 }
 
 impl Lru {
-    /// Links an entry as the newest of those that are sorted.
+    /// Links an entry as the newest of those already sorted.
     fn link_sorted(&mut self, slot: u32) {
         let list = self.list_of(self.entry(slot).namespace);
         let older = self.lists[list].sorted;

@@ -1,18 +1,18 @@
-//! From a service's line to what is printed: tag or object, level, and no secret; pure.
+//! Turns a service's line into what is printed, with tag or JSON object and level, and redacts secrets. Pure.
 
 use crate::base::secret::Secret;
 use crate::config::settings::LogFormat;
 use memchr::memmem::Finder;
 use std::ops::Range;
 
-/// So many bytes of a secret's beginning, at the end of a text that may go on, are hidden too.
+/// At the end of an unfinished text, a start of a secret is redacted from this many bytes on.
 const HIDDEN_START: usize = 4;
-/// Tokens that are hidden because they came by a changed file: as many as four such files hold.
+/// Maximum number of redacted tokens that came from changed files: as many as four such files can contain.
 const MOST_PASSING: usize = 1024;
-/// A level is looked for in so many bytes of a line.
+/// A level is searched within this many bytes of a line.
 const HEAD: usize = 48;
 
-/// How much a line matters.
+/// Severity of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     Error,
@@ -33,7 +33,7 @@ impl Level {
         }
     }
 
-    /// As a value of JSON.
+    /// The JSON value.
     fn json(level: Option<Level>) -> &'static str {
         match level {
             Some(Level::Error) => "\"error\"",
@@ -45,7 +45,7 @@ impl Level {
         }
     }
 
-    /// The first level that a service's line states near its beginning, in the manner of env_logger and tracing.
+    /// The first level that a service's line states near its start, as env_logger and tracing write it.
     pub(super) fn of_line(line: &[u8]) -> Option<Level> {
         let head = &line[..line.len().min(HEAD)];
         let after_gaps = memchr::memchr2_iter(b' ', b'[', head).map(|gap| gap + 1);
@@ -64,11 +64,11 @@ impl Level {
     }
 }
 
-/// Turns lines into what is printed.
+/// Formats and redacts lines.
 pub(super) struct Formatter {
     pub(super) format: LogFormat,
     secrets: Vec<Finder<'static>>,
-    /// So many of them, the last ones, came by [`Formatter::also_hide`].
+    /// How many of the secrets, at the end of the list, came from [`Formatter::also_hide`].
     passing: usize,
 }
 
@@ -86,7 +86,7 @@ impl Formatter {
         }
     }
 
-    /// Another format and other secrets from now on. Those of before stay hidden.
+    /// Changes format and secrets. Previous secrets stay redacted.
     pub(super) fn set(&mut self, format: LogFormat, secrets: &[Secret]) {
         let before = std::mem::replace(self, Formatter::new(format, secrets));
         let fixed = before.secrets.len() - before.passing;
@@ -98,7 +98,7 @@ impl Formatter {
         }
     }
 
-    /// Hides this one too from now on. When there are too many that came so, the oldest is forgotten: it was replaced
+    /// Redacts another secret from now on. If there are too many of these, the oldest is forgotten: it was replaced
     /// long ago.
     pub(super) fn also_hide(&mut self, secret: &Secret) {
         for finder in Formatter::new(self.format, std::slice::from_ref(secret)).secrets {
@@ -117,7 +117,7 @@ impl Formatter {
         self.secrets.iter().position(|it| it.needle() == secret)
     }
 
-    /// What comes before every line of a service, as long as the stamp holds.
+    /// Writes the start of every line of a service, which is valid as long as the time stamp.
     pub(super) fn head(&self, into: &mut Vec<u8>, stamp: &str, service: &str) {
         into.clear();
         match self.format {
@@ -135,7 +135,7 @@ impl Formatter {
         }
     }
 
-    /// One whole line, in which no secret is left.
+    /// Writes one complete line, which contains no secrets.
     pub(super) fn line(&self, out: &mut Vec<u8>, head: &[u8], level: Option<Level>, line: &[u8]) {
         out.extend_from_slice(head);
         match self.format {
@@ -164,19 +164,19 @@ impl Formatter {
         lengths.max().unwrap_or(0)
     }
 
-    /// Whether there is anything to hide, in a text of any number of lines.
+    /// Whether a text of any number of lines contains a secret.
     pub(super) fn has_secret(&self, text: &[u8]) -> bool {
         self.secrets
             .iter()
             .any(|finder| finder.find(text).is_some())
     }
 
-    /// The text without secrets; `None` where it has none.
+    /// Returns the text with secrets redacted, or `None` if it contains none.
     pub(super) fn redact(&self, text: &[u8]) -> Option<Vec<u8>> {
         self.hide(text, self.whole_secrets(text))
     }
 
-    /// As [`Formatter::redact`], for a text whose end may be missing: the beginning of a secret is hidden there too.
+    /// Like [`Formatter::redact`], for a text that may be truncated: a start of a secret at its end is redacted too.
     pub(super) fn redact_unfinished(&self, text: &[u8]) -> Option<Vec<u8>> {
         let mut found = self.whole_secrets(text);
         for secret in self.secrets.iter().map(Finder::needle) {
@@ -189,7 +189,7 @@ impl Formatter {
         self.hide(text, found)
     }
 
-    /// Every place of every secret, also where they overlap.
+    /// All positions of all secrets, including overlapping ones.
     fn whole_secrets(&self, text: &[u8]) -> Vec<Range<usize>> {
         let mut found = Vec::new();
         for finder in &self.secrets {
@@ -209,7 +209,7 @@ impl Formatter {
         found.sort_by_key(|range| range.start);
         let (mut clean, mut done) = (Vec::with_capacity(text.len()), 0);
         for range in found {
-            // Of overlapping places only the first leaves its mark.
+            // Only the first of overlapping positions is marked.
             if range.start >= done {
                 clean.extend_from_slice(&text[done..range.start]);
                 clean.extend_from_slice(b"***");
@@ -221,12 +221,12 @@ impl Formatter {
     }
 }
 
-/// Whether this byte stands for itself in a string of JSON. Nearly every line has no other, which is seen at once.
+/// Whether this byte needs no escaping in a JSON string. Nearly all lines consist of such bytes only.
 fn is_plain(byte: u8) -> bool {
     (b' '..=b'~').contains(&byte) & (byte != b'"') & (byte != b'\\')
 }
 
 fn json_string(out: &mut Vec<u8>, text: &str) {
-    // Neither a string nor memory can refuse.
+    // Writing a string to memory cannot fail.
     let _ = serde_json::to_writer(out, text);
 }

@@ -1,4 +1,4 @@
-//! The thread that writes the log out, and what it shares with the loop.
+//! The thread that writes the log, and the state that it shares with the loop.
 
 use super::CAPACITY;
 use nix::errno::Errno;
@@ -10,14 +10,14 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Written at a time. A reader that takes less than this within the stall bound stands still.
+/// Bytes written at a time. A reader that takes less than this within the stall limit counts as stopped.
 const PIECE: usize = 64 << 10;
-/// Buffers up to this size are kept for good.
+/// Buffers up to this size are kept.
 const KEPT: usize = 8 << 10;
-/// Larger ones are given back after so much silence.
+/// Larger buffers are freed after the log has been silent for this long.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// What the loop and the writing thread share.
+/// State shared by the loop and the thread.
 #[derive(Default)]
 pub(super) struct Shared {
     state: Mutex<Pending>,
@@ -28,44 +28,44 @@ pub(super) struct Shared {
 pub(super) struct Pending {
     pub(super) text: Vec<u8>,
     pub(super) errors: Vec<u8>,
-    /// Bytes that the thread has taken and not written yet.
+    /// Bytes that the thread has taken but not yet written.
     in_flight: usize,
     /// Bytes written since the start.
     pub(super) written: u64,
-    /// The loop waits for room and wants a byte on the wake socket.
+    /// The loop waits for room and wants to be woken through the socket.
     pub(super) wanted: bool,
-    /// Such a byte was sent.
+    /// It has been woken.
     pub(super) woken: bool,
     /// The thread waits for something to write.
     sleeping: bool,
-    /// Somebody waits in [`Shared::wait_while`].
+    /// A caller waits in [`Shared::wait_while`].
     watched: bool,
-    /// The error file has begun to refuse what it should hold.
+    /// Set when writing to the error file fails.
     pub(super) error_file_fault: Option<io::Error>,
     pub(super) closing: bool,
 }
 
 impl Pending {
-    /// Bytes that wait for the reader.
+    /// Bytes waiting for the reader.
     pub(super) fn used(&self) -> usize {
         self.text.len() + self.in_flight
     }
 
-    /// Wakes the loop. Under the lock, so that who sees the flag finds the byte.
+    /// Wakes the loop. The lock is held, so that whoever sees the flag also finds the byte.
     fn wake(&mut self, mut waker: &UnixStream) {
         self.woken = true;
-        // It never blocks: a socket that is full of such bytes wakes as well.
+        // This never blocks: a full socket wakes the loop as well.
         let _ = waker.write(b"w");
     }
 }
 
 impl Shared {
-    // A panic cannot happen while the lock is held: it guards formatting and moves of buffers.
+    // No panic can happen while the lock is held: it only covers formatting and moving buffers.
     pub(super) fn lock(&self) -> MutexGuard<'_, Pending> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets go of the lock and sees to it that what was added is written.
+    /// Releases the lock and makes the thread write what was added.
     pub(super) fn publish(&self, mut pending: MutexGuard<'_, Pending>) {
         let due = pending.closing || !(pending.text.is_empty() && pending.errors.is_empty());
         let wake = due && std::mem::take(&mut pending.sleeping);
@@ -75,8 +75,8 @@ impl Shared {
         }
     }
 
-    /// Waits while `busy` holds; gives up when nothing was written for `patience`. For the end of everything only:
-    /// the loop never waits here.
+    /// Waits while `busy` returns true; gives up if nothing is written for `patience`. Only for shutdown: the loop
+    /// never waits here otherwise.
     pub(super) fn wait_while(&self, patience: Duration, busy: impl Fn(&Pending) -> bool) -> bool {
         let mut pending = self.lock();
         pending.watched = true;
@@ -131,7 +131,7 @@ pub(super) fn write_out(
         pending.in_flight = text.len();
         drop(pending);
         for piece in text.chunks(PIECE) {
-            // Nobody is left to tell: standard output is the log. A closed one must not end the services.
+            // Errors are ignored: standard output is the log, and if it is closed the services must continue.
             write_all(&mut out, piece);
             advance(shared, piece.len(), waker);
         }
@@ -149,7 +149,7 @@ pub(super) fn write_out(
     }
 }
 
-/// Tells who waits that so much more was written.
+/// Announces that `count` more bytes have been written.
 fn advance(shared: &Shared, count: usize, waker: &UnixStream) {
     let mut pending = shared.lock();
     pending.in_flight -= count;
@@ -164,7 +164,7 @@ fn advance(shared: &Shared, count: usize, waker: &UnixStream) {
     }
 }
 
-/// Writes everything, also to a standard output that somebody made non-blocking. Gives up when it is closed.
+/// Writes everything, even if another program made standard output non-blocking. Gives up if it is closed.
 pub(super) fn write_all(out: &mut File, mut text: &[u8]) {
     while !text.is_empty() {
         match out.write(text) {

@@ -1,4 +1,4 @@
-//! What is remembered of a service's deaths, and what follows from it: how long to wait, when to give up.
+//! A service's past failures, and what follows from them: how long to wait, and when to give up.
 
 use crate::contract::service::{Exit, Rules};
 use nix::errno::Errno;
@@ -6,39 +6,39 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-/// First restart at once, then this much, doubling up to [`BACKOFF_MAX`].
+/// The first restart is immediate; then the delay starts at this value and doubles up to [`BACKOFF_MAX`].
 pub const BACKOFF_MIN: Duration = Duration::from_millis(250);
-/// The longest pause between two tries.
+/// Maximum delay between two tries.
 pub const BACKOFF_MAX: Duration = Duration::from_secs(30);
-/// A service that was ready for so long starts over with its backoff.
+/// The backoff starts over once a service has been ready for this long.
 pub const RESET_AFTER: Duration = Duration::from_secs(60);
-/// So many failed starts in a row, of a service that was never ready, are a verdict.
+/// A service that was never ready is given up after this many failed starts in a row.
 pub const NEVER_READY_LIMIT: u32 = 5;
-/// So many failures of all services together, within [`WINDOW`], end the run. A single service that fails at every try
-/// needs three quarters of an hour for them, because of its backoff: no passing fault lasts so long, and whoever
-/// restarts the container, or is told of its end, can do more than another try.
+/// This many failures of all services together within [`WINDOW`] end the run. A single service that fails at every try
+/// needs three quarters of an hour to reach it, because of its backoff. No transient fault lasts that long, and whoever
+/// restarts the container, or is told of its end, can do more than another try would.
 pub const BUDGET: usize = 100;
-/// How long a failure counts against [`BUDGET`], and a death is remembered.
+/// How long a failure counts against [`BUDGET`], and an exit is remembered.
 pub const WINDOW: Duration = Duration::from_secs(60 * 60);
-/// Most deaths remembered of one service.
+/// Maximum number of remembered exits per service.
 const MEMORY: usize = 2 * BUDGET;
 
 /// What is wrong with a service that fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Trouble {
     pub verdict: Verdict,
-    /// The first failure in this row.
+    /// Time of the first of these failures in a row.
     pub since: Instant,
-    /// Failures in this row.
+    /// Number of failures in a row.
     pub failures: u32,
 }
 
-/// The two ways to fail, which want different mends.
+/// The two ways to fail, which call for different fixes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Not once ready: look at settings, programs and files.
+    /// Never ready: check settings, programs and files.
     NeverRan,
-    /// It was ready before: look at its last lines, at memory and disk.
+    /// It was ready before: check its last lines, memory and disk.
     RanAndDied,
 }
 
@@ -51,14 +51,14 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// The deaths of one service that nobody had asked for.
+/// Unrequested exits of one service.
 #[derive(Debug, Clone, Default)]
 pub(super) struct History {
     row: Option<Row>,
     deaths: VecDeque<Death>,
 }
 
-/// Failures since the service last held for [`RESET_AFTER`].
+/// Failures since the service was last ready for [`RESET_AFTER`].
 #[derive(Debug, Clone, Copy)]
 struct Row {
     since: Instant,
@@ -73,7 +73,7 @@ struct Death {
 }
 
 impl History {
-    /// The row of failures is over.
+    /// Ends the row of failures.
     pub(super) fn start_over(&mut self) {
         self.row = None;
     }
@@ -105,7 +105,7 @@ impl History {
         })
     }
 
-    /// Deaths within [`WINDOW`].
+    /// Exits within [`WINDOW`].
     pub(super) fn recent(&self, now: Instant) -> usize {
         let recent = |death: &&Death| death.is_recent(now);
         self.deaths.iter().filter(recent).count()
@@ -124,7 +124,7 @@ impl Death {
     }
 }
 
-/// Nothing at the first failure, then doubling.
+/// No delay after the first failure, then doubling.
 pub(super) fn backoff(failures: u32) -> Duration {
     match failures {
         0 | 1 => Duration::ZERO,
@@ -134,7 +134,8 @@ pub(super) fn backoff(failures: u32) -> Duration {
     }
 }
 
-/// What others did to it, or what it found missing around it: no fault of its own, so no reason to give up.
+/// Whether the exit was caused from outside, or by something missing around it. Then it is not the service's fault, and
+/// no reason to give up.
 pub(super) fn is_from_outside(exit: Exit) -> bool {
     use nix::libc::{SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM};
     const SHORTAGES: [Errno; 5] = [
@@ -146,7 +147,7 @@ pub(super) fn is_from_outside(exit: Exit) -> bool {
     ];
     match exit {
         Exit::Signal(signal) => [SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM].contains(&signal),
-        // Whoever took the address may give it back, an interface may come back.
+        // The address may become free again, or an interface may come back.
         Exit::NotBound(_) => true,
         Exit::NotSpawned(errno) => SHORTAGES.contains(&Errno::from_raw(errno)),
         Exit::Code(_) | Exit::OutOfMemory => false,

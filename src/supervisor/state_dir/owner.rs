@@ -1,8 +1,8 @@
-//! Work as root in a folder that belongs to another user, who may put a link at any of its names at any moment.
+//! Working as root in a folder of another user, who may put a link at any name in it at any moment.
 //!
-//! What can be done as that user is done as that user ([`AsUser`]): then a link leads nowhere where they could not go
-//! themselves. What takes root is done through open folders, from one to the next without a link ([`hand_over`]), or
-//! where root alone can have put anything ([`is_roots_alone`]).
+//! What can be done with that user's rights is done with them ([`AsUser`]), so that a link gives access to nothing new.
+//! What needs root is done through open folders, moving from one to the next without following links ([`hand_over`]),
+//! or where only root can have created anything ([`is_roots_alone`]).
 
 use crate::base::regular_file;
 use crate::contract::service::RunAs;
@@ -18,15 +18,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path};
 
-/// For as long as this is there, the thread does as this user whatever it does with files.
+/// While this exists, the thread accesses files with this user's rights.
 pub(crate) struct AsUser {
     before: Option<(nix::unistd::Uid, nix::unistd::Gid)>,
-    /// It is the thread's.
+    /// Bound to its thread.
     _here: PhantomData<*const ()>,
 }
 
 impl AsUser {
-    /// Where there is one.
+    /// Does nothing if there is no user to switch to.
     pub(crate) fn of(user: Option<RunAs>) -> AsUser {
         let before = user.map(|user| {
             let group = setfsgid(nix::unistd::Gid::from_raw(user.gid));
@@ -48,23 +48,26 @@ impl Drop for AsUser {
     }
 }
 
-/// Opens a folder that the operator names. A link at its name is followed where it is ours, or as much theirs as what it
-/// leads to.
+/// Opens a folder named by the operator. A link there is followed only if it is ours, or if its owner also owns the
+/// target.
 pub(super) fn open_top(path: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let folder = rustix::fs::open(path, flags, Mode::empty())?;
-    // Without a slash at its end, which would lead past the link.
+    // Without a trailing slash, which would follow the link.
     let link = fs::symlink_metadata(path.components().as_path())?;
     let owner = fstat(&folder)?.st_uid;
     let is_trusted = [0, nix::unistd::geteuid().as_raw(), owner].contains(&link.uid());
     if link.is_symlink() && !is_trusted {
-        let text = format!("it is a link of user {}, to what is not theirs", link.uid());
+        let text = format!(
+            "it is a link of user {}, to something they do not own",
+            link.uid()
+        );
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
     }
     Ok(folder)
 }
 
-/// Opens a folder in another one, which must not be a link; makes it, for `user`, where it is missing.
+/// Opens a folder in another one, which must not be a link; creates it for `user` if it is missing.
 pub(super) fn open_below(
     folder: BorrowedFd<'_>,
     name: &Path,
@@ -86,8 +89,8 @@ pub(super) fn open_below(
     Ok(below)
 }
 
-/// Opens a file in a folder for writing that only its owner can read, makes it where it is missing, and gives it to
-/// `user`. A link, or a file that has another name beside this one, is refused: it would be given away with it.
+/// Opens a file in a folder for writing that only its owner can read; creates it if it is missing, and gives it to
+/// `user`. Links and files with several names are refused, because they would be given away as well.
 pub(super) fn private_file_in(
     folder: BorrowedFd<'_>,
     name: &Path,
@@ -113,14 +116,15 @@ pub(super) fn private_file_in(
 }
 
 fn not_a(what: &str) -> io::Error {
-    let text = format!("it is a link, or no {what}");
+    let text = format!("it is a link, or not a {what}");
     io::Error::new(io::ErrorKind::InvalidInput, text)
 }
 
-/// Gives the services' user what an earlier run as another user has left at a name, with all below it: they could
-/// neither read the token nor evict. What is no folder and no file of one name is left alone: no run has left that.
+/// Gives the services' user what an earlier run as another user left at a name, and everything below it; otherwise the
+/// services could neither read the token nor evict blobs. Anything but folders and files with a single name is left
+/// alone, because no run leaves such things.
 ///
-/// The top goes last, so that its owner tells whether all below it is done.
+/// The top is changed last, so that its owner shows whether everything below is done.
 pub(super) fn hand_over(folder: BorrowedFd<'_>, name: &Path, user: RunAs) -> io::Result<()> {
     let mut parts = name.components().map(|part| part.as_os_str()).peekable();
     let mut way: Option<OwnedFd> = None;
@@ -137,12 +141,12 @@ pub(super) fn hand_over(folder: BorrowedFd<'_>, name: &Path, user: RunAs) -> io:
     Ok(())
 }
 
-/// The same for what stands at this name alone.
+/// The same for this name alone.
 pub(super) fn hand_over_one(folder: BorrowedFd<'_>, name: &Path, user: RunAs) -> io::Result<()> {
     give(folder, name.as_os_str().as_bytes(), user, false)
 }
 
-/// What stands at a name, be it a link; nothing is read from it or written to it.
+/// Opens whatever is at a name, even a link, without access to its content.
 fn entry(folder: BorrowedFd<'_>, name: &[u8]) -> io::Result<Option<(OwnedFd, Stat)>> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     match openat(folder, name, flags, Mode::empty()) {
@@ -176,7 +180,7 @@ fn give(folder: BorrowedFd<'_>, name: &[u8], user: RunAs, deeply: bool) -> io::R
         }
     }
     let (owner, group) = (Some(uid(user)), Some(gid(user)));
-    // Of what was looked at, whatever stands at the name by now.
+    // Applies to the file that was examined, whatever is at the name by now.
     rustix::fs::chownat(&found, c"", owner, group, AtFlags::EMPTY_PATH)?;
     Ok(())
 }
@@ -193,7 +197,7 @@ pub(super) fn gid(user: RunAs) -> Gid {
     Gid::from_raw(user.gid)
 }
 
-/// Whether nobody but root can have put anything on the way to this folder, or at a name in it.
+/// Whether only root can have put anything on the path to this folder, or in it.
 pub(super) fn is_roots_alone(folder: &Path) -> bool {
     let shared = |found: &Metadata| {
         let mode = found.mode();
@@ -210,7 +214,8 @@ pub(super) fn is_roots_alone(folder: &Path) -> bool {
         })
 }
 
-/// The text of a file with a token. It must be no link, and belong to us, to root, or to the owner of its folder.
+/// Reads a file that contains a token. It must not be a link, and must belong to us, to root, or to the owner of its
+/// folder.
 pub(super) fn read_token(path: &Path) -> io::Result<String> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = rustix::fs::open(path, flags, Mode::empty()).map_err(|error| match error {
