@@ -45,6 +45,10 @@ bench-logs *arguments:
 bench-front:
     cargo bench --locked --bench front
 
+# How many builders and jobs one relay takes, by simulation
+bench-scale *ARGS:
+    cargo bench --locked --bench scale -- {{ARGS}}
+
 # A C++ build on one to three builders in containers, beside distcc or icecc; wants Docker, takes nine minutes.
 bench-cluster *ARGS:
     cargo bench --locked --bench cluster -- {{ARGS}}

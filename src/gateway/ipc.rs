@@ -408,7 +408,7 @@ impl<R: AsyncBufRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W
                     self.gateway.of_namespace(key).hit(blob.length);
                     self.gateway.metrics.found(Protocol::sccache);
                     let did = Did::Hit(blob.length);
-                    self.gateway.note(&self.peer, None, &key, did);
+                    self.gateway.note(&self.peer, None, key, did);
                     (blob, head)
                 }
                 None => {
