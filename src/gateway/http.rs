@@ -26,7 +26,7 @@ use crate::gateway::socket::Socket;
 use crate::gateway::{Gateway, bazel};
 use crate::store;
 use bytes::{Bytes, BytesMut};
-use grants::{asked, note_refusal, permit_check, writer, written};
+use grants::{asked, note_refusal, permit_check, permit_removal, writer, written};
 use held::Held;
 use http_body_util::{BodyExt, Either, Full};
 use hyper::body::{Body, Incoming};
@@ -332,6 +332,7 @@ async fn route(
             permit(Need::Write)?;
             let asked = asked(&path)?;
             let key = written(&asked)?;
+            permit_removal(caller, gateway.is_written_once(key))?;
             gateway.disk.delete(key).await?;
             let by = writer(caller).to_string();
             gateway.audit.note(peer, Event::of("delete", &by, key));

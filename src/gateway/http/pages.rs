@@ -1,6 +1,6 @@
 //! The paths that are no keys: liveness, readiness, metrics, status, purge and what the status page consists of.
 
-use super::grants::{permit_namespace, writer};
+use super::grants::{permit_namespace, permit_removal, writer};
 use super::{Answer, Refusal, front, full, inspect, permit, session, text};
 use crate::contract::gateway_status::{PurgeAnswer, PurgeRequest, scanning};
 use crate::contract::key::namespace_of_shown;
@@ -197,7 +197,10 @@ async fn purge(
         dry_run: request.dry_run,
     };
     match &filter.namespace {
-        Some(namespace) => permit_namespace(caller, namespace)?,
+        Some(namespace) => {
+            permit_namespace(caller, namespace)?;
+            permit_removal(caller, gateway.keeps_results_of(namespace))?;
+        }
         // It would be all of them.
         None if caller.is_restricted() => {
             let message = "this token may purge its own namespaces only: name one";
