@@ -35,6 +35,13 @@ state_of_container() {
 
 runs() { command -v docker >/dev/null 2>&1 && [ "$(state_of_container)" = running ]; }
 
+# Is the image there? Podman calls it so what it has loaded, and its socket finds it by no shorter name.
+has_image() {
+    have_image "$image" || {
+        have_image "localhost/$image" && image=localhost/$image
+    }
+}
+
 label() { docker inspect --type container --format "{{index .Config.Labels \"sccache-dock.$1\"}}" "$container"; }
 
 need_container() {
@@ -100,7 +107,8 @@ wait_until_healthy() {
         sleep 1
     done
     unshow
-    docker update --restart unless-stopped "$container" >/dev/null
+    docker update --restart unless-stopped "$container" >/dev/null 2>&1 ||
+        say "after a reboot it has to be started: $me start"
     # Whatever it still counts, it serves already.
     say "container \"$container\" is $health"
 }
@@ -172,7 +180,8 @@ install_client() {
     # A folder, not another name for the file: under any other name sccache takes itself for a compiler.
     fresh=$(mktemp -d "$to/.new.XXXXXX")
     trap 'rm -rf "$fresh"' EXIT
-    if command -v docker >/dev/null 2>&1 && have_image "$image"; then
+    [ -z "${SCCACHE_DOCK_IMAGE:-}" ] || has_image || "$repo/images/build.sh"
+    if command -v docker >/dev/null 2>&1 && has_image; then
         source=$(docker create "$image")
         for program in sccache sccache-dock; do
             docker cp "$source:/usr/local/bin/$program" "$fresh/$program" >/dev/null

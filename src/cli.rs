@@ -1,6 +1,8 @@
 //! The command line. No logic.
 
-use crate::client::at;
+use crate::admin::machine::Output;
+use crate::base::apparmor;
+use crate::client::{at, build, explain, prefetch};
 use crate::{admin, builder, client, doctor};
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -37,21 +39,25 @@ pub enum Command {
         watch: Option<u16>,
     },
     /// Exit with 0 if every service is ready and the cache answers
-    Healthcheck,
+    Healthcheck(Output),
     /// Restart one service, also after `stop`, or all of them if none is named; every port stays open
     Restart {
         /// gateway, server, scheduler or builder
         service: Option<String>,
+        #[command(flatten)]
+        output: Output,
     },
     /// Stop one service and keep it stopped
     Stop {
         /// gateway, server, scheduler or builder
         service: String,
+        #[command(flatten)]
+        output: Output,
     },
     /// Re-read the settings and restart the services that they change, as SIGHUP does
-    Reload,
+    Reload(Output),
     /// Show the effective settings and where each comes from
-    Config,
+    Config(Output),
     /// Remove blobs from the cache; without options, all of them
     Purge(admin::purge::Args),
     /// Show where a blob is, who has written it, by which way and when
@@ -81,6 +87,9 @@ pub enum Command {
         args: client::EnvArgs,
         #[command(flatten)]
         published: client::Published,
+        /// Print the set as JSON, whatever the format
+        #[arg(long)]
+        json: bool,
     },
     /// Print the commands for a first cached build (used by the host's script)
     #[command(hide = true)]
@@ -89,13 +98,19 @@ pub enum Command {
     Warm(client::warm::Args),
     /// Run a command that sees its checkout and CARGO_HOME at fixed paths, so that checkouts share their results
     At(at::Args),
+    /// Run a build and report what the cache did for it
+    Build(build::Args),
+    /// Explain why compiles of the last build missed the cache
+    Explain(explain::Args),
+    /// Download what a build will need before it starts, for machines that start with an empty cache
+    Prefetch(prefetch::Args),
     /// Find out what is wrong, inside the container or on a client
     Doctor(doctor::Args),
     /// Write the manual pages of all commands to a folder, for packaging
     #[command(hide = true)]
     Man { folder: PathBuf },
     /// Show the versions of sccache-dock and of its sccache
-    Version,
+    Version(Output),
     /// Print shell completions
     Completions { shell: clap_complete::Shell },
     /// Stop the daemon that `at` started for a command
@@ -122,6 +137,15 @@ pub enum Command {
         /// The kind of isolation it is for
         #[arg(value_enum, default_value_t = builder::Profile::Userns)]
         profile: builder::Profile,
+    },
+    /// Print the AppArmor profile that allows the namespaces of a builder's container, or of this program on the host
+    Apparmor {
+        /// For what
+        #[arg(value_enum, default_value_t = apparmor::Profile::Container)]
+        profile: apparmor::Profile,
+        /// With `program`: where that is, this one's own path where it is not given
+        #[arg(long, value_name = "PATH")]
+        path: Option<PathBuf>,
     },
 }
 

@@ -40,6 +40,7 @@ pub mod open_files;
 mod outputs;
 pub mod page_cache;
 mod purge;
+pub mod removals;
 mod scan;
 mod scrub;
 pub mod slots;
@@ -50,6 +51,7 @@ mod written_by;
 
 pub use self::facts::Facts;
 use self::ghost_list::Ghosts;
+pub use self::ghost_list::Lost;
 use self::groups::Groups;
 use self::key_locks::{KeyLock, KeyLocks};
 pub use self::lookup::{Flaws, Unchecked};
@@ -59,6 +61,7 @@ pub use self::once::{Difference, Stored};
 use self::open_files::KeptFiles;
 pub use self::outputs::OutputsDigest;
 pub use self::purge::{Filter, Purged};
+pub use self::removals::{Removal, RemovalCause};
 pub use self::scrub::{CorruptionReport, Scrubbed};
 pub use self::usage::{Fault, NamespaceUsage, Progress, Usage};
 pub use self::writer::Writer;
@@ -68,6 +71,7 @@ use crate::contract::key;
 use crate::contract::key::Key;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -212,6 +216,7 @@ struct State {
     expired_bytes: u64,
     pinned_refusals: u64,
     ghosts: Ghosts,
+    removals: removals::Removals,
     /// Lost hits, indexed by number of the namespace.
     lost_hits: Vec<u64>,
     flaws: Flaws,
@@ -277,6 +282,7 @@ impl Store {
                 expired_bytes: 0,
                 pinned_refusals: 0,
                 ghosts: Ghosts::new(budget_bytes),
+                removals: removals::Removals::default(),
                 lost_hits: Vec::new(),
                 flaws: Flaws::default(),
                 scrubbed: Scrubbed::default(),
@@ -346,13 +352,14 @@ impl Store {
         })
     }
 
-    /// Counts a lost hit if this blob, which a client requested in vain, had been evicted. Returns whether it had.
-    pub fn note_miss(&self, key: &Key) -> bool {
+    /// Counts and returns a lost hit if this blob, which a client requested in vain, had been evicted.
+    pub fn note_miss(&self, key: &Key) -> Option<Lost> {
         let digest = digest_of(key);
         let mut state = self.inner.state();
-        if state.lru.presence(&digest) != Presence::Absent || state.ghosts.ask(&digest).is_none() {
-            return false;
+        if state.lru.presence(&digest) != Presence::Absent {
+            return None;
         }
+        let lost = state.ghosts.ask(&digest)?;
         let number = state.namespaces.number(self.home(key.namespace()));
         if let Some(number) = number.map(usize::from) {
             if state.lost_hits.len() <= number {
@@ -360,12 +367,32 @@ impl Store {
             }
             state.lost_hits[number] += 1;
         }
-        true
+        Some(lost)
     }
 
     /// The name under which a namespace is kept and counted: that of the group that it is in, such as `pr/*`, or its own.
     pub fn home<'a>(&'a self, namespace: &'a str) -> &'a str {
         self.inner.groups.home(namespace)
+    }
+
+    /// The id of a key in [`Removal`]s.
+    pub fn id(key: &Key) -> [u8; 16] {
+        digest_of(key).0
+    }
+
+    /// Takes the removals since the last call, oldest first. The oldest are dropped if there were too many.
+    pub fn take_removals(&self) -> Vec<Removal> {
+        self.inner.state().removals.take()
+    }
+
+    /// Reads up to `most` bytes from the end of a blob's body. Does not count as a use and does not verify the checksum.
+    pub fn tail(&self, key: &Key, most: u64) -> Result<Vec<u8>, Error> {
+        let opened = self.look(key, &digest_of(key))?;
+        let length = opened.trailer.body_len;
+        let wanted = length.min(most);
+        let mut tail = vec![0; usize::try_from(wanted).unwrap_or_default()];
+        opened.file.read_exact_at(&mut tail, length - wanted)?;
+        Ok(tail)
     }
 
     /// Whether this namespace (empty for the default one) has blobs, recently had some, or has a rule.
@@ -401,7 +428,11 @@ impl Store {
         }
         match fs::remove_file(&path) {
             Ok(()) => {
-                inner.state().lru.remove(&digest);
+                let at = micros(now()) / 1_000_000;
+                let mut state = inner.state();
+                state.lru.remove(&digest);
+                state.removals.push(&digest, at, RemovalCause::Purge);
+                drop(state);
                 inner.close(&digest);
                 Ok(())
             }

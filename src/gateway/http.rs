@@ -5,6 +5,7 @@
 //! `.sccache_check`, by which a client finds out whether it may write, never depends on the disk. The client
 //! waits for every PUT without limit, so each ends in bounded time, if need be with 503.
 
+mod builds;
 mod front;
 mod grants;
 mod held;
@@ -16,10 +17,12 @@ mod session;
 use super::connection_limit;
 use super::peer::Peer;
 use crate::base::timeout::within;
+use crate::contract::key::Key;
 use crate::gateway::access::{Asked, Caller, Need, Verdict};
 use crate::gateway::audit::Event;
 use crate::gateway::body::{LEFT_OVER, LEFT_OVER_TIME, Piecewise, read_left_over};
 use crate::gateway::disk::{DiskError, Download};
+use crate::gateway::journal::Did;
 use crate::gateway::metrics::Protocol;
 use crate::gateway::once::NotStored;
 use crate::gateway::socket::Socket;
@@ -314,7 +317,19 @@ async fn route(
         "GET" | "HEAD" if is_check => permit(Need::Read).map(|()| check(&parts.method)),
         "GET" => {
             permit(Need::Read)?;
-            get(gateway, caller, &asked(&path)?).await
+            let asked = asked(&path)?;
+            let found = get(gateway, caller, &asked).await;
+            let did = match &found {
+                Ok((key, answer)) => Some((*key, Did::Hit(answer.body().size_hint().lower()))),
+                Err(refusal) if refusal.status == StatusCode::NOT_FOUND => {
+                    asked.read.first().map(|key| (key, Did::Miss))
+                }
+                Err(_) => None,
+            };
+            if let Some((key, did)) = did {
+                gateway.note(peer, caller.name(), key, did);
+            }
+            found.map(|(_, answer)| answer)
         }
         "HEAD" => {
             permit(Need::Read)?;
@@ -325,7 +340,15 @@ async fn route(
             permit(Need::Write)?;
             let asked = asked(&path)?;
             is_whole(&parts.headers)?;
-            put(gateway, peer, caller, &asked, body).await
+            let answer = put(gateway, peer, caller, &asked, body).await;
+            let did = match &answer {
+                Ok((_, bytes)) => Some(Did::Write(*bytes)),
+                Err(refusal) => refusal.reason.map(Did::Refused),
+            };
+            if let Some((did, key)) = did.zip(asked.write.as_ref()) {
+                gateway.note(peer, caller.name(), key, did);
+            }
+            answer.map(|(answer, _)| answer)
         }
         "DELETE" if is_check => permit(Need::Write).map(|()| empty(StatusCode::NO_CONTENT)),
         "DELETE" => {
@@ -403,7 +426,12 @@ fn permit(gateway: &Gateway, peer: &Peer, caller: &Caller, need: Need) -> Result
     }
 }
 
-async fn get(gateway: &Gateway, caller: &Caller, asked: &Asked) -> Result<Answer, Refusal> {
+/// The blob, and the key by which it was found.
+async fn get<'a>(
+    gateway: &Gateway,
+    caller: &Caller,
+    asked: &'a Asked,
+) -> Result<(&'a Key, Answer), Refusal> {
     match bazel::blob(gateway, &asked.read).await {
         Ok((key, blob)) => {
             gateway.of_namespace(key).hit(blob.length);
@@ -416,7 +444,7 @@ async fn get(gateway: &Gateway, caller: &Caller, asked: &Asked) -> Result<Answer
                 answer.headers_mut().insert(header::LAST_MODIFIED, modified);
             }
             *answer.body_mut() = Either::Right(blob);
-            Ok(answer)
+            Ok((key, answer))
         }
         Err(fault) => {
             if matches!(fault, DiskError::Store(store::Error::Missing)) {
@@ -449,7 +477,7 @@ async fn put(
     caller: &Caller,
     asked: &Asked,
     body: &mut impl Piecewise,
-) -> Result<Answer, Refusal> {
+) -> Result<(Answer, u64), Refusal> {
     let key = written(asked)?;
     let by = writer(caller);
     let length = body.size_hint().exact();
@@ -499,11 +527,11 @@ async fn put(
         ..Event::of("write", by.as_str(), key)
     };
     gateway.audit.note(peer, event);
-    Ok(empty(if replaced {
-        StatusCode::NO_CONTENT
-    } else {
-        StatusCode::CREATED
-    }))
+    let status = match replaced {
+        true => StatusCode::NO_CONTENT,
+        false => StatusCode::CREATED,
+    };
+    Ok((empty(status), received))
 }
 
 fn check(method: &Method) -> Answer {

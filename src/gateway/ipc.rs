@@ -24,6 +24,7 @@ use crate::contract::tokens::Layers;
 use crate::gateway::access::{Asked, Denied, Scope, default_gateways, may_speak_ipc};
 use crate::gateway::audit::Event;
 use crate::gateway::disk::DiskError;
+use crate::gateway::journal::Did;
 use crate::gateway::metrics::Protocol;
 use crate::gateway::once::NotStored;
 use crate::gateway::socket::write_both;
@@ -406,6 +407,8 @@ impl<R: AsyncBufRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W
                 Some(head) => {
                     self.gateway.of_namespace(key).hit(blob.length);
                     self.gateway.metrics.found(Protocol::sccache);
+                    let did = Did::Hit(blob.length);
+                    self.gateway.note(&self.peer, None, key, did);
                     (blob, head)
                 }
                 None => {
@@ -422,6 +425,9 @@ impl<R: AsyncBufRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W
                 let missing = matches!(fault, DiskError::Store(store::Error::Missing));
                 if missing {
                     self.gateway.missed(&keys, Protocol::sccache);
+                    if let Some(key) = keys.first() {
+                        self.gateway.note(&self.peer, None, key, Did::Miss);
+                    }
                 } else {
                     self.gateway
                         .refuse("fault", &self.peer, &format!("get {text:?}"), &fault);
@@ -525,6 +531,11 @@ impl<R: AsyncBufRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W
             ..Event::of(event, by.as_str(), key)
         };
         self.gateway.audit.note(&self.peer, event);
+        let did = match stored {
+            Ok(_) => Did::Write(length),
+            Err(_) => Did::Refused("put"),
+        };
+        self.gateway.note(&self.peer, None, key, did);
         Ok(stored.map(drop).map_err(|fault| fault.to_string()))
     }
 

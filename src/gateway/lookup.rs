@@ -25,8 +25,9 @@ impl Gateway {
         }
         let missing = || DiskError::Store(store::Error::Missing);
         // It counts once, where it was last.
-        let _ = keys.iter().any(|key| self.disk.note_miss(key));
-        let last = keys.last().ok_or_else(missing)?;
+        let lost = keys.iter().find_map(|key| self.disk.note_miss(key));
+        let (first, last) = keys.first().zip(keys.last()).ok_or_else(missing)?;
+        self.journal.note_lost(first, lost);
         match self.upstream_of(last) {
             Some(upstream) if upstream.fetch(last).await == Found::Here => {
                 Ok((last, self.disk.get(last).await?))

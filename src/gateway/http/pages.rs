@@ -1,7 +1,7 @@
 //! The paths that are no keys: liveness, readiness, metrics, status, purge and what the status page consists of.
 
 use super::grants::{permit_namespace, permit_removal, writer};
-use super::{Answer, Refusal, front, full, inspect, permit, session, text};
+use super::{Answer, Refusal, builds, front, full, inspect, permit, session, text};
 use crate::contract::gateway_status::{PurgeAnswer, PurgeRequest, scanning};
 use crate::contract::key::namespace_of_shown;
 use crate::gateway::Gateway;
@@ -36,6 +36,9 @@ pub(super) enum Page {
     Script,
     LogIn,
     LogOut,
+    Builds,
+    Build,
+    Order,
 }
 
 impl Page {
@@ -50,7 +53,13 @@ impl Page {
                 | Page::Revoke
                 | Page::LogIn
                 | Page::LogOut
+                | Page::Order
         )
+    }
+
+    /// Answers questions, and takes news.
+    fn is_both(self) -> bool {
+        self == Page::Builds
     }
 }
 
@@ -72,6 +81,9 @@ pub(super) fn find(names: &[&str], method: &Method) -> Option<Page> {
         ["api", "page.js"] => Page::Script,
         ["api", "login"] => Page::LogIn,
         ["api", "logout"] => Page::LogOut,
+        ["api", "builds"] => Page::Builds,
+        ["api", "builds", _] => Page::Build,
+        ["api", "prefetch"] => Page::Order,
         _ => return None,
     };
     Some(page).filter(|_| !matches!(method.as_str(), "PROPFIND" | "MKCOL" | "OPTIONS"))
@@ -86,7 +98,8 @@ pub(super) async fn answer(
     body: &mut impl Piecewise,
 ) -> Result<Answer, Refusal> {
     let reads = matches!(parts.method, Method::GET | Method::HEAD);
-    if reads == page.is_posted() || (page.is_posted() && parts.method != Method::POST) {
+    let is_posted = page.is_posted() || (page.is_both() && !reads);
+    if reads == is_posted || (is_posted && parts.method != Method::POST) {
         let message = format!("{} does not take {}", parts.uri.path(), parts.method);
         return Err(Refusal::new(
             StatusCode::METHOD_NOT_ALLOWED,
@@ -145,6 +158,16 @@ pub(super) async fn answer(
         Page::Blob | Page::Access => {
             permit(Need::Write)?;
             inspect::answer(gateway, caller, page, body).await?
+        }
+        Page::Builds if reads => builds::list(gateway, peer, caller, parts)?,
+        Page::Builds => {
+            permit(Need::Read)?;
+            builds::take(gateway, peer, caller, body).await?
+        }
+        Page::Build => builds::show(gateway, peer, caller, parts)?,
+        Page::Order => {
+            permit(Need::Read)?;
+            builds::prefetch(gateway, caller, body).await?
         }
         Page::Purge => {
             permit(Need::Write)?;
@@ -249,7 +272,7 @@ pub(super) fn json(value: &impl Serialize) -> Result<Answer, Refusal> {
     Ok(full(StatusCode::OK, "application/json", body))
 }
 
-fn broken(cause: impl std::fmt::Display) -> Refusal {
+pub(super) fn broken(cause: impl std::fmt::Display) -> Refusal {
     Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", cause)
 }
 
