@@ -181,6 +181,8 @@ struct Inner {
     dir: PathBuf,
     budget: u64,
     max_age: Option<Duration>,
+    /// Of single namespaces, by number.
+    ages: Vec<(u16, Duration)>,
     groups: Groups,
     /// The file system's allocation unit in bytes.
     block: u64,
@@ -259,12 +261,13 @@ impl Store {
         let mut lru = Lru::new(budget_bytes);
         lru.reserve_unscanned(high_water_mark);
         let mut namespaces = Namespaces::default();
-        govern(&mut lru, &mut namespaces, &policies, &blobs);
+        let ages = govern(&mut lru, &mut namespaces, &policies, &blobs);
         let (housekeeper, wakes) = sync_channel(1);
         let (scrubber, suspects) = sync_channel(scrub::MOST_SUSPECTS);
         let inner = Arc::new(Inner {
             budget: budget_bytes,
             max_age: policies.max_age,
+            ages,
             groups: Groups::new(&policies),
             block: block.fragment_size().max(512),
             state: Mutex::new(State {
@@ -367,6 +370,11 @@ impl Store {
         Some(lost)
     }
 
+    /// The name under which a namespace is kept and counted: that of the group that it is in, such as `pr/*`, or its own.
+    pub fn home<'a>(&'a self, namespace: &'a str) -> &'a str {
+        self.inner.groups.home(namespace)
+    }
+
     /// The id of a key in [`Removal`]s.
     pub fn id(key: &Key) -> [u8; 16] {
         digest_of(key).0
@@ -385,11 +393,6 @@ impl Store {
         let mut tail = vec![0; usize::try_from(wanted).unwrap_or_default()];
         opened.file.read_exact_at(&mut tail, length - wanted)?;
         Ok(tail)
-    }
-
-    /// The name under which a namespace is kept and counted: that of the group that it is in, such as `pr/*`, or its own.
-    pub fn home<'a>(&'a self, namespace: &'a str) -> &'a str {
-        self.inner.groups.home(namespace)
     }
 
     /// Whether this namespace (empty for the default one) has blobs, recently had some, or has a rule.
@@ -538,10 +541,17 @@ impl Inner {
     }
 }
 
-/// Applies the rules of namespaces. Until the scan has found a namespace's blobs, its whole quota counts as used.
-fn govern(lru: &mut Lru, namespaces: &mut Namespaces, policies: &Policies, blobs: &Path) {
+/// Applies the rules of namespaces and returns the ages that some have. Until the scan has found a namespace's blobs, its
+/// whole quota counts as used.
+fn govern(
+    lru: &mut Lru,
+    namespaces: &mut Namespaces,
+    policies: &Policies,
+    blobs: &Path,
+) -> Vec<(u16, Duration)> {
     let names = policies.quotas.keys().chain(&policies.pinned);
-    let names: std::collections::BTreeSet<&String> = names.collect();
+    let names: std::collections::BTreeSet<&String> = names.chain(policies.ages.keys()).collect();
+    let mut ages = Vec::new();
     for name in names {
         let rule = Rule {
             quota: policies.quotas.get(name).copied(),
@@ -550,9 +560,12 @@ fn govern(lru: &mut Lru, namespaces: &mut Namespaces, policies: &Policies, blobs
         let inner = key::namespace_of_shown(name);
         // No other namespaces exist yet, and the settings allow far fewer than the maximum.
         let Some(number) = namespaces.intern(inner) else {
-            return;
+            return ages;
         };
         lru.govern(number, rule);
+        if let Some(seconds) = policies.ages.get(name) {
+            ages.push((number, Duration::from_secs(*seconds)));
+        }
         let is_new = matches!(
             blobs.join(&*namespaces.folder(number)).try_exists(),
             Ok(false)
@@ -561,6 +574,7 @@ fn govern(lru: &mut Lru, namespaces: &mut Namespaces, policies: &Policies, blobs
             lru.reserve_unscanned_of(number, quota);
         }
     }
+    ages
 }
 
 /// Locks the store's folder; the kernel releases the lock however its owner ends. The lock is on the folder itself,

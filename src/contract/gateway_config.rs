@@ -76,6 +76,8 @@ pub struct Policies {
     /// Blobs unused for longer than this are removed.
     #[serde(with = "optional_millis")]
     pub max_age: Option<Duration>,
+    /// The same for single namespaces, in seconds; it applies in place of `max_age`, and to pinned ones too.
+    pub ages: BTreeMap<String, u64>,
     /// Period in which every blob is verified once.
     #[serde(with = "optional_millis")]
     pub scrub: Option<Duration>,

@@ -88,8 +88,16 @@ struct InForce {
     entries: Vec<Arc<Entry>>,
     anonymous: Option<Arc<Entry>>,
     local: Vec<Local>,
-    /// The counters of each rule, by its name.
-    rules: Vec<(String, Arc<Uses>)>,
+    rules: Vec<RuleInForce>,
+}
+
+/// A rule for ID tokens, as far as its sessions need it.
+#[derive(Debug)]
+struct RuleInForce {
+    name: String,
+    /// Tells two versions of it from each other.
+    digest: [u8; 32],
+    uses: Arc<Uses>,
 }
 
 /// The tokens in force. They can be replaced while requests are judged.
@@ -193,9 +201,12 @@ impl Access {
             rules: (file.rules.iter())
                 .map(|rule| {
                     let mut known = before.rules.iter();
-                    let known = known.find(|(name, _)| *name == rule.name);
-                    let uses = known.map_or_else(Arc::default, |(_, uses)| Arc::clone(uses));
-                    (rule.name.clone(), uses)
+                    let known = known.find(|known| known.name == rule.name);
+                    RuleInForce {
+                        name: rule.name.clone(),
+                        digest: issued::digest_of(rule),
+                        uses: known.map_or_else(Arc::default, |known| Arc::clone(&known.uses)),
+                    }
                 })
                 .collect(),
         };
@@ -290,8 +301,8 @@ impl Access {
     fn find_session(&self, in_force: &InForce, digest: &[u8; 32]) -> Option<Arc<Entry>> {
         self.issued().entry(digest, |session| {
             let mut rules = in_force.rules.iter();
-            // Without its rule, which the file may not have said yet, it is good for nothing.
-            let (_, uses) = rules.find(|(name, _)| *name == session.rule)?;
+            // Without its rule, which may have changed or may not have been read yet, it is good for nothing.
+            let rule = rules.find(|rule| rule.digest == session.rule_digest)?;
             Some(Arc::new(Entry {
                 name: session.name(),
                 digest: Some(*digest),
@@ -302,7 +313,7 @@ impl Access {
                 replace: session.layers.replace,
                 scope: Scope::Layers(session.layers.clone()),
                 distribute: session.distribute,
-                uses: Arc::clone(uses),
+                uses: Arc::clone(&rule.uses),
             }))
         })
     }
@@ -412,7 +423,8 @@ impl Access {
             .map(|entry| (entry.name.clone(), Arc::clone(&entry.uses)))
             .collect();
         uses.dedup_by(|one, other| one.0 == other.0);
-        uses.extend(in_force.rules.iter().cloned());
+        let rules = in_force.rules.iter();
+        uses.extend(rules.map(|rule| (rule.name.clone(), Arc::clone(&rule.uses))));
         uses
     }
 }

@@ -205,6 +205,11 @@ impl Disk {
         self.store.note_miss(key)
     }
 
+    /// See [`Store::home`].
+    pub fn home<'a>(&'a self, namespace: &'a str) -> &'a str {
+        self.store.home(namespace)
+    }
+
     /// See [`Store::take_removals`].
     pub fn take_removals(&self) -> Vec<Removal> {
         self.store.take_removals()
@@ -220,11 +225,6 @@ impl Disk {
             Ok(keys.iter().map(names).collect())
         })
         .await
-    }
-
-    /// See [`Store::home`].
-    pub fn home<'a>(&'a self, namespace: &'a str) -> &'a str {
-        self.store.home(namespace)
     }
 
     /// See [`Store::knows`].

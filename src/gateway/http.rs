@@ -17,6 +17,7 @@ mod session;
 use super::connection_limit;
 use super::peer::Peer;
 use crate::base::timeout::within;
+use crate::contract::key::Key;
 use crate::gateway::access::{Asked, Caller, Need, Verdict};
 use crate::gateway::audit::Event;
 use crate::gateway::body::{LEFT_OVER, LEFT_OVER_TIME, Piecewise, read_left_over};
@@ -28,7 +29,7 @@ use crate::gateway::socket::Socket;
 use crate::gateway::{Gateway, bazel};
 use crate::store;
 use bytes::{Bytes, BytesMut};
-use grants::{asked, note_refusal, permit_check, writer, written};
+use grants::{asked, note_refusal, permit_check, permit_removal, writer, written};
 use held::Held;
 use http_body_util::{BodyExt, Either, Full};
 use hyper::body::{Body, Incoming};
@@ -317,15 +318,18 @@ async fn route(
         "GET" => {
             permit(Need::Read)?;
             let asked = asked(&path)?;
-            let answer = get(gateway, caller, &asked).await;
-            let did = match &answer {
-                Ok(answer) => Some(Did::Hit(answer.body().size_hint().lower())),
-                Err(refusal) => (refusal.status == StatusCode::NOT_FOUND).then_some(Did::Miss),
+            let found = get(gateway, caller, &asked).await;
+            let did = match &found {
+                Ok((key, answer)) => Some((*key, Did::Hit(answer.body().size_hint().lower()))),
+                Err(refusal) if refusal.status == StatusCode::NOT_FOUND => {
+                    asked.read.first().map(|key| (key, Did::Miss))
+                }
+                Err(_) => None,
             };
-            if let (Some(did), Some(key)) = (did, asked.read.first()) {
+            if let Some((key, did)) = did {
                 gateway.note(peer, caller.name(), key, did);
             }
-            answer
+            found.map(|(_, answer)| answer)
         }
         "HEAD" => {
             permit(Need::Read)?;
@@ -341,7 +345,7 @@ async fn route(
                 Ok((_, bytes)) => Some(Did::Write(*bytes)),
                 Err(refusal) => refusal.reason.map(Did::Refused),
             };
-            if let (Some(did), Some(key)) = (did, &asked.write) {
+            if let Some((did, key)) = did.zip(asked.write.as_ref()) {
                 gateway.note(peer, caller.name(), key, did);
             }
             answer.map(|(answer, _)| answer)
@@ -351,6 +355,7 @@ async fn route(
             permit(Need::Write)?;
             let asked = asked(&path)?;
             let key = written(&asked)?;
+            permit_removal(caller, gateway.is_written_once(key))?;
             gateway.disk.delete(key).await?;
             let by = writer(caller).to_string();
             gateway.audit.note(peer, Event::of("delete", &by, key));
@@ -421,7 +426,12 @@ fn permit(gateway: &Gateway, peer: &Peer, caller: &Caller, need: Need) -> Result
     }
 }
 
-async fn get(gateway: &Gateway, caller: &Caller, asked: &Asked) -> Result<Answer, Refusal> {
+/// The blob, and the key by which it was found.
+async fn get<'a>(
+    gateway: &Gateway,
+    caller: &Caller,
+    asked: &'a Asked,
+) -> Result<(&'a Key, Answer), Refusal> {
     match bazel::blob(gateway, &asked.read).await {
         Ok((key, blob)) => {
             gateway.of_namespace(key).hit(blob.length);
@@ -434,7 +444,7 @@ async fn get(gateway: &Gateway, caller: &Caller, asked: &Asked) -> Result<Answer
                 answer.headers_mut().insert(header::LAST_MODIFIED, modified);
             }
             *answer.body_mut() = Either::Right(blob);
-            Ok(answer)
+            Ok((key, answer))
         }
         Err(fault) => {
             if matches!(fault, DiskError::Store(store::Error::Missing)) {

@@ -519,11 +519,6 @@ impl<R: AsyncBufRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W
             self.gateway.pass_on(key, &keys.read);
             self.gateway.of_namespace(key).write(length);
         }
-        let did = match stored {
-            Ok(_) => Did::Write(length),
-            Err(_) => Did::Refused("put"),
-        };
-        self.gateway.note(&self.peer, None, key, did);
         let detail = stored.as_ref().err().map(ToString::to_string);
         let event = match &stored {
             Ok(_) => "write",
@@ -536,6 +531,11 @@ impl<R: AsyncBufRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W
             ..Event::of(event, by.as_str(), key)
         };
         self.gateway.audit.note(&self.peer, event);
+        let did = match stored {
+            Ok(_) => Did::Write(length),
+            Err(_) => Did::Refused("put"),
+        };
+        self.gateway.note(&self.peer, None, key, did);
         Ok(stored.map(drop).map_err(|fault| fault.to_string()))
     }
 

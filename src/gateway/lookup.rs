@@ -26,10 +26,8 @@ impl Gateway {
         let missing = || DiskError::Store(store::Error::Missing);
         // It counts once, where it was last.
         let lost = keys.iter().find_map(|key| self.disk.note_miss(key));
-        if let Some(first) = keys.first() {
-            self.journal.note_lost(first, lost);
-        }
-        let last = keys.last().ok_or_else(missing)?;
+        let (first, last) = keys.first().zip(keys.last()).ok_or_else(missing)?;
+        self.journal.note_lost(first, lost);
         match self.upstream_of(last) {
             Some(upstream) if upstream.fetch(last).await == Found::Here => {
                 Ok((last, self.disk.get(last).await?))

@@ -38,15 +38,15 @@ pub(crate) enum NotStored {
 
 impl Gateway {
     /// Whether what is stored under this key must not change.
-    fn is_written_once(&self, key: &Key) -> bool {
+    pub(crate) fn is_written_once(&self, key: &Key) -> bool {
+        key.is_sccache_entry() && self.keeps_results_of(key.namespace())
+    }
+
+    /// Whether results in this namespace must not change.
+    pub(crate) fn keeps_results_of(&self, namespace: &str) -> bool {
         let names = &self.config.policies.write_once;
-        // Nobody else's results can be told from each other.
         let is_named = |name: &str| names.contains(shown_namespace(name));
-        !names.is_empty()
-            && key.is_sccache_entry()
-            && (names.contains("*")
-                || is_named(key.namespace())
-                || is_named(self.disk.home(key.namespace())))
+        names.contains("*") || is_named(namespace) || is_named(self.disk.home(namespace))
     }
 
     /// Makes a blob visible. Returns whether it replaced an older one, or an older one with the same result stays.

@@ -13,6 +13,7 @@ pub(super) struct Groups(Vec<String>);
 impl Groups {
     pub(super) fn new(policies: &Policies) -> Groups {
         let names = policies.quotas.keys().chain(&policies.pinned);
+        let names = names.chain(policies.ages.keys());
         let mut groups: Vec<String> = names.filter(|name| is_group(name)).cloned().collect();
         // The narrower one of two that fit first.
         groups.sort_by_key(|name| std::cmp::Reverse(name.len()));

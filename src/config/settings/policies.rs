@@ -1,6 +1,6 @@
 //! Parses quotas, pins and ages. Pure.
 
-use super::values::{ValueError, optional, size};
+use super::values::{ValueError, size};
 use super::{Lookup, Problem};
 use crate::base::human::bytes;
 use crate::contract::gateway_config::Policies;
@@ -18,9 +18,10 @@ impl Lookup<'_> {
         let pinned = self.parsed("SCCACHE_PINNED", pinned);
         let write_once = self.parsed("SCCACHE_WRITE_ONCE", write_once);
         let audit_bytes = self.parsed("SCCACHE_AUDIT_LOG", audit);
-        let max_age = self.parsed("SCCACHE_MAX_AGE", optional(age));
+        let max_age = self.parsed("SCCACHE_MAX_AGE", ages);
         let scrub = self.parsed("SCCACHE_SCRUB", scrub);
         let (quotas, pinned, cache_size) = (quotas?, pinned?, cache_size?);
+        let (max_age, ages) = max_age?;
         let size = bytes(cache_size);
         for (name, quota) in quotas.iter().filter(|(_, quota)| **quota > cache_size) {
             self.problem(
@@ -55,10 +56,11 @@ impl Lookup<'_> {
                 hint: Some(format!("set SCCACHE_QUOTAS={}=2G, for example", open[0])),
             });
         }
-        if quotas.keys().chain(&pinned).collect::<BTreeSet<_>>().len() > MOST_NAMESPACES {
+        let governed = quotas.keys().chain(&pinned).chain(ages.keys());
+        if governed.collect::<BTreeSet<_>>().len() > MOST_NAMESPACES {
             self.problem(
                 "SCCACHE_QUOTAS",
-                format!("more than {MOST_NAMESPACES} namespaces have a quota or a pin"),
+                format!("more than {MOST_NAMESPACES} namespaces have a quota, a pin or an age"),
                 Some("let some of them share the common budget".into()),
             );
         }
@@ -67,7 +69,8 @@ impl Lookup<'_> {
             pinned,
             write_once: write_once?,
             audit_bytes: audit_bytes?,
-            max_age: max_age?,
+            max_age,
+            ages,
             scrub: scrub?,
         })
     }
@@ -179,6 +182,25 @@ fn namespace(name: &str) -> Result<String, ValueError> {
             hint,
         )),
     }
+}
+
+/// The age of all namespaces, and those of single ones: `30d`, or `30d,pr/*=7d`.
+fn ages(text: &str) -> Result<(Option<Duration>, BTreeMap<String, u64>), ValueError> {
+    let (mut of_all, mut ages) = (None, BTreeMap::new());
+    for part in parts(text) {
+        let is_second = match part.split_once('=') {
+            None => of_all.replace(age(part)?).is_some(),
+            Some((name, part)) => {
+                let name = namespace(name.trim())?;
+                ages.insert(name, age(part.trim())?.as_secs()).is_some()
+            }
+        };
+        if is_second {
+            let hint = "write one for all and one for each namespace: 30d,pr/*=7d";
+            return Err(ValueError::hint("has two ages for the same", hint));
+        }
+    }
+    Ok((of_all, ages))
 }
 
 fn age(text: &str) -> Result<Duration, ValueError> {

@@ -97,7 +97,7 @@ pub(super) const ROWS: &[Row] = &[
         "SCCACHE_MAX_AGE",
         "max_age",
         "",
-        "remove blobs not used for this long: 30d",
+        "remove blobs not used for this long: 30d; or by namespace too, 30d,pr/*=7d",
     ),
     row(
         "SCCACHE_SCRUB",

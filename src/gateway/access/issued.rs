@@ -28,7 +28,7 @@ pub(super) struct Session {
     /// By which rule, and which text of that.
     pub(super) rule: String,
     #[serde(with = "digest_text")]
-    rule_digest: [u8; 32],
+    pub(super) rule_digest: [u8; 32],
     /// The build that it belongs to; empty where nothing says.
     pub(super) build: String,
     subject: String,

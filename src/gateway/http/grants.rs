@@ -44,6 +44,19 @@ pub(super) fn writer(caller: &Caller) -> WrittenBy {
     WrittenBy::new(store::Lane::Webdav, caller.name())
 }
 
+/// Checks that the caller may remove what must not be replaced: removed first, it could be.
+pub(super) fn permit_removal(caller: &Caller, is_kept: bool) -> Result<(), Refusal> {
+    if !is_kept || caller.may_replace() || !caller.is_restricted() {
+        return Ok(());
+    }
+    caller.count(|uses| &uses.refusals, 1);
+    let message = format!(
+        "token {:?} may not remove results here: they are written once (SCCACHE_WRITE_ONCE)",
+        caller.name().unwrap_or_default()
+    );
+    Err(Refusal::new(StatusCode::FORBIDDEN, "write_once", message))
+}
+
 /// What the caller means by a path, if it may touch that.
 pub(super) fn asked(caller: &Caller, path: &str) -> Result<Asked, Refusal> {
     let asked = caller.scope().asked(path);

@@ -1,6 +1,6 @@
 //! The paths that are no keys: liveness, readiness, metrics, status, purge and what the status page consists of.
 
-use super::grants::{permit_namespace, writer};
+use super::grants::{permit_namespace, permit_removal, writer};
 use super::{Answer, Refusal, builds, front, full, inspect, permit, session, text};
 use crate::contract::gateway_status::{PurgeAnswer, PurgeRequest, scanning};
 use crate::contract::key::namespace_of_shown;
@@ -145,16 +145,6 @@ pub(super) async fn answer(
             super::permit(gateway, peer, viewer, Need::Read)?;
             json(&gateway.status(viewer))?
         }
-        Page::Builds if reads => builds::list(gateway, peer, caller, parts)?,
-        Page::Builds => {
-            permit(Need::Read)?;
-            builds::take(gateway, peer, caller, body).await?
-        }
-        Page::Build => builds::show(gateway, peer, caller, parts)?,
-        Page::Order => {
-            permit(Need::Read)?;
-            builds::prefetch(gateway, caller, body).await?
-        }
         Page::Session => session::begin(gateway, peer, body).await?,
         Page::Sessions => {
             permit(Need::Write)?;
@@ -168,6 +158,16 @@ pub(super) async fn answer(
         Page::Blob | Page::Access => {
             permit(Need::Write)?;
             inspect::answer(gateway, caller, page, body).await?
+        }
+        Page::Builds if reads => builds::list(gateway, peer, caller, parts)?,
+        Page::Builds => {
+            permit(Need::Read)?;
+            builds::take(gateway, peer, caller, body).await?
+        }
+        Page::Build => builds::show(gateway, peer, caller, parts)?,
+        Page::Order => {
+            permit(Need::Read)?;
+            builds::prefetch(gateway, caller, body).await?
         }
         Page::Purge => {
             permit(Need::Write)?;
@@ -220,7 +220,10 @@ async fn purge(
         dry_run: request.dry_run,
     };
     match &filter.namespace {
-        Some(namespace) => permit_namespace(caller, namespace)?,
+        Some(namespace) => {
+            permit_namespace(caller, namespace)?;
+            permit_removal(caller, gateway.keeps_results_of(namespace))?;
+        }
         // It would be all of them.
         None if caller.is_restricted() => {
             let message = "this token may purge its own namespaces only: name one";

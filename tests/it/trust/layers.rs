@@ -99,6 +99,9 @@ fn every_token_does_in_every_namespace_what_it_may_and_no_more() {
 #[test]
 fn first_layer_hides_the_next_and_other_pull_requests_see_neither() {
     let (_folder, gateway) = gateway();
+    gateway
+        .process
+        .wait_for_line("\"pr-42\" writes to \"pr/42\", which has no quota");
     place(&gateway, "main", &entry(1), &archive(b"of main"));
     let path = format!("/{}", entry(1));
     assert_eq!(
@@ -403,6 +406,7 @@ fn branches_share_a_quota_and_leave_main_alone() {
         config.policies.pinned = ["main".to_owned()].into();
     });
     gateway.process.wait_for_line("named tokens in force");
+    assert!(!gateway.process.log().contains("has no quota"));
     let body = archive(&vec![7; 64 << 10]);
     for number in 0..80 {
         place(&gateway, "main", &entry(number), &body);

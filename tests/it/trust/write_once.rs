@@ -105,6 +105,15 @@ fn same_result_is_kept_and_another_one_is_refused_and_told() {
     // Elsewhere the last one wins, as ever.
     assert_eq!(put(PR42, &result(&[("a.rlib", b"1")], 0o644)), 201);
     assert_eq!(put(PR42, &result(&[("a.rlib", b"2")], 0o644)), 204);
+    // Removed first, it could be replaced: only who may replace removes.
+    let purge = b"{\"namespace\":\"main\"}";
+    assert_eq!(asked(&gateway, MAIN, "DELETE", &path, b"").code, 403);
+    assert_eq!(asked(&gateway, MAIN, "POST", "/api/purge", purge).code, 403);
+    assert_eq!(
+        asked(&gateway, PR42, "DELETE", &path, b"").code,
+        204,
+        "its own"
+    );
     // Who may replace does.
     let mended = result(&[("a.rlib", b"mended")], 0o644);
     assert_eq!(put(MENDER, &mended), 204);
