@@ -5,12 +5,13 @@
 //!
 //! ```text
 //! local disk   warm, without a network: what the others are compared with
-//! prefetch     sccache-dock build --prefetch
+//! prefetch     sccache-dock prefetch, then sccache-dock build
 //! webdav       the same without it
 //! tar          the whole level on disk as one file, as actions/cache does it
 //! s3           bare sccache on S3 (s3s-fs)
 //! recorder     local disk with the recorder in front of sccache: processor time only
 //!
+//! --ways A,B   their names, "," between them [default: all]
 //! --crates N   crates of the project [default: 1000]
 //! --rounds N   [default: 3]
 //! --delay MS   there and back [default: 50]
@@ -242,7 +243,14 @@ fn main() {
     let folder = folder.path();
     let runner = Runner::new(folder, usize::try_from(crates).unwrap_or(1000));
     let gateway = gateway(folder);
-    let s3 = s3(folder);
+    let given = arguments.iter().position(|it| it == "--ways");
+    let given = given.and_then(|place| arguments.get(place + 1)).cloned();
+    let wants = |name: &str| {
+        given
+            .as_ref()
+            .is_none_or(|given| given.split(',').any(|it| it == name))
+    };
+    let s3 = wants("s3").then(|| s3(folder)).flatten();
     let relay = |to: SocketAddr| Relay::start(to, delay, mbit * 1_000_000 / 8);
     let near = relay(gateway.addr);
     let near_s3 = s3.as_ref().map(|server| relay(server.addr));
@@ -286,29 +294,44 @@ fn main() {
         // The archive is what every round begins with.
         let unpack = "rm -rf $HOME/disk; tar -C $HOME -xzf $HOME/disk.tar.gz";
         for (way, wrapper) in [(0, ""), (1, dock)] {
+            if way == 0 || wants(names[way]) {
+                runner.clean(false);
+                runner.sh(unpack);
+                note(way, runner.build(disk, wrapper));
+            }
+        }
+        if wants("prefetch") {
             runner.clean(false);
-            runner.sh(unpack);
-            note(way, runner.build(disk, wrapper));
-        }
-        runner.clean(false);
-        let prefetch = "sccache-dock build --prefetch --report json=$HOME/report.json --";
-        note(2, runner.build(&chain(near.addr), prefetch));
-        let report = std::fs::read(runner.home.join("report.json")).unwrap_or_default();
-        let report: serde_json::Value = serde_json::from_slice(&report).unwrap_or_default();
-        if report["sums"]["misses"] != 0 {
-            fail(&format!(
-                "a build with prefetch missed: {:#}",
-                report["sums"]
+            let fetched = runner.sh(&format!(
+                "{}; sccache-dock prefetch > $HOME/said",
+                chain(near.addr)
             ));
+            let (wall, processor) = runner.build(&chain(near.addr), dock);
+            note(2, (wall + fetched.0, processor + fetched.1));
+            say(std::fs::read_to_string(runner.home.join("said"))
+                .unwrap_or_default()
+                .trim());
+            let report = std::fs::read(runner.home.join("report.json")).unwrap_or_default();
+            let report: serde_json::Value = serde_json::from_slice(&report).unwrap_or_default();
+            if report["sums"]["misses"] != 0 {
+                fail(&format!(
+                    "a build with prefetch missed: {:#}",
+                    report["sums"]
+                ));
+            }
         }
-        runner.clean(false);
-        note(3, runner.build(&chain(near.addr), ""));
-        runner.clean(false);
-        let fetch = format!(
-            "curl -sf -H 'Authorization: Bearer {TOKEN}' http://{}/tar/disk | tar -C $HOME -xzf -\n{disk}",
-            near.addr
-        );
-        note(4, runner.build(&fetch, ""));
+        if wants("webdav") {
+            runner.clean(false);
+            note(3, runner.build(&chain(near.addr), ""));
+        }
+        if wants("tar") {
+            runner.clean(false);
+            let fetch = format!(
+                "curl -sf -H 'Authorization: Bearer {TOKEN}' http://{}/tar/disk | tar -C $HOME -xzf -\n{disk}",
+                near.addr
+            );
+            note(4, runner.build(&fetch, ""));
+        }
         if let Some(near) = &near_s3 {
             runner.clean(false);
             note(5, runner.build(&bucket(near.addr), ""));
