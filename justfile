@@ -12,7 +12,7 @@ clippy:
     cargo clippy --locked --all-targets -- -D warnings
 
 shellcheck:
-    shellcheck --external-sources --check-sourced scripts/sccache-docker-manage.sh scripts/release-version scripts/test images/*.sh .ci/run
+    shellcheck --external-sources --check-sourced scripts/sccache-docker-manage.sh scripts/github-action.sh scripts/release-version scripts/release-tags scripts/release-manifest scripts/deb scripts/test tests/fixtures/today/*.sh scripts/podman/docker images/*.sh .ci/run
 
 # Known vulnerabilities need the advisory database, which not every machine reaches.
 deny:
@@ -86,6 +86,14 @@ same:
 # Which commands of the documents the tests run, which not, and why, as a table.
 guides:
     cargo nextest run --locked --no-capture -E 'test(=guides::every_command_of_the_guides_is_run_or_says_why_not)'
+
+# The table of runtimes and modes: Docker, Podman, Compose and systemd of today, in a machine of namespaces; wants root.
+runtimes:
+    cargo nextest run --locked --no-capture -E 'test(/^today::/)'
+
+# The site of docs/ in target/site, by mdBook.
+site:
+    mdbook build docs
 
 # The status page in every state, in light and dark, on a desk and a phone: pictures in target/tmp/screens, what each costs,
 # and a new docs/status-page.png; wants Chromium.

@@ -3,6 +3,7 @@
 #
 #   images/binaries.sh sccache DIR [VERSION]    sccache and sccache-dist
 #   images/binaries.sh dock DIR                 sccache-dock, -run and -gateway, from the source tree around this file
+#   images/binaries.sh client DIR [VERSION]     sccache and sccache-dock for clients, static: for an image with any C library
 #   images/binaries.sh version                  says which version of sccache it would be
 #   images/binaries.sh way [VERSION]            says which of the ways below it would go
 #   images/binaries.sh openssl                  fails where there is none to compile sccache with
@@ -162,6 +163,29 @@ dock() {
     cp "$built/sccache-dock" "$built/sccache-dock-run" "$built/sccache-dock-gateway" "$out/"
 }
 
+# Static programs of the GNU C library, which take the names of hosts as the image has them. Only what the lanes of clients take.
+client() {
+    if [ -x "$prebuilt/client/sccache" ]; then
+        cp "$prebuilt/client/sccache" "$prebuilt/client/sccache-dock" "$out/"
+        return
+    fi
+    command -v cargo >/dev/null 2>&1 || fail "cannot compile the client's programs: there is no cargo" "install Rust: https://rustup.rs"
+    unset RUSTC_WRAPPER CARGO_BUILD_RUSTC_WRAPPER CARGO_INCREMENTAL
+    # Build scripts and macros are for this machine, which a target of its own keeps apart.
+    triple=$(uname -m)-unknown-linux-gnu
+    export RUSTFLAGS="-C target-feature=+crt-static" CARGO_PROFILE_RELEASE_OPT_LEVEL=s CARGO_PROFILE_RELEASE_STRIP=symbols
+    if [ "${SCCACHE_LTO:-0}" != 1 ]; then
+        export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
+    fi
+    if [ ! -x "$out/sccache" ]; then
+        cargo install --locked --force --no-default-features --features webdav,dist-client --root "$work" \
+            --target-dir "$work/target" --target "$triple" sccache@"$version" >&2
+        mv "$work/bin/sccache" "$out/"
+    fi
+    (cd "$here/.." && cargo build --release --locked --target "$triple" --bin sccache-dock >&2)
+    cp "${CARGO_TARGET_DIR:-$here/../target}/$triple/release/sccache-dock" "$out/"
+}
+
 here=$(cd "$(dirname "$0")" && pwd)
 prebuilt=$here/prebuilt
 # shellcheck source=images/fetch.sh
@@ -176,7 +200,7 @@ wheel) newest=0.16.0 ;;
 esac
 what=${1:-}
 case $what in
-sccache | dock)
+sccache | dock | client)
     out=${2:?DIR is missing}
     version=${3:-${SCCACHE_VERSION:-$newest}}
     mkdir -p "$out"

@@ -157,6 +157,12 @@ check() {
 
 # --- the image
 
+# By the daemon's own builder: another default of buildx would keep the image to itself.
+docker_build() {
+    context_name=$(docker context inspect --format '{{.Name}}' 2>/dev/null) || context_name=
+    BUILDX_BUILDER=${context_name:-${BUILDX_BUILDER:-}} docker build "$@"
+}
+
 # Puts this machine's programs on the base image $1.
 assemble() {
     context=$(mktemp -d)
@@ -165,7 +171,7 @@ assemble() {
     cp "$repo"/images/Dockerfile "$repo"/images/*.sh "$repo"/images/sccache.sha256 "$context/images/"
     cp "$sccache_bin"/sccache* "$context/images/prebuilt/"
     cp "$dock" "$dock-run" "$dock-gateway" "$context/images/prebuilt/"
-    long "putting the image together" docker build --file "$context/images/Dockerfile" --build-arg "BASE_IMAGE=$1" \
+    long "putting the image together" docker_build --file "$context/images/Dockerfile" --build-arg "BASE_IMAGE=$1" \
         --build-arg "BUILD_IMAGE=$1" --build-arg "BUILD_ID=$context" --tag "$image" "$context" ||
         fail "cannot build image \"$image\"" "the lines above say why"
     # Copies of files that lie in the tools folder anyway.
@@ -218,7 +224,7 @@ build() {
         check "wants_docker 8000"
         choose_way
         say "building \"$image\" on $distro, sccache $version from: $way$(patience)"
-        long "building the image" docker build --file "$repo/images/Dockerfile" --build-arg "BASE_DISTRO=$distro" \
+        long "building the image" docker_build --file "$repo/images/Dockerfile" --build-arg "BASE_DISTRO=$distro" \
             --build-arg "SCCACHE_FROM=${SCCACHE_FROM:-auto}" --build-arg "SCCACHE_LTO=${SCCACHE_LTO:-0}" \
             --build-arg "SCCACHE_RELEASES=${SCCACHE_RELEASES:-}" --build-arg "SCCACHE_SHA256=${SCCACHE_SHA256:-}" \
             --tag "$image" "$repo" ||

@@ -11,7 +11,33 @@ choose_user() {
     case $mode:$user in
     builder:0:* | distributed-*:0:*) user=10426:10426 ;;
     esac
+    # The root of a rootless daemon is the caller; Podman's own command can also give the container the caller's number,
+    # with which a builder makes its namespaces.
+    userns=
+    if is_rootless; then
+        if is_podman; then userns=keep-id; else user=0:0; fi
+    fi
     user=${SCCACHE_USER:-$user}
+}
+
+is_rootless() {
+    case $(security) in *name=rootless*) ;; *) false ;; esac
+}
+
+# Podman's own command, not Docker's at Podman's socket.
+is_podman() { docker --version | grep -q podman; }
+
+# The AppArmor profile of a builder's container, where the daemon has AppArmor: that which it takes by itself allows no mounts.
+apparmor() {
+    case $(security) in *name=apparmor*) ;; *) return 0 ;; esac
+    if docker run --rm --network none --security-opt apparmor=sccache-dock "$image" --version >/dev/null 2>&1; then
+        echo sccache-dock
+    else
+        say "AppArmor has no profile for builders here; the container runs without one. Once, as root:"
+        say "    docker run --rm $image apparmor container >/etc/apparmor.d/sccache-dock"
+        say "    apparmor_parser --replace /etc/apparmor.d/sccache-dock"
+        echo unconfined
+    fi
 }
 
 # The user, other than root, who owns a folder on the way to $1 and may put a link there at any time; 0 where there is none.
@@ -55,7 +81,9 @@ only_this_machine() {
 }
 
 create() {
-    have_image "$image" || "$repo/images/build.sh"
+    has_image || "$repo/images/build.sh"
+    # Podman's socket finds by no shorter name what has just been made.
+    has_image || image=localhost/$image
     choose_user
     (umask 077 && own_folder "$sockets")
     # Whoever may enter it may use the cache. Nobody else can have changed the way to root's own, which goes to whom the
@@ -71,6 +99,7 @@ create() {
         --label "sccache-dock.mode=$mode" --label "sccache-dock.folder=$folder" --label "sccache-dock.sockets=$sockets" \
         --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges \
         --mount "type=bind,source=$sockets,target=/var/sccache/run"
+    [ -z "$userns" ] || set -- "$@" --userns "$userns"
     case $mode in
     builder | distributed-*)
         # What the builder needs to isolate jobs without privileges: the image knows the system calls.
@@ -79,14 +108,17 @@ create() {
         docker run --rm --network none "$image" seccomp >"$profile" ||
             fail "cannot get the seccomp profile from image \"$image\"" "it is older than this script: $me build"
         set -- "$@" --security-opt "seccomp=$profile"
-        # The profile of AppArmor that Docker takes by itself allows no mounts.
-        case $(docker info --format '{{.SecurityOptions}}') in
-        *name=apparmor*) set -- "$@" --security-opt apparmor=unconfined ;;
-        esac
+        armor=$(apparmor)
+        [ -z "$armor" ] || set -- "$@" --security-opt "apparmor=$armor"
         # On all interfaces, unless SCCACHE_BIND is set. Without a public address the builder is known by the container's
-        # own, which this machine reaches with nothing published.
+        # own, which this machine reaches with nothing published, but for that of a rootless daemon.
         case ${SCCACHE_PUBLIC_ADDR:-} in
-        '') ;;
+        '')
+            if [ "$mode" != builder ] && is_rootless; then
+                export SCCACHE_PUBLIC_ADDR=127.0.0.1:10501
+                set -- "$@" --publish 127.0.0.1:10501:10501
+            fi
+            ;;
         *:*) set -- "$@" --publish "${SCCACHE_BIND:+$bind:}${SCCACHE_PUBLIC_ADDR##*:}:10501" ;;
         *) set -- "$@" --publish "${SCCACHE_BIND:+$bind:}10501:10501" ;;
         esac

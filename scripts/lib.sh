@@ -72,10 +72,22 @@ long() {
     say "$called: done after $(elapsed "$since")"
 }
 
+# Podman where there is no Docker.
+if ! command -v docker >/dev/null 2>&1 && command -v podman >/dev/null 2>&1; then
+    PATH=$PATH:${repo:?}/scripts/podman
+    export PATH
+fi
+
 need_docker() {
-    command -v docker >/dev/null 2>&1 || fail 'cannot find "docker"' "install it, or run the cache without it: ${me:?} run-local"
+    command -v docker >/dev/null 2>&1 || fail 'cannot find "docker", or "podman"' "install one, or run the cache without it: ${me:?} run-local"
     docker version >/dev/null 2>&1 || fail "cannot reach the Docker daemon: $(docker version 2>&1 >/dev/null | tail -n 1)" \
         "start it, or join its group (sudo usermod -aG docker $(id -un), then log in again), or do without: ${me:?} run-local"
 }
 
 have_image() { docker image inspect "$1" >/dev/null 2>&1; }
+
+# What the daemon says of its security, "name=rootless" among it; Podman's own command has other fields than its socket.
+security() {
+    docker info --format '{{.SecurityOptions}}' 2>/dev/null || docker info --format \
+        '{{if .Host.Security.AppArmorEnabled}}name=apparmor{{end}} {{if .Host.Security.Rootless}}name=rootless{{end}}'
+}

@@ -12,7 +12,7 @@ port=${SCCACHE_DEFAULT_PORT:-4226}
 scheduler_port=${SCCACHE_SCHEDULER_PORT:-10600}
 bind=${SCCACHE_BIND:-127.0.0.1}
 # Settings of the container. A client's variables share the prefix and must not leak into it, hence a list.
-settings="SCCACHE_CACHE_SIZE SCCACHE_QUOTAS SCCACHE_PINNED SCCACHE_MAX_AGE SCCACHE_SCRUB SCCACHE_LOG SCCACHE_LOG_FORMAT \
+settings="SCCACHE_CACHE_SIZE SCCACHE_QUOTAS SCCACHE_PINNED SCCACHE_WRITE_ONCE SCCACHE_AUDIT_LOG SCCACHE_MAX_AGE SCCACHE_SCRUB SCCACHE_LOG SCCACHE_LOG_FORMAT \
 SCCACHE_ERROR_LOG SCCACHE_LOG_STALL SCCACHE_IPC SCCACHE_AUTH_TOKEN SCCACHE_READ_TOKEN SCCACHE_HOSTS \
 SCCACHE_SERVER_TOKEN SCCACHE_PUBLIC_ADDR SCCACHE_SCHEDULER_URL SCCACHE_BUILDER_ISOLATION SCCACHE_BUILDER_SLOTS \
 SCCACHE_TOOLCHAIN_CACHE_SIZE SCCACHE_TOOLCHAIN_SIZE SCCACHE_DIST_WRONG_TOKEN SCCACHE_JOB_MEMORY SCCACHE_JOB_PROCESSES \
@@ -34,6 +34,13 @@ state_of_container() {
 }
 
 runs() { command -v docker >/dev/null 2>&1 && [ "$(state_of_container)" = running ]; }
+
+# Is the image there? Podman calls it so what it has loaded, and its socket finds it by no shorter name.
+has_image() {
+    have_image "$image" || {
+        have_image "localhost/$image" && image=localhost/$image
+    }
+}
 
 label() { docker inspect --type container --format "{{index .Config.Labels \"sccache-dock.$1\"}}" "$container"; }
 
@@ -100,7 +107,8 @@ wait_until_healthy() {
         sleep 1
     done
     unshow
-    docker update --restart unless-stopped "$container" >/dev/null
+    docker update --restart unless-stopped "$container" >/dev/null 2>&1 ||
+        say "after a reboot it has to be started: $me start"
     # Whatever it still counts, it serves already.
     say "container \"$container\" is $health"
 }
@@ -172,7 +180,8 @@ install_client() {
     # A folder, not another name for the file: under any other name sccache takes itself for a compiler.
     fresh=$(mktemp -d "$to/.new.XXXXXX")
     trap 'rm -rf "$fresh"' EXIT
-    if command -v docker >/dev/null 2>&1 && have_image "$image"; then
+    [ -z "${SCCACHE_DOCK_IMAGE:-}" ] || has_image || "$repo/images/build.sh"
+    if command -v docker >/dev/null 2>&1 && has_image; then
         source=$(docker create "$image")
         for program in sccache sccache-dock; do
             docker cp "$source:/usr/local/bin/$program" "$fresh/$program" >/dev/null

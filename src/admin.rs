@@ -1,8 +1,11 @@
 //! `status`, `healthcheck` and `restart`: questions to a running sccache-dock, and their answers on a screen.
 
 pub mod config;
+pub mod inspect;
+pub mod machine;
 mod policies;
 pub mod purge;
+pub mod sessions;
 
 mod table;
 mod watch;
@@ -68,6 +71,21 @@ pub enum Error {
     },
     #[error("cannot print: {0}")]
     Print(#[from] io::Error),
+}
+
+impl Error {
+    /// The same for programs; docs/commands.md lists them.
+    fn code(&self) -> &'static str {
+        match self {
+            Error::Supervisor { .. } | Error::Doubtful { .. } | Error::Gateway { .. } => {
+                "unreachable"
+            }
+            Error::Refused(_) | Error::NotUp(_) => "refused",
+            Error::Token { .. } => "token",
+            Error::Client(_) => "client",
+            Error::State(_) | Error::Print(_) => "failed",
+        }
+    }
 }
 
 /// What `status --json` prints.
@@ -163,16 +181,15 @@ pub fn status(place: &Installation, json: bool) -> Result<u8, Error> {
     let supervisor = report(place)?;
     let cache = cache_now(place, &supervisor);
     let health = supervisor.health();
-    let mut out = io::stdout().lock();
     if json {
         let status = Status {
             health,
             supervisor,
             cache: cache.ok(),
         };
-        serde_json::to_writer_pretty(&mut out, &status).map_err(io::Error::from)?;
-        writeln!(out)?;
+        machine::print(status)?;
     } else {
+        let mut out = io::stdout().lock();
         let screen = Screen::of_stdout();
         out.write_all(table(screen, &supervisor, cache.as_ref()).as_bytes())?;
     }
@@ -196,12 +213,19 @@ fn cache_now(place: &Installation, report: &Report) -> Result<CacheStatus, Error
 ///
 /// # Errors
 /// No supervisor answers.
-pub fn healthcheck(place: &Installation) -> Result<u8, Error> {
-    let report = report(place)?;
-    let mut out = io::stdout().lock();
-    // Docker keeps this line: it is often all that is left to look at.
+pub fn healthcheck(place: &Installation, output: machine::Output) -> Result<u8, Error> {
+    let (healthy, says) = checked(&report(place)?);
+    match output.json {
+        true => machine::print(machine::Healthcheck { healthy, says })?,
+        // Docker keeps this line: it is often all that is left to look at.
+        false => writeln!(io::stdout(), "{says}")?,
+    }
+    Ok(if healthy { exit::OK } else { exit::FAILED })
+}
+
+fn checked(report: &Report) -> (bool, String) {
     let verdict = match report.health() {
-        Health::Ready => return answers(&report, out),
+        Health::Ready => return answers(report),
         Health::Starting => "starting",
         Health::Stopping => "stopping",
         Health::Failing => "unhealthy",
@@ -217,12 +241,11 @@ pub fn healthcheck(place: &Installation) -> Result<u8, Error> {
         true => "every service is ready still".to_owned(),
         false => services.join(", "),
     };
-    writeln!(out, "{verdict}: {services}")?;
-    Ok(exit::FAILED)
+    (false, format!("{verdict}: {services}"))
 }
 
 /// A gateway that is up but hangs is not healthy either.
-fn answers(report: &Report, mut out: impl Write) -> Result<u8, Error> {
+fn answers(report: &Report) -> (bool, String) {
     let endpoint = endpoint(report);
     let answer = agent(PATIENCE)
         .get(format!("{endpoint}/readyz"))
@@ -231,16 +254,13 @@ fn answers(report: &Report, mut out: impl Write) -> Result<u8, Error> {
     match answer {
         Ok(text) => {
             // The lines below the first say what is still to come.
-            match text.lines().nth(1) {
-                Some(rest) => writeln!(out, "healthy, {rest}")?,
-                None => writeln!(out, "healthy")?,
-            }
-            Ok(exit::OK)
+            let rest = text.lines().nth(1);
+            (
+                true,
+                rest.map_or_else(|| "healthy".to_owned(), |rest| format!("healthy, {rest}")),
+            )
         }
-        Err(error) => {
-            writeln!(out, "unhealthy: {endpoint}/readyz: {error}")?;
-            Ok(exit::FAILED)
-        }
+        Err(error) => (false, format!("unhealthy: {endpoint}/readyz: {error}")),
     }
 }
 
@@ -273,6 +293,7 @@ pub fn client_env(
     settings: &Settings,
     args: &client::EnvArgs,
     published: &client::Published,
+    json: bool,
 ) -> Result<u8, Error> {
     let mut args = args.clone();
     let facts = client::Facts {
@@ -291,8 +312,12 @@ pub fn client_env(
     }
     let home = std::env::var_os("HOME").map(PathBuf::from);
     let args = client::write_conf(&args, &facts, home.as_deref())?;
-    let text = client::env_text(&args, &facts)?;
-    io::stdout().write_all(text.as_bytes())?;
+    if json {
+        machine::print(client::env_value(&args, &facts)?)?;
+    } else {
+        let text = client::env_text(&args, &facts)?;
+        io::stdout().write_all(text.as_bytes())?;
+    }
     Ok(exit::OK)
 }
 
@@ -357,7 +382,8 @@ fn token(settings: &Settings, args: &client::EnvArgs) -> Result<Secret, Error> {
         let hint = "without SCCACHE_TOKENS_FILE there are only \"auth\" and \"read\"";
         return Err(missing("there is no file of tokens".into(), hint.into()));
     };
-    let tokens = tokens::read(path).map_err(|cause| missing(cause, "fix the file".into()))?;
+    let file = tokens::read(path).map_err(|cause| missing(cause, "fix the file".into()))?;
+    let tokens = file.tokens;
     let Some(found) = tokens.iter().find(|token| token.name == name) else {
         let names: Vec<&str> = tokens.iter().map(|token| token.name.as_str()).collect();
         let hint = format!("the file has: {}", names.join(", "));
@@ -379,7 +405,13 @@ fn token(settings: &Settings, args: &client::EnvArgs) -> Result<Secret, Error> {
 ///
 /// # Errors
 /// The output is closed.
-pub fn version(sccache: &Path) -> io::Result<()> {
+pub fn version(sccache: &Path, output: machine::Output) -> io::Result<()> {
+    if output.json {
+        return machine::print(machine::Version {
+            sccache_dock: env!("CARGO_PKG_VERSION"),
+            sccache: asked_version(sccache),
+        });
+    }
     writeln!(
         io::stdout(),
         "sccache-dock {}\n{}",

@@ -1,5 +1,6 @@
 //! Building blocks that know nothing about caches, clusters or containers: files, sockets, secrets, terminals, time.
 
+pub mod apparmor;
 pub mod config_file;
 pub mod human;
 pub mod listeners;

@@ -1,5 +1,7 @@
 //! The command line. No logic.
 
+use crate::admin::machine::Output;
+use crate::base::apparmor;
 use crate::client::{at, build, explain, prefetch};
 use crate::{admin, builder, client, doctor};
 use clap::{Parser, Subcommand};
@@ -37,29 +39,57 @@ pub enum Command {
         watch: Option<u16>,
     },
     /// Exit with 0 if every service is ready and the cache answers
-    Healthcheck,
+    Healthcheck(Output),
     /// Restart one service, also after `stop`, or all of them if none is named; every port stays open
     Restart {
         /// gateway, server, scheduler or builder
         service: Option<String>,
+        #[command(flatten)]
+        output: Output,
     },
     /// Stop one service and keep it stopped
     Stop {
         /// gateway, server, scheduler or builder
         service: String,
+        #[command(flatten)]
+        output: Output,
     },
     /// Re-read the settings and restart the services that they change, as SIGHUP does
-    Reload,
+    Reload(Output),
     /// Show the effective settings and where each comes from
-    Config,
+    Config(Output),
     /// Remove blobs from the cache; without options, all of them
     Purge(admin::purge::Args),
+    /// Show where a blob is, who has written it, by which way and when
+    Blob {
+        /// The 64 digits of sccache's hash key, or a path
+        key: String,
+    },
+    /// Say what a token may do with a blob, and why
+    Access {
+        /// The name of the token; `local`, or `local:UID` for a user of the socket
+        #[arg(long = "as", value_name = "NAME")]
+        name: String,
+        /// The 64 digits of sccache's hash key, or a path
+        key: String,
+    },
+    /// List who has logged in by an ID token of a CI service, or end such sessions
+    Sessions {
+        /// End those of this build, of this rule, or of both as RULE:BUILD
+        #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+        revoke: Option<String>,
+    },
+    /// Exchange the ID token of a CI service's job for a session of a cache
+    Login(client::login::Args),
     /// Print the variables that a client needs to use this cache
     ClientEnv {
         #[command(flatten)]
         args: client::EnvArgs,
         #[command(flatten)]
         published: client::Published,
+        /// Print the set as JSON, whatever the format
+        #[arg(long)]
+        json: bool,
     },
     /// Print the commands for a first cached build (used by the host's script)
     #[command(hide = true)]
@@ -80,7 +110,7 @@ pub enum Command {
     #[command(hide = true)]
     Man { folder: PathBuf },
     /// Show the versions of sccache-dock and of its sccache
-    Version,
+    Version(Output),
     /// Print shell completions
     Completions { shell: clap_complete::Shell },
     /// Stop the daemon that `at` started for a command
@@ -107,6 +137,15 @@ pub enum Command {
         /// The kind of isolation it is for
         #[arg(value_enum, default_value_t = builder::Profile::Userns)]
         profile: builder::Profile,
+    },
+    /// Print the AppArmor profile that allows the namespaces of a builder's container, or of this program on the host
+    Apparmor {
+        /// For what
+        #[arg(value_enum, default_value_t = apparmor::Profile::Container)]
+        profile: apparmor::Profile,
+        /// With `program`: where that is, this one's own path where it is not given
+        #[arg(long, value_name = "PATH")]
+        path: Option<PathBuf>,
     },
 }
 

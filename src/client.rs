@@ -13,6 +13,7 @@ pub mod cargo_config;
 mod conf;
 pub(crate) mod endpoint;
 pub mod explain;
+pub mod login;
 pub mod next;
 pub mod prefetch;
 pub(crate) mod remote;
@@ -24,6 +25,7 @@ pub mod warm;
 use crate::base::private_file;
 use crate::base::secret::Secret;
 use clap::ValueEnum;
+use std::collections::BTreeMap;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
@@ -159,6 +161,35 @@ pub fn env_text(args: &EnvArgs, facts: &Facts) -> Result<String, Error> {
         Format::Docker => render::docker(&set),
         Format::Github => render::github(&set),
         Format::Cargo => render::cargo(&set),
+    })
+}
+
+/// The set for programs: variables with their values, and those that must not be there.
+#[derive(Debug, serde::Serialize)]
+pub struct EnvValue {
+    variables: BTreeMap<String, String>,
+    unset: Vec<String>,
+}
+
+/// The same set as values, with the token in clear unless `--no-token` was given.
+///
+/// # Errors
+/// When the endpoint, the namespace or the socket cannot be used on this lane.
+pub fn env_value(args: &EnvArgs, facts: &Facts) -> Result<EnvValue, Error> {
+    // The format that has a plain value for each: what a shell would work out is in it already.
+    let args = EnvArgs {
+        format: Format::Docker,
+        ..args.clone()
+    };
+    let set = set::Set::new(&args, facts)?;
+    let text = render::docker(&set);
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let pairs = lines.filter_map(|line| line.split_once('='));
+    Ok(EnvValue {
+        variables: pairs
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect(),
+        unset: set.strays.iter().map(ToString::to_string).collect(),
     })
 }
 

@@ -14,6 +14,7 @@ mod keys;
 mod probe;
 mod results;
 
+use crate::admin::machine;
 use crate::base::mount;
 use crate::base::secret::Secret;
 use crate::base::terminal::{PIPE, Screen, Tint};
@@ -163,9 +164,11 @@ impl Report {
         out
     }
 
-    /// For programs: `{"passed": .., "checks": [{"verdict", "what", "found", "hint"}, ..]}`.
+    /// For programs: `{"schema": .., "passed": .., "checks": [{"verdict", "what", "found", "hint"}, ..]}`.
     pub fn json(&self) -> String {
-        let value = serde_json::json!({ "passed": self.passed(), "checks": self.checks });
+        let schema = machine::SCHEMA;
+        let value =
+            serde_json::json!({ "schema": schema, "passed": self.passed(), "checks": self.checks });
         format!("{value:#}\n")
     }
 }

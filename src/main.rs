@@ -2,6 +2,8 @@
 //! errors.
 
 use clap::{CommandFactory, Parser};
+use sccache_dock::admin::machine::{self, Done, Failure, Output};
+use sccache_dock::base::apparmor;
 use sccache_dock::base::terminal::Screen;
 use sccache_dock::builder::{self, shim};
 use sccache_dock::cli::{Cli, Command};
@@ -35,12 +37,26 @@ fn main() -> ExitCode {
         );
         return ExitCode::from(exit::NOT_RUNNABLE);
     }
-    let outcome = match Cli::parse().command {
+    let wants_json = wants_json(std::env::args_os());
+    let command = match Cli::try_parse() {
+        Ok(cli) => cli.command,
+        Err(refused) if wants_json && refused.use_stderr() => {
+            let _ = Failure::usage(&refused.to_string()).print();
+            return ExitCode::from(exit::USAGE);
+        }
+        Err(refused) => refused.exit(),
+    };
+    let outcome = match command {
         Command::Builder { config, part } => {
             builder::run(&config, part).map_err(|error| (error.code(), error.into()))
         }
         Command::Seccomp { profile } => {
             done(io::stdout().write_all(builder::seccomp(profile).as_bytes()))
+        }
+        Command::Apparmor { profile, path } => {
+            let program = path.or_else(|| std::env::current_exe().ok());
+            let program = program.unwrap_or_else(|| "/usr/local/bin/sccache-dock".into());
+            done(io::stdout().write_all(apparmor::text(profile, &program).as_bytes()))
         }
         Command::Completions { shell } => {
             clap_complete::generate(
@@ -65,12 +81,17 @@ fn main() -> ExitCode {
         Command::Explain(args) => given(explain::run(&args)),
         Command::Prefetch(args) => given(prefetch::run(&args)),
         Command::AtEnd { folder, wait } => done(at::see_off(&folder, wait)),
+        Command::Login(args) => given(client::login::run(&args)),
+        Command::Warm(args) if args.json => told(given(client::warm::run(&args))),
         Command::Warm(args) => given(client::warm::run(&args)),
         Command::Doctor(args) => given(doctor::run(&args)),
-        Command::Version => {
+        Command::Version(output) => {
             // The version is shown even if the settings are invalid.
             let loaded = settings::load().map(|loaded| loaded.settings.sccache);
-            done(admin::version(&loaded.unwrap_or_else(|_| "sccache".into())))
+            done(admin::version(
+                &loaded.unwrap_or_else(|_| "sccache".into()),
+                output,
+            ))
         }
         Command::Run => Err((exit::USAGE, become_supervisor().into())),
         // A running sccache-dock can be queried even if the settings are invalid.
@@ -84,13 +105,15 @@ fn main() -> ExitCode {
         Command::Status { json, watch: None } => {
             given(admin::status(&settings::installation(), json))
         }
-        Command::Healthcheck => given(admin::healthcheck(&settings::installation())),
-        Command::Restart {
-            service: Some(service),
-        } => tell(&format!("restart {service}")),
-        Command::Restart { service: None } => given(admin::restart_all(&settings::installation())),
-        Command::Stop { service } => tell(&format!("stop {service}")),
-        Command::Reload => tell("reload"),
+        Command::Healthcheck(output) => {
+            given(admin::healthcheck(&settings::installation(), output))
+        }
+        Command::Restart { service, output } => match service {
+            Some(service) => tell(&format!("restart {service}"), output),
+            None => when(output, given(admin::restart_all(&settings::installation()))),
+        },
+        Command::Stop { service, output } => tell(&format!("stop {service}"), output),
+        Command::Reload(output) => tell("reload", output),
         settled => match settings::load() {
             Ok(loaded) => with_settings(settled, loaded),
             Err(problems) => Err((exit::USAGE, problems.into())),
@@ -100,13 +123,22 @@ fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err((code, error)) => {
             // Errors are ignored: standard error may be closed.
-            let _ = writeln!(io::stderr(), "error: {error}");
+            let _ = match wants_json {
+                true => Failure::new(&*error, code).print(),
+                false => writeln!(io::stderr(), "error: {error}"),
+            };
             ExitCode::from(code)
         }
     }
 }
 
-/// Replaces this process with the program for the long-running supervisor. Returns the reason if that fails.
+/// Whether what is wrong is to be said to a program: not in place of the command that `at` runs, whose own words follow.
+fn wants_json(mut words: impl Iterator<Item = OsString>) -> bool {
+    let is_at = words.nth(1).is_some_and(|command| command == "at");
+    !is_at && words.any(|word| word == "--json")
+}
+
+/// `run` lives long, and does so in a program that holds nothing else. Gives the reason if it cannot be had.
 fn become_supervisor() -> String {
     let program = std::env::current_exe().unwrap_or_else(|_| "sccache-dock".into());
     let program = program.with_file_name("sccache-dock-run");
@@ -133,7 +165,11 @@ fn with_settings(command: Command, loaded: settings::Loaded) -> Outcome {
     let settings = &loaded.settings;
     match command {
         Command::Purge(args) => given(admin::purge::run(settings, &args)),
-        Command::Config => {
+        Command::Sessions { revoke } => given(admin::sessions::run(settings, revoke.as_deref())),
+        Command::Blob { key } => given(admin::inspect::blob(settings, &key)),
+        Command::Access { name, key } => given(admin::inspect::access(settings, &name, &key)),
+        Command::Config(output) if output.json => done(machine::config(&loaded)),
+        Command::Config(_) => {
             let screen = Screen::of_stdout();
             done(admin::config::print(
                 &loaded,
@@ -141,9 +177,11 @@ fn with_settings(command: Command, loaded: settings::Loaded) -> Outcome {
                 &mut io::stdout().lock(),
             ))
         }
-        Command::ClientEnv { args, published } => {
-            given(admin::client_env(settings, &args, &published))
-        }
+        Command::ClientEnv {
+            args,
+            published,
+            json,
+        } => given(admin::client_env(settings, &args, &published, json)),
         Command::NextSteps(args) => given(admin::next_steps(settings, &args)),
         Command::Run
         | Command::Builder { .. }
@@ -153,23 +191,39 @@ fn with_settings(command: Command, loaded: settings::Loaded) -> Outcome {
         | Command::Prefetch(_)
         | Command::AtEnd { .. }
         | Command::Seccomp { .. }
+        | Command::Apparmor { .. }
         | Command::Completions { .. }
         | Command::Man { .. }
         | Command::Doctor(_)
         | Command::Status { .. }
-        | Command::Healthcheck
+        | Command::Healthcheck(_)
         | Command::Restart { .. }
         | Command::Stop { .. }
-        | Command::Reload
+        | Command::Reload(_)
         | Command::Warm(_)
-        | Command::Version => {
+        | Command::Login(_)
+        | Command::Version(_) => {
             unreachable!("handled without settings")
         }
     }
 }
 
-fn tell(request: &str) -> Outcome {
-    given(admin::tell(&settings::installation(), request))
+fn tell(request: &str, output: Output) -> Outcome {
+    when(
+        output,
+        given(admin::tell(&settings::installation(), request)),
+    )
+}
+
+fn when(output: Output, outcome: Outcome) -> Outcome {
+    if output.json { told(outcome) } else { outcome }
+}
+
+/// Says to a program that a command has done what it was told.
+fn told(outcome: Outcome) -> Outcome {
+    let code = outcome?;
+    done(machine::print(Done::by(code)))?;
+    Ok(code)
 }
 
 fn given<E: Error + 'static>(outcome: Result<u8, E>) -> Outcome {

@@ -1,6 +1,6 @@
 //! `purge`: asks the gateway to remove blobs, and shows its progress.
 
-use super::{Error, agent, bytes, cache_status, endpoint, report};
+use super::{Error, agent, bytes, cache_status, endpoint, machine, report};
 use crate::base::progress;
 use crate::base::progress::Line;
 use crate::config::settings::{Installation, Settings};
@@ -36,6 +36,9 @@ pub struct Args {
     /// Remove nothing, and print how much would be removed
     #[arg(long)]
     dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
 fn pattern(text: &str) -> Result<String, glob::PatternError> {
@@ -108,6 +111,14 @@ pub fn run(settings: &Settings, args: &Args) -> Result<u8, Error> {
     let text = text.map_err(|error| fail(error.to_string()))?;
     let purged: PurgeAnswer =
         serde_json::from_str(&text).map_err(|error| fail(error.to_string()))?;
+    if args.json {
+        machine::print(machine::Purged {
+            entries: purged.entries,
+            bytes: purged.bytes,
+            dry_run: args.dry_run,
+        })?;
+        return Ok(exit::OK);
+    }
     let done = if args.dry_run {
         "would purge"
     } else {

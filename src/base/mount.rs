@@ -40,23 +40,29 @@ pub fn lost(dir: &Path) -> Option<Loss> {
 
 /// Like [`lost`], for the given text of `/proc/self/mountinfo` (proc(5)).
 fn why_lost(mountinfo: &str, dir: &Path, in_container: bool) -> Option<Loss> {
-    let (point, root, kind, source) = mountinfo
+    let mut layer = None;
+    let (point, root, kind, source, device) = mountinfo
         .lines()
         .filter_map(|line| {
             let (fields, rest) = line.split_once(" - ")?;
-            let mut fields = fields.split(' ').skip(3);
+            let mut fields = fields.split(' ').skip(2);
+            let device = fields.next()?;
             let (root, point) = (fields.next()?, unescape(fields.next()?));
             let mut rest = rest.split(' ');
             let (kind, source) = (rest.next()?, rest.next()?);
+            if point == Path::new("/") {
+                layer = Some(device);
+            }
             dir.starts_with(&point)
-                .then_some((point, root, kind, source))
+                .then_some((point, root, kind, source, device))
         })
         // Later lines are mounted over earlier ones.
         .max_by_key(|(point, ..)| point.as_os_str().len())?;
     if matches!(kind, "tmpfs" | "ramfs") {
         return Some(Loss::Memory(kind.to_owned()));
     }
-    if kind.contains("overlay") || kind == "aufs" {
+    // A folder of a machine that is a container itself lies on an overlay too, but not on ours.
+    if (kind.contains("overlay") || kind == "aufs") && layer == Some(device) {
         return Some(Loss::OwnLayer);
     }
     // With btrfs, zfs or devicemapper, Docker's container root is a real file system but still temporary. The marker
@@ -121,6 +127,9 @@ mod tests {
         let named =
             "701 700 8:1 /var/lib/docker/volumes/team/_data /var/sccache rw - ext4 /dev/sda1 rw\n";
         assert_eq!(lost(named, "/var/sccache"), None);
+        let of_outer_container =
+            "701 700 0:41 /home/me/cache /var/sccache rw - overlay overlay rw,lowerdir=/m\n";
+        assert_eq!(lost(of_outer_container, "/var/sccache"), None);
         assert_eq!(
             lost(
                 "701 700 8:1 /srv /data rw - ext4 /dev/sda1 rw\n",

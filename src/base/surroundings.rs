@@ -1,5 +1,6 @@
 //! What the kernel permits here with respect to namespaces and mounts.
 
+use super::apparmor;
 use super::mount::{Loss, in_container, lost};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -24,6 +25,16 @@ pub(crate) struct Surroundings {
     pub(crate) none_allowed: bool,
     /// The builder's folder is on the container's own layer.
     pub(crate) folder_is_own_layer: bool,
+}
+
+impl Surroundings {
+    /// AppArmor is in the way as far as we can see: by a profile other than ours, or by what it forbids to all without one.
+    pub(crate) fn wants_our_apparmor(&self) -> bool {
+        let is_ours = |profile: &String| profile.split(' ').next() == Some(apparmor::NAME);
+        self.apparmor
+            .as_ref()
+            .map_or(self.apparmor_restricts, |it| !is_ours(it))
+    }
 }
 
 impl Surroundings {

@@ -1,5 +1,6 @@
 //! From the step that failed to what is missing, and to the command that has it. Pure.
 
+use crate::base::apparmor;
 use crate::base::surroundings::Surroundings;
 use crate::builder::isolation::{Failure, Step};
 use crate::config::settings::Isolation;
@@ -61,12 +62,24 @@ fn hint(isolation: Isolation, failure: &Failure, around: &Surroundings) -> Hint 
             "users may not make namespaces here: set the sysctl kernel.unprivileged_userns_clone to 1 on this machine, or use root",
         ),
         Step::UserNamespace | Step::MapUser | Step::PrivateMounts | Step::MountNamespace
-            if around.apparmor_restricts && isolation != Isolation::Root =>
+            if around.apparmor_restricts
+                && around.wants_our_apparmor()
+                && isolation != Isolation::Root =>
         {
-            as_root(
-                "AppArmor restricts user namespaces here: set the sysctl kernel.apparmor_restrict_unprivileged_userns to 0 \
-                 on this machine, or use root",
-            )
+            let load = match around.in_container {
+                true => {
+                    "load its profile for sccache-dock on this machine, once and as root, and give it to the container; \
+                     where that cannot be had use root, or set the sysctl kernel.apparmor_restrict_unprivileged_userns to \
+                     0, for every program of the machine"
+                }
+                false => {
+                    "load its profile for this program, once and as root: sccache-dock apparmor program \
+                     >/etc/apparmor.d/sccache-dock-program && apparmor_parser --replace \
+                     /etc/apparmor.d/sccache-dock-program; where that cannot be had set the sysctl \
+                     kernel.apparmor_restrict_unprivileged_userns to 0, for every program of the machine"
+                }
+            };
+            here(&format!("AppArmor restricts user namespaces here: {load}"))
         }
         Step::MountOverlay | Step::Folder if around.folder_is_own_layer => here(
             "the builder's folder lies on the container's own layer, on which no overlay can be mounted: give SCCACHE_DIR a \
@@ -81,16 +94,32 @@ fn hint(isolation: Isolation, failure: &Failure, around: &Surroundings) -> Hint 
         _ if isolation == Isolation::Root && failure.cause.contains("uid map") => here(
             "root isolation needs the capabilities that Docker gives by default, and CAP_SYS_ADMIN",
         ),
+        Step::Sandbox
+            if !around.in_container && failure.cause.contains("Function not implemented") =>
+        {
+            here(
+                "a system call is answered as if there were none: a unit of systemd with DynamicUser= or RestrictSUIDSGID= has no \
+             openat2(2), which bubblewrap needs; images/systemd/builder.conf has a user in their place",
+            )
+        }
         _ if around.filtered && !around.in_container => here(
             "a filter of system calls forbids it to this process, such as SystemCallFilter= or RestrictNamespaces= of a \
              systemd unit: allow there what \"sccache-dock seccomp\" prints",
         ),
+        _ if around.filtered && isolation != Isolation::Root && around.wants_our_apparmor() => {
+            here(
+                "the container's seccomp profile forbids it, and AppArmor's may: ours are the only flags that are needed",
+            )
+        }
         _ if around.filtered && isolation != Isolation::Root => here(
             "the container's seccomp profile forbids it, and ours is the only flag that is needed",
         ),
         _ if isolation == Isolation::Root => {
             here("root isolation needs CAP_SYS_ADMIN and a seccomp profile that allows pivot_root")
         }
+        _ if around.wants_our_apparmor() && isolation != Isolation::Root => here(
+            "the container's AppArmor profile forbids mounts, and ours allows those in namespaces of the builder's own",
+        ),
         _ if around.in_container => as_root(
             "the seccomp profile allows it, so the machine forbids it to this user, by AppArmor, SELinux or a sysctl: allow it \
              there, or use root",
@@ -104,9 +133,13 @@ fn hint(isolation: Isolation, failure: &Failure, around: &Surroundings) -> Hint 
 /// The lines to type, whole.
 fn command(isolation: Isolation, around: &Surroundings, mode: &str) -> String {
     let kind = word(isolation);
-    let apparmor = match around.apparmor {
-        Some(_) => " --security-opt apparmor=unconfined",
-        None => "",
+    let (load, apparmor) = match (around.wants_our_apparmor(), around.apparmor.is_some()) {
+        (true, _) => (apparmor::LOAD, true),
+        (false, is_confined) => ("", is_confined),
+    };
+    let apparmor = match apparmor {
+        true => format!(" --security-opt apparmor={}", apparmor::NAME),
+        false => String::new(),
     };
     let flags = match isolation {
         Isolation::Root => " --user root --cap-add SYS_ADMIN -e SCCACHE_BUILDER_ISOLATION=root",
@@ -119,7 +152,7 @@ fn command(isolation: Isolation, around: &Surroundings, mode: &str) -> String {
         _ => " -p 127.0.0.1:4226:4226 -p 10600:10600",
     };
     format!(
-        "  docker run --rm sccache-arch seccomp {kind} >sccache-{kind}.json\n  \
+        "{load}  docker run --rm sccache-arch seccomp {kind} >sccache-{kind}.json\n  \
          docker run -d --name sccache-server -e MODE={mode}{flags} --security-opt seccomp=sccache-{kind}.json{apparmor} \
          -v sccache:/var/sccache{joins} -p 10501:10501 sccache-arch"
     )
@@ -172,9 +205,10 @@ mod tests {
                 ..container()
             },
             &[
-                "kernel.apparmor_restrict_unprivileged_userns to 0",
-                "--user root --cap-add SYS_ADMIN",
-                "apparmor=unconfined",
+                "load its profile",
+                "kernel.apparmor_restrict_unprivileged_userns to 0, for every program",
+                "  docker run --rm sccache-arch apparmor container >/etc/apparmor.d/sccache-dock\n  apparmor_parser --replace",
+                "seccomp=sccache-userns.json --security-opt apparmor=sccache-dock",
             ],
         );
         check(

@@ -209,15 +209,25 @@ fn hint(failure: &enter::Failure, around: &Surroundings, args: &Args) -> String 
         Step::UserNamespace if around.clone_is_off => {
             sysctl("kernel.unprivileged_userns_clone", "1")
         }
-        _ if around.apparmor_restricts && !nix::unistd::geteuid().is_root() => {
-            sysctl("kernel.apparmor_restrict_unprivileged_userns", "0")
+        _ if around.apparmor_restricts
+            && !around.in_container
+            && !nix::unistd::geteuid().is_root() =>
+        {
+            format!(
+                "AppArmor forbids it to programs without a profile: load one for this program, once and as root: sccache-dock \
+                 apparmor program --path {} >/etc/apparmor.d/sccache-dock-program && apparmor_parser --replace \
+                 /etc/apparmor.d/sccache-dock-program; where that cannot be had set the sysctl \
+                 kernel.apparmor_restrict_unprivileged_userns to 0, for every program of the machine",
+                std::env::current_exe().unwrap_or_else(|_| "/usr/local/bin/sccache-dock".into()).display()
+            )
         }
         Step::NewRoot => "make the folders that are to be seen, or choose ones that exist".to_owned(),
         Step::Bind => "see what the system says about that folder".to_owned(),
         _ if around.in_container => {
-            let apparmor = match around.apparmor {
-                Some(_) => " and --security-opt apparmor=unconfined",
-                None => "",
+            let apparmor = match around.wants_our_apparmor() {
+                true => " and --security-opt apparmor=sccache-dock (\"sccache-dock apparmor\" prints that profile, which root \
+                     loads on the host)",
+                false => "",
             };
             format!(
                 "mount the checkout at {} and CARGO_HOME at {} when you start the container, which needs no right at all; \
@@ -275,7 +285,7 @@ mod tests {
         for part in [
             "checkout at /work and CARGO_HOME at /cargo",
             "seccomp=userns.json",
-            "apparmor=unconfined",
+            "apparmor=sccache-dock",
         ] {
             check(Step::UserNamespace, &around, part);
         }

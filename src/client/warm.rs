@@ -35,6 +35,9 @@ pub struct Args {
     /// Longest wait for one compiler: 10m, 90s
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "10m")]
     pub timeout: Duration,
+    /// Print JSON when it is done
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Why nothing was brought.
@@ -92,11 +95,15 @@ pub fn run(args: &Args) -> Result<u8, Error> {
     }
     let folder = Folder::new()?;
     let mut all = true;
+    // A program is told how it went as a whole.
+    let mut out: Box<dyn io::Write> = match args.json {
+        true => Box::new(io::sink()),
+        false => Box::new(io::stdout()),
+    };
     for compiler in &compilers {
         let line = bring(compiler, &capacity, args.timeout, &folder.0)?;
         all &= line.warmed >= capacity.num_servers;
         let name = compiler.display();
-        let mut out = io::stdout().lock();
         write!(
             out,
             "{name}: on {} of {} builders after {:.1} s",
@@ -114,7 +121,6 @@ pub fn run(args: &Args) -> Result<u8, Error> {
             writeln!(out, "  {complaint}")?;
         }
     }
-    let mut out = io::stdout().lock();
     if all {
         writeln!(
             out,

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-fn root() -> &'static Path {
+pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
@@ -17,8 +17,9 @@ fn read(path: impl AsRef<Path>) -> String {
 
 /// A tool of `scripts/test` or of the machine; `None`, and a line, where it is not.
 pub(crate) fn tool(name: &str, ask: &str) -> Option<PathBuf> {
-    let kept = tools().join("python/bin").join(name);
-    let found = [kept, PathBuf::from(name)].into_iter().find(|path| {
+    let kept = [format!("python/bin/{name}"), format!("{name}/bin/{name}")];
+    let kept = kept.map(|path| tools().join(path)).into_iter();
+    let found = kept.chain([PathBuf::from(name)]).find(|path| {
         let asked = Command::new(path).args(ask.split(' ')).output();
         asked.is_ok_and(|output| output.status.success())
     });
@@ -34,7 +35,7 @@ fn said(output: &Output) -> String {
 }
 
 #[track_caller]
-fn passes(command: &mut Command) -> String {
+pub(crate) fn passes(command: &mut Command) -> String {
     let output = command.output().unwrap();
     assert!(output.status.success(), "{command:?}\n{}", said(&output));
     said(&output)
@@ -94,6 +95,10 @@ fn manifests_are_what_kubernetes_takes() {
             rendered.matches("appArmorProfile:").count(),
             if kustomization == folder.path() { 2 } else { 0 }
         );
+        // A profile of our own, and so no namespace without enforced standards.
+        let is_ours = rendered.matches("localhostProfile: sccache-dock\n").count();
+        assert_eq!(is_ours, rendered.matches("appArmorProfile:").count());
+        assert!(!rendered.contains("Unconfined"), "{rendered}");
         let file = folder.path().join("rendered.yaml");
         std::fs::write(&file, rendered).unwrap();
         check("1.37", &[file]);
@@ -204,9 +209,10 @@ fn unit_is_one_for_systemd() {
     }
 }
 
-/// The keys that podman-systemd.unit(5) of 4.5 has for a container: its generator refuses others.
+/// The keys that podman-systemd.unit(5) of 5.0 has for a container: its generator refuses others.
 const QUADLET: &str = "AddCapability AddDevice Annotation ContainerName DropCapability Environment EnvironmentFile \
-    EnvironmentHost Exec ExposeHostPort Group HealthCmd HealthInterval HealthRetries HealthStartPeriod HealthTimeout IP \
+    EnvironmentHost Exec ExposeHostPort Group HealthCmd HealthInterval HealthRetries HealthStartPeriod HealthStartupCmd \
+    HealthStartupInterval HealthTimeout IP \
     IP6 Image Label LogDriver Mount Network NoNewPrivileges Notify PodmanArgs PublishPort Pull ReadOnly RunInit \
     SeccompProfile Secret SecurityLabelDisable SecurityLabelFileType SecurityLabelLevel SecurityLabelNested \
     SecurityLabelType Timezone Tmpfs User UserNS VolatileTmp Volume";
@@ -255,6 +261,9 @@ fn workflows_pin_what_they_use_and_pass_their_linters() {
                 .args(["--builtin-schema", "vendor.github-workflows"])
                 .args(&files),
         );
+    }
+    if let Some(actionlint) = tool("actionlint", "--version") {
+        passes(Command::new(actionlint).arg("-no-color").args(&files));
     }
     if let Some(zizmor) = tool("zizmor", "--version") {
         let mut audit = Command::new(zizmor);

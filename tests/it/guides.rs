@@ -113,6 +113,7 @@ fn blocks_that_are_not_run_here_are_at_least_well_formed() {
                     "{name}: {text}"
                 ),
                 ("c" | "txt", mark) => assert!(mark.starts_with("file="), "{name}: {text}"),
+                ("groovy", "") => assert!(text.starts_with("pipeline {\n"), "{name}: {text}"),
                 // A picture, or what a program prints.
                 ("text", "") => {}
                 (other, mark) => panic!("{name}: what to do with \"{other} {mark}\"?"),
@@ -130,6 +131,7 @@ fn yaml(name: &str, mark: &str, text: &str) {
         "workflow" => "github-workflows",
         "compose" => "compose-spec",
         "gitlab" => "gitlab-ci",
+        "buildkite" => "buildkite",
         other => panic!("{name}: who reads YAML for \"{other}\"?"),
     };
     if let Some(checker) = tool("check-jsonschema", "--version") {
@@ -349,6 +351,71 @@ fn jobs_of_ci_share_by_settings_that_hold_no_token() {
             "it has not asked: {text}"
         );
     }
+}
+
+#[test]
+fn jobs_of_other_systems_ask_the_cache_by_their_own_lines() {
+    let Some(site) = Site::open() else { return };
+    let script = site.script("guide");
+    script.call(&["start", "ephemeral"]).ok();
+    script.call(&["install-client"]).ok();
+    let blocks = blocks(&guide("ci-others"));
+    let checkout = checkout(&site, &[]);
+    let template = fs::read_to_string(root().join("images/ci/gitlab.yml")).unwrap();
+    let print = "import sys, yaml\n\
+        top = yaml.safe_load(sys.argv[1])\n\
+        template = yaml.safe_load(sys.argv[2])['.sccache-dock']\n\
+        if isinstance(top.get('steps'), list):\n    \
+            for line in top['steps'][0]['commands']: print(line.replace('$$', '$'))\n    \
+            sys.exit()\n\
+        job = top['build']\n\
+        around = template if job.get('extends') == '.sccache-dock' else {}\n\
+        print('(')\n\
+        for line in around.get('before_script', []) + job['script']: print(line)\n\
+        print(')')\n\
+        print('(')\n\
+        for line in around.get('after_script', ['true']): print(line)\n\
+        print(')')";
+    let mut jobs = 0;
+    for block in &blocks {
+        let text = match block.language.as_str() {
+            "yaml" => {
+                let python = crate::harness::tools().join("python/bin/python");
+                let mut command = clean(python);
+                command.args(["-c", print, &block.text, &template]);
+                run(&mut command, LONG).ok()
+            }
+            "groovy" => block.text.split("'''").nth(1).unwrap().to_owned(),
+            _ => continue,
+        };
+        // One of them takes the settings that the repository has.
+        let commits = !text.contains("client-env");
+        let token = script.token();
+        let text = format!(
+            "set -eux; cd '{}'\n\
+             export SCCACHE_DOCK_ENDPOINT=http://build-cache:4226 SCCACHE_WEBDAV_TOKEN='{token}' SCCACHE_AUTH_TOKEN='{token}'\n\
+             rm -rf .cargo; mkdir .cargo\n{}\n\
+             cargo generate-lockfile --offline; cargo clean --quiet\n{text}",
+            checkout.display(),
+            match commits {
+                true =>
+                    "scripts/sccache-docker-manage.sh env --format cargo \
+                     --no-token --no-disk --endpoint http://build-cache:4226 > .cargo/config.toml",
+                false => ":",
+            }
+        );
+        let (hits, misses, _) = script.counts();
+        let ran = site.shell(&script, &here(&text, &script), LONG);
+        kill_daemons(site.home.path());
+        assert_eq!(ran.code, Some(0), "{}\n{}", ran.stdout, ran.stderr);
+        let (hits_now, misses_now, _) = script.counts();
+        assert!(
+            hits_now + misses_now > hits + misses,
+            "it has not asked: {text}"
+        );
+        jobs += 1;
+    }
+    assert_eq!(jobs, 4);
 }
 
 /// The steps of a workflow or of GitLab's script as shell, in the words that YAML makes of them. What a step appends to

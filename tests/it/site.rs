@@ -191,7 +191,7 @@ impl Site {
     /// A shell of the user, in the project's folder, with the toolchain itself instead of rustup's proxies: what
     /// containers can have too.
     pub(crate) fn shell(&self, script: &Script, text: &str, ceiling: Duration) -> Ran {
-        let mut command = script.with_environment(clean("sh"));
+        let mut command = script.environment(clean("sh"));
         command.arg("-c").arg(text).current_dir(project());
         command
             .env_remove("SCCACHE_CONF")
@@ -362,7 +362,8 @@ impl Script<'_> {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/sccache-docker-manage.sh")
     }
 
-    fn with_environment(&self, mut command: Command) -> Command {
+    /// The user's variables, and those that name the container.
+    pub(crate) fn environment(&self, mut command: Command) -> Command {
         let home = self
             .user
             .as_ref()
@@ -405,11 +406,11 @@ impl Script<'_> {
 
     pub(crate) fn command(&self) -> Command {
         let Some((uid, _)) = &self.user else {
-            return self.with_environment(clean(Script::path()));
+            return self.environment(clean(Script::path()));
         };
         // In Docker's group, as its documentation has it.
         let group = fs::metadata("/var/run/docker.sock").unwrap().gid();
-        let mut command = self.with_environment(clean("setpriv"));
+        let mut command = self.environment(clean("setpriv"));
         command.args([
             format!("--reuid={uid}"),
             format!("--regid={uid}"),

@@ -307,11 +307,11 @@ fn cluster_of_the_compose_file_builds_for_its_host() {
     let Some(site) = Site::open() else { return };
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("images/compose/distributed.yml");
     let project = site.name("compose-dist");
-    for compose in super::compose::composes() {
+    for words in super::compose::composes() {
         let [cache, scheduler, builder] = [free_port(), free_port(), free_port()];
         let call = |args: &[&str]| {
-            let mut command = Command::new(compose[0]);
-            command.args(&compose[1..]).arg("--file").arg(&file);
+            let mut command = super::compose::compose(words);
+            command.arg("--file").arg(&file);
             command.args(["--project-name", &project]).args(args);
             // From here Compose finds the seccomp profile.
             command.current_dir(file.parent().unwrap());

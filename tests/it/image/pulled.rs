@@ -1,32 +1,17 @@
 //! An image by its name in a registry is pulled, and nothing is built.
 
 use crate::docker::{PATIENCE, run};
-use crate::harness::{Process, clean, has_program, tools, wait_for};
-use crate::site::{Site, free_port, skip};
-use std::fs;
-use std::net::TcpStream;
+use crate::registry::Registry;
+use crate::site::Site;
 
 #[test]
 fn image_of_a_registry_is_pulled_instead_of_built() {
-    let program = tools().join("docker-registry/bin/docker-registry");
-    if !program.exists() && !has_program("docker-registry") {
-        return skip("no image registry").unwrap_or(());
-    }
+    let Some(registry) = Registry::start() else {
+        return;
+    };
     let Some(site) = Site::open() else { return };
-    let (folder, port) = (tempfile::tempdir().unwrap(), free_port());
-    let config = folder.path().join("config.yml");
-    let text = format!(
-        "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{port}\n",
-        folder.path().join("images").display()
-    );
-    fs::write(&config, text).unwrap();
-    let _registry = Process::start(clean(program).arg("serve").arg(&config));
-    wait_for("the registry", PATIENCE, || {
-        TcpStream::connect(("127.0.0.1", port)).ok()
-    });
-
     // Docker takes a registry of this machine without a certificate.
-    let name = format!("127.0.0.1:{port}/team/cache:1");
+    let name = format!("{}/team/cache:1", registry.host);
     site.docker.ok(&["tag", &site.image, &name]);
     site.docker.ok(&["push", "--quiet", &name]);
     site.docker.ok(&["rmi", &name]);

@@ -1,0 +1,71 @@
+{{- define "sccache-dock.image" -}}
+{{- with .Values.image -}}
+{{- if .digest -}}{{ .repository }}@{{ .digest }}{{- else -}}{{ .repository }}:{{ .tag }}{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "sccache-dock.tokens" -}}
+{{- .Values.tokens.existingSecret | default "sccache-tokens" -}}
+{{- end -}}
+
+{{/* What every pod has; called with the component's values and the whole. */}}
+{{- define "sccache-dock.pod" -}}
+automountServiceAccountToken: false
+enableServiceLinks: false
+{{- with .root.Values.image.pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- with .component.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .component.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .component.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .component.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- define "sccache-dock.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 10426
+runAsGroup: 10426
+fsGroup: 10426
+seccompProfile:
+  type: Localhost
+  localhostProfile: {{ .Values.seccompProfile }}
+{{- with .Values.appArmorProfile }}
+appArmorProfile:
+  type: Localhost
+  localhostProfile: {{ . }}
+{{- end }}
+{{- end -}}
+
+{{- define "sccache-dock.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop:
+    - ALL
+{{- end -}}
+
+{{- define "sccache-dock.podEnv" -}}
+- name: SCCACHE_PUBLIC_ADDR
+  valueFrom:
+    fieldRef:
+      fieldPath: status.podIP
+# A limit is a quota and hides no processor.
+- name: SCCACHE_BUILDER_SLOTS
+  valueFrom:
+    resourceFieldRef:
+      resource: limits.cpu
+{{- end -}}

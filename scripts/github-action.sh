@@ -1,0 +1,91 @@
+#!/bin/sh
+# The steps of action.yml, as a runner of GitHub or Forgejo calls them: what it hands over are the variables INPUT_* and
+# GITHUB_*.
+set -eu
+
+name=sccache-dock
+here=$(cd "$(dirname "$(readlink -f "$0")")" && pwd)
+manage=$here/sccache-docker-manage.sh
+folder=${RUNNER_TEMP:-/tmp}/sccache-dock
+
+# As the runner shows errors.
+fail() {
+    printf '::error title=%s::%s%%0Ahint: %s\n' "$name" "$1" "$2"
+    exit 1
+}
+
+# Programs of the image where the runner has none.
+programs() {
+    if command -v sccache >/dev/null 2>&1 && command -v sccache-dock >/dev/null 2>&1; then return; fi
+    [ -n "${INPUT_IMAGE:-}" ] || fail "this runner has no sccache and sccache-dock on its PATH" \
+        "name an image to take them from (image: REGISTRY/NAME:TAG), or install them"
+    SCCACHE_DOCK_IMAGE=$INPUT_IMAGE "$manage" install-client "$folder/bin"
+    echo "$folder/bin" >>"$GITHUB_PATH"
+    PATH=$folder/bin:$PATH
+    export PATH
+}
+
+# Appends the variables of the set to the job's, and hides the token in the log.
+export_set() {
+    mkdir -p "$folder"
+    (umask 077 && "$@" >"$folder/set")
+    sed -n 's/^SCCACHE_WEBDAV_TOKEN=/::add-mask::/p' "$folder/set"
+    cat "$folder/set" >>"$GITHUB_ENV"
+    endpoint=$(sed -n 's/^SCCACHE_WEBDAV_ENDPOINT=//p' "$folder/set")
+    rm "$folder/set"
+    echo "endpoint=$endpoint" >>"$GITHUB_OUTPUT"
+    echo "the cache is at $endpoint"
+}
+
+start() {
+    [ -z "${INPUT_TOKEN:-}" ] || echo "::add-mask::$INPUT_TOKEN"
+    set -- --format github --no-disk
+    [ -z "${INPUT_NAMESPACE:-}" ] || set -- "$@" --namespace "$INPUT_NAMESPACE"
+    if [ -n "${INPUT_ENDPOINT:-}" ]; then
+        [ -n "${INPUT_TOKEN:-}" ] || fail "there is no token for $INPUT_ENDPOINT" \
+            "token: \${{ secrets.SCCACHE_WEBDAV_TOKEN }}; secrets are empty in workflows of forks: if: \${{ secrets... }} leaves this step out there"
+        programs
+        export SCCACHE_AUTH_TOKEN="$INPUT_TOKEN"
+        export_set sccache-dock client-env "$@" --endpoint "$INPUT_ENDPOINT"
+        return
+    fi
+    [ -z "${INPUT_IMAGE:-}" ] || export SCCACHE_DOCK_IMAGE="$INPUT_IMAGE"
+    [ -z "${INPUT_TOKEN:-}" ] || export SCCACHE_AUTH_TOKEN="$INPUT_TOKEN"
+    [ -z "${INPUT_UPSTREAM:-}" ] || export SCCACHE_UPSTREAM="$INPUT_UPSTREAM"
+    if [ -n "${INPUT_FOLDER:-}" ]; then
+        "$manage" start persistent "$INPUT_FOLDER" >/dev/null
+    else
+        "$manage" start ephemeral >/dev/null
+    fi
+    programs
+    echo "SCCACHE_DOCK_STARTED=1" >>"$GITHUB_ENV"
+    export_set "$manage" env "$@"
+}
+
+report() {
+    echo "::group::sccache"
+    sccache --show-stats || true
+    echo "::endgroup::"
+    if [ -n "${GITHUB_STEP_SUMMARY:-}" ]; then
+        {
+            echo "### Compiler cache"
+            echo '```text'
+            sccache --show-stats | sed -n '/^Compile requests/p; /^Cache hits/p; /^Cache misses/p; /^Cache errors/p; /^Non-cacheable/p' || true
+            echo '```'
+        } >>"$GITHUB_STEP_SUMMARY"
+    fi
+    # What is passed on to the shared cache in the background is passed on before the job's machine goes.
+    sccache --stop-server >/dev/null 2>&1 || true
+    if [ -n "${SCCACHE_DOCK_STARTED:-}" ]; then
+        echo "::group::cache"
+        "$manage" status
+        echo "::endgroup::"
+        "$manage" remove
+    fi
+}
+
+case ${1:-} in
+start) start ;;
+report) report ;;
+*) fail "there is no step \"${1:-}\"" "start or report" ;;
+esac

@@ -1,0 +1,299 @@
+//! The GitHub Action: its steps, run as a runner runs them.
+
+use crate::deploy::{root, tool};
+use crate::docker::{LONG, Ran, run};
+use crate::harness::{clean, skip, tools};
+use crate::machine::kill_daemons;
+use crate::site::{Script, Site, project, sysroot};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// `action.yml` as the runner reads it; `None`, and a line, where nothing here reads YAML.
+fn action() -> Option<Value> {
+    let python = tools().join("python/bin/python");
+    let text = "import sys, json, yaml; print(json.dumps(yaml.safe_load(open(sys.argv[1]))))";
+    let mut command = clean(python);
+    let ran = run(
+        command.args(["-c", text]).arg(root().join("action.yml")),
+        LONG,
+    );
+    if ran.code != Some(0) {
+        skip("no python with yaml");
+        return None;
+    }
+    Some(serde_json::from_str(&ran.stdout).unwrap())
+}
+
+/// A job on a runner: its own folder, and the files by which steps speak to it.
+struct Job<'a> {
+    script: &'a Script<'a>,
+    folder: tempfile::TempDir,
+    /// What earlier steps have exported.
+    environment: BTreeMap<String, String>,
+    path: Vec<String>,
+    outputs: BTreeMap<String, String>,
+    log: String,
+}
+
+impl<'a> Job<'a> {
+    fn new(script: &'a Script<'a>) -> Job<'a> {
+        Job {
+            script,
+            folder: tempfile::tempdir().unwrap(),
+            environment: BTreeMap::new(),
+            path: Vec::new(),
+            outputs: BTreeMap::new(),
+            log: String::new(),
+        }
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The lines of a file of commands, which starts empty for each step.
+    fn taken(&self, name: &str) -> Vec<String> {
+        let text = fs::read_to_string(self.file(name)).unwrap_or_default();
+        fs::write(self.file(name), "").unwrap();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// Runs shell text as `shell: bash` has it.
+    fn step(&mut self, text: &str, env: &[(String, String)]) -> Ran {
+        let step = self.file("step.sh");
+        fs::write(&step, text).unwrap();
+        let mut command = self.script.environment(clean("bash"));
+        command.args(["--noprofile", "--norc", "-e", "-o", "pipefail"]);
+        command
+            .arg(step)
+            .current_dir(project())
+            .envs(&self.environment);
+        for name in [
+            "GITHUB_ENV",
+            "GITHUB_PATH",
+            "GITHUB_OUTPUT",
+            "GITHUB_STEP_SUMMARY",
+        ] {
+            command.env(name, self.file(name));
+        }
+        let own = std::env::var("PATH").unwrap();
+        let mut path = self.path.clone();
+        match self.environment.get("PATH") {
+            Some(bare) => path.push(bare.clone()),
+            None => path.extend([format!("{}/bin", sysroot().display()), own]),
+        }
+        command
+            .env("PATH", path.join(":"))
+            .env("GITHUB_ACTION_PATH", root())
+            .env("RUNNER_TEMP", self.folder.path())
+            .envs(env.iter().cloned());
+        let ran = run(&mut command, LONG);
+        self.log += &ran.stdout;
+        self.log += &ran.stderr;
+        for line in self.taken("GITHUB_ENV") {
+            let (name, value) = line.split_once('=').unwrap();
+            self.environment.insert(name.to_owned(), value.to_owned());
+        }
+        let path = self.taken("GITHUB_PATH");
+        self.path.splice(0..0, path);
+        for line in self.taken("GITHUB_OUTPUT") {
+            let (name, value) = line.split_once('=').unwrap();
+            self.outputs.insert(name.to_owned(), value.to_owned());
+        }
+        ran
+    }
+
+    /// `uses:` with these inputs.
+    fn uses(&mut self, action: &Value, with: &[(&str, &str)]) -> Ran {
+        let inputs = action["inputs"].as_object().unwrap();
+        for (name, _) in with {
+            assert!(inputs.contains_key(*name), "there is no input {name}");
+        }
+        let input = |name: &str| {
+            let given = with.iter().find(|(known, _)| *known == name);
+            given.map_or_else(
+                || inputs[name]["default"].as_str().unwrap().to_owned(),
+                |(_, value)| (*value).to_owned(),
+            )
+        };
+        let mut last = None;
+        for step in action["runs"]["steps"].as_array().unwrap() {
+            assert_eq!(step["shell"], "bash");
+            let condition = step["if"].as_str().unwrap();
+            if condition != format!("inputs.step == '{}'", input("step")) {
+                continue;
+            }
+            let env = step["env"].as_object().into_iter().flatten();
+            let env: Vec<(String, String)> = env
+                .map(|(name, value)| {
+                    let name_of = value.as_str().unwrap().strip_prefix("${{ inputs.").unwrap();
+                    (name.clone(), input(name_of.strip_suffix(" }}").unwrap()))
+                })
+                .collect();
+            last = Some(self.step(step["run"].as_str().unwrap(), &env));
+        }
+        last.unwrap()
+    }
+}
+
+/// A table without its columns.
+fn words(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// sccache under the names that a compile of C has, twice: a miss or a hit in the job's cache.
+const COMPILE: &str = "printf 'int main(void) { return 42; }\\n' >\"$RUNNER_TEMP/a.c\"\n\
+    cd \"$RUNNER_TEMP\" && $RUSTC_WRAPPER cc -c a.c -o a.o";
+
+#[test]
+fn action_connects_to_a_cache_and_reports_what_the_job_took_from_it() {
+    let (Some(action), Some(site)) = (action(), Site::open()) else {
+        return;
+    };
+    let script = site.script("action");
+    script.call(&["start", "ephemeral"]).ok();
+    let (endpoint, token) = (format!("http://127.0.0.1:{}", script.port), script.token());
+    let with = [
+        ("endpoint", &*endpoint),
+        ("token", &*token),
+        ("image", &*site.image),
+    ];
+    for (number, figure) in ["hits 0", "hits 1"].iter().enumerate() {
+        let mut job = Job::new(&script);
+        let ran = job.uses(&action, &with);
+        assert_eq!(ran.code, Some(0), "{}", job.log);
+        assert_eq!(job.outputs["endpoint"], endpoint);
+        assert!(
+            job.log.contains(&format!("::add-mask::{token}\n")),
+            "{}",
+            job.log
+        );
+        let open = job.log.replace(&format!("::add-mask::{token}"), "");
+        assert!(!open.contains(&token), "{open}");
+        // The machine has sccache on its PATH, or the image's.
+        assert_eq!(job.environment["RUSTC_WRAPPER"], "sccache");
+        let ran = job.step(COMPILE, &[]);
+        assert_eq!(ran.code, Some(0), "{}", job.log);
+        let ran = job.uses(&action, &[("step", "report")]);
+        assert_eq!(ran.code, Some(0), "{}", job.log);
+        assert!(
+            words(&ran.stdout).contains(&format!("Cache {figure}")),
+            "job {number}: {}",
+            ran.stdout
+        );
+        let summary = fs::read_to_string(job.file("GITHUB_STEP_SUMMARY")).unwrap();
+        assert!(
+            summary.contains("Compiler cache") && words(&summary).contains(figure),
+            "{summary}"
+        );
+        assert_eq!(
+            script.status()["services"][0]["state"],
+            "ready",
+            "it is not ours to stop"
+        );
+        kill_daemons(job.folder.path());
+    }
+}
+
+#[test]
+fn action_starts_a_cache_of_its_own_and_takes_it_away() {
+    let (Some(action), Some(site)) = (action(), Site::open()) else {
+        return;
+    };
+    let script = site.script("action-own");
+    let folder = tempfile::tempdir().unwrap();
+    for figure in ["hits 0", "hits 1"] {
+        let mut job = Job::new(&script);
+        let with = [
+            ("image", &*site.image),
+            ("folder", folder.path().to_str().unwrap()),
+        ];
+        let ran = job.uses(&action, &with);
+        assert_eq!(ran.code, Some(0), "{}", job.log);
+        assert!(job.log.contains("::add-mask::"), "{}", job.log);
+        assert_eq!(job.step(COMPILE, &[]).code, Some(0), "{}", job.log);
+        let ran = job.uses(&action, &[("step", "report")]);
+        assert_eq!(ran.code, Some(0), "{}", job.log);
+        for part in [figure, "gateway ready", "is removed"] {
+            assert!(
+                words(&job.log).contains(part),
+                "{part:?} is missing in {}",
+                job.log
+            );
+        }
+    }
+}
+
+#[test]
+fn action_says_what_is_missing() {
+    let (Some(action), Some(site)) = (action(), Site::open()) else {
+        return;
+    };
+    let script = site.script("action-wrong");
+    let refused = |with: &[(&str, &str)], path: Option<&Path>, parts: &[&str]| {
+        let mut job = Job::new(&script);
+        if let Some(path) = path {
+            job.environment
+                .insert("PATH".to_owned(), path.display().to_string());
+        }
+        let ran = job.uses(&action, with);
+        assert!(matches!(ran.code, Some(1 | 2)), "{}", job.log);
+        for part in parts {
+            assert!(job.log.contains(part), "{part:?} is missing in {}", job.log);
+        }
+    };
+    refused(
+        &[("endpoint", "http://build-cache:4226")],
+        None,
+        &[
+            "::error title=sccache-dock::there is no token for http://build-cache:4226",
+            "hint: token:",
+        ],
+    );
+    // A runner with nothing but what every system has.
+    let bare = tempfile::tempdir().unwrap();
+    for program in ["bash", "sh", "readlink", "dirname"] {
+        let found = run(clean("which").arg(program), LONG).ok();
+        std::os::unix::fs::symlink(found, bare.path().join(program)).unwrap();
+    }
+    refused(
+        &[
+            ("endpoint", "http://build-cache:4226"),
+            ("token", "a-token-of-a-secret"),
+        ],
+        Some(bare.path()),
+        &[
+            "has no sccache and sccache-dock on its PATH",
+            "hint: name an image",
+        ],
+    );
+    refused(
+        &[("folder", "relative"), ("image", &site.image)],
+        None,
+        &["the path is relative"],
+    );
+}
+
+#[test]
+fn action_is_one_that_runners_take() {
+    let Some(action) = action() else { return };
+    for (name, input) in action["inputs"].as_object().unwrap() {
+        assert!(input["default"].is_string(), "{name} has no default");
+        let description = input["description"].as_str().unwrap();
+        assert!(description.ends_with('.'), "{name}: {description}");
+    }
+    if let Some(schema) = tool("check-jsonschema", "--version") {
+        let mut check = clean(schema);
+        check.args(["--builtin-schema", "vendor.github-actions"]);
+        let ran = run(check.arg(root().join("action.yml")), LONG);
+        assert_eq!(ran.code, Some(0), "{}", ran.stdout);
+    }
+    if let Some(zizmor) = tool("zizmor", "--version") {
+        let mut audit = clean(zizmor);
+        audit.args(["--offline", "--no-progress", "--min-severity", "medium"]);
+        let ran = run(audit.arg(root().join("action.yml")), LONG);
+        assert_eq!(ran.code, Some(0), "{}", ran.stdout);
+    }
+}
