@@ -27,6 +27,8 @@ use tokio::task::spawn_blocking;
 const TIME: Duration = Duration::from_secs(60);
 /// Pieces of prefetched entries that wait to be sent.
 const PIECES: usize = 4;
+/// A body that needs no turn, in bytes.
+const SHORT: u64 = 64 << 10;
 /// Builds that are listed.
 const LISTED: usize = 200;
 
@@ -74,12 +76,15 @@ pub(super) async fn take(
     body: &mut impl Piecewise,
 ) -> Result<Answer, Refusal> {
     let bad = |cause: String| Refusal::new(StatusCode::BAD_REQUEST, "build", cause);
-    // Whoever may write is believed; others take memory for no more than they sent.
     if caller.is_anonymous() {
         let message = "builds are explained to whoever shows a token";
         return Err(Refusal::new(StatusCode::FORBIDDEN, "read_only", message));
     }
-    let turn = gateway.ends.acquire().await.map_err(broken)?;
+    let length = body.size_hint().upper().unwrap_or(u64::MAX);
+    let turn = match length <= SHORT {
+        true => None,
+        false => Some(gateway.ends.acquire().await.map_err(broken)?),
+    };
     let body = whole_body(body, LONGEST_BUILD, TIME).await.map_err(bad)?;
     let request: Request = serde_json::from_slice(&body)
         .map_err(|cause| bad(format!("cannot understand the request: {cause}")))?;
