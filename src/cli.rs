@@ -2,7 +2,7 @@
 
 use crate::admin::machine::Output;
 use crate::base::apparmor;
-use crate::client::at;
+use crate::client::{at, build, explain, prefetch};
 use crate::{admin, builder, client, doctor};
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -77,6 +77,12 @@ pub enum Command {
     Warm(client::warm::Args),
     /// Run a command that sees its checkout and CARGO_HOME at fixed paths, so that checkouts share their results
     At(at::Args),
+    /// Run a build and report what the cache did for it
+    Build(build::Args),
+    /// Explain why compiles of the last build missed the cache
+    Explain(explain::Args),
+    /// Download what a build will need before it starts, for machines that start with an empty cache
+    Prefetch(prefetch::Args),
     /// Find out what is wrong, inside the container or on a client
     Doctor(doctor::Args),
     /// Write the manual pages of all commands to a folder, for packaging

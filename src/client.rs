@@ -8,10 +8,14 @@
 //! other settings (an old token, another cache) is therefore never met again, and another user's never at all.
 
 pub mod at;
+pub mod build;
 pub mod cargo_config;
 mod conf;
 pub(crate) mod endpoint;
+pub mod explain;
 pub mod next;
+pub mod prefetch;
+pub(crate) mod remote;
 mod render;
 pub(crate) mod run;
 mod set;

@@ -15,12 +15,14 @@ pub mod access;
 mod bazel;
 pub mod body;
 pub(crate) mod connection_limit;
+pub mod database;
 pub mod disk;
 pub mod files;
 pub mod history;
 mod hosts;
 pub mod http;
 pub mod ipc;
+mod journal;
 pub mod metrics;
 pub mod page;
 pub mod peer;
@@ -41,14 +43,17 @@ use crate::base::regular_file;
 use crate::base::time::unix_seconds;
 use crate::contract::gateway_config::Config;
 use crate::contract::gateway_status::{
-    DistStatus, Integrity, LostHits, Status, StoreStatus, TlsStatus, TokensStatus,
+    DistStatus, Integrity, LostHits, Status, StoreStatus, TlsStatus, TokensStatus, Totals,
 };
 use crate::contract::key::Key;
+use crate::explain::report::Report;
 use crate::gateway::access::{Access, Caller};
+use crate::gateway::database::Lifetime;
 use crate::gateway::disk::{Disk, DiskError, Download};
 use crate::gateway::files::Files;
 use crate::gateway::history::{History, Point, Range};
 use crate::gateway::hosts::Hosts;
+use crate::gateway::journal::{Did, Journal, Sender};
 use crate::gateway::metrics::{Metrics, Protocol};
 use crate::gateway::page::Traffic;
 use crate::gateway::peer::Peer;
@@ -63,12 +68,20 @@ use std::io::{self, BufRead};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use tokio::sync::Notify;
+use std::time::Duration;
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::warn;
 
 /// Most bytes of a version's line.
 const LONGEST_VERSION: u64 = 256;
+/// Builds whose ends are worked at at a time: each may have a long body.
+const ENDS: usize = 2;
+/// Builds that the page looks at.
+const BUILDS_SHOWN: usize = 200;
+/// How often what outlives the gateway is written.
+const KEEP: Duration = Duration::from_secs(60);
 
 /// Asked for the state of the cluster.
 pub(crate) type ClusterStatus = Box<dyn Fn() -> DistStatus + Send + Sync>;
@@ -92,6 +105,9 @@ pub struct Gateway {
     services: Services,
     // Held for a sum, never across I/O or an await.
     history: Mutex<History>,
+    pub(crate) journal: Journal,
+    /// For what takes memory: the ends of builds.
+    pub(crate) ends: Semaphore,
     sccache_version: OnceLock<String>,
     started: Instant,
 }
@@ -115,6 +131,15 @@ impl Gateway {
         let mut metrics = Metrics::new(move || scraped.usage());
         metrics.scrape_policies(&disk);
         metrics.scrape_tokens(&access);
+        let journal = Journal::open(&config.store_dir, config.budget_bytes);
+        let mut history = History::default();
+        for range in [Range::Day, Range::Quarter] {
+            let points = journal.database().map(|it| it.points(range));
+            match points.transpose() {
+                Ok(points) => history.restore(range, &points.unwrap_or_default()),
+                Err(cause) => warn!("cannot read history: {cause}"),
+            }
+        }
         let tls = config.tls.as_ref().map(|_| Arc::<Tls>::default());
         if let Some(tls) = &tls {
             metrics.scrape_expiry(tls);
@@ -131,7 +156,9 @@ impl Gateway {
             files: Files::new(asked),
             limiter: ConnectionLimiter::new(slots),
             services: Services::new(config.control_socket.clone()),
-            history: Mutex::default(),
+            history: Mutex::new(history),
+            journal,
+            ends: Semaphore::new(ENDS),
             config,
             metrics,
             cluster: None,
@@ -168,7 +195,8 @@ impl Gateway {
     pub(crate) async fn blob(&self, key: &Key) -> Result<Download, DiskError> {
         let found = self.disk.get(key).await;
         if matches!(found, Err(DiskError::Store(crate::store::Error::Missing))) {
-            self.disk.note_miss(key);
+            let lost = self.disk.note_miss(key);
+            self.journal.note_lost(key, lost);
         }
         match (&self.upstream, &found) {
             (Some(upstream), Err(DiskError::Store(crate::store::Error::Missing))) => {
@@ -185,6 +213,15 @@ impl Gateway {
     pub(crate) fn missed(&self, key: &Key, protocol: Protocol) {
         let name = key.namespace();
         self.metrics.missed(protocol, name, self.disk.knows(name));
+    }
+
+    /// Takes note of what was done for a client, while one wants to know.
+    pub(crate) fn note(&self, peer: &Peer, token: Option<&str>, key: &Key, did: Did) {
+        let sender = || Sender {
+            origin: peer.origin(),
+            token: token.map(str::to_owned),
+        };
+        self.journal.note(sender, key, did);
     }
 
     /// Tells the upstream of a blob that a client has stored here.
@@ -227,11 +264,72 @@ impl Gateway {
         }
     }
 
+    /// What was served since the first start, and the last builds; nothing where nothing can be kept.
+    pub(crate) fn past(&self) -> (Option<Lifetime>, Option<Vec<Report>>) {
+        let Some(database) = self.journal.database() else {
+            return (None, None);
+        };
+        let lifetime = self.journal.lifetime(&self.metrics.totals());
+        let builds = database.builds(BUILDS_SHOWN);
+        (Some(lifetime), builds.ok())
+    }
+
+    /// Writes the last of what outlives us.
+    pub(crate) async fn end(self: &Arc<Gateway>) {
+        self.record();
+        self.keep_history(&mut Totals::default()).await;
+    }
+
+    fn record(&self) {
+        let totals = self.metrics.totals();
+        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        history.record(since_1970(), &totals);
+    }
+
+    /// Writes what has happened since the last time, if anything has.
+    pub(crate) async fn keep_history(self: &Arc<Gateway>, known: &mut Totals) {
+        let totals = self.metrics.totals();
+        if totals == *known {
+            return;
+        }
+        *known = totals.clone();
+        let gateway = Arc::clone(self);
+        let written = spawn_blocking(move || {
+            let Some(database) = gateway.journal.database() else {
+                return Ok(());
+            };
+            let removals = gateway.disk.take_removals();
+            database.note_removals(&removals, gateway.config.budget_bytes)?;
+            let stretches = {
+                let mut history = gateway
+                    .history
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
+                [Range::Day, Range::Quarter].map(|range| {
+                    // What was written before may have grown since.
+                    let newest = history.since(range, 0).last().map_or(0, |(at, _)| *at);
+                    (range, history.since(range, newest.saturating_sub(3)))
+                })
+            };
+            let lifetime = gateway.journal.lifetime(&totals);
+            database.write_points(&stretches, &lifetime)
+        });
+        match written.await {
+            Ok(Ok(())) => {}
+            Ok(Err(cause)) => self.warnings.warn(
+                ADVICE,
+                "history",
+                &format!("cannot write history: {cause}; plots may have gaps after a restart"),
+            ),
+            Err(cause) => warn!("cannot write history: {cause}"),
+        }
+    }
+
     /// What was asked of the cache lately.
     pub(crate) fn traffic(&self, range: Range) -> Traffic {
         let totals = self.metrics.totals();
         let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
-        history.record(self.started.elapsed(), &totals);
+        history.record(since_1970(), &totals);
         let lately = history.points(Range::Minutes).into_iter();
         Traffic {
             range,
@@ -351,17 +449,23 @@ fn remember(gateway: &Arc<Gateway>) {
     tokio::spawn(async move {
         let mut tick = interval(Range::Minutes.step());
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut kept = Instant::now();
+        let mut known = Totals::default();
         loop {
             tick.tick().await;
             let Some(gateway) = gateway.upgrade() else {
                 return;
             };
-            let totals = gateway.metrics.totals();
-            let mut history = gateway
-                .history
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            history.record(gateway.started.elapsed(), &totals);
+            gateway.record();
+            if kept.elapsed() >= KEEP {
+                kept = Instant::now();
+                gateway.journal.tidy();
+                gateway.keep_history(&mut known).await;
+            }
         }
     });
+}
+
+fn since_1970() -> Duration {
+    Duration::from_secs(unix_seconds())
 }

@@ -14,6 +14,7 @@ pub mod contract;
 pub mod dist_front;
 pub mod doctor;
 pub mod exit;
+pub mod explain;
 pub mod gateway;
 pub mod serve;
 pub mod store;

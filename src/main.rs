@@ -7,12 +7,13 @@ use sccache_dock::base::apparmor;
 use sccache_dock::base::terminal::Screen;
 use sccache_dock::builder::{self, shim};
 use sccache_dock::cli::{Cli, Command};
-use sccache_dock::client::at;
+use sccache_dock::client::build::record;
+use sccache_dock::client::{at, build, explain, prefetch};
 use sccache_dock::config::settings;
 use sccache_dock::exit;
 use sccache_dock::{admin, client, doctor};
 use std::error::Error;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt as _;
 use std::process::ExitCode;
@@ -23,8 +24,12 @@ fn main() -> ExitCode {
     if shim::is_called(variable.as_deref(), std::env::args_os().nth(1).as_deref()) {
         return as_bubblewrap(variable.unwrap_or_default());
     }
-    if let Some(wrapped) = at::wrapped() {
-        let error = at::wrap(&wrapped);
+    let wrapper = match record::recorded() {
+        Some(wrapped) => Some((record::record as fn(&OsStr) -> io::Error, wrapped)),
+        None => at::wrapped().map(|wrapped| (at::wrap as fn(&OsStr) -> io::Error, wrapped)),
+    };
+    if let Some((run, wrapped)) = wrapper {
+        let error = run(&wrapped);
         let _ = writeln!(
             io::stderr(),
             "error: cannot run {}: {error}",
@@ -72,6 +77,9 @@ fn main() -> ExitCode {
             Ok(never) => match never {},
             Err(error) => Err((error.code(), error.into())),
         },
+        Command::Build(args) => build::run(&args).map_err(|error| (error.code(), error.into())),
+        Command::Explain(args) => given(explain::run(&args)),
+        Command::Prefetch(args) => given(prefetch::run(&args)),
         Command::AtEnd { folder, wait } => done(at::see_off(&folder, wait)),
         Command::Warm(args) if args.json => told(given(client::warm::run(&args))),
         Command::Warm(args) => given(client::warm::run(&args)),
@@ -123,10 +131,11 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether what is wrong is to be said to a program: not in place of the command that `at` runs, whose own words follow.
+/// Whether an error is to be printed as JSON: not if the word may belong to the command that `at` or `build` runs.
 fn wants_json(mut words: impl Iterator<Item = OsString>) -> bool {
-    let is_at = words.nth(1).is_some_and(|command| command == "at");
-    !is_at && words.any(|word| word == "--json")
+    let command = words.nth(1).unwrap_or_default();
+    let runs_another = command == "at" || command == "build";
+    !runs_another && words.any(|word| word == "--json")
 }
 
 /// `run` lives long, and does so in a program that holds nothing else. Gives the reason if it cannot be had.
@@ -174,6 +183,9 @@ fn with_settings(command: Command, loaded: settings::Loaded) -> Outcome {
         Command::Run
         | Command::Builder { .. }
         | Command::At(_)
+        | Command::Build(_)
+        | Command::Explain(_)
+        | Command::Prefetch(_)
         | Command::AtEnd { .. }
         | Command::Seccomp { .. }
         | Command::Apparmor { .. }

@@ -187,7 +187,9 @@ pub async fn run(
             let _ = fronting.await;
         }
     };
-    match timeout(drain, drained).await {
+    let drained = timeout(drain, drained).await;
+    gateway.end().await;
+    match drained {
         Ok(()) => info!("drained"),
         Err(_) => warn!(
             "stopped with {} connections still busy after {drain:?}",

@@ -36,6 +36,7 @@ mod names;
 pub mod open_files;
 pub mod page_cache;
 mod purge;
+pub mod removals;
 mod scan;
 mod scrub;
 pub mod slots;
@@ -45,12 +46,14 @@ mod writer;
 mod written_by;
 
 use self::ghost_list::Ghosts;
+pub use self::ghost_list::Lost;
 use self::key_locks::{KeyLock, KeyLocks};
 pub use self::lookup::{Flaws, Unchecked};
 use self::lru::{Digest, Item, Lru, MAX_ENTRY_BYTES, Presence, Rule};
 use self::names::Namespaces;
 use self::open_files::KeptFiles;
 pub use self::purge::{Filter, Purged};
+pub use self::removals::{Removal, RemovalCause};
 pub use self::scrub::{CorruptionReport, Scrubbed};
 pub use self::usage::{Fault, NamespaceUsage, Progress, Usage};
 pub use self::writer::Writer;
@@ -60,6 +63,7 @@ use crate::contract::key;
 use crate::contract::key::Key;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -201,6 +205,7 @@ struct State {
     expired_bytes: u64,
     pinned_refusals: u64,
     ghosts: Ghosts,
+    removals: removals::Removals,
     /// Lost hits, indexed by number of the namespace.
     lost_hits: Vec<u64>,
     flaws: Flaws,
@@ -264,6 +269,7 @@ impl Store {
                 expired_bytes: 0,
                 pinned_refusals: 0,
                 ghosts: Ghosts::new(budget_bytes),
+                removals: removals::Removals::default(),
                 lost_hits: Vec::new(),
                 flaws: Flaws::default(),
                 scrubbed: Scrubbed::default(),
@@ -333,13 +339,14 @@ impl Store {
         })
     }
 
-    /// Counts a lost hit if this blob, which a client requested in vain, had been evicted.
-    pub fn note_miss(&self, key: &Key) {
+    /// Counts and returns a lost hit if this blob, which a client requested in vain, had been evicted.
+    pub fn note_miss(&self, key: &Key) -> Option<Lost> {
         let digest = digest_of(key);
         let mut state = self.inner.state();
-        if state.lru.presence(&digest) != Presence::Absent || state.ghosts.ask(&digest).is_none() {
-            return;
+        if state.lru.presence(&digest) != Presence::Absent {
+            return None;
         }
+        let lost = state.ghosts.ask(&digest)?;
         let number = state.namespaces.number(key.namespace());
         if let Some(number) = number.map(usize::from) {
             if state.lost_hits.len() <= number {
@@ -347,6 +354,27 @@ impl Store {
             }
             state.lost_hits[number] += 1;
         }
+        Some(lost)
+    }
+
+    /// The id of a key in [`Removal`]s.
+    pub fn id(key: &Key) -> [u8; 16] {
+        digest_of(key).0
+    }
+
+    /// Takes the removals since the last call, oldest first. The oldest are dropped if there were too many.
+    pub fn take_removals(&self) -> Vec<Removal> {
+        self.inner.state().removals.take()
+    }
+
+    /// Reads up to `most` bytes from the end of a blob's body. Does not count as a use and does not verify the checksum.
+    pub fn tail(&self, key: &Key, most: u64) -> Result<Vec<u8>, Error> {
+        let opened = self.look(key, &digest_of(key))?;
+        let length = opened.trailer.body_len;
+        let wanted = length.min(most);
+        let mut tail = vec![0; usize::try_from(wanted).unwrap_or_default()];
+        opened.file.read_exact_at(&mut tail, length - wanted)?;
+        Ok(tail)
     }
 
     /// Whether this namespace (empty for the default one) has blobs, recently had some, or has a rule.
@@ -382,7 +410,11 @@ impl Store {
         }
         match fs::remove_file(&path) {
             Ok(()) => {
-                inner.state().lru.remove(&digest);
+                let at = micros(now()) / 1_000_000;
+                let mut state = inner.state();
+                state.lru.remove(&digest);
+                state.removals.push(&digest, at, RemovalCause::Purge);
+                drop(state);
                 inner.close(&digest);
                 Ok(())
             }

@@ -70,7 +70,9 @@ fn in_cas(folder: &str, digests: &[String]) -> Vec<Key> {
 async fn are_here(gateway: &Gateway, blobs: Vec<Key>) -> Result<bool, DiskError> {
     let missing = gateway.disk.use_all(blobs).await?;
     let Some(upstream) = &gateway.upstream else {
-        missing.iter().for_each(|blob| gateway.disk.note_miss(blob));
+        for blob in &missing {
+            gateway.disk.note_miss(blob);
+        }
         return Ok(missing.is_empty());
     };
     let fetched = timeout(PATIENCE, fetch(upstream, missing)).await;

@@ -28,8 +28,17 @@ impl<B: Body<Data = Bytes, Error: Error + Send + Sync + 'static> + Unpin> Piecew
 
 /// The whole body of a request that is no blob, or what is wrong with it.
 pub(crate) async fn short_body(body: &mut impl Piecewise) -> Result<Bytes, String> {
-    let whole = Limited::new(body, SHORT_BODY).collect();
-    match timeout(SHORT_BODY_TIME, whole).await {
+    whole_body(body, SHORT_BODY, SHORT_BODY_TIME).await
+}
+
+/// The whole body of a request, if it is not longer and does not take longer.
+pub(crate) async fn whole_body(
+    body: &mut impl Piecewise,
+    most: usize,
+    time: Duration,
+) -> Result<Bytes, String> {
+    let whole = Limited::new(body, most).collect();
+    match timeout(time, whole).await {
         Ok(Ok(whole)) => Ok(whole.to_bytes()),
         Ok(Err(cause)) => Err(cause.to_string()),
         Err(_) => Err("the body took too long".to_owned()),

@@ -13,9 +13,11 @@ use self::inline_writes::InlineWrites;
 pub(crate) use self::inline_writes::threads;
 use crate::base::timeout::within;
 use crate::contract::key::Key;
-use crate::gateway::zip::ZipCheck;
+use crate::gateway::zip::{self, ZipCheck};
 use crate::store;
-use crate::store::{Filter, Progress, Purged, Store, Usage, Writer, WrittenBy, page_cache};
+use crate::store::{
+    Filter, Lost, Progress, Purged, Removal, Store, Usage, Writer, WrittenBy, page_cache,
+};
 use bytes::Bytes;
 pub use download::Download;
 pub(crate) use download::FilePart;
@@ -198,8 +200,25 @@ impl Disk {
     }
 
     /// A client has missed this blob.
-    pub fn note_miss(&self, key: &Key) {
-        self.store.note_miss(key);
+    pub fn note_miss(&self, key: &Key) -> Option<Lost> {
+        self.store.note_miss(key)
+    }
+
+    /// See [`Store::take_removals`].
+    pub fn take_removals(&self) -> Vec<Removal> {
+        self.store.take_removals()
+    }
+
+    /// The names of an sccache entry's members; none where it is gone or no archive.
+    pub async fn member_names(&self, keys: Vec<Key>) -> Result<Vec<Vec<String>>, DiskError> {
+        self.call(move |store| {
+            let names = |key: &Key| {
+                let tail = store.tail(key, zip::DIRECTORY).unwrap_or_default();
+                zip::names(&tail).unwrap_or_default()
+            };
+            Ok(keys.iter().map(names).collect())
+        })
+        .await
     }
 
     /// See [`Store::knows`].

@@ -1,14 +1,16 @@
 //! What was asked of the cache lately: sums over short times, in rings of a fixed length. Pure: the time is an
 //! argument.
 //!
-//! Two rings, of the last ten minutes and of the last day, take 60 KiB together whatever happens.
+//! Three rings, of the last ten minutes, the last day and the last ninety days, take 150 KiB together whatever happens.
+//! The two long ones go on where the last gateway's ended, see `database.rs`.
 
 use crate::contract::gateway_status::Totals;
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::time::Duration;
 
 /// What happened in one stretch of time.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Point {
     /// Blobs found.
     pub hits: u64,
@@ -28,7 +30,7 @@ impl Point {
         self.hits + self.misses
     }
 
-    fn add(&mut self, more: Point) {
+    pub(super) fn add(&mut self, more: Point) {
         self.hits += more.hits;
         self.misses += more.misses;
         self.writes += more.writes;
@@ -53,18 +55,26 @@ pub enum Range {
     Minutes,
     /// A day.
     Day,
+    /// Ninety days.
+    Quarter,
 }
 
 impl Range {
     /// All there are, the shortest first.
-    pub const ALL: [Range; 2] = [Range::Minutes, Range::Day];
+    pub const ALL: [Range; 3] = [Range::Minutes, Range::Day, Range::Quarter];
 
     /// Length of the stretches that are kept, and how many of them.
     fn kept(self) -> (u64, usize) {
         match self {
             Range::Minutes => (5, 120),
             Range::Day => (60, 1440),
+            Range::Quarter => (3600, 90 * 24),
         }
+    }
+
+    /// How many stretches are kept.
+    pub(super) fn stretches(self) -> usize {
+        self.kept().1
     }
 
     /// How many kept stretches make one that is shown.
@@ -72,6 +82,7 @@ impl Range {
         match self {
             Range::Minutes => 1,
             Range::Day => 10,
+            Range::Quarter => 12,
         }
     }
 
@@ -86,7 +97,7 @@ impl Range {
 struct Ring {
     range: Range,
     points: VecDeque<Point>,
-    /// Number of the last one since the start.
+    /// Number of the last one since the beginning of time; of no matter what while there are none.
     newest: u64,
 }
 
@@ -94,14 +105,22 @@ impl Ring {
     fn new(range: Range) -> Ring {
         Ring {
             range,
-            points: VecDeque::from([Point::default()]),
+            points: VecDeque::new(),
             newest: 0,
         }
     }
 
     fn add(&mut self, at: Duration, point: Point) {
-        let (seconds, most) = self.range.kept();
-        let now = at.as_secs() / seconds;
+        let (seconds, _) = self.range.kept();
+        self.add_to(at.as_secs() / seconds, point);
+    }
+
+    fn add_to(&mut self, now: u64, point: Point) {
+        let most = self.range.stretches();
+        if self.points.is_empty() {
+            self.newest = now;
+            self.points.push_back(Point::default());
+        }
         // After a long pause (a machine that slept) all of them are empty.
         let passed = now.saturating_sub(self.newest).min(most as u64);
         for _ in 0..passed {
@@ -115,14 +134,23 @@ impl Ring {
             last.add(point);
         }
     }
+
+    /// Those from a number on, with their numbers.
+    fn since(&self, number: u64) -> Vec<(u64, Point)> {
+        let oldest = self.newest + 1 - (self.points.len() as u64).min(self.newest + 1);
+        let numbered = self.points.iter().enumerate();
+        let numbered = numbered.map(|(place, point)| (oldest + place as u64, *point));
+        numbered.filter(|(at, _)| *at >= number).collect()
+    }
 }
 
-/// Both rings, filled from counters that only grow.
+/// All rings, filled from counters that only grow.
 #[derive(Debug)]
 pub struct History {
     last: Totals,
     minutes: Ring,
     day: Ring,
+    quarter: Ring,
 }
 
 impl Default for History {
@@ -131,12 +159,33 @@ impl Default for History {
             last: Totals::default(),
             minutes: Ring::new(Range::Minutes),
             day: Ring::new(Range::Day),
+            quarter: Ring::new(Range::Quarter),
         }
     }
 }
 
 impl History {
-    /// Takes note of the counters `at` a time since the start.
+    /// Takes over what an earlier gateway has seen, before anything else: stretches by their numbers, the oldest first.
+    pub fn restore(&mut self, range: Range, points: &[(u64, Point)]) {
+        for (number, point) in points {
+            self.ring(range).add_to(*number, *point);
+        }
+    }
+
+    fn ring(&mut self, range: Range) -> &mut Ring {
+        match range {
+            Range::Minutes => &mut self.minutes,
+            Range::Day => &mut self.day,
+            Range::Quarter => &mut self.quarter,
+        }
+    }
+
+    /// Stretches of a range from a number on, with their numbers.
+    pub fn since(&mut self, range: Range, number: u64) -> Vec<(u64, Point)> {
+        self.ring(range).since(number)
+    }
+
+    /// Takes note of the counters at a time since 1970.
     pub fn record(&mut self, at: Duration, totals: &Totals) {
         let grown = |of: fn(&Totals) -> u64| of(totals).saturating_sub(of(&self.last));
         let point = Point {
@@ -149,6 +198,7 @@ impl History {
         self.last = totals.clone();
         self.minutes.add(at, point);
         self.day.add(at, point);
+        self.quarter.add(at, point);
     }
 
     /// What happened, oldest first: always as many stretches as the range has, `None` before the start.
@@ -156,6 +206,7 @@ impl History {
         let ring = match range {
             Range::Minutes => &self.minutes,
             Range::Day => &self.day,
+            Range::Quarter => &self.quarter,
         };
         let (_, most) = range.kept();
         let before = std::iter::repeat_n(None, most - ring.points.len());
@@ -218,7 +269,7 @@ mod tests {
 
     #[test]
     fn a_day_is_shown_in_stretches_of_ten_minutes() {
-        assert_eq!(Range::ALL.map(Range::step), [at(5), at(600)]);
+        assert_eq!(Range::ALL.map(Range::step), [at(5), at(600), at(12 * 3600)]);
         let mut history = History::default();
         for minute in 0..1440 {
             history.record(at(minute * 60), &totals(minute + 1));
@@ -226,6 +277,28 @@ mod tests {
         let points = history.points(Range::Day);
         let hits: Vec<Option<u64>> = points.iter().map(|it| it.map(|it| it.hits)).collect();
         assert_eq!(hits, [Some(10); 144]);
+    }
+
+    #[test]
+    fn next_gateway_goes_on_where_the_last_one_ended() {
+        let mut first = History::default();
+        first.record(at(3600 * 1000), &totals(5));
+        first.record(at(3600 * 1001 + 59), &totals(7));
+        let kept = first.since(Range::Quarter, 0);
+        let hits: Vec<_> = kept.iter().map(|(at, point)| (*at, point.hits)).collect();
+        assert_eq!(hits, [(1000, 5), (1001, 2)]);
+        assert_eq!(first.since(Range::Day, 60 * 1001)[0].1.hits, 2);
+        let mut second = History::default();
+        second.restore(Range::Quarter, &kept);
+        second.record(at(3600 * 1001 + 70), &totals(1));
+        second.record(at(3600 * 1004), &totals(4));
+        let hits: Vec<_> = second
+            .since(Range::Quarter, 0)
+            .iter()
+            .map(|(_, point)| point.hits)
+            .collect();
+        assert_eq!(hits, [5, 3, 0, 0, 3]);
+        assert_eq!(second.points(Range::Quarter).iter().flatten().count(), 1);
     }
 
     #[test]

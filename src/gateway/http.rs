@@ -5,6 +5,7 @@
 //! `.sccache_check`, by which a client finds out whether it may write, never depends on the disk. The client
 //! waits for every PUT without limit, so each ends in bounded time, if need be with 503.
 
+mod builds;
 mod front;
 mod held;
 mod pages;
@@ -17,6 +18,7 @@ use crate::contract::key::{Key, shown_namespace};
 use crate::gateway::access::{Caller, Need, Verdict};
 use crate::gateway::body::{LEFT_OVER, LEFT_OVER_TIME, Piecewise, read_left_over};
 use crate::gateway::disk::{DiskError, Download};
+use crate::gateway::journal::Did;
 use crate::gateway::metrics::Protocol;
 use crate::gateway::socket::Socket;
 use crate::gateway::{Gateway, bazel};
@@ -311,7 +313,16 @@ async fn route(
         "GET" | "HEAD" if is_check => permit(Need::Read).map(|()| check(&parts.method)),
         "GET" => {
             permit(Need::Read)?;
-            get(gateway, caller, &key(&path)?).await
+            let key = key(&path)?;
+            let answer = get(gateway, caller, &key).await;
+            let did = match &answer {
+                Ok(answer) => Some(Did::Hit(answer.body().size_hint().lower())),
+                Err(refusal) => (refusal.status == StatusCode::NOT_FOUND).then_some(Did::Miss),
+            };
+            if let Some(did) = did {
+                gateway.note(peer, caller.name(), &key, did);
+            }
+            answer
         }
         "HEAD" => {
             permit(Need::Read)?;
@@ -322,7 +333,15 @@ async fn route(
             permit(Need::Write)?;
             let key = key(&path)?;
             is_whole(&parts.headers)?;
-            put(gateway, caller, &key, body).await
+            let answer = put(gateway, caller, &key, body).await;
+            let did = match &answer {
+                Ok((_, bytes)) => Some(Did::Write(*bytes)),
+                Err(refusal) => refusal.reason.map(Did::Refused),
+            };
+            if let Some(did) = did {
+                gateway.note(peer, caller.name(), &key, did);
+            }
+            answer.map(|(answer, _)| answer)
         }
         "DELETE" if is_check => permit(Need::Write).map(|()| empty(StatusCode::NO_CONTENT)),
         "DELETE" => {
@@ -471,7 +490,7 @@ async fn put(
     caller: &Caller,
     key: &Key,
     body: &mut impl Piecewise,
-) -> Result<Answer, Refusal> {
+) -> Result<(Answer, u64), Refusal> {
     let by = WrittenBy::new(store::Lane::Webdav, caller.name());
     let length = body.size_hint().exact();
     let mut upload = gateway.disk.put(key, length, by).await?;
@@ -508,11 +527,11 @@ async fn put(
     gateway.pass_on(key);
     gateway.metrics.namespace(key.namespace()).write(received);
     caller.count(|uses| &uses.received_bytes, received);
-    Ok(empty(if replaced {
-        StatusCode::NO_CONTENT
-    } else {
-        StatusCode::CREATED
-    }))
+    let status = match replaced {
+        true => StatusCode::NO_CONTENT,
+        false => StatusCode::CREATED,
+    };
+    Ok((empty(status), received))
 }
 
 fn check(method: &Method) -> Answer {

@@ -22,6 +22,7 @@ use crate::contract::key::Key;
 use crate::contract::sccache::{ANY_VERSION, OWN_PROTOCOL};
 use crate::gateway::access::{default_gateways, may_speak_ipc};
 use crate::gateway::disk::DiskError;
+use crate::gateway::journal::Did;
 use crate::gateway::metrics::Protocol;
 use crate::gateway::socket::write_both;
 use crate::gateway::warnings::ADVICE;
@@ -406,6 +407,8 @@ impl<R: AsyncBufRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W
                         .namespace(key.namespace())
                         .hit(blob.length);
                     self.gateway.metrics.found(Protocol::sccache);
+                    let did = Did::Hit(blob.length);
+                    self.gateway.note(&self.peer, None, &key, did);
                     (blob, head)
                 }
                 None => {
@@ -422,6 +425,7 @@ impl<R: AsyncBufRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W
                 let missing = matches!(fault, DiskError::Store(store::Error::Missing));
                 if missing {
                     self.gateway.missed(&key, Protocol::sccache);
+                    self.gateway.note(&self.peer, None, &key, Did::Miss);
                 } else {
                     self.gateway
                         .refuse("fault", &self.peer, &format!("get {text:?}"), &fault);
@@ -502,6 +506,11 @@ impl<R: AsyncBufRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W
                 .namespace(key.namespace())
                 .write(length);
         }
+        let did = match stored {
+            Ok(_) => Did::Write(length),
+            Err(_) => Did::Refused("put"),
+        };
+        self.gateway.note(&self.peer, None, key, did);
         Ok(stored.map(drop))
     }
 

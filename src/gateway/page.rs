@@ -3,6 +3,7 @@
 //! All text goes through maud, which escapes it. Style and script are files of their own, so that the page's policy can
 //! forbid all inline ones; bars and plots are SVG, whose sizes need no style either.
 
+mod builds;
 mod connect;
 mod plot;
 mod tables;
@@ -12,6 +13,8 @@ pub use connect::{Snippet, snippets};
 use crate::base::human::{bytes, count, percent, span};
 use crate::contract::control::{Report, ServiceReport};
 use crate::contract::gateway_status::{BuilderState, LostHits, Status, scanning};
+use crate::explain::{render, report};
+use crate::gateway::database::Lifetime;
 use crate::gateway::history::{Point, Range};
 use maud::{DOCTYPE, Markup, html};
 
@@ -53,6 +56,10 @@ pub struct View<'a> {
     pub services: Services,
     /// Missing for those who may not see all namespaces.
     pub traffic: Option<Traffic>,
+    /// What was served since the first start; missing for the same, and where nothing can be kept.
+    pub lifetime: Option<Lifetime>,
+    /// The last builds, the latest first; missing for the same.
+    pub builds: Option<Vec<report::Report>>,
     /// The token's name.
     pub viewer: &'a str,
     /// The viewer has logged in and can log out.
@@ -98,6 +105,7 @@ pub fn status(view: &View<'_>) -> String {
             (verdict(view, &attention))
             (figures(view))
             (traffic(view))
+            @if let Some(builds) = &view.builds { (builds::section(builds, view.now_unix)) }
             (tables::services(&view.services))
             @if let Some(dist) = &view.status.dist { (tables::builders(dist)) }
             @if view.namespaces.is_none() { (tables::warnings(&view.status.recent_warnings, view.now_unix)) }
@@ -143,6 +151,18 @@ pub fn login(host: &str, trouble: Option<&str>, nonce: &str) -> String {
     };
     let title = format!("Log in – {host} – sccache-dock");
     document(&title, nonce, false, &body)
+}
+
+/// A build.
+pub fn build(build: &report::Report, nonce: &str) -> String {
+    let body = html! {
+        header {
+            (mark())
+            div.name { h1 { "sccache-dock" } p { a href="/" { "All builds" } } }
+        }
+        main #content { (render::body(build)) }
+    };
+    document("Build – sccache-dock", nonce, false, &body)
 }
 
 fn document(title: &str, nonce: &str, live: bool, body: &Markup) -> String {
@@ -276,8 +296,9 @@ fn verdict(view: &View<'_>, attention: &[String]) -> Markup {
 
 /// The four figures that people come for.
 fn figures(view: &View<'_>) -> Markup {
-    let (totals, store) = (&view.status.totals, &view.status.store);
-    let asked = totals.hits + totals.misses;
+    let store = &view.status.store;
+    let (totals, since) = sums(view);
+    let asked = totals.lookups();
     // As the plot counts them.
     let requests = asked + totals.writes;
     let lost = view.status.lost_hits.count;
@@ -287,7 +308,7 @@ fn figures(view: &View<'_>) -> Markup {
             percent(recent.hits, recent.lookups()),
             "in the last 10 minutes",
         ),
-        None => (percent(totals.hits, asked), "since the start"),
+        None => (percent(totals.hits, asked), since.as_str()),
     };
     html! {
         section aria-labelledby="glance" {
@@ -295,14 +316,14 @@ fn figures(view: &View<'_>) -> Markup {
             dl.figures {
                 (figure("Hit rate", &rate.0, html! {
                     (rate.1)
-                    @if rate.1 != "since the start" { br; (percent(totals.hits, asked)) " since the start" }
+                    @if rate.1 != since { br; (percent(totals.hits, asked)) " " (since) }
                 }))
                 (figure("Requests", &count(recent.map_or(requests, |recent| recent.lookups() + recent.writes)), html! {
-                    @if recent.is_some() { "in the last 10 minutes" br; (count(requests)) " since the start" }
-                    @else { "since the start" }
+                    @if recent.is_some() { "in the last 10 minutes" br; (count(requests)) " " (since) }
+                    @else { (since) }
                 }))
                 (figure("Served", &bytes(totals.bytes_read), html! {
-                    "since the start" br; (bytes(totals.bytes_written)) " stored"
+                    (since) br; (bytes(totals.bytes_written)) " stored"
                 }))
                 (figure("Room taken", &percent(store.bytes, store.budget_bytes), html! {
                     (plot::bar(store.bytes, store.budget_bytes))
@@ -312,6 +333,23 @@ fn figures(view: &View<'_>) -> Markup {
             }
         }
     }
+}
+
+/// What was served, and since when.
+fn sums(view: &View<'_>) -> (Point, String) {
+    if let Some(lifetime) = &view.lifetime {
+        let since = tables::day(lifetime.since_unix_seconds);
+        return (lifetime.sums, format!("since {since}"));
+    }
+    let totals = &view.status.totals;
+    let sums = Point {
+        hits: totals.hits,
+        misses: totals.misses,
+        writes: totals.writes,
+        bytes_read: totals.bytes_read,
+        bytes_written: totals.bytes_written,
+    };
+    (sums, "since the start".to_owned())
 }
 
 fn figure(name: &str, value: &str, more: Markup) -> Markup {
@@ -349,6 +387,7 @@ fn link(range: Range) -> &'static str {
     match range {
         Range::Minutes => "/",
         Range::Day => "/?range=day",
+        Range::Quarter => "/?range=quarter",
     }
 }
 
@@ -356,6 +395,7 @@ fn link(range: Range) -> &'static str {
 pub fn range(query: Option<&str>) -> Range {
     match query {
         Some("range=day") => Range::Day,
+        Some("range=quarter") => Range::Quarter,
         Some(_) | None => Range::Minutes,
     }
 }

@@ -7,6 +7,29 @@
 /// The end-of-central-directory record without comment, its ZIP64 locator and the ZIP64 record before it.
 const TAIL: usize = 22 + 20 + 56;
 
+/// Bytes at the end of an archive in which its directory is looked for: sccache's have a handful of members.
+pub const DIRECTORY: u64 = 16 << 10;
+
+/// Names of the members, from the end of an archive; `None` if the directory is not whole in it, or no directory.
+pub fn names(tail: &[u8]) -> Option<Vec<String>> {
+    let end = tail.len().checked_sub(22)?;
+    let record = &tail[end..];
+    if !record.starts_with(b"PK\x05\x06") {
+        return None;
+    }
+    let size = usize::try_from(number::<4>(record, 12)?).ok()?;
+    let mut rest = &tail[end.checked_sub(size)?..end];
+    let mut names = Vec::new();
+    while rest.starts_with(b"PK\x01\x02") {
+        let length = |at| usize::try_from(number::<2>(rest, at)?).ok();
+        let (name, extra, comment) = (length(28)?, length(30)?, length(32)?);
+        let text = rest.get(46..46 + name)?;
+        names.push(String::from_utf8_lossy(text).into_owned());
+        rest = rest.get(46 + name + extra + comment..)?;
+    }
+    Some(names)
+}
+
 /// Checks a body that arrives in pieces.
 #[derive(Debug, Default)]
 pub struct ZipCheck {
@@ -85,7 +108,9 @@ pub(crate) mod tests {
         out.extend(body);
         let offset = u32::try_from(out.len()).unwrap();
         out.extend(b"PK\x01\x02");
-        out.extend([0; 42]);
+        out.extend([0; 24]);
+        out.extend([3, 0]);
+        out.extend([0; 16]);
         out.extend(b"obj");
         let size = u32::try_from(out.len()).unwrap() - offset;
         out.extend(b"PK\x05\x06\0\0\0\0\x01\0\x01\0");
@@ -99,6 +124,20 @@ pub(crate) mod tests {
         let mut check = ZipCheck::default();
         bytes.chunks(piece).for_each(|piece| check.update(piece));
         check.is_whole()
+    }
+
+    #[test]
+    fn members_are_named_by_the_end_of_an_archive() {
+        let archive = zip(&[7; 300]);
+        assert_eq!(names(&archive), Some(vec!["obj".to_owned()]));
+        assert_eq!(
+            names(&archive[archive.len() - 71..]),
+            Some(vec!["obj".to_owned()])
+        );
+        for cut in 1..71 {
+            assert_eq!(names(&archive[archive.len() - cut..]), None, "{cut}");
+        }
+        assert_eq!(names(b""), None);
     }
 
     #[test]
@@ -192,6 +231,9 @@ pub(crate) mod tests {
         #[test]
         fn any_bytes_are_judged(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             whole(&bytes, 50);
+            names(&bytes);
+            let archive = [&bytes[..], &zip(&bytes)[bytes.len()..]].concat();
+            names(&archive);
         }
     }
 }

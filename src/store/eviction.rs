@@ -11,7 +11,7 @@
 
 use super::ghost_list::Cause;
 use super::lru::{Item, Presence, Reach, Shortage};
-use super::{Error, Inner, State, Store, is_full, micros, now, trailer};
+use super::{Error, Inner, RemovalCause, State, Store, is_full, micros, now, trailer};
 use crate::contract::key::Key;
 use std::fs;
 use std::io;
@@ -417,15 +417,22 @@ impl Inner {
 
 impl State {
     fn note_eviction(&mut self, item: &Item, bytes: u64, why: EvictionReason) {
+        let at = micros(now()) / 1_000_000;
         match why {
             EvictionReason::Room(cause) => {
                 self.evicted_entries += 1;
                 self.evicted_bytes += bytes;
                 self.ghosts.push(&item.digest, bytes, cause);
+                let cause = match cause {
+                    Cause::Budget => RemovalCause::Budget,
+                    Cause::Quota => RemovalCause::Quota,
+                };
+                self.removals.push(&item.digest, at, cause);
             }
             EvictionReason::Age => {
                 self.expired_entries += 1;
                 self.expired_bytes += bytes;
+                self.removals.push(&item.digest, at, RemovalCause::Age);
             }
         }
     }

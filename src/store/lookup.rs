@@ -2,7 +2,7 @@
 
 use super::lru::{Digest, Item, Presence};
 use super::trailer::Trailer;
-use super::{Error, Inner, State, Store, digest_of, micros, now};
+use super::{Error, Inner, RemovalCause, State, Store, digest_of, micros, now};
 use crate::contract::key::Key;
 use std::fs::{self, File, FileTimes, OpenOptions};
 use std::hash::Hasher;
@@ -147,7 +147,7 @@ impl Store {
         Ok(missing)
     }
 
-    fn look(&self, key: &Key, digest: &Digest) -> Result<Opened, Error> {
+    pub(super) fn look(&self, key: &Key, digest: &Digest) -> Result<Opened, Error> {
         let (may_have, presence) = {
             let state = self.inner.state();
             (state.may_have(digest), state.lru.presence(digest))
@@ -283,6 +283,8 @@ impl Inner {
             state.flaws.count(kind);
             if state.lru.presence(digest) == Presence::Live {
                 state.lru.remove(digest);
+                let at = micros(now()) / 1_000_000;
+                state.removals.push(digest, at, RemovalCause::Broken);
             }
         }
         self.close(digest);

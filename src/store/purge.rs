@@ -2,7 +2,7 @@
 
 use super::lru::{Found, Item};
 use super::scrub::{SLOTS, end_of};
-use super::{Error, Inner, Progress, Store, micros, now};
+use super::{Error, Inner, Progress, RemovalCause, Store, micros, now};
 use glob::Pattern;
 use std::fs;
 use std::io;
@@ -164,7 +164,11 @@ impl Inner {
                 Err(self.fault("remove blob", &path, error))
             }
             Ok(()) | Err(_) => {
-                let removed = self.state().lru.remove(&item.digest);
+                let at = micros(now()) / 1_000_000;
+                let mut state = self.state();
+                let removed = state.lru.remove(&item.digest);
+                state.removals.push(&item.digest, at, RemovalCause::Purge);
+                drop(state);
                 self.close(&item.digest);
                 Ok(Some(removed.unwrap_or(0)))
             }

@@ -572,6 +572,9 @@ fn every_message_in_the_guide_of_errors_is_one_that_is_printed() {
     // And the other way round: what the commands can say is explained.
     for file in [
         "src/client/at.rs",
+        "src/client/build.rs",
+        "src/client/explain.rs",
+        "src/client/prefetch.rs",
         "src/client/set.rs",
         "src/client/warm.rs",
         "src/admin.rs",

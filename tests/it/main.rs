@@ -30,6 +30,7 @@ mod docker;
 mod docs;
 mod doctor;
 mod ends;
+mod explain;
 mod faults;
 mod fuzzed;
 mod gateway;

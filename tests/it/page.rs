@@ -397,7 +397,7 @@ fn browser_logs_in_and_out_with_the_keyboard_alone() {
         "scripts see no cookie"
     );
     let mut order = Vec::new();
-    for _ in 0..8 {
+    for _ in 0..9 {
         browser.press(TAB);
         order.push(focus(&browser));
         let outline = "return getComputedStyle(document.activeElement).outlineStyle";
@@ -412,6 +412,7 @@ fn browser_logs_in_and_out_with_the_keyboard_alone() {
             "Connect a client",
             "10 minutes",
             "24 hours",
+            "90 days",
             "The same as a table",
             "Shell"
         ]

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// From the ground up: a wing imports those before it.
-const WINGS: [&str; 14] = [
+const WINGS: [&str; 15] = [
     "exit",
     "base",
     "contract",
+    "explain",
     "config",
     "supervisor",
     "store",

@@ -8,6 +8,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// Stands for a secret.
+const HIDDEN: &str = "***";
+
 /// Former name of `MODE`.
 const OLD_MODE: &str = "SCCACHE_STORAGE_MODE";
 
@@ -109,10 +112,9 @@ impl<'a> Lookup<'a> {
             .find(|row| row.name == name)
             .expect("every setting asked for has a row");
         let (value, source, subject) = self.find(row);
-        let shown = match (row.secret, value.is_empty()) {
-            (_, true) => String::new(),
-            (true, false) if value != "anonymous" => "***".to_owned(),
-            _ => value.clone(),
+        let shown = match value.as_str() {
+            "" | "anonymous" => value.clone(),
+            _ => shown(row, &value).to_owned(),
         };
         self.effective.push(Effective {
             name: row.name,
@@ -127,7 +129,7 @@ impl<'a> Lookup<'a> {
     fn find(&mut self, row: &Row) -> (String, Source, String) {
         let name = row.name;
         if let Some(value) = self.variable(name) {
-            let subject = format!("{name}={}", if row.secret { "***" } else { value });
+            let subject = format!("{name}={}", shown(row, value));
             return (value.to_owned(), Source::Environment, subject);
         }
         if let Some(value) = self.variable(OLD_MODE).filter(|_| name == "MODE") {
@@ -144,8 +146,11 @@ impl<'a> Lookup<'a> {
                 Ok(_) => "the file is empty".to_owned(),
                 Err(error) => format!("cannot read the file: {error}"),
             };
-            let subject = format!("{file_name}={}", path.display());
-            self.problem(&subject, message, None);
+            let path = path.to_string_lossy();
+            let subject = format!("{file_name}={}", path_or_hidden(&path));
+            let hint = (!path.starts_with('/'))
+                .then(|| "give the absolute path of the file, not its content".to_owned());
+            self.problem(&subject, message, hint);
         }
         if let Some(value) = self.file.get(row.key) {
             let subject = format!("{}: {}", self.file_path.display(), row.key);
@@ -197,6 +202,25 @@ impl<'a> Lookup<'a> {
             });
         }
         warnings
+    }
+}
+
+/// A setting's value as messages may show it.
+fn shown<'a>(row: &Row, value: &'a str) -> &'a str {
+    let names_a_secret = row.name == "SCCACHE_TLS_KEY" || row.name.ends_with("_FILE");
+    match row.secret {
+        true => HIDDEN,
+        false if names_a_secret => path_or_hidden(value),
+        false => value,
+    }
+}
+
+/// The path of a file that holds a secret. What is not a path may be the secret itself.
+fn path_or_hidden(value: &str) -> &str {
+    if value.starts_with('/') && !value.contains('\n') {
+        value
+    } else {
+        HIDDEN
     }
 }
 

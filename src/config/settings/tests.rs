@@ -497,3 +497,17 @@ fn pin_without_a_quota_is_advised_against() {
         "others' quotas may promise more than there is"
     );
 }
+
+#[test]
+fn secret_in_the_place_of_its_file_is_not_shown() {
+    for name in [
+        "SCCACHE_TLS_KEY",
+        "SCCACHE_TOKENS_FILE",
+        "SCCACHE_AUTH_TOKEN_FILE",
+        "SCCACHE_READ_TOKEN_FILE",
+    ] {
+        let text = problems(&[(name, "the-secret-itself")]);
+        assert!(text.contains(&format!("{name}=***: ")), "{text}");
+        assert!(!text.contains("the-secret-itself"), "{text}");
+    }
+}

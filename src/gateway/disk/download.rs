@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::mpsc::Receiver;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
 
@@ -40,6 +41,8 @@ pub struct Download {
 #[derive(Debug)]
 pub(super) enum State {
     Whole(Option<Bytes>),
+    /// Of no known length: several blobs, one after the other.
+    Stream(Receiver<io::Result<Bytes>>),
     Pieces {
         file: Arc<File>,
         /// Kept until the last piece.
@@ -55,6 +58,15 @@ pub(super) enum State {
 }
 
 impl Download {
+    /// Pieces as they come.
+    pub(crate) fn stream(pieces: Receiver<io::Result<Bytes>>) -> Download {
+        Download {
+            length: 0,
+            modified: SystemTime::UNIX_EPOCH,
+            state: State::Stream(pieces),
+        }
+    }
+
     /// The next piece; `None` after the last.
     pub async fn next(&mut self) -> Option<io::Result<Bytes>> {
         std::future::poll_fn(|context| self.poll_next(context)).await
@@ -78,7 +90,7 @@ impl Download {
                 at,
                 end: self.length,
             }),
-            State::Whole(_) | State::Pieces { .. } => Err(self),
+            State::Whole(_) | State::Stream(_) | State::Pieces { .. } => Err(self),
         }
     }
 
@@ -86,6 +98,7 @@ impl Download {
         match &self.state {
             State::Whole(body) => body.as_ref().map_or(0, |body| body.len() as u64),
             State::Pieces { at, .. } => self.length - at,
+            State::Stream(_) => 0,
         }
     }
 
@@ -94,6 +107,7 @@ impl Download {
             State::Whole(body) => {
                 return Poll::Ready(body.take().filter(|body| !body.is_empty()).map(Ok));
             }
+            State::Stream(pieces) => return pieces.poll_recv(context),
             State::Pieces {
                 file,
                 unchecked,
@@ -221,10 +235,13 @@ impl hyper::body::Body for Download {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest() == 0
+        !matches!(self.state, State::Stream(_)) && self.rest() == 0
     }
 
     fn size_hint(&self) -> hyper::body::SizeHint {
+        if let State::Stream(_) = self.state {
+            return hyper::body::SizeHint::default();
+        }
         hyper::body::SizeHint::with_exact(self.rest())
     }
 }

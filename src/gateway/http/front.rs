@@ -5,6 +5,7 @@
 
 use super::{Answer, Refusal, full, permit, refused, text};
 use crate::base::time::unix_seconds;
+use crate::explain::report::Report;
 use crate::gateway::access::{Caller, Need, Verdict};
 use crate::gateway::body::{Piecewise, short_body};
 use crate::gateway::page::{self, View};
@@ -67,6 +68,10 @@ pub(super) async fn page(
     let status = gateway.status(viewer);
     let range = page::range(parts.uri.query());
     let namespaces = viewer.namespaces();
+    let (lifetime, builds) = match namespaces {
+        None => gateway.past(),
+        Some(_) => (None, None),
+    };
     let scheme = if is_tls(parts) { "https" } else { "http" };
     let snippets = page::snippets(
         &format!("{scheme}://{}", host(gateway, parts)),
@@ -83,6 +88,8 @@ pub(super) async fn page(
         status: &status,
         services: gateway.services.ask().await,
         traffic: namespaces.is_none().then(|| gateway.traffic(range)),
+        lifetime,
+        builds,
         viewer: viewer.name().unwrap_or_default(),
         logged_in: session.is_some(),
         namespaces,
@@ -92,6 +99,16 @@ pub(super) async fn page(
         nonce: &nonce,
     });
     Ok(document(StatusCode::OK, html, &nonce))
+}
+
+/// One build on a page of its own.
+pub(super) fn build(report: &Report) -> Result<Answer, Refusal> {
+    let nonce = nonce()?;
+    Ok(document(
+        StatusCode::OK,
+        page::build(report, &nonce),
+        &nonce,
+    ))
 }
 
 pub(super) fn style() -> Answer {

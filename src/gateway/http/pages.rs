@@ -1,6 +1,6 @@
 //! The paths that are no keys: liveness, readiness, metrics, status, purge and what the status page consists of.
 
-use super::{Answer, Refusal, front, full, permit, permit_namespace, text};
+use super::{Answer, Refusal, builds, front, full, permit, permit_namespace, text};
 use crate::contract::gateway_status::{PurgeAnswer, PurgeRequest, scanning};
 use crate::contract::key::namespace_of_shown;
 use crate::gateway::Gateway;
@@ -29,12 +29,20 @@ pub(super) enum Page {
     Script,
     LogIn,
     LogOut,
+    Builds,
+    Build,
+    Order,
 }
 
 impl Page {
     /// Asks for a change, if only of who is logged in.
     fn is_posted(self) -> bool {
-        matches!(self, Page::Purge | Page::LogIn | Page::LogOut)
+        matches!(self, Page::Purge | Page::LogIn | Page::LogOut | Page::Order)
+    }
+
+    /// Answers questions, and takes news.
+    fn is_both(self) -> bool {
+        self == Page::Builds
     }
 }
 
@@ -51,6 +59,9 @@ pub(super) fn find(names: &[&str], method: &Method) -> Option<Page> {
         ["api", "page.js"] => Page::Script,
         ["api", "login"] => Page::LogIn,
         ["api", "logout"] => Page::LogOut,
+        ["api", "builds"] => Page::Builds,
+        ["api", "builds", _] => Page::Build,
+        ["api", "prefetch"] => Page::Order,
         _ => return None,
     };
     Some(page).filter(|_| !matches!(method.as_str(), "PROPFIND" | "MKCOL" | "OPTIONS"))
@@ -65,7 +76,8 @@ pub(super) async fn answer(
     body: &mut impl Piecewise,
 ) -> Result<Answer, Refusal> {
     let reads = matches!(parts.method, Method::GET | Method::HEAD);
-    if reads == page.is_posted() || (page.is_posted() && parts.method != Method::POST) {
+    let is_posted = page.is_posted() || (page.is_both() && !reads);
+    if reads == is_posted || (is_posted && parts.method != Method::POST) {
         let message = format!("{} does not take {}", parts.uri.path(), parts.method);
         return Err(Refusal::new(
             StatusCode::METHOD_NOT_ALLOWED,
@@ -110,6 +122,16 @@ pub(super) async fn answer(
             let viewer = session.as_ref().unwrap_or(caller);
             super::permit(gateway, peer, viewer, Need::Read)?;
             json(&gateway.status(viewer))?
+        }
+        Page::Builds if reads => builds::list(gateway, peer, caller, parts)?,
+        Page::Builds => {
+            permit(Need::Read)?;
+            builds::take(gateway, peer, caller, body).await?
+        }
+        Page::Build => builds::show(gateway, peer, caller, parts)?,
+        Page::Order => {
+            permit(Need::Read)?;
+            builds::prefetch(gateway, caller, body).await?
         }
         Page::Purge => {
             permit(Need::Write)?;
@@ -192,13 +214,13 @@ async fn purge(
     })
 }
 
-fn json(value: &impl Serialize) -> Result<Answer, Refusal> {
+pub(super) fn json(value: &impl Serialize) -> Result<Answer, Refusal> {
     let mut body = serde_json::to_vec(value).map_err(broken)?;
     body.push(b'\n');
     Ok(full(StatusCode::OK, "application/json", body))
 }
 
-fn broken(cause: impl std::fmt::Display) -> Refusal {
+pub(super) fn broken(cause: impl std::fmt::Display) -> Refusal {
     Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", cause)
 }
 

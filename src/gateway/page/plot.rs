@@ -15,6 +15,7 @@ pub(super) fn name(range: Range) -> &'static str {
     match range {
         Range::Minutes => "10 minutes",
         Range::Day => "24 hours",
+        Range::Quarter => "90 days",
     }
 }
 
@@ -25,6 +26,24 @@ pub(super) fn bar(part: u64, whole: u64) -> Markup {
         svg.bar width="100%" height="8" aria-hidden="true" {
             rect.ground width="100%" height="8" rx="4" {}
             rect.taken width={ (format!("{share:.1}")) "%" } height="8" rx="4" {}
+        }
+    }
+}
+
+/// A small line, the oldest value first; `top` is its upper edge.
+pub(super) fn line(said: &str, values: &[f64], top: f64) -> Markup {
+    let mut path = String::new();
+    for (place, value) in values.iter().enumerate() {
+        let y = HEIGHT as f64 * (1.0 - (value / top).clamp(0.0, 1.0));
+        let _ = match place {
+            0 => write!(path, "M0 {y:.0}h1"),
+            _ => write!(path, "V{y:.0}h1"),
+        };
+    }
+    let width = values.len().max(1);
+    html! {
+        svg.plot viewBox={ "0 -5 " (width) " " (HEIGHT + 10) } width="120" height="24" preserveAspectRatio="none" role="img" aria-label=(said) {
+            path.rate d=(path) {}
         }
     }
 }
@@ -44,6 +63,7 @@ pub(super) fn plots(range: Range, points: &[Option<Point>], now_unix: u64) -> Ma
     let step = match range {
         Range::Minutes => "5 seconds",
         Range::Day => "10 minutes",
+        Range::Quarter => "12 hours",
     };
     let rates = points.iter().flatten().filter(|it| it.lookups() > 0);
     let lowest = rates.map(|it| it.hits * 1000 / it.lookups()).min();
@@ -193,7 +213,7 @@ fn table(range: Range, points: &[Option<Point>], now_unix: u64) -> Markup {
                         @let sum: Point = chunk.iter().copied().flatten().collect();
                         @let ago = (points.len().div_ceil(chunk.len()) - place) as u64 * seconds;
                         tr {
-                            th scope="row" { (clock(now_unix.saturating_sub(ago))) }
+                            th scope="row" { (clock(range, now_unix.saturating_sub(ago))) }
                             td.number data-name="Hit rate" { (percent(sum.hits, sum.lookups())) }
                             td.number data-name="Hits" { (count(sum.hits)) }
                             td.number data-name="Misses" { (count(sum.misses)) }
@@ -208,8 +228,11 @@ fn table(range: Range, points: &[Option<Point>], now_unix: u64) -> Markup {
     }
 }
 
-/// The time of day, `13:05`.
-fn clock(unix_seconds: u64) -> String {
+/// The time of day, `13:05`; of what goes far back, the day.
+fn clock(range: Range, unix_seconds: u64) -> String {
+    if range == Range::Quarter {
+        return super::tables::day(unix_seconds);
+    }
     let minutes = unix_seconds / 60 % (24 * 60);
     format!("{:02}:{:02}", minutes / 60, minutes % 60)
 }

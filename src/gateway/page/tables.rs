@@ -17,6 +17,12 @@ fn state(class: &str, word: &str) -> Markup {
     html! { span class={ "state " (class) } { (word) } }
 }
 
+/// The day: `2026-11-29`.
+pub(super) fn day(unix_seconds: u64) -> String {
+    let time = UNIX_EPOCH + Duration::from_secs(unix_seconds);
+    humantime::format_rfc3339_seconds(time).to_string()[..10].to_owned()
+}
+
 fn number(name: &str, value: &str) -> Markup {
     html! { td.number data-name=(name) { (value) } }
 }

@@ -54,6 +54,8 @@ fn view(status: &Status) -> View<'_> {
         status,
         services: report(vec![service("gateway", "ready")]),
         traffic: None,
+        lifetime: None,
+        builds: None,
         viewer: "auth",
         logged_in: true,
         namespaces: None,

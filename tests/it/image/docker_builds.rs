@@ -88,7 +88,9 @@ fn build_by_buildkit_takes_from_the_cache_and_keeps_no_token() {
     }
     // What was copied is all that the client's image has.
     let container = site.docker.ok(&["create", &client]);
-    let listed = format!("docker export {container} | tar --list | grep -v -e /$ -e ^dev/ -e ^etc/ -e ^.dockerenv$");
+    let listed = format!(
+        "docker export {container} | tar --list | grep -v -e /$ -e ^dev/ -e ^etc/ -e ^.dockerenv$"
+    );
     let files = run(clean("sh").args(["-c", &listed]), LONG);
     site.docker.ok(&["rm", &container]);
     let mut files: Vec<&str> = files.stdout.lines().collect();
@@ -130,7 +132,9 @@ fn client_image(site: &Site) -> String {
     fs::copy(crate::harness::sccache_bin(), prebuilt.join("sccache")).unwrap();
     let image = format!("{}-client", site.image);
     let mut build = docker_with_plugins("docker");
-    build.env("DOCKER_BUILDKIT", "1").args(["build", "--tag", &image, "--file"]);
+    build
+        .env("DOCKER_BUILDKIT", "1")
+        .args(["build", "--tag", &image, "--file"]);
     build.arg(images.join("client.Dockerfile"));
     build.arg(format!("--build-arg=BUILD_IMAGE={}", site.base().unwrap()));
     let ran = run(build.arg(context.path()), LONG);

@@ -1,0 +1,360 @@
+//! `build`: runs a build, and says afterwards what the cache was to it.
+//!
+//! ```text
+//! begin at the gateway -> command, with a recorder before sccache -> records, digests -> end at the gateway -> report
+//! ```
+//!
+//! The command is not held up by any of it: a gateway that is away costs one refused connection, and what only it knows
+//! is missing in the report.
+
+mod collect;
+mod daemon;
+mod output;
+pub mod record;
+mod saved;
+
+pub use self::output::{Destination, Format};
+pub(crate) use self::saved::{Saved, folder};
+
+use super::at;
+use super::cargo_config;
+use super::prefetch;
+use super::remote::{self, Remote};
+use crate::exit;
+use crate::explain::print::Places;
+use crate::explain::protocol::{Begun, End, Labels, Request};
+use crate::explain::report::{Report, Wire, assess};
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io::{self, Write as _};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus};
+use std::time::{Duration, Instant, SystemTime};
+
+/// How long the end of a build may take at the gateway.
+const END_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Arguments of `build`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// How the report is written, and where: json=FILE; may be given several times [default: text, to standard error]
+    #[arg(long, value_name = "FORMAT[=FILE]", value_parser = output::parse)]
+    pub report: Vec<Destination>,
+    #[command(flatten)]
+    pub whence: Whence,
+    /// Where this client reaches the gateway [default: SCCACHE_WEBDAV_ENDPOINT]
+    #[arg(long, value_name = "URL")]
+    pub endpoint: Option<String>,
+    /// Bring what this job will ask for first, see prefetch
+    #[arg(long)]
+    pub prefetch: bool,
+    /// The command and its arguments, after --
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+/// What builds are put together by.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Whence {
+    /// Name of the job [default: the CI's]
+    #[arg(long, value_name = "NAME")]
+    pub job: Option<String>,
+    /// The repository [default: the CI's, else the name of the checkout's folder]
+    #[arg(long, value_name = "NAME")]
+    pub repository: Option<String>,
+    /// The branch [default: the CI's, else that of the checkout]
+    #[arg(long, value_name = "NAME")]
+    pub branch: Option<String>,
+}
+
+/// Why the command was not run, or its report not written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The current folder.
+    #[error(
+        "cannot read the current folder: {0}\nhint: it may have been removed; change to another"
+    )]
+    CurrentFolder(io::Error),
+    /// The folder for records.
+    #[error("cannot record the build in \"{}\": {cause}\nhint: set XDG_CACHE_HOME or TMPDIR to a folder of yours", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// The command itself.
+    #[error("cannot run \"{}\": {cause}", program.to_string_lossy())]
+    Command {
+        /// Its first word.
+        program: OsString,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// A file of the report.
+    #[error("cannot write the report to \"{}\": {cause}", path.display())]
+    Report {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        cause: io::Error,
+    },
+}
+
+impl Error {
+    /// The exit code, which no command uses for itself: those of `env` and `docker run`.
+    pub fn code(&self) -> u8 {
+        match self {
+            Error::Command { cause, .. } if cause.kind() == io::ErrorKind::NotFound => {
+                exit::NO_COMMAND
+            }
+            Error::Command { .. } => exit::NOT_RUNNABLE,
+            Error::Report { .. } => exit::FAILED,
+            Error::CurrentFolder(_) | Error::Folder { .. } => exit::NOT_STARTED,
+        }
+    }
+}
+
+/// Runs the command and writes the report; gives the command's exit code.
+///
+/// # Errors
+/// The command was not run, or a file of the report cannot be written.
+pub fn run(args: &Args) -> Result<u8, Error> {
+    let cwd = std::env::current_dir().map_err(Error::CurrentFolder)?;
+    let environment: BTreeMap<String, String> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let cargo_home = cargo_config::home(&environment);
+    let config = cargo_config::Config::load(&cwd, cargo_home.as_deref());
+    let seen = config.over(&environment);
+    let root = at::checkout_around(&cwd).unwrap_or(cwd);
+    let labels = args.whence.labels(&environment, &root);
+
+    if args.prefetch {
+        let (most, endpoint) = (prefetch::MAX_BYTES, args.endpoint.as_deref());
+        let said = match prefetch::fetch(&seen, &labels, most, endpoint) {
+            Ok(said) => said,
+            // The build goes on without.
+            Err(cause) => format!("warning: {cause}"),
+        };
+        let _ = writeln!(io::stderr(), "{said}");
+    }
+    let remote = remote::find(&seen, args.endpoint.as_deref());
+    let begun = remote
+        .as_ref()
+        .map_err(ToString::to_string)
+        .and_then(|remote| begin(remote, &labels).map_err(|cause| cause.to_string()));
+    let folder = record::Folder::prepare(&record::Setup {
+        key: begun.as_ref().map(|it| it.key.clone()).unwrap_or_default(),
+        places: Places {
+            root: root.display().to_string(),
+            cargo_home: cargo_home
+                .map(|it| it.display().to_string())
+                .unwrap_or_default(),
+        },
+    })?;
+    let wrapper = seen.get("RUSTC_WRAPPER").filter(|it| !it.is_empty());
+    let sccache = daemon::Sccache::new(wrapper, &seen);
+    let before = sccache.stats();
+
+    let [program, arguments @ ..] = args.command.as_slice() else {
+        unreachable!("clap wants a command");
+    };
+    let mut command = Command::new(program);
+    command.args(arguments);
+    command.envs(folder.variables(wrapper.map_or("sccache", String::as_str)));
+    let (began, clock) = now();
+    let status = wait(&mut command).map_err(|cause| Error::Command {
+        program: program.clone(),
+        cause,
+    })?;
+    let wall = clock.elapsed();
+
+    let after = sccache.stats();
+    let daemon = before
+        .zip(after)
+        .map(|(before, after)| after.since(&before));
+    let collected = collect::collect(folder.path(), began, &sccache);
+    let prefetched = prefetch::used(&seen, &labels);
+    let end = End {
+        build: begun
+            .as_ref()
+            .map(|it| it.build.clone())
+            .unwrap_or_default(),
+        labels,
+        command: Path::new(program)
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned(),
+        exit: i32::from(code(status)),
+        wall_ms: u64::try_from(wall.as_millis()).unwrap_or(u64::MAX),
+        units: collected.units,
+        daemon,
+        prefetched,
+        away: begun.as_ref().err().cloned(),
+    };
+    let report = report(remote.ok().as_ref(), end);
+    drop(folder);
+    let saved = Saved {
+        report,
+        files: collected.files,
+    };
+    // Only `explain` misses it.
+    let _ = saved.write(&root);
+    output::write(&saved.report, &args.report)?;
+    Ok(code(status))
+}
+
+/// A look at both clocks: the date is what files carry, the other one is even.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a command of its own, which says how long it took"
+)]
+fn now() -> (SystemTime, Instant) {
+    (SystemTime::now(), Instant::now())
+}
+
+fn begin(remote: &Remote, labels: &Labels) -> Result<Begun, remote::Error> {
+    remote.post("/api/builds", &Request::Begin(labels.clone()))
+}
+
+/// The gateway's report, or what is known without it.
+fn report(remote: Option<&Remote>, mut end: End) -> Report {
+    let asked = remote.filter(|_| end.away.is_none()).map(|remote| {
+        let request = Request::End(Box::new(end.clone()));
+        remote.within(END_TIMEOUT).post("/api/builds", &request)
+    });
+    match asked {
+        Some(Ok(report)) => report,
+        Some(Err(cause)) => {
+            end.away = Some(cause.to_string());
+            alone(&end)
+        }
+        None => alone(&end),
+    }
+}
+
+/// What is known without the gateway.
+fn alone(end: &End) -> Report {
+    let facts = vec![Default::default(); end.units.len()];
+    assess(
+        end,
+        facts,
+        Wire::default(),
+        crate::base::time::unix_seconds(),
+    )
+}
+
+/// Runs the command to its end. The terminal's signals are for it; others are passed on to it.
+fn wait(command: &mut Command) -> io::Result<ExitStatus> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGQUIT, SIGTERM, SIGHUP])?;
+    let mut child = command.spawn()?;
+    let pid = i32::try_from(child.id()).map(nix::unistd::Pid::from_raw);
+    let handle = signals.handle();
+    let passing = std::thread::spawn(move || {
+        for signal in signals.forever() {
+            // Those that the terminal sends to all of its group have arrived already.
+            if let (Ok(pid), SIGTERM | SIGHUP) = (pid, signal)
+                && let Ok(signal) = nix::sys::signal::Signal::try_from(signal)
+            {
+                let _ = nix::sys::signal::kill(pid, signal);
+            }
+        }
+    });
+    let status = end_of(&mut child);
+    handle.close();
+    let _ = passing.join();
+    status
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the command's own child, not a service"
+)]
+fn end_of(child: &mut Child) -> io::Result<ExitStatus> {
+    child.wait()
+}
+
+/// The exit code as shells give it.
+fn code(status: ExitStatus) -> u8 {
+    let code = status.code().or(status.signal().map(|signal| 128 + signal));
+    code.and_then(|code| u8::try_from(code).ok())
+        .unwrap_or(exit::FAILED)
+}
+
+impl Whence {
+    /// From what was typed, what the CI says, and the checkout.
+    pub(crate) fn labels(&self, environment: &BTreeMap<String, String>, root: &Path) -> Labels {
+        let set = |names: &[&str]| {
+            let mut values = names.iter().filter_map(|name| environment.get(*name));
+            values.find(|value| !value.is_empty()).cloned()
+        };
+        let own = |typed: &Option<String>, names: &[&str]| typed.clone().or_else(|| set(names));
+        Labels {
+            job: own(&self.job, &["GITHUB_JOB", "CI_JOB_NAME"]),
+            repository: own(&self.repository, &["GITHUB_REPOSITORY", "CI_PROJECT_PATH"])
+                .or_else(|| Some(root.file_name()?.to_string_lossy().into_owned())),
+            branch: own(
+                &self.branch,
+                &["GITHUB_HEAD_REF", "GITHUB_REF_NAME", "CI_COMMIT_REF_NAME"],
+            )
+            .or_else(|| branch(root)),
+        }
+    }
+}
+
+/// The branch of a git checkout.
+fn branch(root: &Path) -> Option<String> {
+    let head = std::fs::read_to_string(root.join(".git/HEAD")).ok()?;
+    let branch = head.trim().strip_prefix("ref: refs/heads/")?;
+    Some(branch.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn builds_are_named_by_the_ci_or_the_checkout() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("project");
+        std::fs::create_dir_all(root.join(".git")).unwrap();
+        std::fs::write(root.join(".git/HEAD"), "ref: refs/heads/team/x\n").unwrap();
+        let some = |text: &str| Some(text.to_owned());
+        let mut environment = BTreeMap::new();
+        let labels = Whence::default().labels(&environment, &root);
+        let expected = Labels {
+            job: None,
+            repository: some("project"),
+            branch: some("team/x"),
+        };
+        assert_eq!(labels, expected);
+        for (name, value) in [
+            ("GITHUB_JOB", "test"),
+            ("GITHUB_REPOSITORY", "team/project"),
+            ("GITHUB_HEAD_REF", ""),
+            ("GITHUB_REF_NAME", "main"),
+        ] {
+            environment.insert(name.to_owned(), value.to_owned());
+        }
+        let typed = Whence {
+            job: some("nightly"),
+            ..Whence::default()
+        };
+        let expected = Labels {
+            job: some("nightly"),
+            repository: some("team/project"),
+            branch: some("main"),
+        };
+        assert_eq!(typed.labels(&environment, &root), expected);
+    }
+
+    #[test]
+    fn exit_codes_are_those_of_shells() {
+        assert_eq!(code(ExitStatus::from_raw(3 << 8)), 3);
+        assert_eq!(code(ExitStatus::from_raw(15)), 143);
+    }
+}

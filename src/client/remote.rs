@@ -1,0 +1,229 @@
+//! The gateway as a client's commands ask it: where it is, and its JSON.
+
+use super::endpoint::Endpoint;
+use crate::base::secret::Secret;
+use rustls::crypto::ring;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use ureq::tls::{RootCerts, TlsConfig, TlsProvider};
+
+/// How long an answer may take.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Longest answer.
+const LONGEST: u64 = 256 << 20;
+
+/// A gateway.
+#[derive(Debug, Clone)]
+pub(crate) struct Remote {
+    agent: ureq::Agent,
+    base: String,
+    token: Option<Secret>,
+}
+
+/// Why there was no answer that could be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// Nothing says where it is.
+    #[error(
+        "no cache is set: neither SCCACHE_WEBDAV_ENDPOINT nor a config file names one\n\
+         hint: eval the output of sccache-dock client-env in this shell, or name it with --endpoint"
+    )]
+    NotSet,
+    /// It is not a URL.
+    #[error("{0}")]
+    Endpoint(super::Error),
+    /// It is away.
+    #[error("cannot ask {base}: {cause}\nhint: sccache-dock doctor looks for the reason")]
+    Away {
+        base: String,
+        cause: Box<ureq::Error>,
+    },
+    /// It does not want to.
+    #[error("{base} answers {code}: {text}")]
+    Refused {
+        base: String,
+        code: u16,
+        text: String,
+    },
+    /// It is older than this program, or something else.
+    #[error(
+        "cannot understand the answer of {base}: {cause}\nhint: the cache may be older than this program"
+    )]
+    Strange { base: String, cause: String },
+}
+
+/// The gateway that a client with this environment uses.
+pub(crate) fn find(
+    environment: &BTreeMap<String, String>,
+    given: Option<&str>,
+) -> Result<Remote, Error> {
+    let set = |name: &str| environment.get(name).filter(|it| !it.is_empty()).cloned();
+    let conf = conf(environment);
+    let in_conf = |name: &str| {
+        let webdav = conf.as_ref()?.get("cache")?.get("webdav")?;
+        Some(webdav.get(name)?.as_str()?.to_owned())
+    };
+    let own_port = || {
+        // Clients that speak sccache's own protocol reach the same port.
+        set("SCCACHE_CLIENT_SIDE")?;
+        Some(format!("http://127.0.0.1:{}", set("SCCACHE_SERVER_PORT")?))
+    };
+    let endpoint = given
+        .map(str::to_owned)
+        .or_else(|| set("SCCACHE_WEBDAV_ENDPOINT"))
+        .or_else(|| in_conf("endpoint"))
+        .or_else(own_port)
+        .ok_or(Error::NotSet)?;
+    let endpoint = Endpoint::parse(&endpoint).map_err(Error::Endpoint)?;
+    let token = set("SCCACHE_WEBDAV_TOKEN").or_else(|| in_conf("token"));
+    Ok(Remote {
+        agent: agent(Some(TIMEOUT)),
+        // The cache's own pages are at its root, whatever path its blobs have.
+        base: endpoint.with_port(endpoint.port),
+        token: token.map(|token| Secret::new(&token)),
+    })
+}
+
+fn agent(limit: Option<Duration>) -> ureq::Agent {
+    let tls = TlsConfig::builder()
+        .provider(TlsProvider::Rustls)
+        // As sccache does: the system's list of authorities, or that of SSL_CERT_FILE.
+        .root_certs(RootCerts::PlatformVerifier)
+        .unversioned_rustls_crypto_provider(Arc::new(ring::default_provider()))
+        .build();
+    ureq::Agent::config_builder()
+        .tls_config(tls)
+        .http_status_as_error(false)
+        .timeout_connect(Some(CONNECT_TIMEOUT))
+        .timeout_global(limit)
+        .proxy(None)
+        .max_redirects(0)
+        .build()
+        .into()
+}
+
+/// sccache's config file.
+fn conf(environment: &BTreeMap<String, String>) -> Option<toml::Table> {
+    let path = match environment.get("SCCACHE_CONF") {
+        Some(path) => PathBuf::from(path),
+        None => {
+            let folder = match environment.get("XDG_CONFIG_HOME") {
+                Some(folder) if Path::new(folder).is_absolute() => PathBuf::from(folder),
+                _ => Path::new(environment.get("HOME")?).join(".config"),
+            };
+            folder.join("sccache/config")
+        }
+    };
+    std::fs::read_to_string(path).ok()?.parse().ok()
+}
+
+impl Remote {
+    /// The same with more patience.
+    pub(crate) fn within(&self, limit: Duration) -> Remote {
+        Remote {
+            agent: agent(Some(limit)),
+            ..self.clone()
+        }
+    }
+
+    /// The same for an answer that may take any time.
+    pub(crate) fn without_limit(&self) -> Remote {
+        Remote {
+            agent: agent(None),
+            ..self.clone()
+        }
+    }
+
+    /// Posts a value, and gives what is answered.
+    pub(crate) fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        value: &impl Serialize,
+    ) -> Result<T, Error> {
+        let mut body = self.send(path, value)?;
+        let text = body.with_config().limit(LONGEST).read_to_string();
+        let text = text.map_err(|cause| self.away(cause))?;
+        serde_json::from_str(&text).map_err(|cause| Error::Strange {
+            base: self.base.clone(),
+            cause: cause.to_string(),
+        })
+    }
+
+    /// Posts a value, and gives the body of the answer.
+    pub(crate) fn send(&self, path: &str, value: &impl Serialize) -> Result<ureq::Body, Error> {
+        let body = serde_json::to_vec(value).map_err(|cause| Error::Strange {
+            base: self.base.clone(),
+            cause: cause.to_string(),
+        })?;
+        let mut request = self.agent.post(format!("{}{path}", self.base));
+        request = request.header("Content-Type", "application/json");
+        if let Some(token) = &self.token {
+            request = request.header("Authorization", format!("Bearer {}", token.reveal()));
+        }
+        let response = request.send(&body[..]).map_err(|cause| self.away(cause))?;
+        let code = response.status().as_u16();
+        let mut body = response.into_body();
+        if code == 200 {
+            return Ok(body);
+        }
+        let text = body.with_config().limit(1024).read_to_string();
+        Err(Error::Refused {
+            base: self.base.clone(),
+            code,
+            text: text.unwrap_or_default().trim().to_owned(),
+        })
+    }
+
+    fn away(&self, cause: ureq::Error) -> Error {
+        Error::Away {
+            base: self.base.clone(),
+            cause: Box::new(cause),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(pairs: &[(&str, &str)]) -> Result<(String, bool), String> {
+        let pairs = pairs.iter();
+        let environment = pairs
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        let found = find(&environment, None);
+        found
+            .map(|it| (it.base, it.token.is_some()))
+            .map_err(|cause| cause.to_string())
+    }
+
+    #[test]
+    fn gateway_is_the_one_that_sccache_uses() {
+        let endpoint = ("SCCACHE_WEBDAV_ENDPOINT", "http://cache:4226/team");
+        let at = |base: &str, token| Ok((base.to_owned(), token));
+        assert_eq!(found(&[endpoint]), at("http://cache:4226", false));
+        let token = ("SCCACHE_WEBDAV_TOKEN", "x");
+        assert_eq!(found(&[endpoint, token]), at("http://cache:4226", true));
+        let own = [
+            ("SCCACHE_CLIENT_SIDE", "1"),
+            ("SCCACHE_SERVER_PORT", "4300"),
+        ];
+        assert_eq!(found(&own), at("http://127.0.0.1:4300", false));
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("config");
+        std::fs::write(
+            &file,
+            "[cache.webdav]\nendpoint = 'https://c'\ntoken = 'y'\n",
+        )
+        .unwrap();
+        let conf = ("SCCACHE_CONF", file.to_str().unwrap());
+        assert_eq!(found(&[conf]), at("https://c:443", true));
+        assert!(found(&[]).unwrap_err().contains("client-env"));
+    }
+}

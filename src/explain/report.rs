@@ -1,0 +1,456 @@
+//! A build, explained: what each compile was, and what all of them come to. Pure.
+
+use super::decide::{Earlier, decide, follow};
+use super::protocol::{Daemon, End, Labels, Unit};
+use super::reason::Reason;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// What the cache knows of one compile.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// What went over the wire.
+    pub seen: Seen,
+    /// Bytes of the entry, sent or stored.
+    pub bytes: u64,
+    /// The key, as far as it is known.
+    pub key: Option<String>,
+    /// The cache remembers to have evicted the entry.
+    pub lost: Option<Lost>,
+    /// How long the compile takes, as was recorded when the entry was made.
+    pub compile_ms: Option<u64>,
+    /// The entry was sent, and the client stored it again.
+    pub unusable: bool,
+    /// It was found by time and order, not by name.
+    pub probably: bool,
+    /// Earlier compiles of the same thing.
+    pub earlier: Vec<Earlier>,
+}
+
+/// An entry that was evicted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lost {
+    /// The budget now.
+    pub budget: u64,
+    /// The least budget that would have kept it; missing if its namespace's quota was the cause.
+    pub kept_by: Option<u64>,
+}
+
+/// What went over the wire for a compile.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Seen {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// The entry was sent.
+    Hit,
+    /// The entry was asked for in vain, or stored.
+    Miss,
+}
+
+/// What a compile was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The cache sent the result.
+    Hit,
+    /// The client had it on its own disk.
+    OwnDisk,
+    /// It was compiled.
+    Miss,
+    /// It was compiled, and sccache does not cache such compiles.
+    NotCached,
+    /// The compiler found errors.
+    Failed,
+}
+
+impl Outcome {
+    /// For people.
+    pub fn text(self) -> &'static str {
+        match self {
+            Outcome::Hit => "hit",
+            Outcome::OwnDisk => "hit on own disk",
+            Outcome::Miss => "miss",
+            Outcome::NotCached => "not cached",
+            Outcome::Failed => "failed",
+        }
+    }
+}
+
+/// One compile.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Row {
+    pub name: String,
+    pub version: String,
+    pub kind: String,
+    pub start_ms: u64,
+    pub took_ms: u64,
+    pub outcome: Outcome,
+    /// The outcome was found by time and order.
+    #[serde(default)]
+    pub probably: bool,
+    /// Why it was no hit.
+    #[serde(default)]
+    pub why: Option<Reason>,
+    /// What else differs.
+    #[serde(default)]
+    pub also: Vec<Reason>,
+    pub bytes: u64,
+    /// How long the compile takes, of what was a hit.
+    pub saved_ms: u64,
+    #[serde(default)]
+    pub key: Option<String>,
+}
+
+/// What went over the wire in a build, whoever of its compiles asked.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Wire {
+    pub hits: u64,
+    pub misses: u64,
+    pub writes: u64,
+    pub read_bytes: u64,
+    pub written_bytes: u64,
+    /// Writes that were refused, and why.
+    pub refused: BTreeMap<String, u64>,
+}
+
+/// A build, explained.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Report {
+    pub build: String,
+    #[serde(flatten)]
+    pub labels: Labels,
+    pub command: String,
+    pub exit: i32,
+    pub ended_unix_seconds: u64,
+    pub wall_ms: u64,
+    pub wire: Wire,
+    /// What the client's daemon counted.
+    pub daemon: Option<Daemon>,
+    /// Entries that were fetched before the build, used of them, and their bytes.
+    pub prefetched: Option<(u64, u64, u64)>,
+    pub sums: Sums,
+    /// Empty without a recorder.
+    pub rows: Vec<Row>,
+}
+
+/// What all compiles of a build come to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Sums {
+    pub hits: u64,
+    pub own_disk: u64,
+    pub misses: u64,
+    pub not_cached: u64,
+    pub failed: u64,
+    /// The sum of the compile times of what was hit, as recorded when it was made.
+    pub saved_ms: u64,
+    /// Hits of which nobody knows how long they take to compile.
+    pub untimed: u64,
+    /// Misses by reason.
+    pub reasons: BTreeMap<String, u64>,
+}
+
+impl Report {
+    /// Hits of all compiles that could be hits, in percent.
+    pub fn hit_percent(&self) -> Option<f64> {
+        let hits = self.sums.hits + self.sums.own_disk;
+        let all = hits + self.sums.misses;
+        (all > 0).then(|| hits as f64 * 100.0 / all as f64)
+    }
+
+    /// The compiles that were no hits, the slowest first.
+    pub fn slowest(&self) -> Vec<&Row> {
+        let mut rows: Vec<&Row> = self.rows.iter().filter(|row| row.why.is_some()).collect();
+        // What can be done something about goes first.
+        rows.sort_by_key(|row| (row.outcome != Outcome::Miss, std::cmp::Reverse(row.took_ms)));
+        rows
+    }
+
+    /// Without its rows: what is listed.
+    pub fn head(&self) -> Report {
+        Report {
+            rows: Vec::new(),
+            ..self.clone()
+        }
+    }
+}
+
+/// Puts together what the client recorded and what the cache knows: one of `facts` for each compile.
+pub fn assess(end: &End, facts: Vec<Facts>, wire: Wire, now: u64) -> Report {
+    let mut rows: Vec<Row> = end
+        .units
+        .iter()
+        .zip(&facts)
+        .map(|(unit, facts)| row(unit, facts, now))
+        .collect();
+    settle_unseen(end, &facts, &mut rows);
+    let reasons: BTreeMap<String, Reason> = rows
+        .iter()
+        .filter_map(|row| Some((row.name.clone(), row.why.clone()?)))
+        .filter(|(_, reason)| !matches!(reason, Reason::NotCacheable { .. }))
+        .collect();
+    for row in &mut rows {
+        row.why = row.why.as_ref().map(|reason| follow(reason, &reasons));
+    }
+    let sums = sum(&rows);
+    Report {
+        build: end.build.clone(),
+        labels: end.labels.clone(),
+        command: end.command.clone(),
+        exit: end.exit,
+        ended_unix_seconds: now,
+        wall_ms: end.wall_ms,
+        wire,
+        daemon: end.daemon.clone(),
+        prefetched: end.prefetched.as_ref().map(|it| {
+            let used = it.used.len() as u64;
+            (used + it.unused.len() as u64, used, it.bytes)
+        }),
+        sums,
+        rows,
+    }
+}
+
+fn row(unit: &Unit, facts: &Facts, now: u64) -> Row {
+    let (outcome, (why, also)) = match (&unit.not_cached, unit.exit, facts.seen) {
+        (Some(cause), ..) => {
+            let cause = cause.clone();
+            let reason = Reason::NotCacheable { cause };
+            (Outcome::NotCached, (Some(reason), Vec::new()))
+        }
+        (None, Some(0), Seen::Hit) => (Outcome::Hit, (None, Vec::new())),
+        // Settled when all are known.
+        (None, Some(0), Seen::Nothing) => (Outcome::OwnDisk, (None, Vec::new())),
+        (None, Some(0), Seen::Miss) => (Outcome::Miss, miss(unit, facts, now)),
+        (None, ..) => {
+            let reason = Reason::CompileFailed;
+            (Outcome::Failed, (Some(reason), Vec::new()))
+        }
+    };
+    let is_hit = matches!(outcome, Outcome::Hit | Outcome::OwnDisk);
+    Row {
+        name: unit.name.clone(),
+        version: unit.version.clone(),
+        kind: unit.kind.clone(),
+        start_ms: unit.start_ms,
+        took_ms: unit.took_ms,
+        outcome,
+        probably: facts.probably,
+        why,
+        also,
+        bytes: facts.bytes,
+        saved_ms: facts.compile_ms.filter(|_| is_hit).unwrap_or(0),
+        key: facts.key.clone(),
+    }
+}
+
+/// Why there was no hit. If this very key was there before, no part of it can be new.
+fn miss(unit: &Unit, facts: &Facts, now: u64) -> (Option<Reason>, Vec<Reason>) {
+    if facts.unusable {
+        return (Some(Reason::Broken { seconds_ago: None }), Vec::new());
+    }
+    let kept_by = facts.lost.and_then(|lost| lost.kept_by);
+    let (first, also) = decide(&unit.print, &facts.earlier, kept_by, now);
+    let is_fate = matches!(
+        first,
+        Reason::Evicted { .. }
+            | Reason::Quota { .. }
+            | Reason::Purged { .. }
+            | Reason::Age { .. }
+            | Reason::Broken { .. }
+    );
+    match facts.lost.filter(|_| !is_fate) {
+        None => (Some(first), also),
+        Some(Lost { kept_by: None, .. }) => (Some(Reason::Quota { seconds_ago: None }), Vec::new()),
+        Some(Lost { budget, kept_by }) => {
+            let reason = Reason::Evicted {
+                seconds_ago: None,
+                budget_bytes: budget,
+                kept_by_bytes: kept_by,
+            };
+            (Some(reason), Vec::new())
+        }
+    }
+}
+
+/// Tells apart what a client had on its own disk from what it could not ask for: over the wire both are nothing. Its
+/// daemon knows how many hits there were.
+fn settle_unseen(end: &End, facts: &[Facts], rows: &mut [Row]) {
+    let mut unseen: Vec<usize> = (0..rows.len())
+        .filter(|at| rows[*at].outcome == Outcome::OwnDisk && facts[*at].seen == Seen::Nothing)
+        .collect();
+    let remote = rows
+        .iter()
+        .filter(|row| row.outcome == Outcome::Hit)
+        .count();
+    let own = match (&end.away, &end.daemon) {
+        (None, None) => unseen.len(),
+        (_, Some(daemon)) => usize::try_from(daemon.hits)
+            .unwrap_or(usize::MAX)
+            .saturating_sub(remote),
+        (Some(_), None) => 0,
+    };
+    // What took long was compiled.
+    unseen.sort_by_key(|at| rows[*at].took_ms);
+    for at in unseen.into_iter().skip(own) {
+        let cause = match (&end.away, &end.daemon) {
+            (Some(cause), _) => cause.clone(),
+            (None, Some(daemon)) if daemon.timeouts > 0 => {
+                format!("{} look-ups took longer than a minute", daemon.timeouts)
+            }
+            (None, Some(daemon)) if daemon.errors > 0 => {
+                format!("{} look-ups failed", daemon.errors)
+            }
+            (None, _) => "nothing was asked of it for this compile".to_owned(),
+        };
+        rows[at].outcome = Outcome::Miss;
+        rows[at].why = Some(Reason::Away { cause });
+        rows[at].saved_ms = 0;
+    }
+}
+
+fn sum(rows: &[Row]) -> Sums {
+    let mut sums = Sums::default();
+    for row in rows {
+        let is_hit = match row.outcome {
+            Outcome::Hit => {
+                sums.hits += 1;
+                true
+            }
+            Outcome::OwnDisk => {
+                sums.own_disk += 1;
+                true
+            }
+            Outcome::Miss => {
+                sums.misses += 1;
+                false
+            }
+            Outcome::NotCached => {
+                sums.not_cached += 1;
+                false
+            }
+            Outcome::Failed => {
+                sums.failed += 1;
+                false
+            }
+        };
+        sums.saved_ms += row.saved_ms;
+        sums.untimed += u64::from(is_hit && row.saved_ms == 0);
+        if let (Outcome::Miss, Some(why)) = (row.outcome, &row.why) {
+            *sums.reasons.entry(why.label().to_owned()).or_default() += 1;
+        }
+    }
+    sums
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    fn unit(name: &str, took_ms: u64) -> Unit {
+        Unit {
+            name: name.into(),
+            version: "1.0.0".into(),
+            kind: "lib".into(),
+            took_ms,
+            exit: Some(0),
+            ..Unit::default()
+        }
+    }
+
+    fn seen(seen: Seen) -> Facts {
+        Facts {
+            seen,
+            bytes: 10,
+            compile_ms: Some(500),
+            ..Facts::default()
+        }
+    }
+
+    /// One of each kind.
+    pub(crate) fn report() -> Report {
+        let end = End {
+            build: "b1".into(),
+            command: "cargo".into(),
+            wall_ms: 2000,
+            units: vec![
+                unit("hit", 5),
+                unit("miss", 400),
+                unit("own", 4),
+                Unit {
+                    not_cached: Some("crate-type, bin".into()),
+                    ..unit("program", 300)
+                },
+                Unit {
+                    exit: Some(1),
+                    ..unit("broken", 20)
+                },
+            ],
+            ..End::default()
+        };
+        let facts = [
+            Seen::Hit,
+            Seen::Miss,
+            Seen::Nothing,
+            Seen::Nothing,
+            Seen::Nothing,
+        ];
+        let wire = Wire {
+            hits: 1,
+            misses: 1,
+            writes: 1,
+            read_bytes: 10,
+            written_bytes: 10,
+            ..Wire::default()
+        };
+        assess(&end, facts.map(seen).into(), wire, 1_790_000_000)
+    }
+
+    #[test]
+    fn each_compile_is_told_and_summed() {
+        let report = report();
+        let outcomes: Vec<_> = report.rows.iter().map(|row| row.outcome).collect();
+        use Outcome::*;
+        assert_eq!(outcomes, [Hit, Miss, OwnDisk, NotCached, Failed]);
+        let sums = &report.sums;
+        assert_eq!((sums.hits, sums.own_disk, sums.misses), (1, 1, 1));
+        assert_eq!((sums.not_cached, sums.failed, sums.saved_ms), (1, 1, 1000));
+        assert_eq!(sums.reasons["never_built"], 1);
+        assert_eq!(report.hit_percent().map(f64::round), Some(67.0));
+        assert_eq!(report.slowest()[0].name, "miss");
+        let json = serde_json::to_string(&report).unwrap();
+        assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), report);
+    }
+
+    #[test]
+    fn what_nobody_asked_for_is_a_hit_only_if_the_daemon_says_so() {
+        let mut end = End {
+            units: vec![unit("slow", 900), unit("fast", 3)],
+            daemon: Some(Daemon {
+                hits: 1,
+                misses: 1,
+                errors: 1,
+                ..Daemon::default()
+            }),
+            ..End::default()
+        };
+        let outcomes = |end: &End| {
+            let report = assess(end, vec![Facts::default(); 2], Wire::default(), 1);
+            let rows = report.rows.into_iter();
+            rows.map(|row| (row.outcome, row.why)).collect::<Vec<_>>()
+        };
+        let away = |cause: &str| {
+            let cause = cause.to_owned();
+            (Outcome::Miss, Some(Reason::Away { cause }))
+        };
+        let own = (Outcome::OwnDisk, None);
+        assert_eq!(outcomes(&end), [away("1 look-ups failed"), own.clone()]);
+        end.daemon = None;
+        assert_eq!(outcomes(&end), [own.clone(), own]);
+        end.away = Some("gone".into());
+        assert_eq!(outcomes(&end), [away("gone"), away("gone")]);
+    }
+}

@@ -1,0 +1,561 @@
+//! What outlives the gateway: traffic by the minute and by the hour, builds, and what is known of compiles. One file,
+//! in redb: a crash loses the last transaction at most, never the file.
+//!
+//! ```text
+//! minutes, hours    time -> what was asked of the cache
+//! builds, details   id -> a build's report, without and with its compiles
+//! prints            fingerprint's id -> fingerprint, what became of it
+//! identities        what is compiled -> ids of its fingerprints, the latest first
+//! ages              time of last use, id -> nothing: the oldest fingerprints go first
+//! results           key's id -> fingerprint's id, fate
+//! orders            repository, job, branch -> keys in the order in which a build asked for them
+//! ```
+//!
+//! Everything is bounded. Calls block: they belong on a thread that may.
+
+use crate::explain::decide::{Earlier, Fate};
+use crate::explain::print::Print;
+use crate::explain::protocol::Labels;
+use crate::explain::report::Report;
+use crate::gateway::history::{Point, Range};
+use crate::store::{Removal, RemovalCause};
+use redb::{
+    Database as File, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use tracing::warn;
+
+type Id = [u8; 16];
+
+const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+const MINUTES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("minutes");
+const HOURS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("hours");
+const BUILDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("builds");
+const DETAILS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("details");
+const PRINTS: TableDefinition<'_, &Id, &[u8]> = TableDefinition::new("prints");
+const IDENTITIES: TableDefinition<'_, &Id, &[u8]> = TableDefinition::new("identities");
+const AGES: TableDefinition<'_, (u64, &Id), ()> = TableDefinition::new("ages");
+const RESULTS: TableDefinition<'_, &Id, &[u8]> = TableDefinition::new("results");
+const ORDERS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("orders");
+
+/// Name of the file, in the store's folder.
+pub const FILE: &str = "history.redb";
+/// Memory that it may take.
+const CACHE_BYTES: usize = 4 << 20;
+/// Fingerprints of one thing.
+const VARIANTS: usize = 12;
+/// Builds that are listed, and those of them whose compiles are kept.
+const BUILDS_KEPT: u64 = 2000;
+const DETAILS_KEPT: u64 = 100;
+/// Longest text of a build's compiles.
+const LONGEST_DETAIL: usize = 4 << 20;
+/// Longest fingerprint, as text.
+const LONGEST_PRINT: usize = 64 << 10;
+/// Lists of keys.
+const ORDERS_KEPT: u64 = 200;
+/// One fingerprint for so many bytes of the budget, within bounds: about a 250th of it, on disk.
+const BUDGET_PER_PRINT: u64 = 1 << 20;
+const PRINTS_KEPT: (u64, u64) = (4000, 100_000);
+
+/// Why it cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Error(#[from] redb::Error);
+
+macro_rules! from_redb {
+    ($($error:ident),*) => {$(
+        impl From<redb::$error> for Error {
+            fn from(error: redb::$error) -> Error {
+                Error(error.into())
+            }
+        }
+    )*};
+}
+from_redb!(
+    DatabaseError,
+    TransactionError,
+    TableError,
+    StorageError,
+    CommitError
+);
+
+type Result<T> = std::result::Result<T, Error>;
+
+/// The file.
+#[derive(Debug)]
+pub struct Database {
+    file: File,
+    prints: u64,
+}
+
+/// A fingerprint and what is known of its result.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct Known {
+    print: Print,
+    identity: Id,
+    seen: u64,
+    #[serde(default)]
+    compile_ms: Option<u64>,
+    /// The key's id.
+    #[serde(default)]
+    result: Option<Id>,
+    /// Why it was not stored.
+    #[serde(default)]
+    refused: Option<String>,
+}
+
+/// What is known of a key.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct Stored {
+    print: Id,
+    compile_ms: Option<u64>,
+    #[serde(default)]
+    fate: Fate,
+}
+
+/// One compile, to be remembered.
+#[derive(Debug, Clone, Default)]
+pub struct Learned {
+    /// What is compiled.
+    pub identity: String,
+    pub print: Print,
+    /// The key's id, if it is known.
+    pub result: Option<Id>,
+    /// How long it took, where it was compiled.
+    pub compile_ms: Option<u64>,
+    /// Why it was not stored.
+    pub refused: Option<String>,
+}
+
+/// Keys in the order in which a build asked for them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Order {
+    pub unix_seconds: u64,
+    pub keys: Vec<String>,
+}
+
+impl Database {
+    /// Opens the file in the store's folder, and begins a new one beside one that cannot be read.
+    pub fn open(folder: &Path, budget: u64) -> Result<Database> {
+        let path = folder.join(FILE);
+        let open = |path: &Path| File::builder().set_cache_size(CACHE_BYTES).create(path);
+        let file = match open(&path) {
+            Ok(file) => file,
+            Err(cause) if is_broken(&cause) => {
+                let aside = set_aside(&path);
+                warn!(
+                    "cannot read \"{}\": {cause}; it is kept as \"{}\", and history begins anew",
+                    path.display(),
+                    aside.display()
+                );
+                open(&path)?
+            }
+            Err(cause) => return Err(cause.into()),
+        };
+        let transaction = file.begin_write()?;
+        {
+            transaction.open_table(META)?;
+            transaction.open_table(MINUTES)?;
+            transaction.open_table(HOURS)?;
+            transaction.open_table(BUILDS)?;
+            transaction.open_table(DETAILS)?;
+            transaction.open_table(PRINTS)?;
+            transaction.open_table(IDENTITIES)?;
+            transaction.open_table(AGES)?;
+            transaction.open_table(RESULTS)?;
+            transaction.open_table(ORDERS)?;
+        }
+        transaction.commit()?;
+        let (least, most) = PRINTS_KEPT;
+        Ok(Database {
+            file,
+            prints: (budget / BUDGET_PER_PRINT).clamp(least, most),
+        })
+    }
+
+    /// A value that is made once: 32 random bytes.
+    pub fn secret(&self) -> Result<[u8; 32]> {
+        const NAME: &str = "key";
+        let read = self.file.begin_read()?;
+        let found = read.open_table(META)?.get(NAME)?;
+        if let Some(key) = found.and_then(|key| key.value().try_into().ok()) {
+            return Ok(key);
+        }
+        let mut key = [0; 32];
+        getrandom::fill(&mut key).map_err(|cause| redb::Error::Io(std::io::Error::other(cause)))?;
+        let write = self.file.begin_write()?;
+        write.open_table(META)?.insert(NAME, key.as_slice())?;
+        write.commit()?;
+        Ok(key)
+    }
+
+    /// What was asked of the cache, by stretches of a range, the oldest first.
+    pub fn points(&self, range: Range) -> Result<Vec<(u64, Point)>> {
+        let read = self.file.begin_read()?;
+        let table = read.open_table(table_of(range))?;
+        let mut points = Vec::new();
+        for row in table.iter()? {
+            let (at, point) = row?;
+            points.extend(point_of(point.value()).map(|point| (at.value(), point)));
+        }
+        Ok(points)
+    }
+
+    /// Writes stretches of both ranges, forgets what is older than they reach, and keeps the sums since the first start.
+    pub fn write_points(
+        &self,
+        stretches: &[(Range, Vec<(u64, Point)>)],
+        sums: &Lifetime,
+    ) -> Result<()> {
+        let write = self.file.begin_write()?;
+        for (range, points) in stretches {
+            let mut table = write.open_table(table_of(*range))?;
+            for (at, point) in points {
+                table.insert(at, bytes_of(point).as_slice())?;
+            }
+            let newest = points.last().map_or(0, |(at, _)| *at);
+            let oldest = newest.saturating_sub(range.stretches() as u64);
+            table.retain_in(..oldest, |_, _| false)?;
+        }
+        let sums = encode(sums);
+        write
+            .open_table(META)?
+            .insert("lifetime", sums.as_slice())?;
+        write.commit()?;
+        Ok(())
+    }
+
+    /// The sums since the first start.
+    pub fn lifetime(&self) -> Result<Option<Lifetime>> {
+        let read = self.file.begin_read()?;
+        let found = read.open_table(META)?.get("lifetime")?;
+        Ok(found.and_then(|sums| decode(sums.value())))
+    }
+
+    /// Earlier compiles of the same thing, and how long the one with this fingerprint takes.
+    pub fn earlier(&self, identity: &str, print: &Print) -> Result<(Vec<Earlier>, Option<u64>)> {
+        let read = self.file.begin_read()?;
+        let (prints, results) = (read.open_table(PRINTS)?, read.open_table(RESULTS)?);
+        let ids = read.open_table(IDENTITIES)?.get(&id_of(identity))?;
+        let ids = ids.map(|ids| ids.value().to_vec()).unwrap_or_default();
+        let mut earlier = Vec::new();
+        let mut took = None;
+        let own = print.id(identity);
+        for id in ids.chunks_exact(16).filter_map(|id| Id::try_from(id).ok()) {
+            let known = prints.get(&id)?;
+            let Some(known) = known.and_then(|known| decode::<Known>(known.value())) else {
+                continue;
+            };
+            let stored = match known.result {
+                Some(result) => results.get(&result)?.and_then(|it| decode(it.value())),
+                None => None,
+            };
+            let fate = match (stored, known.refused) {
+                (Some(Stored { fate, .. }), _) => fate,
+                (None, Some(cause)) => Fate::NotStored { cause },
+                (None, None) => Fate::Unknown,
+            };
+            if id == own {
+                took = known.compile_ms;
+            }
+            earlier.push(Earlier {
+                print: known.print,
+                unix_seconds: known.seen,
+                fate,
+            });
+        }
+        Ok((earlier, took))
+    }
+
+    /// How long a key's compile takes, and which fingerprint it has.
+    pub fn result(&self, key: &Id) -> Result<Option<(Option<u64>, Id)>> {
+        let read = self.file.begin_read()?;
+        let found = read.open_table(RESULTS)?.get(key)?;
+        let found = found.and_then(|found| decode::<Stored>(found.value()));
+        Ok(found.map(|found| (found.compile_ms, found.print)))
+    }
+
+    /// Notes what became of blobs, as far as their keys are known.
+    pub fn note_removals(&self, removals: &[Removal], budget: u64) -> Result<()> {
+        if removals.is_empty() {
+            return Ok(());
+        }
+        let write = self.file.begin_write()?;
+        {
+            let mut results = write.open_table(RESULTS)?;
+            for removal in removals {
+                let found = results.get(&removal.id)?;
+                let Some(mut stored) = found.and_then(|found| decode::<Stored>(found.value()))
+                else {
+                    continue;
+                };
+                let at = removal.unix_seconds;
+                stored.fate = match removal.cause {
+                    RemovalCause::Budget => Fate::Evicted { at, budget },
+                    RemovalCause::Quota => Fate::Quota { at },
+                    RemovalCause::Age => Fate::Age { at },
+                    RemovalCause::Purge => Fate::Purged { at },
+                    RemovalCause::Broken => Fate::Broken { at },
+                };
+                results.insert(&removal.id, encode(&stored).as_slice())?;
+            }
+        }
+        write.commit()?;
+        Ok(())
+    }
+
+    /// Remembers the compiles of a build, its report, and the order of its keys.
+    pub fn learn(
+        &self,
+        partition: &str,
+        learned: Vec<Learned>,
+        report: &Report,
+        order: Option<(&Labels, Order)>,
+    ) -> Result<()> {
+        let write = self.file.begin_write()?;
+        {
+            let mut prints = write.open_table(PRINTS)?;
+            let mut identities = write.open_table(IDENTITIES)?;
+            let mut ages = write.open_table(AGES)?;
+            let mut results = write.open_table(RESULTS)?;
+            for one in learned {
+                let (id, identity) = (one.print.id(&one.identity), id_of(&one.identity));
+                let before = prints.get(&id)?.and_then(|it| decode::<Known>(it.value()));
+                let mut known = before.unwrap_or_default();
+                ages.remove((known.seen, &id))?;
+                known.print = one.print;
+                (known.identity, known.seen) = (identity, report.ended_unix_seconds);
+                known.compile_ms = one.compile_ms.or(known.compile_ms);
+                if let Some(result) = one.result {
+                    if let Some(old) = known.result.filter(|old| *old != result) {
+                        results.remove(&old)?;
+                    }
+                    let stored = Stored {
+                        print: id,
+                        compile_ms: known.compile_ms,
+                        fate: Fate::Unknown,
+                    };
+                    results.insert(&result, encode(&stored).as_slice())?;
+                    (known.result, known.refused) = (Some(result), None);
+                } else if one.refused.is_some() {
+                    known.refused = one.refused;
+                }
+                let text = encode(&known);
+                if text.len() > LONGEST_PRINT {
+                    continue;
+                }
+                prints.insert(&id, text.as_slice())?;
+                ages.insert((known.seen, &id), ())?;
+                let ids = identities.get(&identity)?;
+                let ids = ids.map(|ids| ids.value().to_vec()).unwrap_or_default();
+                let others = ids.chunks_exact(16).filter(|other| *other != id);
+                let mut ids = id.to_vec();
+                ids.extend(others.take(VARIANTS - 1).flatten());
+                identities.insert(&identity, ids.as_slice())?;
+            }
+            while ages.len()? > self.prints {
+                let Some(oldest) = ages.pop_first()?.map(|(oldest, _)| *oldest.value().1) else {
+                    break;
+                };
+                let gone = prints
+                    .remove(&oldest)?
+                    .and_then(|it| decode::<Known>(it.value()));
+                let Some(gone) = gone else { continue };
+                if let Some(result) = gone.result {
+                    results.remove(&result)?;
+                }
+                let ids = identities.get(&gone.identity)?;
+                let ids = ids.map(|ids| ids.value().to_vec()).unwrap_or_default();
+                let left = ids.chunks_exact(16).filter(|other| **other != oldest);
+                let left: Vec<u8> = left.flatten().copied().collect();
+                match left.is_empty() {
+                    true => drop(identities.remove(&gone.identity)?),
+                    false => drop(identities.insert(&gone.identity, left.as_slice())?),
+                }
+            }
+        }
+        {
+            let mut builds = write.open_table(BUILDS)?;
+            builds.insert(&*report.build, encode(&report.head()).as_slice())?;
+            // Their ids are in the order of time.
+            while builds.len()? > BUILDS_KEPT {
+                builds.pop_first()?;
+            }
+            let mut details = write.open_table(DETAILS)?;
+            let text = encode(report);
+            if text.len() <= LONGEST_DETAIL {
+                details.insert(&*report.build, text.as_slice())?;
+            }
+            while details.len()? > DETAILS_KEPT {
+                details.pop_first()?;
+            }
+        }
+        if let Some((labels, order)) = order {
+            let mut orders = write.open_table(ORDERS)?;
+            orders.insert(&*order_name(partition, labels), encode(&order).as_slice())?;
+            while orders.len()? > ORDERS_KEPT {
+                let mut oldest = None;
+                for row in orders.iter()? {
+                    let (name, order) = row?;
+                    let at = decode::<Order>(order.value()).map_or(0, |order| order.unix_seconds);
+                    if oldest.as_ref().is_none_or(|(least, _)| at < *least) {
+                        oldest = Some((at, name.value().to_owned()));
+                    }
+                }
+                let Some((_, name)) = oldest else { break };
+                orders.remove(&*name)?;
+            }
+        }
+        write.commit()?;
+        Ok(())
+    }
+
+    /// The keys that a build with these labels asked for the last time, in its order; those of another branch if there
+    /// was none on this one.
+    pub fn order(&self, partition: &str, labels: &Labels) -> Result<Option<Order>> {
+        let read = self.file.begin_read()?;
+        let orders = read.open_table(ORDERS)?;
+        if let Some(order) = orders.get(&*order_name(partition, labels))? {
+            return Ok(decode(order.value()));
+        }
+        let any_branch = Labels {
+            branch: None,
+            ..labels.clone()
+        };
+        let prefix = order_name(partition, &any_branch);
+        let mut latest: Option<Order> = None;
+        for row in orders.range(&*prefix..)? {
+            let (name, order) = row?;
+            if !name.value().starts_with(&prefix) {
+                break;
+            }
+            let order = decode::<Order>(order.value()).unwrap_or_default();
+            if latest
+                .as_ref()
+                .is_none_or(|it| it.unix_seconds < order.unix_seconds)
+            {
+                latest = Some(order);
+            }
+        }
+        Ok(latest)
+    }
+
+    /// The last builds, the latest first, without their compiles.
+    pub fn builds(&self, most: usize) -> Result<Vec<Report>> {
+        let read = self.file.begin_read()?;
+        let builds = read.open_table(BUILDS)?;
+        let mut found = Vec::new();
+        for row in builds.iter()?.rev().take(most) {
+            found.extend(decode(row?.1.value()));
+        }
+        Ok(found)
+    }
+
+    /// One build, with its compiles if they are still kept.
+    pub fn build(&self, id: &str) -> Result<Option<Report>> {
+        let read = self.file.begin_read()?;
+        let found = match read.open_table(DETAILS)?.get(id)? {
+            Some(found) => Some(found),
+            None => read.open_table(BUILDS)?.get(id)?,
+        };
+        Ok(found.and_then(|found| decode(found.value())))
+    }
+}
+
+/// Sums since the file was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lifetime {
+    /// Since when.
+    pub since_unix_seconds: u64,
+    #[serde(flatten)]
+    pub sums: Point,
+}
+
+/// Sorted by job and repository, so that branches of one job lie together.
+fn order_name(partition: &str, labels: &Labels) -> String {
+    let part = |part: &Option<String>| part.clone().unwrap_or_default().replace('\0', "");
+    let branch = labels
+        .branch
+        .as_ref()
+        .map(|branch| branch.replace('\0', ""));
+    format!(
+        "{partition}\0{}\0{}\0{}",
+        part(&labels.repository),
+        part(&labels.job),
+        branch.unwrap_or_default()
+    )
+}
+
+fn id_of(identity: &str) -> Id {
+    let mut id = [0; 16];
+    id.copy_from_slice(&blake3::hash(identity.as_bytes()).as_bytes()[..16]);
+    id
+}
+
+fn table_of(range: Range) -> TableDefinition<'static, u64, &'static [u8]> {
+    match range {
+        Range::Minutes | Range::Day => MINUTES,
+        Range::Quarter => HOURS,
+    }
+}
+
+fn bytes_of(point: &Point) -> Vec<u8> {
+    let Point {
+        hits,
+        misses,
+        writes,
+        bytes_read,
+        bytes_written,
+    } = point;
+    let all = [hits, misses, writes, bytes_read, bytes_written];
+    all.into_iter().flat_map(|it| it.to_le_bytes()).collect()
+}
+
+fn point_of(bytes: &[u8]) -> Option<Point> {
+    let mut numbers = bytes
+        .chunks_exact(8)
+        .filter_map(|it| it.try_into().ok().map(u64::from_le_bytes));
+    Some(Point {
+        hits: numbers.next()?,
+        misses: numbers.next()?,
+        writes: numbers.next()?,
+        bytes_read: numbers.next()?,
+        bytes_written: numbers.next()?,
+    })
+}
+
+/// What cannot be encoded is nothing to be kept.
+fn encode(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).unwrap_or_default()
+}
+
+/// What a later version has written otherwise is not known.
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+    serde_json::from_slice(bytes).ok()
+}
+
+/// Whether another try with this file must fail too.
+fn is_broken(error: &redb::DatabaseError) -> bool {
+    use redb::{DatabaseError, StorageError};
+    match error {
+        DatabaseError::UpgradeRequired(_) | DatabaseError::RepairAborted => true,
+        DatabaseError::Storage(StorageError::Corrupted(_)) => true,
+        // What is no database at all.
+        DatabaseError::Storage(StorageError::Io(cause)) => {
+            cause.kind() == std::io::ErrorKind::InvalidData
+        }
+        _ => false,
+    }
+}
+
+fn set_aside(path: &Path) -> PathBuf {
+    let aside = path.with_extension("redb.broken");
+    // Only the last one is kept. If it cannot be moved, the next try to open it says so.
+    let _ = std::fs::rename(path, &aside);
+    aside
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,190 @@
+use super::*;
+
+fn open(folder: &Path) -> Database {
+    Database::open(folder, 0).unwrap()
+}
+
+fn learned(name: &str, flag: &str, result: Option<u8>) -> Learned {
+    Learned {
+        identity: name.into(),
+        print: Print {
+            flags: vec![flag.into()],
+            ..Print::default()
+        },
+        result: result.map(|number| [number; 16]),
+        compile_ms: Some(100),
+        refused: None,
+    }
+}
+
+fn build(id: &str, at: u64) -> Report {
+    Report {
+        build: id.into(),
+        ended_unix_seconds: at,
+        ..Report::default()
+    }
+}
+
+#[test]
+fn everything_is_there_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let point = Point {
+        hits: 3,
+        bytes_written: 1 << 40,
+        ..Point::default()
+    };
+    let lifetime = Lifetime {
+        since_unix_seconds: 7,
+        sums: point,
+    };
+    let labels = Labels {
+        job: Some("test".into()),
+        branch: Some("main".into()),
+        ..Labels::default()
+    };
+    let order = Order {
+        unix_seconds: 9,
+        keys: vec!["a/b/c/x".into()],
+    };
+    let secret = {
+        let database = open(folder.path());
+        let points = [
+            (Range::Day, vec![(5, point)]),
+            (Range::Quarter, vec![(6, point)]),
+        ];
+        database.write_points(&points, &lifetime).unwrap();
+        let one = learned("x", "-O", Some(1));
+        let order = Some((&labels, order.clone()));
+        database
+            .learn("", vec![one], &build("b1", 10), order)
+            .unwrap();
+        database.secret().unwrap()
+    };
+    let database = open(folder.path());
+    assert_eq!(database.secret().unwrap(), secret);
+    assert_eq!(database.points(Range::Day).unwrap(), [(5, point)]);
+    assert_eq!(database.points(Range::Quarter).unwrap(), [(6, point)]);
+    assert_eq!(database.lifetime().unwrap(), Some(lifetime));
+    let print = learned("x", "-O", None).print;
+    let (earlier, took) = database.earlier("x", &print).unwrap();
+    let print = print.id("x");
+    assert_eq!((earlier.len(), took), (1, Some(100)));
+    assert_eq!(database.result(&[1; 16]).unwrap(), Some((Some(100), print)));
+    assert_eq!(database.builds(5).unwrap(), [build("b1", 10)]);
+    assert_eq!(database.build("b1").unwrap(), Some(build("b1", 10)));
+    assert_eq!(database.order("", &labels).unwrap(), Some(order.clone()));
+    let other = Labels {
+        branch: Some("other".into()),
+        ..labels.clone()
+    };
+    assert_eq!(database.order("", &other).unwrap(), Some(order));
+    assert_eq!(database.order("team", &labels).unwrap(), None);
+    assert_eq!(database.order("", &Labels::default()).unwrap(), None);
+}
+
+#[test]
+fn fate_of_a_result_is_remembered_until_it_is_stored_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = open(folder.path());
+    let learn = |one: Learned| {
+        let report = build("b", 10);
+        database.learn("", vec![one], &report, None).unwrap();
+    };
+    let fate = || {
+        let (mut earlier, _) = database.earlier("x", &Print::default()).unwrap();
+        earlier.pop().unwrap().fate
+    };
+    let removed = |cause| {
+        let removal = Removal {
+            id: [1; 16],
+            unix_seconds: 20,
+            cause,
+        };
+        let unknown = Removal {
+            id: [9; 16],
+            ..removal
+        };
+        database.note_removals(&[unknown, removal], 77).unwrap();
+    };
+    learn(learned("x", "-O", Some(1)));
+    assert_eq!(fate(), Fate::Unknown);
+    removed(RemovalCause::Budget);
+    assert_eq!(fate(), Fate::Evicted { at: 20, budget: 77 });
+    learn(learned("x", "-O", Some(1)));
+    assert_eq!(fate(), Fate::Unknown);
+    for (cause, expected) in [
+        (RemovalCause::Quota, Fate::Quota { at: 20 }),
+        (RemovalCause::Age, Fate::Age { at: 20 }),
+        (RemovalCause::Purge, Fate::Purged { at: 20 }),
+        (RemovalCause::Broken, Fate::Broken { at: 20 }),
+    ] {
+        removed(cause);
+        assert_eq!(fate(), expected);
+    }
+    let refused = Learned {
+        refused: Some("it may only read".into()),
+        ..learned("y", "-O", None)
+    };
+    learn(refused);
+    let (earlier, _) = database.earlier("y", &Print::default()).unwrap();
+    let cause = "it may only read".to_owned();
+    assert_eq!(earlier[0].fate, Fate::NotStored { cause });
+}
+
+#[test]
+fn variants_and_fingerprints_are_bounded_and_the_oldest_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut database = open(folder.path());
+    database.prints = 20;
+    for number in 0..30_u8 {
+        let one = learned("x", &format!("-C x={number}"), Some(number));
+        let report = build(&format!("{number:02}"), u64::from(number));
+        database.learn("", vec![one], &report, None).unwrap();
+    }
+    let (earlier, _) = database.earlier("x", &Print::default()).unwrap();
+    assert_eq!(earlier.len(), VARIANTS);
+    assert_eq!(earlier[0].print.flags, ["-C x=29"]);
+    assert_eq!(database.result(&[9; 16]).unwrap(), None);
+    assert!(database.result(&[10; 16]).unwrap().is_some());
+    for number in 0..20_u8 {
+        let one = learned("y", &format!("-C y={number}"), None);
+        database
+            .learn("", vec![one], &build("z", 99), None)
+            .unwrap();
+    }
+    assert!(
+        database
+            .earlier("x", &Print::default())
+            .unwrap()
+            .0
+            .is_empty()
+    );
+}
+
+#[test]
+fn stretches_that_are_too_old_are_forgotten() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = open(folder.path());
+    let write = |at: u64| {
+        let points = [(Range::Quarter, vec![(at, Point::default())])];
+        database
+            .write_points(&points, &Lifetime::default())
+            .unwrap();
+    };
+    write(1000);
+    write(1000 + 2160);
+    assert_eq!(database.points(Range::Quarter).unwrap().len(), 2);
+    write(1001 + 2160);
+    let kept = database.points(Range::Quarter).unwrap();
+    assert_eq!(kept.iter().map(|it| it.0).collect::<Vec<_>>(), [3160, 3161]);
+}
+
+#[test]
+fn file_that_cannot_be_read_is_kept_aside() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(FILE);
+    std::fs::write(&path, "no database, but longer than nothing".repeat(100)).unwrap();
+    let database = open(folder.path());
+    assert!(database.builds(1).unwrap().is_empty());
+    assert!(path.with_extension("redb.broken").exists());
+}

@@ -1,0 +1,216 @@
+//! `/api/builds`: builds are begun, ended and shown; `/api/prefetch`: what a build will ask for, in one answer.
+
+use super::front;
+use super::pages::{broken, json};
+use super::{Answer, Refusal, full, permit};
+use crate::contract::key::Key;
+use crate::explain::protocol::{End, LONGEST_BUILD, Prefetch, Request};
+use crate::explain::report::Report;
+use crate::gateway::Gateway;
+use crate::gateway::access::{Caller, Need, Verdict};
+use crate::gateway::body::{Piecewise, short_body, whole_body};
+use crate::gateway::disk::Download;
+use crate::gateway::journal::Sender;
+use crate::gateway::metrics::Protocol;
+use crate::gateway::peer::Peer;
+use bytes::Bytes;
+use http_body_util::Either;
+use hyper::http::request::Parts;
+use hyper::{StatusCode, header};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
+
+/// How long the end of a build may take to come in.
+const TIME: Duration = Duration::from_secs(60);
+/// Pieces of prefetched entries that wait to be sent.
+const PIECES: usize = 4;
+/// Builds that are listed.
+const LISTED: usize = 200;
+
+/// Tokens of some namespaces learn nothing from the builds of others.
+fn partition(caller: &Caller) -> String {
+    let namespaces = caller.namespaces().map(|names| names.join(","));
+    namespaces.unwrap_or_default()
+}
+
+fn sender(peer: &Peer, caller: &Caller) -> Sender {
+    Sender {
+        origin: peer.origin(),
+        token: caller.name().map(str::to_owned),
+    }
+}
+
+/// The begin or the end of a build.
+pub(super) async fn take(
+    gateway: &Arc<Gateway>,
+    peer: &Peer,
+    caller: &Caller,
+    body: &mut impl Piecewise,
+) -> Result<Answer, Refusal> {
+    let bad = |cause: String| Refusal::new(StatusCode::BAD_REQUEST, "build", cause);
+    // Whoever may write is believed; others take memory for no more than they sent.
+    if caller.is_anonymous() {
+        let message = "builds are explained to whoever shows a token";
+        return Err(Refusal::new(StatusCode::FORBIDDEN, "read_only", message));
+    }
+    let turn = gateway.ends.acquire().await.map_err(broken)?;
+    let body = whole_body(body, LONGEST_BUILD, TIME).await.map_err(bad)?;
+    let request: Request = serde_json::from_slice(&body)
+        .map_err(|cause| bad(format!("cannot understand the request: {cause}")))?;
+    drop(body);
+    let sender = sender(peer, caller);
+    match request {
+        Request::Begin(_) => {
+            let writes = caller.may(Need::Write) == Verdict::Allowed;
+            json(&gateway.journal.begin(sender, writes))
+        }
+        Request::End(end) => {
+            let report = end_of(gateway, &sender, partition(caller), *end).await?;
+            drop(turn);
+            json(&report)
+        }
+    }
+}
+
+async fn end_of(
+    gateway: &Arc<Gateway>,
+    sender: &Sender,
+    partition: String,
+    end: End,
+) -> Result<Report, Refusal> {
+    if end.build.is_empty() || end.build.len() > 64 || !end.build.is_ascii() {
+        let message = "the build has no id of this cache's";
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, "build", message));
+    }
+    let taken = gateway.journal.take(&end.build, sender);
+    let names = gateway.disk.member_names(taken.keys()).await?;
+    let removals = gateway.disk.take_removals();
+    let gateway = Arc::clone(gateway);
+    let explained = spawn_blocking(move || {
+        gateway
+            .journal
+            .explain(&partition, end, &taken, &names, &removals)
+    });
+    explained.await.map_err(broken)
+}
+
+/// The caller, or whoever has logged in with this browser, if they may see all.
+fn viewer(gateway: &Gateway, peer: &Peer, caller: &Caller, parts: &Parts) -> Result<(), Refusal> {
+    let session = match caller.has_sent_a_token() {
+        true => None,
+        false => front::session(gateway, parts),
+    };
+    let viewer = session.as_ref().unwrap_or(caller);
+    permit(gateway, peer, viewer, Need::Read)?;
+    if viewer.is_restricted() || viewer.is_anonymous() {
+        let message = "builds are of all namespaces: use a token that is good for all";
+        return Err(Refusal::new(StatusCode::FORBIDDEN, "namespace", message));
+    }
+    Ok(())
+}
+
+/// The last builds, the latest first.
+pub(super) fn list(
+    gateway: &Gateway,
+    peer: &Peer,
+    caller: &Caller,
+    parts: &Parts,
+) -> Result<Answer, Refusal> {
+    viewer(gateway, peer, caller, parts)?;
+    let builds = gateway.journal.database().map(|it| it.builds(LISTED));
+    json(&builds.transpose().map_err(broken)?.unwrap_or_default())
+}
+
+/// One build: as a page for browsers, as JSON for all others.
+pub(super) fn show(
+    gateway: &Gateway,
+    peer: &Peer,
+    caller: &Caller,
+    parts: &Parts,
+) -> Result<Answer, Refusal> {
+    viewer(gateway, peer, caller, parts)?;
+    let id = parts.uri.path().rsplit('/').next().unwrap_or_default();
+    let build = gateway.journal.database().map(|it| it.build(id));
+    let Some(report) = build.transpose().map_err(broken)?.flatten() else {
+        return Err(Refusal {
+            status: StatusCode::NOT_FOUND,
+            reason: None,
+            message: "there is no such build, or it was too long ago".to_owned(),
+        });
+    };
+    let accept = parts.headers.get(header::ACCEPT);
+    let is_browser = accept.is_some_and(|it| it.to_str().is_ok_and(|it| it.contains("text/html")));
+    match is_browser {
+        true => front::build(&report),
+        false => json(&report),
+    }
+}
+
+/// The entries that a build with these labels asked for the last time, in its order: for each the length of its key (two
+/// bytes), the key, the length of its body (eight bytes) and the body, until the body of the answer ends. Numbers are
+/// big-endian.
+pub(super) async fn prefetch(
+    gateway: &Arc<Gateway>,
+    caller: &Caller,
+    body: &mut impl Piecewise,
+) -> Result<Answer, Refusal> {
+    let bad = |cause: String| Refusal::new(StatusCode::BAD_REQUEST, "prefetch", cause);
+    let body = short_body(body).await.map_err(bad)?;
+    let wanted: Prefetch = serde_json::from_slice(&body)
+        .map_err(|cause| bad(format!("cannot understand the request: {cause}")))?;
+    let (owned, partition) = (Arc::clone(gateway), partition(caller));
+    let order = spawn_blocking(move || {
+        let database = owned.journal.database();
+        database.map(|it| it.order(&partition, &wanted.labels))
+    });
+    let order = order.await.map_err(broken)?.transpose().map_err(broken)?;
+    let keys = order.flatten().map(|order| order.keys).unwrap_or_default();
+    let keys = keys.iter().filter_map(|key| Key::parse(key).ok());
+    let keys: Vec<Key> = keys.filter(|key| caller.may_use(key.namespace())).collect();
+    let (pieces, receiver) = mpsc::channel(PIECES);
+    tokio::spawn(send(Arc::clone(gateway), keys, wanted.max_bytes, pieces));
+    let mut answer = full(StatusCode::OK, "application/octet-stream", "");
+    *answer.body_mut() = Either::Right(Download::stream(receiver));
+    Ok(answer)
+}
+
+/// Sends entries until there is none left, no room, or nobody who takes them.
+async fn send(
+    gateway: Arc<Gateway>,
+    keys: Vec<Key>,
+    mut room: u64,
+    pieces: mpsc::Sender<io::Result<Bytes>>,
+) {
+    for key in keys {
+        let Ok(mut blob) = gateway.disk.get(&key).await else {
+            continue;
+        };
+        let (name, length) = (key.as_str(), blob.length);
+        let Ok(name_length) = u16::try_from(name.len()) else {
+            continue;
+        };
+        if length > room {
+            continue;
+        }
+        room -= length;
+        let head = [
+            &name_length.to_be_bytes()[..],
+            name.as_bytes(),
+            &length.to_be_bytes(),
+        ]
+        .concat();
+        if pieces.send(Ok(head.into())).await.is_err() {
+            return;
+        }
+        gateway.metrics.sent(Protocol::http, length);
+        while let Some(piece) = blob.next().await {
+            let is_last = piece.is_err();
+            if pieces.send(piece).await.is_err() || is_last {
+                return;
+            }
+        }
+    }
+}

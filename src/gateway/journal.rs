@@ -1,0 +1,581 @@
+//! Builds: which requests belong to one, what became of its compiles, and what is kept of that.
+//!
+//! A client that wants to know begins a build and ends it; in between every look-up and every write is noted with the
+//! origin it came from. At the end the client tells what it compiled, and both sides are joined by the names of the
+//! members of the entries, which are read from the entries then: nothing is paid for it before.
+//!
+//! ```text
+//! begin -> [hit, miss, write, refusal] ... -> end: units -> join by name -> assess -> report
+//!                                                            |  by time where there is no name
+//!                                                            '- fingerprints and fates: database.rs
+//! ```
+//!
+//! While no build is open, a request pays for one look at a flag.
+
+use super::database::{Database, Learned, Lifetime, Order};
+use crate::base::time::unix_seconds;
+use crate::contract::gateway_status::Totals;
+use crate::contract::key::Key;
+use crate::explain::protocol::{Begun, End, MOST_UNITS, Unit};
+use crate::explain::report::{Facts, Lost, Report, Seen, Wire, assess};
+use crate::gateway::history::Point;
+use crate::store::{self, Store};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::time::Instant;
+use tracing::warn;
+
+/// Requests that are remembered while builds are open.
+const EVENTS: usize = 64 << 10;
+/// Builds that may be open at a time; the oldest is given up for a new one.
+const OPEN: usize = 256;
+/// After this time nobody ends a build any more.
+const LONGEST: Duration = Duration::from_secs(12 * 60 * 60);
+/// How far clocks of client and gateway may differ within a build, in milliseconds.
+const SLACK: u64 = 150;
+/// Keys in the list of one build.
+const ORDER_KEYS: usize = 20_000;
+
+/// Who has sent a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Sender {
+    /// Its machine, or user.
+    pub(crate) origin: String,
+    /// Its token's name, where it has one.
+    pub(crate) token: Option<String>,
+}
+
+impl Sender {
+    /// Whether both may be of one build. Sccache's own protocol knows no tokens.
+    fn matches(&self, other: &Sender) -> bool {
+        let tokens = self.token.as_ref().zip(other.token.as_ref());
+        self.origin == other.origin && tokens.is_none_or(|(one, other)| one == other)
+    }
+}
+
+/// What was done for a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Did {
+    /// A blob of so many bytes was sent.
+    Hit(u64),
+    /// There was none.
+    Miss,
+    /// One of so many bytes was stored.
+    Write(u64),
+    /// It was not stored, for this reason.
+    Refused(&'static str),
+}
+
+#[derive(Debug, Clone)]
+struct Event {
+    number: u64,
+    at: Instant,
+    sender: Arc<Sender>,
+    key: Key,
+    did: Did,
+    lost: Option<store::Lost>,
+}
+
+#[derive(Debug)]
+struct Open {
+    id: String,
+    sender: Sender,
+    began: Instant,
+    first: u64,
+    writes: bool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    open: VecDeque<Open>,
+    events: VecDeque<Event>,
+    next: u64,
+    /// The last sender: most of a build's requests come from one.
+    sender: Option<Arc<Sender>>,
+    /// Of misses that are being answered.
+    lost: HashMap<Key, store::Lost>,
+}
+
+/// Builds, and what outlives the gateway.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    watching: AtomicBool,
+    // Held for an assignment or a copy, never across I/O or an await.
+    state: Mutex<State>,
+    database: Option<Database>,
+    key: [u8; 32],
+    budget: u64,
+    base: Lifetime,
+}
+
+impl Journal {
+    /// Opens what earlier gateways have kept in the store's folder. Where that cannot be, it goes on without.
+    pub(crate) fn open(folder: &Path, budget: u64) -> Journal {
+        let opened = Database::open(folder, budget).and_then(|database| {
+            let key = database.secret()?;
+            let base = database.lifetime()?;
+            Ok((database, key, base))
+        });
+        let (database, key, base) = match opened {
+            Ok((database, key, base)) => (Some(database), key, base),
+            Err(cause) => {
+                warn!(
+                    "cannot keep a history in \"{}\": {cause}; plots and what is known of builds end with this gateway",
+                    folder.display()
+                );
+                (None, [0; 32], None)
+            }
+        };
+        Journal {
+            watching: AtomicBool::new(false),
+            state: Mutex::default(),
+            database,
+            key,
+            budget,
+            base: base.unwrap_or(Lifetime {
+                since_unix_seconds: unix_seconds(),
+                sums: Point::default(),
+            }),
+        }
+    }
+
+    /// What outlives the gateway, where the folder lets it.
+    pub(crate) fn database(&self) -> Option<&Database> {
+        self.database.as_ref()
+    }
+
+    /// What earlier gateways have served, and this one with these counters.
+    pub(crate) fn lifetime(&self, totals: &Totals) -> Lifetime {
+        let mut lifetime = self.base;
+        lifetime.sums.add(Point {
+            hits: totals.hits,
+            misses: totals.misses,
+            writes: totals.writes,
+            bytes_read: totals.bytes_read,
+            bytes_written: totals.bytes_written,
+        });
+        lifetime
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a build is open.
+    pub(crate) fn is_watching(&self) -> bool {
+        self.watching.load(Relaxed)
+    }
+
+    /// Takes note of a missed blob that was evicted before.
+    pub(crate) fn note_lost(&self, key: &Key, lost: Option<store::Lost>) {
+        if let Some(lost) = lost.filter(|_| self.is_watching()) {
+            let mut state = self.state();
+            if state.lost.len() >= EVENTS {
+                state.lost.clear();
+            }
+            state.lost.insert(key.clone(), lost);
+        }
+    }
+
+    /// Takes note of a request.
+    pub(crate) fn note(&self, sender: impl FnOnce() -> Sender, key: &Key, did: Did) {
+        if !self.is_watching() {
+            return;
+        }
+        let (sender, at) = (sender(), Instant::now());
+        let mut state = self.state();
+        let sender = match state.sender.take() {
+            Some(last) if *last == sender => last,
+            Some(_) | None => Arc::new(sender),
+        };
+        let lost = match did {
+            Did::Miss => state.lost.remove(key),
+            Did::Hit(_) | Did::Write(_) | Did::Refused(_) => None,
+        };
+        let number = state.next;
+        state.next += 1;
+        if state.events.len() == EVENTS {
+            state.events.pop_front();
+        }
+        state.sender = Some(Arc::clone(&sender));
+        state.events.push_back(Event {
+            number,
+            at,
+            sender,
+            key: key.clone(),
+            did,
+            lost,
+        });
+    }
+
+    /// Begins a build.
+    pub(crate) fn begin(&self, sender: Sender, writes: bool) -> Begun {
+        let began = Instant::now();
+        let random = getrandom::u32().unwrap_or_default();
+        let id = format!("{:010x}-{random:08x}", unix_seconds());
+        let mut state = self.state();
+        if state.open.len() == OPEN {
+            state.open.pop_front();
+        }
+        let first = state.next;
+        state.open.push_back(Open {
+            id: id.clone(),
+            sender,
+            began,
+            first,
+            writes,
+        });
+        self.watching.store(true, Relaxed);
+        drop(state);
+        let key = self.key.iter().map(|byte| format!("{byte:02x}")).collect();
+        Begun { build: id, key }
+    }
+
+    /// To be called now and then: forgets builds that nobody ends, and what is needed by none.
+    pub(crate) fn tidy(&self) {
+        self.forget_older(LONGEST);
+    }
+
+    fn forget_older(&self, longest: Duration) {
+        let mut state = self.state();
+        state.open.retain(|open| open.began.elapsed() < longest);
+        let first = state.open.iter().map(|open| open.first).min();
+        match first {
+            Some(first) => state.events.retain(|event| event.number >= first),
+            None => {
+                *state = State {
+                    next: state.next,
+                    ..State::default()
+                }
+            }
+        }
+        self.watching.store(!state.open.is_empty(), Relaxed);
+    }
+
+    /// Takes an open build, with its events. One that is not known has none: the gateway was restarted meanwhile.
+    pub(super) fn take(&self, id: &str, sender: &Sender) -> Taken {
+        let mut state = self.state();
+        let place = state
+            .open
+            .iter()
+            .position(|open| open.id == id && open.sender == *sender);
+        let Some(open) = place.and_then(|place| state.open.remove(place)) else {
+            return Taken::default();
+        };
+        let events = state
+            .events
+            .iter()
+            .filter(|event| event.number >= open.first && open.sender.matches(&event.sender));
+        let events = events.map(|event| Request {
+            at_ms: u64::try_from((event.at - open.began).as_millis()).unwrap_or(u64::MAX),
+            key: event.key.clone(),
+            did: event.did,
+            lost: event.lost,
+        });
+        let events = events.collect();
+        drop(state);
+        self.tidy();
+        Taken {
+            events,
+            writes: open.writes,
+            known: true,
+        }
+    }
+
+    /// Explains a build and remembers it. `names` are those of the members of the entries of `taken.keys()`. Blocks.
+    pub(super) fn explain(
+        &self,
+        partition: &str,
+        mut end: End,
+        taken: &Taken,
+        names: &[Vec<String>],
+        removals: &[store::Removal],
+    ) -> Report {
+        end.units.truncate(MOST_UNITS);
+        let now = unix_seconds();
+        let outputs = taken.outputs(names);
+        if let Some(database) = &self.database
+            && let Err(cause) = database.note_removals(removals, self.budget)
+        {
+            warn!("cannot write history: {cause}");
+        }
+        let mut joined = taken.join(&end.units, &outputs);
+        for (unit, (facts, key)) in end.units.iter().zip(&mut joined) {
+            facts.lost = facts.lost.map(|lost| Lost {
+                budget: self.budget,
+                ..lost
+            });
+            if let Err(cause) = self.look_up(partition, unit, facts, key.as_ref()) {
+                warn!("cannot read history: {cause}");
+                break;
+            }
+        }
+        let (facts, keys): (Vec<Facts>, Vec<Option<Key>>) = joined.into_iter().unzip();
+        let learned = taken.learned(partition, &end.units, &facts, &keys);
+        let report = assess(&end, facts, taken.wire(), now);
+        if let Some(database) = &self.database {
+            // A build that had most on its own disk says little about what the next runner needs.
+            let is_poor = end.prefetched.is_none() && report.sums.own_disk > report.sums.hits;
+            let order = taken.order(&end, now);
+            let order = order.filter(|_| taken.writes && taken.known && !is_poor);
+            let order = order.map(|order| (&end.labels, order));
+            let kept = database.learn(partition, learned, &report, order);
+            // What went before the end of its own build was not known when it went.
+            let gone = taken.gone(names);
+            let gone = removals.iter().filter(|it| gone.contains(&it.id));
+            let gone: Vec<store::Removal> = gone.copied().collect();
+            let kept = kept.and_then(|()| database.note_removals(&gone, self.budget));
+            if let Err(cause) = kept {
+                warn!("cannot write history: {cause}");
+            }
+        }
+        report
+    }
+
+    fn look_up(
+        &self,
+        partition: &str,
+        unit: &Unit,
+        facts: &mut Facts,
+        key: Option<&Key>,
+    ) -> Result<(), super::database::Error> {
+        let Some(database) = &self.database else {
+            return Ok(());
+        };
+        let (earlier, took) = database.earlier(&identity(partition, unit), &unit.print)?;
+        facts.earlier = earlier;
+        facts.compile_ms = match key {
+            Some(key) => database
+                .result(&Store::id(key))?
+                .and_then(|it| it.0)
+                .or(took),
+            None => took,
+        };
+        Ok(())
+    }
+}
+
+/// A request of a build.
+#[derive(Debug, Clone)]
+pub(super) struct Request {
+    /// Since the build began.
+    at_ms: u64,
+    key: Key,
+    did: Did,
+    lost: Option<store::Lost>,
+}
+
+/// A build whose end has come.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    events: Vec<Request>,
+    writes: bool,
+    /// It was begun with this gateway.
+    known: bool,
+}
+
+/// A compile's facts and key.
+type Joined = (Facts, Option<Key>);
+
+impl Taken {
+    /// The keys of entries that there should be, each once.
+    pub(super) fn keys(&self) -> Vec<Key> {
+        let mut seen = BTreeSet::new();
+        let there = self
+            .events
+            .iter()
+            .filter(|event| matches!(event.did, Did::Hit(_) | Did::Write(_)));
+        let fresh =
+            there.filter(|event| event.key.is_sccache_entry() && seen.insert(event.key.as_str()));
+        fresh.map(|event| event.key.clone()).collect()
+    }
+
+    /// Ids of the entries of [`Taken::keys`] that are not there any more.
+    fn gone(&self, names: &[Vec<String>]) -> BTreeSet<[u8; 16]> {
+        let keys = self.keys().into_iter().zip(names);
+        let gone = keys.filter(|(_, names)| names.is_empty());
+        gone.map(|(key, _)| Store::id(&key)).collect()
+    }
+
+    /// Keys by the names of their outputs.
+    fn outputs(&self, names: &[Vec<String>]) -> BTreeMap<String, Vec<Key>> {
+        let mut outputs: BTreeMap<String, Vec<Key>> = BTreeMap::new();
+        for (key, names) in self.keys().into_iter().zip(names) {
+            let stems: BTreeSet<&str> = names.iter().filter_map(|name| stem(name)).collect();
+            for stem in stems {
+                outputs
+                    .entry(stem.to_owned())
+                    .or_default()
+                    .push(key.clone());
+            }
+        }
+        outputs
+    }
+
+    /// What went over the wire for each compile: by name; what has none, by time.
+    fn join(&self, units: &[Unit], outputs: &BTreeMap<String, Vec<Key>>) -> Vec<Joined> {
+        let named: BTreeSet<&str> = outputs.values().flatten().map(Key::as_str).collect();
+        let rest: Vec<&Request> = self
+            .events
+            .iter()
+            .filter(|event| event.key.is_sccache_entry() && !named.contains(event.key.as_str()))
+            .filter(|event| matches!(event.did, Did::Hit(_) | Did::Miss))
+            .collect();
+        let by_name = units.iter().map(|unit| {
+            let keys = outputs.get(&unit.output).filter(|_| unit.kind != "c");
+            keys.map(|keys| self.facts_of(keys))
+        });
+        let mut joined: Vec<Option<Joined>> = by_name.collect();
+        // Each request goes to the compile that ends first of those during which it came: no other choice leaves fewer
+        // without one.
+        let mut free: Vec<usize> = (0..units.len())
+            .filter(|at| joined[*at].is_none() && units[*at].not_cached.is_none())
+            .collect();
+        free.sort_by_key(|at| units[*at].start_ms + units[*at].took_ms);
+        for event in rest {
+            let during = |unit: &Unit| {
+                let begin = unit.start_ms.saturating_sub(SLACK);
+                (begin..=unit.start_ms + unit.took_ms + SLACK).contains(&event.at_ms)
+            };
+            let place = free.iter().position(|at| during(&units[*at]));
+            if let Some(at) = place.map(|place| free.remove(place)) {
+                let (mut facts, key) = self.facts_of(std::slice::from_ref(&event.key));
+                facts.probably = true;
+                joined[at] = Some((facts, key));
+            }
+        }
+        joined.into_iter().map(Option::unwrap_or_default).collect()
+    }
+
+    fn facts_of(&self, keys: &[Key]) -> Joined {
+        let mut facts = Facts::default();
+        let mut found = None;
+        for event in self.events.iter().filter(|event| keys.contains(&event.key)) {
+            let (seen, bytes) = match event.did {
+                Did::Hit(bytes) => (Seen::Hit, bytes),
+                Did::Write(bytes) => (Seen::Miss, bytes),
+                Did::Miss | Did::Refused(_) => (Seen::Miss, 0),
+            };
+            // A write after a miss is its consequence.
+            facts.unusable |= facts.seen == Seen::Hit && matches!(event.did, Did::Write(_));
+            facts.seen = seen;
+            facts.bytes = facts.bytes.max(bytes);
+            facts.lost = facts.lost.or(event.lost.map(|lost| Lost {
+                budget: 0,
+                kept_by: lost.kept_by,
+            }));
+            found = Some(event.key.clone());
+        }
+        facts.key = found.as_ref().map(|key| key.as_str().to_owned());
+        (facts, found)
+    }
+
+    fn wire(&self) -> Wire {
+        let mut wire = Wire::default();
+        for event in &self.events {
+            match event.did {
+                Did::Hit(bytes) => {
+                    wire.hits += 1;
+                    wire.read_bytes += bytes;
+                }
+                Did::Miss => wire.misses += 1,
+                Did::Write(bytes) => {
+                    wire.writes += 1;
+                    wire.written_bytes += bytes;
+                }
+                Did::Refused(reason) => {
+                    *wire.refused.entry(reason.to_owned()).or_default() += 1;
+                }
+            }
+        }
+        wire
+    }
+
+    /// What is worth remembering of the compiles.
+    fn learned(
+        &self,
+        partition: &str,
+        units: &[Unit],
+        facts: &[Facts],
+        keys: &[Option<Key>],
+    ) -> Vec<Learned> {
+        let written: BTreeSet<&str> = self
+            .events
+            .iter()
+            .filter(|event| matches!(event.did, Did::Write(_) | Did::Hit(_)))
+            .map(|event| event.key.as_str())
+            .collect();
+        let refused: BTreeMap<&str, &str> = self
+            .events
+            .iter()
+            .filter_map(|event| match event.did {
+                Did::Refused(reason) => Some((event.key.as_str(), reason)),
+                Did::Hit(_) | Did::Miss | Did::Write(_) => None,
+            })
+            .collect();
+        let cached = units
+            .iter()
+            .zip(facts.iter().zip(keys))
+            .filter(|(unit, _)| unit.not_cached.is_none() && unit.exit == Some(0) && self.known);
+        cached
+            .map(|(unit, (facts, key))| {
+                let there = key.as_ref().filter(|key| written.contains(key.as_str()));
+                let cause = match key.as_ref().and_then(|key| refused.get(key.as_str())) {
+                    Some(reason) => format!("the cache refused it ({reason})"),
+                    None if !self.writes => "its token may only read".to_owned(),
+                    None => "the client did not store it".to_owned(),
+                };
+                let missed = facts.seen == Seen::Miss;
+                Learned {
+                    identity: identity(partition, unit),
+                    print: unit.print.clone(),
+                    result: there.map(Store::id),
+                    compile_ms: missed.then_some(unit.took_ms),
+                    refused: (missed && there.is_none()).then_some(cause),
+                }
+            })
+            .collect()
+    }
+
+    /// The keys in the order in which they were wanted. What was fetched before the build was not asked for; what of it
+    /// was used keeps its place, the rest is dropped.
+    fn order(&self, end: &End, now: u64) -> Option<Order> {
+        let mut seen = BTreeSet::new();
+        let used = end.prefetched.iter().flat_map(|it| &it.used);
+        let used = used.filter(|key| Key::parse(key).is_ok_and(|key| key.is_sccache_entry()));
+        let asked = self
+            .events
+            .iter()
+            .filter(|event| matches!(event.did, Did::Hit(_) | Did::Write(_)))
+            .filter(|event| event.key.is_sccache_entry())
+            .map(|event| event.key.as_str().to_owned());
+        let keys: Vec<String> = used
+            .cloned()
+            .chain(asked)
+            .filter(|key| seen.insert(key.clone()))
+            .take(ORDER_KEYS)
+            .collect();
+        (!keys.is_empty()).then_some(Order {
+            unix_seconds: now,
+            keys,
+        })
+    }
+}
+
+/// What is compiled, and for whom it is known.
+fn identity(partition: &str, unit: &Unit) -> String {
+    format!("{partition}\0{}", unit.identity())
+}
+
+/// The name of an output without `lib` and extension, as a recorder knows it.
+fn stem(member: &str) -> Option<&str> {
+    let (stem, _) = member.rsplit_once('.')?;
+    // Crates of other kinds are not cached.
+    Some(stem.strip_prefix("lib").unwrap_or(stem))
+}
+
+#[cfg(test)]
+mod tests;

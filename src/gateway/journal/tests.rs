@@ -1,0 +1,202 @@
+use super::*;
+use crate::explain::print::Print;
+use crate::explain::report::Outcome;
+
+fn key(number: u8) -> Key {
+    Key::for_sccache(&format!("{number:02x}").repeat(32)).unwrap()
+}
+
+fn sender(origin: &str, token: Option<&str>) -> Sender {
+    Sender {
+        origin: origin.into(),
+        token: token.map(str::to_owned),
+    }
+}
+
+fn unit(output: &str, start_ms: u64, took_ms: u64) -> Unit {
+    Unit {
+        name: output.split('-').next().unwrap().into(),
+        kind: "lib".into(),
+        output: output.into(),
+        start_ms,
+        took_ms,
+        exit: Some(0),
+        print: Print {
+            sources: [("src/lib.rs".to_owned(), output.to_owned())].into(),
+            ..Print::default()
+        },
+        ..Unit::default()
+    }
+}
+
+fn names(outputs: &[&str]) -> Vec<Vec<String>> {
+    let members = |output: &&str| {
+        vec![
+            format!("lib{output}.rlib"),
+            format!("lib{output}.rmeta"),
+            "stdout".into(),
+        ]
+    };
+    outputs.iter().map(members).collect()
+}
+
+struct Scene {
+    journal: Journal,
+    _folder: tempfile::TempDir,
+}
+
+impl Scene {
+    fn new() -> Scene {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = Journal::open(folder.path(), 1000);
+        Scene {
+            journal,
+            _folder: folder,
+        }
+    }
+
+    /// A build with these requests and compiles; `outputs` are those of the entries that are there.
+    fn build(&self, did: &[(u8, Did)], units: Vec<Unit>, outputs: &[&str]) -> Report {
+        let client = sender("10.0.0.1", Some("auth"));
+        let begun = self.journal.begin(client.clone(), true);
+        for (number, did) in did {
+            self.journal.note(|| client.clone(), &key(*number), *did);
+        }
+        let end = End {
+            build: begun.build,
+            units,
+            ..End::default()
+        };
+        let taken = self.journal.take(&end.build, &client);
+        self.journal.explain("", end, &taken, &names(outputs), &[])
+    }
+}
+
+#[tokio::test]
+async fn compiles_and_keys_are_joined_by_the_names_of_members() {
+    let scene = Scene::new();
+    let did = [(1, Did::Miss), (2, Did::Hit(20)), (1, Did::Write(10))];
+    let units = || vec![unit("one-01", 0, 400), unit("two-02", 0, 3)];
+    let report = scene.build(&did, units(), &["two-02", "one-01"]);
+    let outcomes: Vec<_> = report.rows.iter().map(|row| row.outcome).collect();
+    assert_eq!(outcomes, [Outcome::Miss, Outcome::Hit]);
+    assert_eq!(report.rows[0].why.as_ref().unwrap().label(), "never_built");
+    assert_eq!(report.rows[0].bytes, 10);
+    assert_eq!((report.wire.hits, report.wire.writes), (1, 1));
+    let again = [(1, Did::Hit(10)), (2, Did::Hit(20))];
+    let report = scene.build(&again, units(), &["one-01", "two-02"]);
+    assert_eq!(report.sums.hits, 2);
+    assert_eq!(report.sums.saved_ms, 400, "what it took when it was made");
+    assert_eq!(report.sums.untimed, 1);
+}
+
+#[tokio::test]
+async fn what_has_no_name_is_joined_by_time_and_said_to_be_probable() {
+    let scene = Scene::new();
+    let mut c = unit("util.o", 0, 10);
+    c.kind = "c".into();
+    let units = vec![unit("one-01", 0, 400), c];
+    let report = scene.build(&[(1, Did::Hit(5)), (3, Did::Miss)], units, &["one-01"]);
+    assert_eq!(report.rows[1].outcome, Outcome::Miss);
+    assert!(report.rows[1].probably && !report.rows[0].probably);
+}
+
+#[tokio::test]
+async fn requests_of_others_are_not_of_this_build() {
+    let scene = Scene::new();
+    let client = sender("10.0.0.1", Some("auth"));
+    let begun = scene.journal.begin(client.clone(), true);
+    let own_protocol = sender("10.0.0.1", None);
+    for other in [
+        sender("10.0.0.2", Some("auth")),
+        sender("10.0.0.1", Some("ci")),
+    ] {
+        scene.journal.note(|| other, &key(1), Did::Miss);
+    }
+    scene.journal.note(|| own_protocol, &key(2), Did::Miss);
+    assert!(
+        scene
+            .journal
+            .take(&begun.build, &sender("10.0.0.9", None))
+            .events
+            .is_empty()
+    );
+    let taken = scene.journal.take(&begun.build, &client);
+    assert_eq!(taken.wire().misses, 1);
+    assert!(!scene.journal.is_watching());
+    assert!(scene.journal.state().events.is_empty());
+}
+
+#[tokio::test]
+async fn nothing_is_noted_while_nobody_asks() {
+    let scene = Scene::new();
+    scene.journal.note(|| unreachable!(), &key(1), Did::Miss);
+    assert!(scene.journal.state().events.is_empty());
+}
+
+#[tokio::test]
+async fn builds_that_nobody_ends_are_given_up() {
+    let scene = Scene::new();
+    for _ in 0..OPEN + 5 {
+        scene.journal.begin(sender("x", None), true);
+    }
+    assert_eq!(scene.journal.state().open.len(), OPEN);
+    for _ in 0..EVENTS + 5 {
+        scene.journal.note(|| sender("x", None), &key(1), Did::Miss);
+    }
+    assert_eq!(scene.journal.state().events.len(), EVENTS);
+    scene.journal.tidy();
+    assert!(scene.journal.is_watching());
+    scene.journal.forget_older(Duration::ZERO);
+    assert!(!scene.journal.is_watching());
+    assert!(scene.journal.state().events.is_empty());
+}
+
+#[tokio::test]
+async fn order_of_keys_is_that_of_the_build() {
+    let scene = Scene::new();
+    let did = [
+        (3, Did::Hit(1)),
+        (1, Did::Miss),
+        (1, Did::Write(1)),
+        (3, Did::Hit(1)),
+        (2, Did::Miss),
+    ];
+    scene.build(&did, vec![unit("one-01", 0, 1)], &["x-1", "y-1"]);
+    let order = scene
+        .journal
+        .database()
+        .unwrap()
+        .order("", &Default::default());
+    let expected = [key(3), key(1)].map(|key| key.as_str().to_owned());
+    assert_eq!(order.unwrap().unwrap().keys, expected);
+}
+
+#[tokio::test]
+async fn evicted_key_is_told_even_if_nobody_recorded_its_compile() {
+    let scene = Scene::new();
+    let client = sender("10.0.0.1", None);
+    let begun = scene.journal.begin(client.clone(), true);
+    let lost = store::Lost {
+        bytes: 5,
+        kept_by: Some(1500),
+    };
+    scene.journal.note_lost(&key(1), Some(lost));
+    for did in [Did::Miss, Did::Write(5)] {
+        scene.journal.note(|| client.clone(), &key(1), did);
+    }
+    let end = End {
+        build: begun.build,
+        units: vec![unit("one-01", 0, 5)],
+        ..End::default()
+    };
+    let taken = scene.journal.take(&end.build, &client);
+    let report = scene
+        .journal
+        .explain("", end, &taken, &names(&["one-01"]), &[]);
+    let why = report.rows[0].why.as_ref().unwrap();
+    assert_eq!(
+        why.text(),
+        "evicted lately at a budget of 1000 B; 1.5 KiB would have kept it"
+    );
+}

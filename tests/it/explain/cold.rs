@@ -1,0 +1,98 @@
+//! `prefetch`: a fresh machine whose build finds everything on its own disk.
+
+use super::{Client, checkout, read};
+use crate::harness::Gateway;
+
+const LABELS: &str = "--job check --repository team/project --branch main";
+
+fn build(client: &Client, more: &str) -> serde_json::Value {
+    let outcome = client.sh(&format!(
+        "rm -rf target; sccache-dock build {LABELS} {more} --report json=report.json -- \
+         cargo check --offline --quiet --workspace"
+    ));
+    assert_eq!(outcome.code, Some(0), "{}", outcome.output);
+    read(&client.machine.work().join("report.json"))
+}
+
+#[test]
+fn fresh_machine_has_all_before_it_asks() {
+    let gateway = Gateway::start();
+    let first = Client::new(&gateway).with_disk();
+    checkout(&first.machine);
+    let outcome = first.sh(&format!("sccache-dock prefetch {LABELS}"));
+    assert!(
+        outcome.output.contains("nothing to prefetch"),
+        "{}",
+        outcome.output
+    );
+    assert_eq!(build(&first, "")["sums"]["misses"], 104);
+
+    // Another machine, with the checkout at the same path: only its own level and daemon are fresh.
+    first.stop_daemon();
+    let fresh = |what: &str| {
+        first.stop_daemon();
+        let removed = first.sh("rm -rf ../own-level ../.cache");
+        assert_eq!(removed.code, Some(0), "{what}: {}", removed.output);
+    };
+    fresh("prefetch apart");
+    let outcome = first.sh(&format!("sccache-dock prefetch {LABELS}"));
+    assert!(
+        outcome.output.starts_with("prefetched 104 entries"),
+        "{}",
+        outcome.output
+    );
+    let report = build(&first, "");
+    assert_eq!(report["sums"]["own_disk"], 104, "{:#}", report["sums"]);
+    assert_eq!(report["wire"]["hits"], 0);
+    assert_eq!(report["prefetched"][1], 104, "{:#}", report["prefetched"]);
+    // The list is still whole, though nothing was asked for.
+    fresh("prefetch by the build");
+    let report = build(&first, "--prefetch");
+    assert_eq!(report["sums"]["own_disk"], 104, "{:#}", report["sums"]);
+
+    // What is not needed any more is dropped from the list.
+    fresh("a smaller project");
+    for number in 0..50 {
+        let folder = first.machine.work().join(format!("crates/leaf{number}"));
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+    let report = build(&first, "--prefetch");
+    assert_eq!(report["prefetched"][0], 104);
+    assert_eq!(report["prefetched"][1], 54);
+    fresh("the last one");
+    let outcome = first.sh(&format!("sccache-dock prefetch {LABELS}"));
+    assert!(
+        outcome.output.starts_with("prefetched 54 entries"),
+        "{}",
+        outcome.output
+    );
+    fresh("bounded");
+    let outcome = first.sh(&format!("sccache-dock prefetch {LABELS} --max-size 20K"));
+    let few: u64 = outcome.output.split(' ').nth(1).unwrap().parse().unwrap();
+    assert!((1..54).contains(&few), "{}", outcome.output);
+}
+
+#[test]
+fn what_prevents_it_is_said() {
+    let gateway = Gateway::start();
+    let client = Client::new(&gateway);
+    let outcome = client.sh("sccache-dock prefetch; echo code $?");
+    assert!(
+        outcome.output.contains("no level on disk"),
+        "{}",
+        outcome.output
+    );
+    assert!(outcome.output.contains("code 1"), "{}", outcome.output);
+    let client = client.with_disk();
+    let outcome = client.sh("sccache --start-server; sccache-dock prefetch; echo code $?");
+    assert!(
+        outcome
+            .output
+            .contains("sccache --stop-server, then prefetch"),
+        "{}",
+        outcome.output
+    );
+    client.stop_daemon();
+    let outcome = client.sh("SCCACHE_WEBDAV_TOKEN=wrong sccache-dock prefetch");
+    assert!(outcome.output.contains("answers 401"), "{}", outcome.output);
+}

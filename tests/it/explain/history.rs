@@ -1,0 +1,180 @@
+//! What outlives the gateway's process.
+
+use super::{Client, checkout};
+use crate::harness::{Gateway, READER};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+fn end(gateway: &mut Gateway, signal: Signal) {
+    gateway.process.signal(signal);
+    gateway.process.exit();
+}
+
+fn page(gateway: &Gateway, path: &str) -> String {
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: {}\r\nAccept: text/html\r\nAuthorization: Bearer {READER}\r\nConnection: close\r\n\r\n",
+        gateway.addr
+    );
+    let mut stream = gateway.connect();
+    std::io::Write::write_all(&mut stream, request.as_bytes()).unwrap();
+    let answer = crate::harness::Answer::read(&mut stream);
+    assert_eq!(answer.code, 200, "{}", answer.text());
+    answer.text()
+}
+
+#[test]
+fn plots_and_sums_go_on_after_a_restart() {
+    let mut gateway = Gateway::start();
+    for number in 0..7 {
+        gateway.request("GET", &format!("/cas/{number}"), b"");
+    }
+    end(&mut gateway, Signal::SIGTERM);
+    gateway.restart();
+    for range in ["day", "quarter"] {
+        let page = page(&gateway, &format!("/?range={range}"));
+        assert!(
+            page.contains("0 hits, 7 misses, 0 writes."),
+            "{range}: {page}"
+        );
+        assert!(page.contains("since 20"), "{page}");
+    }
+    gateway.request("GET", "/cas/x", b"");
+    let page = page(&gateway, "/?range=day");
+    assert!(page.contains("0 hits, 8 misses, 0 writes."), "{page}");
+}
+
+#[test]
+fn gateway_that_is_killed_or_whose_history_is_damaged_starts_again() {
+    let mut gateway = Gateway::start();
+    let file = gateway.config.store_dir.join("history.redb");
+    for round in 0..3 {
+        gateway.request("GET", "/cas/x", b"");
+        end(&mut gateway, Signal::SIGKILL);
+        if round == 1 {
+            let bytes = std::fs::read(&file).unwrap();
+            std::fs::write(&file, &bytes[..bytes.len() / 3]).unwrap();
+        }
+        if round == 2 {
+            std::fs::write(&file, vec![0xa5; 100_000]).unwrap();
+        }
+        gateway.restart();
+        assert_eq!(gateway.request("GET", "/cas/x", b"").code, 404);
+        assert_eq!(
+            gateway.request("PUT", &format!("/cas/{round}"), b"x").code,
+            201
+        );
+    }
+    end(&mut gateway, Signal::SIGTERM);
+    // A folder in its place: it goes on without.
+    std::fs::remove_file(&file).unwrap();
+    std::fs::create_dir(&file).unwrap();
+    gateway.restart();
+    gateway.process.wait_for_line("cannot keep a history in");
+    assert_eq!(gateway.request("GET", "/cas/1", b"").code, 200);
+}
+
+#[test]
+fn builds_are_listed_by_repository_branch_and_job() {
+    let mut gateway = Gateway::start();
+    let client = Client::new(&gateway);
+    checkout(&client.machine);
+    let labels = "export GITHUB_REPOSITORY=team/project GITHUB_REF_NAME='<main>' GITHUB_JOB=check";
+    let report = client.build(labels, "");
+    end(&mut gateway, Signal::SIGTERM);
+    gateway.restart();
+    let listed = gateway.request_as(Some(READER), "GET", "/api/builds", b"");
+    let listed: Value = serde_json::from_slice(&listed.body).unwrap();
+    assert_eq!(listed[0]["build"], report["build"]);
+    assert_eq!(listed[0]["repository"], "team/project");
+    assert_eq!(listed[0]["sums"], report["sums"]);
+    assert_eq!(listed[0]["rows"].as_array().unwrap().len(), 0);
+    let front = page(&gateway, "/");
+    assert!(
+        front.contains("team/project") && front.contains("&lt;main&gt;"),
+        "{front}"
+    );
+    let id = report["build"].as_str().unwrap();
+    let one = page(&gateway, &format!("/api/builds/{id}"));
+    assert!(
+        one.contains("leaf7") && one.contains("never built anywhere"),
+        "{one}"
+    );
+    assert_eq!(
+        gateway.request_as(None, "GET", "/api/builds", b"").code,
+        401
+    );
+    assert_eq!(gateway.request("GET", "/api/builds/none", b"").code, 404);
+    for wrong in [&b"{}"[..], b"not json", b"{\"end\":{\"build\":\"\"}}"] {
+        assert_eq!(gateway.request("POST", "/api/builds", wrong).code, 400);
+    }
+}
+
+#[test]
+fn report_has_the_forms_that_people_and_programs_want() {
+    let gateway = Gateway::start();
+    let client = Client::new(&gateway);
+    checkout(&client.machine);
+    let outcome = client.sh(
+        "export GITHUB_STEP_SUMMARY=summary.md; echo before > summary.md\n\
+         sccache-dock build --report text --report markdown=$GITHUB_STEP_SUMMARY --report html=page.html \
+         --report trace=trace.json -- cargo check --offline --quiet --workspace; echo code $?",
+    );
+    assert!(
+        outcome.output.contains("104 misses, 1 not cacheable"),
+        "{}",
+        outcome.output
+    );
+    assert!(outcome.output.contains("code 0"), "{}", outcome.output);
+    let read = |name: &str| std::fs::read_to_string(client.machine.work().join(name)).unwrap();
+    let summary = read("summary.md");
+    assert!(summary.starts_with("before\n### cargo of "), "{summary}");
+    assert!(read("page.html").contains("<!DOCTYPE html>"));
+    let trace: Value = serde_json::from_str(&read("trace.json")).unwrap();
+    assert_eq!(trace["traceEvents"].as_array().unwrap().len(), 106);
+    // The command's own code, and that of one that is not there.
+    let outcome = client.sh("sccache-dock build -- sh -c 'exit 7'; echo code $?");
+    assert!(outcome.output.contains("code 7"), "{}", outcome.output);
+    let outcome = client.sh("sccache-dock build -- no-such-program; echo code $?");
+    assert!(outcome.output.contains("code 127"), "{}", outcome.output);
+    let outcome = client.sh("sccache-dock build -- sh -c 'kill -TERM $$'; echo code $?");
+    assert!(outcome.output.contains("code 143"), "{}", outcome.output);
+    // A failing compile is told, and cargo's words are untouched.
+    client.machine.write(
+        "crates/base/src/lib.rs",
+        "pub fn base() -> u32 { \"no\" }\n",
+    );
+    let outcome = client.sh(
+        "sccache-dock build --report json=r.json -- cargo check --offline -p base; echo code $?",
+    );
+    assert!(
+        outcome.output.contains("error[E0308]"),
+        "{}",
+        outcome.output
+    );
+    assert!(outcome.output.contains("code 101"), "{}", outcome.output);
+    let report: Value = serde_json::from_str(&read("r.json")).unwrap();
+    assert_eq!(super::told(&report, "base"), ("failed", "compile_failed"));
+}
+
+#[test]
+fn c_of_build_scripts_goes_through_the_recorder() {
+    let gateway = Gateway::start();
+    let client = Client::new(&gateway);
+    client.machine.write("Cargo.toml", "[workspace]\n");
+    client.machine.write("it.c", "int it;\n");
+    // As the crate `cc` does it, which asks for the wrapper's name.
+    let compile =
+        "rm -f it.o; case $RUSTC_WRAPPER in */sccache) $RUSTC_WRAPPER gcc -c it.c -o it.o;; esac";
+    for expected in ["miss", "hit"] {
+        let outcome = client.sh(&format!(
+            "sccache-dock build --report json=r.json -- sh -c '{compile}'"
+        ));
+        assert_eq!(outcome.code, Some(0), "{}", outcome.output);
+        let report = super::read(&client.machine.work().join("r.json"));
+        let row = super::row(&report, "it.c");
+        assert_eq!(
+            (row["outcome"].as_str(), row["probably"].as_bool()),
+            (Some(expected), Some(true))
+        );
+    }
+}
