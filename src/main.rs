@@ -81,6 +81,7 @@ fn main() -> ExitCode {
         Command::Explain(args) => given(explain::run(&args)),
         Command::Prefetch(args) => given(prefetch::run(&args)),
         Command::AtEnd { folder, wait } => done(at::see_off(&folder, wait)),
+        Command::Login(args) => given(client::login::run(&args)),
         Command::Warm(args) if args.json => told(given(client::warm::run(&args))),
         Command::Warm(args) => given(client::warm::run(&args)),
         Command::Doctor(args) => given(doctor::run(&args)),
@@ -165,6 +166,9 @@ fn with_settings(command: Command, loaded: settings::Loaded) -> Outcome {
     let settings = &loaded.settings;
     match command {
         Command::Purge(args) => given(admin::purge::run(settings, &args)),
+        Command::Sessions { revoke } => given(admin::sessions::run(settings, revoke.as_deref())),
+        Command::Blob { key } => given(admin::inspect::blob(settings, &key)),
+        Command::Access { name, key } => given(admin::inspect::access(settings, &name, &key)),
         Command::Config(output) if output.json => done(machine::config(&loaded)),
         Command::Config(_) => {
             let screen = Screen::of_stdout();
@@ -198,6 +202,7 @@ fn with_settings(command: Command, loaded: settings::Loaded) -> Outcome {
         | Command::Stop { .. }
         | Command::Reload(_)
         | Command::Warm(_)
+        | Command::Login(_)
         | Command::Version(_) => {
             unreachable!("handled without settings")
         }

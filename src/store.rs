@@ -27,13 +27,17 @@
 //! - Not here: HTTP, flushing, and keeping bodies in memory.
 
 pub mod eviction;
+mod facts;
 pub mod ghost_list;
+mod groups;
 mod key_locks;
 pub mod lookup;
 pub mod low_disk;
 pub mod lru;
 mod names;
+pub mod once;
 pub mod open_files;
+mod outputs;
 pub mod page_cache;
 mod purge;
 pub mod removals;
@@ -45,13 +49,17 @@ mod usage;
 mod writer;
 mod written_by;
 
+pub use self::facts::Facts;
 use self::ghost_list::Ghosts;
 pub use self::ghost_list::Lost;
+use self::groups::Groups;
 use self::key_locks::{KeyLock, KeyLocks};
 pub use self::lookup::{Flaws, Unchecked};
 use self::lru::{Digest, Item, Lru, MAX_ENTRY_BYTES, Presence, Rule};
 use self::names::Namespaces;
+pub use self::once::{Difference, Stored};
 use self::open_files::KeptFiles;
+pub use self::outputs::OutputsDigest;
 pub use self::purge::{Filter, Purged};
 pub use self::removals::{Removal, RemovalCause};
 pub use self::scrub::{CorruptionReport, Scrubbed};
@@ -173,6 +181,7 @@ struct Inner {
     dir: PathBuf,
     budget: u64,
     max_age: Option<Duration>,
+    groups: Groups,
     /// The file system's allocation unit in bytes.
     block: u64,
     state: Mutex<State>,
@@ -256,6 +265,7 @@ impl Store {
         let inner = Arc::new(Inner {
             budget: budget_bytes,
             max_age: policies.max_age,
+            groups: Groups::new(&policies),
             block: block.fragment_size().max(512),
             state: Mutex::new(State {
                 lru,
@@ -347,7 +357,7 @@ impl Store {
             return None;
         }
         let lost = state.ghosts.ask(&digest)?;
-        let number = state.namespaces.number(key.namespace());
+        let number = state.namespaces.number(self.home(key.namespace()));
         if let Some(number) = number.map(usize::from) {
             if state.lost_hits.len() <= number {
                 state.lost_hits.resize(number + 1, 0);
@@ -375,6 +385,11 @@ impl Store {
         let mut tail = vec![0; usize::try_from(wanted).unwrap_or_default()];
         opened.file.read_exact_at(&mut tail, length - wanted)?;
         Ok(tail)
+    }
+
+    /// The name under which a namespace is kept and counted: that of the group that it is in, such as `pr/*`, or its own.
+    pub fn home<'a>(&'a self, namespace: &'a str) -> &'a str {
+        self.inner.groups.home(namespace)
     }
 
     /// Whether this namespace (empty for the default one) has blobs, recently had some, or has a rule.
@@ -454,7 +469,12 @@ impl Inner {
     }
 
     fn path_of(&self, key: &Key, digest: &Digest) -> PathBuf {
-        self.path(&key::folder_name(key.namespace()), digest)
+        self.path(&key::folder_name(self.home(key)), digest)
+    }
+
+    /// The namespace, or group of namespaces, in which a key's blob is kept.
+    fn home<'a>(&'a self, key: &'a Key) -> &'a str {
+        self.groups.home(key.namespace())
     }
 
     fn path_of_item(&self, item: &Item) -> PathBuf {
@@ -478,7 +498,7 @@ impl Inner {
     /// it.
     fn admit(&self, key: &Key, by: &WrittenBy) -> Result<(u16, u64), Error> {
         let mut state = self.state();
-        let (number, needless) = state.number_for(key.namespace(), by.token_by_name())?;
+        let (number, needless) = state.number_for(self.home(key), by.token_by_name())?;
         state.namespaces.enter(number);
         let quota = state.lru.rule(number).quota.unwrap_or(u64::MAX);
         drop(state);

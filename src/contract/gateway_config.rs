@@ -67,6 +67,10 @@ pub struct Policies {
     pub quotas: BTreeMap<String, u64>,
     /// Namespaces whose blobs are not evicted by writes to others.
     pub pinned: BTreeSet<String>,
+    /// Namespaces in which a result of sccache's is written once; `*` is all.
+    pub write_once: BTreeSet<String>,
+    /// Most bytes of the log of who has written what; there is none without.
+    pub audit_bytes: Option<u64>,
     /// Blobs unused for longer than this are removed.
     #[serde(with = "optional_millis")]
     pub max_age: Option<Duration>,

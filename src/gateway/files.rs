@@ -98,13 +98,17 @@ pub(crate) fn reread(gateway: &Gateway) {
     let files = &gateway.files;
     let mut seen = files.reading.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(path) = &gateway.config.tokens_file {
-        let found = tokens::read(path).and_then(|tokens| {
+        let found = tokens::read(path).and_then(|file| {
+            let tokens = &file.tokens;
             // Before anybody can use them: what comes with a request may end in a line of the log.
-            hide(gateway, &mut seen.hidden, &tokens);
-            gateway.access.replace(&tokens).map_err(|cause| {
+            hide(gateway, &mut seen.hidden, tokens);
+            gateway.access.replace(&file).map_err(|cause| {
                 format!("cannot use the tokens in \"{}\": {cause}", path.display())
             })?;
-            let names: Vec<&str> = tokens.iter().map(|token| token.name.as_str()).collect();
+            gateway.oidc.replace(&file);
+            let names = tokens.iter().map(|token| token.name.as_str());
+            let rules = file.rules.iter().map(|rule| rule.name.as_str());
+            let names: Vec<&str> = names.chain(rules).collect();
             Ok(format!("named tokens in force: {}", names.join(", ")))
         });
         tell(&mut seen.tokens, &found, "the tokens before stay in force");

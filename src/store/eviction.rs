@@ -114,7 +114,7 @@ impl Store {
         let inner = &*self.inner;
         let bytes = inner.disk_bytes(length.saturating_add(trailer::most(key.as_str())));
         let state = inner.state();
-        let Some(namespace) = state.namespaces.number(key.namespace()) else {
+        let Some(namespace) = state.namespaces.number(inner.home(key)) else {
             return false;
         };
         let quota_left = state.lru.quota_left(namespace);

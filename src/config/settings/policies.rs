@@ -16,6 +16,8 @@ impl Lookup<'_> {
     pub(super) fn policies(&mut self, cache_size: Option<u64>) -> Option<Policies> {
         let quotas = self.parsed("SCCACHE_QUOTAS", quotas);
         let pinned = self.parsed("SCCACHE_PINNED", pinned);
+        let write_once = self.parsed("SCCACHE_WRITE_ONCE", write_once);
+        let audit_bytes = self.parsed("SCCACHE_AUDIT_LOG", audit);
         let max_age = self.parsed("SCCACHE_MAX_AGE", optional(age));
         let scrub = self.parsed("SCCACHE_SCRUB", scrub);
         let (quotas, pinned, cache_size) = (quotas?, pinned?, cache_size?);
@@ -63,6 +65,8 @@ impl Lookup<'_> {
         Some(Policies {
             quotas,
             pinned,
+            write_once: write_once?,
+            audit_bytes: audit_bytes?,
             max_age: max_age?,
             scrub: scrub?,
         })
@@ -80,7 +84,7 @@ pub(super) fn flat(key: &str, value: &toml::Value) -> Option<String> {
                 _ => None,
             })
             .collect(),
-        ("pinned" | "hosts", toml::Value::Array(names)) => {
+        ("pinned" | "write_once" | "hosts", toml::Value::Array(names)) => {
             let names = names.iter().map(|name| name.as_str().map(str::to_owned));
             names.collect()
         }
@@ -115,6 +119,24 @@ fn quotas(text: &str) -> Result<BTreeMap<String, u64>, ValueError> {
 
 fn pinned(text: &str) -> Result<BTreeSet<String>, ValueError> {
     parts(text).map(namespace).collect()
+}
+
+fn write_once(text: &str) -> Result<BTreeSet<String>, ValueError> {
+    let name = |part: &str| match part {
+        "*" => Ok(part.to_owned()),
+        part => namespace(part),
+    };
+    parts(text).map(name).collect()
+}
+
+fn audit(text: &str) -> Result<Option<u64>, ValueError> {
+    match text {
+        "off" => Ok(None),
+        text => size(text).map(Some).map_err(|fault| ValueError {
+            message: fault.message,
+            hint: Some("write it as 64M, or off".into()),
+        }),
+    }
 }
 
 /// Host names under which anonymous reads are allowed.
