@@ -203,6 +203,8 @@ fn toolchain_never_goes_to_a_builder_of_another_kind() {
     ];
     cluster.builders.push(builder(&url, &set));
     cluster.write_sources(8);
+    // Once alone, so that one daemon serves them all.
+    cluster.client("sccache --start-server");
     let built = cluster.client(&Cluster::build(8, 8));
     assert_eq!(built.code, Some(0), "{}", built.output);
     assert_eq!(cluster.done(), (8, 0), "{}", cluster.dock.log());
