@@ -57,6 +57,10 @@ bench-cluster *ARGS:
 bench-project *ARGS:
     cargo bench --locked --bench project -- {{ARGS}}
 
+# A cold runner behind a slow network: prefetch beside the cache without it, a tar of it and S3; takes ten minutes.
+bench-runner *ARGS:
+    cargo bench --locked --bench runner -- {{ARGS}}
+
 # The cache beside nginx, Redis and sccache's own server, in a minute; `--full` takes about ten.
 bench-cache *ARGS:
     cargo bench --locked --bench cache -- {{ARGS}}

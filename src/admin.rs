@@ -1,9 +1,11 @@
 //! `status`, `healthcheck` and `restart`: questions to a running sccache-dock, and their answers on a screen.
 
 pub mod config;
+pub mod inspect;
 pub mod machine;
 mod policies;
 pub mod purge;
+pub mod sessions;
 
 mod table;
 mod watch;
@@ -380,7 +382,8 @@ fn token(settings: &Settings, args: &client::EnvArgs) -> Result<Secret, Error> {
         let hint = "without SCCACHE_TOKENS_FILE there are only \"auth\" and \"read\"";
         return Err(missing("there is no file of tokens".into(), hint.into()));
     };
-    let tokens = tokens::read(path).map_err(|cause| missing(cause, "fix the file".into()))?;
+    let file = tokens::read(path).map_err(|cause| missing(cause, "fix the file".into()))?;
+    let tokens = file.tokens;
     let Some(found) = tokens.iter().find(|token| token.name == name) else {
         let names: Vec<&str> = tokens.iter().map(|token| token.name.as_str()).collect();
         let hint = format!("the file has: {}", names.join(", "));

@@ -60,6 +60,27 @@ pub enum Command {
     Config(Output),
     /// Remove blobs from the cache; without options, all of them
     Purge(admin::purge::Args),
+    /// Show where a blob is, who has written it, by which way and when
+    Blob {
+        /// The 64 digits of sccache's hash key, or a path
+        key: String,
+    },
+    /// Say what a token may do with a blob, and why
+    Access {
+        /// The name of the token; `local`, or `local:UID` for a user of the socket
+        #[arg(long = "as", value_name = "NAME")]
+        name: String,
+        /// The 64 digits of sccache's hash key, or a path
+        key: String,
+    },
+    /// List who has logged in by an ID token of a CI service, or end such sessions
+    Sessions {
+        /// End those of this build, of this rule, or of both as RULE:BUILD
+        #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+        revoke: Option<String>,
+    },
+    /// Exchange the ID token of a CI service's job for a session of a cache
+    Login(client::login::Args),
     /// Print the variables that a client needs to use this cache
     ClientEnv {
         #[command(flatten)]

@@ -13,6 +13,7 @@ pub mod cargo_config;
 mod conf;
 pub(crate) mod endpoint;
 pub mod explain;
+pub mod login;
 pub mod next;
 pub mod prefetch;
 pub(crate) mod remote;

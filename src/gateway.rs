@@ -12,6 +12,7 @@
 
 pub(crate) mod accept;
 pub mod access;
+mod audit;
 mod bazel;
 pub mod body;
 pub(crate) mod connection_limit;
@@ -23,7 +24,10 @@ mod hosts;
 pub mod http;
 pub mod ipc;
 mod journal;
+mod lookup;
 pub mod metrics;
+mod oidc;
+mod once;
 pub mod page;
 pub mod peer;
 mod services;
@@ -48,18 +52,21 @@ use crate::contract::gateway_status::{
 use crate::contract::key::Key;
 use crate::explain::report::Report;
 use crate::gateway::access::{Access, Caller};
+use crate::gateway::audit::Audit;
 use crate::gateway::database::Lifetime;
-use crate::gateway::disk::{Disk, DiskError, Download};
+use crate::gateway::disk::Disk;
 use crate::gateway::files::Files;
 use crate::gateway::history::{History, Point, Range};
 use crate::gateway::hosts::Hosts;
 use crate::gateway::journal::{Did, Journal, Sender};
-use crate::gateway::metrics::{Metrics, Protocol};
+use crate::gateway::metrics::Metrics;
+use crate::gateway::oidc::Oidc;
+use crate::gateway::once::Rewrites;
 use crate::gateway::page::Traffic;
 use crate::gateway::peer::Peer;
 use crate::gateway::services::Services;
 use crate::gateway::tls::Tls;
-use crate::gateway::upstream::{Found, Upstream};
+use crate::gateway::upstream::Upstream;
 use crate::gateway::warnings::{ADVICE, REFUSALS, Warnings};
 use crate::store::Store;
 use prometheus_client::collector::Collector;
@@ -83,6 +90,9 @@ const BUILDS_SHOWN: usize = 200;
 /// How often what outlives the gateway is written.
 const KEEP: Duration = Duration::from_secs(60);
 
+/// The file beside the blobs in which sessions by ID token are.
+const SESSIONS_FILE: &str = "sessions.json";
+
 /// Asked for the state of the cluster.
 pub(crate) type ClusterStatus = Box<dyn Fn() -> DistStatus + Send + Sync>;
 
@@ -90,12 +100,15 @@ pub(crate) type ClusterStatus = Box<dyn Fn() -> DistStatus + Send + Sync>;
 pub struct Gateway {
     pub(crate) config: Config,
     pub(crate) access: Arc<Access>,
+    oidc: Arc<Oidc>,
     /// Held while they are written.
     logins: Mutex<()>,
     pub(crate) disk: Disk,
     upstream: Option<Arc<Upstream>>,
     pub(crate) metrics: Metrics,
     pub(crate) warnings: Warnings,
+    audit: Arc<Audit>,
+    rewrites: Arc<Rewrites>,
     /// How the cluster is, in the modes that distribute.
     cluster: Option<ClusterStatus>,
     pub(crate) tls: Option<Arc<Tls>>,
@@ -128,6 +141,8 @@ impl Gateway {
         let upstream = upstream.transpose().map_err(io::Error::other)?;
         let logins = regular_file::read_to_string(&config.store_dir.join(sessions::FILE)).ok();
         let access = Arc::new(Access::new(&config, logins.as_deref(), secret));
+        let issued = regular_file::read_to_string(&config.store_dir.join(SESSIONS_FILE));
+        access.take_up(&issued.unwrap_or_default());
         let mut metrics = Metrics::new(move || scraped.usage());
         metrics.scrape_policies(&disk);
         metrics.scrape_tokens(&access);
@@ -144,12 +159,22 @@ impl Gateway {
         if let Some(tls) = &tls {
             metrics.scrape_expiry(tls);
         }
+        let rewrites = Arc::<Rewrites>::default();
+        let audit = config.policies.audit_bytes.map(|most| {
+            let path = config.store_dir.join(audit::FILE);
+            let failed = |cause| format!("cannot open \"{}\": {cause}", path.display());
+            Audit::start(path.clone(), most).map_err(|cause| io::Error::other(failed(cause)))
+        });
+        let audit = Arc::new(audit.transpose()?.unwrap_or_default());
+        let figures = once::Scrape(Arc::clone(&rewrites), Arc::clone(&audit));
+        metrics.also(Box::new(figures));
         if let Some(upstream) = &upstream {
             metrics.also(Box::new(upstream::Scrape(Arc::clone(upstream))));
         }
         Ok(Gateway {
             upstream,
             access,
+            oidc: Arc::default(),
             logins: Mutex::default(),
             tls,
             hosts: Hosts::new(config.hosts.iter().cloned().chain(own_name())),
@@ -164,6 +189,8 @@ impl Gateway {
             cluster: None,
             disk,
             warnings: Warnings::default(),
+            audit,
+            rewrites,
             sccache_version: OnceLock::new(),
             started: Instant::now(),
         })
@@ -185,34 +212,11 @@ impl Gateway {
         self.keep_logins();
         files::reread(self);
         files::follow(self);
+        Oidc::follow(&self.oidc);
         let asking = Arc::clone(self);
         // On a thread that the end of the runtime does not wait for: the program may never answer.
         std::thread::spawn(move || asking.ask_sccache_version());
         remember(self);
-    }
-
-    /// A blob of our store or, where it is missing here, of the upstream.
-    pub(crate) async fn blob(&self, key: &Key) -> Result<Download, DiskError> {
-        let found = self.disk.get(key).await;
-        if matches!(found, Err(DiskError::Store(crate::store::Error::Missing))) {
-            let lost = self.disk.note_miss(key);
-            self.journal.note_lost(key, lost);
-        }
-        match (&self.upstream, &found) {
-            (Some(upstream), Err(DiskError::Store(crate::store::Error::Missing))) => {
-                match upstream.fetch(key).await {
-                    Found::Here => self.disk.get(key).await,
-                    Found::Nowhere => found,
-                }
-            }
-            _ => found,
-        }
-    }
-
-    /// Counts a blob that a client has asked for in vain.
-    pub(crate) fn missed(&self, key: &Key, protocol: Protocol) {
-        let name = key.namespace();
-        self.metrics.missed(protocol, name, self.disk.knows(name));
     }
 
     /// Takes note of what was done for a client, while one wants to know.
@@ -222,13 +226,6 @@ impl Gateway {
             token: token.map(str::to_owned),
         };
         self.journal.note(sender, key, did);
-    }
-
-    /// Tells the upstream of a blob that a client has stored here.
-    pub(crate) fn pass_on(&self, key: &Key) {
-        if let Some(upstream) = &self.upstream {
-            upstream.offer(key);
-        }
     }
 
     /// Counts and logs a refused request.
@@ -250,6 +247,7 @@ impl Gateway {
     /// To be called every few seconds.
     fn tick(&self) {
         self.warnings.tick();
+        self.access.expire(unix_seconds());
         let tls = self.tls.as_ref();
         if let Some(advice) = tls.and_then(|tls| tls.daily_advice(unix_seconds())) {
             self.warnings.warn(ADVICE, "certificate", &advice);
@@ -345,6 +343,18 @@ impl Gateway {
         if let Err(cause) = private_file::write(&path, &self.access.logins()) {
             warn!(
                 "cannot write \"{}\": {cause}; log-outs from the status page are forgotten with this gateway",
+                path.display()
+            );
+        }
+    }
+
+    /// Writes down what outlives us of the sessions by ID token. Blocks.
+    pub(crate) fn keep_sessions(&self) {
+        let _one = self.logins.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = self.config.store_dir.join(SESSIONS_FILE);
+        if let Err(cause) = private_file::write(&path, &self.access.issued_text()) {
+            warn!(
+                "cannot write \"{}\": {cause}; sessions by ID token end with this gateway, and the end of others is forgotten",
                 path.display()
             );
         }

@@ -81,6 +81,7 @@ fn main() -> ExitCode {
         Command::Explain(args) => given(explain::run(&args)),
         Command::Prefetch(args) => given(prefetch::run(&args)),
         Command::AtEnd { folder, wait } => done(at::see_off(&folder, wait)),
+        Command::Login(args) => given(client::login::run(&args)),
         Command::Warm(args) if args.json => told(given(client::warm::run(&args))),
         Command::Warm(args) => given(client::warm::run(&args)),
         Command::Doctor(args) => given(doctor::run(&args)),
@@ -131,10 +132,11 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether what is wrong is to be said to a program: not in place of the command that `at` runs, whose own words follow.
+/// Whether an error is to be printed as JSON: not if the word may belong to the command that `at` or `build` runs.
 fn wants_json(mut words: impl Iterator<Item = OsString>) -> bool {
-    let is_at = words.nth(1).is_some_and(|command| command == "at");
-    !is_at && words.any(|word| word == "--json")
+    let command = words.nth(1).unwrap_or_default();
+    let runs_another = command == "at" || command == "build";
+    !runs_another && words.any(|word| word == "--json")
 }
 
 /// `run` lives long, and does so in a program that holds nothing else. Gives the reason if it cannot be had.
@@ -164,6 +166,9 @@ fn with_settings(command: Command, loaded: settings::Loaded) -> Outcome {
     let settings = &loaded.settings;
     match command {
         Command::Purge(args) => given(admin::purge::run(settings, &args)),
+        Command::Sessions { revoke } => given(admin::sessions::run(settings, revoke.as_deref())),
+        Command::Blob { key } => given(admin::inspect::blob(settings, &key)),
+        Command::Access { name, key } => given(admin::inspect::access(settings, &name, &key)),
         Command::Config(output) if output.json => done(machine::config(&loaded)),
         Command::Config(_) => {
             let screen = Screen::of_stdout();
@@ -197,6 +202,7 @@ fn with_settings(command: Command, loaded: settings::Loaded) -> Outcome {
         | Command::Stop { .. }
         | Command::Reload(_)
         | Command::Warm(_)
+        | Command::Login(_)
         | Command::Version(_) => {
             unreachable!("handled without settings")
         }

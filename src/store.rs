@@ -27,13 +27,17 @@
 //! - Not here: HTTP, flushing, and keeping bodies in memory.
 
 pub mod eviction;
+mod facts;
 pub mod ghost_list;
+mod groups;
 mod key_locks;
 pub mod lookup;
 pub mod low_disk;
 pub mod lru;
 mod names;
+pub mod once;
 pub mod open_files;
+mod outputs;
 pub mod page_cache;
 mod purge;
 pub mod removals;
@@ -45,13 +49,17 @@ mod usage;
 mod writer;
 mod written_by;
 
+pub use self::facts::Facts;
 use self::ghost_list::Ghosts;
 pub use self::ghost_list::Lost;
+use self::groups::Groups;
 use self::key_locks::{KeyLock, KeyLocks};
 pub use self::lookup::{Flaws, Unchecked};
 use self::lru::{Digest, Item, Lru, MAX_ENTRY_BYTES, Presence, Rule};
 use self::names::Namespaces;
+pub use self::once::{Difference, Stored};
 use self::open_files::KeptFiles;
+pub use self::outputs::OutputsDigest;
 pub use self::purge::{Filter, Purged};
 pub use self::removals::{Removal, RemovalCause};
 pub use self::scrub::{CorruptionReport, Scrubbed};
@@ -173,6 +181,9 @@ struct Inner {
     dir: PathBuf,
     budget: u64,
     max_age: Option<Duration>,
+    /// Of single namespaces, by number.
+    ages: Vec<(u16, Duration)>,
+    groups: Groups,
     /// The file system's allocation unit in bytes.
     block: u64,
     state: Mutex<State>,
@@ -250,12 +261,14 @@ impl Store {
         let mut lru = Lru::new(budget_bytes);
         lru.reserve_unscanned(high_water_mark);
         let mut namespaces = Namespaces::default();
-        govern(&mut lru, &mut namespaces, &policies, &blobs);
+        let ages = govern(&mut lru, &mut namespaces, &policies, &blobs);
         let (housekeeper, wakes) = sync_channel(1);
         let (scrubber, suspects) = sync_channel(scrub::MOST_SUSPECTS);
         let inner = Arc::new(Inner {
             budget: budget_bytes,
             max_age: policies.max_age,
+            ages,
+            groups: Groups::new(&policies),
             block: block.fragment_size().max(512),
             state: Mutex::new(State {
                 lru,
@@ -347,7 +360,7 @@ impl Store {
             return None;
         }
         let lost = state.ghosts.ask(&digest)?;
-        let number = state.namespaces.number(key.namespace());
+        let number = state.namespaces.number(self.home(key.namespace()));
         if let Some(number) = number.map(usize::from) {
             if state.lost_hits.len() <= number {
                 state.lost_hits.resize(number + 1, 0);
@@ -355,6 +368,11 @@ impl Store {
             state.lost_hits[number] += 1;
         }
         Some(lost)
+    }
+
+    /// The name under which a namespace is kept and counted: that of the group that it is in, such as `pr/*`, or its own.
+    pub fn home<'a>(&'a self, namespace: &'a str) -> &'a str {
+        self.inner.groups.home(namespace)
     }
 
     /// The id of a key in [`Removal`]s.
@@ -454,7 +472,12 @@ impl Inner {
     }
 
     fn path_of(&self, key: &Key, digest: &Digest) -> PathBuf {
-        self.path(&key::folder_name(key.namespace()), digest)
+        self.path(&key::folder_name(self.home(key)), digest)
+    }
+
+    /// The namespace, or group of namespaces, in which a key's blob is kept.
+    fn home<'a>(&'a self, key: &'a Key) -> &'a str {
+        self.groups.home(key.namespace())
     }
 
     fn path_of_item(&self, item: &Item) -> PathBuf {
@@ -478,7 +501,7 @@ impl Inner {
     /// it.
     fn admit(&self, key: &Key, by: &WrittenBy) -> Result<(u16, u64), Error> {
         let mut state = self.state();
-        let (number, needless) = state.number_for(key.namespace(), by.token_by_name())?;
+        let (number, needless) = state.number_for(self.home(key), by.token_by_name())?;
         state.namespaces.enter(number);
         let quota = state.lru.rule(number).quota.unwrap_or(u64::MAX);
         drop(state);
@@ -518,10 +541,17 @@ impl Inner {
     }
 }
 
-/// Applies the rules of namespaces. Until the scan has found a namespace's blobs, its whole quota counts as used.
-fn govern(lru: &mut Lru, namespaces: &mut Namespaces, policies: &Policies, blobs: &Path) {
+/// Applies the rules of namespaces and returns the ages that some have. Until the scan has found a namespace's blobs, its
+/// whole quota counts as used.
+fn govern(
+    lru: &mut Lru,
+    namespaces: &mut Namespaces,
+    policies: &Policies,
+    blobs: &Path,
+) -> Vec<(u16, Duration)> {
     let names = policies.quotas.keys().chain(&policies.pinned);
-    let names: std::collections::BTreeSet<&String> = names.collect();
+    let names: std::collections::BTreeSet<&String> = names.chain(policies.ages.keys()).collect();
+    let mut ages = Vec::new();
     for name in names {
         let rule = Rule {
             quota: policies.quotas.get(name).copied(),
@@ -530,9 +560,12 @@ fn govern(lru: &mut Lru, namespaces: &mut Namespaces, policies: &Policies, blobs
         let inner = key::namespace_of_shown(name);
         // No other namespaces exist yet, and the settings allow far fewer than the maximum.
         let Some(number) = namespaces.intern(inner) else {
-            return;
+            return ages;
         };
         lru.govern(number, rule);
+        if let Some(seconds) = policies.ages.get(name) {
+            ages.push((number, Duration::from_secs(*seconds)));
+        }
         let is_new = matches!(
             blobs.join(&*namespaces.folder(number)).try_exists(),
             Ok(false)
@@ -541,6 +574,7 @@ fn govern(lru: &mut Lru, namespaces: &mut Namespaces, policies: &Policies, blobs
             lru.reserve_unscanned_of(number, quota);
         }
     }
+    ages
 }
 
 /// Locks the store's folder; the kernel releases the lock however its owner ends. The lock is on the folder itself,

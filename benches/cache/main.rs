@@ -9,7 +9,7 @@
 //!
 //! ```text
 //! --full            all sizes and connections, longer (about ten minutes); without it a choice of them (one minute)
-//! --only A,B        of: get put own stalled full million locks
+//! --only A,B        of: get put layers own stalled full million locks
 //! --rounds N        --seconds S      of each measurement
 //! --sizes A,B       in bytes         --connections A,B
 //! --entries N       of the start with a large index
@@ -92,6 +92,9 @@ fn main() -> std::io::Result<()> {
     let options = options(folder.path().to_owned());
     let wanted = |name: &str| options.only.is_empty() || options.only.iter().any(|one| one == name);
     scenes::blobs(&options, wanted("get"), wanted("put"))?;
+    if wanted("layers") {
+        scenes::layers(&options)?;
+    }
     if wanted("own") {
         scenes::own(&options)?;
     }

@@ -2,6 +2,7 @@
 
 use crate::load::{Lane, Request};
 use crate::now;
+use crate::scenes::AMPLE;
 use sccache_dock::base::secret::Secret;
 use sccache_dock::contract::gateway_config::{Config, IpcPolicy};
 use std::io;
@@ -11,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-const TOKEN: &str = "bench-token";
+pub(crate) const TOKEN: &str = "token-of-the-benchmark";
 /// Ticks of `/proc/PID/stat` in a second.
 const TICKS: f64 = 100.0;
 
@@ -89,6 +90,22 @@ impl Peer {
 
     /// Our gateway; `lane` is how it is spoken to.
     pub(crate) fn ours(folder: &Path, lane: Lane, budget_bytes: u64) -> io::Result<Peer> {
+        Peer::ours_with("ours", folder, lane, budget_bytes, None)
+    }
+
+    /// The same with the token in this file.
+    pub(crate) fn ours_with_tokens(folder: &Path, tokens: &Path) -> io::Result<Peer> {
+        let tokens = Some(tokens.to_owned());
+        Peer::ours_with("ours, three layers", folder, Lane::Http, AMPLE, tokens)
+    }
+
+    fn ours_with(
+        name: &'static str,
+        folder: &Path,
+        lane: Lane,
+        budget_bytes: u64,
+        tokens_file: Option<PathBuf>,
+    ) -> io::Result<Peer> {
         std::fs::create_dir_all(folder)?;
         let addr = free_address()?;
         let config = Config {
@@ -101,13 +118,16 @@ impl Peer {
             server_socket: folder.join("server.sock"),
             sccache: None,
             control_socket: None,
-            write_tokens: vec![Secret::new(TOKEN)],
+            write_tokens: match tokens_file {
+                Some(_) => vec![Secret::new("a-token-of-nobody-else")],
+                None => vec![Secret::new(TOKEN)],
+            },
             read_tokens: Vec::new(),
             anonymous_read: false,
             hosts: Vec::new(),
             dist: None,
             tls: None,
-            tokens_file: None,
+            tokens_file,
             upstream: None,
             drain: Duration::from_secs(1),
         };
@@ -117,7 +137,7 @@ impl Peer {
             .unwrap_or_else(|| env!("CARGO_BIN_EXE_sccache-dock-gateway").into());
         let mut command = Command::new(program);
         command.arg("--config").arg(file).env_remove("SCCACHE_LOG");
-        Peer::start("ours", lane, addr, folder, &mut command)
+        Peer::start(name, lane, addr, folder, &mut command)
     }
 
     /// nginx with its dav module: rename, no fsync, as many workers as processors. It opens each file anew, as it does

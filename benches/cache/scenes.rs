@@ -1,7 +1,7 @@
 //! What is measured, and the tables.
 
 use crate::load::{self, Figures, Lane, Until};
-use crate::peers::{Peer, Verb, archive};
+use crate::peers::{Peer, TOKEN, Verb, archive};
 use crate::{Options, now, say};
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -179,6 +179,38 @@ pub(crate) fn blobs(options: &Options, get: bool, put: bool) -> io::Result<()> {
                     &format!("{}, {connections} connections", size_name(size)),
                 )?;
             }
+        }
+    }
+    Ok(())
+}
+
+/// GETs of blobs in the last of three layers, next to GETs without layers.
+pub(crate) fn layers(options: &Options) -> io::Result<()> {
+    let folder = options.folder.join("layers");
+    std::fs::create_dir_all(&folder)?;
+    let tokens = folder.join("tokens.toml");
+    let grant = |layers: &str| {
+        let text = format!("[[token]]\nname = \"bench\"\ntoken = \"{TOKEN}\"\n{layers}\n");
+        std::fs::write(&tokens, text)?;
+        // The file is followed.
+        std::thread::sleep(Duration::from_secs(2));
+        Ok::<_, io::Error>(())
+    };
+    grant("read = [\"main\"]\nwrite = \"main\"")?;
+    let plain = Peer::ours(&options.folder.join("plain"), Lane::Http, AMPLE)?;
+    let layered = Peer::ours_with_tokens(&folder, &tokens)?;
+    let bodies: Vec<Vec<u8>> = options.sizes.iter().map(|&size| archive(size)).collect();
+    let peers = [plain, layered];
+    table("GET through layers", peers[0].name);
+    for body in &bodies {
+        grant("read = [\"main\"]\nwrite = \"main\"")?;
+        for peer in &peers {
+            fill(peer, body)?;
+        }
+        grant("read = [\"pr/1\", \"team\", \"main\"]\nwrite = \"pr/1\"")?;
+        for &connections in &options.connections {
+            let what = format!("{}, {connections} connections", size_name(body.len()));
+            rows(options, &peers, Verb::Get, body, connections, &what)?;
         }
     }
     Ok(())

@@ -243,7 +243,8 @@ pub fn tokens(data: &[u8]) {
     };
     let text = text.replace("CANARY", CANARY);
     match tokens_file::parse(&text) {
-        Ok(tokens) => {
+        Ok(file) => {
+            let tokens = file.tokens;
             let names: BTreeSet<&str> = tokens.iter().map(|one| one.name.as_str()).collect();
             assert_eq!(names.len(), tokens.len(), "names are unique");
             for one in &tokens {

@@ -69,9 +69,15 @@ pub struct Policies {
     pub quotas: BTreeMap<String, u64>,
     /// Namespaces whose blobs are not evicted by writes to others.
     pub pinned: BTreeSet<String>,
+    /// Namespaces in which a result of sccache's is written once; `*` is all.
+    pub write_once: BTreeSet<String>,
+    /// Most bytes of the log of who has written what; there is none without.
+    pub audit_bytes: Option<u64>,
     /// Blobs unused for longer than this are removed.
     #[serde(with = "optional_millis")]
     pub max_age: Option<Duration>,
+    /// The same for single namespaces, in seconds; it applies in place of `max_age`, and to pinned ones too.
+    pub ages: BTreeMap<String, u64>,
     /// Period in which every blob is verified once.
     #[serde(with = "optional_millis")]
     pub scrub: Option<Duration>,

@@ -402,6 +402,94 @@ pub struct PurgeRequest {
     pub dry_run: bool,
 }
 
+/// Whose access to which blob is to be explained, or which blob is to be shown in all namespaces.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BlobRequest {
+    /// The 64 digits of an entry of sccache's, or a path.
+    pub key: String,
+    /// The name of a token; `local`, or `local:UID` for a user of the socket.
+    #[serde(default, rename = "as")]
+    pub caller: Option<String>,
+}
+
+/// What somebody may do with a blob.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccessAnswer {
+    /// Who.
+    pub name: String,
+    /// What this token may do at all.
+    pub grants: String,
+    /// Whether it may be read, and why.
+    pub read: String,
+    /// Whether it may be written or removed, and why.
+    pub write: String,
+    /// Whether results that are written once may be replaced.
+    pub replaces: bool,
+    /// Whether it is good for the scheduler.
+    pub distributes: bool,
+    /// Where it would be found, in the order in which it is looked for.
+    pub found: Vec<BlobFacts>,
+}
+
+/// A blob of the store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlobFacts {
+    /// Its key.
+    pub key: String,
+    /// Its namespace, by the name that people call it by.
+    pub namespace: String,
+    /// Bytes of its body; missing where there is no such blob.
+    pub bytes: Option<u64>,
+    /// When it was written.
+    pub written_unix_seconds: u64,
+    /// The lane, and the token, session or user.
+    pub written_by: String,
+}
+
+/// A session that an ID token was exchanged for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionStatus {
+    /// The rule, and the build behind a colon where there is one.
+    pub name: String,
+    /// The claim `sub`.
+    pub subject: String,
+    /// What its holder reads and writes.
+    pub grants: String,
+    /// When it began.
+    pub began_unix_seconds: u64,
+    /// When it ends.
+    pub ends_unix_seconds: u64,
+}
+
+/// The answer to an ID token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoginAnswer {
+    /// A token like any other, for as long as the session lasts.
+    pub token: String,
+    /// The rule, and the build behind a colon where there is one.
+    pub name: String,
+    /// What its holder reads and writes.
+    pub grants: String,
+    /// When it ends.
+    pub ends_unix_seconds: u64,
+}
+
+/// Which sessions to end.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RevokeRequest {
+    /// A build, a rule, or both as `RULE:BUILD`.
+    pub name: String,
+}
+
+/// How many sessions have ended.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevokeAnswer {
+    /// Sessions.
+    pub sessions: usize,
+}
+
 /// What was purged, or would have been in a dry run.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PurgeAnswer {

@@ -2,6 +2,9 @@
 //!
 //! A key is a path in canonical form, so that every spelling of one entry refers to the same blob. The part before the
 //! entry is its namespace: `team/x/a/b/c/<64 hex>` belongs to `team/x`.
+//!
+//! Where a token chooses the namespace ([`Key::in_layer`]) and the path could not say it, two slashes stand between
+//! both: `pr/42//ac/<64 hex>`. No path becomes such a key, because slashes collapse in paths.
 
 use std::fmt;
 use thiserror::Error;
@@ -12,6 +15,8 @@ pub const MAX_KEY_BYTES: usize = 1024;
 pub const MAX_NAMESPACE_BYTES: usize = 255;
 /// Number of hexadecimal digits in an sccache key.
 const ENTRY_DIGITS: usize = 64;
+/// Between a namespace that a token chose and the entry.
+const LAYER_END: &str = "//";
 /// Number of bytes of the `a/b/c/` before them.
 const ENTRY_FOLDERS: usize = 6;
 
@@ -77,12 +82,61 @@ impl Key {
         ))
     }
 
+    /// The key of `entry`, a request's path, in the namespace `layer`, empty for the default one. It is the key of the
+    /// path `layer/entry` wherever that is in the namespace `layer` by itself.
+    pub fn in_layer(layer: &str, entry: &str) -> Result<Key, KeyError> {
+        let entry = Key::parse(entry)?;
+        let entry = entry.as_str();
+        let spelt = match layer {
+            "" => Key::canonical(entry.to_owned())?,
+            layer => Key::canonical(format!("{layer}/{entry}"))?,
+        };
+        // What begins with the name of the default namespace is an entry of that name here.
+        let is_plain = spelt.namespace() == layer && namespace_of(spelt.as_str()) == layer;
+        if is_plain {
+            return Ok(spelt);
+        }
+        Key::with_namespace(format!("{layer}{LAYER_END}{entry}"), layer)
+    }
+
+    /// The key that [`Key::as_str`] gave: of a path, or with a namespace that a token chose.
+    pub fn from_canonical(text: &str) -> Result<Key, KeyError> {
+        match text.split_once(LAYER_END) {
+            Some((layer, entry)) => Key::in_layer(layer, entry),
+            None => Key::parse(text),
+        }
+    }
+
+    /// The key of another entry in the same namespace, whose name ends differently: `ac/x` becomes `cas/y`.
+    pub fn beside(&self, end: &str, other: &str) -> Option<Key> {
+        let start = self.text.strip_suffix(end)?;
+        Key::from_canonical(&format!("{start}{other}")).ok()
+    }
+
+    /// Whether the path says the namespace. Only such keys have a place in another store.
+    pub fn is_path(&self) -> bool {
+        !self.text.contains(LAYER_END)
+    }
+
     fn canonical(text: String) -> Result<Key, KeyError> {
         if text.len() > MAX_KEY_BYTES {
             return Err(KeyError::TooLong);
         }
+        // Both names of the default namespace lead to the same entry.
+        let text = match sccache_prefix(&text) {
+            Some(NAMELESS) => text[NAMELESS.len() + 1..].to_owned(),
+            Some(_) | None => text,
+        };
         // A namespace can be purged by the name under which it is shown.
-        let namespace = namespace_of_shown(namespace_of(&text));
+        let namespace = namespace_of_shown(namespace_of(&text)).to_owned();
+        Key::with_namespace(text, &namespace)
+    }
+
+    /// `namespace` is what `text` begins with.
+    fn with_namespace(text: String, namespace: &str) -> Result<Key, KeyError> {
+        if text.len() > MAX_KEY_BYTES {
+            return Err(KeyError::TooLong);
+        }
         if folder_name(namespace).len() > MAX_NAMESPACE_BYTES {
             return Err(KeyError::NamespaceTooLong);
         }

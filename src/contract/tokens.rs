@@ -6,11 +6,31 @@
 //! token = "a long random text"
 //! access = "write"                 # or "read", or "build" for builders of the cluster
 //! namespaces = ["team", "docs"]    # only these; all where the key is missing
+//!
+//! [[token]]
+//! name = "pr-42"
+//! token = "another long random text"
+//! read = ["pr/42", "main"]         # in this order, whatever the path says; in place of access and namespaces
+//! write = "pr/42"
+//!
+//! [[local]]                        # sccache's own protocol, which knows no tokens
+//! uid = 1000                       # on the socket; without it all others, and the port
+//! read = ["main"]
+//!
+//! [anonymous]                      # those who need no token, where there are such
+//! read = ["main"]
 //! ```
 //!
 //! No message quotes a value that could be a token, because a token may have been entered in the wrong place, such as a
 //! name.
 
+pub mod layers;
+pub mod rules;
+
+pub use self::layers::Layers;
+pub use self::rules::{Issuer, Rule};
+
+use self::layers::is_layer;
 use crate::base::regular_file;
 use crate::base::secret::Secret;
 use std::collections::BTreeSet;
@@ -27,7 +47,42 @@ const SHORTEST_TOKEN: usize = 16;
 pub const LONGEST_TOKEN: usize = 4096;
 /// Names of tokens that are set elsewhere.
 pub const RESERVED: [&str; 3] = ["auth", "read", "anonymous"];
-const KEYS: [&str; 4] = ["name", "token", "access", "namespaces"];
+const KEYS: [&str; 8] = [
+    "name",
+    "token",
+    "access",
+    "namespaces",
+    "read",
+    "write",
+    "replace",
+    "distribute",
+];
+/// Most users of the socket with layers of their own.
+const MOST_LOCAL: usize = 256;
+
+/// All that the file says.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TokensFile {
+    /// In its order.
+    pub tokens: Vec<Named>,
+    /// Who speaks sccache's own protocol.
+    pub local: Vec<Local>,
+    /// Those who need no token; all namespaces where it is missing.
+    pub anonymous: Option<Layers>,
+    /// Whose ID tokens are taken.
+    pub issuers: Vec<Issuer>,
+    /// What for; the first that fits holds.
+    pub rules: Vec<Rule>,
+}
+
+/// What a user of the socket, or everybody else who speaks sccache's own protocol, reads and writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Local {
+    /// On the socket; `None` for all others, and for the port.
+    pub uid: Option<u32>,
+    /// What it reads and writes.
+    pub layers: Layers,
+}
 
 /// What a token allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +106,12 @@ pub struct Named {
     pub access: Grant,
     /// The namespaces that it may use, including those below; `None` for all.
     pub namespaces: Option<Vec<String>>,
+    /// In place of namespaces that the path chooses.
+    pub layers: Option<Layers>,
+    /// Entries that must not change may be replaced.
+    pub replace: bool,
+    /// Good for the scheduler, although it is good for some namespaces only.
+    pub distribute: bool,
 }
 
 /// Everything that is wrong with the file.
@@ -65,11 +126,11 @@ impl fmt::Display for Faults {
 
 impl std::error::Error for Faults {}
 
-/// Parses the tokens in `text`, in order.
+/// Parses the text of the file.
 ///
 /// # Errors
 /// Everything that is wrong with it.
-pub fn parse(text: &str) -> Result<Vec<Named>, Faults> {
+pub fn parse(text: &str) -> Result<TokensFile, Faults> {
     let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
         // The error's own message quotes the line, which may contain a token.
         let at = error.span().map_or(0, |span| span.start);
@@ -77,24 +138,69 @@ pub fn parse(text: &str) -> Result<Vec<Named>, Faults> {
         Faults(vec![format!("line {line} is no TOML")])
     })?;
     let mut faults = Vec::new();
-    let mut tokens = Vec::new();
+    let mut file = TokensFile::default();
     for (key, value) in &table {
-        match value {
-            toml::Value::Array(entries) if key == "token" => {
-                for (index, entry) in entries.iter().enumerate() {
+        match (key.as_str(), value) {
+            ("token", toml::Value::Array(entries)) => {
+                for (number, entry) in (1..).zip(entries) {
                     match entry.as_table() {
-                        Some(entry) => tokens.extend(named(index + 1, entry, &mut faults)),
-                        None => faults.push(format!("token {} is no table", index + 1)),
+                        Some(entry) => file.tokens.extend(named(number, entry, &mut faults)),
+                        None => faults.push(format!("token {number} is no table")),
                     }
                 }
             }
-            _ if key == "token" => faults.push("tokens are written as [[token]] tables".into()),
+            ("local", toml::Value::Array(entries)) => {
+                file.local = tables("local", entries, local, &mut faults);
+            }
+            ("issuer", toml::Value::Array(entries)) => {
+                file.issuers = tables("issuer", entries, rules::issuer, &mut faults);
+            }
+            ("rule", toml::Value::Array(entries)) => {
+                file.rules = tables("rule", entries, rules::rule, &mut faults);
+            }
+            ("anonymous", toml::Value::Table(entry)) => match anonymous(entry) {
+                Ok(layers) => file.anonymous = Some(layers),
+                Err(fault) => faults.push(format!("anonymous {fault}")),
+            },
+            ("token" | "local" | "issuer" | "rule", _) => {
+                faults.push(format!("{key}s are written as [[{key}]] tables"));
+            }
+            ("anonymous", _) => faults.push("anonymous is written as [anonymous] table".into()),
             _ => faults.push(format!(
                 "there is a key beside the [[token]] tables ({} letters long)",
                 key.chars().count()
             )),
         }
     }
+    check_together(&file, &mut faults);
+    if faults.is_empty() {
+        Ok(file)
+    } else {
+        Err(Faults(faults))
+    }
+}
+
+/// What `read` makes of each table.
+fn tables<T>(
+    kind: &str,
+    entries: &[toml::Value],
+    read: impl Fn(&toml::Table) -> Result<T, String>,
+    faults: &mut Vec<String>,
+) -> Vec<T> {
+    let mut all = Vec::new();
+    for (number, entry) in (1..).zip(entries) {
+        let entry = entry.as_table().ok_or_else(|| "is no table".to_owned());
+        match entry.and_then(&read) {
+            Ok(one) => all.push(one),
+            Err(fault) => faults.push(format!("{kind} {number} {fault}")),
+        }
+    }
+    all
+}
+
+/// What is wrong with entries beside each other.
+fn check_together(file: &TokensFile, faults: &mut Vec<String>) {
+    let tokens = &file.tokens;
     if tokens.len() > MOST {
         faults.push(format!("there are more than {MOST} tokens"));
     }
@@ -108,11 +214,45 @@ pub fn parse(text: &str) -> Result<Vec<Named>, Faults> {
             faults.push(format!("{name} is the same as another token"));
         }
     }
-    if faults.is_empty() {
-        Ok(tokens)
-    } else {
-        Err(Faults(faults))
+    rules::check_together(&file.issuers, &file.rules, &names, faults);
+    if file.local.len() > MOST_LOCAL {
+        faults.push(format!("there are more than {MOST_LOCAL} [[local]] tables"));
     }
+    let uids: BTreeSet<Option<u32>> = file.local.iter().map(|one| one.uid).collect();
+    if uids.len() < file.local.len() {
+        faults.push("two [[local]] tables are for the same users".into());
+    }
+}
+
+fn local(entry: &toml::Table) -> Result<Local, String> {
+    let uid = match entry.get("uid") {
+        None => None,
+        Some(uid) => {
+            let uid = uid.as_integer().and_then(|uid| u32::try_from(uid).ok());
+            Some(uid.ok_or("has a \"uid\" that is no number of a user")?)
+        }
+    };
+    let layers = only_layers(entry, &["uid"])?;
+    Ok(Local { uid, layers })
+}
+
+fn anonymous(entry: &toml::Table) -> Result<Layers, String> {
+    let layers = only_layers(entry, &[])?;
+    match layers.write {
+        Some(_) => Err("has a \"write\", which takes a token".to_owned()),
+        None => Ok(layers),
+    }
+}
+
+/// The layers of a table that has nothing beside them and `others`.
+fn only_layers(entry: &toml::Table, others: &[&str]) -> Result<Layers, String> {
+    let known = |key: &str| layers::KEYS.contains(&key) || others.contains(&key);
+    if entry.keys().any(|key| !known(key)) {
+        let known = [&layers::KEYS[..], others].concat();
+        return Err(format!("has a key that is none of {}", known.join(", ")));
+    }
+    let layers = Layers::parse(entry, is_layer);
+    layers.unwrap_or_else(|| Err("has no \"read\"".to_owned()))
 }
 
 fn named(number: usize, entry: &toml::Table, faults: &mut Vec<String>) -> Option<Named> {
@@ -143,11 +283,26 @@ fn named(number: usize, entry: &toml::Table, faults: &mut Vec<String>) -> Option
             "{who} has a \"token\" of more than {LONGEST_TOKEN} letters"
         ));
     }
-    let access = match string("access") {
-        Some("read") => Grant::Read,
-        Some("write") => Grant::Write,
-        Some("build") => Grant::Build,
-        Some(_) | None => {
+    let layers = match Layers::parse(entry, is_layer) {
+        None => None,
+        Some(Ok(layers)) => Some(layers),
+        Some(Err(fault)) => {
+            faults.push(format!("{who} {fault}"));
+            Some(Layers::default())
+        }
+    };
+    let access = match (string("access"), &layers) {
+        (None, Some(layers)) if layers.write.is_some() => Grant::Write,
+        (None, Some(_)) | (Some("read"), None) => Grant::Read,
+        (Some("write"), None) => Grant::Write,
+        (Some("build"), None) => Grant::Build,
+        (Some(_), Some(_)) => {
+            faults.push(format!(
+                "{who} has an \"access\" beside its \"read\" and \"write\", which say all"
+            ));
+            Grant::Read
+        }
+        (Some(_) | None, None) => {
             faults.push(format!(
                 "{who} has no \"access\" that is \"read\", \"write\" or \"build\""
             ));
@@ -155,10 +310,27 @@ fn named(number: usize, entry: &toml::Table, faults: &mut Vec<String>) -> Option
         }
     };
     let namespaces = entry.get("namespaces").map(namespaces);
+    if namespaces.is_some() && layers.is_some() {
+        faults.push(format!(
+            "{who} has \"namespaces\" beside its \"read\" and \"write\", which say all"
+        ));
+    }
     if namespaces == Some(None) {
         faults.push(format!(
             "{who} has \"namespaces\" that are no list of at least one folder such as \"team\" or \"team/main\""
         ));
+    }
+    let mut flag = |key: &str| match entry.get(key) {
+        None => false,
+        Some(toml::Value::Boolean(flag)) => *flag,
+        Some(_) => {
+            faults.push(format!("{who} has a \"{key}\" that is not true or false"));
+            false
+        }
+    };
+    let (replace, distribute) = (flag("replace"), flag("distribute"));
+    if replace && access == Grant::Read {
+        faults.push(format!("{who} may \"replace\" what it may not write"));
     }
     if entry.keys().any(|key| !KEYS.contains(&key.as_str())) {
         faults.push(format!(
@@ -171,6 +343,9 @@ fn named(number: usize, entry: &toml::Table, faults: &mut Vec<String>) -> Option
         token: Secret::new(token),
         access,
         namespaces: namespaces.flatten(),
+        layers,
+        replace,
+        distribute,
     })
 }
 
@@ -202,97 +377,15 @@ fn namespaces(value: &toml::Value) -> Option<Vec<String>> {
         .collect()
 }
 
-/// Reads the tokens from the file at `path`.
+/// Reads the file at `path`.
 ///
 /// # Errors
 /// It cannot be read, or something is wrong with it. The message contains no token.
-pub fn read(path: &Path) -> Result<Vec<Named>, String> {
+pub fn read(path: &Path) -> Result<TokensFile, String> {
     let fail = |cause: String| format!("cannot use the tokens in \"{}\": {cause}", path.display());
     let text = regular_file::read_to_string(path).map_err(|cause| fail(cause.to_string()))?;
     parse(&text).map_err(|faults| fail(faults.to_string()))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const GOOD: &str = "
-        [[token]]
-        name = 'ci'
-        token = '0123456789abcdef-ci'
-        access = 'write'
-        namespaces = ['team', '/docs/main/']
-        [[token]]
-        name = 'laptop'
-        token = '0123456789abcdef-laptop'
-        access = 'read'
-    ";
-
-    #[test]
-    fn tokens_are_read_in_their_order() {
-        let tokens = parse(GOOD).unwrap();
-        assert_eq!(
-            (tokens[0].name.as_str(), tokens[0].access),
-            ("ci", Grant::Write)
-        );
-        assert_eq!(
-            tokens[0].namespaces.as_deref(),
-            Some(&["team".to_owned(), "docs/main".to_owned()][..])
-        );
-        assert_eq!(
-            (tokens[1].access, &tokens[1].namespaces),
-            (Grant::Read, &None)
-        );
-        assert_eq!(tokens[1].token.reveal(), "0123456789abcdef-laptop");
-        assert_eq!(parse("").unwrap(), []);
-    }
-
-    #[test]
-    fn every_fault_is_named_and_no_value_is() {
-        let entry = |rest: &str| format!("[[token]]\n{rest}");
-        let whole = "name = 'a'\ntoken = 'hidden-hidden-hidden'\naccess = 'read'\n";
-        for (text, word) in [
-            (entry("name = 'hidden hidden'"), "token 1 has no name"),
-            (entry("name = 'auth'"), "set otherwise"),
-            (entry("name = 'a'\ntoken = 'hidden'"), "at least 16"),
-            (
-                entry("name = 'a'\naccess = 'hidden'"),
-                "\"write\" or \"build\"",
-            ),
-            (entry(&format!("{whole}namespaces = 'hidden'")), "no list"),
-            (
-                entry(&format!("{whole}namespaces = ['../hidden']")),
-                "no list",
-            ),
-            (
-                entry(&format!("{whole}hidden = 1")),
-                "a key that is none of",
-            ),
-            (entry(whole) + &entry(whole), "two tokens are called \"a\""),
-            (entry(whole) + &entry(whole), "the same as another token"),
-            (
-                entry("name = 'hidden-hidden-hidden'\ntoken = 'ci'"),
-                "(a name of 20 letters) has no \"token\"",
-            ),
-            (
-                entry(&whole.replace("'a'", "'hidden-hidden-more'")).repeat(2),
-                "two tokens are called a name of 18 letters",
-            ),
-            ("hidden = 1".to_owned(), "a key beside"),
-            ("token = 'hidden'".to_owned(), "[[token]]"),
-            ("\n\ntoken = 'hidden".to_owned(), "line 3 is no TOML"),
-        ] {
-            let said = parse(&text).unwrap_err().to_string();
-            assert!(said.contains(word), "{said}");
-            assert!(!said.contains("hidden"), "{said}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn any_text_is_judged(text in "\\PC{0,200}") {
-            let _ = parse(&text);
-        }
-    }
-}
+mod tests;

@@ -1,16 +1,29 @@
-//! Who may do what: tokens of HTTP requests and peers of sccache's own protocol. Pure but for one edge,
-//! [`default_gateways`], which reads the kernel's routing table.
+//! Who may do what: tokens of HTTP requests, and peers of sccache's own protocol (own_protocol.rs). Pure but for the one
+//! edge there.
 
+mod caller;
+pub mod explain;
+mod issued;
+mod own_protocol;
+pub mod scope;
+
+pub use self::caller::Caller;
+pub use self::issued::{Begun, NoSession};
+pub use self::own_protocol::{
+    default_gateways, describe_ipc, is_ourselves, may_speak_ipc, parse_routes,
+};
+pub use self::scope::{Asked, Denied, Scope};
+
+use self::issued::Issued;
 use crate::base::secret::Secret;
-use crate::contract::gateway_config::{Config, IpcPolicy};
-use crate::contract::key::shown_namespace;
-use crate::contract::tokens::{Grant, Named};
+use crate::contract::gateway_config::Config;
+use crate::contract::gateway_status::SessionStatus;
+use crate::contract::tokens::{Grant, Layers, Local, Named, TokensFile};
 use crate::gateway::sessions::Sessions;
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use std::net::{IpAddr, Ipv4Addr};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, PoisonError, RwLock};
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
 /// What an HTTP request asks for.
@@ -61,7 +74,29 @@ struct Entry {
     /// `None` for those who need no token.
     digest: Option<[u8; 32]>,
     grant: Grant,
-    namespaces: Option<Vec<String>>,
+    scope: Scope,
+    /// Entries that must not change may be replaced.
+    replace: bool,
+    /// Good for the scheduler, whatever the scope.
+    distribute: bool,
+    uses: Arc<Uses>,
+}
+
+/// What can be replaced while requests are judged.
+#[derive(Debug)]
+struct InForce {
+    entries: Vec<Arc<Entry>>,
+    anonymous: Option<Arc<Entry>>,
+    local: Vec<Local>,
+    rules: Vec<RuleInForce>,
+}
+
+/// A rule for ID tokens, as far as its sessions need it.
+#[derive(Debug)]
+struct RuleInForce {
+    name: String,
+    /// Tells two versions of it from each other.
+    digest: [u8; 32],
     uses: Arc<Uses>,
 }
 
@@ -70,10 +105,12 @@ struct Entry {
 pub struct Access {
     /// Those of the configuration, which stay.
     fixed: Vec<Arc<Entry>>,
-    // A lock for the time of a copy of the pointer.
-    entries: RwLock<Arc<Vec<Arc<Entry>>>>,
     anonymous: Option<Arc<Entry>>,
+    // A lock for the time of a copy of the pointer.
+    in_force: RwLock<Arc<InForce>>,
     sessions: Sessions,
+    // Held for a look-up, never across I/O.
+    issued: Mutex<Issued>,
 }
 
 impl Access {
@@ -85,7 +122,9 @@ impl Access {
                 name: name.to_owned(),
                 digest,
                 grant,
-                namespaces: None,
+                scope: Scope::All,
+                replace: false,
+                distribute: false,
                 uses: Arc::clone(uses),
             })
         };
@@ -104,21 +143,27 @@ impl Access {
         let own = own.filter_map(|entry| entry.digest.as_ref());
         Access {
             sessions: Sessions::new(own, logins, secret),
-            entries: RwLock::new(Arc::new(fixed.clone())),
+            in_force: RwLock::new(Arc::new(InForce {
+                entries: fixed.clone(),
+                anonymous: anonymous.clone(),
+                local: Vec::new(),
+                rules: Vec::new(),
+            })),
+            issued: Mutex::default(),
             fixed,
             anonymous,
         }
     }
 
-    /// Puts `named` beside the tokens of the configuration, instead of those that were there before. Who keeps the
+    /// Puts what the file says beside the tokens of the configuration, instead of what it said before. Who keeps the
     /// name keeps the counters.
     ///
     /// # Errors
-    /// The name of the one that is a token of the configuration too; nothing has changed then.
-    pub fn replace(&self, named: &[Named]) -> Result<(), String> {
-        let before = self.entries();
+    /// The name of the token that is one of the configuration too; nothing has changed then.
+    pub fn replace(&self, file: &TokensFile) -> Result<(), String> {
+        let before = self.in_force();
         let mut entries = self.fixed.clone();
-        for one in named {
+        for one in &file.tokens {
             let digest = digest(one.token.reveal().as_bytes());
             if let Some(same) = self.fixed.iter().find(|fixed| fixed.digest == Some(digest)) {
                 return Err(format!(
@@ -126,21 +171,64 @@ impl Access {
                     one.name, same.name
                 ));
             }
-            let known = before.iter().find(|entry| entry.name == one.name);
+            let known = before.entries.iter().find(|entry| entry.name == one.name);
             entries.push(Arc::new(Entry {
                 name: one.name.clone(),
                 digest: Some(digest),
                 grant: one.access,
-                namespaces: one.namespaces.clone(),
+                scope: scope_of(one),
+                replace: one.replace,
+                distribute: one.distribute,
                 uses: known.map_or_else(Arc::default, |entry| Arc::clone(&entry.uses)),
             }));
         }
-        *self.entries.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(entries);
+        let anonymous = self.anonymous.as_ref().map(|open| match &file.anonymous {
+            None => Arc::clone(open),
+            Some(layers) => Arc::new(Entry {
+                name: open.name.clone(),
+                digest: None,
+                grant: open.grant,
+                scope: Scope::Layers(layers.clone()),
+                replace: false,
+                distribute: false,
+                uses: Arc::clone(&open.uses),
+            }),
+        });
+        let next = InForce {
+            entries,
+            anonymous,
+            local: file.local.clone(),
+            rules: (file.rules.iter())
+                .map(|rule| {
+                    let mut known = before.rules.iter();
+                    let known = known.find(|known| known.name == rule.name);
+                    RuleInForce {
+                        name: rule.name.clone(),
+                        digest: issued::digest_of(rule),
+                        uses: known.map_or_else(Arc::default, |known| Arc::clone(&known.uses)),
+                    }
+                })
+                .collect(),
+        };
+        self.issued().keep_to(&file.rules);
+        *self
+            .in_force
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
         Ok(())
     }
 
-    fn entries(&self) -> Arc<Vec<Arc<Entry>>> {
-        Arc::clone(&self.entries.read().unwrap_or_else(PoisonError::into_inner))
+    fn in_force(&self) -> Arc<InForce> {
+        Arc::clone(&self.in_force.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What somebody who speaks sccache's own protocol reads and writes: the user `uid` of the socket, or whoever is on
+    /// the port.
+    pub fn local(&self, uid: Option<u32>) -> Layers {
+        let in_force = self.in_force();
+        let of = |wanted: Option<u32>| in_force.local.iter().find(|one| one.uid == wanted);
+        let found = uid.and_then(|uid| of(Some(uid))).or_else(|| of(None));
+        found.map_or_else(Layers::default_namespace, |one| one.layers.clone())
     }
 
     /// Who sends this `Authorization` header: `Bearer TOKEN`, or `Basic` with any user name and the token as password.
@@ -148,7 +236,7 @@ impl Access {
         let token = authorization.and_then(token);
         let found = token.as_deref().and_then(|token| self.find(token));
         Caller {
-            entry: found.or_else(|| self.anonymous.clone()),
+            entry: found.or_else(|| self.in_force().anonymous.clone()),
             has_sent_a_token: token.is_some(),
             is_misdirected: false,
         }
@@ -163,14 +251,116 @@ impl Access {
         }
     }
 
+    /// The token, or whoever needs none, of this name.
+    pub fn named(&self, name: &str) -> Option<Caller> {
+        let in_force = self.in_force();
+        let mut all = in_force.entries.iter().chain(&in_force.anonymous);
+        let entry = all.find(|entry| entry.name == name)?;
+        Some(Caller {
+            entry: Some(Arc::clone(entry)),
+            has_sent_a_token: true,
+            is_misdirected: false,
+        })
+    }
+
+    /// The user of the socket, or whoever speaks sccache's own protocol on the port, as a caller of this name.
+    pub fn local_caller(&self, uid: Option<u32>, name: &str) -> Caller {
+        let layers = self.local(uid);
+        Caller {
+            entry: Some(Arc::new(Entry {
+                name: name.to_owned(),
+                // It is nobody's token, but it is no stranger either.
+                digest: Some([0; 32]),
+                grant: match layers.write {
+                    Some(_) => Grant::Write,
+                    None => Grant::Read,
+                },
+                replace: layers.replace,
+                scope: Scope::Layers(layers),
+                distribute: false,
+                uses: Arc::default(),
+            })),
+            has_sent_a_token: true,
+            is_misdirected: false,
+        }
+    }
+
     fn find(&self, token: &[u8]) -> Option<Arc<Entry>> {
+        let is_session = token.starts_with(issued::PREFIX.as_bytes());
         let token = digest(token);
-        let entries = self.entries();
-        let same = entries.iter();
-        choose(
-            &entries,
+        let in_force = self.in_force();
+        let same = in_force.entries.iter();
+        let found = choose(
+            &in_force.entries,
             same.map(|entry| entry.digest.unwrap_or_default().ct_eq(&token)),
-        )
+        );
+        // A look-up by digest tells nobody anything: whose digest begins alike cannot be chosen.
+        found.or_else(|| is_session.then(|| self.find_session(&in_force, &token))?)
+    }
+
+    fn find_session(&self, in_force: &InForce, digest: &[u8; 32]) -> Option<Arc<Entry>> {
+        self.issued().entry(digest, |session| {
+            let mut rules = in_force.rules.iter();
+            // Without its rule, which may have changed or may not have been read yet, it is good for nothing.
+            let rule = rules.find(|rule| rule.digest == session.rule_digest)?;
+            Some(Arc::new(Entry {
+                name: session.name(),
+                digest: Some(*digest),
+                grant: match session.layers.write {
+                    Some(_) => Grant::Write,
+                    None => Grant::Read,
+                },
+                replace: session.layers.replace,
+                scope: Scope::Layers(session.layers.clone()),
+                distribute: session.distribute,
+                uses: Arc::clone(&rule.uses),
+            }))
+        })
+    }
+
+    fn issued(&self) -> MutexGuard<'_, Issued> {
+        self.issued.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes up the sessions that [`Access::issued_text`] gave before. They are in force with their rules.
+    pub fn take_up(&self, text: &str) {
+        *self.issued() = Issued::parse(text);
+    }
+
+    /// What must be kept of the sessions; no token is in it.
+    pub fn issued_text(&self) -> String {
+        self.issued().text()
+    }
+
+    /// The token of a new session; `random` must be new each time.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn issue(
+        &self,
+        begun: Begun<'_>,
+        now_unix: u64,
+        random: [u8; 32],
+    ) -> Result<Secret, NoSession> {
+        let token = format!("{}{}", issued::PREFIX, URL_SAFE_NO_PAD.encode(random));
+        let digest = digest(token.as_bytes());
+        self.issued().begin(begun, digest, now_unix)?;
+        Ok(Secret::new(&token))
+    }
+
+    /// Ends the sessions that are over. Returns whether there were some.
+    pub fn expire(&self, now_unix: u64) -> bool {
+        self.issued().expire(now_unix)
+    }
+
+    /// Ends the sessions of a build, a rule, or both as `RULE:BUILD`. Returns how many.
+    pub fn revoke(&self, wanted: &str) -> usize {
+        self.issued().revoke(wanted)
+    }
+
+    /// All sessions.
+    pub fn issued_sessions(&self) -> Vec<SessionStatus> {
+        self.issued().list()
     }
 
     /// A cookie that stands for the caller's token; `None` where there is none. `random` must be new each time.
@@ -186,7 +376,7 @@ impl Access {
 
     /// Whose token this cookie stands for, with all that this token is good for now.
     pub fn session(&self, cookie: &[u8], now_unix: u64) -> Option<Caller> {
-        let entries = self.entries();
+        let entries = &self.in_force().entries;
         let tokens = entries.iter();
         let same = self.sessions.check(
             cookie,
@@ -194,7 +384,7 @@ impl Access {
             tokens.map(|entry| entry.digest.unwrap_or_default()),
         );
         Some(Caller {
-            entry: Some(choose(&entries, same.into_iter())?),
+            entry: Some(choose(entries, same.into_iter())?),
             has_sent_a_token: true,
             is_misdirected: false,
         })
@@ -215,9 +405,11 @@ impl Access {
         self.sessions.text()
     }
 
-    /// Judges an `Authorization` header where no namespace is asked for; a token of some namespaces only is refused.
+    /// Judges an `Authorization` header where no namespace is asked for, as on the scheduler's port; a token of some
+    /// namespaces only is refused, unless it says that it is good for that.
     pub fn check(&self, authorization: Option<&[u8]>, need: Need) -> Verdict {
         match self.caller(authorization) {
+            caller if caller.distributes() => Verdict::Allowed,
             caller if caller.is_restricted() => Verdict::Forbidden,
             caller => caller.may(need),
         }
@@ -225,102 +417,23 @@ impl Access {
 
     /// What was done with each token in force, by name.
     pub fn uses(&self) -> Vec<(String, Arc<Uses>)> {
-        let entries = self.entries();
-        let all = entries.iter().chain(&self.anonymous);
+        let in_force = self.in_force();
+        let all = in_force.entries.iter().chain(&in_force.anonymous);
         let mut uses: Vec<_> = all
             .map(|entry| (entry.name.clone(), Arc::clone(&entry.uses)))
             .collect();
         uses.dedup_by(|one, other| one.0 == other.0);
+        let rules = in_force.rules.iter();
+        uses.extend(rules.map(|rule| (rule.name.clone(), Arc::clone(&rule.uses))));
         uses
     }
 }
 
-/// Who sends a request, as far as its token tells.
-#[derive(Debug, Clone)]
-pub struct Caller {
-    entry: Option<Arc<Entry>>,
-    has_sent_a_token: bool,
-    is_misdirected: bool,
-}
-
-impl Caller {
-    /// The same, who has asked under a name that is not ours: without a token nobody may read there.
-    pub fn misdirected(self) -> Caller {
-        let is_misdirected = self.is_anonymous();
-        Caller {
-            is_misdirected,
-            ..self
-        }
-    }
-
-    /// What the token allows, wherever.
-    pub fn may(&self, need: Need) -> Verdict {
-        match (&self.entry, need) {
-            (None, _) => Verdict::Unauthorized,
-            (Some(_), Need::Read) if self.is_misdirected => Verdict::Misdirected,
-            (Some(entry), Need::Write | Need::Build) if entry.digest.is_none() => {
-                Verdict::Unauthorized
-            }
-            (Some(entry), need) => match (entry.grant, need) {
-                (Grant::Read | Grant::Write, Need::Read)
-                | (Grant::Write, Need::Write)
-                | (Grant::Build, Need::Build) => Verdict::Allowed,
-                (Grant::Read, Need::Write | Need::Build)
-                | (Grant::Write, Need::Build)
-                | (Grant::Build, Need::Read | Need::Write) => Verdict::Forbidden,
-            },
-        }
-    }
-
-    /// Whether the token is good for this namespace, empty for the default one.
-    pub fn may_use(&self, namespace: &str) -> bool {
-        let namespace = shown_namespace(namespace);
-        let allowed = self
-            .entry
-            .as_ref()
-            .and_then(|entry| entry.namespaces.as_ref());
-        allowed.is_none_or(|allowed| {
-            allowed.iter().any(|one| {
-                let below = namespace.strip_prefix(one.as_str());
-                below.is_some_and(|below| below.is_empty() || below.starts_with('/'))
-            })
-        })
-    }
-
-    /// Whether it is one of those who may read without a token.
-    pub fn is_anonymous(&self) -> bool {
-        self.entry
-            .as_ref()
-            .is_some_and(|entry| entry.digest.is_none())
-    }
-
-    /// Whether the token is good for some namespaces only.
-    pub fn is_restricted(&self) -> bool {
-        self.entry
-            .as_ref()
-            .is_some_and(|entry| entry.namespaces.is_some())
-    }
-
-    /// The namespaces that the token is good for; `None` for all.
-    pub fn namespaces(&self) -> Option<&[String]> {
-        self.entry.as_ref()?.namespaces.as_deref()
-    }
-
-    /// Whether a token came, right or wrong.
-    pub fn has_sent_a_token(&self) -> bool {
-        self.has_sent_a_token
-    }
-
-    /// The token's name; `None` without a token.
-    pub fn name(&self) -> Option<&str> {
-        self.entry.as_ref().map(|entry| entry.name.as_str())
-    }
-
-    /// Adds `count` to one of the token's figures.
-    pub fn count(&self, figure: impl FnOnce(&Uses) -> &AtomicU64, count: u64) {
-        if let Some(entry) = &self.entry {
-            figure(&entry.uses).fetch_add(count, Relaxed);
-        }
+fn scope_of(token: &Named) -> Scope {
+    match (&token.layers, &token.namespaces) {
+        (Some(layers), _) => Scope::Layers(layers.clone()),
+        (None, Some(folders)) => Scope::Below(folders.clone()),
+        (None, None) => Scope::All,
     }
 }
 
@@ -357,293 +470,5 @@ fn token(header: &[u8]) -> Option<Vec<u8>> {
     Some(decoded[colon + 1..].to_vec())
 }
 
-/// May the peer `peer`, connected to our address `local`, speak sccache's own protocol on the TCP port?
-/// `gateways` is asked only when it matters.
-pub fn may_speak_ipc(
-    policy: &IpcPolicy,
-    peer: IpAddr,
-    local: IpAddr,
-    gateways: impl FnOnce() -> Vec<Ipv4Addr>,
-) -> bool {
-    let ourselves = is_ourselves(peer, local);
-    let peer = peer.to_canonical();
-    match policy {
-        IpcPolicy::Off => false,
-        IpcPolicy::Local => ourselves,
-        IpcPolicy::Beyond { bridge, networks } => {
-            ourselves
-                || networks.iter().any(|network| network.contains(&peer))
-                || *bridge && gateways().into_iter().any(|gateway| peer == gateway)
-        }
-    }
-}
-
-/// Is `peer` this very machine (or container)? Its address is loopback, or the one that it connected to.
-pub fn is_ourselves(peer: IpAddr, local: IpAddr) -> bool {
-    let (peer, local) = (peer.to_canonical(), local.to_canonical());
-    peer.is_loopback() || peer == local
-}
-
-/// Who may speak sccache's own protocol on the port, in words.
-pub fn describe_ipc(policy: &IpcPolicy, gateways: impl FnOnce() -> Vec<Ipv4Addr>) -> String {
-    let (bridge, networks) = match policy {
-        IpcPolicy::Off => return "nobody (SCCACHE_IPC=off)".to_owned(),
-        IpcPolicy::Local => (false, &[][..]),
-        IpcPolicy::Beyond { bridge, networks } => (*bridge, networks.as_slice()),
-    };
-    let mut text = "this machine or container itself".to_owned();
-    if bridge {
-        let gateways: Vec<String> = gateways().iter().map(Ipv4Addr::to_string).collect();
-        text += &format!(
-            ", and whoever comes from its default gateway {}, which is the Docker host and everybody whom Docker's proxy \
-             forwards (\"bridge\" in SCCACHE_IPC: right only where the port is published on loopback)",
-            gateways.join(", ")
-        );
-    }
-    for network in networks {
-        text += &format!(", and {network}");
-    }
-    text
-}
-
-/// The default gateways of this network namespace: a published port shows the host under that address.
-pub fn default_gateways() -> Vec<Ipv4Addr> {
-    std::fs::read_to_string("/proc/net/route")
-        .map(|table| parse_routes(&table))
-        .unwrap_or_default()
-}
-
-/// The gateways of the default routes in the text of `/proc/net/route`.
-pub fn parse_routes(table: &str) -> Vec<Ipv4Addr> {
-    const FLAG_GATEWAY: u32 = 0x2;
-    let mut gateways = Vec::new();
-    for line in table.lines().skip(1) {
-        let columns: Vec<&str> = line.split_ascii_whitespace().collect();
-        let (Some(destination), Some(gateway), Some(flags), Some(mask)) = (
-            hex(&columns, 1),
-            hex(&columns, 2),
-            hex(&columns, 3),
-            hex(&columns, 7),
-        ) else {
-            continue;
-        };
-        if destination == 0 && mask == 0 && flags & FLAG_GATEWAY != 0 && gateway != 0 {
-            // The kernel prints the address's bytes as one number of the machine's own byte order.
-            gateways.push(Ipv4Addr::from(gateway.to_ne_bytes()));
-        }
-    }
-    gateways
-}
-
-fn hex(columns: &[&str], index: usize) -> Option<u32> {
-    u32::from_str_radix(columns.get(index)?, 16).ok()
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use std::time::Duration;
-
-    fn access(anonymous_read: bool) -> Access {
-        let config = Config {
-            listen: "127.0.0.1:0".parse().unwrap(),
-            socket: "/s".into(),
-            store_dir: "/c".into(),
-            budget_bytes: 0,
-            policies: Default::default(),
-            ipc: IpcPolicy::Off,
-            server_socket: "/t".into(),
-            sccache: None,
-            control_socket: None,
-            write_tokens: vec![Secret::new("writer"), Secret::new("writer2")],
-            read_tokens: vec![Secret::new("reader")],
-            anonymous_read,
-            hosts: Vec::new(),
-            tokens_file: None,
-            tls: None,
-            drain: Duration::ZERO,
-            dist: None,
-            upstream: None,
-        };
-        Access::new(&config, None, [9; 32])
-    }
-
-    fn named(name: &str, token: &str, access: Grant, namespaces: Option<&[&str]>) -> Named {
-        Named {
-            name: name.to_owned(),
-            token: Secret::new(token),
-            access,
-            namespaces: namespaces.map(|list| list.iter().map(|&one| one.to_owned()).collect()),
-        }
-    }
-
-    fn basic(user: &str, password: &str) -> String {
-        format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))
-    }
-
-    #[test]
-    fn matrix_of_credentials_and_needs() {
-        use Verdict::{Allowed, Forbidden, Unauthorized};
-        let matrix = [
-            (Some("Bearer writer".to_owned()), Allowed, Allowed),
-            (Some("bearer  writer2".to_owned()), Allowed, Allowed),
-            (Some(basic("any:one", "writer")), Unauthorized, Unauthorized),
-            (Some(basic("anyone", "writer")), Allowed, Allowed),
-            (Some(basic("", "reader")), Allowed, Forbidden),
-            (Some("Bearer reader".to_owned()), Allowed, Forbidden),
-            (Some("Bearer write".to_owned()), Unauthorized, Unauthorized),
-            (Some("Bearer ".to_owned()), Unauthorized, Unauthorized),
-            (Some("Basic !!".to_owned()), Unauthorized, Unauthorized),
-            (Some("Digest writer".to_owned()), Unauthorized, Unauthorized),
-            (None, Unauthorized, Unauthorized),
-        ];
-        for (header, read, write) in matrix {
-            let bytes = header.as_deref().map(str::as_bytes);
-            assert_eq!(
-                access(false).check(bytes, Need::Read),
-                read,
-                "{header:?} reads"
-            );
-            assert_eq!(
-                access(false).check(bytes, Need::Write),
-                write,
-                "{header:?} writes"
-            );
-            assert_eq!(
-                access(true).check(bytes, Need::Read),
-                Allowed,
-                "{header:?} reads anonymously"
-            );
-            assert_eq!(
-                access(true).check(bytes, Need::Write),
-                write,
-                "{header:?} writes"
-            );
-        }
-    }
-
-    #[test]
-    fn old_and_new_token_are_valid_together_and_the_old_one_ends() {
-        let access = access(false);
-        let caller = |token: &str| access.caller(Some(format!("Bearer {token}").as_bytes()));
-        let old = named("ci-1", "old", Grant::Write, None);
-        let new = named("ci-2", "new", Grant::Read, None);
-        access.replace(&[old.clone(), new.clone()]).unwrap();
-        assert_eq!(caller("old").may(Need::Write), Verdict::Allowed);
-        assert_eq!(caller("new").may(Need::Write), Verdict::Forbidden);
-        caller("new").count(|uses| &uses.hits, 3);
-        assert_eq!(
-            access
-                .replace(&[named("x", "reader", Grant::Write, None)])
-                .unwrap_err(),
-            "\"x\" is the same token as \"read\""
-        );
-        assert_eq!(
-            caller("old").may(Need::Read),
-            Verdict::Allowed,
-            "a fault changes nothing"
-        );
-        access.replace(&[new]).unwrap();
-        assert_eq!(caller("old").may(Need::Read), Verdict::Unauthorized);
-        let names: Vec<_> = access
-            .uses()
-            .into_iter()
-            .map(|(name, uses)| (name, uses.hits.load(Relaxed)))
-            .collect();
-        assert_eq!(
-            names,
-            [
-                ("auth".to_owned(), 0),
-                ("read".to_owned(), 0),
-                ("ci-2".to_owned(), 3)
-            ]
-        );
-    }
-
-    #[test]
-    fn token_of_a_namespace_ends_at_its_borders() {
-        let access = access(false);
-        access
-            .replace(&[
-                named("team", "team", Grant::Write, Some(&["team", "docs/main"])),
-                named("plain", "plain", Grant::Write, Some(&["default"])),
-            ])
-            .unwrap();
-        for (token, namespace, expected) in [
-            ("team", "team", true),
-            ("team", "team/x", true),
-            ("team", "teams", false),
-            ("team", "docs", false),
-            ("team", "docs/main", true),
-            ("team", "", false),
-            ("plain", "", true),
-            ("plain", "team", false),
-            ("writer", "team", true),
-            ("writer", "", true),
-        ] {
-            let caller = access.caller(Some(format!("Bearer {token}").as_bytes()));
-            assert_eq!(caller.may_use(namespace), expected, "{token} {namespace:?}");
-        }
-        assert_eq!(
-            access.check(Some(b"Bearer team"), Need::Read),
-            Verdict::Forbidden
-        );
-    }
-
-    #[test]
-    fn local_peers_are_loopback_and_ourselves_and_others_must_be_named() {
-        let check = |policy: &IpcPolicy, peer: &str| {
-            may_speak_ipc(
-                policy,
-                peer.parse().unwrap(),
-                "172.17.0.2".parse().unwrap(),
-                || vec![Ipv4Addr::new(172, 17, 0, 1)],
-            )
-        };
-        let bridge = IpcPolicy::Beyond {
-            bridge: true,
-            networks: Vec::new(),
-        };
-        let networks = IpcPolicy::Beyond {
-            bridge: false,
-            networks: vec!["10.0.0.0/8".parse().unwrap()],
-        };
-        for (peer, local, by_bridge, by_network) in [
-            ("127.0.0.1", true, true, true),
-            ("127.8.8.8", true, true, true),
-            ("::1", true, true, true),
-            ("::ffff:127.0.0.1", true, true, true),
-            ("172.17.0.2", true, true, true),
-            ("172.17.0.1", false, true, false),
-            ("::ffff:172.17.0.1", false, true, false),
-            ("172.17.0.3", false, false, false),
-            ("2001:db8::1", false, false, false),
-            ("10.1.2.3", false, false, true),
-            ("::ffff:10.1.2.3", false, false, true),
-        ] {
-            assert_eq!(check(&IpcPolicy::Local, peer), local, "{peer}");
-            assert_eq!(check(&bridge, peer), by_bridge, "{peer}");
-            assert_eq!(check(&networks, peer), by_network, "{peer}");
-            assert!(!check(&IpcPolicy::Off, peer), "{peer}");
-        }
-    }
-
-    #[test]
-    fn default_gateway_is_read_from_the_routing_table() {
-        let table = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n\
-            eth0\t00000000\t010011AC\t0003\t0\t0\t0\t00000000\t0\t0\t0\n\
-            eth0\t000011AC\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n\
-            eth0\t00000000\t00000000\t0001\t0\t0\t0\t00000000\t0\t0\t0\n";
-        let expected = u32::from_str_radix("010011AC", 16).unwrap().to_ne_bytes();
-        assert_eq!(parse_routes(table), [Ipv4Addr::from(expected)]);
-    }
-
-    proptest! {
-        #[test]
-        fn any_header_and_any_table_are_judged(header in proptest::collection::vec(any::<u8>(), 0..64), table in ".{0,200}") {
-            let _ = parse_routes(&table);
-            prop_assert_ne!(access(false).check(Some(&header), Need::Write), Verdict::Allowed);
-        }
-    }
-}
+mod tests;

@@ -16,7 +16,8 @@ use crate::contract::key::Key;
 use crate::gateway::zip::{self, ZipCheck};
 use crate::store;
 use crate::store::{
-    Filter, Lost, Progress, Purged, Removal, Store, Usage, Writer, WrittenBy, page_cache,
+    Facts, Filter, Lost, Progress, Purged, Removal, Store, Stored, Usage, Writer, WrittenBy,
+    page_cache,
 };
 use bytes::Bytes;
 pub use download::Download;
@@ -204,6 +205,11 @@ impl Disk {
         self.store.note_miss(key)
     }
 
+    /// See [`Store::home`].
+    pub fn home<'a>(&'a self, namespace: &'a str) -> &'a str {
+        self.store.home(namespace)
+    }
+
     /// See [`Store::take_removals`].
     pub fn take_removals(&self) -> Vec<Removal> {
         self.store.take_removals()
@@ -230,6 +236,26 @@ impl Disk {
     pub async fn size(&self, key: &Key) -> Result<u64, DiskError> {
         let key = key.clone();
         self.call(move |store| store.size(&key)).await
+    }
+
+    /// What is known of a blob.
+    pub async fn facts(&self, key: &Key) -> Result<Facts, DiskError> {
+        let key = key.clone();
+        self.call(move |store| store.facts(&key)).await
+    }
+
+    /// The blobs of an entry in all namespaces; takes as long as it takes.
+    pub async fn find(&self, entry: String) -> Result<Vec<Facts>, DiskError> {
+        let turn = self.purges.clone().acquire_owned().await;
+        let turn = turn.map_err(|_| DiskError::Overloaded)?;
+        let store = self.store.clone();
+        let found = spawn_blocking(move || {
+            let found = store.find(&entry);
+            drop(turn);
+            found
+        });
+        let found = found.await;
+        Ok(found.map_err(lost)??)
     }
 
     /// Removes a blob.
@@ -472,6 +498,26 @@ impl Upload {
             self.disk.note_write(&written);
         }
         written.map(|()| true)
+    }
+
+    /// Makes the blob visible, if there is none of its key or one that is of no use to clients.
+    pub async fn finish_once(mut self) -> Result<Stored, DiskError> {
+        if self.check.as_ref().is_some_and(|check| !check.is_whole()) {
+            return Err(DiskError::NotZip);
+        }
+        let (writer, key, by) = (self.writer.take(), self.key.clone(), self.by.clone());
+        let length = self.length.or(writer.is_none().then_some(self.received));
+        let buffer = std::mem::take(&mut self.buffer);
+        let outcome = self.disk.write(move |store| {
+            let writer = match writer {
+                Some(writer) => writer,
+                None => store.put_by(&key, length, by)?,
+            };
+            store.write_once(&key, writer, buffer)
+        });
+        let outcome = outcome.await;
+        self.disk.note_write(&outcome);
+        outcome
     }
 
     /// Makes the blob visible. Returns whether it replaced an older one.

@@ -12,8 +12,9 @@ use crate::base::time::unix_seconds;
 use crate::contract::control;
 use crate::contract::control::Response;
 use crate::contract::gateway_config::Config;
+use crate::contract::key::shown_namespace;
 use crate::contract::tokens;
-use crate::contract::tokens::Named;
+use crate::contract::tokens::{Named, TokensFile, rules};
 use crate::gateway::Gateway;
 use crate::gateway::tls;
 use std::io;
@@ -98,16 +99,29 @@ pub(crate) fn reread(gateway: &Gateway) {
     let files = &gateway.files;
     let mut seen = files.reading.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(path) = &gateway.config.tokens_file {
-        let found = tokens::read(path).and_then(|tokens| {
+        let mut unbounded = Vec::new();
+        let found = tokens::read(path).and_then(|file| {
+            let tokens = &file.tokens;
             // Before anybody can use them: what comes with a request may end in a line of the log.
-            hide(gateway, &mut seen.hidden, &tokens);
-            gateway.access.replace(&tokens).map_err(|cause| {
+            hide(gateway, &mut seen.hidden, tokens);
+            gateway.access.replace(&file).map_err(|cause| {
                 format!("cannot use the tokens in \"{}\": {cause}", path.display())
             })?;
-            let names: Vec<&str> = tokens.iter().map(|token| token.name.as_str()).collect();
+            gateway.oidc.replace(&file);
+            unbounded = branches_without_quota(gateway, &file);
+            let names = tokens.iter().map(|token| token.name.as_str());
+            let rules = file.rules.iter().map(|rule| rule.name.as_str());
+            let names: Vec<&str> = names.chain(rules).collect();
             Ok(format!("named tokens in force: {}", names.join(", ")))
         });
+        let is_news = seen.tokens.as_ref() != Some(&found);
         tell(&mut seen.tokens, &found, "the tokens before stay in force");
+        for (name, namespace) in unbounded.iter().filter(|_| is_news) {
+            warn!(
+                "\"{name}\" writes to \"{namespace}\", which has no quota, and may push out what others read: set one, \
+                 or one for all like it, such as SCCACHE_QUOTAS=pr/*=5G"
+            );
+        }
         files.note(|faults| faults.tokens = found.err());
     }
     if let (Some(paths), Some(tls)) = (&gateway.config.tls, &gateway.tls) {
@@ -124,6 +138,26 @@ pub(crate) fn reread(gateway: &Gateway) {
         tell(&mut seen.tls, &found, before);
         files.note(|faults| faults.tls = found.err());
     }
+}
+
+/// The tokens and rules that write to a branch without a quota, and that branch.
+fn branches_without_quota(gateway: &Gateway, file: &TokensFile) -> Vec<(String, String)> {
+    let tokens = file.tokens.iter();
+    let tokens = tokens.filter_map(|token| Some((&token.name, token.layers.as_ref()?)));
+    let rules = file.rules.iter().map(|rule| (&rule.name, &rule.layers));
+    let branches = tokens.chain(rules).filter(|(_, layers)| layers.is_branch());
+    let unbounded = branches.filter_map(|(name, layers)| {
+        let write = layers.write.as_ref()?;
+        let example = rules::fill(write, |_| Some("x".to_owned()))?;
+        let home = gateway.disk.home(&example);
+        let has_quota = gateway
+            .config
+            .policies
+            .quotas
+            .contains_key(shown_namespace(home));
+        (!has_quota).then(|| (name.clone(), write.clone()))
+    });
+    unbounded.collect()
 }
 
 /// Tells the supervisor, who writes the log, of the tokens that are new.

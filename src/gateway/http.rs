@@ -7,24 +7,29 @@
 
 mod builds;
 mod front;
+mod grants;
 mod held;
+mod inspect;
 mod pages;
 mod plain;
+mod session;
 
 use super::connection_limit;
 use super::peer::Peer;
 use crate::base::timeout::within;
-use crate::contract::key::{Key, shown_namespace};
-use crate::gateway::access::{Caller, Need, Verdict};
+use crate::contract::key::Key;
+use crate::gateway::access::{Asked, Caller, Need, Verdict};
+use crate::gateway::audit::Event;
 use crate::gateway::body::{LEFT_OVER, LEFT_OVER_TIME, Piecewise, read_left_over};
 use crate::gateway::disk::{DiskError, Download};
 use crate::gateway::journal::Did;
 use crate::gateway::metrics::Protocol;
+use crate::gateway::once::NotStored;
 use crate::gateway::socket::Socket;
 use crate::gateway::{Gateway, bazel};
 use crate::store;
-use crate::store::WrittenBy;
 use bytes::{Bytes, BytesMut};
+use grants::{asked, note_refusal, permit_check, permit_removal, writer, written};
 use held::Held;
 use http_body_util::{BodyExt, Either, Full};
 use hyper::body::{Body, Incoming};
@@ -235,7 +240,10 @@ async fn answer(
     caller.count(|uses| &uses.requests, 1);
     let outcome = route(gateway, peer, &caller, &parts, body).await;
     connection_limit::answered();
-    let answer = outcome.unwrap_or_else(|refusal| refused(gateway, peer, &parts, &refusal));
+    let answer = outcome.unwrap_or_else(|refusal| {
+        note_refusal(gateway, peer, &caller, &parts, &refusal);
+        refused(gateway, peer, &parts, &refusal)
+    });
     read_left_over(&parts, body).await;
     gateway.metrics.answered(
         Protocol::http,
@@ -299,11 +307,7 @@ async fn route(
         return pages::answer(gateway, peer, caller, page, parts, body).await;
     }
     let permit = |need| permit(gateway, peer, caller, need);
-    // The key of a blob that the caller may touch.
-    let key = |path: &str| {
-        let key = key(path)?;
-        permit_namespace(caller, key.namespace()).map(|()| key)
-    };
+    let asked = |path: &str| asked(caller, path);
     let is_check = names.last() == Some(&CHECK);
     if is_check {
         permit_check(caller, &path)?;
@@ -313,45 +317,53 @@ async fn route(
         "GET" | "HEAD" if is_check => permit(Need::Read).map(|()| check(&parts.method)),
         "GET" => {
             permit(Need::Read)?;
-            let key = key(&path)?;
-            let answer = get(gateway, caller, &key).await;
-            let did = match &answer {
-                Ok(answer) => Some(Did::Hit(answer.body().size_hint().lower())),
-                Err(refusal) => (refusal.status == StatusCode::NOT_FOUND).then_some(Did::Miss),
+            let asked = asked(&path)?;
+            let found = get(gateway, caller, &asked).await;
+            let did = match &found {
+                Ok((key, answer)) => Some((*key, Did::Hit(answer.body().size_hint().lower()))),
+                Err(refusal) if refusal.status == StatusCode::NOT_FOUND => {
+                    asked.read.first().map(|key| (key, Did::Miss))
+                }
+                Err(_) => None,
             };
-            if let Some(did) = did {
-                gateway.note(peer, caller.name(), &key, did);
+            if let Some((key, did)) = did {
+                gateway.note(peer, caller.name(), key, did);
             }
-            answer
+            found.map(|(_, answer)| answer)
         }
         "HEAD" => {
             permit(Need::Read)?;
-            Ok(head(gateway.disk.size(&key(&path)?).await?))
+            Ok(head(gateway.size_of(&asked(&path)?.read).await?))
         }
         "PUT" if is_check => permit(Need::Write).map(|()| empty(StatusCode::CREATED)),
         "PUT" => {
             permit(Need::Write)?;
-            let key = key(&path)?;
+            let asked = asked(&path)?;
             is_whole(&parts.headers)?;
-            let answer = put(gateway, caller, &key, body).await;
+            let answer = put(gateway, peer, caller, &asked, body).await;
             let did = match &answer {
                 Ok((_, bytes)) => Some(Did::Write(*bytes)),
                 Err(refusal) => refusal.reason.map(Did::Refused),
             };
-            if let Some(did) = did {
-                gateway.note(peer, caller.name(), &key, did);
+            if let Some((did, key)) = did.zip(asked.write.as_ref()) {
+                gateway.note(peer, caller.name(), key, did);
             }
             answer.map(|(answer, _)| answer)
         }
         "DELETE" if is_check => permit(Need::Write).map(|()| empty(StatusCode::NO_CONTENT)),
         "DELETE" => {
             permit(Need::Write)?;
-            gateway.disk.delete(&key(&path)?).await?;
+            let asked = asked(&path)?;
+            let key = written(&asked)?;
+            permit_removal(caller, gateway.is_written_once(key))?;
+            gateway.disk.delete(key).await?;
+            let by = writer(caller).to_string();
+            gateway.audit.note(peer, Event::of("delete", &by, key));
             Ok(empty(StatusCode::NO_CONTENT))
         }
         "PROPFIND" => {
             permit(Need::Read)?;
-            properties(gateway, key, &path, parts.uri.path(), is_check).await
+            properties(gateway, asked, &path, parts.uri.path(), is_check).await
         }
         "MKCOL" => permit(Need::Write).map(|()| empty(StatusCode::CREATED)),
         method => {
@@ -414,41 +426,15 @@ fn permit(gateway: &Gateway, peer: &Peer, caller: &Caller, need: Need) -> Result
     }
 }
 
-/// Checks that the token is good for this namespace, empty for the default one.
-fn permit_namespace(caller: &Caller, namespace: &str) -> Result<(), Refusal> {
-    if caller.may_use(namespace) {
-        return Ok(());
-    }
-    caller.count(|uses| &uses.refusals, 1);
-    let message = format!(
-        "token {:?} may not use the namespace {:?}",
-        caller.name().unwrap_or_default(),
-        shown_namespace(namespace)
-    );
-    Err(Refusal::new(StatusCode::FORBIDDEN, "namespace", message))
-}
-
-/// The check at a client's start stands at the root of its namespace, and is spelt as keys are.
-fn permit_check(caller: &Caller, path: &str) -> Result<(), Refusal> {
-    key(path)?;
-    if !caller.is_restricted() {
-        return Ok(());
-    }
-    let folders: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
-    permit_namespace(
-        caller,
-        &folders[..folders.len().saturating_sub(1)].join("/"),
-    )
-}
-
-fn key(path: &str) -> Result<Key, Refusal> {
-    Key::parse(path).map_err(|cause| Refusal::new(StatusCode::BAD_REQUEST, "key", cause))
-}
-
-async fn get(gateway: &Gateway, caller: &Caller, key: &Key) -> Result<Answer, Refusal> {
-    match bazel::blob(gateway, key).await {
-        Ok(blob) => {
-            gateway.metrics.namespace(key.namespace()).hit(blob.length);
+/// The blob, and the key by which it was found.
+async fn get<'a>(
+    gateway: &Gateway,
+    caller: &Caller,
+    asked: &'a Asked,
+) -> Result<(&'a Key, Answer), Refusal> {
+    match bazel::blob(gateway, &asked.read).await {
+        Ok((key, blob)) => {
+            gateway.of_namespace(key).hit(blob.length);
             gateway.metrics.found(Protocol::http);
             caller.count(|uses| &uses.hits, 1);
             caller.count(|uses| &uses.sent_bytes, blob.length);
@@ -458,11 +444,11 @@ async fn get(gateway: &Gateway, caller: &Caller, key: &Key) -> Result<Answer, Re
                 answer.headers_mut().insert(header::LAST_MODIFIED, modified);
             }
             *answer.body_mut() = Either::Right(blob);
-            Ok(answer)
+            Ok((key, answer))
         }
         Err(fault) => {
             if matches!(fault, DiskError::Store(store::Error::Missing)) {
-                gateway.missed(key, Protocol::http);
+                gateway.missed(&asked.read, Protocol::http);
                 caller.count(|uses| &uses.misses, 1);
             }
             Err(fault.into())
@@ -487,13 +473,15 @@ fn is_whole(headers: &HeaderMap) -> Result<(), Refusal> {
 
 async fn put(
     gateway: &Gateway,
+    peer: &Peer,
     caller: &Caller,
-    key: &Key,
+    asked: &Asked,
     body: &mut impl Piecewise,
 ) -> Result<(Answer, u64), Refusal> {
-    let by = WrittenBy::new(store::Lane::Webdav, caller.name());
+    let key = written(asked)?;
+    let by = writer(caller);
     let length = body.size_hint().exact();
-    let mut upload = gateway.disk.put(key, length, by).await?;
+    let mut upload = gateway.disk.put(key, length, by.clone()).await?;
     let deadline = Instant::now() + WHOLE_PUT;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -523,10 +511,22 @@ async fn put(
         }
     }
     let received = upload.received();
-    let replaced = upload.finish().await?;
-    gateway.pass_on(key);
-    gateway.metrics.namespace(key.namespace()).write(received);
+    let may_replace = caller.may_replace();
+    let replaced = match gateway.finish(upload, key, &by, may_replace).await {
+        Ok(replaced) => replaced,
+        Err(NotStored::Disk(fault)) => return Err(fault.into()),
+        Err(conflict @ NotStored::Conflict(_)) => {
+            return Err(Refusal::new(StatusCode::CONFLICT, "conflict", conflict));
+        }
+    };
+    gateway.pass_on(key, &asked.read);
+    gateway.of_namespace(key).write(received);
     caller.count(|uses| &uses.received_bytes, received);
+    let event = Event {
+        bytes: Some(received),
+        ..Event::of("write", by.as_str(), key)
+    };
+    gateway.audit.note(peer, event);
     let status = match replaced {
         true => StatusCode::NO_CONTENT,
         false => StatusCode::CREATED,
@@ -545,7 +545,7 @@ fn check(method: &Method) -> Answer {
 /// PROPFIND: a blob is a file, every other path an existing folder.
 async fn properties(
     gateway: &Gateway,
-    key: impl Fn(&str) -> Result<Key, Refusal>,
+    asked: impl Fn(&str) -> Result<Asked, Refusal>,
     path: &str,
     href: &str,
     is_check: bool,
@@ -555,7 +555,7 @@ async fn properties(
     } else if path.ends_with('/') {
         None
     } else {
-        match gateway.disk.size(&key(path)?).await {
+        match gateway.size_of(&asked(path)?.read).await {
             Ok(length) => Some(length),
             Err(DiskError::Store(store::Error::Missing)) => None,
             Err(fault) => return Err(fault.into()),

@@ -20,10 +20,13 @@ use super::peer::Peer;
 use crate::base::timeout::within;
 use crate::contract::key::Key;
 use crate::contract::sccache::{ANY_VERSION, OWN_PROTOCOL};
-use crate::gateway::access::{default_gateways, may_speak_ipc};
+use crate::contract::tokens::Layers;
+use crate::gateway::access::{Asked, Denied, Scope, default_gateways, may_speak_ipc};
+use crate::gateway::audit::Event;
 use crate::gateway::disk::DiskError;
 use crate::gateway::journal::Did;
 use crate::gateway::metrics::Protocol;
+use crate::gateway::once::NotStored;
 use crate::gateway::socket::write_both;
 use crate::gateway::warnings::ADVICE;
 use crate::gateway::{Gateway, a_moment_after};
@@ -372,7 +375,7 @@ impl<R: AsyncBufRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W
         }
         let handshake = Handshake {
             location: "sccache-dock",
-            read_only: !self.welcome,
+            read_only: !self.welcome || self.layers().write.is_none(),
             direct_mode: self.welcome,
             max_size: self.gateway.config.budget_bytes,
         };
@@ -382,7 +385,7 @@ impl<R: AsyncBufRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W
 
     async fn get(&mut self, kind: EntryKind, text: &str) -> Result<(&'static str, bool), End> {
         let miss = frame::miss(kind);
-        let blob = match (self.welcome, Key::for_sccache(text)) {
+        let keys = match (self.welcome, self.keys(text)) {
             (false, _) => {
                 self.send(&miss).await?;
                 return Ok(("refused", true));
@@ -397,18 +400,15 @@ impl<R: AsyncBufRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W
                 self.send(&miss).await?;
                 return Ok(("error", true));
             }
-            (true, Ok(key)) => (self.gateway.blob(&key).await, key),
+            (true, Ok(keys)) => keys.read,
         };
-        let (mut blob, head) = match blob {
-            (Ok(blob), key) => match frame::hit(kind, blob.length) {
+        let (mut blob, head) = match self.gateway.blob(&keys).await {
+            Ok((key, blob)) => match frame::hit(kind, blob.length) {
                 Some(head) => {
-                    self.gateway
-                        .metrics
-                        .namespace(key.namespace())
-                        .hit(blob.length);
+                    self.gateway.of_namespace(key).hit(blob.length);
                     self.gateway.metrics.found(Protocol::sccache);
                     let did = Did::Hit(blob.length);
-                    self.gateway.note(&self.peer, None, &key, did);
+                    self.gateway.note(&self.peer, None, key, did);
                     (blob, head)
                 }
                 None => {
@@ -420,12 +420,14 @@ impl<R: AsyncBufRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W
                     return Ok(("error", true));
                 }
             },
-            (Err(fault), key) => {
+            Err(fault) => {
                 // A client treats an error like a miss, but counts it as a fault of the cache: so do we.
                 let missing = matches!(fault, DiskError::Store(store::Error::Missing));
                 if missing {
-                    self.gateway.missed(&key, Protocol::sccache);
-                    self.gateway.note(&self.peer, None, &key, Did::Miss);
+                    self.gateway.missed(&keys, Protocol::sccache);
+                    if let Some(key) = keys.first() {
+                        self.gateway.note(&self.peer, None, key, Did::Miss);
+                    }
                 } else {
                     self.gateway
                         .refuse("fault", &self.peer, &format!("get {text:?}"), &fault);
@@ -454,16 +456,13 @@ impl<R: AsyncBufRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W
         text: &str,
         length: u64,
     ) -> Result<(&'static str, bool), End> {
-        let outcome = match (self.welcome, Key::for_sccache(text)) {
+        let outcome = match (self.welcome, self.keys(text)) {
             (false, _) => {
                 Err("this peer may not use the cache by this protocol (SCCACHE_IPC)".to_owned())
             }
             (true, _) if kind == EntryKind::Preprocessor => Ok(()),
             (true, Err(cause)) => Err(cause.to_string()),
-            (true, Ok(key)) => self
-                .store(&key, length)
-                .await?
-                .map_err(|fault| fault.to_string()),
+            (true, Ok(keys)) => self.store(&keys, length).await?,
         };
         self.skip().await?;
         let Err(cause) = outcome else {
@@ -478,40 +477,66 @@ impl<R: AsyncBufRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W
         Ok(("error", true))
     }
 
-    /// The outer error ends the conversation, the inner one is the store's.
-    async fn store(&mut self, key: &Key, length: u64) -> Result<Result<(), DiskError>, End> {
+    fn layers(&self) -> Layers {
+        self.gateway.access.local(match self.peer {
+            Peer::Unix { uid, .. } => Some(uid),
+            Peer::Tcp { .. } => None,
+        })
+    }
+
+    /// What a key of the protocol means to this peer.
+    fn keys(&self, text: &str) -> Result<Asked, Denied> {
+        Scope::Layers(self.layers()).asked(Key::for_sccache(text)?.as_str())
+    }
+
+    /// The outer error ends the conversation, the inner one is the store's, or in words that nothing is written.
+    async fn store(&mut self, keys: &Asked, length: u64) -> Result<Result<(), String>, End> {
+        let Some(key) = &keys.write else {
+            return Ok(Err("this peer only reads".to_owned()));
+        };
         let by = match &self.peer {
             Peer::Tcp { .. } => WrittenBy::new(store::Lane::Ipc, None),
             Peer::Unix { uid, .. } => {
                 WrittenBy::new(store::Lane::Socket, Some(&format!("uid={uid}")))
             }
         };
-        let mut upload = match self.gateway.disk.put(key, Some(length), by).await {
+        let opened = self.gateway.disk.put(key, Some(length), by.clone());
+        let mut upload = match opened.await {
             Ok(upload) => upload,
-            Err(fault) => return Ok(Err(fault)),
+            Err(fault) => return Ok(Err(fault.to_string())),
         };
         while let Some(piece) = self.piece().await? {
             self.gateway
                 .metrics
                 .received(Protocol::sccache, piece.len() as u64);
             if let Err(fault) = upload.push(&piece).await {
-                return Ok(Err(fault));
+                return Ok(Err(fault.to_string()));
             }
         }
-        let stored = upload.finish().await;
+        let may_replace = self.layers().replace;
+        let stored = self.gateway.finish(upload, key, &by, may_replace).await;
         if stored.is_ok() {
-            self.gateway.pass_on(key);
-            self.gateway
-                .metrics
-                .namespace(key.namespace())
-                .write(length);
+            self.gateway.pass_on(key, &keys.read);
+            self.gateway.of_namespace(key).write(length);
         }
+        let detail = stored.as_ref().err().map(ToString::to_string);
+        let event = match &stored {
+            Ok(_) => "write",
+            Err(NotStored::Conflict(_)) => "conflict",
+            Err(NotStored::Disk(_)) => "refused",
+        };
+        let event = Event {
+            bytes: Some(length),
+            detail: detail.as_deref().unwrap_or_default(),
+            ..Event::of(event, by.as_str(), key)
+        };
+        self.gateway.audit.note(&self.peer, event);
         let did = match stored {
             Ok(_) => Did::Write(length),
             Err(_) => Did::Refused("put"),
         };
         self.gateway.note(&self.peer, None, key, did);
-        Ok(stored.map(drop))
+        Ok(stored.map(drop).map_err(|fault| fault.to_string()))
     }
 
     /// The next piece of the data of a put; `None` at its end.

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 /// name, no address, no message that may hold one, and no sum over what others do.
 pub(super) fn narrowed(status: Status, caller: &Caller) -> Status {
     let mut namespaces = status.namespaces;
-    namespaces.retain(|name, _| caller.may_use(name));
+    namespaces.retain(|name, _| caller.scope().reads(name));
     let mut by_name = status.tokens.by_name;
     by_name.retain(|name, _| caller.name() == Some(name));
     let totals = namespaces

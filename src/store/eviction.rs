@@ -58,8 +58,9 @@ pub(super) enum EvictionReason {
 /// Starts the housekeeper, which ends when the store is dropped.
 pub(super) fn start_housekeeper(inner: &Arc<Inner>, wakes: Receiver<()>) -> io::Result<()> {
     // A weak reference, so that a store can be dropped and reopened at any time.
-    let max_age = inner.max_age;
-    let pause = max_age.map_or(PAUSE, |age| {
+    let of_some = inner.ages.iter().map(|(_, age)| *age);
+    let least_age = of_some.chain(inner.max_age).min();
+    let pause = least_age.map_or(PAUSE, |age| {
         (age / AGE_PARTS).clamp(AGE_PAUSES.0, AGE_PAUSES.1)
     });
     let inner = Arc::downgrade(inner);
@@ -70,8 +71,8 @@ pub(super) fn start_housekeeper(inner: &Arc<Inner>, wakes: Receiver<()>) -> io::
                 return;
             }
             let Some(inner) = inner.upgrade() else { return };
-            if let Some(age) = max_age {
-                inner.expire(age);
+            if least_age.is_some() {
+                inner.expire();
             }
             inner.close_unused();
             inner.keep_free();
@@ -114,7 +115,7 @@ impl Store {
         let inner = &*self.inner;
         let bytes = inner.disk_bytes(length.saturating_add(trailer::most(key.as_str())));
         let state = inner.state();
-        let Some(namespace) = state.namespaces.number(key.namespace()) else {
+        let Some(namespace) = state.namespaces.number(inner.home(key)) else {
             return false;
         };
         let quota_left = state.lru.quota_left(namespace);
@@ -272,10 +273,22 @@ impl Inner {
         }
     }
 
-    /// Removes blobs that have not been used for `age`.
-    pub(super) fn expire(&self, age: Duration) {
-        let age = u64::try_from(age.as_micros()).unwrap_or(u64::MAX);
-        let until = micros(now()).saturating_sub(age);
+    /// Removes blobs that have not been used for as long as their namespace allows, or the setting for all.
+    pub(super) fn expire(&self) {
+        let now = micros(now());
+        let since =
+            |age: Duration| now.saturating_sub(u64::try_from(age.as_micros()).unwrap_or(u64::MAX));
+        let until = |namespace: Option<u16>, is_pinned: bool| {
+            let own = self
+                .ages
+                .iter()
+                .find(|(number, _)| Some(*number) == namespace);
+            match own {
+                Some((_, age)) => Some(since(*age)),
+                None if is_pinned => None,
+                None => self.max_age.map(since),
+            }
+        };
         loop {
             let victims = {
                 let mut state = self.state();

@@ -191,7 +191,7 @@ impl Inner {
                 if state.unscanned(digest) {
                     let namespace = state
                         .namespaces
-                        .intern(key.namespace())
+                        .intern(self.home(key))
                         .ok_or(Error::Missing)?;
                     let item = Item {
                         digest: *digest,

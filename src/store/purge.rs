@@ -3,6 +3,7 @@
 use super::lru::{Found, Item};
 use super::scrub::{SLOTS, end_of};
 use super::{Error, Inner, Progress, RemovalCause, Store, micros, now};
+use crate::contract::key::Key;
 use glob::Pattern;
 use std::fs;
 use std::io;
@@ -30,14 +31,19 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Whether a blob's trailer matches. A file that is gone or has no valid trailer does not.
-    fn means(&self, path: &Path) -> bool {
+    /// Whether a blob's trailer matches and, for a member of a group, names this namespace. A file that is gone or has no
+    /// valid trailer does not.
+    fn means(&self, path: &Path, member: Option<&str>) -> bool {
         let (pattern, by) = (self.pattern.as_ref(), self.written_by.as_ref());
-        if pattern.is_none() && by.is_none() && self.since.is_none() {
+        if pattern.is_none() && by.is_none() && self.since.is_none() && member.is_none() {
             return true;
         }
+        let is_of = |key: &str, member: &str| {
+            Key::from_canonical(key).is_ok_and(|key| key.namespace() == member)
+        };
         end_of(path).is_some_and(|end| {
-            pattern.is_none_or(|pattern| pattern.matches(&end.key))
+            member.is_none_or(|member| is_of(&end.key, member))
+                && pattern.is_none_or(|pattern| pattern.matches(&end.key))
                 && by.is_none_or(|wanted| end.by.is(wanted))
                 && self
                     .since
@@ -99,7 +105,7 @@ impl Store {
             let mut state = waiting.unwrap_or_else(PoisonError::into_inner);
             let namespace = match &filter.namespace {
                 None => None,
-                Some(name) => match state.namespaces.number(name) {
+                Some(name) => match state.namespaces.number(inner.groups.home(name)) {
                     Some(number) => Some(number),
                     None => return Ok(Purged::default()),
                 },
@@ -135,7 +141,11 @@ impl Store {
 
 impl Inner {
     /// The blobs in this range of the index; `None` beyond its end.
-    fn live_in(&self, slots: Range<usize>, namespace: Option<u16>) -> Option<Vec<Found>> {
+    pub(super) fn live_in(
+        &self,
+        slots: Range<usize>,
+        namespace: Option<u16>,
+    ) -> Option<Vec<Found>> {
         let state = self.state();
         let found = state.lru.live_in(slots)?;
         let wanted = |found: &Found| namespace.is_none_or(|one| one == found.item.namespace);
@@ -145,12 +155,14 @@ impl Inner {
     /// The bytes of a blob that was removed, or would be.
     fn purge_one(&self, filter: &Filter, item: &Item, until: u64) -> Result<Option<u64>, Error> {
         let path = self.path_of_item(item);
-        if !filter.means(&path) {
+        let named = filter.namespace.as_deref();
+        let member = named.filter(|name| self.groups.home(name) != *name);
+        if !filter.means(&path, member) {
             return Ok(None);
         }
         let _lock = self.lock_key(&item.digest);
         // It may have been replaced meanwhile.
-        if filter.written_by.is_some() && !filter.means(&path) {
+        if filter.written_by.is_some() && !filter.means(&path, member) {
             return Ok(None);
         }
         let Some(bytes) = self.state().lru.unused_since(&item.digest, until) else {

@@ -59,6 +59,12 @@ impl Scan {
             if namespace.is_some() && is_emptied(&entry.path()) {
                 continue;
             }
+            if let Some(namespace) = &namespace
+                && !self.inner.upgrade()?.groups.has_place(namespace)
+            {
+                self.clear(namespace, &entry.path())?;
+                continue;
+            }
             let number = match namespace {
                 Some(namespace) => self.inner.upgrade()?.state().namespaces.intern(&namespace),
                 None => None,
@@ -70,6 +76,18 @@ impl Scan {
                 }
                 None => self.foreign(&entry),
             }
+        }
+        Some(())
+    }
+
+    /// Removes a folder whose blobs nobody will look for here, since there are other groups now.
+    fn clear(&self, namespace: &str, folder: &Path) -> Option<()> {
+        let inner = self.inner.upgrade()?;
+        match fs::remove_dir_all(folder) {
+            Ok(()) => tracing::warn!(
+                "removed the blobs of \"{namespace}\": SCCACHE_QUOTAS or SCCACHE_PINNED have other groups now"
+            ),
+            Err(error) => drop(inner.fault("remove folder", folder, error)),
         }
         Some(())
     }

@@ -249,7 +249,7 @@ impl Inner {
             // It has been replaced.
             (Ok(_), _) => return,
         };
-        let key = end_of(&path).and_then(|end| Key::parse(&end.key).ok());
+        let key = end_of(&path).and_then(|end| Key::from_canonical(&end.key).ok());
         match flaw {
             Flaw::Missing => drop(self.vanished(&item.digest)),
             Flaw::Broken(kind) => {
@@ -299,7 +299,8 @@ pub(super) fn end_of(path: &Path) -> Option<Whole> {
 fn open_own(path: &Path, digest: &Digest) -> Result<(File, Trailer), Flaw> {
     let (file, len, _) = open_file(path)?;
     let read = Trailer::read_any(&file, len)?;
-    let own = read.filter(|it| Key::parse(&it.key).is_ok_and(|key| digest_of(&key) == *digest));
+    let own =
+        read.filter(|it| Key::from_canonical(&it.key).is_ok_and(|key| digest_of(&key) == *digest));
     let own = own.ok_or(Flaw::Broken(Kind::Trailer))?;
     Ok((file, own.trailer))
 }

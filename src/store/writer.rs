@@ -236,7 +236,17 @@ impl Writer {
 
     /// Appends the last bytes of the body and makes the blob visible, with one system call less than in two steps.
     /// Spare capacity of [`super::TRAILER_ROOM`] in `bytes` saves a copy. Returns whether it replaced an older blob.
-    pub fn write_last(mut self, mut bytes: Vec<u8>) -> Result<bool, Error> {
+    pub fn write_last(self, bytes: Vec<u8>) -> Result<bool, Error> {
+        self.seal(bytes)?.replace()
+    }
+
+    /// The same if there is no blob of this key; what is needed to go on if there is one.
+    pub(super) fn write_last_if_new(self, bytes: Vec<u8>) -> Result<Option<Taken>, Error> {
+        self.seal(bytes)?.publish_if_new()
+    }
+
+    /// Appends the last bytes of the body and the trailer.
+    fn seal(mut self, mut bytes: Vec<u8>) -> Result<Taken, Error> {
         if self.failed {
             return Err(Error::Io(io::Error::other(
                 "cannot commit blob: an earlier write failed",
@@ -252,18 +262,18 @@ impl Writer {
                 received: self.received,
             });
         }
-        let inner = Arc::clone(&self.temp.inner);
-        let written = now();
+        let written_micros = micros(now());
         let trailer = Trailer {
-            written_micros: micros(written),
+            written_micros,
             body_len: self.received,
             body_hash: self.hasher.finish(),
         };
         bytes.extend_from_slice(&trailer.encode(self.key.as_str(), &self.by));
         self.append(&bytes)?;
-        inner
-            .with_room(0, || self.publish(micros(written)))
-            .map_err(|error| inner.fault("commit blob", &self.path, error))
+        Ok(Taken {
+            writer: self,
+            written_micros,
+        })
     }
 
     /// Validates and counts bytes of the body that are about to be appended.
@@ -282,10 +292,14 @@ impl Writer {
         Ok(())
     }
 
-    /// Renames the file and adds it to the index, as one step for all other threads that handle this key.
-    fn publish(&mut self, now_micros: u64) -> io::Result<bool> {
+    /// Renames the file and adds it to the index, as one step for all other threads that handle this key. Returns whether
+    /// it replaced an older blob. With `only_new` it replaces none, and returns `None` if there is one.
+    fn publish(&mut self, now_micros: u64, only_new: bool) -> io::Result<Option<bool>> {
         let (inner, path) = (&*self.temp.inner, &self.path);
         let _lock = inner.lock_key(&self.digest);
+        if only_new && inner.state().may_have(&self.digest) && path.symlink_metadata().is_ok() {
+            return Ok(None);
+        }
         // Only during the scan can there be an older blob that the index does not know.
         let (unscanned, suspicious) = {
             let state = inner.state();
@@ -317,7 +331,7 @@ impl Writer {
         if replaced {
             inner.close(&self.digest);
         }
-        Ok(replaced)
+        Ok(Some(replaced))
     }
 
     fn reserve_for(&mut self, received: u64) -> Result<(), Error> {
@@ -361,6 +375,42 @@ impl Writer {
             }
         }
         Ok(())
+    }
+}
+
+/// A blob that is written to its end and not visible yet. Dropped, it leaves nothing behind.
+#[derive(Debug)]
+pub(super) struct Taken {
+    writer: Writer,
+    written_micros: u64,
+}
+
+impl Taken {
+    /// Makes it visible. Returns whether it replaced an older one.
+    pub(super) fn replace(mut self) -> Result<bool, Error> {
+        Ok(self.publish(false)?.unwrap_or(true))
+    }
+
+    /// The same if there is no blob of this key; itself if there is one.
+    pub(super) fn publish_if_new(mut self) -> Result<Option<Taken>, Error> {
+        Ok(match self.publish(true)? {
+            Some(_) => None,
+            None => Some(self),
+        })
+    }
+
+    fn publish(&mut self, only_new: bool) -> Result<Option<bool>, Error> {
+        let (writer, at) = (&mut self.writer, self.written_micros);
+        let inner = Arc::clone(&writer.temp.inner);
+        inner
+            .with_room(0, || writer.publish(at, only_new))
+            .map_err(|error| inner.fault("commit blob", &writer.path, error))
+    }
+
+    /// The body: the first so many bytes of the file.
+    pub(super) fn body(&self) -> io::Result<(File, u64)> {
+        let file = File::open(&self.writer.temp.path)?;
+        Ok((file, self.writer.received))
     }
 }
 

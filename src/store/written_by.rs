@@ -58,26 +58,32 @@ impl WrittenBy {
     }
 
     /// The text for a blob's file.
-    pub(super) fn as_str(&self) -> &str {
+    pub fn as_str(&self) -> &str {
         self.0.as_deref().unwrap_or_default()
     }
 
     /// The named token with which it was written.
     pub(super) fn token_by_name(&self) -> Option<&str> {
         let (lane, name) = self.as_str().split_once(' ')?;
-        (lane == Lane::Webdav.name() && !RESERVED.contains(&name)).then_some(name)
+        (lane == Lane::Webdav.name() && !RESERVED.contains(&name)).then_some(rule_of(name))
     }
 
-    /// Whether `wanted` is the lane or the name; `unknown` matches blobs without a recorded writer.
+    /// Whether `wanted` is the lane, the name, or the rule of a session; `unknown` matches blobs without a recorded
+    /// writer.
     pub fn is(&self, wanted: &str) -> bool {
         match &self.0 {
             None => wanted == UNKNOWN,
             Some(text) => {
                 let (lane, name) = text.split_once(' ').unwrap_or((text, ""));
-                !wanted.is_empty() && [lane, name].contains(&wanted)
+                !wanted.is_empty() && [lane, name, rule_of(name)].contains(&wanted)
             }
         }
     }
+}
+
+/// The rule of a session that is called `RULE:BUILD`, or all of a token's name, which has no colon.
+fn rule_of(name: &str) -> &str {
+    name.split_once(':').map_or(name, |(rule, _)| rule)
 }
 
 impl fmt::Display for WrittenBy {
@@ -95,6 +101,9 @@ mod tests {
         let ci = WrittenBy::new(Lane::Webdav, Some("ci"));
         assert!(ci.is("ci") && ci.is("webdav"));
         assert!(!ci.is("webdav ci") && !ci.is("c") && !ci.is("unknown") && !ci.is(""));
+        let session = WrittenBy::new(Lane::Webdav, Some("pulls:123"));
+        assert!(session.is("pulls") && session.is("pulls:123") && !session.is("123"));
+        assert_eq!(session.token_by_name(), Some("pulls"));
         let socket = WrittenBy::new(Lane::Socket, Some("uid=0"));
         assert!(socket.is("uid=0") && socket.is("socket"));
         assert!(!WrittenBy::new(Lane::Ipc, None).is(""));

@@ -196,7 +196,9 @@ pub(super) fn check_files(settings: &Settings, gateway: &Path) -> Result<Vec<Sec
     let mut tokens = Vec::new();
     if let Some(path) = &settings.tokens_file {
         let hint = "SCCACHE_TOKENS_FILE names a file of [[token]] tables with name, token, access and namespaces";
-        tokens = tokens::read(path).map_err(|cause| Error::File(cause, hint))?;
+        tokens = tokens::read(path)
+            .map_err(|cause| Error::File(cause, hint))?
+            .tokens;
     }
     let set = [&settings.auth_token, &settings.read_token];
     if let Some(same) = tokens.iter().find(|one| {

@@ -72,6 +72,7 @@ mod surroundings;
 mod today;
 mod tomorrow;
 mod troubles;
+mod trust;
 mod upstream;
 mod walls;
 mod watch;

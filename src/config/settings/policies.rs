@@ -1,6 +1,6 @@
 //! Parses quotas, pins and ages. Pure.
 
-use super::values::{ValueError, optional, size};
+use super::values::{ValueError, size};
 use super::{Lookup, Problem};
 use crate::base::human::bytes;
 use crate::contract::gateway_config::Policies;
@@ -16,9 +16,12 @@ impl Lookup<'_> {
     pub(super) fn policies(&mut self, cache_size: Option<u64>) -> Option<Policies> {
         let quotas = self.parsed("SCCACHE_QUOTAS", quotas);
         let pinned = self.parsed("SCCACHE_PINNED", pinned);
-        let max_age = self.parsed("SCCACHE_MAX_AGE", optional(age));
+        let write_once = self.parsed("SCCACHE_WRITE_ONCE", write_once);
+        let audit_bytes = self.parsed("SCCACHE_AUDIT_LOG", audit);
+        let max_age = self.parsed("SCCACHE_MAX_AGE", ages);
         let scrub = self.parsed("SCCACHE_SCRUB", scrub);
         let (quotas, pinned, cache_size) = (quotas?, pinned?, cache_size?);
+        let (max_age, ages) = max_age?;
         let size = bytes(cache_size);
         for (name, quota) in quotas.iter().filter(|(_, quota)| **quota > cache_size) {
             self.problem(
@@ -53,17 +56,21 @@ impl Lookup<'_> {
                 hint: Some(format!("set SCCACHE_QUOTAS={}=2G, for example", open[0])),
             });
         }
-        if quotas.keys().chain(&pinned).collect::<BTreeSet<_>>().len() > MOST_NAMESPACES {
+        let governed = quotas.keys().chain(&pinned).chain(ages.keys());
+        if governed.collect::<BTreeSet<_>>().len() > MOST_NAMESPACES {
             self.problem(
                 "SCCACHE_QUOTAS",
-                format!("more than {MOST_NAMESPACES} namespaces have a quota or a pin"),
+                format!("more than {MOST_NAMESPACES} namespaces have a quota, a pin or an age"),
                 Some("let some of them share the common budget".into()),
             );
         }
         Some(Policies {
             quotas,
             pinned,
-            max_age: max_age?,
+            write_once: write_once?,
+            audit_bytes: audit_bytes?,
+            max_age,
+            ages,
             scrub: scrub?,
         })
     }
@@ -80,7 +87,7 @@ pub(super) fn flat(key: &str, value: &toml::Value) -> Option<String> {
                 _ => None,
             })
             .collect(),
-        ("pinned" | "hosts", toml::Value::Array(names)) => {
+        ("pinned" | "write_once" | "hosts", toml::Value::Array(names)) => {
             let names = names.iter().map(|name| name.as_str().map(str::to_owned));
             names.collect()
         }
@@ -115,6 +122,24 @@ fn quotas(text: &str) -> Result<BTreeMap<String, u64>, ValueError> {
 
 fn pinned(text: &str) -> Result<BTreeSet<String>, ValueError> {
     parts(text).map(namespace).collect()
+}
+
+fn write_once(text: &str) -> Result<BTreeSet<String>, ValueError> {
+    let name = |part: &str| match part {
+        "*" => Ok(part.to_owned()),
+        part => namespace(part),
+    };
+    parts(text).map(name).collect()
+}
+
+fn audit(text: &str) -> Result<Option<u64>, ValueError> {
+    match text {
+        "off" => Ok(None),
+        text => size(text).map(Some).map_err(|fault| ValueError {
+            message: fault.message,
+            hint: Some("write it as 64M, or off".into()),
+        }),
+    }
 }
 
 /// Host names under which anonymous reads are allowed.
@@ -157,6 +182,25 @@ fn namespace(name: &str) -> Result<String, ValueError> {
             hint,
         )),
     }
+}
+
+/// The age of all namespaces, and those of single ones: `30d`, or `30d,pr/*=7d`.
+fn ages(text: &str) -> Result<(Option<Duration>, BTreeMap<String, u64>), ValueError> {
+    let (mut of_all, mut ages) = (None, BTreeMap::new());
+    for part in parts(text) {
+        let is_second = match part.split_once('=') {
+            None => of_all.replace(age(part)?).is_some(),
+            Some((name, part)) => {
+                let name = namespace(name.trim())?;
+                ages.insert(name, age(part.trim())?.as_secs()).is_some()
+            }
+        };
+        if is_second {
+            let hint = "write one for all and one for each namespace: 30d,pr/*=7d";
+            return Err(ValueError::hint("has two ages for the same", hint));
+        }
+    }
+    Ok((of_all, ages))
 }
 
 fn age(text: &str) -> Result<Duration, ValueError> {

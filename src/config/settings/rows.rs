@@ -82,10 +82,22 @@ pub(super) const ROWS: &[Row] = &[
         "namespaces whose blobs are not evicted by writes to others: release,toolchains",
     ),
     row(
+        "SCCACHE_WRITE_ONCE",
+        "write_once",
+        "",
+        "namespaces in which a compile's result is not replaced by another one: main,release; * is all",
+    ),
+    row(
+        "SCCACHE_AUDIT_LOG",
+        "audit_log",
+        "off",
+        "most bytes of cache/audit.jsonl, in which writes and refusals stand: 64M",
+    ),
+    row(
         "SCCACHE_MAX_AGE",
         "max_age",
         "",
-        "remove blobs not used for this long: 30d",
+        "remove blobs not used for this long: 30d; or by namespace too, 30d,pr/*=7d",
     ),
     row(
         "SCCACHE_SCRUB",

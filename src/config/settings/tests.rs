@@ -405,7 +405,9 @@ fn policies_are_read_from_every_place() {
         &[
             ("SCCACHE_QUOTAS", "team/x=5G, default=1G"),
             ("SCCACHE_PINNED", "team/x"),
-            ("SCCACHE_MAX_AGE", "30d"),
+            ("SCCACHE_MAX_AGE", "30d, pr/*=7d"),
+            ("SCCACHE_WRITE_ONCE", "main,release"),
+            ("SCCACHE_AUDIT_LOG", "64M"),
             ("SCCACHE_SCRUB", "off"),
         ],
         &[],
@@ -417,6 +419,9 @@ fn policies_are_read_from_every_place() {
     assert_eq!(policies.quotas["default"], 1 << 30);
     assert!(policies.pinned.contains("team/x"));
     assert_eq!(policies.max_age, Some(Duration::from_secs(30 * 86_400)));
+    assert_eq!(policies.ages["pr/*"], 7 * 86_400);
+    assert_eq!(policies.write_once.len(), 2);
+    assert_eq!(policies.audit_bytes, Some(64 << 20));
     assert_eq!(policies.scrub, None);
     let text = "pinned = [\"release\", \"ci\"]\n[quotas]\nci = \"2G\"\nrelease = 1073741824\n";
     let policies = load_from(&[], &[(DEFAULT_FILE, text)])

@@ -32,6 +32,8 @@ fn default_namespace_may_be_called_by_its_name() {
         assert_eq!(Key::parse(&path).unwrap().namespace(), "", "{path}");
     }
     check("defaults/x", "defaults/x", "defaults", false);
+    let entry = format!("a/b/c/{digits}");
+    check(&format!("default/{entry}"), &entry, "", true);
 }
 
 #[test]
@@ -170,7 +172,57 @@ fn folders_that_nobody_made_are_no_namespaces() {
     assert_eq!(namespace_of_folder("team%2Fx").as_deref(), Some("team/x"));
 }
 
+#[test]
+fn token_chooses_the_namespace_of_every_kind_of_entry() {
+    let digits = hex("abc");
+    let entry = format!("a/b/c/{digits}");
+    let action = format!("ac/{digits}");
+    for (layer, path, text) in [
+        ("main", entry.clone(), format!("main/{entry}")),
+        ("pr/42", entry.clone(), format!("pr/42/{entry}")),
+        ("", entry.clone(), entry.clone()),
+        ("main", action.clone(), format!("main/{action}")),
+        ("pr/42", action.clone(), format!("pr/42//{action}")),
+        ("", action.clone(), format!("//{action}")),
+        ("", "ab/cdef".to_owned(), "ab/cdef".to_owned()),
+        ("ab", "cd".to_owned(), "ab//cd".to_owned()),
+        ("main", "pr/42/x".to_owned(), "main/pr/42/x".to_owned()),
+        ("", "default/x".to_owned(), "//default/x".to_owned()),
+    ] {
+        let key = Key::in_layer(layer, &path).unwrap();
+        assert_eq!(
+            (key.as_str(), key.namespace()),
+            (text.as_str(), layer),
+            "{layer} {path}"
+        );
+        assert_eq!(Key::from_canonical(&text), Ok(key.clone()), "{text}");
+        assert_eq!(key.is_path(), !text.contains("//"), "{text}");
+    }
+    let result = Key::in_layer("pr/42", &action).unwrap();
+    let blob = result.beside(&action, "cas/x").unwrap();
+    assert_eq!(blob, Key::in_layer("pr/42", "cas/x").unwrap());
+    assert_eq!(result.beside("ac/other", "cas/x"), None);
+}
+
 proptest! {
+    #[test]
+    fn no_two_namespaces_share_a_key(
+        layers in ["(|ab|main|pr|pr/42|42)", "(|ab|main|pr|pr/42|42)"],
+        paths in ["[ab/]{0,3}(pr/|42/|main/|ac/|default/){0,3}[ab]{1,3}", "[ab/]{0,3}(pr/|42/|main/|ac/|default/){0,3}[ab]{1,3}"],
+    ) {
+        let keys = [0, 1].map(|at| Key::in_layer(&layers[at], &paths[at]).unwrap());
+        prop_assert_eq!(keys[0].namespace(), &layers[0]);
+        prop_assert_eq!(Key::from_canonical(keys[0].as_str()), Ok(keys[0].clone()));
+        let entries = [0, 1].map(|at| Key::parse(&paths[at]).unwrap().as_str().to_owned());
+        let is_same = layers[0] == layers[1] && entries[0] == entries[1];
+        prop_assert_eq!(keys[0].as_str() == keys[1].as_str(), is_same);
+        // What a path names by itself is in the namespace that everybody sees.
+        let path = Key::parse(&paths[1]).unwrap();
+        if path.as_str() == keys[0].as_str() {
+            prop_assert_eq!(path.namespace(), keys[0].namespace());
+        }
+    }
+
     #[test]
     fn parsing_is_idempotent_and_never_leaves_the_store(path in "[a-c./%@ é\\x00-\\x20]{0,40}") {
         if let Ok(key) = Key::parse(&path) {

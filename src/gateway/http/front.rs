@@ -67,7 +67,7 @@ pub(super) async fn page(
     let (now_unix, nonce) = (unix_seconds(), nonce()?);
     let status = gateway.status(viewer);
     let range = page::range(parts.uri.query());
-    let namespaces = viewer.namespaces();
+    let namespaces = viewer.scope().names();
     let (lifetime, builds) = match namespaces {
         None => gateway.past(),
         Some(_) => (None, None),
@@ -75,24 +75,21 @@ pub(super) async fn page(
     let scheme = if is_tls(parts) { "https" } else { "http" };
     let snippets = page::snippets(
         &format!("{scheme}://{}", host(gateway, parts)),
-        namespaces
-            .and_then(|names| names.first())
-            .map(String::as_str),
+        viewer.scope().folder(),
         // Its front knows no namespaces and is closed to tokens of some only.
-        namespaces
-            .is_none()
+        (!viewer.is_restricted())
             .then(|| gateway.scheduler_port())
             .flatten(),
     );
     let html = page::status(&View {
         status: &status,
         services: gateway.services.ask().await,
-        traffic: namespaces.is_none().then(|| gateway.traffic(range)),
+        traffic: (!viewer.is_restricted()).then(|| gateway.traffic(range)),
         lifetime,
         builds,
         viewer: viewer.name().unwrap_or_default(),
         logged_in: session.is_some(),
-        namespaces,
+        namespaces: namespaces.as_deref(),
         host: &host(gateway, parts),
         snippets: &snippets,
         now_unix,

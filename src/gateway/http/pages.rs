@@ -1,10 +1,12 @@
 //! The paths that are no keys: liveness, readiness, metrics, status, purge and what the status page consists of.
 
-use super::{Answer, Refusal, builds, front, full, permit, permit_namespace, text};
+use super::grants::{permit_namespace, permit_removal, writer};
+use super::{Answer, Refusal, builds, front, full, inspect, permit, session, text};
 use crate::contract::gateway_status::{PurgeAnswer, PurgeRequest, scanning};
 use crate::contract::key::namespace_of_shown;
 use crate::gateway::Gateway;
 use crate::gateway::access::{Caller, Need};
+use crate::gateway::audit::Event;
 use crate::gateway::body::{Piecewise, short_body};
 use crate::gateway::peer::Peer;
 use crate::store::Filter;
@@ -25,6 +27,11 @@ pub(super) enum Page {
     Metrics,
     Status,
     Purge,
+    Blob,
+    Access,
+    Session,
+    Sessions,
+    Revoke,
     Style,
     Script,
     LogIn,
@@ -37,7 +44,17 @@ pub(super) enum Page {
 impl Page {
     /// Asks for a change, if only of who is logged in.
     fn is_posted(self) -> bool {
-        matches!(self, Page::Purge | Page::LogIn | Page::LogOut | Page::Order)
+        matches!(
+            self,
+            Page::Purge
+                | Page::Blob
+                | Page::Access
+                | Page::Session
+                | Page::Revoke
+                | Page::LogIn
+                | Page::LogOut
+                | Page::Order
+        )
     }
 
     /// Answers questions, and takes news.
@@ -55,6 +72,11 @@ pub(super) fn find(names: &[&str], method: &Method) -> Option<Page> {
         ["metrics"] => Page::Metrics,
         ["api", "status"] => Page::Status,
         ["api", "purge"] => Page::Purge,
+        ["api", "blob"] => Page::Blob,
+        ["api", "access"] => Page::Access,
+        ["api", "session"] => Page::Session,
+        ["api", "sessions"] => Page::Sessions,
+        ["api", "revoke"] => Page::Revoke,
         ["api", "page.css"] => Page::Style,
         ["api", "page.js"] => Page::Script,
         ["api", "login"] => Page::LogIn,
@@ -123,6 +145,20 @@ pub(super) async fn answer(
             super::permit(gateway, peer, viewer, Need::Read)?;
             json(&gateway.status(viewer))?
         }
+        Page::Session => session::begin(gateway, peer, body).await?,
+        Page::Sessions => {
+            permit(Need::Write)?;
+            session::list(gateway, caller)?
+        }
+        Page::Revoke => {
+            permit(Need::Write)?;
+            front::from_our_own_page(parts)?;
+            session::revoke(gateway, peer, caller, body).await?
+        }
+        Page::Blob | Page::Access => {
+            permit(Need::Write)?;
+            inspect::answer(gateway, caller, page, body).await?
+        }
         Page::Builds if reads => builds::list(gateway, peer, caller, parts)?,
         Page::Builds => {
             permit(Need::Read)?;
@@ -136,7 +172,7 @@ pub(super) async fn answer(
         Page::Purge => {
             permit(Need::Write)?;
             front::from_our_own_page(parts)?;
-            purge(gateway, caller, body).await?
+            purge(gateway, peer, caller, body).await?
         }
     };
     Ok(if parts.method == Method::HEAD {
@@ -155,11 +191,13 @@ fn ready(gateway: &Gateway) -> String {
 
 async fn purge(
     gateway: &Gateway,
+    peer: &Peer,
     caller: &Caller,
     body: &mut impl Piecewise,
 ) -> Result<Answer, Refusal> {
     let bad = |cause: String| Refusal::new(StatusCode::BAD_REQUEST, "purge", cause);
     let body = short_body(body).await.map_err(bad)?;
+    let text = String::from_utf8_lossy(body.trim_ascii()).into_owned();
     let request: PurgeRequest = match body.trim_ascii() {
         [] => PurgeRequest::default(),
         body => serde_json::from_slice(body)
@@ -182,7 +220,10 @@ async fn purge(
         dry_run: request.dry_run,
     };
     match &filter.namespace {
-        Some(namespace) => permit_namespace(caller, namespace)?,
+        Some(namespace) => {
+            permit_namespace(caller, namespace)?;
+            permit_removal(caller, gateway.keeps_results_of(namespace))?;
+        }
         // It would be all of them.
         None if caller.is_restricted() => {
             let message = "this token may purge its own namespaces only: name one";
@@ -208,6 +249,17 @@ async fn purge(
             "purged"
         }
     );
+    if !filter.dry_run {
+        let by = writer(caller).to_string();
+        let event = Event {
+            event: "purge",
+            by: &by,
+            detail: &format!("{} blobs: {text}", purged.entries),
+            bytes: Some(purged.bytes),
+            ..Event::default()
+        };
+        gateway.audit.note(peer, event);
+    }
     json(&PurgeAnswer {
         entries: purged.entries,
         bytes: purged.bytes,

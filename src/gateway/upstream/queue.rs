@@ -51,7 +51,7 @@ impl Queue {
         // The last line is whole only with its end.
         let whole = memchr::memrchr(b'\n', &text).map_or(0, |end| end + 1);
         for line in String::from_utf8_lossy(&text[..whole]).lines() {
-            if let Ok(key) = Key::parse(line)
+            if let Ok(key) = Key::from_canonical(line)
                 && queue.waiting.len() < limit
                 && queue.known.insert(key.clone())
             {

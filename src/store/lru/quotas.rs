@@ -195,13 +195,21 @@ impl Lru {
         self.mark_while(bytes, MOST_VICTIMS, |_| Some(list))
     }
 
-    /// Marks at most `most` unpinned entries last used at or before `until_micros`.
-    pub fn mark_unused(&mut self, until_micros: u64, most: usize) -> Vec<Item> {
+    /// Marks entries that were last used at the time that `until` gives for their namespace, `None` for those without
+    /// rules, or before; at most `most`. `until` is also told whether the namespace is pinned.
+    pub fn mark_unused(
+        &mut self,
+        until: impl Fn(Option<u16>, bool) -> Option<u64>,
+        most: usize,
+    ) -> Vec<Item> {
         let mut victims = Vec::new();
         for list in 0..self.lists.len() {
-            while victims.len() < most && !self.lists[list].pinned {
+            let Some(until) = until(self.lists[list].namespace, self.lists[list].pinned) else {
+                continue;
+            };
+            while victims.len() < most {
                 let oldest = self.lists[list].oldest;
-                if oldest == NONE || self.entry(oldest).used_micros > until_micros {
+                if oldest == NONE || self.entry(oldest).used_micros > until {
                     break;
                 }
                 victims.push(self.mark_one(oldest));

@@ -191,7 +191,7 @@ fn old_blobs_go_by_themselves_and_are_no_lost_hits() {
     let store = start_with(dir.path(), MIB, policies);
     wait_until("the scan to end", || !store.usage().indexing);
     // The housekeeper looks at a 20th of the age at the latest; here it is woken.
-    store.inner.expire(Duration::from_secs(3600));
+    store.inner.expire();
     let names = ["ci/old", "ci/new", "release/old"];
     assert_eq!(there(&store, &names), names[1..]);
     assert_eq!(body(&store, "ci/old"), None);
@@ -199,6 +199,32 @@ fn old_blobs_go_by_themselves_and_are_no_lost_hits() {
     let usage = store.usage();
     assert_eq!((usage.expired_entries, usage.evicted_entries), (1, 0));
     assert_eq!(usage.lost_hits.count, 0);
+    assert_exact(&store, dir.path());
+}
+
+#[test]
+fn branches_expire_while_others_stay() {
+    let dir = TempDir::new().unwrap();
+    let policies = Policies {
+        ages: [("pr/*".to_owned(), 1)].into(),
+        ..Policies::default()
+    };
+    let store = open_with(dir.path(), MIB, policies);
+    for name in ["pr/1", "pr/2", "main"] {
+        let key = Key::in_layer(name, "x").unwrap();
+        let mut writer = store.put(&key, Some(1)).unwrap();
+        writer.write(b"x").unwrap();
+        writer.commit().unwrap();
+    }
+    assert_eq!(store.usage().entries, 3);
+    wait_until("the branches to go", || store.usage().expired_entries == 2);
+    let names: Vec<String> = store
+        .usage()
+        .namespaces
+        .into_iter()
+        .map(|one| one.name)
+        .collect();
+    assert_eq!(names, ["main"]);
     assert_exact(&store, dir.path());
 }
 

@@ -321,6 +321,32 @@ fn namespace_over_its_quota_goes_first() {
     );
 }
 
+/// Those last used at `until` or before, but not pinned ones.
+fn unused(lru: &mut Lru, until: u64, most: usize) -> Vec<Item> {
+    lru.mark_unused(|_, is_pinned| (!is_pinned).then_some(until), most)
+}
+
+#[test]
+fn namespaces_have_ages_of_their_own() {
+    let mut lru = Lru::new(100 * UNIT);
+    lru.govern(1, Rule::default());
+    for (number, used) in [(0, 10), (3, 30), (1, 10), (4, 30)] {
+        lru.admit(item(number), UNIT, used);
+    }
+    sort(&mut lru);
+    let own = lru.mark_unused(
+        |namespace, _| (namespace == Some(1)).then_some(u64::MAX),
+        10,
+    );
+    let others = lru.mark_unused(|namespace, _| namespace.is_none().then_some(u64::MAX), 10);
+    assert!(
+        own.iter().all(|one| one.namespace == 1) && !own.is_empty(),
+        "{own:?}"
+    );
+    assert!(others.iter().all(|one| one.namespace != 1), "{others:?}");
+    assert_eq!(own.len() + others.len(), 4);
+}
+
 #[test]
 fn unused_blobs_are_marked_but_not_pinned_ones() {
     let mut lru = Lru::new(100 * UNIT);
@@ -335,11 +361,11 @@ fn unused_blobs_are_marked_but_not_pinned_ones() {
         lru.admit(item(number), UNIT, used);
     }
     sort(&mut lru);
-    assert_eq!(lru.mark_unused(9, 10), []);
-    assert_eq!(lru.mark_unused(40, 0), []);
-    assert_eq!(lru.mark_unused(29, 10), [item(0)]);
-    assert_eq!(lru.mark_unused(30, 10), [item(3)]);
-    assert_eq!(lru.mark_unused(u64::MAX, 10), []);
+    assert_eq!(unused(&mut lru, 9, 10), []);
+    assert_eq!(unused(&mut lru, 40, 0), []);
+    assert_eq!(unused(&mut lru, 29, 10), [item(0)]);
+    assert_eq!(unused(&mut lru, 30, 10), [item(3)]);
+    assert_eq!(unused(&mut lru, u64::MAX, 10), []);
     assert_eq!(
         lru.mark_victims(1, Reach::All).unwrap(),
         [item(1)],

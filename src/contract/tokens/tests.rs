@@ -1,0 +1,140 @@
+use super::*;
+use proptest::prelude::*;
+
+const GOOD: &str = "
+    [[token]]
+    name = 'ci'
+    token = '0123456789abcdef-ci'
+    access = 'write'
+    namespaces = ['team', '/docs/main/']
+    [[token]]
+    name = 'laptop'
+    token = '0123456789abcdef-laptop'
+    access = 'read'
+";
+
+#[test]
+fn tokens_are_read_in_their_order() {
+    let tokens = parse(GOOD).unwrap().tokens;
+    assert_eq!(
+        (tokens[0].name.as_str(), tokens[0].access),
+        ("ci", Grant::Write)
+    );
+    assert_eq!(
+        tokens[0].namespaces.as_deref(),
+        Some(&["team".to_owned(), "docs/main".to_owned()][..])
+    );
+    assert_eq!(
+        (tokens[1].access, &tokens[1].namespaces),
+        (Grant::Read, &None)
+    );
+    assert_eq!(tokens[1].token.reveal(), "0123456789abcdef-laptop");
+    assert_eq!(parse("").unwrap(), TokensFile::default());
+}
+
+#[test]
+fn layers_stand_in_place_of_access_and_namespaces() {
+    let file = parse(
+        "[[token]]
+        name = 'pr'
+        token = '0123456789abcdef-pr'
+        read = ['pr/42', 'main']
+        write = 'pr/42'
+        distribute = true
+        [[token]]
+        name = 'fork'
+        token = '0123456789abcdef-fork'
+        read = ['main']
+        [[local]]
+        uid = 1000
+        read = ['default', 'main']
+        write = 'default'
+        [[local]]
+        read = ['main']
+        [anonymous]
+        read = ['main']",
+    );
+    let file = file.unwrap();
+    let layers = file.tokens[0].layers.as_ref().unwrap();
+    assert_eq!(layers.write.as_deref(), Some("pr/42"));
+    assert_eq!(file.tokens[0].access, Grant::Write);
+    assert!(file.tokens[0].distribute && !file.tokens[0].replace);
+    assert_eq!(file.tokens[1].access, Grant::Read);
+    let uids: Vec<_> = file.local.iter().map(|one| one.uid).collect();
+    assert_eq!(uids, [Some(1000), None]);
+    assert_eq!(file.anonymous.unwrap().read, ["main"]);
+}
+
+#[test]
+fn every_fault_is_named_and_no_value_is() {
+    let entry = |rest: &str| format!("[[token]]\n{rest}");
+    let whole = "name = 'a'\ntoken = 'hidden-hidden-hidden'\naccess = 'read'\n";
+    for (text, word) in [
+        (entry("name = 'hidden hidden'"), "token 1 has no name"),
+        (entry("name = 'auth'"), "set otherwise"),
+        (entry("name = 'a'\ntoken = 'hidden'"), "at least 16"),
+        (
+            entry("name = 'a'\naccess = 'hidden'"),
+            "\"read\" or \"write\"",
+        ),
+        (entry(&format!("{whole}namespaces = 'hidden'")), "no list"),
+        (
+            entry(&format!("{whole}namespaces = ['../hidden']")),
+            "no list",
+        ),
+        (
+            entry(&format!("{whole}hidden = 1")),
+            "a key that is none of",
+        ),
+        (entry(whole) + &entry(whole), "two tokens are called \"a\""),
+        (entry(whole) + &entry(whole), "the same as another token"),
+        (
+            entry("name = 'hidden-hidden-hidden'\ntoken = 'ci'"),
+            "(a name of 20 letters) has no \"token\"",
+        ),
+        (
+            entry(&whole.replace("'a'", "'hidden-hidden-more'")).repeat(2),
+            "two tokens are called a name of 18 letters",
+        ),
+        (
+            entry(&format!("{whole}read = ['main']")),
+            "an \"access\" beside",
+        ),
+        (
+            entry(&format!("{whole}namespaces = ['a']\nread = ['main']")),
+            "\"namespaces\" beside",
+        ),
+        (entry(&format!("{whole}replace = true")), "may not write"),
+        (entry(&format!("{whole}distribute = 1")), "true or false"),
+        (
+            "[[local]]\nuid = 'hidden'".to_owned(),
+            "local 1 has a \"uid\"",
+        ),
+        ("[[local]]\nuid = -1".to_owned(), "local 1 has a \"uid\""),
+        ("[[local]]\nuid = 1".to_owned(), "local 1 has no \"read\""),
+        (
+            "[[local]]\nread = ['a']\nhidden = 1".to_owned(),
+            "a key that is none of",
+        ),
+        ("[[local]]\nread = ['a']\n".repeat(2), "the same users"),
+        ("[local]\nread = ['a']".to_owned(), "[[local]]"),
+        (
+            "[anonymous]\nread = ['a']\nwrite = 'a'".to_owned(),
+            "takes a token",
+        ),
+        ("hidden = 1".to_owned(), "a key beside"),
+        ("token = 'hidden'".to_owned(), "[[token]]"),
+        ("\n\ntoken = 'hidden".to_owned(), "line 3 is no TOML"),
+    ] {
+        let said = parse(&text).unwrap_err().to_string();
+        assert!(said.contains(word), "{said}");
+        assert!(!said.contains("hidden"), "{said}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_judged(text in "\\PC{0,200}") {
+        let _ = parse(&text);
+    }
+}
