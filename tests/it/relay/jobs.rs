@@ -2,9 +2,10 @@
 
 use super::{Cluster, builder, scheduler};
 use crate::distributed::is_possible;
-use crate::dock::eventually;
+use crate::dock::{descendants_of, eventually};
 use crate::site::free_port;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 #[test]
 fn job_goes_through_the_relay_and_what_fails_there_is_compiled_by_the_client() {
@@ -175,6 +176,9 @@ fn builder_that_nobody_reaches_takes_jobs_through_its_own_connections() {
     assert!(hidden["done"].as_u64().unwrap() >= 3, "{hidden}");
     // Its machine dies, and comes back under another name.
     let dead = cluster.builders.pop().unwrap();
+    for pid in descendants_of(dead.pid().as_raw()) {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
     dead.signal(Signal::SIGKILL);
     drop(dead);
     let back = builder(&url, &[("SCCACHE_PUBLIC_ADDR", "none")]);
