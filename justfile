@@ -45,6 +45,10 @@ bench-logs *arguments:
 bench-front:
     cargo bench --locked --bench front
 
+# How many builders and jobs one relay takes, by simulation
+bench-scale *ARGS:
+    cargo bench --locked --bench scale -- {{ARGS}}
+
 # A C++ build on one to three builders in containers, beside distcc or icecc; wants Docker, takes nine minutes.
 bench-cluster *ARGS:
     cargo bench --locked --bench cluster -- {{ARGS}}
@@ -52,6 +56,10 @@ bench-cluster *ARGS:
 # A Rust project built through the cache, cold and warm, beside local disk, nginx and Redis; takes ten minutes.
 bench-project *ARGS:
     cargo bench --locked --bench project -- {{ARGS}}
+
+# A cold runner behind a slow network: prefetch beside the cache without it, a tar of it and S3; takes ten minutes.
+bench-runner *ARGS:
+    cargo bench --locked --bench runner -- {{ARGS}}
 
 # The cache beside nginx, Redis and sccache's own server, in a minute; `--full` takes about ten.
 bench-cache *ARGS:

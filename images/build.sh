@@ -85,6 +85,11 @@ at_least() { [ "$(printf '%s\n' "$1" "$2" | sort -V | head -n 1)" = "$1" ]; }
 
 # Docker, with room for $1 MB of images.
 wants_docker() {
+    if by_podman; then
+        found=$(docker version --format '{{.Client.Version}}')
+        at_least 4.4 "$found" || lacks "Podman 4.4 or newer: this is $found"
+        return
+    fi
     found=$(docker version --format '{{.Server.Version}}')
     at_least 20.10 "$found" || lacks "Docker 20.10 or newer: the daemon is $found"
     case $(docker context inspect --format '{{.Endpoints.docker.Host}}' 2>/dev/null) in
@@ -160,7 +165,8 @@ check() {
 # By the daemon's own builder: another default of buildx would keep the image to itself.
 docker_build() {
     context_name=$(docker context inspect --format '{{.Name}}' 2>/dev/null) || context_name=
-    BUILDX_BUILDER=${context_name:-${BUILDX_BUILDER:-}} docker build "$@"
+    # Podman's own format of images has no health check.
+    BUILDX_BUILDER=${context_name:-${BUILDX_BUILDER:-}} BUILDAH_FORMAT=docker docker build "$@"
 }
 
 # Puts this machine's programs on the base image $1.

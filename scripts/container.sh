@@ -103,11 +103,17 @@ create() {
     case $mode in
     builder | distributed-*)
         # What the builder needs to isolate jobs without privileges: the image knows the system calls.
-        profile=$(mktemp)
-        trap 'rm -f "$profile"' EXIT
-        docker run --rm --network none "$image" seccomp >"$profile" ||
-            fail "cannot get the seccomp profile from image \"$image\"" "it is older than this script: $me build"
-        set -- "$@" --security-opt "seccomp=$profile"
+        if by_podman && ! is_podman; then
+            # Docker's command sends the profile itself where Podman wants the name of a file. Podman's own profile has all but
+            # chroot, which it allows with this capability.
+            set -- "$@" --cap-add SYS_CHROOT
+        else
+            profile=$(mktemp)
+            trap 'rm -f "$profile"' EXIT
+            docker run --rm --network none "$image" seccomp >"$profile" ||
+                fail "cannot get the seccomp profile from image \"$image\"" "it is older than this script: $me build"
+            set -- "$@" --security-opt "seccomp=$profile"
+        fi
         armor=$(apparmor)
         [ -z "$armor" ] || set -- "$@" --security-opt "apparmor=$armor"
         # On all interfaces, unless SCCACHE_BIND is set. Without a public address the builder is known by the container's

@@ -86,6 +86,9 @@ need_docker() {
 
 have_image() { docker image inspect "$1" >/dev/null 2>&1; }
 
+# Podman answers, by its own command or to Docker's at its socket.
+by_podman() { docker version 2>/dev/null | grep -q 'Podman Engine'; }
+
 # What the daemon says of its security, "name=rootless" among it; Podman's own command has other fields than its socket.
 security() {
     docker info --format '{{.SecurityOptions}}' 2>/dev/null || docker info --format \

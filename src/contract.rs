@@ -6,6 +6,7 @@ pub mod control;
 pub mod dist_config;
 pub mod gateway_config;
 pub mod gateway_status;
+pub mod job_end;
 pub mod key;
 pub mod paths;
 pub mod sccache;

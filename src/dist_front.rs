@@ -10,45 +10,55 @@
 //! itself; so nothing that passes is answered 4xx. The scheduler believes any `X-Real-IP`; so it hears only
 //! ours. It forgets everything when it dies; so builders' heartbeats are kept for its successor, and jobs that
 //! only its predecessor knew come to their end. The modules: upstream.rs (the way to the scheduler), registry.rs
-//! (builders and jobs, pure), heartbeats.rs (kept in a file), wire.rs (bytes, pure), routes.rs (requests), admission.rs
-//! (which of them may go on, and when), reports.rs (the jobs' own socket), metrics.rs.
+//! (builders and jobs, pure), heartbeats.rs (kept in a file), wire.rs (bytes, pure), routes.rs (requests), auth.rs (who may
+//! make them), admission.rs (which of them may go on, and when), reports.rs (the jobs' own socket), metrics.rs; relay.rs
+//! (jobs taken here), tunnels.rs (connections of a builder that nobody reaches), revocation.rs and jwt.rs (builders' tokens).
 
 pub mod admission;
+mod auth;
 pub mod heartbeats;
+mod jwt;
 pub mod metrics;
 pub mod registry;
+mod relay;
 mod reports;
+mod revocation;
 mod routes;
+mod tunnels;
 pub mod upstream;
 pub mod wire;
 
 use self::metrics::Metrics;
 use self::registry::Registry;
+use self::relay::Relay;
 use self::reports::Reports;
 use self::upstream::UpstreamClient;
+use crate::base::secret::Secret;
 use crate::contract::gateway_config::Dist;
 use crate::contract::gateway_status::DistStatus;
 use crate::gateway::Gateway;
+use crate::gateway::body::{LEFT_OVER, LEFT_OVER_TIME};
 use crate::gateway::connection_limit::{ConnectionLimiter, End};
 use crate::gateway::peer::Peer;
 use crate::gateway::warnings::REFUSALS;
 use bytes::Bytes;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use std::collections::HashMap;
 use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_io_timeout::TimeoutStream;
 use tracing::{info, warn};
 
-/// Most connections at one time.
-const CONNECTIONS: usize = 1024;
 /// How long a request's head may take, and a connection stay idle.
 const HEAD: Duration = Duration::from_secs(10);
 /// How long a peer may leave an answer standing.
@@ -57,6 +67,10 @@ const TAKE: Duration = Duration::from_secs(10);
 const BUFFER: usize = 16 << 10;
 /// While every place is taken, one is freed so often.
 const FULL: Duration = Duration::from_millis(250);
+/// With what a peer begins that speaks TLS: the kind of its first record, a handshake (RFC 8446, 5.1).
+const TLS: u8 = 0x16;
+/// How long a new connection may stay without a first byte.
+const FIRST_BYTE: Duration = Duration::from_secs(9);
 /// Pause after the kernel refused to accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Threads of the scheduler that allocations leave to everything else.
@@ -114,12 +128,28 @@ pub(crate) struct Front {
     registered: Mutex<Option<u64>>,
     /// Those of its connections that have shown no token.
     limiter: ConnectionLimiter,
+    /// Most connections at one time.
+    connections: usize,
+    relay: Option<Relay>,
+    /// Tokens of the file with which builders have joined.
+    tokens: Mutex<HashMap<SocketAddr, Secret>>,
 }
 
 impl Front {
-    pub(crate) fn new(config: Dist, say: UnboundedSender<u8>) -> Front {
+    /// Blocks, once, at the start.
+    ///
+    /// # Errors
+    /// The relay cannot work.
+    pub(crate) fn new(
+        config: Dist,
+        say: UnboundedSender<u8>,
+        connections: usize,
+    ) -> io::Result<Front> {
+        let relay = config.relay.clone().map(Relay::new).transpose()?;
         let threads = 8 * std::thread::available_parallelism().map_or(1, usize::from);
-        Front {
+        Ok(Front {
+            relay,
+            tokens: Mutex::default(),
             link: UpstreamClient::new(config.scheduler.clone()),
             config,
             registry: Mutex::default(),
@@ -133,8 +163,9 @@ impl Front {
             replayed: AtomicU64::new(0),
             say,
             registered: Mutex::default(),
-            limiter: ConnectionLimiter::new(CONNECTIONS),
-        }
+            limiter: ConnectionLimiter::new(connections),
+            connections,
+        })
     }
 
     pub(crate) fn status(&self) -> DistStatus {
@@ -146,6 +177,7 @@ impl Front {
             allocations: self.metrics.allocations(),
             builders: self.registry().builders(Instant::now(), local),
             local_jobs: self.reports.jobs(),
+            relay: self.relay.as_ref().map(Relay::status),
         }
     }
 
@@ -175,7 +207,11 @@ impl Front {
 
     /// Tells a scheduler that has come back of all builders, and the supervisor of the scheduler.
     async fn look_after_the_scheduler(&self) {
-        tokio::join!(self.link.returned(), self.recall_heartbeats());
+        let recall = async {
+            self.recall_heartbeats().await;
+            self.relay_recalls();
+        };
+        tokio::join!(self.link.returned(), recall);
         loop {
             self.link.returned().await;
             let since = match self.link.health() {
@@ -241,6 +277,7 @@ impl Front {
         };
         info!("builder {builder} leaves");
         self.registry().leave(&builder);
+        self.relay_leaves(&builder);
         self.changed.notify_waiters();
         self.news.notify_one();
         if !self.link.is_local() {
@@ -261,7 +298,8 @@ pub(crate) async fn serve(
     heard: UnboundedReceiver<u8>,
     mut stopping: watch::Receiver<bool>,
 ) {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS));
+    front.announce_relay();
+    let slots = Arc::new(Semaphore::new(front.connections));
     let of_connections = stopping.clone();
     let beside = async {
         tokio::join!(
@@ -269,6 +307,9 @@ pub(crate) async fn serve(
             front.obey(heard),
             front.keep_heartbeats(),
             reports::listen(&front),
+            front.look_after_the_relay(&gateway),
+            front.keep_tunnels(),
+            front.look_after_tokens(&gateway),
         )
     };
     tokio::select! {
@@ -277,8 +318,9 @@ pub(crate) async fn serve(
         _ = stopping.wait_for(|stopping| *stopping) => {}
     }
     drop(listener);
+    let all = u32::try_from(front.connections).unwrap_or(u32::MAX);
     // It fails only when the semaphore is closed, which nobody does.
-    let _ = slots.acquire_many(CONNECTIONS as u32).await;
+    let _ = slots.acquire_many(all).await;
 }
 
 async fn accept(
@@ -326,7 +368,7 @@ fn welcome(
     let peer = Peer::Tcp { address, local };
     // What cannot be set is only slower.
     let _ = stream.set_nodelay(true);
-    let _ = rustix::net::sockopt::set_socket_keepalive(&stream, true);
+    upstream::keep_alive(&stream);
     let (gateway, front) = (Arc::clone(gateway), Arc::clone(front));
     tokio::spawn(async move {
         let conversation = converse(&gateway, &front, stream, peer, stopping);
@@ -348,17 +390,77 @@ fn welcome(
     });
 }
 
-/// Serves one connection until it closes, or until the request in flight is answered once we are stopping.
+/// Finds out whether the peer speaks TLS, and serves it.
 async fn converse(
     gateway: &Arc<Gateway>,
     front: &Arc<Front>,
     stream: TcpStream,
     peer: Peer,
+    stopping: watch::Receiver<bool>,
+) {
+    let mut first = [0];
+    match timeout(FIRST_BYTE, stream.peek(&mut first)).await {
+        Ok(Ok(1)) => {}
+        // Port scanners, and the front's own question whether somebody listens, say nothing.
+        Ok(Ok(_) | Err(_)) | Err(_) => return,
+    }
+    let what = "a connection";
+    let tls = gateway.tls.as_deref();
+    if first == [TLS] {
+        if tls.is_none() && front.relay.is_none() {
+            let cause = "the peer speaks TLS, which is not configured; use http://, or set SCCACHE_TLS_CERT";
+            return gateway.refuse("dist_tls", &peer, &what, &cause);
+        }
+        let local = match peer {
+            Peer::Tcp { local, .. } => local,
+            Peer::Unix { .. } => return,
+        };
+        match relay::shake_hands(tls, front.relay(), stream, local).await {
+            Ok(stream) => serve_http(gateway, front, stream, (peer, true), stopping).await,
+            Err(cause) => gateway.refuse("dist_tls", &peer, &what, &cause),
+        }
+    } else if tls.is_some() && !front.config.plain && !peer.is_ourselves() {
+        refuse_plain(gateway, stream, &peer).await;
+    } else {
+        serve_http(gateway, front, stream, (peer, false), stopping).await;
+    }
+}
+
+/// Tells a peer that sends its token in clear to use TLS. Not by a 4xx, which would fail a client's build.
+async fn refuse_plain(gateway: &Gateway, mut stream: TcpStream, peer: &Peer) {
+    let cause = "it speaks HTTP without TLS, and its token could be read on its way: use https:// for the scheduler's \
+                 URL (hint: SCCACHE_SCHEDULER_PLAIN=any allows it)";
+    gateway.refuse("dist_plain", peer, &"a connection", &cause);
+    let body = "this scheduler speaks HTTPS: use https:// with the name in its certificate\n";
+    let answer = format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: {}\r\n\
+         connection: close\r\n\r\n{body}",
+        body.len()
+    );
+    let farewell = async {
+        stream.write_all(answer.as_bytes()).await?;
+        stream.shutdown().await?;
+        // A close with bytes unread would be a reset, which takes the answer with it.
+        let mut rest = stream.take(LEFT_OVER as u64);
+        tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
+    };
+    let _ = timeout(LEFT_OVER_TIME, farewell).await;
+}
+
+/// Serves one connection until it closes, or until the request in flight is answered once we are stopping.
+async fn serve_http<S: AsyncRead + AsyncWrite + Send + 'static>(
+    gateway: &Arc<Gateway>,
+    front: &Arc<Front>,
+    stream: S,
+    (peer, is_tls): (Peer, bool),
     mut stopping: watch::Receiver<bool>,
 ) {
     let service = service_fn(|request| {
         let (gateway, front) = (Arc::clone(gateway), Arc::clone(front));
-        async move { Ok::<_, Infallible>(routes::answer(&gateway, &front, &peer, request).await) }
+        async move {
+            let answer = routes::answer(&gateway, &front, (&peer, is_tls), request).await;
+            Ok::<_, Infallible>(answer)
+        }
     });
     let mut io = Box::pin(TimeoutStream::new(stream));
     io.as_mut().set_write_timeout_pinned(Some(TAKE));
@@ -366,7 +468,8 @@ async fn converse(
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
         .max_buf_size(BUFFER)
-        .serve_connection(TokioIo::new(io), service);
+        .serve_connection(TokioIo::new(io), service)
+        .with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let over = tokio::select! {
         outcome = connection.as_mut() => Some(outcome),

@@ -111,7 +111,7 @@ pub struct Gateway {
     rewrites: Arc<Rewrites>,
     /// How the cluster is, in the modes that distribute.
     cluster: Option<ClusterStatus>,
-    tls: Option<Arc<Tls>>,
+    pub(crate) tls: Option<Arc<Tls>>,
     hosts: Hosts,
     files: Files,
     pub(crate) limiter: ConnectionLimiter,

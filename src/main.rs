@@ -132,10 +132,11 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether what is wrong is to be said to a program: not in place of the command that `at` runs, whose own words follow.
+/// Whether an error is to be printed as JSON: not if the word may belong to the command that `at` or `build` runs.
 fn wants_json(mut words: impl Iterator<Item = OsString>) -> bool {
-    let is_at = words.nth(1).is_some_and(|command| command == "at");
-    !is_at && words.any(|word| word == "--json")
+    let command = words.nth(1).unwrap_or_default();
+    let runs_another = command == "at" || command == "build";
+    !runs_another && words.any(|word| word == "--json")
 }
 
 /// `run` lives long, and does so in a program that holds nothing else. Gives the reason if it cannot be had.

@@ -145,11 +145,13 @@ pub async fn run(
         access::describe_ipc(&config.ipc, access::default_gateways)
     );
     let drain = config.drain;
-    let limits = accept::limits();
+    let limits = accept::limits(config.dist.is_some());
     store.keep_files(limits.kept_files);
     let most = limits.connections;
     let dist = config.dist.clone();
-    let front = dist.map(|dist| Arc::new(Front::new(dist, supervisor.say)));
+    let front =
+        dist.map(|dist| Front::new(dist, supervisor.say, limits.cluster_connections).map(Arc::new));
+    let front = front.transpose()?;
     let gateway = Gateway::new(config, store, asked, most)?;
     let gateway = match &front {
         Some(front) => gateway.with_cluster(front.collector(), {

@@ -1,7 +1,7 @@
-//! What the front of the scheduler costs: the same jobs through it and without it, on this machine.
+//! What the front of the scheduler costs: the same jobs through it, through the relay and without either, on this machine.
 //!
-//! Two stacks stand side by side: the stock one (`sccache-dist` scheduler and builder) and ours (the same with
-//! a gateway in front). Rounds alternate between them, so that whatever else the machine does hits both.
+//! Three stacks stand side by side: the stock one (`sccache-dist` scheduler and builder), the same with a gateway in front,
+//! and the relay. Rounds alternate between them, so that whatever else the machine does hits all.
 //!
 //! 1. Requests of a job without its compile: allocation (with what it costs the builder) and three reports.
 //! 2. Whole jobs: a real client compiles small C++ files, each once.
@@ -11,7 +11,7 @@
 
 mod stack;
 
-use stack::{Figures, Stack};
+use stack::{Figures, Kind, Stack};
 
 /// Rounds of each kind; the median counts.
 const ROUNDS: usize = 7;
@@ -22,11 +22,11 @@ const COMPILES: usize = 12;
 
 fn main() {
     nix::sys::prctl::set_child_subreaper(true).unwrap();
-    let stacks = [Stack::start(false), Stack::start(true)];
-    let requests = rounds(&stacks, |stack, _| stack.requests(REQUESTS));
-    report("requests of a job (4)", REQUESTS, &requests);
+    let stacks = [Kind::Stock, Kind::Front, Kind::Relay].map(Stack::start);
+    let requests = rounds(&stacks[..2], |stack, _| stack.requests(REQUESTS));
+    report("requests of a job (4)", REQUESTS, &stacks, &requests);
     let compiles = rounds(&stacks, |stack, round| stack.compiles(round, COMPILES));
-    report("whole job", COMPILES, &compiles);
+    report("whole job", COMPILES, &stacks, &compiles);
     for stack in &stacks {
         let (distributed, errors) = stack.distributed();
         assert_eq!(errors, 0, "compiles fell back");
@@ -34,46 +34,40 @@ fn main() {
     }
 }
 
-/// Figures of the stock stack and of ours, a pair a round; a first round warms up.
-fn rounds(stacks: &[Stack; 2], act: impl Fn(&Stack, usize)) -> Vec<[Figures; 2]> {
+/// Figures of each stack, stock first, a set a round; a first round warms up.
+fn rounds(stacks: &[Stack], act: impl Fn(&Stack, usize)) -> Vec<Vec<Figures>> {
     let measured = (0..=ROUNDS).map(|round| {
-        let [stock, ours] = stacks;
         // Who goes first alternates too.
-        if round % 2 == 0 {
-            let first = stock.measure(|| act(stock, round));
-            [first, ours.measure(|| act(ours, round))]
-        } else {
-            let first = ours.measure(|| act(ours, round));
-            [stock.measure(|| act(stock, round)), first]
-        }
+        let turns = (0..stacks.len()).map(|turn| (turn + round) % stacks.len());
+        let mut figures: Vec<(usize, Figures)> = turns
+            .map(|which| (which, stacks[which].measure(|| act(&stacks[which], round))))
+            .collect();
+        figures.sort_by_key(|(which, _)| *which);
+        figures.into_iter().map(|(_, figures)| figures).collect()
     });
     measured.skip(1).collect()
 }
 
-fn report(what: &str, count: usize, rounds: &[[Figures; 2]]) {
+fn report(what: &str, count: usize, stacks: &[Stack], rounds: &[Vec<Figures>]) {
     type Figure = fn(&Figures) -> f64;
-    let per_job = |figure: Figure, which: usize| {
-        median(rounds.iter().map(|round| figure(&round[which]))) * 1000.0 / count as f64
-    };
-    let ratio = |figure: Figure| {
-        median(
-            rounds
-                .iter()
-                .map(|[stock, ours]| figure(ours) / figure(stock)),
-        )
-    };
-    let figures: [(&str, Figure); 2] = [("wall", |f| f.wall), ("cpu", |f| f.cpu)];
     println!(
         "{what}: median of {} rounds, {count} jobs each",
         rounds.len()
     );
+    let figures: [(&str, Figure); 2] = [("wall", |f| f.wall), ("cpu", |f| f.cpu)];
     for (name, figure) in figures {
-        println!(
-            "  {name:<4} stock {:>8.3} ms  ours {:>8.3} ms  ratio {:.3}",
-            per_job(figure, 0),
-            per_job(figure, 1),
-            ratio(figure)
-        );
+        for (which, stack) in stacks.iter().enumerate().take(rounds[0].len()) {
+            let of = rounds.iter().map(|round| figure(&round[which]));
+            let ratio = rounds
+                .iter()
+                .map(|round| figure(&round[which]) / figure(&round[0]));
+            println!(
+                "  {name:<4} {:<5} {:>8.3} ms  ratio {:.3}",
+                stack.name(),
+                median(of) * 1000.0 / count as f64,
+                median(ratio)
+            );
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Scheduler, builder and client, with or without the front between them.
+//! Scheduler, builder and client, with or without the front between them, and with the relay.
 
 use nix::sys::resource::{UsageWho, getrusage};
 use sccache_dock::base::secret::Secret;
@@ -22,8 +22,19 @@ pub(crate) struct Figures {
     pub(crate) cpu: f64,
 }
 
+/// What is between client and builder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// `sccache-dist` alone.
+    Stock,
+    /// Its scheduler behind our front.
+    Front,
+    /// The relay, which takes the jobs itself.
+    Relay,
+}
+
 pub(crate) struct Stack {
-    ours: bool,
+    kind: Kind,
     folder: tempfile::TempDir,
     children: Vec<Child>,
     /// What clients and builders reach.
@@ -55,10 +66,11 @@ fn token(text: &str) -> Token {
 }
 
 impl Stack {
-    pub(crate) fn start(ours: bool) -> Stack {
+    pub(crate) fn start(kind: Kind) -> Stack {
         let (scheduler, builder) = (free_port(), free_port());
+        let ours = kind != Kind::Stock;
         let mut stack = Stack {
-            ours,
+            kind,
             folder: tempfile::tempdir().unwrap(),
             children: Vec::new(),
             scheduler: if ours { free_port() } else { scheduler },
@@ -97,12 +109,18 @@ impl Stack {
             std::thread::sleep(Duration::from_millis(5));
         }
         stack.write_client();
-        stack.first_job();
+        if kind != Kind::Relay {
+            stack.first_job();
+        }
         stack
     }
 
     pub(crate) fn name(&self) -> &'static str {
-        if self.ours { "ours" } else { "stock" }
+        match self.kind {
+            Kind::Stock => "stock",
+            Kind::Front => "front",
+            Kind::Relay => "relay",
+        }
     }
 
     fn run_dist(&mut self, kind: &str, text: &str) {
@@ -119,7 +137,7 @@ impl Stack {
             listen: free_port(),
             socket: folder.join("gateway.sock"),
             store_dir: folder.join("store"),
-            budget_bytes: 1 << 20,
+            budget_bytes: 1 << 30,
             policies: Default::default(),
             ipc: IpcPolicy::Off,
             server_socket: folder.join("none.sock"),
@@ -142,6 +160,17 @@ impl Stack {
                 local_builder: Some(self.builder),
                 jobs_socket: folder.join("jobs.sock"),
                 heartbeats: folder.join("heartbeats"),
+                plain: false,
+                builder_jwt_key: None,
+                tunnels_to: None,
+                relay: (self.kind == Kind::Relay).then(|| gateway_config::Relay {
+                    address: None,
+                    queue_millis: 600_000,
+                    queue_bytes: 1 << 30,
+                    spool: folder.join("spool"),
+                    authority: folder.join("authority"),
+                    machines: Default::default(),
+                }),
             }),
         };
         let file = folder.join("gateway.toml");

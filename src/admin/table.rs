@@ -266,6 +266,15 @@ fn builders(screen: Screen, out: &mut String, dist: &DistStatus) {
     );
     out.push('\n');
     screen.line(out, scheduler.0, "scheduler", &said);
+    if let Some(relay) = &dist.relay {
+        let done = relay.jobs.get("done").copied().unwrap_or(0);
+        let home = relay.jobs.values().sum::<u64>() - done;
+        let text = format!(
+            "{} jobs wait, {} run; {done} done by builders, {home} left to their clients",
+            relay.waiting, relay.running
+        );
+        screen.line(out, Tint::Plain, "relay", &text);
+    }
     out.push('\n');
     let rows: Vec<Vec<Cell>> = dist
         .builders
@@ -280,7 +289,10 @@ fn builders(screen: Screen, out: &mut String, dist: &DistStatus) {
                 BuilderState::Lost => (Tint::Bad, "lost"),
             };
             let mut row = plain([
-                format!("{}{mark}", builder.address),
+                match &builder.token {
+                    Some(token) => format!("{} ({token})", builder.address),
+                    None => format!("{}{mark}", builder.address),
+                },
                 state.to_owned(),
                 builder.slots.to_string(),
                 builder.jobs.to_string(),
@@ -318,6 +330,8 @@ mod tests {
     #[test]
     fn builders_are_a_table() {
         let builder = |state, port| BuilderStatus {
+            token: None,
+            version: None,
             address: SocketAddr::from(([10, 0, 0, 7], port)),
             local: port == 10501,
             state,
@@ -328,6 +342,7 @@ mod tests {
             last_sign_seconds: 12,
         };
         let dist = DistStatus {
+            relay: None,
             scheduler_up: true,
             scheduler_outages: 0,
             replayed_heartbeats: 0,

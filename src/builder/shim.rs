@@ -8,7 +8,7 @@
 //! a Rust job that looks for what was not sent ([`guard`](crate::builder::guard)).
 //!
 //! Whatever does not succeed here ends by a signal: `sccache-dist` answers that with an error, and the client compiles
-//! by itself. An exit code would fail the client's build at once, and here a compiler fails for reasons that the client
+//! by itself; the signal tells the relay why ([`job_end`](crate::contract::job_end)). An exit code would fail the client's build at once, and here a compiler fails for reasons that the client
 //! does not have: sccache sends only the files that it knows to be read, so one that a macro reads, or a folder that
 //! `../` leads through, is missing. What is wrong with the source, the client's own compiler says as well.
 
@@ -19,6 +19,7 @@ use crate::builder::mounts::Procfs;
 use crate::builder::mounts::confine;
 use crate::builder::output::Output;
 use crate::builder::{oom_score, toolchain, tree};
+use crate::contract::job_end::{COMPILER_FAILED, KILLED, SENT_HOME};
 use crate::contract::sent_home::SentHome;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, UsageWho, getrusage, setrlimit};
@@ -175,12 +176,23 @@ pub fn run(terms: &str, arguments: Vec<OsString>) -> io::Result<u8> {
         limit,
         home: end.home.clone(),
     });
-    if limit.is_some() || end.home.is_some() || exit != 0 {
-        if let Some(folder) = folder {
-            folder.withhold()?;
-        }
-        raise(Signal::SIGKILL)?;
+    let signal = if limit.is_some() {
+        KILLED
+    } else if end.home.is_some() {
+        SENT_HOME
+    } else if status.code().is_some_and(|code| (1..128).contains(&code)) {
+        COMPILER_FAILED
+    } else if exit != 0 {
+        KILLED
+    } else {
+        return Ok(0);
+    };
+    if let Some(folder) = folder {
+        folder.withhold()?;
     }
+    raise(Signal::try_from(signal)?)?;
+    // Should it not end us: `sccache-dist` may have been started so that it is ignored.
+    raise(Signal::SIGKILL)?;
     Ok(0)
 }
 

@@ -7,6 +7,7 @@
 
 mod transfer;
 
+use super::endpoint::Endpoint;
 use super::run::{Ended, LOOK, Running};
 use crate::base::progress;
 use crate::base::progress::Line as OnTerminal;
@@ -73,6 +74,18 @@ pub enum Error {
 struct Capacity {
     num_servers: usize,
     num_cpus: usize,
+    /// The scheduler's own port.
+    #[serde(skip)]
+    port: Option<u16>,
+}
+
+impl Capacity {
+    /// Whether compiles that this one served went through the scheduler's relay, which brings a compiler to all builders.
+    fn is_relay(&self, served_by: &str) -> bool {
+        let port = served_by.rsplit_once(':');
+        let port = port.and_then(|(_, port)| port.parse::<u16>().ok());
+        port.is_some() && port == self.port
+    }
 }
 
 /// Brings each compiler to each builder and prints how it went; the exit code is 0 if all of them have all.
@@ -195,6 +208,11 @@ fn bring(
                 .filter(|(builder, count)| before.dist_compiles.get(builder) != Some(count))
                 .map(|(builder, _)| builder),
         );
+        if warmed.len() == 1 && warmed.iter().all(|one| capacity.is_relay(one)) {
+            line.warmed = capacity.num_servers;
+            line.seconds = begin.elapsed().as_secs_f64();
+            return Ok(line);
+        }
         vain = if warmed.len() > had { 0 } else { vain + 1 };
     }
     line.warmed = warmed.len();
@@ -293,10 +311,14 @@ fn capacity(printed: &str) -> Result<Capacity, Error> {
     enum Said {
         Disabled(serde::de::IgnoredAny),
         NotConnected(Option<String>, String),
-        SchedulerStatus(serde::de::IgnoredAny, Capacity),
+        SchedulerStatus(String, Capacity),
     }
     match serde_json::from_str(printed) {
-        Ok(Said::SchedulerStatus(_, capacity)) => Ok(capacity),
+        Ok(Said::SchedulerStatus(url, capacity)) => {
+            let endpoint = Endpoint::parse(&url).ok();
+            let port = endpoint.map(|endpoint| endpoint.port);
+            Ok(Capacity { port, ..capacity })
+        }
         Ok(Said::Disabled(_)) => Err(Error::NoScheduler),
         Ok(Said::NotConnected(url, why)) => {
             let url = url.unwrap_or_default();
@@ -363,8 +385,11 @@ mod tests {
         let expected = Capacity {
             num_servers: 3,
             num_cpus: 6,
+            port: Some(10600),
         };
-        assert_eq!(capacity(connected).unwrap(), expected);
+        let found = capacity(connected).unwrap();
+        assert_eq!(found, expected);
+        assert!(found.is_relay("10.0.0.7:10600") && !found.is_relay("10.0.0.7:10501"));
         let disabled = capacity(r#"{"Disabled":"disabled"}"#).unwrap_err();
         assert!(matches!(disabled, Error::NoScheduler), "{disabled}");
         let away = r#"{"NotConnected":["http://h:10600/","enabled, not connected"]}"#;

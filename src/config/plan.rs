@@ -94,6 +94,8 @@ pub fn plan(settings: &Settings, facts: &Facts) -> Result<Plan, toml::ser::Error
     }
     if let Some(dist) = &facts.dist {
         secrets.extend([dist.builder_token.clone(), dist.scheduler_token.clone()]);
+        let key = settings.dist.builder_jwt_key.as_ref();
+        secrets.extend(key.map(|key| key.text().clone()));
         let mut needs = vec![Id(0)];
         if settings.mode.schedules() {
             needs.push(Id(services.len()));

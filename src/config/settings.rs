@@ -7,10 +7,12 @@
 mod dist;
 mod lookup;
 mod policies;
+mod relay;
 mod rows;
 mod values;
 
 pub use self::dist::{Distribution, PublicAddr};
+pub use self::relay::Relay;
 pub use crate::contract::builder_config::Isolation;
 
 use self::lookup::Lookup;
@@ -385,11 +387,15 @@ impl Lookup<'_> {
         let s3 = upstream
             .as_ref()
             .is_some_and(|url| url.reveal().starts_with("s3:"));
+        let joins_by_tls = dist.as_ref().is_some_and(|dist| {
+            let url = dist.scheduler_url.as_ref();
+            url.is_some_and(|url| url.starts_with("https://"))
+        });
         let aws = self
             .environment
             .iter()
             .filter(|(name, _)| match name.as_str() {
-                "SSL_CERT_FILE" | "SSL_CERT_DIR" => upstream.is_some(),
+                "SSL_CERT_FILE" | "SSL_CERT_DIR" => upstream.is_some() || joins_by_tls,
                 name if variables::PROXIES.contains(&name) => upstream.is_some(),
                 name => s3 && name.starts_with("AWS_"),
             });

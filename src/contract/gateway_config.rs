@@ -1,6 +1,8 @@
 //! Configuration of the gateway, written by the supervisor as a TOML file of mode 0600, never by hand.
 
 use crate::base::secret::Secret;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -93,6 +95,9 @@ pub struct Dist {
     pub scheduler_token: Secret,
     /// Token that builders must present.
     pub builder_token: Secret,
+    /// Key for builders that join with a JWT.
+    #[serde(default)]
+    pub builder_jwt_key: Option<JwtKey>,
     /// The answer to a client with a wrong token.
     pub wrong_token: WrongToken,
     /// Public address of the builder in this container.
@@ -101,6 +106,65 @@ pub struct Dist {
     pub jobs_socket: PathBuf,
     /// File in which the builders' last heartbeats are kept for the next gateway. It holds keys, so its mode is 0600.
     pub heartbeats: PathBuf,
+    /// With TLS on the ports, other machines may speak without it to this one.
+    #[serde(default)]
+    pub plain: bool,
+    /// The builder's port, where nobody else reaches it: connections to the relay of the scheduler's machine are kept open
+    /// and lead there.
+    #[serde(default)]
+    pub tunnels_to: Option<SocketAddr>,
+    /// The relay, where it is on.
+    #[serde(default)]
+    pub relay: Option<Relay>,
+}
+
+/// A key of 32 bytes in base64url without padding, as `sccache-dist auth generate-jwt-hs256-key` prints it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct JwtKey(Secret);
+
+impl JwtKey {
+    /// The key of this text, if it is one.
+    pub fn parse(text: &str) -> Option<JwtKey> {
+        let key = JwtKey(Secret::new(text));
+        (key.bytes().len() == 32).then_some(key)
+    }
+
+    /// Itself.
+    pub fn bytes(&self) -> Vec<u8> {
+        URL_SAFE_NO_PAD.decode(self.0.reveal()).unwrap_or_default()
+    }
+
+    /// Its text.
+    pub fn text(&self) -> &Secret {
+        &self.0
+    }
+}
+
+/// What the relay needs to know.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Relay {
+    /// Where clients reach the scheduler's port, by an address; from their requests where none is given.
+    pub address: Option<SocketAddr>,
+    /// How long a job may wait for a slot.
+    pub queue_millis: u64,
+    /// Most bytes of jobs that wait or run.
+    pub queue_bytes: u64,
+    /// Folder of bodies that are kept.
+    pub spool: PathBuf,
+    /// File of the relay's certificate authority; its mode is 0600.
+    pub authority: PathBuf,
+    /// Kinds of processors of builders that are not ours, as ELF's `e_machine`.
+    #[serde(default)]
+    pub machines: BTreeMap<SocketAddr, u16>,
+}
+
+impl Relay {
+    /// How long a job may wait for a slot.
+    pub fn queue_time(&self) -> Duration {
+        Duration::from_millis(self.queue_millis)
+    }
 }
 
 /// Location of the scheduler.
@@ -109,7 +173,7 @@ pub struct Dist {
 pub enum Scheduler {
     /// In this container, on loopback.
     Local(SocketAddr),
-    /// The scheduler port of another machine, `http://host:port`.
+    /// The scheduler port of another machine, `http://host:port` or `https://host:port`.
     Remote(String),
 }
 

@@ -59,6 +59,30 @@ pub struct DistStatus {
     pub builders: Vec<BuilderStatus>,
     /// Jobs of the builder in this container.
     pub local_jobs: LocalJobs,
+    /// The relay, where it is on.
+    #[serde(default)]
+    pub relay: Option<RelayStatus>,
+}
+
+/// The relay: jobs that clients wait for, and the slots that they wait for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelayStatus {
+    /// Jobs that wait for a slot.
+    pub waiting: u64,
+    /// Jobs that run.
+    pub running: u64,
+    /// Of their bodies.
+    pub bytes: u64,
+    /// Of all builders that take jobs.
+    pub slots: u64,
+    /// Those that have a job.
+    pub slots_used: u64,
+    /// How long the first of those that wait has waited.
+    pub oldest_seconds: u64,
+    /// Jobs by outcome: "done", and why others were left to their clients.
+    pub jobs: BTreeMap<String, u64>,
+    /// Attempts on builders by outcome.
+    pub attempts: BTreeMap<String, u64>,
 }
 
 /// One builder.
@@ -68,6 +92,12 @@ pub struct BuilderStatus {
     pub address: SocketAddr,
     /// Whether it is in this container.
     pub local: bool,
+    /// The name of the token with which it has joined, in the file of tokens.
+    #[serde(default)]
+    pub token: Option<String>,
+    /// The version of its machine's sccache-dock; stock builders tell none.
+    #[serde(default)]
+    pub version: Option<String>,
     pub state: BuilderState,
     /// Number of cores that jobs may use.
     pub slots: u64,

@@ -58,6 +58,16 @@ pub fn heartbeats(dir: &Path) -> PathBuf {
     state(dir).join("heartbeats")
 }
 
+/// The relay's certificate authority.
+pub fn relay_authority(dir: &Path) -> PathBuf {
+    state(dir).join("relay-authority.json")
+}
+
+/// Bodies of jobs that wait in the relay.
+pub fn relay_spool(dir: &Path) -> PathBuf {
+    scratch(dir).join("relay")
+}
+
 /// Blobs that are still to be uploaded to the upstream.
 pub fn upstream_queue(dir: &Path) -> PathBuf {
     state(dir).join("upstream-queue")

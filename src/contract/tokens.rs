@@ -4,7 +4,7 @@
 //! [[token]]
 //! name = "ci-main"                 # shown in metrics, status and logs
 //! token = "a long random text"
-//! access = "write"                 # or "read"
+//! access = "write"                 # or "read", or "build" for builders of the cluster
 //! namespaces = ["team", "docs"]    # only these; all where the key is missing
 //!
 //! [[token]]
@@ -91,6 +91,8 @@ pub enum Grant {
     Read,
     /// Also change the cache.
     Write,
+    /// Joins the cluster as a builder, and nothing else.
+    Build,
 }
 
 /// A token from the file.
@@ -293,6 +295,7 @@ fn named(number: usize, entry: &toml::Table, faults: &mut Vec<String>) -> Option
         (None, Some(layers)) if layers.write.is_some() => Grant::Write,
         (None, Some(_)) | (Some("read"), None) => Grant::Read,
         (Some("write"), None) => Grant::Write,
+        (Some("build"), None) => Grant::Build,
         (Some(_), Some(_)) => {
             faults.push(format!(
                 "{who} has an \"access\" beside its \"read\" and \"write\", which say all"
@@ -301,7 +304,7 @@ fn named(number: usize, entry: &toml::Table, faults: &mut Vec<String>) -> Option
         }
         (Some(_) | None, None) => {
             faults.push(format!(
-                "{who} has no \"access\" that is \"read\" or \"write\""
+                "{who} has no \"access\" that is \"read\", \"write\" or \"build\""
             ));
             Grant::Read
         }

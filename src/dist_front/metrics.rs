@@ -1,6 +1,6 @@
 //! What the front counts, for `/metrics`.
 
-use super::{Front, upstream};
+use super::{Front, relay, upstream};
 use crate::contract::gateway_status::{BuilderState, BuilderStatus};
 use crate::gateway::metrics::{self, FigureOf, encode_each};
 use prometheus_client::collector::Collector;
@@ -160,6 +160,9 @@ impl Collector for Scrape {
         ];
         metrics::encode(&mut encoder, MetricType::Counter, &counters)?;
         encode_builders(&front.status().builders, &mut encoder)?;
+        if let Some(relay) = front.relay() {
+            relay::encode(relay, &mut encoder)?;
+        }
         encode_local_jobs(front, &mut encoder)
     }
 }

@@ -33,7 +33,7 @@ const SHUNNED: Duration = Duration::from_secs(40);
 /// How long clients are held while a builder prepares a toolchain, before they compile by themselves.
 const HOLD: Duration = Duration::from_secs(3);
 /// Most builders.
-const BUILDERS: usize = 256;
+const BUILDERS: usize = 1024;
 /// Most former processes of a builder that are remembered.
 const RETIRED: usize = 16;
 /// Most toolchains of a builder that are remembered.
@@ -96,6 +96,10 @@ struct Builder {
     /// Since when its port does not answer: its process stands still.
     silent: Option<Instant>,
     leaving: bool,
+    /// The name of its token.
+    token: Option<String>,
+    /// The version of its machine's sccache-dock.
+    version: Option<String>,
     /// Nonces of former processes.
     retired: VecDeque<u64>,
     toolchains: HashSet<String>,
@@ -141,7 +145,7 @@ impl Registry {
             if builder.retired.contains(&nonce) && builder.is_alive(now) {
                 return Err(Stale::Retired);
             }
-        } else if self.builders.len() >= BUILDERS {
+        } else if self.builders.len() >= BUILDERS && !self.forget_one(now) {
             return Err(Stale::Full);
         }
         let former = self.builders.remove(&address);
@@ -164,6 +168,8 @@ impl Registry {
             last_sign: now,
             silent: None,
             leaving: false,
+            token: None,
+            version: None,
             retired,
             toolchains: HashSet::new(),
             preparing: None,
@@ -172,6 +178,20 @@ impl Registry {
         };
         self.builders.insert(address, builder);
         Ok(true)
+    }
+
+    /// With which token of the file the builder has joined.
+    pub fn joined_with(&mut self, address: &SocketAddr, token: Option<String>) {
+        if let Some(builder) = self.builders.get_mut(address) {
+            builder.token = token;
+        }
+    }
+
+    /// Which version of ours the builder's machine has.
+    pub fn runs_version(&mut self, address: &SocketAddr, version: Option<String>) {
+        if let Some(builder) = self.builders.get_mut(address) {
+            builder.version = version;
+        }
     }
 
     /// The builder is about to stop. False when there is none at that address.
@@ -376,6 +396,8 @@ impl Registry {
             .map(|(address, builder)| BuilderStatus {
                 address: *address,
                 local: local == Some(*address),
+                token: builder.token.clone(),
+                version: builder.version.clone(),
                 state: match builder {
                     builder if !builder.is_alive(now) => BuilderState::Lost,
                     builder if builder.silent.is_some() => BuilderState::Silent,
@@ -390,6 +412,18 @@ impl Registry {
                 last_sign_seconds: now.duration_since(builder.last_sign).as_secs(),
             })
             .collect()
+    }
+
+    /// Forgets the builder that was lost first: where they come and go, each may have an address of its own.
+    fn forget_one(&mut self, now: Instant) -> bool {
+        let lost = self.builders.iter().filter(|(_, one)| !one.is_alive(now));
+        let first = lost.min_by_key(|(_, one)| one.last_sign);
+        let Some(first) = first.map(|(address, _)| *address) else {
+            return false;
+        };
+        self.builders.remove(&first);
+        self.jobs.remove_of(&first);
+        true
     }
 
     /// Forgets what is over without anybody having said so.

@@ -2,19 +2,19 @@
 
 use super::admission::AdmissionPermit;
 use super::registry::{Assignment, Known};
+use super::relay::AnswerBody;
+use super::relay::wire::heartbeat_taken;
 use super::upstream::{Health, STATUS, UpstreamError};
-use super::wire::{self, Allocation};
-use super::{Front, registry};
-use crate::contract::gateway_config::WrongToken;
+use super::wire::{self, Allocation, JobState};
+use super::{Front, jwt, registry, relay};
 use crate::dist_front::admission::WAIT;
 use crate::gateway::Gateway;
-use crate::gateway::access::{self, Need, Verdict};
 use crate::gateway::body::read_left_over;
 use crate::gateway::connection_limit;
 use crate::gateway::peer::Peer;
 use crate::gateway::warnings::REFUSALS;
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
@@ -44,25 +44,33 @@ const ALLOCATE: &str = "/api/v1/scheduler/alloc_job";
 pub(super) const HEARTBEAT: &str = "/api/v1/scheduler/heartbeat_server";
 const CERTIFICATE: &str = "/api/v1/scheduler/server_certificate/";
 const JOB_STATE: &str = "/api/v1/scheduler/job_state/";
+const SUBMIT_TOOLCHAIN: &str = "/api/v1/distserver/submit_toolchain/";
+const RUN_JOB: &str = "/api/v1/distserver/run_job/";
+/// What machines of ours call themselves.
+const AGENT: &str = concat!("sccache-dock/", env!("CARGO_PKG_VERSION"));
+/// Their kind of processor, as ELF numbers it.
+const MACHINE: &str = "sccache-dock-machine";
 /// Ours: a builder's machine says that it leaves.
 pub(super) const LEAVING: &str = "/api/v1/dock/leaving";
+/// Ours: a builder's machine opens a connection to the builder.
+pub(super) const TUNNEL: &str = "/api/v1/dock/tunnel";
 
-const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
+pub(super) const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
+pub(super) const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
-type Answer = Response<Full<Bytes>>;
+pub(super) type Answer = Response<AnswerBody>;
 
 /// Why a request was not done.
 #[derive(Debug)]
-struct Refusal {
+pub(super) struct Refusal {
     status: StatusCode,
     reason: &'static str,
     message: String,
 }
 
 impl Refusal {
-    fn new(status: StatusCode, reason: &'static str, message: impl ToString) -> Refusal {
+    pub(super) fn new(status: StatusCode, reason: &'static str, message: impl ToString) -> Refusal {
         Refusal {
             status,
             reason,
@@ -71,7 +79,7 @@ impl Refusal {
     }
 
     /// What may be otherwise the next time: clients compile by themselves.
-    fn passing(reason: &'static str, message: impl ToString) -> Refusal {
+    pub(super) fn passing(reason: &'static str, message: impl ToString) -> Refusal {
         Refusal::new(StatusCode::SERVICE_UNAVAILABLE, reason, message)
     }
 }
@@ -90,6 +98,10 @@ enum Route {
     JobState(u64),
     Status,
     Leaving,
+    Tunnel,
+    /// Of a builder, which the relay is to its clients.
+    SubmitToolchain(u64),
+    RunJob(u64),
     Unknown,
 }
 
@@ -99,11 +111,15 @@ impl Route {
             ("POST", ALLOCATE) => Route::Allocate,
             ("POST", HEARTBEAT) => Route::Heartbeat,
             ("POST", LEAVING) => Route::Leaving,
+            ("POST", TUNNEL) => Route::Tunnel,
             ("GET", STATUS) => Route::Status,
-            ("POST", _) => path
-                .strip_prefix(JOB_STATE)
-                .and_then(|job| job.parse().ok())
-                .map_or(Route::Unknown, Route::JobState),
+            ("POST", _) => {
+                let job_in = |prefix| path.strip_prefix(prefix)?.parse().ok();
+                let found = job_in(JOB_STATE).map(Route::JobState);
+                let found = found.or_else(|| job_in(SUBMIT_TOOLCHAIN).map(Route::SubmitToolchain));
+                let found = found.or_else(|| job_in(RUN_JOB).map(Route::RunJob));
+                found.unwrap_or(Route::Unknown)
+            }
             ("GET", _) => path
                 .strip_prefix(CERTIFICATE)
                 .and_then(|builder| builder.parse().ok())
@@ -121,6 +137,9 @@ impl Route {
             Route::JobState(_) => "job_state",
             Route::Status => "status",
             Route::Leaving => "leaving",
+            Route::Tunnel => "tunnel",
+            Route::SubmitToolchain(_) => "submit_toolchain",
+            Route::RunJob(_) => "run_job",
             Route::Unknown => "unknown",
         }
     }
@@ -128,11 +147,12 @@ impl Route {
 
 /// Answers one request, in bounded time.
 pub(super) async fn answer(
-    gateway: &Gateway,
+    gateway: &Arc<Gateway>,
     front: &Arc<Front>,
-    peer: &Peer,
-    request: Request<Incoming>,
+    (peer, is_tls): (&Peer, bool),
+    mut request: Request<Incoming>,
 ) -> Answer {
+    let upgrade = hyper::upgrade::on(&mut request);
     let (started, _in_flight) = (Instant::now(), front.metrics.in_flight());
     let _working = connection_limit::works();
     let (parts, mut body) = request.into_parts();
@@ -141,6 +161,7 @@ pub(super) async fn answer(
         gateway,
         front,
         peer,
+        is_tls,
         parts: &parts,
     };
     let outcome = match route {
@@ -150,6 +171,19 @@ pub(super) async fn answer(
         Route::JobState(job) => scene.job_state(job, &mut body).await,
         Route::Status => scene.status().await,
         Route::Leaving => scene.leaving().await,
+        Route::Tunnel if let Some(relay) = front.relay() => scene
+            .check_builder()
+            .map(|builder| scene.relay_takes_tunnel(relay, builder, upgrade)),
+        Route::SubmitToolchain(job) if let Some(relay) = front.relay() => {
+            scene.relay_takes_toolchain(relay, job, &mut body).await
+        }
+        Route::RunJob(job) if let Some(relay) = front.relay() => {
+            scene.relay_runs(relay, job, &mut body).await
+        }
+        Route::SubmitToolchain(_) | Route::RunJob(_) | Route::Tunnel => Err(Refusal::passing(
+            "dist_route",
+            "this port takes no jobs: SCCACHE_RELAY is off",
+        )),
         Route::Unknown => Err(Refusal::new(
             StatusCode::NOT_FOUND,
             "dist_route",
@@ -167,11 +201,13 @@ pub(super) async fn answer(
 }
 
 /// One request and what it is about.
-struct Scene<'a> {
-    gateway: &'a Gateway,
-    front: &'a Arc<Front>,
-    peer: &'a Peer,
-    parts: &'a Parts,
+pub(super) struct Scene<'a> {
+    pub(super) gateway: &'a Arc<Gateway>,
+    pub(super) front: &'a Arc<Front>,
+    pub(super) peer: &'a Peer,
+    /// It came by TLS.
+    pub(super) is_tls: bool,
+    pub(super) parts: &'a Parts,
 }
 
 impl Scene<'_> {
@@ -203,6 +239,9 @@ impl Scene<'_> {
         if !front.link.is_local() {
             let message = "this machine only builds; clients ask the one that schedules";
             return Err(Refusal::passing("dist_route", message));
+        }
+        if let Some(relay) = front.relay() {
+            return self.relay_allocates(relay, &toolchain).await;
         }
         self.await_scheduler().await?;
         let Some(AdmissionPermit { thread, single }) = front.admit(&toolchain).await else {
@@ -283,18 +322,24 @@ impl Scene<'_> {
     }
 
     /// The scheduler's own words for it: the client compiles by itself.
-    fn no_capacity(&self, outcome: &'static str, message: &str) -> Answer {
+    pub(super) fn no_capacity(&self, outcome: &'static str, message: &str) -> Answer {
         self.front.metrics.allocation(outcome);
         reply(OCTETS, wire::no_capacity(message))
     }
 
     async fn certificate(&self, builder: SocketAddr) -> Result<Answer, Refusal> {
+        if let Some(relay) = self.front.relay() {
+            return Ok(self.relay_certificate(relay));
+        }
         connection_limit::admit_anonymous_reader();
         self.await_scheduler().await?;
         self.pass_on(&format!("{CERTIFICATE}{builder}")).await
     }
 
     async fn status(&self) -> Result<Answer, Refusal> {
+        if let Some(relay) = self.front.relay() {
+            return Ok(self.relay_status(relay));
+        }
         connection_limit::admit_anonymous_reader();
         self.await_scheduler().await?;
         self.pass_on(STATUS).await
@@ -315,7 +360,7 @@ impl Scene<'_> {
     }
 
     async fn heartbeat(&self, body: &mut Incoming) -> Result<Answer, Refusal> {
-        let builder = self.check_builder()?;
+        let (builder, token) = self.builder_and_token()?;
         let body = whole(body, LARGE).await?;
         let bad = |cause| Refusal::new(StatusCode::BAD_REQUEST, "dist_body", cause);
         let heartbeat = wire::heartbeat(&body).map_err(bad)?;
@@ -331,11 +376,20 @@ impl Scene<'_> {
             let message = format!("a heartbeat of builder {builder}: {stale}");
             Refusal::new(StatusCode::UNAUTHORIZED, reason, message)
         })?;
+        front.joined(self.gateway, builder, token);
+        front.registry().runs_version(&builder, self.version());
         front.news.notify_one();
         if is_new {
             let cores = heartbeat.cores;
             info!("builder {builder} reports slots={cores} peer={}", self.peer);
             front.changed.notify_waiters();
+        }
+        if front.relay().is_some() {
+            let machine = self.parts.headers.get(MACHINE);
+            let machine = machine.and_then(|machine| machine.to_str().ok()?.parse().ok());
+            front.introduce(self.gateway, builder, (heartbeat, machine), &body);
+            front.registered(builder, heartbeat.nonce);
+            return Ok(reply(OCTETS, heartbeat_taken(is_new)));
         }
         let answer = self.report(builder, HEARTBEAT, body).await?;
         if answer.status().is_success() {
@@ -358,6 +412,13 @@ impl Scene<'_> {
         let bad = |cause| Refusal::new(StatusCode::BAD_REQUEST, "dist_body", cause);
         let state = wire::job_state(&body).map_err(bad)?;
         let front = self.front;
+        if front.relay().is_some() {
+            let now = Instant::now();
+            front.registry().progressed(now, job, builder, state);
+            front.relay_progresses(&builder, job, state == JobState::Complete);
+            front.dispatch(self.gateway);
+            return Ok(reply(OCTETS, wire::STATE_TAKEN.to_vec()));
+        }
         let known = front.registry().known(job, &builder);
         let path = format!("{JOB_STATE}{job}");
         let answer = match known {
@@ -414,6 +475,7 @@ impl Scene<'_> {
         let front = self.front;
         if front.link.is_local() {
             let known = front.registry().leave(&builder);
+            front.relay_leaves(&builder);
             info!("builder {builder} leaves known={known} peer={}", self.peer);
             front.changed.notify_waiters();
             front.news.notify_one();
@@ -454,61 +516,6 @@ impl Scene<'_> {
         let message = "the scheduler does not answer; it is being looked after";
         Err(Refusal::passing("dist_scheduler", message))
     }
-
-    fn check_client(&self) -> Result<(), Refusal> {
-        let authorization = self.parts.headers.get(header::AUTHORIZATION);
-        let given = authorization.map(HeaderValue::as_bytes);
-        let message = match self.gateway.access.check(given, Need::Write) {
-            Verdict::Allowed => {
-                connection_limit::recognized();
-                return Ok(());
-            }
-            Verdict::Forbidden => {
-                "this token may only read the cache (hint: builds need the token that `client-env` prints)"
-            }
-            Verdict::Unauthorized | Verdict::Misdirected => {
-                "the client's token is not this scheduler's (hint: write the client's file anew with \
-                 `client-env --lane dist`)"
-            }
-        };
-        self.wrong_token()?;
-        let status = match self.front.config.wrong_token {
-            WrongToken::Fail => StatusCode::UNAUTHORIZED,
-            WrongToken::Fallback => StatusCode::SERVICE_UNAVAILABLE,
-        };
-        Err(Refusal::new(status, "dist_client_token", message))
-    }
-
-    fn check_builder(&self) -> Result<SocketAddr, Refusal> {
-        let token = &self.front.config.builder_token;
-        let given = credentials(&self.parts.headers).and_then(wire::builder_bearer);
-        let genuine = given.filter(|(_, given)| access::is_same(token, given.as_bytes()));
-        if let Some((address, _)) = genuine {
-            connection_limit::recognized();
-            return Ok(address);
-        }
-        self.wrong_token()?;
-        let message = "the builder's token is not this scheduler's (hint: give both the same SCCACHE_SERVER_TOKEN)";
-        Err(Refusal::new(
-            StatusCode::UNAUTHORIZED,
-            "dist_server_token",
-            message,
-        ))
-    }
-
-    /// Counts a wrong token, on one account with those that came to the cache's port; an error if it is one too many.
-    fn wrong_token(&self) -> Result<(), Refusal> {
-        self.gateway.metrics.auth_failed();
-        if !self.gateway.limiter.failed(self.peer) {
-            return Ok(());
-        }
-        let status = match self.front.config.wrong_token {
-            WrongToken::Fail => StatusCode::TOO_MANY_REQUESTS,
-            WrongToken::Fallback => StatusCode::SERVICE_UNAVAILABLE,
-        };
-        let message = "too many wrong tokens came from this address; with the right one requests are served at any time";
-        Err(Refusal::new(status, "auth_flood", message))
-    }
 }
 
 impl Front {
@@ -525,8 +532,14 @@ impl Front {
         let headers = request.headers_mut();
         headers.insert(header::CONTENT_TYPE, OCTETS);
         headers.insert(header::ACCEPT, OCTETS);
-        let token = format!("{builder} {}", self.config.builder_token.reveal());
+        let token = match self.config.builder_token.reveal() {
+            // It names the builder itself.
+            token if jwt::is_one(token) => token.to_owned(),
+            token => format!("{builder} {token}"),
+        };
         headers.insert(header::AUTHORIZATION, bearer(&token));
+        headers.insert(header::USER_AGENT, HeaderValue::from_static(AGENT));
+        headers.insert(MACHINE, HeaderValue::from(relay::OWN_MACHINE));
         // It must be the address that the builder names, wherever its request came from.
         if let Ok(ip) = HeaderValue::from_str(&builder.ip().to_string()) {
             headers.insert("x-real-ip", ip);
@@ -536,7 +549,7 @@ impl Front {
 }
 
 /// The text after `Bearer`.
-fn credentials(headers: &HeaderMap) -> Option<&str> {
+pub(super) fn credentials(headers: &HeaderMap) -> Option<&str> {
     let text = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, rest) = text.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| rest.trim())
@@ -579,8 +592,8 @@ fn passed_on(answer: Response<Bytes>) -> Answer {
     answer
 }
 
-fn reply(kind: HeaderValue, body: impl Into<Bytes>) -> Answer {
-    let mut answer = Response::new(Full::new(body.into()));
+pub(super) fn reply(kind: HeaderValue, body: impl Into<Bytes>) -> Answer {
+    let mut answer = Response::new(Either::Left(Full::new(body.into())));
     answer.headers_mut().insert(header::CONTENT_TYPE, kind);
     answer
 }

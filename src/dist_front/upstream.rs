@@ -6,15 +6,25 @@
 use crate::contract::gateway_config::Scheduler;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1::handshake;
 use hyper::header::{self, HeaderValue};
+use hyper::upgrade::Upgraded;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use rustls_platform_verifier::BuilderVerifierExt;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::ClientConfig;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::ServerName;
+use tracing::warn;
 
 /// Longest answer of a scheduler; certificates are the largest.
 const ANSWER: usize = 1 << 20;
@@ -39,6 +49,11 @@ pub enum UpstreamError {
     /// It closed the connection, or did not speak HTTP.
     #[error("the scheduler broke the connection off: {0}")]
     Broken(String),
+    /// No TLS with it.
+    #[error(
+        "cannot speak TLS with the scheduler: {0}; does SSL_CERT_FILE name its authority, and is the name of          SCCACHE_SCHEDULER_URL in its certificate?"
+    )]
+    Tls(String),
     /// It is there and does not answer.
     #[error("the scheduler does not answer")]
     Silent,
@@ -65,6 +80,8 @@ pub enum Health {
 #[derive(Debug)]
 pub struct UpstreamClient {
     scheduler: Scheduler,
+    /// With a scheduler that is reached by `https://`.
+    tls: Option<Result<(Arc<ClientConfig>, ServerName<'static>), String>>,
     health: watch::Sender<Health>,
     look_now: Notify,
     outages: AtomicU64,
@@ -75,6 +92,10 @@ impl UpstreamClient {
     pub fn new(scheduler: Scheduler) -> UpstreamClient {
         let since = Instant::now();
         UpstreamClient {
+            tls: match &scheduler {
+                Scheduler::Remote(url) if url.starts_with("https://") => Some(tls(url)),
+                Scheduler::Remote(_) | Scheduler::Local(_) => None,
+            },
             scheduler,
             health: watch::Sender::new(Health::Down { since, gone: true }),
             look_now: Notify::new(),
@@ -136,8 +157,11 @@ impl UpstreamClient {
         } else {
             LONGEST_REMOTE_PAUSE
         };
-        let mut pause = FIRST_PAUSE;
+        let (mut pause, mut told) = (FIRST_PAUSE, false);
         while let Err(fault) = self.probe().await {
+            if matches!(fault, UpstreamError::Tls(_)) && !std::mem::replace(&mut told, true) {
+                warn!("{fault}");
+            }
             if matches!(fault, UpstreamError::Gone(_)) {
                 self.down(true);
             }
@@ -171,7 +195,9 @@ impl UpstreamClient {
         match &outcome {
             Ok(_) | Err(UpstreamError::Slow(_)) => {}
             Err(UpstreamError::Gone(_)) => self.down(true),
-            Err(UpstreamError::Broken(_) | UpstreamError::Silent) => self.down(false),
+            Err(UpstreamError::Broken(_) | UpstreamError::Silent | UpstreamError::Tls(_)) => {
+                self.down(false)
+            }
         }
         outcome
     }
@@ -207,27 +233,11 @@ impl UpstreamClient {
         &self,
         mut request: Request<Full<Bytes>>,
     ) -> Result<Response<Bytes>, UpstreamError> {
-        let broken = |cause: hyper::Error| UpstreamError::Broken(cause.to_string());
-        let connected = match &self.scheduler {
-            Scheduler::Local(address) => TcpStream::connect(address).await,
-            Scheduler::Remote(url) => TcpStream::connect(authority(url)).await,
-        };
-        let stream = connected.map_err(UpstreamError::Gone)?;
-        // What cannot be set is only slower.
-        let _ = stream.set_nodelay(true);
-        let host = match &self.scheduler {
-            Scheduler::Local(address) => HeaderValue::from_str(&address.to_string()),
-            Scheduler::Remote(url) => HeaderValue::from_str(authority(url)),
-        };
-        let headers = request.headers_mut();
-        if let Ok(host) = host {
-            headers.insert(header::HOST, host);
-        }
         // The scheduler's HTTP library keeps a thread for every connection that stays open.
-        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(broken)?;
+        let close = HeaderValue::from_static("close");
+        request.headers_mut().insert(header::CONNECTION, close);
+        let stream = self.connect(&mut request).await?;
+        let (mut sender, connection) = handshake(TokioIo::new(stream)).await.map_err(broken)?;
         let answer = async {
             let answer = sender.send_request(request).await.map_err(broken)?;
             let (parts, body) = answer.into_parts();
@@ -245,12 +255,100 @@ impl UpstreamClient {
             never = connection => never,
         }
     }
+
+    /// Asks for a connection that is the other side's to use from then on (RFC 9110, 7.8).
+    pub(super) async fn upgrade(
+        &self,
+        mut request: Request<Full<Bytes>>,
+    ) -> Result<Upgraded, UpstreamError> {
+        let asked = async {
+            let stream = self.connect(&mut request).await?;
+            let (mut sender, connection) = handshake(TokioIo::new(stream)).await.map_err(broken)?;
+            tokio::spawn(connection.with_upgrades());
+            let answer = sender.send_request(request).await.map_err(broken)?;
+            match answer.status() {
+                StatusCode::SWITCHING_PROTOCOLS => hyper::upgrade::on(answer).await.map_err(broken),
+                status => Err(UpstreamError::Broken(format!("status {status}"))),
+            }
+        };
+        let late = |_| Err(UpstreamError::Silent);
+        timeout(PATIENCE, asked).await.unwrap_or_else(late)
+    }
+
+    /// Connects, and names the other side in the request.
+    async fn connect(
+        &self,
+        request: &mut Request<Full<Bytes>>,
+    ) -> Result<Box<dyn Stream>, UpstreamError> {
+        let connected = match &self.scheduler {
+            Scheduler::Local(address) => TcpStream::connect(address).await,
+            Scheduler::Remote(url) => TcpStream::connect(authority(url)).await,
+        };
+        let stream = connected.map_err(UpstreamError::Gone)?;
+        // What cannot be set is only slower.
+        let _ = stream.set_nodelay(true);
+        let host = match &self.scheduler {
+            Scheduler::Local(address) => HeaderValue::from_str(&address.to_string()),
+            Scheduler::Remote(url) => HeaderValue::from_str(authority(url)),
+        };
+        let headers = request.headers_mut();
+        if let Ok(host) = host {
+            headers.insert(header::HOST, host);
+        }
+        keep_alive(&stream);
+        match &self.tls {
+            None => Ok(Box::new(stream)),
+            Some(Ok((config, name))) => {
+                let connector = TlsConnector::from(Arc::clone(config));
+                let shaken = connector.connect(name.clone(), stream).await;
+                let refused = |cause: io::Error| UpstreamError::Tls(cause.to_string());
+                Ok(Box::new(shaken.map_err(refused)?))
+            }
+            Some(Err(cause)) => Err(UpstreamError::Tls(cause.clone())),
+        }
+    }
 }
 
-/// `host:port` of `http://host:port`.
+/// A connection, whatever is around it.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+fn broken(cause: hyper::Error) -> UpstreamError {
+    UpstreamError::Broken(cause.to_string())
+}
+
+/// Has the system find out within two minutes that the other side is gone, and networks between keep the connection in
+/// mind. What cannot be set is only slower.
+pub(super) fn keep_alive(stream: &TcpStream) {
+    use rustix::net::sockopt;
+    let _ = sockopt::set_socket_keepalive(stream, true);
+    let _ = sockopt::set_tcp_keepidle(stream, Duration::from_secs(45));
+    let _ = sockopt::set_tcp_keepintvl(stream, Duration::from_secs(15));
+    let _ = sockopt::set_tcp_keepcnt(stream, 4);
+}
+
+/// `host:port` of `http://host:port` or `https://host:port`.
 fn authority(url: &str) -> &str {
-    let rest = url.strip_prefix("http://").unwrap_or(url);
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     rest.split('/').next().unwrap_or(rest)
+}
+
+/// How TLS is spoken with a scheduler, and with which name: with the system's authorities, or those of SSL_CERT_FILE, as
+/// sccache's own programs do it.
+fn tls(url: &str) -> Result<(Arc<ClientConfig>, ServerName<'static>), String> {
+    let host = authority(url)
+        .rsplit_once(':')
+        .map_or(url, |(host, _)| host);
+    let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned());
+    let name = name.map_err(|cause| format!("\"{host}\" is no name of a server: {cause}"))?;
+    let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .and_then(BuilderVerifierExt::with_platform_verifier)
+        .map_err(|cause| cause.to_string())?
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok((Arc::new(config), name))
 }
 
 #[cfg(test)]
@@ -261,6 +359,7 @@ mod tests {
     fn authority_is_what_connect_takes() {
         assert_eq!(authority("http://build-host:10600"), "build-host:10600");
         assert_eq!(authority("http://[::1]:10600/"), "[::1]:10600");
+        assert_eq!(authority("https://build-host:443"), "build-host:443");
     }
 
     #[tokio::test]

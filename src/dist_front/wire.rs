@@ -69,7 +69,7 @@ pub struct Heartbeat {
 
 /// The toolchain for which a client asks for a builder, in lower case.
 pub fn toolchain(body: &[u8]) -> Result<String, Malformed> {
-    let mut reader = Reader { rest: body };
+    let mut reader = Reader::new(body);
     let name = reader.bytes()?;
     reader.end()?;
     let digits = name.len() == TOOLCHAIN_DIGITS && name.iter().all(u8::is_ascii_hexdigit);
@@ -81,7 +81,7 @@ pub fn toolchain(body: &[u8]) -> Result<String, Malformed> {
 
 /// A builder's heartbeat. Its key and certificate are skipped, but must be there.
 pub fn heartbeat(body: &[u8]) -> Result<Heartbeat, Malformed> {
-    let mut reader = Reader { rest: body };
+    let mut reader = Reader::new(body);
     reader.bytes()?;
     let cores = reader.number()?;
     let nonce = reader.number()?;
@@ -96,7 +96,7 @@ pub fn heartbeat(body: &[u8]) -> Result<Heartbeat, Malformed> {
 
 /// A job's new state.
 pub fn job_state(body: &[u8]) -> Result<JobState, Malformed> {
-    let mut reader = Reader { rest: body };
+    let mut reader = Reader::new(body);
     let state = match reader.variant()? {
         0 => JobState::Pending,
         1 => JobState::Ready,
@@ -110,7 +110,7 @@ pub fn job_state(body: &[u8]) -> Result<JobState, Malformed> {
 
 /// The scheduler's answer to an allocation.
 pub fn allocation(body: &[u8]) -> Result<Allocation, Malformed> {
-    let mut reader = Reader { rest: body };
+    let mut reader = Reader::new(body);
     let allocation = match reader.variant()? {
         0 => {
             // The token with which the client proves itself to the builder.
@@ -153,26 +153,30 @@ pub fn builder_bearer(bearer: &str) -> Option<(SocketAddr, &str)> {
 }
 
 /// Bytes that are read from the front.
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Reader<'a> {
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
+    pub(super) fn new(bytes: &'a [u8]) -> Reader<'a> {
+        Reader { rest: bytes }
+    }
+
+    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
         let (array, rest) = self.rest.split_first_chunk().ok_or(Malformed::Length)?;
         self.rest = rest;
         Ok(*array)
     }
 
-    fn number(&mut self) -> Result<u64, Malformed> {
+    pub(super) fn number(&mut self) -> Result<u64, Malformed> {
         self.array().map(u64::from_le_bytes)
     }
 
-    fn variant(&mut self) -> Result<u32, Malformed> {
+    pub(super) fn variant(&mut self) -> Result<u32, Malformed> {
         self.array().map(u32::from_le_bytes)
     }
 
-    fn bytes(&mut self) -> Result<&'a [u8], Malformed> {
+    pub(super) fn bytes(&mut self) -> Result<&'a [u8], Malformed> {
         let length = usize::try_from(self.number()?).map_err(|_| Malformed::Length)?;
         let (bytes, rest) = self
             .rest

@@ -10,6 +10,7 @@ use crate::base::secret::Secret;
 use crate::client::endpoint::Endpoint;
 use crate::contract::gateway_status::LocalJobs;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -24,6 +25,9 @@ pub(super) struct Cluster {
     /// Requests for a builder, by outcome.
     #[serde(default)]
     pub(super) allocations: BTreeMap<String, u64>,
+    /// There where clients need not reach builders.
+    #[serde(default)]
+    pub(super) relay: Option<IgnoredAny>,
     #[serde(default)]
     pub(super) local_jobs: LocalJobs,
 }
@@ -163,14 +167,14 @@ pub(super) fn examine(conf: &Conf, url: &str, cluster: Option<&Cluster>, checks:
         cluster
             .builders
             .iter()
-            .map(|it| judge_builder(it, &endpoint)),
+            .map(|it| judge_builder(it, cluster.relay.is_none().then_some(&endpoint))),
     );
     checks.extend(handing_over(cluster));
     checks.extend(sent_home(&cluster.local_jobs));
 }
 
-/// What the gateway knows about a builder, then what this client sees.
-pub(super) fn judge_builder(builder: &Builder, scheduler: &Endpoint) -> Check {
+/// What the gateway knows about a builder, then what this client sees where it has to reach it.
+pub(super) fn judge_builder(builder: &Builder, scheduler: Option<&Endpoint>) -> Check {
     let address = &builder.address;
     if builder.state == "lost" {
         let found = format!(
@@ -180,6 +184,13 @@ pub(super) fn judge_builder(builder: &Builder, scheduler: &Endpoint) -> Check {
         let hint = "look whether it runs, and at its log: it must reach the scheduler's port 10600";
         return Check::fail("builder", found, hint);
     }
+    let Some(scheduler) = scheduler else {
+        let found = format!(
+            "{address} is {}; the relay reaches it, no client has to",
+            builder.state
+        );
+        return Check::ok("builder", found);
+    };
     let check = reach(address, scheduler);
     if check.verdict == Verdict::Ok && builder.failed > 0 {
         let found = format!(
@@ -224,7 +235,7 @@ fn status(http: &Http, endpoint: &Endpoint, checks: &mut Vec<Check>) -> Option<C
             let found = format!("{} does not answer: {error}", endpoint.url);
             let hint = match endpoint.tls {
                 true => {
-                    "sccache-dock's scheduler speaks no TLS: write http:// unless a proxy is before it"
+                    "does its container have SCCACHE_TLS_CERT? If not, the scheduler speaks no TLS: write http://"
                 }
                 false => "look at sccache-dock status and the container's log",
             };

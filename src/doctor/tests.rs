@@ -535,7 +535,7 @@ fn what_the_gateway_knows_about_builders_is_judged() {
                    "allocations":{"assigned":7,"failed":2,"busy":1},"scheduler_up":true}"#;
     let known: cluster::Cluster = serde_json::from_str(text).unwrap();
     let scheduler = Endpoint::parse("http://127.0.0.1:10600").unwrap();
-    let lost = cluster::judge_builder(&known.builders[0], &scheduler);
+    let lost = cluster::judge_builder(&known.builders[0], Some(&scheduler));
     assert!(lost.found.contains("no sign for 95 s"), "{lost:?}");
     let handing = cluster::handing_over(&known).unwrap();
     assert_eq!(handing.verdict, Verdict::Warn);

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Longest body of the request that ends a build, in bytes.
-pub const LONGEST_BUILD: usize = 32 << 20;
+pub const LONGEST_BUILD: usize = 16 << 20;
 /// Most compiles of one build that are explained.
 pub const MOST_UNITS: usize = 20_000;
 

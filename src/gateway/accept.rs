@@ -18,6 +18,8 @@ use tracing::warn;
 
 /// Most connections at one time; more wait to be accepted.
 const CONNECTIONS: usize = 4096;
+/// The same of the cluster's port: with the relay, each job that waits or runs has one, and another one to its builder.
+const CLUSTER_CONNECTIONS: usize = 8192;
 /// Blobs' files that are kept open, see `store/open_files.rs`, where that leaves enough for connections.
 const KEPT_FILES: usize = 1024;
 /// Descriptors left for blobs, relays and everything else.
@@ -268,30 +270,63 @@ pub(crate) struct Limits {
     pub(crate) connections: usize,
     /// Blobs' files that are open without a connection.
     pub(crate) kept_files: usize,
+    /// Connections to the cluster's port.
+    pub(crate) cluster_connections: usize,
 }
 
-/// Asks for all descriptors that may be had, and shares them out.
-pub(crate) fn limits() -> Limits {
+/// Asks for all descriptors that may be had, and shares them out; the cluster's port has a share where there is one.
+pub(crate) fn limits(has_cluster: bool) -> Limits {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let most = Limits {
-        connections: CONNECTIONS,
-        kept_files: KEPT_FILES,
+    let cluster = if has_cluster { CLUSTER_CONNECTIONS } else { 0 };
+    let wanted = 2 * (CONNECTIONS + cluster) as u64 + KEPT_FILES as u64 + SPARE_FILES;
+    let files = match getrlimit(Resource::RLIMIT_NOFILE) {
+        Ok((soft, hard)) => {
+            let wanted = wanted.min(hard).max(soft);
+            match setrlimit(Resource::RLIMIT_NOFILE, wanted, hard) {
+                Ok(()) => wanted,
+                Err(_) => soft,
+            }
+        }
+        Err(_) => wanted,
     };
-    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
-        return most;
-    };
-    let all = 2 * CONNECTIONS as u64 + KEPT_FILES as u64 + SPARE_FILES;
-    let wanted = all.min(hard).max(soft);
-    let files = if setrlimit(Resource::RLIMIT_NOFILE, wanted, hard).is_ok() {
-        wanted
-    } else {
-        soft
-    };
-    let rest = usize::try_from(files.saturating_sub(SPARE_FILES)).unwrap_or(usize::MAX);
+    shared_out(usize::try_from(files).unwrap_or(usize::MAX), cluster)
+}
+
+/// The share of each of so many descriptors. A connection may hold a blob's file, a relay's socket, or one to a builder
+/// besides its own.
+fn shared_out(files: usize, cluster: usize) -> Limits {
+    const FEW: usize = 4096;
+    let cluster = cluster.min(files.min(FEW) / 8 + files.saturating_sub(FEW) / 3);
+    let rest = files.saturating_sub(2 * cluster + SPARE_FILES as usize);
     let kept_files = (rest / 8).min(KEPT_FILES);
     Limits {
-        // A connection may hold a blob's file or a relay's socket besides its own.
         connections: ((rest - kept_files) / 2).clamp(16, CONNECTIONS),
         kept_files,
+        cluster_connections: cluster,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptors_are_shared_out_and_never_twice() {
+        for (files, cluster, expected) in [
+            (1024, 0, (224, 64, 0)),
+            (1024, CLUSTER_CONNECTIONS, (112, 32, 128)),
+            (20_000, CLUSTER_CONNECTIONS, (3440, 982, 5813)),
+            (1 << 20, CLUSTER_CONNECTIONS, (4096, 1024, 8192)),
+        ] {
+            let limits = shared_out(files, cluster);
+            let found = (
+                limits.connections,
+                limits.kept_files,
+                limits.cluster_connections,
+            );
+            assert_eq!(found, expected, "{files}");
+            let used = 2 * (found.0 + found.2) + found.1;
+            assert!(used + SPARE_FILES as usize <= files, "{files}: {used}");
+        }
     }
 }

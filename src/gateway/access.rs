@@ -33,6 +33,8 @@ pub enum Need {
     Read,
     /// Changes the store.
     Write,
+    /// Is a builder of the cluster.
+    Build,
 }
 
 /// The answer to a request with given credentials.

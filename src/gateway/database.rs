@@ -13,6 +13,9 @@
 //!
 //! Everything is bounded. Calls block: they belong on a thread that may.
 
+mod file;
+
+use self::file::{bytes_of, decode, encode, open_file, point_of};
 use crate::explain::decide::{Earlier, Fate};
 use crate::explain::print::Print;
 use crate::explain::protocol::Labels;
@@ -21,11 +24,10 @@ use crate::gateway::history::{Point, Range};
 use crate::store::{Removal, RemovalCause};
 use redb::{
     Database as File, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
+    WriteTransaction,
 };
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
-use tracing::warn;
+use std::path::Path;
 
 type Id = [u8; 16];
 
@@ -42,8 +44,6 @@ const ORDERS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("orders");
 
 /// Name of the file, in the store's folder.
 pub const FILE: &str = "history.redb";
-/// Memory that it may take.
-const CACHE_BYTES: usize = 4 << 20;
 /// Fingerprints of one thing.
 const VARIANTS: usize = 12;
 /// Builds that are listed, and those of them whose compiles are kept.
@@ -139,40 +139,33 @@ pub struct Order {
 impl Database {
     /// Opens the file in the store's folder, and begins a new one beside one that cannot be read.
     pub fn open(folder: &Path, budget: u64) -> Result<Database> {
-        let path = folder.join(FILE);
-        let open = |path: &Path| File::builder().set_cache_size(CACHE_BYTES).create(path);
-        let file = match open(&path) {
-            Ok(file) => file,
-            Err(cause) if is_broken(&cause) => {
-                let aside = set_aside(&path);
-                warn!(
-                    "cannot read \"{}\": {cause}; it is kept as \"{}\", and history begins anew",
-                    path.display(),
-                    aside.display()
-                );
-                open(&path)?
-            }
-            Err(cause) => return Err(cause.into()),
-        };
-        let transaction = file.begin_write()?;
-        {
-            transaction.open_table(META)?;
-            transaction.open_table(MINUTES)?;
-            transaction.open_table(HOURS)?;
-            transaction.open_table(BUILDS)?;
-            transaction.open_table(DETAILS)?;
-            transaction.open_table(PRINTS)?;
-            transaction.open_table(IDENTITIES)?;
-            transaction.open_table(AGES)?;
-            transaction.open_table(RESULTS)?;
-            transaction.open_table(ORDERS)?;
+        let file = open_file(&folder.join(FILE))?;
+        if file.begin_read()?.open_table(ORDERS).is_err() {
+            let write = file.begin_write()?;
+            write.open_table(META)?;
+            write.open_table(MINUTES)?;
+            write.open_table(HOURS)?;
+            write.open_table(BUILDS)?;
+            write.open_table(DETAILS)?;
+            write.open_table(PRINTS)?;
+            write.open_table(IDENTITIES)?;
+            write.open_table(AGES)?;
+            write.open_table(RESULTS)?;
+            write.open_table(ORDERS)?;
+            write.commit()?;
         }
-        transaction.commit()?;
         let (least, most) = PRINTS_KEPT;
         Ok(Database {
             file,
             prints: (budget / BUDGET_PER_PRINT).clamp(least, most),
         })
+    }
+
+    /// Begins a transaction after which a crash costs the next start no look at the whole file.
+    fn begin_write(&self) -> Result<WriteTransaction> {
+        let mut write = self.file.begin_write()?;
+        write.set_quick_repair(true);
+        Ok(write)
     }
 
     /// A value that is made once: 32 random bytes.
@@ -185,7 +178,7 @@ impl Database {
         }
         let mut key = [0; 32];
         getrandom::fill(&mut key).map_err(|cause| redb::Error::Io(std::io::Error::other(cause)))?;
-        let write = self.file.begin_write()?;
+        let write = self.begin_write()?;
         write.open_table(META)?.insert(NAME, key.as_slice())?;
         write.commit()?;
         Ok(key)
@@ -209,7 +202,7 @@ impl Database {
         stretches: &[(Range, Vec<(u64, Point)>)],
         sums: &Lifetime,
     ) -> Result<()> {
-        let write = self.file.begin_write()?;
+        let write = self.begin_write()?;
         for (range, points) in stretches {
             let mut table = write.open_table(table_of(*range))?;
             for (at, point) in points {
@@ -282,7 +275,7 @@ impl Database {
         if removals.is_empty() {
             return Ok(());
         }
-        let write = self.file.begin_write()?;
+        let write = self.begin_write()?;
         {
             let mut results = write.open_table(RESULTS)?;
             for removal in removals {
@@ -314,7 +307,7 @@ impl Database {
         report: &Report,
         order: Option<(&Labels, Order)>,
     ) -> Result<()> {
-        let write = self.file.begin_write()?;
+        let write = self.begin_write()?;
         {
             let mut prints = write.open_table(PRINTS)?;
             let mut identities = write.open_table(IDENTITIES)?;
@@ -499,62 +492,6 @@ fn table_of(range: Range) -> TableDefinition<'static, u64, &'static [u8]> {
         Range::Minutes | Range::Day => MINUTES,
         Range::Quarter => HOURS,
     }
-}
-
-fn bytes_of(point: &Point) -> Vec<u8> {
-    let Point {
-        hits,
-        misses,
-        writes,
-        bytes_read,
-        bytes_written,
-    } = point;
-    let all = [hits, misses, writes, bytes_read, bytes_written];
-    all.into_iter().flat_map(|it| it.to_le_bytes()).collect()
-}
-
-fn point_of(bytes: &[u8]) -> Option<Point> {
-    let mut numbers = bytes
-        .chunks_exact(8)
-        .filter_map(|it| it.try_into().ok().map(u64::from_le_bytes));
-    Some(Point {
-        hits: numbers.next()?,
-        misses: numbers.next()?,
-        writes: numbers.next()?,
-        bytes_read: numbers.next()?,
-        bytes_written: numbers.next()?,
-    })
-}
-
-/// What cannot be encoded is nothing to be kept.
-fn encode(value: &impl Serialize) -> Vec<u8> {
-    serde_json::to_vec(value).unwrap_or_default()
-}
-
-/// What a later version has written otherwise is not known.
-fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
-    serde_json::from_slice(bytes).ok()
-}
-
-/// Whether another try with this file must fail too.
-fn is_broken(error: &redb::DatabaseError) -> bool {
-    use redb::{DatabaseError, StorageError};
-    match error {
-        DatabaseError::UpgradeRequired(_) | DatabaseError::RepairAborted => true,
-        DatabaseError::Storage(StorageError::Corrupted(_)) => true,
-        // What is no database at all.
-        DatabaseError::Storage(StorageError::Io(cause)) => {
-            cause.kind() == std::io::ErrorKind::InvalidData
-        }
-        _ => false,
-    }
-}
-
-fn set_aside(path: &Path) -> PathBuf {
-    let aside = path.with_extension("redb.broken");
-    // Only the last one is kept. If it cannot be moved, the next try to open it says so.
-    let _ = std::fs::rename(path, &aside);
-    aside
 }
 
 #[cfg(test)]

@@ -37,7 +37,7 @@ impl fmt::Display for Peer {
 
 impl Peer {
     /// Is it this machine, or this container?
-    pub(super) fn is_ourselves(&self) -> bool {
+    pub(crate) fn is_ourselves(&self) -> bool {
         match self {
             Peer::Unix { .. } => true,
             Peer::Tcp { address, local } => access::is_ourselves(address.ip(), *local),

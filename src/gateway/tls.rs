@@ -12,6 +12,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -72,8 +73,17 @@ pub struct Certificate {
     serial: String,
     /// Of both files' content.
     mark: blake3::Hash,
+    /// Addresses that it is for, beside names.
+    pub(crate) addresses: Vec<IpAddr>,
     /// The last moment at which clients accept it.
     pub not_after_unix_seconds: u64,
+}
+
+impl Certificate {
+    /// With which connections are accepted.
+    pub(crate) fn config(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.config)
+    }
 }
 
 impl fmt::Display for Certificate {
@@ -133,6 +143,7 @@ pub fn load(files: &TlsFiles, now: u64) -> Result<Certificate, Error> {
     Ok(Certificate {
         config: Arc::new(config),
         mark: blake3::hash(&[&cert[..], &key[..]].concat()),
+        addresses: names(&parsed).iter().filter_map(address).collect(),
         serial: parsed.tbs_certificate().serial_number().to_string(),
         not_after_unix_seconds: not_after,
     })
@@ -151,27 +162,35 @@ fn versions(min: TlsVersion) -> &'static [&'static SupportedProtocolVersion] {
 pub fn name(cert: &Path) -> Option<String> {
     let chain = chain(&std::fs::read(cert).ok()?).ok()?;
     let parsed = X509::from_der(&chain[0]).ok()?;
-    let (_, names) = parsed
-        .tbs_certificate()
-        .get_extension::<SubjectAltName>()
-        .ok()??;
-    let mut addresses = Vec::new();
-    for name in &names.0 {
-        match name {
-            GeneralName::DnsName(name) if !name.as_str().starts_with('*') => {
-                return Some(name.as_str().to_owned());
-            }
-            GeneralName::IpAddress(bytes) => addresses.push(bytes.as_bytes()),
-            _ => {}
+    let names = names(&parsed);
+    let by_name = names.iter().find_map(|name| match name {
+        GeneralName::DnsName(name) if !name.as_str().starts_with('*') => {
+            Some(name.as_str().to_owned())
         }
-    }
-    addresses.into_iter().find_map(|bytes| {
-        let v4 =
-            <[u8; 4]>::try_from(bytes).map(|bytes| std::net::Ipv4Addr::from(bytes).to_string());
-        let v6 = <[u8; 16]>::try_from(bytes)
-            .map(|bytes| format!("[{}]", std::net::Ipv6Addr::from(bytes)));
-        v4.or(v6).ok()
+        _ => None,
+    });
+    by_name.or_else(|| match names.iter().find_map(address)? {
+        IpAddr::V4(ip) => Some(ip.to_string()),
+        IpAddr::V6(ip) => Some(format!("[{ip}]")),
     })
+}
+
+/// What a certificate is for.
+fn names(certificate: &X509) -> Vec<GeneralName> {
+    let certificate = certificate.tbs_certificate();
+    match certificate.get_extension::<SubjectAltName>() {
+        Ok(Some((_, names))) => names.0,
+        Ok(None) | Err(_) => Vec::new(),
+    }
+}
+
+fn address(name: &GeneralName) -> Option<IpAddr> {
+    let GeneralName::IpAddress(bytes) = name else {
+        return None;
+    };
+    let v4 = <[u8; 4]>::try_from(bytes.as_bytes()).map(IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(bytes.as_bytes()).map(IpAddr::from))
+        .ok()
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Error> {
@@ -237,9 +256,14 @@ impl Tls {
 
     /// What new connections are accepted with; `None` while there is no usable certificate.
     pub(crate) fn acceptor(&self) -> Option<TlsAcceptor> {
+        let current = self.current();
+        current.map(|one| TlsAcceptor::from(one.config()))
+    }
+
+    /// The certificate in force.
+    pub(crate) fn current(&self) -> Option<Certificate> {
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
-        let config = current.as_ref().map(|one| Arc::clone(&one.config));
-        config.map(TlsAcceptor::from)
+        current.clone()
     }
 
     /// What is to be said about the certificate's end, once a day; `now` in seconds since 1970.

@@ -292,13 +292,14 @@ fn dist_facts(
     prepared: &Prepared,
     front: SocketAddr,
 ) -> Result<DistFacts, Error> {
+    let builder = loopback_address(BUILDER_PORT).map_err(system("find a free port"))?;
     Ok(DistFacts {
         front,
         scheduler: loopback_address(SCHEDULER_PORT).map_err(system("find a free port"))?,
-        builder: loopback_address(BUILDER_PORT).map_err(system("find a free port"))?,
+        builder,
         scheduler_token: state_dir::new_token().map_err(system("generate a token"))?,
         builder_token: builder_token(settings, prepared.run_as)?,
-        public_addr: public_addr(settings)?,
+        public_addr: public_addr(settings, builder)?,
         bwrap: bubblewrap()?,
         run_as: prepared.run_as,
     })
@@ -312,7 +313,7 @@ pub(super) fn renewed(
 ) -> Result<DistFacts, Error> {
     Ok(DistFacts {
         builder_token: builder_token(settings, run_as)?,
-        public_addr: public_addr(settings)?,
+        public_addr: public_addr(settings, facts.builder)?,
         bwrap: bubblewrap()?,
         ..facts.clone()
     })
@@ -347,8 +348,12 @@ fn loopback_address(port: u16) -> io::Result<SocketAddr> {
 const SCHEDULER_PORT: u16 = 10599;
 const BUILDER_PORT: u16 = 10502;
 
-fn public_addr(settings: &Settings) -> Result<SocketAddr, Error> {
+fn public_addr(settings: &Settings, builder: SocketAddr) -> Result<SocketAddr, Error> {
     let own = settings.dist.builder_listen;
+    if settings.dist.tunnelled {
+        // A name, not a way: it has to differ from those of other machines.
+        return Ok(SocketAddr::new(builder.ip(), own.port()));
+    }
     let set = settings.dist.public_addr;
     let ip = match set {
         Some(set) => set.ip,

@@ -527,7 +527,7 @@ fn real_sccache_shares_over_tls() {
 }
 
 /// A connection to `to` that comes from another address than loopback.
-fn from_outside(to: SocketAddr) -> TcpStream {
+pub(crate) fn from_outside(to: SocketAddr) -> TcpStream {
     use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
     let probe = UdpSocket::bind("0.0.0.0:0").unwrap();
     probe

@@ -106,6 +106,43 @@ fn manifests_are_what_kubernetes_takes() {
 }
 
 #[test]
+fn builders_by_demand_are_asked_for_by_a_figure_that_there_is() {
+    let figure = "sccache_dock_dist_demand_jobs";
+    let metrics = read("src/dist_front/relay/metrics.rs");
+    assert!(metrics.contains("\"dist_demand_jobs\""));
+    for component in ["keda", "hpa"] {
+        let text = read(manifests().join(component).join("scaler.yaml"));
+        assert!(text.contains(figure), "{component}");
+    }
+    let Some(kubectl) = tool("kubectl", "version --client") else {
+        return;
+    };
+    let Some(validate) = tool("kubernetes-validate", "--version") else {
+        return;
+    };
+    for (component, kind) in [("keda", "ScaledObject"), ("hpa", "HorizontalPodAutoscaler")] {
+        let folder = tempfile::tempdir().unwrap();
+        let copy = folder.path().join("base");
+        passes(Command::new("cp").arg("-r").arg(manifests()).arg(&copy));
+        let overlay = format!("resources: [base]\ncomponents: [base/{component}]\n");
+        std::fs::write(folder.path().join("kustomization.yaml"), overlay).unwrap();
+        let rendered = passes(Command::new(&kubectl).arg("kustomize").arg(folder.path()));
+        assert!(rendered.contains(&format!("kind: {kind}\n")), "{rendered}");
+        assert!(rendered.contains("name: SCCACHE_RELAY\n"), "{rendered}");
+        assert!(!rendered.contains("replicas: 2\n"), "{rendered}");
+        // What is not Kubernetes' own has no schema there.
+        let own = rendered
+            .split("\n---\n")
+            .filter(|one| !one.contains("keda.sh/"));
+        let file = folder.path().join("rendered.yaml");
+        std::fs::write(&file, own.collect::<Vec<_>>().join("\n---\n")).unwrap();
+        let mut command = Command::new(&validate);
+        command.args(["--strict", "--quiet", "--kubernetes-version", "1.37"]);
+        passes(command.arg(file));
+    }
+}
+
+#[test]
 fn no_pod_of_the_cluster_has_a_privilege() {
     for name in MANIFESTS {
         let text = read(manifests().join(name));

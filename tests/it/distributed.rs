@@ -9,6 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sccache_dock::builder::mounts::Procfs;
 use sccache_dock::builder::shim::{JobSpec, Limit, Report, VARIABLE};
+use sccache_dock::contract::job_end::COMPILER_FAILED;
 use serde_json::Value;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::ExitStatusExt;
@@ -452,7 +453,11 @@ fn job_is_reported_with_what_it_used() {
         |_| {},
         "i=0; while [ $i -lt 100000 ]; do i=$((i + 1)); done; exit 3",
     );
-    assert_eq!(output.status.signal(), Some(9), "the client compiles it");
+    assert_eq!(
+        output.status.signal(),
+        Some(COMPILER_FAILED),
+        "the client compiles it"
+    );
     let Report::Ended {
         exit,
         seconds,
@@ -517,7 +522,7 @@ fn sandbox_that_cannot_be_set_up_does_not_fail_its_client() {
     }
     let mut terms = terms();
     terms.bwrap = "/usr/bin/false".into();
-    assert_eq!(job(&terms, "true").status.signal(), Some(9));
+    assert_eq!(job(&terms, "true").status.signal(), Some(COMPILER_FAILED));
     terms.bwrap = "/nowhere/bwrap".into();
     assert_eq!(job(&terms, "true").status.signal(), Some(9));
 }

@@ -57,6 +57,7 @@ mod proxied;
 mod publish;
 mod reboot;
 mod registry;
+mod relay;
 mod releases;
 mod reloads;
 mod same;

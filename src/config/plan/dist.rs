@@ -2,11 +2,11 @@
 
 use super::{Facts, paths};
 use crate::base::secret::Secret;
-use crate::config::settings::{Mode, Settings};
+use crate::config::settings::{Mode, Relay, Settings};
 use crate::contract::address::loopback;
 use crate::contract::builder_config::{Config, Limits, User};
 use crate::contract::dist_config;
-use crate::contract::gateway_config::{Dist, Scheduler};
+use crate::contract::gateway_config::{self, Dist, Scheduler};
 use crate::contract::service::RunAs;
 use crate::contract::service::{BUILDER_REGISTERED, SCHEDULER_ANSWERS};
 use crate::contract::service::{File, ReadyBy, Service, StopBy};
@@ -50,6 +50,30 @@ pub(super) fn front(settings: &Settings, facts: &DistFacts) -> Dist {
         local_builder: Some(facts.public_addr),
         jobs_socket: paths::jobs_socket(&settings.run_dir),
         heartbeats: paths::heartbeats(&settings.dir),
+        builder_jwt_key: settings.dist.builder_jwt_key.clone(),
+        plain: settings.dist.scheduler_plain,
+        tunnels_to: settings.dist.tunnelled.then_some(facts.public_addr),
+        relay: settings
+            .dist
+            .relay
+            .as_ref()
+            .filter(|_| settings.mode.schedules())
+            .map(|relay| relay_config(settings, facts, relay)),
+    }
+}
+
+fn relay_config(settings: &Settings, facts: &DistFacts, relay: &Relay) -> gateway_config::Relay {
+    let address = relay.address.map(|address| {
+        let port = address.port.unwrap_or(facts.front.port());
+        SocketAddr::new(address.ip, port)
+    });
+    gateway_config::Relay {
+        address,
+        queue_millis: millis(relay.queue_time),
+        queue_bytes: relay.queue_bytes,
+        spool: paths::relay_spool(&settings.dir),
+        authority: paths::relay_authority(&settings.dir),
+        machines: relay.machines.clone(),
     }
 }
 
@@ -131,7 +155,10 @@ pub(super) fn builder(
         sccache_dist: set.program.clone(),
         server_config: server_config.clone(),
         bwrap: dist.bwrap.clone(),
-        listen: set.builder_listen,
+        listen: match set.tunnelled {
+            true => dist.public_addr,
+            false => set.builder_listen,
+        },
         server: dist.builder,
         jobs_socket: paths::jobs_socket(&settings.run_dir),
         grace_millis: millis(settings.stop_grace / 2),

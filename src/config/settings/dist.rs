@@ -1,10 +1,11 @@
 //! Settings of the scheduler and the builder.
 
+use super::relay::{Relay, scheduler_plain};
 use super::values::{ValueError, address, duration, optional, size, token};
 use super::{Lookup, Mode};
 use crate::base::secret::Secret;
 use crate::contract::builder_config::Isolation;
-use crate::contract::gateway_config::WrongToken;
+use crate::contract::gateway_config::{JwtKey, WrongToken};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -28,10 +29,19 @@ pub struct Distribution {
     pub builder_token: Option<Secret>,
     /// Defaults to the container's own address.
     pub public_addr: Option<PublicAddr>,
-    /// `http://host:port` of the scheduler, in `MODE=builder`.
+    /// Key for builders that join with a JWT.
+    pub builder_jwt_key: Option<JwtKey>,
+    /// The builder is not reachable from outside: it keeps connections to the scheduler's relay open, in
+    /// `MODE=builder`.
+    pub tunnelled: bool,
+    /// `http://host:port` or `https://host:port` of the scheduler, in `MODE=builder`.
     pub scheduler_url: Option<String>,
     /// Address of the scheduler's port.
     pub scheduler_listen: SocketAddr,
+    /// With TLS, other machines may use the scheduler's port without it.
+    pub scheduler_plain: bool,
+    /// The relay, if it is on.
+    pub relay: Option<Relay>,
     /// Address of the builder's port.
     pub builder_listen: SocketAddr,
     pub isolation: Isolation,
@@ -54,9 +64,12 @@ pub struct Distribution {
 impl Lookup<'_> {
     pub(super) fn distribution(&mut self, mode: Option<Mode>) -> Option<Distribution> {
         let builder_token = self.parsed("SCCACHE_SERVER_TOKEN", optional(builder_token));
-        let public_addr = self.parsed("SCCACHE_PUBLIC_ADDR", optional(public_addr));
+        let builder_jwt_key = self.parsed("SCCACHE_SERVER_JWT_KEY", optional(jwt_key));
+        let reached = self.parsed("SCCACHE_PUBLIC_ADDR", optional(reached));
         let scheduler_url = self.parsed("SCCACHE_SCHEDULER_URL", optional(scheduler_url));
         let scheduler_listen = self.parsed("SCCACHE_SCHEDULER_LISTEN", address);
+        let scheduler_plain = self.parsed("SCCACHE_SCHEDULER_PLAIN", scheduler_plain);
+        let relay = self.relay();
         let builder_listen = self.parsed("SCCACHE_BUILDER_LISTEN", address);
         let isolation = self.parsed("SCCACHE_BUILDER_ISOLATION", isolation);
         let slots = self.parsed("SCCACHE_BUILDER_SLOTS", optional(count));
@@ -93,11 +106,27 @@ impl Lookup<'_> {
             ),
             Some(_) | None => {}
         }
+        if mode != Some(Mode::Builder)
+            && matches!(reached, Some(Some(Reached::ByItsOwnConnections)))
+        {
+            self.problem(
+                "SCCACHE_PUBLIC_ADDR",
+                "\"none\" is for MODE=builder: a builder that keeps connections to the relay of another machine".into(),
+                Some("write the address that clients reach this machine at, or leave it unset".into()),
+            );
+        }
         Some(Distribution {
             builder_token,
-            public_addr: public_addr?,
+            public_addr: match reached? {
+                Some(Reached::At(address)) => Some(address),
+                Some(Reached::ByItsOwnConnections) | None => None,
+            },
+            builder_jwt_key: builder_jwt_key?,
+            tunnelled: matches!(reached?, Some(Reached::ByItsOwnConnections)),
             scheduler_url,
             scheduler_listen: scheduler_listen?,
+            scheduler_plain: scheduler_plain?,
+            relay: relay?,
             builder_listen: builder_listen?,
             isolation: isolation?,
             slots: slots?.map(|slots| usize::try_from(slots).unwrap_or(usize::MAX)),
@@ -123,7 +152,30 @@ fn builder_token(text: &str) -> Result<Secret, ValueError> {
     token(text)
 }
 
-fn public_addr(text: &str) -> Result<PublicAddr, ValueError> {
+fn jwt_key(text: &str) -> Result<JwtKey, ValueError> {
+    JwtKey::parse(text).ok_or_else(|| {
+        ValueError::hint(
+            "is no key of 32 bytes in base64url",
+            "make one with sccache-dist auth generate-jwt-hs256-key",
+        )
+    })
+}
+
+/// How others come to a builder.
+#[derive(Debug, Clone, Copy)]
+enum Reached {
+    At(PublicAddr),
+    ByItsOwnConnections,
+}
+
+fn reached(text: &str) -> Result<Reached, ValueError> {
+    match text {
+        "none" => Ok(Reached::ByItsOwnConnections),
+        text => public_addr(text).map(Reached::At),
+    }
+}
+
+pub(super) fn public_addr(text: &str) -> Result<PublicAddr, ValueError> {
     let parsed = match text.parse::<SocketAddr>() {
         Ok(address) => Some(PublicAddr {
             ip: address.ip(),
@@ -146,16 +198,13 @@ fn public_addr(text: &str) -> Result<PublicAddr, ValueError> {
     }
 }
 
-/// Completes `http://host[:port]` or `host[:port]`.
+/// Completes `http://host[:port]`, `https://host[:port]` or `host[:port]`.
 fn scheduler_url(text: &str) -> Result<String, ValueError> {
     let fault = |message: &str| ValueError::hint(message, "write it as http://build-host:10600");
-    if text.starts_with("https://") {
-        return Err(ValueError::hint(
-            "the scheduler's port does not support TLS yet",
-            "write it as http://build-host:10600, on a private network",
-        ));
+    let (scheme, host) = text.split_once("://").unwrap_or(("http", text));
+    if !matches!(scheme, "http" | "https") {
+        return Err(fault("is not the address of a scheduler"));
     }
-    let host = text.strip_prefix("http://").unwrap_or(text);
     let host = host.strip_suffix('/').unwrap_or(host);
     let allowed = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
     if host.is_empty() || !host.chars().all(allowed) {
@@ -164,9 +213,9 @@ fn scheduler_url(text: &str) -> Result<String, ValueError> {
     // Colons inside the brackets of an IPv6 address do not separate the port.
     let after = host.rfind(']').map_or(0, |at| at + 1);
     match host[after..].split_once(':') {
-        None => Ok(format!("http://{host}:{SCHEDULER_PORT}")),
+        None => Ok(format!("{scheme}://{host}:{SCHEDULER_PORT}")),
         Some((_, port)) if port.parse::<u16>().is_ok_and(|port| port > 0) => {
-            Ok(format!("http://{host}"))
+            Ok(format!("{scheme}://{host}"))
         }
         Some(_) => Err(fault("has an invalid port")),
     }

@@ -161,7 +161,7 @@ pub(super) const ROWS: &[Row] = &[
         "SCCACHE_TLS_CERT",
         "tls_cert",
         "",
-        "PEM file of the certificate, turns on TLS on the port; reloaded when it changes",
+        "PEM file of the certificate, turns on TLS on both ports; reloaded when it changes",
     ),
     row(
         "SCCACHE_TLS_KEY",
@@ -192,11 +192,16 @@ pub(super) const ROWS: &[Row] = &[
         "server_token",
         "token of the builders for the scheduler; generated and kept if empty",
     ),
+    secret(
+        "SCCACHE_SERVER_JWT_KEY",
+        "server_jwt_key",
+        "builders may join by a JWT (HS256) that is signed with this key",
+    ),
     row(
         "SCCACHE_PUBLIC_ADDR",
         "public_addr",
         "",
-        "ip[:port] at which clients and the scheduler reach the builder; if empty, the container's own address",
+        "ip[:port] at which clients and the scheduler reach the builder; if empty, the container's own address; none: it keeps connections to the relay open",
     ),
     row(
         "SCCACHE_SCHEDULER_URL",
@@ -209,6 +214,42 @@ pub(super) const ROWS: &[Row] = &[
         "scheduler_listen",
         "0.0.0.0:10600",
         "address of the scheduler's port",
+    ),
+    row(
+        "SCCACHE_SCHEDULER_PLAIN",
+        "scheduler_plain",
+        "local",
+        "with TLS, who may speak to the scheduler's port without it: local, or any",
+    ),
+    row(
+        "SCCACHE_RELAY",
+        "relay",
+        "off",
+        "on: clients send jobs to the scheduler's port, which hands them to builders; off: clients reach builders",
+    ),
+    row(
+        "SCCACHE_RELAY_ADDRESS",
+        "relay_address",
+        "",
+        "ip[:port] at which clients reach the relay; from their requests where empty",
+    ),
+    row(
+        "SCCACHE_QUEUE_TIME",
+        "queue_time",
+        "10m",
+        "how long a job may wait in the relay for a slot; 0s: not at all, clients compile by themselves",
+    ),
+    row(
+        "SCCACHE_QUEUE_SIZE",
+        "queue_size",
+        "4G",
+        "most bytes of the jobs that wait or run in the relay",
+    ),
+    row(
+        "SCCACHE_BUILDER_MACHINES",
+        "builder_machines",
+        "",
+        "processors of stock builders that are not like the relay's: 10.0.0.7:10501=arm64",
     ),
     row(
         "SCCACHE_BUILDER_LISTEN",

@@ -47,7 +47,14 @@ fn builders_are_bounded() {
     let now = Instant::now();
     let ports: Vec<u16> = (1..=u16::try_from(BUILDERS).unwrap()).collect();
     let mut registry = with(now, &ports);
-    assert_eq!(beat(&mut registry, now, 999, 1), Err(Stale::Full));
+    assert_eq!(beat(&mut registry, now, 9999, 1), Err(Stale::Full));
+    // One that was lost makes room.
+    for port in &ports[1..] {
+        beat(&mut registry, now + LOST, *port, 1).unwrap();
+    }
+    assert_eq!(beat(&mut registry, now + LOST, 9999, 1), Ok(true));
+    assert_eq!(beat(&mut registry, now + LOST, 9998, 1), Err(Stale::Full));
+    let mut registry = with(now, &ports);
     assert_eq!(beat(&mut registry, now, 1, 1), Ok(false));
 }
 

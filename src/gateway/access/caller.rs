@@ -28,11 +28,16 @@ impl Caller {
         match (&self.entry, need) {
             (None, _) => Verdict::Unauthorized,
             (Some(_), Need::Read) if self.is_misdirected => Verdict::Misdirected,
-            (Some(entry), Need::Write) if entry.digest.is_none() => Verdict::Unauthorized,
-            (Some(_), Need::Read) => Verdict::Allowed,
-            (Some(entry), Need::Write) => match entry.grant {
-                Grant::Write => Verdict::Allowed,
-                Grant::Read => Verdict::Forbidden,
+            (Some(entry), Need::Write | Need::Build) if entry.digest.is_none() => {
+                Verdict::Unauthorized
+            }
+            (Some(entry), need) => match (entry.grant, need) {
+                (Grant::Read | Grant::Write, Need::Read)
+                | (Grant::Write, Need::Write)
+                | (Grant::Build, Need::Build) => Verdict::Allowed,
+                (Grant::Read, Need::Write | Need::Build)
+                | (Grant::Write, Need::Build)
+                | (Grant::Build, Need::Read | Need::Write) => Verdict::Forbidden,
             },
         }
     }

@@ -7,7 +7,7 @@ use crate::contract::key::Key;
 use crate::explain::protocol::{End, LONGEST_BUILD, Prefetch, Request};
 use crate::explain::report::Report;
 use crate::gateway::Gateway;
-use crate::gateway::access::{Caller, Need, Verdict};
+use crate::gateway::access::{Caller, Need, Scope, Verdict};
 use crate::gateway::body::{Piecewise, short_body, whole_body};
 use crate::gateway::disk::Download;
 use crate::gateway::journal::Sender;
@@ -27,6 +27,8 @@ use tokio::task::spawn_blocking;
 const TIME: Duration = Duration::from_secs(60);
 /// Pieces of prefetched entries that wait to be sent.
 const PIECES: usize = 4;
+/// A body that needs no turn, in bytes.
+const SHORT: u64 = 64 << 10;
 /// Builds that are listed.
 const LISTED: usize = 200;
 
@@ -34,6 +36,29 @@ const LISTED: usize = 200;
 fn partition(caller: &Caller) -> String {
     let namespaces = caller.scope().names().map(|names| names.join(","));
     namespaces.unwrap_or_default()
+}
+
+/// Whose builds tell what a build of this caller will ask for: its own, then those of each layer that it reads.
+fn partitions(caller: &Caller) -> Vec<String> {
+    let own = partition(caller);
+    let layers = match caller.scope() {
+        Scope::Layers(_) => caller.scope().names().unwrap_or_default(),
+        Scope::All | Scope::Below(_) => Vec::new(),
+    };
+    std::iter::once(own).chain(layers).collect()
+}
+
+/// Where this caller finds what a build asked for by this key; `None` where it may not look.
+fn places(caller: &Caller, key: &str) -> Option<Vec<Key>> {
+    let key = Key::from_canonical(key).ok()?;
+    let path = match caller.scope() {
+        Scope::All | Scope::Below(_) => key.as_str(),
+        Scope::Layers(_) => {
+            let rest = key.as_str().strip_prefix(key.namespace())?;
+            rest.trim_start_matches('/')
+        }
+    };
+    Some(caller.scope().asked(path).ok()?.read)
 }
 
 fn sender(peer: &Peer, caller: &Caller) -> Sender {
@@ -51,12 +76,15 @@ pub(super) async fn take(
     body: &mut impl Piecewise,
 ) -> Result<Answer, Refusal> {
     let bad = |cause: String| Refusal::new(StatusCode::BAD_REQUEST, "build", cause);
-    // Whoever may write is believed; others take memory for no more than they sent.
     if caller.is_anonymous() {
         let message = "builds are explained to whoever shows a token";
         return Err(Refusal::new(StatusCode::FORBIDDEN, "read_only", message));
     }
-    let turn = gateway.ends.acquire().await.map_err(broken)?;
+    let length = body.size_hint().upper().unwrap_or(u64::MAX);
+    let turn = match length <= SHORT {
+        true => None,
+        false => Some(gateway.ends.acquire().await.map_err(broken)?),
+    };
     let body = whole_body(body, LONGEST_BUILD, TIME).await.map_err(bad)?;
     let request: Request = serde_json::from_slice(&body)
         .map_err(|cause| bad(format!("cannot understand the request: {cause}")))?;
@@ -161,16 +189,19 @@ pub(super) async fn prefetch(
     let body = short_body(body).await.map_err(bad)?;
     let wanted: Prefetch = serde_json::from_slice(&body)
         .map_err(|cause| bad(format!("cannot understand the request: {cause}")))?;
-    let (owned, partition) = (Arc::clone(gateway), partition(caller));
+    let (owned, partitions) = (Arc::clone(gateway), partitions(caller));
     let order = spawn_blocking(move || {
-        let database = owned.journal.database();
-        database.map(|it| it.order(&partition, &wanted.labels))
+        let Some(database) = owned.journal.database() else {
+            return Ok(None);
+        };
+        let mut orders = partitions.iter();
+        let found = orders.find_map(|one| database.order(one, &wanted.labels).transpose());
+        found.transpose()
     });
-    let order = order.await.map_err(broken)?.transpose().map_err(broken)?;
-    let keys = order.flatten().map(|order| order.keys).unwrap_or_default();
-    let keys = keys.iter().filter_map(|key| Key::from_canonical(key).ok());
-    let keys = keys.filter(|key| caller.scope().reads(key.namespace()));
-    let keys: Vec<Key> = keys.collect();
+    let order = order.await.map_err(broken)?.map_err(broken)?;
+    let keys = order.map(|order| order.keys).unwrap_or_default();
+    let places = keys.iter().filter_map(|key| places(caller, key));
+    let keys: Vec<Vec<Key>> = places.collect();
     let (pieces, receiver) = mpsc::channel(PIECES);
     tokio::spawn(send(Arc::clone(gateway), keys, wanted.max_bytes, pieces));
     let mut answer = full(StatusCode::OK, "application/octet-stream", "");
@@ -178,15 +209,24 @@ pub(super) async fn prefetch(
     Ok(answer)
 }
 
+async fn first_of(gateway: &Gateway, places: Vec<Key>) -> Option<(Key, Download)> {
+    for key in places {
+        if let Ok(blob) = gateway.disk.get(&key).await {
+            return Some((key, blob));
+        }
+    }
+    None
+}
+
 /// Sends entries until there is none left, no room, or nobody who takes them.
 async fn send(
     gateway: Arc<Gateway>,
-    keys: Vec<Key>,
+    keys: Vec<Vec<Key>>,
     mut room: u64,
     pieces: mpsc::Sender<io::Result<Bytes>>,
 ) {
-    for key in keys {
-        let Ok(mut blob) = gateway.disk.get(&key).await else {
+    for places in keys {
+        let Some((key, mut blob)) = first_of(&gateway, places).await else {
             continue;
         };
         let (name, length) = (key.as_str(), blob.length);

@@ -83,6 +83,7 @@ fn whatever_comes_from_outside_is_escaped() {
         message: EVIL.into(),
     });
     evil.dist = Some(DistStatus {
+        relay: None,
         scheduler_up: false,
         scheduler_outages: 0,
         replayed_heartbeats: 0,
@@ -144,11 +145,14 @@ fn what_is_wrong_stands_first() {
     wrong.ready = false;
     wrong.store.fault = Some("no space left".into());
     wrong.dist = Some(DistStatus {
+        relay: None,
         scheduler_up: true,
         scheduler_outages: 0,
         replayed_heartbeats: 0,
         allocations: Default::default(),
         builders: vec![BuilderStatus {
+            token: None,
+            version: None,
             address: "10.0.0.7:10501".parse().unwrap(),
             local: false,
             state: BuilderState::Lost,

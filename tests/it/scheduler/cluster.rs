@@ -249,6 +249,10 @@ impl Front {
             local_builder: builder,
             jobs_socket: folder.path().join("jobs.sock"),
             heartbeats: folder.path().join("heartbeats"),
+            plain: false,
+            builder_jwt_key: None,
+            tunnels_to: None,
+            relay: None,
         });
         let (supervisor, theirs) = UnixStream::pair().unwrap();
         supervisor.set_read_timeout(Some(SOON)).unwrap();

@@ -1,0 +1,96 @@
+//! Who may ask what of the scheduler's port: clients by the tokens of the cache, builders by tokens of their own or by JWT.
+
+use super::routes::{Refusal, Scene, credentials};
+use super::{jwt, wire};
+use crate::base::secret::Secret;
+use crate::contract::gateway_config::WrongToken;
+use crate::gateway::access::{self, Need, Verdict};
+use crate::gateway::connection_limit;
+use hyper::StatusCode;
+use hyper::header::{self, HeaderValue};
+use std::net::SocketAddr;
+
+/// Longest version that is shown.
+const VERSION: usize = 32;
+
+impl Scene<'_> {
+    pub(super) fn check_client(&self) -> Result<(), Refusal> {
+        let authorization = self.parts.headers.get(header::AUTHORIZATION);
+        let given = authorization.map(HeaderValue::as_bytes);
+        let message = match self.gateway.access.check(given, Need::Write) {
+            Verdict::Allowed => {
+                connection_limit::recognized();
+                return Ok(());
+            }
+            Verdict::Forbidden => {
+                "this token may only read the cache (hint: builds need the token that `client-env` prints)"
+            }
+            Verdict::Unauthorized | Verdict::Misdirected => {
+                "the client's token is not this scheduler's (hint: write the client's file anew with \
+                 `client-env --lane dist`)"
+            }
+        };
+        self.wrong_token()?;
+        let status = match self.front.config.wrong_token {
+            WrongToken::Fail => StatusCode::UNAUTHORIZED,
+            WrongToken::Fallback => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Err(Refusal::new(status, "dist_client_token", message))
+    }
+
+    pub(super) fn check_builder(&self) -> Result<SocketAddr, Refusal> {
+        Ok(self.builder_and_token()?.0)
+    }
+
+    /// The version of ours that a builder's machine has; stock builders tell none.
+    pub(super) fn version(&self) -> Option<String> {
+        let agent = self.parts.headers.get(header::USER_AGENT)?;
+        let version = agent.to_str().ok()?.strip_prefix("sccache-dock/")?;
+        Some(version.chars().take(VERSION).collect())
+    }
+
+    /// The builder, and the token of the file with which it proves itself, where that is none of the settings.
+    pub(super) fn builder_and_token(&self) -> Result<(SocketAddr, Option<Secret>), Refusal> {
+        let token = &self.front.config.builder_token;
+        let given = credentials(&self.parts.headers);
+        if let (Some(given), Some(key)) = (given, &self.front.config.builder_jwt_key)
+            && let Some(address) = jwt::builder(given, &key.bytes())
+        {
+            connection_limit::recognized();
+            return Ok((address, None));
+        }
+        if let Some((address, given)) = given.and_then(wire::builder_bearer) {
+            let is_named = || {
+                let holder = self.gateway.access.holder(given.as_bytes());
+                holder.may(Need::Build) == Verdict::Allowed
+            };
+            let is_the_one = access::is_same(token, given.as_bytes());
+            if is_the_one || is_named() {
+                connection_limit::recognized();
+                return Ok((address, (!is_the_one).then(|| Secret::new(given))));
+            }
+        }
+        self.wrong_token()?;
+        let message = "the builder's token is not this scheduler's (hint: give both the same SCCACHE_SERVER_TOKEN, or the \
+                       builder one of SCCACHE_TOKENS_FILE with access = \"build\")";
+        Err(Refusal::new(
+            StatusCode::UNAUTHORIZED,
+            "dist_server_token",
+            message,
+        ))
+    }
+
+    /// Counts a wrong token, on one account with those that came to the cache's port; an error if it is one too many.
+    fn wrong_token(&self) -> Result<(), Refusal> {
+        self.gateway.metrics.auth_failed();
+        if !self.gateway.limiter.failed(self.peer) {
+            return Ok(());
+        }
+        let status = match self.front.config.wrong_token {
+            WrongToken::Fail => StatusCode::TOO_MANY_REQUESTS,
+            WrongToken::Fallback => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        let message = "too many wrong tokens came from this address; with the right one requests are served at any time";
+        Err(Refusal::new(status, "auth_flood", message))
+    }
+}

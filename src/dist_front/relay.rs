@@ -1,0 +1,410 @@
+//! The relay: one address for the whole cluster. It takes jobs from clients as a builder would, lets them wait for a
+//! slot, and hands each to a builder that it chooses, again to another one where that comes to nothing.
+//!
+//! ```text
+//! client --alloc_job-----------> ticket, our own address and certificate (authority.rs)
+//!        --submit_toolchain----> the cache's store, once for all builders (archives.rs)
+//!        --run_job-------------> kept (spool.rs), queue (queue.rs) -> builder (pool.rs, dispatcher.rs)
+//!                                  |  assign_job, run_job (builder_client.rs), again elsewhere (job.rs)
+//! toolchains ---- sent and unpacked before any job (prepare.rs) ----> builder
+//! ```
+//!
+//! sccache's scheduler has no part in it: each heartbeat holds the key by which a builder knows jobs, so the relay signs
+//! them itself. Clients and builders are sccache's own, unchanged.
+
+mod archives;
+mod authority;
+mod builder_client;
+mod dispatcher;
+mod elf;
+mod job;
+mod metrics;
+mod pool;
+mod prepare;
+mod queue;
+mod routes;
+mod spool;
+mod ticket;
+mod tls;
+mod tunnels;
+pub(super) mod wire;
+
+pub(super) use metrics::encode;
+pub(super) use routes::AnswerBody;
+pub(super) use spool::Outgoing;
+pub(super) use tls::shake_hands;
+
+use self::archives::Archives;
+use self::authority::Authority;
+use self::builder_client::BuilderClient;
+use self::dispatcher::{Decision, Dispatcher};
+use self::job::Slot;
+use self::metrics::RelayMetrics;
+use self::pool::{BuilderInfo, Machine};
+use self::queue::{Limits, Toolchain};
+use self::tunnels::Tunnels;
+use super::Front;
+use super::wire::Heartbeat;
+use crate::base::time::unix_seconds;
+use crate::contract::gateway_config;
+use crate::contract::gateway_status::RelayStatus;
+use crate::gateway::Gateway;
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tracing::{info, warn};
+
+/// Most jobs that wait at one time.
+const JOBS: usize = 8192;
+/// How often builders are looked after that have jobs and give no sign.
+const LOOK: Duration = Duration::from_secs(1);
+/// A builder with jobs is asked whether it is awake when it gave no sign for so long.
+const QUIET: Duration = Duration::from_secs(2);
+/// After so many questions without an answer, each two seconds long, it stands still.
+const QUESTIONS: u32 = 3;
+/// How often the queue is looked at for what only time changes.
+const TICK: Duration = Duration::from_millis(250);
+
+/// What becomes of a job that waits.
+#[derive(Debug)]
+enum Verdict {
+    /// It goes to the builder of this slot.
+    Assigned(Slot),
+    /// No builder could ever take it.
+    Fallback,
+}
+
+/// What the relay keeps.
+#[derive(Debug)]
+pub(super) struct Relay {
+    settings: gateway_config::Relay,
+    // Plain mutexes: held for a look-up, never across I/O or an await.
+    dispatcher: Mutex<Dispatcher>,
+    waiting: Mutex<HashMap<u64, oneshot::Sender<Verdict>>>,
+    builders: Mutex<HashMap<SocketAddr, Arc<BuilderClient>>>,
+    tunnels: Arc<Tunnels>,
+    archives: Archives,
+    authority: Authority,
+    tickets: ticket::Tickets,
+    metrics: RelayMetrics,
+}
+
+impl Relay {
+    /// Blocks; to be called once, at the start.
+    ///
+    /// # Errors
+    /// There is no randomness, or no folder for jobs.
+    pub(super) fn new(settings: gateway_config::Relay) -> io::Result<Relay> {
+        let mut first = [0; 8];
+        getrandom::fill(&mut first)?;
+        let opened = Authority::open(&settings.authority, unix_seconds());
+        let (authority, lost) = opened.map_err(io::Error::other)?;
+        if let Some(cause) = lost {
+            let path = settings.authority.display();
+            warn!("cannot keep the relay's certificate authority in \"{path}\": {cause}");
+        }
+        std::fs::create_dir_all(&settings.spool)?;
+        let limits = Limits {
+            jobs: JOBS,
+            bytes: settings.queue_bytes,
+        };
+        let first = u64::from_ne_bytes(first);
+        Ok(Relay {
+            dispatcher: Mutex::new(Dispatcher::new(limits, first)),
+            waiting: Mutex::default(),
+            builders: Mutex::default(),
+            tunnels: Arc::default(),
+            archives: Archives::default(),
+            tickets: ticket::Tickets::new(authority.secret),
+            authority,
+            metrics: RelayMetrics::default(),
+            settings,
+        })
+    }
+
+    fn dispatcher(&self) -> MutexGuard<'_, Dispatcher> {
+        self.dispatcher
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<Verdict>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn builders(&self) -> MutexGuard<'_, HashMap<SocketAddr, Arc<BuilderClient>>> {
+        self.builders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn builder(&self, at: &SocketAddr) -> Option<Arc<BuilderClient>> {
+        self.builders().get(at).cloned()
+    }
+
+    /// For the status.
+    pub(super) fn status(&self) -> RelayStatus {
+        let (dispatcher, now) = (self.dispatcher(), Instant::now());
+        let totals = dispatcher.pool.totals(now);
+        let oldest = dispatcher.queue.oldest();
+        RelayStatus {
+            waiting: dispatcher.queue.waiting() as u64,
+            running: dispatcher.queue.running() as u64,
+            bytes: dispatcher.queue.bytes(),
+            slots: totals.slots,
+            slots_used: totals.jobs,
+            oldest_seconds: oldest.map_or(0, |oldest| now.duration_since(oldest).as_secs()),
+            jobs: self.metrics.jobs(),
+            attempts: self.metrics.attempts(),
+        }
+    }
+
+    /// A genuine heartbeat came.
+    fn heartbeat(
+        &self,
+        at: SocketAddr,
+        (heartbeat, machine): (Heartbeat, Option<u16>),
+        body: &[u8],
+    ) -> Result<(), String> {
+        let Heartbeat { nonce, cores } = heartbeat;
+        let credentials = wire::credentials(body).map_err(|cause| cause.to_string())?;
+        let info = BuilderInfo {
+            nonce,
+            cores,
+            machine: Machine(self.settings.machine(&at, machine)),
+        };
+        let known = self.builder(&at).filter(|known| known.nonce == nonce);
+        let client = match known {
+            Some(known) => {
+                known.answered();
+                known
+            }
+            None => {
+                let tunnels = Arc::clone(&self.tunnels);
+                Arc::new(BuilderClient::new(at, nonce, &credentials, tunnels)?)
+            }
+        };
+        // Both at once: no job goes to a builder that nobody could reach.
+        let mut dispatcher = self.dispatcher();
+        let former = self.builders().insert(at, Arc::clone(&client));
+        dispatcher.pool.heartbeat(Instant::now(), at, info);
+        drop(dispatcher);
+        if let Some(former) = former.filter(|former| former.nonce != nonce) {
+            // Whoever waits for that process waits in vain.
+            former.stand_still();
+        }
+        Ok(())
+    }
+}
+
+impl Front {
+    /// The relay, where it is on.
+    pub(super) fn relay(&self) -> Option<&Relay> {
+        self.relay.as_ref()
+    }
+
+    /// Takes note of a builder's heartbeat for the relay.
+    pub(super) fn introduce(
+        self: &Arc<Front>,
+        gateway: &Arc<Gateway>,
+        at: SocketAddr,
+        heartbeat: (Heartbeat, Option<u16>),
+        body: &[u8],
+    ) {
+        let Some(relay) = self.relay() else { return };
+        match relay.heartbeat(at, heartbeat, body) {
+            Ok(()) => self.dispatch(gateway),
+            Err(cause) => warn!("builder {at} gets no jobs: {cause}"),
+        }
+    }
+
+    /// Gives jobs to builders, and toolchains to those that lack them, as far as that can be done now.
+    pub(super) fn dispatch(self: &Arc<Front>, gateway: &Arc<Gateway>) {
+        let Some(relay) = self.relay() else { return };
+        let (decisions, pushes, unidentified) = {
+            let (mut dispatcher, now) = (relay.dispatcher(), Instant::now());
+            (
+                dispatcher.dispatch(now),
+                dispatcher.pushes(now),
+                dispatcher.unidentified(),
+            )
+        };
+        self.deliver(relay, decisions);
+        for push in pushes {
+            let (front, gateway) = (Arc::clone(self), Arc::clone(gateway));
+            tokio::spawn(async move { front.prepare(&gateway, push).await });
+        }
+        for (toolchain, executable) in unidentified {
+            let (front, gateway) = (Arc::clone(self), Arc::clone(gateway));
+            tokio::spawn(async move { front.identify(&gateway, toolchain, &executable).await });
+        }
+    }
+
+    /// Finds out for which kind of processor a toolchain is.
+    async fn identify(
+        self: &Arc<Front>,
+        gateway: &Arc<Gateway>,
+        toolchain: Toolchain,
+        executable: &str,
+    ) {
+        let Some(relay) = self.relay() else { return };
+        let machine = relay
+            .archives
+            .machine(gateway, &toolchain, executable)
+            .await;
+        match machine {
+            Some(Machine(machine)) => {
+                info!("toolchain {toolchain:.8} is for ELF's machine {machine}");
+            }
+            None => warn!(
+                "cannot tell for which processor toolchain {toolchain:.8} is: its jobs are compiled by their clients"
+            ),
+        }
+        relay.dispatcher().identified(&toolchain, machine);
+        self.dispatch(gateway);
+    }
+
+    fn deliver(self: &Arc<Front>, relay: &Relay, decisions: Vec<Decision>) {
+        for decision in decisions {
+            match decision {
+                Decision::Assign {
+                    job,
+                    builder,
+                    nonce,
+                    attempt,
+                } => {
+                    let waits = relay.waiting().remove(&job);
+                    let client = relay.builder(&builder).filter(|one| one.nonce == nonce);
+                    match client {
+                        Some(client) => {
+                            let slot = Slot::new(self, client, attempt);
+                            // Whoever waited may have just left: the slot is free again with the message.
+                            let _ = waits.map(|waits| waits.send(Verdict::Assigned(slot)));
+                        }
+                        None => relay.dispatcher().pool.complete(attempt, &builder),
+                    }
+                }
+                Decision::Fallback { job } => {
+                    if let Some(waits) = relay.waiting().remove(&job) {
+                        let _ = waits.send(Verdict::Fallback);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Looks after what only time changes, and after builders that give no sign, for ever.
+    pub(super) async fn look_after_the_relay(self: &Arc<Front>, gateway: &Arc<Gateway>) {
+        if self.relay().is_none() {
+            return std::future::pending().await;
+        }
+        tokio::join!(self.tick(gateway), self.watch_builders(gateway));
+    }
+
+    async fn tick(self: &Arc<Front>, gateway: &Arc<Gateway>) {
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            tick.tick().await;
+            let Some(relay) = self.relay() else { return };
+            let decisions = {
+                let (mut dispatcher, now) = (relay.dispatcher(), Instant::now());
+                dispatcher.pool.expire(now);
+                dispatcher.unplaceable(now)
+            };
+            self.deliver(relay, decisions);
+            self.dispatch(gateway);
+        }
+    }
+
+    async fn watch_builders(self: &Arc<Front>, gateway: &Arc<Gateway>) {
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            look.tick().await;
+            let Some(relay) = self.relay() else { return };
+            let quiet = relay.dispatcher().pool.quiet(Instant::now(), QUIET);
+            let asked = quiet.into_iter().filter_map(|at| relay.builder(&at));
+            let asked = asked.map(|client| async move { (client.is_awake().await, client) });
+            {
+                let (dispatcher, mut builders) = (relay.dispatcher(), relay.builders());
+                builders.retain(|at, _| dispatcher.pool.knows(at));
+                relay.tunnels.prune(|at| builders.contains_key(at));
+            }
+            for (is_awake, client) in futures_util::future::join_all(asked).await {
+                self.heard(relay, is_awake, &client);
+            }
+            self.dispatch(gateway);
+        }
+    }
+
+    /// A builder was asked whether it is awake.
+    fn heard(&self, relay: &Relay, is_awake: bool, client: &BuilderClient) {
+        let (at, now) = (client.at, Instant::now());
+        if is_awake {
+            client.answered();
+            relay.dispatcher().pool.sign(now, &at);
+            self.registry().awake(&at);
+        } else if client.asked_in_vain() == QUESTIONS {
+            warn!(
+                "builder {at} does not answer on its port: its jobs go to others, and it gets no more until it does \
+                 (hint: is its container paused, or its machine overloaded?)"
+            );
+            client.stand_still();
+            relay.dispatcher().pool.silent(&at);
+            self.registry().silent(now, &at);
+        }
+    }
+
+    /// A builder is about to stop: it gets no more jobs.
+    pub(super) fn relay_leaves(&self, at: &SocketAddr) {
+        if let Some(relay) = self.relay() {
+            relay.dispatcher().pool.leave(at);
+        }
+    }
+}
+
+impl gateway_config::Relay {
+    /// The kind of processor of a builder: what the settings say, else what it tells, else our own.
+    fn machine(&self, at: &SocketAddr, told: Option<u16>) -> u16 {
+        let set = self.machines.get(at).copied();
+        set.or(told).unwrap_or(OWN_MACHINE)
+    }
+}
+
+/// Our own kind of processor, as ELF numbers it.
+pub(super) const OWN_MACHINE: u16 = if cfg!(target_arch = "aarch64") {
+    183
+} else {
+    62
+};
+
+impl Front {
+    /// Says at the start what clients need.
+    pub(super) fn announce_relay(&self) {
+        let Some(relay) = self.relay() else { return };
+        if let Some(address) = relay.settings.address {
+            relay.authority.announce(address.ip());
+        }
+        info!(
+            "the relay takes jobs: clients need this port and that of the cache, and no builder's; a job waits for at \
+             most {:?}",
+            relay.settings.queue_time()
+        );
+    }
+
+    /// Takes up what is known of builders from the gateway before this one.
+    pub(super) fn relay_recalls(&self) {
+        let Some(relay) = self.relay() else { return };
+        let kept = self.registry().heartbeats(Instant::now());
+        for one in kept {
+            if let Ok(heartbeat) = super::wire::heartbeat(&one.body)
+                && let Err(cause) = relay.heartbeat(one.builder, (heartbeat, None), &one.body)
+            {
+                warn!("builder {} gets no jobs: {cause}", one.builder);
+            }
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! A build whose end has come: its requests, joined with its compiles. Pure.
+
+use super::super::database::{Learned, Order};
+use super::{Did, ORDER_KEYS, SLACK};
+use crate::contract::key::Key;
+use crate::explain::protocol::{End, Unit};
+use crate::explain::report::{Facts, Lost, Seen, Wire};
+use crate::store::{self, Store};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A request of a build.
+#[derive(Debug, Clone)]
+pub(in crate::gateway) struct Request {
+    /// Since the build began.
+    pub(super) at_ms: u64,
+    pub(super) key: Key,
+    pub(super) did: Did,
+    pub(super) lost: Option<store::Lost>,
+}
+
+/// A build whose end has come.
+#[derive(Debug, Default)]
+pub(in crate::gateway) struct Taken {
+    pub(super) events: Vec<Request>,
+    pub(super) writes: bool,
+    /// It was begun with this gateway.
+    pub(super) known: bool,
+}
+
+/// A compile's facts and key.
+pub(super) type Joined = (Facts, Option<Key>);
+
+impl Taken {
+    /// The keys of entries that there should be, each once.
+    pub(in crate::gateway) fn keys(&self) -> Vec<Key> {
+        let mut seen = BTreeSet::new();
+        let there = self
+            .events
+            .iter()
+            .filter(|event| matches!(event.did, Did::Hit(_) | Did::Write(_)));
+        let fresh =
+            there.filter(|event| event.key.is_sccache_entry() && seen.insert(event.key.as_str()));
+        fresh.map(|event| event.key.clone()).collect()
+    }
+
+    /// Ids of the entries of [`Taken::keys`] that are not there any more.
+    pub(super) fn gone(&self, names: &[Vec<String>]) -> BTreeSet<[u8; 16]> {
+        let keys = self.keys().into_iter().zip(names);
+        let gone = keys.filter(|(_, names)| names.is_empty());
+        gone.map(|(key, _)| Store::id(&key)).collect()
+    }
+
+    /// Keys by the names of their outputs.
+    pub(super) fn outputs(&self, names: &[Vec<String>]) -> BTreeMap<String, Vec<Key>> {
+        let mut outputs: BTreeMap<String, Vec<Key>> = BTreeMap::new();
+        for (key, names) in self.keys().into_iter().zip(names) {
+            let stems: BTreeSet<&str> = names.iter().filter_map(|name| stem(name)).collect();
+            for stem in stems {
+                outputs
+                    .entry(stem.to_owned())
+                    .or_default()
+                    .push(key.clone());
+            }
+        }
+        outputs
+    }
+
+    /// What went over the wire for each compile: by name; what has none, by time.
+    pub(super) fn join(&self, units: &[Unit], outputs: &BTreeMap<String, Vec<Key>>) -> Vec<Joined> {
+        let named: BTreeSet<&str> = outputs.values().flatten().map(Key::as_str).collect();
+        let rest: Vec<&Request> = self
+            .events
+            .iter()
+            .filter(|event| event.key.is_sccache_entry() && !named.contains(event.key.as_str()))
+            .filter(|event| matches!(event.did, Did::Hit(_) | Did::Miss))
+            .collect();
+        let by_name = units.iter().map(|unit| {
+            let keys = outputs.get(&unit.output).filter(|_| unit.kind != "c");
+            keys.map(|keys| self.facts_of(keys))
+        });
+        let mut joined: Vec<Option<Joined>> = by_name.collect();
+        // Each request goes to the compile that ends first of those during which it came: no other choice leaves fewer
+        // without one.
+        let mut free: Vec<usize> = (0..units.len())
+            .filter(|at| joined[*at].is_none() && units[*at].not_cached.is_none())
+            .collect();
+        free.sort_by_key(|at| units[*at].start_ms + units[*at].took_ms);
+        for event in rest {
+            let during = |unit: &Unit| {
+                let begin = unit.start_ms.saturating_sub(SLACK);
+                (begin..=unit.start_ms + unit.took_ms + SLACK).contains(&event.at_ms)
+            };
+            let place = free.iter().position(|at| during(&units[*at]));
+            if let Some(at) = place.map(|place| free.remove(place)) {
+                let (mut facts, key) = self.facts_of(std::slice::from_ref(&event.key));
+                facts.probably = true;
+                joined[at] = Some((facts, key));
+            }
+        }
+        joined.into_iter().map(Option::unwrap_or_default).collect()
+    }
+
+    fn facts_of(&self, keys: &[Key]) -> Joined {
+        let mut facts = Facts::default();
+        let mut found = None;
+        for event in self.events.iter().filter(|event| keys.contains(&event.key)) {
+            let (seen, bytes) = match event.did {
+                Did::Hit(bytes) => (Seen::Hit, bytes),
+                Did::Write(bytes) => (Seen::Miss, bytes),
+                Did::Miss | Did::Refused(_) => (Seen::Miss, 0),
+            };
+            // A write after a miss is its consequence.
+            facts.unusable |= facts.seen == Seen::Hit && matches!(event.did, Did::Write(_));
+            facts.seen = seen;
+            facts.bytes = facts.bytes.max(bytes);
+            facts.lost = facts.lost.or(event.lost.map(|lost| Lost {
+                budget: 0,
+                kept_by: lost.kept_by,
+            }));
+            found = Some(event.key.clone());
+        }
+        facts.key = found.as_ref().map(|key| key.as_str().to_owned());
+        (facts, found)
+    }
+
+    pub(super) fn wire(&self) -> Wire {
+        let mut wire = Wire::default();
+        for event in &self.events {
+            match event.did {
+                Did::Hit(bytes) => {
+                    wire.hits += 1;
+                    wire.read_bytes += bytes;
+                }
+                Did::Miss => wire.misses += 1,
+                Did::Write(bytes) => {
+                    wire.writes += 1;
+                    wire.written_bytes += bytes;
+                }
+                Did::Refused(reason) => {
+                    *wire.refused.entry(reason.to_owned()).or_default() += 1;
+                }
+            }
+        }
+        wire
+    }
+
+    /// What is worth remembering of the compiles.
+    pub(super) fn learned(
+        &self,
+        partition: &str,
+        units: &[Unit],
+        facts: &[Facts],
+        keys: &[Option<Key>],
+    ) -> Vec<Learned> {
+        let written: BTreeSet<&str> = self
+            .events
+            .iter()
+            .filter(|event| matches!(event.did, Did::Write(_) | Did::Hit(_)))
+            .map(|event| event.key.as_str())
+            .collect();
+        let refused: BTreeMap<&str, &str> = self
+            .events
+            .iter()
+            .filter_map(|event| match event.did {
+                Did::Refused(reason) => Some((event.key.as_str(), reason)),
+                Did::Hit(_) | Did::Miss | Did::Write(_) => None,
+            })
+            .collect();
+        let cached = units
+            .iter()
+            .zip(facts.iter().zip(keys))
+            .filter(|(unit, _)| unit.not_cached.is_none() && unit.exit == Some(0));
+        cached
+            .map(|(unit, (facts, key))| {
+                let there = key.as_ref().filter(|key| written.contains(key.as_str()));
+                let cause = match key.as_ref().and_then(|key| refused.get(key.as_str())) {
+                    Some(reason) => format!("the cache refused it ({reason})"),
+                    None if !self.writes => "its token may only read".to_owned(),
+                    None => "the client did not store it".to_owned(),
+                };
+                let missed = facts.seen == Seen::Miss;
+                Learned {
+                    identity: identity(partition, unit),
+                    print: unit.print.clone(),
+                    result: there.map(Store::id),
+                    compile_ms: missed.then_some(unit.took_ms),
+                    refused: (missed && there.is_none()).then_some(cause),
+                }
+            })
+            .collect()
+    }
+
+    /// The keys in the order in which they were wanted. What was fetched before the build was not asked for; what of it
+    /// was used keeps its place, the rest is dropped.
+    pub(super) fn order(&self, end: &End, now: u64) -> Option<Order> {
+        let mut seen = BTreeSet::new();
+        let used = end.prefetched.iter().flat_map(|it| &it.used);
+        let used = used.filter(|key| Key::parse(key).is_ok_and(|key| key.is_sccache_entry()));
+        let asked = self
+            .events
+            .iter()
+            .filter(|event| matches!(event.did, Did::Hit(_) | Did::Write(_)))
+            .filter(|event| event.key.is_sccache_entry())
+            .map(|event| event.key.as_str().to_owned());
+        let keys: Vec<String> = used
+            .cloned()
+            .chain(asked)
+            .filter(|key| seen.insert(key.clone()))
+            .take(ORDER_KEYS)
+            .collect();
+        (!keys.is_empty()).then_some(Order {
+            unix_seconds: now,
+            keys,
+        })
+    }
+}
+
+/// What is compiled, and for whom it is known.
+pub(super) fn identity(partition: &str, unit: &Unit) -> String {
+    format!("{partition}\0{}", unit.identity())
+}
+
+/// The name of an output without `lib` and extension, as a recorder knows it.
+fn stem(member: &str) -> Option<&str> {
+    let (stem, _) = member.rsplit_once('.')?;
+    // Crates of other kinds are not cached.
+    Some(stem.strip_prefix("lib").unwrap_or(stem))
+}
