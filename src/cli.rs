@@ -64,6 +64,8 @@ pub enum Command {
     Blob {
         /// The 64 digits of sccache's hash key, or a path
         key: String,
+        #[command(flatten)]
+        output: Output,
     },
     /// Say what a token may do with a blob, and why
     Access {
@@ -72,12 +74,16 @@ pub enum Command {
         name: String,
         /// The 64 digits of sccache's hash key, or a path
         key: String,
+        #[command(flatten)]
+        output: Output,
     },
     /// List who has logged in by an ID token of a CI service, or end such sessions
     Sessions {
         /// End those of this build, of this rule, or of both as RULE:BUILD
         #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
         revoke: Option<String>,
+        #[command(flatten)]
+        output: Output,
     },
     /// Exchange the ID token of a CI service's job for a session of a cache
     Login(client::login::Args),

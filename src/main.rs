@@ -166,9 +166,15 @@ fn with_settings(command: Command, loaded: settings::Loaded) -> Outcome {
     let settings = &loaded.settings;
     match command {
         Command::Purge(args) => given(admin::purge::run(settings, &args)),
-        Command::Sessions { revoke } => given(admin::sessions::run(settings, revoke.as_deref())),
-        Command::Blob { key } => given(admin::inspect::blob(settings, &key)),
-        Command::Access { name, key } => given(admin::inspect::access(settings, &name, &key)),
+        Command::Sessions { revoke, output } => given(admin::sessions::run(
+            settings,
+            revoke.as_deref(),
+            output.json,
+        )),
+        Command::Blob { key, output } => given(admin::inspect::blob(settings, &key, output.json)),
+        Command::Access { name, key, output } => {
+            given(admin::inspect::access(settings, &name, &key, output.json))
+        }
         Command::Config(output) if output.json => done(machine::config(&loaded)),
         Command::Config(_) => {
             let screen = Screen::of_stdout();

@@ -1,10 +1,11 @@
 //! `blob` and `access`: which blobs an entry has, who has written them, and who may do what with them.
 
-use super::{Error, agent, bytes, endpoint, report};
+use super::{Error, agent, bytes, endpoint, machine, report};
 use crate::config::settings::Settings;
 use crate::contract::gateway_status::{AccessAnswer, BlobFacts, BlobRequest};
 use crate::exit;
 use crate::supervisor::state_dir;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
@@ -16,25 +17,43 @@ const PATIENCE: Duration = Duration::from_secs(600);
 ///
 /// # Errors
 /// No supervisor or gateway answers.
-pub fn blob(settings: &Settings, key: &str) -> Result<u8, Error> {
+pub fn blob(settings: &Settings, key: &str, json: bool) -> Result<u8, Error> {
     let found: Vec<BlobFacts> = ask(settings, "blob", key, None)?;
+    let code = if found.is_empty() {
+        exit::FAILED
+    } else {
+        exit::OK
+    };
+    if json {
+        machine::print(Blobs { blobs: found })?;
+        return Ok(code);
+    }
     let mut out = io::stdout().lock();
     for one in &found {
         writeln!(out, "{}", line(one))?;
     }
     if found.is_empty() {
         writeln!(out, "there is no such blob in any namespace")?;
-        return Ok(exit::FAILED);
     }
-    Ok(exit::OK)
+    Ok(code)
+}
+
+/// What `blob --json` prints.
+#[derive(Debug, Serialize)]
+struct Blobs {
+    blobs: Vec<BlobFacts>,
 }
 
 /// Prints what the token `name` may do with `key`, and why.
 ///
 /// # Errors
 /// No supervisor or gateway answers, or there is no such token.
-pub fn access(settings: &Settings, name: &str, key: &str) -> Result<u8, Error> {
+pub fn access(settings: &Settings, name: &str, key: &str, json: bool) -> Result<u8, Error> {
     let answer: AccessAnswer = ask(settings, "access", key, Some(name))?;
+    if json {
+        machine::print(answer)?;
+        return Ok(exit::OK);
+    }
     let mut out = io::stdout().lock();
     writeln!(out, "{}: {}", answer.name, answer.grants)?;
     writeln!(out, "read    {}", answer.read)?;

@@ -1,10 +1,11 @@
 //! `sessions`: who has logged in by an ID token, and the end of that.
 
-use super::{Error, PATIENCE, agent, endpoint, report};
+use super::{Error, PATIENCE, agent, endpoint, machine, report};
 use crate::config::settings::Settings;
 use crate::contract::gateway_status::{RevokeAnswer, RevokeRequest, SessionStatus};
 use crate::exit;
 use crate::supervisor::state_dir;
+use serde::Serialize;
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
 
@@ -12,7 +13,7 @@ use std::time::{Duration, SystemTime};
 ///
 /// # Errors
 /// No supervisor or gateway answers.
-pub fn run(settings: &Settings, revoked: Option<&str>) -> Result<u8, Error> {
+pub fn run(settings: &Settings, revoked: Option<&str>, json: bool) -> Result<u8, Error> {
     let endpoint = endpoint(&report(&settings.installation())?);
     let fail = |cause: String| Error::Gateway {
         endpoint: endpoint.clone(),
@@ -20,7 +21,6 @@ pub fn run(settings: &Settings, revoked: Option<&str>) -> Result<u8, Error> {
     };
     let token = state_dir::auth_token(settings)?;
     let bearer = format!("Bearer {}", token.reveal());
-    let mut out = io::stdout().lock();
     let Some(name) = revoked else {
         let answer = agent(PATIENCE)
             .get(format!("{endpoint}/api/sessions"))
@@ -30,6 +30,11 @@ pub fn run(settings: &Settings, revoked: Option<&str>) -> Result<u8, Error> {
             .map_err(|error| fail(error.to_string()))?;
         let sessions: Vec<SessionStatus> =
             serde_json::from_str(&answer).map_err(|error| fail(error.to_string()))?;
+        if json {
+            machine::print(Sessions { sessions })?;
+            return Ok(exit::OK);
+        }
+        let mut out = io::stdout().lock();
         for one in sessions {
             let at = |seconds| {
                 humantime::format_rfc3339_seconds(
@@ -60,6 +65,23 @@ pub fn run(settings: &Settings, revoked: Option<&str>) -> Result<u8, Error> {
         .map_err(|error| fail(error.to_string()))?;
     let answer: RevokeAnswer =
         serde_json::from_str(&answer).map_err(|error| fail(error.to_string()))?;
-    writeln!(out, "ended {} sessions", answer.sessions)?;
+    match json {
+        true => machine::print(Ended {
+            ended: answer.sessions,
+        })?,
+        false => writeln!(io::stdout(), "ended {} sessions", answer.sessions)?,
+    }
     Ok(exit::OK)
+}
+
+/// What `sessions --json` prints.
+#[derive(Debug, Serialize)]
+struct Sessions {
+    sessions: Vec<SessionStatus>,
+}
+
+/// What `sessions --revoke NAME --json` prints.
+#[derive(Debug, Serialize)]
+struct Ended {
+    ended: usize,
 }

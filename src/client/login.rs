@@ -59,6 +59,9 @@ pub struct Args {
     /// How to give the session's token
     #[arg(long, value_enum, default_value_t = Format::Sh)]
     format: Format,
+    /// Print the session as JSON, whatever the format
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Why there is no session.
@@ -124,6 +127,12 @@ pub fn run(args: &Args) -> Result<u8, Error> {
     }
     let session: LoginAnswer =
         serde_json::from_str(&text).map_err(|error| fail(error.to_string()))?;
+    if args.json {
+        // With the number of the schema in front, as the other commands print theirs.
+        let value = serde_json::json!({"schema": 1, "session": session});
+        writeln!(io::stdout(), "{value:#}")?;
+        return Ok(exit::OK);
+    }
     give(args.format, &session)?;
     let _ = writeln!(
         io::stderr(),

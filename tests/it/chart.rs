@@ -115,22 +115,30 @@ fn chart_and_kustomization_make_the_same() {
     let other = objects(&render(&helm, &json!({"cache": {"size": "81G"}})).ok());
     assert_ne!(other, expected);
 
-    // The component for AppArmor is one value of the chart.
-    let folder = tempfile::tempdir().unwrap();
-    let base = folder.path().join("base");
-    let mut copy = clean("cp");
-    passes(
-        copy.arg("-r")
-            .arg(root().join("images/kubernetes"))
-            .arg(&base),
-    );
-    let overlay = "resources: [base]\ncomponents: [base/apparmor]\n";
-    std::fs::write(folder.path().join("kustomization.yaml"), overlay).unwrap();
-    let mut command = clean(&kubectl);
-    let mut expected = objects(&passes(command.arg("kustomize").arg(folder.path())));
-    expected.remove(&namespace);
-    let values = json!({"appArmorProfile": "sccache-dock"});
-    assert_eq!(objects(&render(&helm, &values).ok()), expected);
+    // Each component is a value of the chart.
+    for (component, values) in [
+        ("apparmor", json!({"appArmorProfile": "sccache-dock"})),
+        (
+            "keda",
+            json!({"builders": {"autoscaling": {"enabled": true}}}),
+        ),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let base = folder.path().join("base");
+        let mut copy = clean("cp");
+        passes(
+            copy.arg("-r")
+                .arg(root().join("images/kubernetes"))
+                .arg(&base),
+        );
+        let overlay = format!("resources: [base]\ncomponents: [base/{component}]\n");
+        std::fs::write(folder.path().join("kustomization.yaml"), overlay).unwrap();
+        let mut command = clean(&kubectl);
+        let mut expected = objects(&passes(command.arg("kustomize").arg(folder.path())));
+        expected.remove(&namespace);
+        let made = objects(&render(&helm, &values).ok());
+        assert_eq!(made, expected, "{component}");
+    }
 }
 
 #[test]
@@ -196,9 +204,9 @@ fn values_change_what_they_name() {
             .is_some_and(|token| token.len() >= 48)
     );
     // All but what the operators of others bring.
-    let known = made
-        .iter()
-        .filter(|((kind, _), _)| kind != "ScaledObject" && kind != "PodMonitor");
+    let known = made.iter().filter(|((kind, _), _)| {
+        !["ScaledObject", "TriggerAuthentication", "PodMonitor"].contains(&&**kind)
+    });
     let known: Vec<String> = known.map(|(_, object)| object.to_string()).collect();
     kubernetes_takes(&known.join("\n---\n"));
 }

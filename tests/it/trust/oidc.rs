@@ -594,6 +594,10 @@ fn command_exchanges_the_tokens_of_both_services() {
     );
     let (code, _, err) = login(&[("SCCACHE_ID_TOKEN", &by_gitlab)], &[]);
     assert!(code == Some(1) && err.contains("exchanged before"), "{err}");
+    let again = signer.token(&claims(&issuer, json!({"run_id": "72"})));
+    let (code, out, _) = login(&[("SCCACHE_ID_TOKEN", &again)], &["--json"]);
+    assert_eq!(code, Some(0));
+    crate::json::conforms("login", &serde_json::from_str(&out).unwrap());
     let (code, _, err) = login(&[], &[]);
     assert!(code == Some(1) && err.contains("id-token: write"), "{err}");
     let say = |args: &[&str]| {
