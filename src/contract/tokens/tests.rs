@@ -75,7 +75,7 @@ fn every_fault_is_named_and_no_value_is() {
         (entry("name = 'a'\ntoken = 'hidden'"), "at least 16"),
         (
             entry("name = 'a'\naccess = 'hidden'"),
-            "\"read\" or \"write\"",
+            "\"write\" or \"build\"",
         ),
         (entry(&format!("{whole}namespaces = 'hidden'")), "no list"),
         (
