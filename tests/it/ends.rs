@@ -80,16 +80,16 @@ fn state(pid: i32) -> Option<char> {
 }
 
 /// The signals that a process ignores. Of the two that the C library keeps to itself it makes its children do so.
-fn ignored_by(pid: i32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+fn ignored_by(pid: i32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let mut lines = status.lines();
-    let mask = lines.find_map(|line| line.strip_prefix("SigIgn:")).unwrap();
-    u64::from_str_radix(mask.trim(), 16).unwrap()
+    let mask = lines.find_map(|line| line.strip_prefix("SigIgn:"))?;
+    u64::from_str_radix(mask.trim(), 16).ok()
 }
 
 /// Lets the server of the next start end in this way; gives what the status says of it, and what it should say.
 fn end_server(dock: &Dock, orders: &Path, end: End) -> (String, String) {
-    let (pid, mut order) = eventually("a server that waits for its order", || {
+    let (pid, ignored, mut order) = eventually("a server that waits for its order", || {
         let server = server(dock);
         if server.state == "backoff" {
             // It cuts the pause short.
@@ -98,9 +98,12 @@ fn end_server(dock: &Dock, orders: &Path, end: End) -> (String, String) {
         let mut open = OpenOptions::new();
         // Without a reader this fails.
         open.write(true).custom_flags(libc::O_NONBLOCK);
-        Some((server.pid?, open.open(orders).ok()?))
+        let order = open.open(orders).ok()?;
+        // The status may have been of the one before, whose end was not seen yet.
+        let pid = self::server(dock).pid.filter(|_| server.pid.is_some())?;
+        Some((pid, ignored_by(pid)?, order))
     });
-    let expected = end.told(ignored_by(pid));
+    let expected = end.told(ignored);
     writeln!(order, "{}", end.words()).unwrap();
     drop(order);
     if end.stops() {

@@ -447,7 +447,7 @@ fn c_is_cached_for_make_cmake_and_ccache() {
 fn settings_for_docker_builds_are_a_private_file() {
     let Some(site) = Site::open() else { return };
     let script = follow(&site, "docker-builds");
-    let file = fs::read_to_string(site.home.path().join("checkout/cache.env")).unwrap();
+    let file = fs::read_to_string(site.home.path().join(".config/sccache-dock/build.env")).unwrap();
     assert!(file.contains(&script.token()), "{file}");
     assert!(!file.contains(['"', '\'']), "{file}");
 }
