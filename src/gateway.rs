@@ -50,6 +50,7 @@ use crate::contract::gateway_status::{
     DistStatus, Integrity, LostHits, Status, StoreStatus, TlsStatus, TokensStatus, Totals,
 };
 use crate::contract::key::Key;
+use crate::contract::paths;
 use crate::explain::report::Report;
 use crate::gateway::access::{Access, Caller};
 use crate::gateway::audit::Audit;
@@ -91,7 +92,7 @@ const BUILDS_SHOWN: usize = 200;
 const KEEP: Duration = Duration::from_secs(60);
 
 /// The file beside the blobs in which sessions by ID token are.
-const SESSIONS_FILE: &str = "sessions.json";
+const SESSIONS_FILE: &str = paths::SESSIONS;
 
 /// Asked for the state of the cluster.
 pub(crate) type ClusterStatus = Box<dyn Fn() -> DistStatus + Send + Sync>;

@@ -7,6 +7,27 @@ pub fn cache(dir: &Path) -> PathBuf {
     dir.join("cache")
 }
 
+/// What the gateway keeps in [`cache`]: blobs, and what outlives it beside them.
+pub const IN_CACHE: [&str; 9] = [
+    "blobs",
+    "tmp",
+    "ceiling",
+    "scrub",
+    LOGINS,
+    SESSIONS,
+    HISTORY,
+    AUDIT_LOG,
+    "audit.jsonl.1",
+];
+/// The secret of the status page's cookies, and who has logged out.
+pub const LOGINS: &str = "logins";
+/// Sessions by ID token.
+pub const SESSIONS: &str = "sessions.json";
+/// Builds and traffic by the hour.
+pub const HISTORY: &str = "history.redb";
+/// Writes and refusals, one JSON object a line.
+pub const AUDIT_LOG: &str = "audit.jsonl";
+
 /// Tokens and generated configuration files, mode 0700.
 pub fn state(dir: &Path) -> PathBuf {
     dir.join("state")

@@ -7,6 +7,7 @@
 use super::peer::Peer;
 use crate::base::time::unix_seconds;
 use crate::contract::key::Key;
+use crate::contract::paths;
 use serde::Serialize;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -18,7 +19,7 @@ use std::time::{Duration, SystemTime};
 use tracing::warn;
 
 /// The file beside the blobs; the one before it has `.1` behind its name.
-pub(super) const FILE: &str = "audit.jsonl";
+pub(super) const FILE: &str = paths::AUDIT_LOG;
 /// Lines that may wait.
 const WAITING: usize = 4096;
 

@@ -16,6 +16,7 @@
 mod file;
 
 use self::file::{bytes_of, decode, encode, open_file, point_of};
+use crate::contract::paths;
 use crate::explain::decide::{Earlier, Fate};
 use crate::explain::print::Print;
 use crate::explain::protocol::Labels;
@@ -43,7 +44,7 @@ const RESULTS: TableDefinition<'_, &Id, &[u8]> = TableDefinition::new("results")
 const ORDERS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("orders");
 
 /// Name of the file, in the store's folder.
-pub const FILE: &str = "history.redb";
+pub const FILE: &str = paths::HISTORY;
 /// Fingerprints of one thing.
 const VARIANTS: usize = 12;
 /// Builds that are listed, and those of them whose compiles are kept.

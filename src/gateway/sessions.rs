@@ -9,6 +9,7 @@
 //! A cookie opens the status, and nothing else: no blob is read and nothing is changed with it. A page of another site
 //! that makes a browser send one gains nothing.
 
+use crate::contract::paths;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -19,7 +20,7 @@ pub(super) const LIFE: u64 = 12 * 3600;
 /// Cookies that were given back and are remembered.
 const ENDED: usize = 4096;
 /// The file beside the blobs in which they are, with the secret.
-pub(super) const FILE: &str = "logins";
+pub(super) const FILE: &str = paths::LOGINS;
 const NONCE: usize = 16;
 /// End, random number, hash.
 const LENGTH: usize = 8 + NONCE + 32;

@@ -211,7 +211,7 @@ fn hand_over_all(top: &File, settings: &Settings, user: RunAs) -> Result<(), Err
     };
     let below = |path: &Path| path.strip_prefix(dir).map(Path::to_owned).ok();
     let cache = paths::cache(dir);
-    let whole = ["blobs", "tmp", "ceiling", "logins"].map(|name| cache.join(name));
+    let whole = paths::IN_CACHE.map(|name| cache.join(name));
     let whole = whole
         .into_iter()
         .chain([paths::scratch(dir), paths::state(dir)]);

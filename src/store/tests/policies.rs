@@ -344,8 +344,12 @@ fn scrub_finds_what_is_corrupt_before_anyone_asks() {
         .unwrap();
     fs::copy(file_of(&store, "ns/10"), file_of(&store, "ns/9")).unwrap();
     fs::remove_file(file_of(&store, "ns/11")).unwrap();
-    wait_until("three to be found", || store.usage().scrubbed.corrupt == 3);
+    wait_until("three to be found", || {
+        let flaws = store.usage().flaws;
+        flaws.body + flaws.trailer + flaws.unreadable == 3
+    });
     let usage = store.usage();
+    assert_eq!(usage.scrubbed.corrupt, 3);
     assert_eq!(
         (
             usage.flaws.body,
