@@ -89,7 +89,7 @@ fn ignored_by(pid: i32) -> Option<u64> {
 
 /// Lets the server of the next start end in this way; gives what the status says of it, and what it should say.
 fn end_server(dock: &Dock, orders: &Path, end: End) -> (String, String) {
-    let (pid, ignored, mut order) = eventually("a server that waits for its order", || {
+    let mut order = eventually("a server that waits for its order", || {
         let server = server(dock);
         if server.state == "backoff" {
             // It cuts the pause short.
@@ -98,10 +98,12 @@ fn end_server(dock: &Dock, orders: &Path, end: End) -> (String, String) {
         let mut open = OpenOptions::new();
         // Without a reader this fails.
         open.write(true).custom_flags(libc::O_NONBLOCK);
-        let order = open.open(orders).ok()?;
-        // The status may have been of the one before, whose end was not seen yet.
-        let pid = self::server(dock).pid.filter(|_| server.pid.is_some())?;
-        Some((pid, ignored_by(pid)?, order))
+        open.open(orders).ok()
+    });
+    // Asked only now: the status before may have been of the server whose end was not seen yet.
+    let (pid, ignored) = eventually("its process", || {
+        let pid = server(dock).pid?;
+        Some((pid, ignored_by(pid)?))
     });
     let expected = end.told(ignored);
     writeln!(order, "{}", end.words()).unwrap();

@@ -11,7 +11,6 @@ use std::process::Command;
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(20);
-const NAME: &str = "build-cache.example.com";
 
 fn nginx() -> Option<PathBuf> {
     let kept = tools().join("nginx/bin/nginx");
@@ -70,10 +69,10 @@ fn cache_is_reached_over_the_tls_of_nginx() {
         return skip("no nginx");
     };
     let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
-    authority.certificate(folder.path(), NAME);
+    authority.certificate(folder.path(), "localhost");
     let gateway = Gateway::start();
     let port = crate::site::free_port();
-    let nginx = start(&program, folder.path(), &gateway, port);
+    let _nginx = start(&program, folder.path(), &gateway, port);
 
     let curl = |args: &[&str]| {
         let mut command = Command::new("curl");
@@ -85,9 +84,9 @@ fn cache_is_reached_over_the_tls_of_nginx() {
             "--max-time",
             "30",
         ]);
-        command.args(["--resolve", &format!("{NAME}:{port}:127.0.0.1"), "--cacert"]);
+        command.arg("--cacert");
         command.arg(folder.path().join("ca.pem")).args(args);
-        command.arg(format!("https://{NAME}:{port}/cas/x"));
+        command.arg(format!("https://localhost:{port}/cas/x"));
         finish(&mut command).output
     };
     let code = ["--output", "/dev/null", "--write-out", "%{http_code}"];
@@ -95,7 +94,9 @@ fn cache_is_reached_over_the_tls_of_nginx() {
     let blob = folder.path().join("blob");
     std::fs::write(&blob, Dice::new(1).bytes(8 << 20)).unwrap();
     let body = blob.to_str().unwrap();
-    assert_eq!(curl(&[&code[..], &["--upload-file", body]].concat()), "401");
+    // A short one: of a long body that the cache refuses to read, nginx makes 502.
+    let refused = [&code[..], &["--request", "PUT", "--data", "x"]].concat();
+    assert_eq!(curl(&refused), "401");
     let token = ["--oauth2-bearer", WRITER];
     let put = [&code[..], &token, &["--upload-file", body]].concat();
     assert_eq!(curl(&put), "201");
@@ -106,9 +107,6 @@ fn cache_is_reached_over_the_tls_of_nginx() {
     let on_its_disk = std::fs::read_dir(folder.path().join("bodies")).unwrap();
     assert_eq!(on_its_disk.count(), 0);
 
-    // The real client resolves names by the system: an address that is this machine's everywhere.
-    authority.certificate(folder.path(), "localhost");
-    nginx.signal(nix::sys::signal::Signal::SIGHUP);
     let sccache = || {
         let mut command = clean(sccache_bin());
         command
