@@ -34,12 +34,11 @@ mod services;
 mod sessions;
 mod socket;
 mod status;
+mod stopping;
 pub mod tls;
 pub mod upstream;
 pub mod warnings;
 pub mod zip;
-
-pub(crate) use accept::a_moment_after;
 
 use self::connection_limit::ConnectionLimiter;
 use crate::base::private_file;

@@ -1,10 +1,21 @@
 //! The gateway's URL as clients write it; checked.
 
-use super::Error;
 use hyper::Uri;
 
 /// Sccache's default port, and the gateway's.
 pub(crate) const GATEWAY_PORT: u16 = 4226;
+
+/// Why a URL cannot be the gateway's.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("cannot use endpoint \"{endpoint}\": {cause}\nhint: {hint}")]
+pub struct BadEndpoint {
+    /// As it was given.
+    pub endpoint: String,
+    /// What is wrong with it.
+    pub cause: &'static str,
+    /// What to do instead.
+    pub hint: String,
+}
 
 /// An `http` or `https` URL without user, query or trailing slash.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,8 +28,8 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
-    pub(crate) fn parse(given: &str) -> Result<Endpoint, Error> {
-        let refused = |cause, hint: String| Error::Endpoint {
+    pub(crate) fn parse(given: &str) -> Result<Endpoint, BadEndpoint> {
+        let refused = |cause, hint: String| BadEndpoint {
             endpoint: given.to_owned(),
             cause,
             hint,
@@ -97,7 +108,7 @@ impl Endpoint {
     }
 
     /// The port for sccache's own protocol.
-    pub(super) fn loopback_port(&self, given: &str) -> Result<u16, Error> {
+    pub(super) fn loopback_port(&self, given: &str) -> Result<u16, BadEndpoint> {
         let (cause, hint) = if self.tls {
             (
                 "sccache's own protocol knows no TLS",
@@ -111,7 +122,7 @@ impl Endpoint {
         } else {
             return Ok(self.port);
         };
-        Err(Error::Endpoint {
+        Err(BadEndpoint {
             endpoint: given.to_owned(),
             cause,
             hint: hint.to_owned(),

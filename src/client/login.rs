@@ -69,7 +69,7 @@ pub struct Args {
 pub enum Error {
     /// The endpoint is no URL.
     #[error(transparent)]
-    Endpoint(#[from] super::Error),
+    Endpoint(#[from] super::endpoint::BadEndpoint),
     /// Neither service has left a trace.
     #[error(
         "cannot find an ID token: {0} is not set, and this is no job of GitHub's that may ask for one\n\

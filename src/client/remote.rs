@@ -37,7 +37,7 @@ pub(crate) enum Error {
     NotSet,
     /// It is not a URL.
     #[error("{0}")]
-    Endpoint(super::Error),
+    Endpoint(super::endpoint::BadEndpoint),
     /// It is away.
     #[error("cannot ask {base}: {cause}\nhint: sccache-dock doctor looks for the reason")]
     Away {

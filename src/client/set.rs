@@ -1,6 +1,6 @@
 //! The set of variables for a lane, before it is written in a format; checked.
 
-use super::endpoint::Endpoint;
+use super::endpoint::{BadEndpoint, Endpoint};
 use super::{EnvArgs, Facts, Format, Lane, NO_BASEDIRS, SOCKET_PATH_MAX};
 use crate::base::secret::Secret;
 use crate::contract::sccache;
@@ -73,15 +73,8 @@ const NEUTRAL: &[(&str, &str)] = &[
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Error {
     /// The URL of the gateway cannot be used.
-    #[error("cannot use endpoint \"{endpoint}\": {cause}\nhint: {hint}")]
-    Endpoint {
-        /// As it was given.
-        endpoint: String,
-        /// What is wrong with it.
-        cause: &'static str,
-        /// What to do instead.
-        hint: String,
-    },
+    #[error(transparent)]
+    Endpoint(#[from] BadEndpoint),
     /// The namespace cannot be a folder of the cache.
     #[error(
         "cannot use namespace \"{0}\": it is not made of letters, digits, \".\", \"_\", \"-\" and \"/\"\n\
@@ -365,11 +358,11 @@ fn cluster(
     };
     let scheduler = Endpoint::parse(&given)?;
     if scheduler.has_path() {
-        return Err(Error::Endpoint {
+        return Err(Error::Endpoint(BadEndpoint {
             endpoint: given,
             cause: "it has a path, and sccache reaches a scheduler only at the root",
             hint: format!("write {}", scheduler.with_port(scheduler.port)),
-        });
+        }));
     }
     Ok(Dist {
         scheduler: scheduler.url,

@@ -7,7 +7,7 @@ pub fn cache(dir: &Path) -> PathBuf {
     dir.join("cache")
 }
 
-/// What the gateway keeps in [`cache`]: blobs, and what outlives it beside them.
+/// Everything that the gateway keeps in [`cache`].
 pub const IN_CACHE: [&str; 9] = [
     "blobs",
     "tmp",
@@ -17,7 +17,7 @@ pub const IN_CACHE: [&str; 9] = [
     SESSIONS,
     HISTORY,
     AUDIT_LOG,
-    "audit.jsonl.1",
+    AUDIT_LOG_BEFORE,
 ];
 /// The secret of the status page's cookies, and who has logged out.
 pub const LOGINS: &str = "logins";
@@ -27,6 +27,8 @@ pub const SESSIONS: &str = "sessions.json";
 pub const HISTORY: &str = "history.redb";
 /// Writes and refusals, one JSON object a line.
 pub const AUDIT_LOG: &str = "audit.jsonl";
+/// The previous [`AUDIT_LOG`], renamed when it was full.
+pub const AUDIT_LOG_BEFORE: &str = "audit.jsonl.1";
 
 /// Tokens and generated configuration files, mode 0700.
 pub fn state(dir: &Path) -> PathBuf {

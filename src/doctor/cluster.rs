@@ -25,7 +25,7 @@ pub(super) struct Cluster {
     /// Requests for a builder, by outcome.
     #[serde(default)]
     pub(super) allocations: BTreeMap<String, u64>,
-    /// There where clients need not reach builders.
+    /// Present if clients need not reach builders.
     #[serde(default)]
     pub(super) relay: Option<IgnoredAny>,
     #[serde(default)]
@@ -38,7 +38,7 @@ pub(super) struct Builder {
     pub(super) address: String,
     #[serde(default)]
     pub(super) state: String,
-    /// Jobs that were assigned and never came to their end.
+    /// Jobs that were assigned and never finished.
     #[serde(default)]
     pub(super) failed: u64,
     #[serde(default)]
@@ -173,7 +173,7 @@ pub(super) fn examine(conf: &Conf, url: &str, cluster: Option<&Cluster>, checks:
     checks.extend(sent_home(&cluster.local_jobs));
 }
 
-/// What the gateway knows about a builder, then what this client sees where it has to reach it.
+/// What the gateway knows about a builder, then what this client sees if it has to reach it.
 pub(super) fn judge_builder(builder: &Builder, scheduler: Option<&Endpoint>) -> Check {
     let address = &builder.address;
     if builder.state == "lost" {
@@ -372,7 +372,7 @@ pub(super) fn judge_daemon(printed: &str) -> Check {
         Check::ok(what, "connected")
     } else if let Some(told) = value.get("NotConnected") {
         let why = told[1].as_str().unwrap_or_default();
-        let hint = "hint the scheduler (see above): sccache tries again by itself";
+        let hint = "fix the scheduler (see above): sccache tries again by itself";
         Check::fail(what, format!("not connected: {why}"), hint)
     } else {
         let found = "the daemon that runs was started without a scheduler";
@@ -380,10 +380,11 @@ pub(super) fn judge_daemon(printed: &str) -> Check {
     }
 }
 
-/// From this number on, jobs of a crate that went home are no accident.
+/// Number of jobs of one crate from which on it is no coincidence that they were sent home.
 const KEEPS_COMING: u64 = 3;
 
-/// The crates that the builder in the container cannot compile: each is begun there, and then compiled by its client.
+/// Names the crates that the builder in the container cannot compile: their jobs are started there, ended, and compiled
+/// by the client.
 pub(super) fn sent_home(jobs: &LocalJobs) -> Option<Check> {
     let crates = jobs.sent_home.iter();
     let crates = crates.filter(|one| one.jobs >= KEEPS_COMING);

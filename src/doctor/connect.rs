@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
-/// How long a connection may take to come about.
+/// Time limit for connecting.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Whether anything accepts connections at `endpoint`.
@@ -52,7 +52,7 @@ pub(super) fn connect(what: &str, endpoint: &Endpoint, checks: &mut Vec<Check>) 
     false
 }
 
-/// What to do where nothing listens.
+/// What to do if nothing listens.
 pub(super) fn after_refusal(addresses: &[SocketAddr]) -> &'static str {
     if addresses.iter().all(|address| address.ip().is_loopback()) {
         "nothing listens there: start the container, and check the published port"

@@ -185,7 +185,7 @@ pub(super) fn judge(stats: &Stats, lane: Option<Lane>) -> Check {
     });
     if failures > 0 {
         let found = format!("{failures} writes to the shared cache failed, {writes} arrived");
-        let hint = "hint the token or the gateway (see above), then sccache --stop-server";
+        let hint = "fix the token or the gateway (see above), then sccache --stop-server";
         return Check::warn(what, found, hint);
     }
     Check::ok(what, places.join(", "))

@@ -5,6 +5,7 @@ use super::peer::Peer;
 use crate::contract::sccache::{ANY_VERSION, OWN_PROTOCOL};
 use crate::gateway::metrics::Protocol;
 use crate::gateway::socket::{Prompt, Socket};
+use crate::gateway::stopping::{LAST_WORDS, a_moment_after};
 use crate::gateway::warnings::REFUSALS;
 use crate::gateway::{Gateway, http, ipc};
 use std::io;
@@ -27,8 +28,6 @@ const SPARE_FILES: u64 = 512;
 /// How long a new connection may stay without a first byte. Less than an unauthenticated one may: whoever says nothing at all, as
 /// browsers do that connect in advance, goes without a word in the log.
 const FIRST_BYTE: Duration = Duration::from_secs(9);
-/// How long a connection without a request may still bring one once we are stopping.
-const LAST_WORDS: Duration = Duration::from_millis(250);
 /// How long the next of those who have connected before a stop may be on its way to us.
 const WAITING: Duration = Duration::from_millis(20);
 /// Read buffer of a connection in sccache's own protocol.
@@ -255,14 +254,6 @@ fn after<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> (impl AsyncRead + Unpin, WriteHalf<S>) {
     let (reader, writer) = tokio::io::split(stream);
     (io::Cursor::new(first).chain(reader), writer)
-}
-
-/// Ends when what a client has sent before we began to stop must have arrived. A connection whose greeting is not
-/// answered fails the build of a client that speaks sccache's own protocol; one that was greeted survives its end.
-pub(crate) async fn a_moment_after(stopping: &mut watch::Receiver<bool>) {
-    // The sender lives as long as the gateway.
-    let _ = stopping.wait_for(|stopping| *stopping).await;
-    sleep(LAST_WORDS).await;
 }
 
 /// What descriptors allow.

@@ -140,9 +140,8 @@ impl Log {
 
     fn append(&mut self, text: &str) -> io::Result<()> {
         if self.bytes > 0 && self.bytes + text.len() as u64 > self.most {
-            let mut before = self.path.clone().into_os_string();
-            before.push(".1");
-            fs::rename(&self.path, &before)?;
+            let before = self.path.with_file_name(paths::AUDIT_LOG_BEFORE);
+            fs::rename(&self.path, before)?;
             self.file = append_to(&self.path)?;
             self.bytes = 0;
         }
