@@ -21,6 +21,7 @@ mod render;
 pub(crate) mod run;
 mod set;
 pub mod warm;
+pub mod whence;
 
 use crate::base::private_file;
 use crate::base::secret::Secret;

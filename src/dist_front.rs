@@ -10,12 +10,13 @@
 //! itself; so nothing that passes is answered 4xx. The scheduler believes any `X-Real-IP`; so it hears only
 //! ours. It forgets everything when it dies; so builders' heartbeats are kept for its successor, and jobs that
 //! only its predecessor knew come to their end. The modules: upstream.rs (the way to the scheduler), registry.rs
-//! (builders and jobs, pure), heartbeats.rs (kept in a file), wire.rs (bytes, pure), routes.rs (requests), auth.rs (who may
+//! (builders and jobs, pure), heartbeats.rs (kept in a file), wire.rs (bytes, pure), exchange.rs (one request and its answer), routes.rs (requests), auth.rs (who may
 //! make them), admission.rs (which of them may go on, and when), reports.rs (the jobs' own socket), metrics.rs; relay.rs
 //! (jobs taken here), tunnels.rs (connections of a builder that nobody reaches), revocation.rs and jwt.rs (builders' tokens).
 
 pub mod admission;
 mod auth;
+mod exchange;
 pub mod heartbeats;
 mod jwt;
 pub mod metrics;

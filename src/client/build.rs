@@ -20,6 +20,7 @@ use super::at;
 use super::cargo_config;
 use super::prefetch;
 use super::remote::{self, Remote};
+use super::whence::Whence;
 use crate::exit;
 use crate::explain::print::Places;
 use crate::explain::protocol::{Begun, End, Labels, Request};
@@ -52,20 +53,6 @@ pub struct Args {
     /// The command and its arguments, after --
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
-}
-
-/// What builds are put together by.
-#[derive(Debug, Clone, Default, clap::Args)]
-pub struct Whence {
-    /// Name of the job [default: the CI's]
-    #[arg(long, value_name = "NAME")]
-    pub job: Option<String>,
-    /// The repository [default: the CI's, else the name of the checkout's folder]
-    #[arg(long, value_name = "NAME")]
-    pub repository: Option<String>,
-    /// The branch [default: the CI's, else that of the checkout]
-    #[arg(long, value_name = "NAME")]
-    pub branch: Option<String>,
 }
 
 /// Why the command was not run, or its report not written.
@@ -285,72 +272,10 @@ fn code(status: ExitStatus) -> u8 {
         .unwrap_or(exit::FAILED)
 }
 
-impl Whence {
-    /// From what was typed, what the CI says, and the checkout.
-    pub(crate) fn labels(&self, environment: &BTreeMap<String, String>, root: &Path) -> Labels {
-        let set = |names: &[&str]| {
-            let mut values = names.iter().filter_map(|name| environment.get(*name));
-            values.find(|value| !value.is_empty()).cloned()
-        };
-        let own = |typed: &Option<String>, names: &[&str]| typed.clone().or_else(|| set(names));
-        Labels {
-            job: own(&self.job, &["GITHUB_JOB", "CI_JOB_NAME"]),
-            repository: own(&self.repository, &["GITHUB_REPOSITORY", "CI_PROJECT_PATH"])
-                .or_else(|| Some(root.file_name()?.to_string_lossy().into_owned())),
-            branch: own(
-                &self.branch,
-                &["GITHUB_HEAD_REF", "GITHUB_REF_NAME", "CI_COMMIT_REF_NAME"],
-            )
-            .or_else(|| branch(root)),
-        }
-    }
-}
-
 /// The branch of a git checkout.
-fn branch(root: &Path) -> Option<String> {
-    let head = std::fs::read_to_string(root.join(".git/HEAD")).ok()?;
-    let branch = head.trim().strip_prefix("ref: refs/heads/")?;
-    Some(branch.to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn builds_are_named_by_the_ci_or_the_checkout() {
-        let folder = tempfile::tempdir().unwrap();
-        let root = folder.path().join("project");
-        std::fs::create_dir_all(root.join(".git")).unwrap();
-        std::fs::write(root.join(".git/HEAD"), "ref: refs/heads/team/x\n").unwrap();
-        let some = |text: &str| Some(text.to_owned());
-        let mut environment = BTreeMap::new();
-        let labels = Whence::default().labels(&environment, &root);
-        let expected = Labels {
-            job: None,
-            repository: some("project"),
-            branch: some("team/x"),
-        };
-        assert_eq!(labels, expected);
-        for (name, value) in [
-            ("GITHUB_JOB", "test"),
-            ("GITHUB_REPOSITORY", "team/project"),
-            ("GITHUB_HEAD_REF", ""),
-            ("GITHUB_REF_NAME", "main"),
-        ] {
-            environment.insert(name.to_owned(), value.to_owned());
-        }
-        let typed = Whence {
-            job: some("nightly"),
-            ..Whence::default()
-        };
-        let expected = Labels {
-            job: some("nightly"),
-            repository: some("team/project"),
-            branch: some("main"),
-        };
-        assert_eq!(typed.labels(&environment, &root), expected);
-    }
 
     #[test]
     fn exit_codes_are_those_of_shells() {

@@ -6,9 +6,9 @@
 //! Source: `src/cache/disk.rs` and `src/lru_disk_cache/mod.rs` of sccache 0.19.0.
 
 use super::at;
-use super::build::Whence;
 use super::cargo_config;
 use super::remote::{self, Remote};
+use super::whence::Whence;
 use crate::base::human::{bytes, count};
 use crate::exit;
 use crate::explain::protocol::{Labels, Prefetch, Prefetched};

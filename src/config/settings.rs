@@ -7,11 +7,13 @@
 mod dist;
 mod lookup;
 mod policies;
+mod public_addr;
 mod relay;
 mod rows;
 mod values;
 
-pub use self::dist::{Distribution, PublicAddr};
+pub use self::dist::Distribution;
+pub use self::public_addr::PublicAddr;
 pub use self::relay::Relay;
 pub use crate::contract::builder_config::Isolation;
 

@@ -1,6 +1,6 @@
 //! Who may ask what of the scheduler's port: clients by the tokens of the cache, builders by tokens of their own or by JWT.
 
-use super::routes::{Refusal, Scene, credentials};
+use super::exchange::{Exchange, Refusal, credentials};
 use super::{jwt, wire};
 use crate::base::secret::Secret;
 use crate::contract::gateway_config::WrongToken;
@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 /// Longest version that is shown.
 const VERSION: usize = 32;
 
-impl Scene<'_> {
+impl Exchange<'_> {
     pub(super) fn check_client(&self) -> Result<(), Refusal> {
         let authorization = self.parts.headers.get(header::AUTHORIZATION);
         let given = authorization.map(HeaderValue::as_bytes);

@@ -30,7 +30,6 @@ mod tunnels;
 pub(super) mod wire;
 
 pub(super) use metrics::encode;
-pub(super) use routes::AnswerBody;
 pub(super) use spool::Outgoing;
 pub(super) use tls::shake_hands;
 

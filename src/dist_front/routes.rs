@@ -1,8 +1,8 @@
 //! The requests of clients and builders, one function each.
 
 use super::admission::AdmissionPermit;
+use super::exchange::{Answer, Exchange, JSON, OCTETS, Refusal, TEXT, TUNNEL, passed_on, reply};
 use super::registry::{Assignment, Known};
-use super::relay::AnswerBody;
 use super::relay::wire::heartbeat_taken;
 use super::upstream::{Health, STATUS, UpstreamError};
 use super::wire::{self, Allocation, JobState};
@@ -14,10 +14,9 @@ use crate::gateway::connection_limit;
 use crate::gateway::peer::Peer;
 use crate::gateway::warnings::REFUSALS;
 use bytes::Bytes;
-use http_body_util::{BodyExt, Either, Full, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
-use hyper::header::{self, HeaderMap, HeaderValue};
-use hyper::http::request::Parts;
+use hyper::header::{self, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -52,44 +51,6 @@ const AGENT: &str = concat!("sccache-dock/", env!("CARGO_PKG_VERSION"));
 const MACHINE: &str = "sccache-dock-machine";
 /// Ours: a builder's machine says that it leaves.
 pub(super) const LEAVING: &str = "/api/v1/dock/leaving";
-/// Ours: a builder's machine opens a connection to the builder.
-pub(super) const TUNNEL: &str = "/api/v1/dock/tunnel";
-
-pub(super) const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
-pub(super) const JSON: HeaderValue = HeaderValue::from_static("application/json");
-const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
-
-pub(super) type Answer = Response<AnswerBody>;
-
-/// Why a request was not done.
-#[derive(Debug)]
-pub(super) struct Refusal {
-    status: StatusCode,
-    reason: &'static str,
-    message: String,
-}
-
-impl Refusal {
-    pub(super) fn new(status: StatusCode, reason: &'static str, message: impl ToString) -> Refusal {
-        Refusal {
-            status,
-            reason,
-            message: message.to_string(),
-        }
-    }
-
-    /// What may be otherwise the next time: clients compile by themselves.
-    pub(super) fn passing(reason: &'static str, message: impl ToString) -> Refusal {
-        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, reason, message)
-    }
-}
-
-impl From<UpstreamError> for Refusal {
-    fn from(fault: UpstreamError) -> Refusal {
-        Refusal::passing("dist_scheduler", fault)
-    }
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Route {
     Allocate,
@@ -157,7 +118,7 @@ pub(super) async fn answer(
     let _working = connection_limit::works();
     let (parts, mut body) = request.into_parts();
     let route = Route::find(&parts.method, parts.uri.path());
-    let scene = Scene {
+    let exchange = Exchange {
         gateway,
         front,
         peer,
@@ -165,20 +126,20 @@ pub(super) async fn answer(
         parts: &parts,
     };
     let outcome = match route {
-        Route::Allocate => scene.allocate(&mut body).await,
-        Route::Certificate(builder) => scene.certificate(builder).await,
-        Route::Heartbeat => scene.heartbeat(&mut body).await,
-        Route::JobState(job) => scene.job_state(job, &mut body).await,
-        Route::Status => scene.status().await,
-        Route::Leaving => scene.leaving().await,
-        Route::Tunnel if let Some(relay) = front.relay() => scene
+        Route::Allocate => exchange.allocate(&mut body).await,
+        Route::Certificate(builder) => exchange.certificate(builder).await,
+        Route::Heartbeat => exchange.heartbeat(&mut body).await,
+        Route::JobState(job) => exchange.job_state(job, &mut body).await,
+        Route::Status => exchange.status().await,
+        Route::Leaving => exchange.leaving().await,
+        Route::Tunnel if let Some(relay) = front.relay() => exchange
             .check_builder()
-            .map(|builder| scene.relay_takes_tunnel(relay, builder, upgrade)),
+            .map(|builder| exchange.relay_takes_tunnel(relay, builder, upgrade)),
         Route::SubmitToolchain(job) if let Some(relay) = front.relay() => {
-            scene.relay_takes_toolchain(relay, job, &mut body).await
+            exchange.relay_takes_toolchain(relay, job, &mut body).await
         }
         Route::RunJob(job) if let Some(relay) = front.relay() => {
-            scene.relay_runs(relay, job, &mut body).await
+            exchange.relay_runs(relay, job, &mut body).await
         }
         Route::SubmitToolchain(_) | Route::RunJob(_) | Route::Tunnel => Err(Refusal::passing(
             "dist_route",
@@ -190,7 +151,7 @@ pub(super) async fn answer(
             "the scheduler knows no such request",
         )),
     };
-    let answer = outcome.unwrap_or_else(|refusal| scene.refused(&refusal));
+    let answer = outcome.unwrap_or_else(|refusal| exchange.refused(&refusal));
     read_left_over(&parts, body).await;
     connection_limit::answered();
     let code = answer.status();
@@ -200,36 +161,7 @@ pub(super) async fn answer(
     answer
 }
 
-/// One request and what it is about.
-pub(super) struct Scene<'a> {
-    pub(super) gateway: &'a Arc<Gateway>,
-    pub(super) front: &'a Arc<Front>,
-    pub(super) peer: &'a Peer,
-    /// It came by TLS.
-    pub(super) is_tls: bool,
-    pub(super) parts: &'a Parts,
-}
-
-impl Scene<'_> {
-    fn refused(&self, refusal: &Refusal) -> Answer {
-        let what = format!("{} {:?}", self.parts.method, self.parts.uri.path());
-        self.gateway
-            .refuse(refusal.reason, self.peer, &what, &refusal.message);
-        let mut answer = reply(TEXT, format!("{}\n", refusal.message));
-        *answer.status_mut() = refusal.status;
-        if refusal.reason == "auth_flood" {
-            let close = HeaderValue::from_static("close");
-            answer.headers_mut().insert(header::CONNECTION, close);
-        }
-        if refusal.status == StatusCode::UNAUTHORIZED {
-            let challenge = HeaderValue::from_static("Bearer");
-            answer
-                .headers_mut()
-                .insert(header::WWW_AUTHENTICATE, challenge);
-        }
-        answer
-    }
-
+impl Exchange<'_> {
     async fn allocate(&self, body: &mut Incoming) -> Result<Answer, Refusal> {
         self.check_client()?;
         let body = whole(body, SMALL).await?;
@@ -319,12 +251,6 @@ impl Scene<'_> {
             }
         }
         Ok(passed_on(answer))
-    }
-
-    /// The scheduler's own words for it: the client compiles by itself.
-    pub(super) fn no_capacity(&self, outcome: &'static str, message: &str) -> Answer {
-        self.front.metrics.allocation(outcome);
-        reply(OCTETS, wire::no_capacity(message))
     }
 
     async fn certificate(&self, builder: SocketAddr) -> Result<Answer, Refusal> {
@@ -548,13 +474,6 @@ impl Front {
     }
 }
 
-/// The text after `Bearer`.
-pub(super) fn credentials(headers: &HeaderMap) -> Option<&str> {
-    let text = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, rest) = text.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| rest.trim())
-}
-
 fn bearer(token: &str) -> HeaderValue {
     let mut value = HeaderValue::from_str(&format!("Bearer {token}"))
         // The settings refuse tokens that do not fit a header; an empty one is refused by the scheduler.
@@ -582,18 +501,4 @@ async fn whole(body: &mut Incoming, most: usize) -> Result<Bytes, Refusal> {
         Ok(Err(cause)) => Err(Refusal::passing("dist_body", cause)),
         Err(_) => Err(Refusal::passing("dist_slow", "the body took too long")),
     }
-}
-
-fn passed_on(answer: Response<Bytes>) -> Answer {
-    let (parts, body) = answer.into_parts();
-    let kind = parts.headers.get(header::CONTENT_TYPE);
-    let mut answer = reply(kind.cloned().unwrap_or(OCTETS), body);
-    *answer.status_mut() = parts.status;
-    answer
-}
-
-pub(super) fn reply(kind: HeaderValue, body: impl Into<Bytes>) -> Answer {
-    let mut answer = Response::new(Either::Left(Full::new(body.into())));
-    answer.headers_mut().insert(header::CONTENT_TYPE, kind);
-    answer
 }

@@ -6,7 +6,7 @@
 //! ```
 
 use super::Front;
-use super::routes::TUNNEL;
+use super::exchange::TUNNEL;
 use super::upstream::UpstreamError;
 use bytes::Bytes;
 use hyper::header::{self, HeaderValue};

@@ -5,6 +5,7 @@
 //! `.sccache_check`, by which a client finds out whether it may write, never depends on the disk. The client
 //! waits for every PUT without limit, so each ends in bounded time, if need be with 503.
 
+mod answer;
 mod builds;
 mod front;
 mod grants;
@@ -21,14 +22,15 @@ use crate::contract::key::Key;
 use crate::gateway::access::{Asked, Caller, Need, Verdict};
 use crate::gateway::audit::Event;
 use crate::gateway::body::{LEFT_OVER, LEFT_OVER_TIME, Piecewise, read_left_over};
-use crate::gateway::disk::{DiskError, Download};
+use crate::gateway::disk::DiskError;
 use crate::gateway::journal::Did;
 use crate::gateway::metrics::Protocol;
 use crate::gateway::once::NotStored;
 use crate::gateway::socket::Socket;
 use crate::gateway::{Gateway, bazel};
 use crate::store;
-use bytes::{Bytes, BytesMut};
+use answer::{Answer, Refusal, empty, full, text};
+use bytes::BytesMut;
 use grants::{asked, note_refusal, permit_check, permit_removal, writer, written};
 use held::Held;
 use http_body_util::{BodyExt, Either, Full};
@@ -36,7 +38,7 @@ use hyper::body::{Body, Incoming};
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use percent_encoding::percent_decode_str;
 use std::convert::Infallible;
@@ -63,61 +65,6 @@ const BUFFER: usize = 64 << 10;
 const CHECK: &str = ".sccache_check";
 const CHECK_BODY: &[u8] = b"Hello, World!";
 const METHODS: &str = "OPTIONS, GET, HEAD, PUT, DELETE, PROPFIND, MKCOL";
-
-type Answer = Response<Either<Full<Bytes>, Download>>;
-
-/// Why a request was not done, in HTTP's terms.
-#[derive(Debug)]
-struct Refusal {
-    status: StatusCode,
-    /// For metrics and the log; `None` for what is no fault of anybody, like a miss.
-    reason: Option<&'static str>,
-    message: String,
-}
-
-impl Refusal {
-    fn new(status: StatusCode, reason: &'static str, message: impl ToString) -> Refusal {
-        Refusal {
-            status,
-            reason: Some(reason),
-            message: message.to_string(),
-        }
-    }
-}
-
-impl From<DiskError> for Refusal {
-    fn from(fault: DiskError) -> Refusal {
-        let (status, reason) = match &fault {
-            DiskError::Store(store::Error::Missing) => (StatusCode::NOT_FOUND, None),
-            DiskError::Store(store::Error::TooLarge { .. }) => {
-                (StatusCode::PAYLOAD_TOO_LARGE, Some("too_large"))
-            }
-            DiskError::Store(store::Error::WrongLength { .. }) => {
-                (StatusCode::BAD_REQUEST, Some("length"))
-            }
-            DiskError::Store(store::Error::NoSpace) => {
-                (StatusCode::INSUFFICIENT_STORAGE, Some("full"))
-            }
-            DiskError::Store(store::Error::Pinned) => {
-                (StatusCode::INSUFFICIENT_STORAGE, Some("pinned"))
-            }
-            DiskError::Store(
-                store::Error::TooManyNamespaces { .. } | store::Error::TooManyOfOne { .. },
-            ) => (StatusCode::INSUFFICIENT_STORAGE, Some("namespaces")),
-            DiskError::Store(store::Error::InUse { .. } | store::Error::Io(_)) => {
-                (StatusCode::SERVICE_UNAVAILABLE, Some("fault"))
-            }
-            DiskError::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, Some("overload")),
-            DiskError::Stalled => (StatusCode::SERVICE_UNAVAILABLE, Some("stalled")),
-            DiskError::NotZip => (StatusCode::BAD_REQUEST, Some("zip")),
-        };
-        Refusal {
-            status,
-            reason,
-            message: fault.to_string(),
-        }
-    }
-}
 
 /// Serves one connection until it closes, or until the request in flight is answered once we are stopping.
 /// `first` was read already.
@@ -608,25 +555,6 @@ fn head(length: u64) -> Answer {
         HeaderValue::from_static("application/octet-stream"),
     );
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
-    answer
-}
-
-fn empty(status: StatusCode) -> Answer {
-    let mut answer = Response::new(Either::Left(Full::default()));
-    *answer.status_mut() = status;
-    answer
-}
-
-fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {
-    full(status, "text/plain; charset=utf-8", body)
-}
-
-fn full(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {
-    let mut answer = Response::new(Either::Left(Full::new(body.into())));
-    *answer.status_mut() = status;
-    answer
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     answer
 }
 

@@ -1,9 +1,11 @@
-//! The walls between the wings of the house, as ARCHITECTURE.md draws them.
+//! The layers of the code, as ARCHITECTURE.md lists them, and what the programs may link.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use syn::visit::{self, Visit};
+use syn::{ItemMod, ItemUse, UseTree, Visibility};
 
 /// From the ground up: a wing imports those before it.
 const WINGS: [&str; 15] = [
@@ -68,35 +70,134 @@ fn code(file: &Path) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// The wings that stand behind `crate::` in this code, also those in braces.
-fn imports(code: &str) -> Vec<String> {
-    let word = |text: &str| {
-        let end = text.find(|one: char| !one.is_alphanumeric() && one != '_');
-        text[..end.unwrap_or(text.len())].to_owned()
-    };
-    let mut found = Vec::new();
-    for rest in code.split("crate::").skip(1) {
-        let Some(group) = rest.strip_prefix('{') else {
-            found.push(word(rest));
-            continue;
-        };
-        let (mut depth, mut begins) = (0, true);
-        for (at, one) in group.char_indices() {
-            match one {
-                '{' => depth += 1,
-                '}' if depth == 0 => break,
-                '}' => depth -= 1,
-                ',' => begins = depth == 0,
-                _ if one.is_whitespace() => {}
-                _ if begins => {
-                    found.push(word(&group[at..]));
-                    begins = false;
-                }
-                _ => {}
+/// The paths that a file names, as they are written; its tests left out.
+#[derive(Default)]
+struct Named {
+    used: Vec<Vec<String>>,
+    /// What it imports, by the name under which it does.
+    imported: BTreeMap<String, Vec<String>>,
+    /// What it hands on by `pub use`, by the name under which it does.
+    handed_on: BTreeMap<String, Vec<String>>,
+}
+
+impl Named {
+    fn of(code: &str) -> Named {
+        let mut named = Named::default();
+        named.visit_file(&syn::parse_file(code).unwrap());
+        named
+    }
+
+    /// All of both.
+    fn all(self) -> impl Iterator<Item = Vec<String>> {
+        self.used.into_iter().chain(self.handed_on.into_values())
+    }
+
+    fn flatten(&mut self, before: &[String], tree: &UseTree, is_public: bool) {
+        let beside = |ident: &syn::Ident| [before, &[ident.to_string()]].concat();
+        let (path, name) = match tree {
+            UseTree::Name(name) if name.ident == "self" => {
+                (before.to_vec(), before.last().cloned())
             }
+            UseTree::Path(path) => {
+                return self.flatten(&beside(&path.ident), &path.tree, is_public);
+            }
+            UseTree::Group(group) => {
+                let trees = group.items.iter();
+                return trees.for_each(|tree| self.flatten(before, tree, is_public));
+            }
+            UseTree::Name(name) => (beside(&name.ident), Some(name.ident.to_string())),
+            UseTree::Rename(rename) => (beside(&rename.ident), Some(rename.rename.to_string())),
+            UseTree::Glob(_) => (before.to_vec(), None),
+        };
+        match name {
+            Some(name) if is_public => drop(self.handed_on.insert(name, path)),
+            Some(name) => {
+                self.imported.insert(name, path.clone());
+                self.used.push(path);
+            }
+            None => self.used.push(path),
         }
     }
-    found
+}
+
+impl<'ast> Visit<'ast> for Named {
+    fn visit_item_use(&mut self, item: &'ast ItemUse) {
+        let is_public = !matches!(item.vis, Visibility::Inherited);
+        self.flatten(&[], &item.tree, is_public);
+    }
+
+    fn visit_path(&mut self, path: &'ast syn::Path) {
+        let segments = path.segments.iter();
+        self.used
+            .push(segments.map(|it| it.ident.to_string()).collect());
+        visit::visit_path(self, path);
+    }
+
+    fn visit_item_mod(&mut self, item: &'ast ItemMod) {
+        if !item.attrs.iter().any(|attr| attr.path().is_ident("cfg")) {
+            visit::visit_item_mod(self, item);
+        }
+    }
+}
+
+/// All files but those of tests, by their paths as modules.
+fn modules() -> BTreeMap<Vec<String>, Named> {
+    let files = wings().into_values().flatten();
+    files
+        .map(|file| {
+            let path = file.strip_prefix(source()).unwrap().with_extension("");
+            let module = path.iter().map(|part| part.to_str().unwrap().to_owned());
+            let text = fs::read_to_string(&file).unwrap();
+            (module.collect(), Named::of(&text))
+        })
+        .collect()
+}
+
+/// The file that defines what `path`, written in `module`, leads to; `None` if it is another crate's.
+fn owner(
+    modules: &BTreeMap<Vec<String>, Named>,
+    module: &[String],
+    path: &[String],
+) -> Option<Vec<String>> {
+    let mut place = module.to_vec();
+    let mut rest = path;
+    match rest.first()?.as_str() {
+        "crate" => {
+            place.clear();
+            rest = &rest[1..];
+        }
+        "self" => rest = &rest[1..],
+        "super" => {
+            while rest.first().is_some_and(|part| part == "super") {
+                place.pop();
+                rest = &rest[1..];
+            }
+        }
+        first if modules.contains_key(&[module, &[first.to_owned()]].concat()) => {}
+        first => {
+            let imported = modules[module].imported.get(first)?;
+            // Such as `use tracing;`: another crate.
+            if imported[0] == first {
+                return None;
+            }
+            return owner(modules, module, &[imported, &path[1..]].concat());
+        }
+    }
+    while let Some(next) = rest.first() {
+        let deeper = [&place[..], std::slice::from_ref(next)].concat();
+        if modules.contains_key(&deeper) {
+            place = deeper;
+            rest = &rest[1..];
+            continue;
+        }
+        let handed_on = modules.get(&place)?.handed_on.get(next);
+        return match handed_on {
+            Some(path) => owner(modules, &place, path),
+            None => Some(place),
+        };
+    }
+    // A module by itself: what is taken from it shows at the paths that begin with it.
+    None
 }
 
 #[test]
@@ -110,9 +211,9 @@ fn no_wing_imports_one_above_it() {
     let mut upward = Vec::new();
     for (wing, files) in &wings {
         for file in files {
-            for import in imports(&code(file)) {
-                if floor(&import) > floor(wing) {
-                    upward.push(format!("{} imports {import}", file.display()));
+            for path in Named::of(&fs::read_to_string(file).unwrap()).all() {
+                if path[0] == "crate" && path.len() > 1 && floor(&path[1]) > floor(wing) {
+                    upward.push(format!("{} imports {}", file.display(), path.join("::")));
                 }
             }
         }
@@ -121,9 +222,65 @@ fn no_wing_imports_one_above_it() {
 }
 
 #[test]
-fn imports_are_found_in_braces_and_in_paths() {
-    let code = "use crate::{base::{a, b}, store, config::c};\nlet x = crate::exit::OK;";
-    assert_eq!(imports(code), ["base", "store", "config", "exit"]);
+fn no_files_import_each_other_in_a_circle() {
+    let modules = modules();
+    let mut arrows: BTreeMap<&Vec<String>, BTreeSet<Vec<String>>> = BTreeMap::new();
+    for (module, named) in &modules {
+        let owners = named.used.iter();
+        let owners = owners.filter_map(|path| owner(&modules, module, path));
+        // A module and its submodules may know each other.
+        let others =
+            owners.filter(|owner| !owner.starts_with(module) && !module.starts_with(owner));
+        arrows.insert(module, others.collect());
+    }
+    // Files that import none of those that are left are in no circle.
+    loop {
+        let left: BTreeSet<Vec<String>> = arrows.keys().map(|it| (*it).clone()).collect();
+        let before = arrows.len();
+        arrows.retain(|_, owners| owners.iter().any(|owner| left.contains(owner)));
+        let wanted: BTreeSet<Vec<String>> = arrows.values().flatten().cloned().collect();
+        arrows.retain(|module, _| wanted.contains(*module));
+        if arrows.len() == before {
+            break;
+        }
+    }
+    let circles: Vec<String> = arrows
+        .iter()
+        .map(|(module, owners)| {
+            let owners = owners.iter().filter(|owner| arrows.contains_key(owner));
+            let owners: Vec<String> = owners.map(|owner| owner.join("/")).collect();
+            format!("{} -> {}", module.join("/"), owners.join(", "))
+        })
+        .collect();
+    assert_eq!(circles, [""; 0], "files that import each other");
+}
+
+#[test]
+fn paths_lead_to_the_files_that_define_their_ends() {
+    let file = |module: &[&str], code: &str| {
+        let module = module.iter().map(|part| (*part).to_owned());
+        (module.collect(), Named::of(code))
+    };
+    let modules = BTreeMap::from([
+        file(
+            &["a"],
+            "pub use self::b::{Of, Other as Name};\npub fn own() {}",
+        ),
+        file(
+            &["a", "b"],
+            "#[cfg(test)]\nmod tests { use crate::c::Never; }",
+        ),
+        file(&["c"], "use {crate::a::{Name, own}, std::io};"),
+    ]);
+    let owners = modules[&vec!["c".to_owned()]].used.iter();
+    let owners = owners.filter_map(|path| owner(&modules, &["c".into()], path));
+    let owners: Vec<String> = owners.map(|owner| owner.join("/")).collect();
+    assert_eq!(owners, ["a/b", "a"]);
+    assert!(
+        modules[&vec!["a".to_owned(), "b".to_owned()]]
+            .used
+            .is_empty()
+    );
 }
 
 #[test]

@@ -1,26 +1,18 @@
 //! Settings of the scheduler and the builder.
 
+use super::public_addr::{PublicAddr, Reached, reached};
 use super::relay::{Relay, scheduler_plain};
 use super::values::{ValueError, address, duration, optional, size, token};
 use super::{Lookup, Mode};
 use crate::base::secret::Secret;
 use crate::contract::builder_config::Isolation;
 use crate::contract::gateway_config::{JwtKey, WrongToken};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// Default port of a scheduler.
 const SCHEDULER_PORT: u16 = 10600;
-
-/// Address at which clients and the scheduler reach the builder; sccache accepts no host name here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PublicAddr {
-    /// Its address.
-    pub ip: IpAddr,
-    /// Defaults to the builder's own port.
-    pub port: Option<u16>,
-}
 
 /// Validated settings of the scheduler and the builder.
 #[derive(Debug, Clone, PartialEq)]
@@ -159,43 +151,6 @@ fn jwt_key(text: &str) -> Result<JwtKey, ValueError> {
             "make one with sccache-dist auth generate-jwt-hs256-key",
         )
     })
-}
-
-/// How others come to a builder.
-#[derive(Debug, Clone, Copy)]
-enum Reached {
-    At(PublicAddr),
-    ByItsOwnConnections,
-}
-
-fn reached(text: &str) -> Result<Reached, ValueError> {
-    match text {
-        "none" => Ok(Reached::ByItsOwnConnections),
-        text => public_addr(text).map(Reached::At),
-    }
-}
-
-pub(super) fn public_addr(text: &str) -> Result<PublicAddr, ValueError> {
-    let parsed = match text.parse::<SocketAddr>() {
-        Ok(address) => Some(PublicAddr {
-            ip: address.ip(),
-            port: Some(address.port()),
-        }),
-        Err(_) => text.parse().ok().map(|ip| PublicAddr { ip, port: None }),
-    };
-    match parsed {
-        Some(address) if address.ip.is_unspecified() || address.port == Some(0) => {
-            Err(ValueError::hint(
-                "is not an address that others could connect to",
-                "write the address that clients reach this machine at, 192.168.1.7:10501",
-            ))
-        }
-        Some(address) => Ok(address),
-        None => Err(ValueError::hint(
-            "is not an IP address: a builder's certificate holds an address, never a name",
-            "write the address that the name stands for, such as 192.168.1.7 or 192.168.1.7:10501",
-        )),
-    }
 }
 
 /// Completes `http://host[:port]`, `https://host[:port]` or `host[:port]`.

@@ -1,7 +1,7 @@
 //! The settings of the relay, and of TLS on the scheduler's port.
 
 use super::Lookup;
-use super::dist::{PublicAddr, public_addr};
+use super::public_addr::{PublicAddr, public_addr};
 use super::values::{ValueError, duration, optional, size};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -6,7 +6,7 @@ use super::wire::{self, Credentials};
 use crate::dist_front::heartbeats::SILENCE;
 use crate::dist_front::upstream::keep_alive;
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::{self, HeaderValue};
@@ -33,6 +33,10 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 const CONNECT: Duration = Duration::from_secs(3);
 /// How long the handshake may take: a builder shakes hands with one at a time.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long it may take for what it answers from memory; while it unpacks for somebody else, it answers nothing.
+const QUICK: Duration = Duration::from_secs(60);
+/// Longest answer that is no job's result.
+const ANSWER: usize = 64 << 10;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -254,6 +258,16 @@ impl Connection {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         self.sender.send_request(request).await.map_err(cut)
+    }
+}
+
+/// The body of a short answer.
+pub(super) async fn read(answer: Response<Incoming>) -> Result<Bytes, String> {
+    let body = Limited::new(answer.into_body(), ANSWER).collect();
+    match timeout(QUICK, body).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(cause)) => Err(cause.to_string()),
+        Err(_) => Err("it does not answer".to_owned()),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Brings a toolchain to a builder and has it unpacked there, before any job that needs it.
 
-use super::builder_client::{BuilderClient, Fault, short};
+use super::builder_client::{BuilderClient, Fault, read, short};
 use super::dispatcher::ToolchainPush;
 use super::job::{Failure, Slot};
 use super::pool::Ended;
@@ -12,7 +12,7 @@ use crate::gateway::disk::Download;
 use crate::gateway::warnings::REFUSALS;
 use bytes::Bytes;
 use futures_util::stream;
-use http_body_util::{BodyExt, Limited, StreamBody};
+use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::{Response, StatusCode};
 use std::sync::Arc;
@@ -22,10 +22,6 @@ use tracing::info;
 
 /// How long a builder may take to send and unpack a toolchain.
 const PREPARATION: Duration = Duration::from_secs(10 * 60);
-/// How long it may take for what it answers from memory; while it unpacks for somebody else, it answers nothing.
-const QUICK: Duration = Duration::from_secs(60);
-/// Longest answer that is no job's result.
-const ANSWER: usize = 64 << 10;
 
 impl Front {
     /// Brings a toolchain to a builder.
@@ -146,15 +142,6 @@ async fn whole(answer: Response<Incoming>) -> Result<Bytes, String> {
     match status.is_success() {
         true => Ok(body),
         false => Err(format!("{status} {:.300}", String::from_utf8_lossy(&body))),
-    }
-}
-
-pub(super) async fn read(answer: Response<Incoming>) -> Result<Bytes, String> {
-    let body = Limited::new(answer.into_body(), ANSWER).collect();
-    match timeout(QUICK, body).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(cause)) => Err(cause.to_string()),
-        Err(_) => Err("it does not answer".to_owned()),
     }
 }
 

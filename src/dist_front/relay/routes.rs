@@ -5,8 +5,8 @@ use super::queue::{Tenant, Toolchain};
 use super::spool::Spool;
 use super::ticket::Ticket;
 use super::wire::{self, Submitted};
-use super::{Front, Outgoing, Relay};
-use crate::dist_front::routes::{Answer, JSON, OCTETS, Refusal, Scene, reply};
+use super::{Front, Relay};
+use crate::dist_front::exchange::{Answer, Exchange, JSON, OCTETS, Refusal, reply};
 use crate::dist_front::tunnels::PROTOCOL;
 use crate::gateway::connection_limit::{self, owner};
 use crate::gateway::peer::Peer;
@@ -37,7 +37,7 @@ impl From<Fallback> for Refusal {
     }
 }
 
-impl Scene<'_> {
+impl Exchange<'_> {
     /// A client asks for a builder: it gets us.
     pub(in crate::dist_front) async fn relay_allocates(
         &self,
@@ -265,7 +265,7 @@ impl Scene<'_> {
     /// What a client of ours shows; 503 for anything else, because with 401 its build would fail: it may have been let in
     /// by the gateway before us.
     fn ticket(&self, relay: &Relay, job: u64) -> Result<Ticket, Refusal> {
-        let text = crate::dist_front::routes::credentials(&self.parts.headers);
+        let text = crate::dist_front::exchange::credentials(&self.parts.headers);
         match text.and_then(|text| relay.tickets.check(job, text)) {
             Some(ticket) => {
                 connection_limit::recognized();
@@ -303,9 +303,6 @@ fn address(peer: &Peer) -> IpAddr {
         Peer::Unix { .. } => IpAddr::V4(Ipv4Addr::LOCALHOST),
     }
 }
-
-/// What a connection sends.
-pub(in crate::dist_front) type AnswerBody = Either<http_body_util::Full<Bytes>, Outgoing>;
 
 impl Front {
     /// A builder says how far an attempt is.

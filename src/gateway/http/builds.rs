@@ -1,7 +1,7 @@
 //! `/api/builds`: builds are begun, ended and shown; `/api/prefetch`: what a build will ask for, in one answer.
 
+use super::answer::{broken, json};
 use super::front;
-use super::pages::{broken, json};
 use super::{Answer, Refusal, full, permit};
 use crate::contract::key::Key;
 use crate::explain::protocol::{End, LONGEST_BUILD, Prefetch, Request};

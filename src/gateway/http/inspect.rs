@@ -1,7 +1,6 @@
 //! Questions of administrators: which blobs an entry has and who has written them, and who may do what with it.
 
-use super::pages::{Page, json};
-use super::{Answer, Refusal};
+use super::answer::{Answer, Refusal, json};
 use crate::contract::gateway_status::{BlobFacts, BlobRequest};
 use crate::contract::key::{Key, shown_namespace};
 use crate::gateway::Gateway;
@@ -13,34 +12,28 @@ use crate::store::{Error, Facts};
 use hyper::StatusCode;
 use std::time::SystemTime;
 
-pub(super) async fn answer(
+/// The blobs of an entry.
+pub(super) async fn blobs(
     gateway: &Gateway,
     caller: &Caller,
-    page: Page,
     body: &mut impl Piecewise,
 ) -> Result<Answer, Refusal> {
-    // It would see the names of others.
-    if caller.is_restricted() {
-        let message = "this tells of all namespaces: use a token that is good for all";
-        return Err(Refusal::new(StatusCode::FORBIDDEN, "namespace", message));
-    }
-    let bad = |cause: String| Refusal::new(StatusCode::BAD_REQUEST, "question", cause);
-    let body = short_body(body).await.map_err(bad)?;
-    let request: BlobRequest = serde_json::from_slice(&body)
-        .map_err(|cause| bad(format!("cannot understand the request: {cause}")))?;
-    let path = match Key::for_sccache(&request.key) {
-        Ok(key) => key.as_str().to_owned(),
-        Err(_) => request.key,
-    };
-    if page == Page::Blob {
-        let found = gateway.disk.find(path).await?;
-        return json(&found.iter().map(facts).collect::<Vec<_>>());
-    }
-    let name = request.caller.unwrap_or_default();
+    let (_, path) = question(caller, body).await?;
+    let found = gateway.disk.find(path).await?;
+    json(&found.iter().map(facts).collect::<Vec<_>>())
+}
+
+/// What a token, or a local user, may do with an entry.
+pub(super) async fn access(
+    gateway: &Gateway,
+    caller: &Caller,
+    body: &mut impl Piecewise,
+) -> Result<Answer, Refusal> {
+    let (name, path) = question(caller, body).await?;
     let who = match name.split_once(':') {
         _ if name == "local" => Some(gateway.access.local_caller(None, &name)),
         Some(("local", uid)) => {
-            let uid = uid.parse().map_err(|_| bad("this is no user".to_owned()))?;
+            let uid = uid.parse().map_err(|_| bad("this is no user"))?;
             Some(gateway.access.local_caller(Some(uid), &name))
         }
         _ => gateway.access.named(&name),
@@ -64,6 +57,27 @@ pub(super) async fn answer(
         });
     }
     json(&answer)
+}
+
+/// Who the question is about, if anybody, and the path of the entry.
+async fn question(caller: &Caller, body: &mut impl Piecewise) -> Result<(String, String), Refusal> {
+    // It would see the names of others.
+    if caller.is_restricted() {
+        let message = "this tells of all namespaces: use a token that is good for all";
+        return Err(Refusal::new(StatusCode::FORBIDDEN, "namespace", message));
+    }
+    let body = short_body(body).await.map_err(|cause| bad(&cause))?;
+    let request: BlobRequest = serde_json::from_slice(&body)
+        .map_err(|cause| bad(&format!("cannot understand the request: {cause}")))?;
+    let path = match Key::for_sccache(&request.key) {
+        Ok(key) => key.as_str().to_owned(),
+        Err(_) => request.key,
+    };
+    Ok((request.caller.unwrap_or_default(), path))
+}
+
+fn bad(cause: &str) -> Refusal {
+    Refusal::new(StatusCode::BAD_REQUEST, "question", cause)
 }
 
 fn facts(found: &Facts) -> BlobFacts {

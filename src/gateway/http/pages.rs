@@ -1,7 +1,8 @@
 //! The paths that are no keys: liveness, readiness, metrics, status, purge and what the status page consists of.
 
+use super::answer::{Answer, Refusal, broken, full, json, text};
 use super::grants::{permit_namespace, permit_removal, writer};
-use super::{Answer, Refusal, builds, front, full, inspect, permit, session, text};
+use super::{builds, front, inspect, permit, session};
 use crate::contract::gateway_status::{PurgeAnswer, PurgeRequest, scanning};
 use crate::contract::key::namespace_of_shown;
 use crate::gateway::Gateway;
@@ -14,7 +15,6 @@ use bytes::Bytes;
 use http_body_util::{Either, Full};
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
-use serde::Serialize;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -155,9 +155,13 @@ pub(super) async fn answer(
             front::from_our_own_page(parts)?;
             session::revoke(gateway, peer, caller, body).await?
         }
-        Page::Blob | Page::Access => {
+        Page::Blob => {
             permit(Need::Write)?;
-            inspect::answer(gateway, caller, page, body).await?
+            inspect::blobs(gateway, caller, body).await?
+        }
+        Page::Access => {
+            permit(Need::Write)?;
+            inspect::access(gateway, caller, body).await?
         }
         Page::Builds if reads => builds::list(gateway, peer, caller, parts)?,
         Page::Builds => {
@@ -264,16 +268,6 @@ async fn purge(
         entries: purged.entries,
         bytes: purged.bytes,
     })
-}
-
-pub(super) fn json(value: &impl Serialize) -> Result<Answer, Refusal> {
-    let mut body = serde_json::to_vec(value).map_err(broken)?;
-    body.push(b'\n');
-    Ok(full(StatusCode::OK, "application/json", body))
-}
-
-pub(super) fn broken(cause: impl std::fmt::Display) -> Refusal {
-    Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", cause)
 }
 
 fn without_body(answer: Answer) -> Answer {

@@ -1,7 +1,7 @@
 //! Sessions by ID token: begun by whoever shows one that a rule fits, listed and ended by administrators.
 
+use super::answer::json;
 use super::grants::writer;
-use super::pages::json;
 use super::{Answer, Refusal};
 use crate::base::time::unix_seconds;
 use crate::contract::gateway_status::{LoginAnswer, RevokeAnswer, RevokeRequest};
