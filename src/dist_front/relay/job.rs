@@ -1,8 +1,7 @@
 //! One job: it waits for a slot, runs on a builder, and again on another one where that comes to nothing.
 
-use super::builder_client::{BuilderClient, Fault, short};
+use super::builder_client::{BuilderClient, Fault, read, short};
 use super::pool::Ended;
-use super::prepare::read;
 use super::queue::{Full, QueuedJob, Toolchain};
 use super::spool::Spool;
 use super::ticket::Ticket;
@@ -20,8 +19,8 @@ use tracing::info;
 
 /// In all: sccache's client gives up after 1,200 s.
 pub(super) const LONGEST: Duration = Duration::from_secs(1150);
-/// A job runs at most so many times.
-const RUNS: u32 = 3;
+/// A job runs at most so many times: once, and three times again.
+const RUNS: u32 = 4;
 /// A job that so many builders died of goes home.
 const KILLS: u32 = 2;
 /// So often a builder may turn a job away before it ran.

@@ -9,6 +9,10 @@ use std::io::Write;
 use std::net::TcpStream;
 use std::time::Duration;
 
+/// Jobs that are done between two faults: more than there are builders, so that no job is twice the only one of a builder
+/// that is killed, which would send it home.
+const PACE: u64 = 6;
+
 /// A build of so many files at so many at a time, during which `happens` is done every now and then.
 fn build_while(cluster: &Cluster, (files, jobs): (usize, usize), happens: impl Fn(usize)) {
     cluster.warm();
@@ -18,7 +22,7 @@ fn build_while(cluster: &Cluster, (files, jobs): (usize, usize), happens: impl F
         let mut round = 0;
         while !build.is_finished() {
             let before = cluster.outcome("jobs", "done");
-            let enough = || build.is_finished() || cluster.outcome("jobs", "done") >= before + 3;
+            let enough = || build.is_finished() || cluster.outcome("jobs", "done") >= before + PACE;
             eventually("jobs are done", || enough().then_some(()));
             if !build.is_finished() {
                 happens(round);
