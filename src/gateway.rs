@@ -69,12 +69,13 @@ use crate::gateway::tls::Tls;
 use crate::gateway::upstream::Upstream;
 use crate::gateway::warnings::{ADVICE, REFUSALS, Warnings};
 use crate::store::Store;
+use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
 use std::fmt;
 use std::io::{self, BufRead};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::spawn_blocking;
@@ -280,7 +281,7 @@ impl Gateway {
 
     fn record(&self) {
         let totals = self.metrics.totals();
-        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut history = self.history.lock();
         history.record(since_1970(), &totals);
     }
 
@@ -299,10 +300,7 @@ impl Gateway {
             let removals = gateway.disk.take_removals();
             database.note_removals(&removals, gateway.config.budget_bytes)?;
             let stretches = {
-                let mut history = gateway
-                    .history
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner);
+                let mut history = gateway.history.lock();
                 [Range::Day, Range::Quarter].map(|range| {
                     // What was written before may have grown since.
                     let newest = history.since(range, 0).last().map_or(0, |(at, _)| *at);
@@ -326,7 +324,7 @@ impl Gateway {
     /// What was asked of the cache lately.
     pub(crate) fn traffic(&self, range: Range) -> Traffic {
         let totals = self.metrics.totals();
-        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut history = self.history.lock();
         history.record(since_1970(), &totals);
         let lately = history.points(Range::Minutes).into_iter();
         Traffic {
@@ -338,7 +336,7 @@ impl Gateway {
 
     /// Writes down what outlives us of the logins. Blocks.
     pub(crate) fn keep_logins(&self) {
-        let _one = self.logins.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = self.logins.lock();
         let path = self.config.store_dir.join(sessions::FILE);
         if let Err(cause) = private_file::write(&path, &self.access.logins()) {
             warn!(
@@ -350,7 +348,7 @@ impl Gateway {
 
     /// Writes down what outlives us of the sessions by ID token. Blocks.
     pub(crate) fn keep_sessions(&self) {
-        let _one = self.logins.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = self.logins.lock();
         let path = self.config.store_dir.join(SESSIONS_FILE);
         if let Err(cause) = private_file::write(&path, &self.access.issued_text()) {
             warn!(

@@ -69,13 +69,14 @@ pub use self::written_by::{Lane, WrittenBy};
 use crate::contract::gateway_config::Policies;
 use crate::contract::key;
 use crate::contract::key::Key;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 use thiserror::Error;
 
@@ -445,7 +446,7 @@ impl Store {
 impl Inner {
     fn state(&self) -> MutexGuard<'_, State> {
         // The counters stay correct if a thread panics: no section under the lock can panic half-way.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     fn lock_key(&self, digest: &Digest) -> KeyLock<'_> {

@@ -2,10 +2,11 @@
 //! and needs a kernel that has it.
 
 use crate::{fail, now};
+use parking_lot::Mutex;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Read at a time: small enough for the bandwidth to be even.
@@ -70,7 +71,7 @@ fn read(
     while let Ok(read @ 1..) = from.read(&mut piece) {
         let takes = Duration::from_secs_f64(read as f64 / bytes_per_second as f64);
         let sent = {
-            let mut free = line.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut free = line.lock();
             *free = (*free).max(now()) + takes;
             *free
         };

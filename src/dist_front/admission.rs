@@ -4,7 +4,7 @@ use super::Front;
 use super::heartbeats::{SILENCE, answers};
 use super::registry::Admission;
 use std::net::SocketAddr;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, watch};
@@ -84,7 +84,7 @@ impl Front {
 
     /// The present round of questions. It goes on when those who wait for it have gone home.
     fn round(self: &Arc<Front>) -> Round {
-        let mut last = self.round.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.round.lock();
         let now = Instant::now();
         if let Some(round) = last.as_ref().filter(|round| round.is_good(now)) {
             return round.clone();

@@ -3,6 +3,7 @@
 use super::{Front, relay, upstream};
 use crate::contract::gateway_status::{BuilderState, BuilderStatus};
 use crate::gateway::metrics::{self, FigureOf, encode_each};
+use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::MetricType;
@@ -13,8 +14,8 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Unit;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -68,19 +69,13 @@ impl Metrics {
 
     /// An allocation was decided.
     pub(super) fn allocation(&self, outcome: &'static str) {
-        let mut allocations = self
-            .allocations
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut allocations = self.allocations.lock();
         *allocations.entry(outcome).or_default() += 1;
     }
 
     /// Allocations by outcome.
     pub(super) fn allocations(&self) -> BTreeMap<String, u64> {
-        let allocations = self
-            .allocations
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let allocations = self.allocations.lock();
         let named = allocations.iter();
         named
             .map(|(outcome, count)| ((*outcome).to_owned(), *count))

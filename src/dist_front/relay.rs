@@ -48,10 +48,11 @@ use crate::base::time::unix_seconds;
 use crate::contract::gateway_config;
 use crate::contract::gateway_status::RelayStatus;
 use crate::gateway::Gateway;
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -126,17 +127,15 @@ impl Relay {
     }
 
     fn dispatcher(&self) -> MutexGuard<'_, Dispatcher> {
-        self.dispatcher
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.dispatcher.lock()
     }
 
     fn waiting(&self) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<Verdict>>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock()
     }
 
     fn builders(&self) -> MutexGuard<'_, HashMap<SocketAddr, Arc<BuilderClient>>> {
-        self.builders.lock().unwrap_or_else(PoisonError::into_inner)
+        self.builders.lock()
     }
 
     fn builder(&self, at: &SocketAddr) -> Option<Arc<BuilderClient>> {

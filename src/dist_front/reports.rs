@@ -3,11 +3,11 @@
 use super::Front;
 use crate::contract::gateway_status::{LocalJobs, SentHomeCount};
 use crate::contract::sent_home::SentHome;
+use parking_lot::Mutex;
 use serde::Deserialize;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 use tokio::net::UnixDatagram;
 use tracing::warn;
 
@@ -52,11 +52,11 @@ impl Reports {
     /// The sums so far.
     pub(super) fn jobs(&self) -> LocalJobs {
         let jobs = self.jobs.lock();
-        jobs.unwrap_or_else(PoisonError::into_inner).clone()
+        jobs.clone()
     }
 
     fn take(&self, report: &Report) {
-        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut jobs = self.jobs.lock();
         match report {
             Report::Refused { why } => warn!("a job was refused: {why}"),
             Report::Started {} => jobs.running += 1,

@@ -5,7 +5,7 @@ use crate::base::secret::Secret;
 use crate::gateway::Gateway;
 use crate::gateway::access::{Need, Verdict};
 use std::net::SocketAddr;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::sleep;
 use tracing::warn;
@@ -21,7 +21,7 @@ impl Front {
             holder.name().map(str::to_owned)
         });
         self.registry().joined_with(&builder, name);
-        let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tokens = self.tokens.lock();
         match token {
             Some(token) => tokens.insert(builder, token),
             None => tokens.remove(&builder),
@@ -41,7 +41,7 @@ impl Front {
     }
 
     fn revoked(&self, gateway: &Gateway) -> Vec<SocketAddr> {
-        let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tokens = self.tokens.lock();
         let is_bad = |token: &Secret| {
             let holder = gateway.access.holder(token.reveal().as_bytes());
             holder.may(Need::Build) != Verdict::Allowed

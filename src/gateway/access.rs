@@ -22,8 +22,9 @@ use crate::contract::tokens::{Grant, Layers, Local, Named, TokensFile};
 use crate::gateway::sessions::Sessions;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use parking_lot::{Mutex, MutexGuard, RwLock};
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
 /// What an HTTP request asks for.
@@ -211,15 +212,12 @@ impl Access {
                 .collect(),
         };
         self.issued().keep_to(&file.rules);
-        *self
-            .in_force
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
+        *self.in_force.write() = Arc::new(next);
         Ok(())
     }
 
     fn in_force(&self) -> Arc<InForce> {
-        Arc::clone(&self.in_force.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.in_force.read())
     }
 
     /// What somebody who speaks sccache's own protocol reads and writes: the user `uid` of the socket, or whoever is on
@@ -319,7 +317,7 @@ impl Access {
     }
 
     fn issued(&self) -> MutexGuard<'_, Issued> {
-        self.issued.lock().unwrap_or_else(PoisonError::into_inner)
+        self.issued.lock()
     }
 
     /// Takes up the sessions that [`Access::issued_text`] gave before. They are in force with their rules.

@@ -15,10 +15,11 @@
 //! token is served at any time, from any address: one machine with an old token must not hurt its neighbours.
 
 use super::peer::Peer;
+use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
@@ -81,7 +82,7 @@ impl Connection {
     fn recognize(self: &Arc<Connection>) {
         if self.is_unauthenticated.swap(false, Relaxed) {
             self.is_known.store(true, Relaxed);
-            let mut limiter = self.limiter.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut limiter = self.limiter.lock();
             limiter.remove(self.number);
             limiter.known.insert(self.number, Arc::clone(self));
         }
@@ -103,7 +104,7 @@ impl Connection {
     /// Takes it off all lists.
     fn leave(&self) {
         self.is_unauthenticated.store(false, Relaxed);
-        let mut limiter = self.limiter.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut limiter = self.limiter.lock();
         limiter.remove(self.number);
         limiter.known.remove(&self.number);
     }
@@ -111,7 +112,7 @@ impl Connection {
     /// Lets it stay as long as there is room.
     fn admit_anonymous(&self) {
         if !self.is_anonymous_reader.swap(true, Relaxed) {
-            let mut limiter = self.limiter.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut limiter = self.limiter.lock();
             limiter.leave_peers(self.number);
         }
     }
@@ -190,7 +191,7 @@ impl ConnectionLimiter {
     /// The same among those that are idle since `idle` milliseconds after the start, or longer.
     fn make_room_of(&self, idle: u64) {
         let unauthenticated = self.unauthenticated.lock();
-        let unauthenticated = unauthenticated.unwrap_or_else(PoisonError::into_inner);
+        let unauthenticated = unauthenticated;
         let mut by_owner = HashMap::<_, (usize, u64, &Arc<Connection>)>::new();
         for connection in unauthenticated.known.values() {
             let since = connection.idle_since.load(Relaxed);
@@ -237,10 +238,7 @@ impl ConnectionLimiter {
     }
 
     fn enter(&self, peer: &Peer) -> Arc<Connection> {
-        let mut unauthenticated = self
-            .unauthenticated
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut unauthenticated = self.unauthenticated.lock();
         let connection = Arc::new(Connection {
             limiter: Arc::clone(&self.unauthenticated),
             number: unauthenticated.next,
@@ -267,7 +265,7 @@ impl ConnectionLimiter {
         let Some(network) = network(peer) else {
             return false;
         };
-        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut failures = self.failures.lock();
         failures.is_too_many(network, Instant::now())
     }
 }
@@ -445,7 +443,7 @@ mod tests {
         );
         assert!(readers[2].is_unauthenticated.load(Relaxed));
         readers[2].recognize();
-        assert_eq!(limiter.unauthenticated.lock().unwrap().by_age.len(), 5);
+        assert_eq!(limiter.unauthenticated.lock().by_age.len(), 5);
     }
 
     #[test]
@@ -480,7 +478,7 @@ mod tests {
         for number in 0..100 {
             limiter.enter(&peer(&format!("10.0.0.{number}:1")));
         }
-        let unauthenticated = limiter.unauthenticated.lock().unwrap();
+        let unauthenticated = limiter.unauthenticated.lock();
         assert_eq!(
             (unauthenticated.by_age.len(), unauthenticated.by_peer.len()),
             (6, 6)

@@ -23,9 +23,10 @@ use bytes::Bytes;
 pub use download::Download;
 pub(crate) use download::FilePart;
 use download::{Held, State};
+use parking_lot::Mutex;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
@@ -319,7 +320,7 @@ impl Disk {
 
     /// Does the store take writes? Tries, unless the last write has just shown it.
     pub async fn check_writable(&self) -> Result<(), String> {
-        if *self.writable.lock().unwrap_or_else(PoisonError::into_inner) == Writable::Yes {
+        if *self.writable.lock() == Writable::Yes {
             return Ok(());
         }
         let tried = self
@@ -353,12 +354,12 @@ impl Disk {
             ),
             Err(_) => return,
         };
-        *self.writable.lock().unwrap_or_else(PoisonError::into_inner) = found;
+        *self.writable.lock() = found;
     }
 
     /// Why the store took no write the last time, if it did not.
     pub fn write_fault(&self) -> Option<String> {
-        match &*self.writable.lock().unwrap_or_else(PoisonError::into_inner) {
+        match &*self.writable.lock() {
             Writable::No(cause) => Some(cause.clone()),
             Writable::Unknown | Writable::Yes => None,
         }

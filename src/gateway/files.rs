@@ -17,9 +17,10 @@ use crate::contract::tokens;
 use crate::contract::tokens::{Named, TokensFile, rules};
 use crate::gateway::Gateway;
 use crate::gateway::tls;
+use parking_lot::Mutex;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 use tracing::{error, info, warn};
@@ -67,12 +68,12 @@ impl Files {
 
     /// What is wrong now.
     pub(super) fn faults(&self) -> Faults {
-        let faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        let faults = self.faults.lock();
         faults.clone()
     }
 
     fn note(&self, change: impl FnOnce(&mut Faults)) {
-        change(&mut self.faults.lock().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.faults.lock());
     }
 }
 
@@ -97,7 +98,7 @@ pub(crate) fn check_rights(config: &Config) -> Result<(), (PathBuf, io::Error)> 
 /// Reads all files again and puts what is new and right in force. Blocks.
 pub(crate) fn reread(gateway: &Gateway) {
     let files = &gateway.files;
-    let mut seen = files.reading.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut seen = files.reading.lock();
     if let Some(path) = &gateway.config.tokens_file {
         let mut unbounded = Vec::new();
         let found = tokens::read(path).and_then(|file| {

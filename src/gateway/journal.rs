@@ -24,10 +24,11 @@ use crate::explain::protocol::{Begun, End, MOST_UNITS, Unit};
 use crate::explain::report::{Facts, Lost, Report, assess};
 use crate::gateway::history::Point;
 use crate::store::{self, Store};
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::{HashMap, VecDeque};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 use tracing::warn;
@@ -165,7 +166,7 @@ impl Journal {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Whether a build is open.

@@ -13,6 +13,7 @@ use crate::gateway::access::Access;
 use crate::gateway::disk::Disk;
 use crate::gateway::tls::{Expiry, Tls};
 use crate::store::Usage;
+use parking_lot::RwLock;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
@@ -24,8 +25,8 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 /// Maximum number of namespaces with counters of their own; all others are counted as [`OTHER`].
@@ -203,11 +204,7 @@ impl Metrics {
     /// The counters of a namespace; an empty name is the default namespace.
     pub fn namespace(&self, name: &str) -> Arc<Namespace> {
         let name = shown_namespace(name);
-        let known = self
-            .counters
-            .namespaces
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
+        let known = self.counters.namespaces.read();
         if let Some(namespace) = known.get(name) {
             return Arc::clone(namespace);
         }
@@ -217,11 +214,7 @@ impl Metrics {
             name
         };
         drop(known);
-        let mut known = self
-            .counters
-            .namespaces
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.counters.namespaces.write();
         Arc::clone(known.entry(name.to_owned()).or_default())
     }
 
@@ -257,7 +250,7 @@ impl Metrics {
         }
         let known = {
             let namespaces = &self.counters.namespaces;
-            let known = namespaces.read().unwrap_or_else(PoisonError::into_inner);
+            let known = namespaces.read();
             known.get(shown_namespace(namespace)).cloned()
         };
         known.unwrap_or_else(|| self.namespace(OTHER)).miss();
@@ -281,13 +274,7 @@ impl Metrics {
 
     /// Counts a refused request.
     pub fn refused(&self, reason: &'static str) {
-        *self
-            .counters
-            .refusals
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .entry(reason)
-            .or_default() += 1;
+        *self.counters.refusals.write().entry(reason).or_default() += 1;
     }
 
     /// Counts a request without a valid token.
@@ -369,11 +356,7 @@ impl Metrics {
 
     /// Refused requests by reason.
     pub fn refusals(&self) -> BTreeMap<String, u64> {
-        let refusals = self
-            .counters
-            .refusals
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
+        let refusals = self.counters.refusals.read();
         refusals
             .iter()
             .map(|(reason, count)| ((*reason).to_owned(), *count))
@@ -416,10 +399,7 @@ impl Counters {
     }
 
     fn namespaces(&self) -> BTreeMap<String, NamespaceStatus> {
-        let namespaces = self
-            .namespaces
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
+        let namespaces = self.namespaces.read();
         namespaces
             .iter()
             .map(|(name, counters)| (name.clone(), counters.snapshot()))

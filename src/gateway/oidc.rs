@@ -16,7 +16,8 @@ use self::verify::Refused;
 use crate::base::time::unix_seconds;
 use crate::contract::tokens::TokensFile;
 use crate::contract::tokens::rules::{Issuer, Rule};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use parking_lot::{Mutex, MutexGuard, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
@@ -122,14 +123,11 @@ impl Oidc {
             issuers: file.issuers.iter().map(known).collect(),
             rules: file.rules.iter().cloned().map(Arc::new).collect(),
         };
-        *self
-            .in_force
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
+        *self.in_force.write() = Arc::new(next);
     }
 
     fn in_force(&self) -> Arc<InForce> {
-        Arc::clone(&self.in_force.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.in_force.read())
     }
 
     /// What the holder of this token may do.
@@ -191,7 +189,7 @@ impl Oidc {
 
 impl Known {
     fn fetched(&self) -> MutexGuard<'_, Fetched> {
-        self.fetched.lock().unwrap_or_else(PoisonError::into_inner)
+        self.fetched.lock()
     }
 
     /// The keys that count now; waits for the first ones.

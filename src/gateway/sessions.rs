@@ -12,7 +12,7 @@
 use crate::contract::paths;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use parking_lot::{Mutex, MutexGuard};
 use subtle::ConstantTimeEq;
 
 /// How long a cookie is good, in seconds.
@@ -142,7 +142,7 @@ impl Sessions {
     }
 
     fn kept(&self) -> MutexGuard<'_, Saved> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        self.kept.lock()
     }
 
     fn hash(&self, secret: &[u8; 32], token: &[u8; 32], text: &[u8]) -> [u8; 32] {

@@ -5,6 +5,7 @@
 
 use crate::base::regular_file;
 use crate::contract::gateway_config::{TlsFiles, TlsVersion};
+use parking_lot::RwLock;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
@@ -14,8 +15,8 @@ use std::fmt;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
@@ -228,7 +229,7 @@ pub(crate) struct Tls {
 impl Tls {
     /// Serves `certificate` to new connections. The same one again changes nothing: sessions can be resumed.
     pub(crate) fn replace(&self, certificate: Certificate) {
-        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.current.write();
         if current
             .as_ref()
             .is_none_or(|one| one.mark != certificate.mark)
@@ -262,7 +263,7 @@ impl Tls {
 
     /// The certificate in force.
     pub(crate) fn current(&self) -> Option<Certificate> {
-        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        let current = self.current.read();
         current.clone()
     }
 
@@ -290,7 +291,7 @@ impl Tls {
     }
 
     pub(crate) fn not_after(&self) -> Option<u64> {
-        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        let current = self.current.read();
         current.as_ref().map(|one| one.not_after_unix_seconds)
     }
 }

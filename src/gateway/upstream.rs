@@ -22,6 +22,7 @@ use breaker::Breaker;
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use opendal::{Buffer, ErrorKind, Operator};
+use parking_lot::{Mutex, MutexGuard};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::MetricType;
@@ -30,8 +31,8 @@ use queue::Queue;
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::time::{sleep_until, timeout};
@@ -132,7 +133,7 @@ pub struct Upstream {
 // Plain mutexes: held for a look-up, never across an await. Only that of the queue is held while its file is written,
 // by threads that may block.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex.lock()
 }
 
 #[expect(clippy::disallowed_methods, reason = "the breaker's clock")]

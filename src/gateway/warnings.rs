@@ -5,8 +5,8 @@
 
 use crate::base::time::unix_seconds;
 use crate::contract::gateway_status::Warning;
+use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 use tracing::warn;
@@ -88,11 +88,7 @@ impl Warnings {
     pub fn warn(&self, rate: Rate, kind: &str, message: &str) {
         let now = Instant::now();
         self.expire(now);
-        let admitted = self
-            .limiter
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .admits(now, kind, rate);
+        let admitted = self.limiter.lock().admits(now, kind, rate);
         if admitted {
             self.log(message);
         }
@@ -105,20 +101,11 @@ impl Warnings {
 
     /// The last lines, oldest first.
     pub fn recent(&self) -> Vec<Warning> {
-        self.recent
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .iter()
-            .cloned()
-            .collect()
+        self.recent.lock().iter().cloned().collect()
     }
 
     fn expire(&self, now: Instant) {
-        let over = self
-            .limiter
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .expire(now);
+        let over = self.limiter.lock().expire(now);
         for (kind, count) in over {
             self.log(&format!(
                 "{count} more warnings of this kind were not logged: {kind}"
@@ -128,7 +115,7 @@ impl Warnings {
 
     fn log(&self, message: &str) {
         warn!("{message}");
-        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut recent = self.recent.lock();
         if recent.len() == RECENT {
             recent.pop_front();
         }

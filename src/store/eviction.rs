@@ -16,9 +16,9 @@ use crate::contract::key::Key;
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Release};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
 /// Minimum number of bytes to evict if the disk is full before the budget is.
@@ -174,7 +174,8 @@ impl Inner {
                 return Err(Error::NoSpace);
             }
             waits += 1;
-            drop(self.changed.wait_timeout(state, WAIT));
+            self.changed.wait_for(&mut state, WAIT);
+            drop(state);
         }
         let (is_short, taken) = {
             let state = self.state();
@@ -329,10 +330,8 @@ impl Inner {
         (self.budget / CEILING_STEPS).max(1)
     }
 
-    fn lock_high_water_mark(&self) -> std::sync::MutexGuard<'_, ()> {
-        self.high_water_lock
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn lock_high_water_mark(&self) -> parking_lot::MutexGuard<'_, ()> {
+        self.high_water_lock.lock()
     }
 
     /// Writes the step above `taken + ahead`, but not more than the budget unless more is taken. The caller holds the

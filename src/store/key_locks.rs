@@ -2,7 +2,7 @@
 //! not wait.
 
 use super::lru::Digest;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 /// Number of groups of keys; more of them only make contention on the list of locks rarer.
 const STRIPES: usize = 64;
@@ -36,10 +36,10 @@ impl KeyLocks {
 
     pub(super) fn lock(&self, digest: &Digest) -> KeyLock<'_> {
         let stripe = &self.stripes[usize::from(digest.0[15]) % STRIPES];
-        let taken = stripe
+        let mut locked = stripe.locked();
+        stripe
             .unlocked
-            .wait_while(stripe.locked(), |locked| locked.contains(digest));
-        let mut locked = taken.unwrap_or_else(PoisonError::into_inner);
+            .wait_while(&mut locked, |locked| locked.contains(digest));
         locked.push(*digest);
         KeyLock {
             stripe,
@@ -50,7 +50,7 @@ impl KeyLocks {
 
 impl Stripe {
     fn locked(&self) -> MutexGuard<'_, Vec<Digest>> {
-        self.locked.lock().unwrap_or_else(PoisonError::into_inner)
+        self.locked.lock()
     }
 }
 

@@ -9,7 +9,6 @@ use std::fs;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::PoisonError;
 use std::time::{Duration, SystemTime};
 
 /// Selects blobs that match all criteria set here; without any, all blobs.
@@ -99,10 +98,8 @@ impl Store {
             None => u64::MAX,
         };
         let namespace = {
-            let waiting = inner
-                .changed
-                .wait_while(inner.state(), |state| state.indexing);
-            let mut state = waiting.unwrap_or_else(PoisonError::into_inner);
+            let mut state = inner.state();
+            inner.changed.wait_while(&mut state, |state| state.indexing);
             let namespace = match &filter.namespace {
                 None => None,
                 Some(name) => match state.namespaces.number(inner.groups.home(name)) {

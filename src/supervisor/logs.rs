@@ -22,11 +22,12 @@ use crate::base::secret::Secret;
 use crate::config::settings::LogFormat;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::SigSet;
+use parking_lot::MutexGuard;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 

@@ -17,10 +17,11 @@ use crate::contract::service::Plan;
 use crate::contract::service::REREAD;
 use crate::contract::service::RunAs;
 use nix::sys::signal::SigSet;
+use parking_lot::{Mutex, MutexGuard};
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -69,7 +70,7 @@ struct Step {
 
 impl Progress {
     fn lock(&self) -> MutexGuard<'_, Step> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     fn at(&self, what: &str) {

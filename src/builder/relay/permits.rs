@@ -1,9 +1,10 @@
 //! Room for connections: a bounded number, of which those who have most give up the oldest.
 
 use crate::gateway::connection_limit::owner;
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use tokio::sync::Notify;
 
 /// Most connections at one time. Each takes two descriptors here, and a thread of `sccache-dist` from its handshake on.
@@ -146,7 +147,7 @@ impl Drop for ConnectionPermit {
 }
 
 fn lock(taken: &Mutex<Taken>) -> MutexGuard<'_, Taken> {
-    taken.lock().unwrap_or_else(PoisonError::into_inner)
+    taken.lock()
 }
 
 #[cfg(test)]

@@ -14,8 +14,8 @@ use crate::store::WrittenBy;
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Body;
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
@@ -65,7 +65,7 @@ struct State {
 
 impl Archives {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Whether the toolchain is here; marks it as used.

@@ -6,6 +6,7 @@
 //! every server: the root may sign no names (RFC 5280, 4.2.1.10), only addresses.
 
 use crate::base::private_file;
+use parking_lot::Mutex;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa,
     Issuer, KeyPair, KeyUsagePurpose, NameConstraints, SanType,
@@ -16,7 +17,7 @@ use std::fmt;
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -119,7 +120,7 @@ impl Authority {
 
     /// Clients are told to reach us at this address: the leaf is for it from now on.
     pub(super) fn announce(&self, ip: IpAddr) {
-        let mut leaf = self.leaf.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut leaf = self.leaf.lock();
         if leaf.addresses.len() < ADDRESSES && leaf.addresses.insert(ip) {
             leaf.config = None;
         }
@@ -130,7 +131,7 @@ impl Authority {
     /// # Errors
     /// No leaf can be made.
     pub(super) fn config(&self, now: u64) -> Result<Arc<ServerConfig>, Error> {
-        let mut leaf = self.leaf.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut leaf = self.leaf.lock();
         if now >= leaf.made + LEAF_USED_DAYS * DAY {
             leaf.config = None;
         }
@@ -255,7 +256,7 @@ mod tests {
             .with_no_client_auth()
             .with_single_cert(vec![forged.der().clone()], key)
             .unwrap();
-        *authority.leaf.lock().unwrap() = Leaf {
+        *authority.leaf.lock() = Leaf {
             addresses: BTreeSet::new(),
             made: now(),
             config: Some(Arc::new(config)),

@@ -3,6 +3,7 @@
 use super::Relay;
 use crate::contract::gateway_status::RelayStatus;
 use crate::gateway::metrics;
+use parking_lot::Mutex;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
@@ -10,7 +11,6 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Unit;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 type Counts = Mutex<BTreeMap<&'static str, u64>>;
@@ -59,12 +59,12 @@ impl RelayMetrics {
 }
 
 fn count(counts: &Counts, outcome: &'static str) {
-    let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut counts = counts.lock();
     *counts.entry(outcome).or_default() += 1;
 }
 
 fn named(counts: &Counts) -> BTreeMap<String, u64> {
-    let counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
+    let counts = counts.lock();
     let named = counts.iter();
     named
         .map(|(name, count)| ((*name).to_owned(), *count))

@@ -1,10 +1,10 @@
 //! Connections that builders have opened to us, each for one conversation with the builder that opened it.
 
 use crate::dist_front::upstream::Stream;
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 use std::time::Duration;
 use tokio::io::{AsyncRead, ReadBuf};
@@ -35,7 +35,7 @@ impl std::fmt::Debug for Tunnels {
 
 impl Tunnels {
     fn waiting(&self) -> MutexGuard<'_, HashMap<SocketAddr, VecDeque<Way>>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock()
     }
 
     /// A builder has opened one; of too many the oldest goes.

@@ -10,7 +10,8 @@
 //! for a while. A write whose thread could run, but has no processor, is not waiting for the disk.
 
 use nix::unistd::{Pid, gettid};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use parking_lot::{Mutex, MutexGuard};
+use std::sync::{Arc, OnceLock, Weak};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
@@ -111,7 +112,7 @@ impl Drop for InlineWritePermit<'_> {
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// The threads of writes that have taken long.

@@ -12,7 +12,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 /// The store's usage, and the counters that are not `Counter`s.
 pub(super) struct Scrape {
@@ -178,12 +178,7 @@ impl Scrape {
         let namespaces: Vec<_> = self.counters.namespaces().into_iter().collect();
         let counter = MetricType::Counter;
         encode_each(encoder, counter, "namespace", &namespaces, &figures)?;
-        let refusals = self
-            .counters
-            .refusals
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let refusals = self.counters.refusals.read().clone();
         let refusals: Vec<_> = refusals.into_iter().collect();
         let figures: [FigureOf<'_, u64>; 1] = [("refusals", "Requests refused", None, |one| *one)];
         encode_each(encoder, counter, "reason", &refusals, &figures)

@@ -3,11 +3,11 @@
 use super::CAPACITY;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Bytes written at a time. A reader that takes less than this within the stall limit counts as stopped.
@@ -62,7 +62,7 @@ impl Pending {
 impl Shared {
     // No panic can happen while the lock is held: it only covers formatting and moving buffers.
     pub(super) fn lock(&self) -> MutexGuard<'_, Pending> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Releases the lock and makes the thread write what was added.
@@ -83,10 +83,8 @@ impl Shared {
         while busy(&pending) {
             let before = pending.written;
             let still = |pending: &mut Pending| pending.written == before && busy(pending);
-            let waited = self.changed.wait_timeout_while(pending, patience, still);
-            let (state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
-            pending = state;
-            if timeout.timed_out() {
+            let waited = self.changed.wait_while_for(&mut pending, still, patience);
+            if waited.timed_out() {
                 break;
             }
         }
@@ -115,10 +113,8 @@ pub(super) fn write_out(
                 .into_iter()
                 .any(|it| it.capacity() > KEPT);
             let limit = if large { SILENCE } else { Duration::MAX };
-            let waited = shared.changed.wait_timeout(pending, limit);
-            let (state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
-            pending = state;
-            if timeout.timed_out() && pending.used() == 0 {
+            let waited = shared.changed.wait_for(&mut pending, limit);
+            if waited.timed_out() && pending.used() == 0 {
                 let held = &mut *pending;
                 for buffer in [&mut text, &mut held.text, &mut errors, &mut held.errors] {
                     buffer.shrink_to(0);
