@@ -90,7 +90,7 @@ const LOCK_PAUSE: Duration = Duration::from_millis(20);
 /// The same fault is logged once per this interval.
 const LOG_PAUSE: Duration = Duration::from_secs(60);
 /// Pause for other threads between two sections under the state's lock, long enough for one to wake up.
-const OTHERS_TURN: Duration = Duration::from_micros(100);
+const YIELD_PAUSE: Duration = Duration::from_micros(100);
 /// Maximum length of a body that is verified before it is served.
 const CHECKED_FIRST: u64 = 16 << 20;
 
@@ -456,7 +456,7 @@ impl Inner {
     /// Must be called between two of many sections under the state's lock: a thread that unlocks a mutex and locks it
     /// again usually gets it before those that wait.
     fn let_others_in(&self) {
-        std::thread::sleep(OTHERS_TURN);
+        std::thread::sleep(YIELD_PAUSE);
     }
 
     /// Closes the file of a blob that is leaving the index, because only then is its space freed.

@@ -21,13 +21,13 @@ pub use self::start::Error;
 use self::children::Children;
 use self::control::Request;
 use self::crash::Oom;
-use self::exits::Lives;
+use self::exits::ServiceRecord;
 use self::logs::{Level, Log, Source};
 use self::machine::{Action, Event, Machine, Outcome, State};
 use self::peers::Peers;
 use self::probe::Notification;
 use self::reload::Reload;
-use self::start::{Addresses, Doors, system};
+use self::start::{Addresses, ClientListeners, system};
 use self::state_dir::{AsUser, Prepared};
 use self::wait::PollResult;
 use crate::base::listeners;
@@ -122,7 +122,7 @@ pub fn run_plan(loaded: Loaded, planner: Planner) -> Result<u8, Error> {
         settings: ground.settings,
         prepared: ground.prepared,
         facts: ground.facts,
-        doors: Some(ground.sockets.doors),
+        listeners: Some(ground.sockets.listeners),
         control: Peers::new(ground.sockets.control, control::LINE_LIMIT),
         notify: Peers::new(ground.sockets.notify, probe::NOTIFICATION_LIMIT),
         children: Children::default(),
@@ -160,10 +160,10 @@ struct Runtime {
     /// The last lines before it closed its output.
     last_lines: Vec<String>,
     /// What is kept across processes.
-    lives: Lives,
+    record: ServiceRecord,
     /// The connection over which it was asked to stop. It is kept until the answer arrives, because sccache drops a
     /// request whose connection closes; then it is closed, because sccache waits for all open connections.
-    farewell: Option<UnixStream>,
+    stop_request: Option<UnixStream>,
 }
 
 struct Supervisor {
@@ -172,7 +172,7 @@ struct Supervisor {
     settings: Settings,
     prepared: Prepared,
     facts: Facts,
-    doors: Option<Doors>,
+    listeners: Option<ClientListeners>,
     machine: Machine,
     children: Children,
     runtimes: Vec<Runtime>,
@@ -201,8 +201,8 @@ impl Supervisor {
             for id in turn.handovers {
                 outcome = outcome.or(self.take_handover(now, id));
             }
-            for id in turn.farewells {
-                self.runtimes[id.0].farewell = None;
+            for id in turn.stop_answers {
+                self.runtimes[id.0].stop_request = None;
             }
             outcome = outcome.or(self.take_notifications(now, turn.notify));
             outcome = outcome.or(self.take_reload(now, turn.reload));
@@ -366,7 +366,7 @@ impl Supervisor {
                 self.log
                     .say(Level::Info, &format!("{verb} of {what} was asked for"));
                 if let Event::Stop(id) = event {
-                    self.close_doors(id);
+                    self.close_listeners(id);
                 }
                 (Response::Done, self.step(now, event))
             }
@@ -404,18 +404,18 @@ impl Supervisor {
                 }
             }
         }
-        self.close_doors_for_a_long_pause(now);
+        self.close_listeners_for_a_long_pause(now);
         outcome
     }
 
     fn spawn(&mut self, now: Instant, id: Id) -> Result<(), Exit> {
-        if self.hands_over(id) && self.doors.is_none() {
-            let doors = Doors::open(
+        if self.hands_over(id) && self.listeners.is_none() {
+            let listeners = ClientListeners::open(
                 &self.settings,
                 &self.prepared,
                 Addresses::bound(&self.facts),
             );
-            self.doors = Some(doors.map_err(|error| {
+            self.listeners = Some(listeners.map_err(|error| {
                 self.log.say(Level::Error, &error.to_string());
                 Exit::NotBound(error.errno() as i32)
             })?);
@@ -434,12 +434,12 @@ impl Supervisor {
         });
         let spawned = spawned.map_err(|errno| Exit::NotSpawned(errno as i32))?;
         if let Some(stream) = &spawned.handover {
-            let doors = self.doors.iter();
-            let fds: Vec<_> = doors
-                .flat_map(|doors| {
-                    let front = doors.front.as_ref().map(AsFd::as_fd);
-                    let client = doors.client.as_ref().map(AsFd::as_fd);
-                    std::iter::once(doors.cache.as_fd())
+            let listeners = self.listeners.iter();
+            let fds: Vec<_> = listeners
+                .flat_map(|listeners| {
+                    let front = listeners.front.as_ref().map(AsFd::as_fd);
+                    let client = listeners.client.as_ref().map(AsFd::as_fd);
+                    std::iter::once(listeners.cache.as_fd())
                         .chain(front)
                         .chain(client)
                 })
@@ -465,7 +465,7 @@ impl Supervisor {
         let runtime = &mut self.runtimes[id.0];
         runtime.handover = spawned.handover;
         runtime.spawned_at = Some(now);
-        runtime.farewell = None;
+        runtime.stop_request = None;
         runtime.last_lines.clear();
         self.announce_scheduler(ready_by);
         Ok(())
@@ -500,9 +500,9 @@ impl Supervisor {
         if asked.is_none() {
             self.children.signal(id, Signal::SIGTERM);
         }
-        self.runtimes[id.0].farewell = asked;
+        self.runtimes[id.0].stop_request = asked;
         if self.machine.is_draining() {
-            self.close_doors(id);
+            self.close_listeners(id);
         }
     }
 
@@ -511,21 +511,21 @@ impl Supervisor {
     }
 
     /// Nobody will accept from here on: clients should be refused at once instead of waiting.
-    fn close_doors(&mut self, id: Id) {
+    fn close_listeners(&mut self, id: Id) {
         if self.hands_over(id) {
-            self.doors = None;
+            self.listeners = None;
         }
     }
 
     /// During the first quick retries, clients wait in the kernel. During longer pauses they are refused and continue
     /// without the cache; the next spawn opens the listeners again.
-    fn close_doors_for_a_long_pause(&mut self, now: Instant) {
+    fn close_listeners_for_a_long_pause(&mut self, now: Instant) {
         for (index, service) in self.machine.services().iter().enumerate() {
             if let State::Backoff { retry_at } = service.state
                 && self.plan.services[index].ready_by == ReadyBy::Handover
                 && retry_at.saturating_duration_since(now) > LONGEST_WAIT
             {
-                self.doors = None;
+                self.listeners = None;
             }
         }
     }
@@ -542,7 +542,7 @@ impl Supervisor {
                 exit::OK
             }
             Outcome::Failed(id, why) => {
-                self.say_why(now(), id, why);
+                self.log_failure(now(), id, why);
                 let isolation = Some(Exit::Code(i32::from(exit::ISOLATION)));
                 let builds =
                     self.service_by(ReadyBy::Gateway(plan::BUILDER_REGISTERED)) == Some(id);

@@ -2,7 +2,7 @@
 
 use super::{Front, relay, upstream};
 use crate::contract::gateway_status::{BuilderState, BuilderStatus};
-use crate::gateway::metrics::{self, FigureOf, encode_each};
+use crate::gateway::metrics::{self, SampleOf, encode_each};
 use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
@@ -163,7 +163,7 @@ impl Collector for Scrape {
 }
 
 fn encode_builders(builders: &[BuilderStatus], encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-    let gauges: [FigureOf<'_, &BuilderStatus>; 3] = [
+    let gauges: [SampleOf<'_, &BuilderStatus>; 3] = [
         (
             "dist_builder_up",
             "1 while there are signs of the builder",
@@ -186,7 +186,7 @@ fn encode_builders(builders: &[BuilderStatus], encoder: &mut DescriptorEncoder<'
             |one| one.jobs,
         ),
     ];
-    let counters: [FigureOf<'_, &BuilderStatus>; 2] = [
+    let counters: [SampleOf<'_, &BuilderStatus>; 2] = [
         (
             "dist_jobs_done",
             "Jobs that came to their end",

@@ -5,7 +5,7 @@ mod process;
 mod scrape;
 mod tokens;
 
-pub(crate) use scrape::{Figure, FigureOf, encode, encode_each};
+pub(crate) use scrape::{Sample, SampleOf, encode, encode_each};
 
 use crate::contract::gateway_status::{NamespaceStatus, ProtocolStatus, Totals};
 use crate::contract::key::shown_namespace;

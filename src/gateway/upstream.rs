@@ -15,7 +15,7 @@ use crate::contract::gateway_config::Upstream as Config;
 use crate::contract::gateway_status::UpstreamStatus;
 use crate::contract::key::Key;
 use crate::gateway::disk::{Disk, DiskError};
-use crate::gateway::metrics::{self, Figure};
+use crate::gateway::metrics::{self, Sample};
 use crate::store;
 use crate::store::WrittenBy;
 use breaker::Breaker;
@@ -476,7 +476,7 @@ pub(crate) struct Scrape(pub(crate) Arc<Upstream>);
 impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let status = self.0.status();
-        let gauges: [Figure<'_>; 2] = [
+        let gauges: [Sample<'_>; 2] = [
             (
                 "upstream_available",
                 "1 while the upstream answers",
@@ -492,7 +492,7 @@ impl Collector for Scrape {
         ];
         metrics::encode(&mut encoder, MetricType::Gauge, &gauges)?;
         let bytes = Some(&Unit::Bytes);
-        let counters: [Figure<'_>; 10] = [
+        let counters: [Sample<'_>; 10] = [
             ("upstream_hits", "Blobs brought from it", None, status.hits),
             (
                 "upstream_misses",

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 /// What is remembered about a service across its processes.
 #[derive(Debug, Default)]
-pub(super) struct Lives {
+pub(super) struct ServiceRecord {
     /// The last unrequested exit.
     crash: Option<Crash>,
     /// When the last process ended, until its successor is ready.
@@ -38,7 +38,7 @@ impl Supervisor {
             };
             let last_lines = self.last_lines(id);
             let runtime = std::mem::take(&mut self.runtimes[id.0]);
-            self.runtimes[id.0].lives = runtime.lives;
+            self.runtimes[id.0].record = runtime.record;
             if self.machine.is_asked_to_end(id) {
                 let name = self.plan.services[id.0].name;
                 self.log.say(Level::Info, &format!("{name} exited: {exit}"));
@@ -54,7 +54,7 @@ impl Supervisor {
                 );
                 self.note(id, Crash::new(exit, hung, lived, ended.cpu, last_lines));
             }
-            self.runtimes[id.0].lives.ended_at = Some(now);
+            self.runtimes[id.0].record.ended_at = Some(now);
             if self.plan.services[id.0].ready_by == ReadyBy::Notify {
                 self.notify.forget();
             }
@@ -66,8 +66,8 @@ impl Supervisor {
     /// A failed spawn counts as an exit.
     pub(super) fn note_not_spawned(&mut self, now: Instant, id: Id, exit: Exit) {
         let (none, lines) = (Duration::ZERO, Vec::new());
-        self.runtimes[id.0].lives.crash = Some(Crash::new(exit, false, none, none, lines));
-        self.runtimes[id.0].lives.ended_at.get_or_insert(now);
+        self.runtimes[id.0].record.crash = Some(Crash::new(exit, false, none, none, lines));
+        self.runtimes[id.0].record.ended_at.get_or_insert(now);
     }
 
     fn note(&mut self, id: Id, crash: Crash) {
@@ -80,7 +80,7 @@ impl Supervisor {
             cause.unwrap_or_default()
         );
         self.log.say(Level::Warn, &text);
-        self.runtimes[id.0].lives.crash = Some(crash);
+        self.runtimes[id.0].record.crash = Some(crash);
     }
 
     /// The last lines that the service wrote, including those still in its pipe.
@@ -104,9 +104,9 @@ impl Supervisor {
         let runtime = &mut self.runtimes[id.0];
         let since = |at: Option<Instant>| at.map(|at| now.saturating_duration_since(at));
         let took = since(runtime.spawned_at);
-        runtime.lives.ready_after = took;
-        if let Some(away) = since(runtime.lives.ended_at.take()) {
-            runtime.lives.away_for = Some(away);
+        runtime.record.ready_after = took;
+        if let Some(away) = since(runtime.record.ended_at.take()) {
+            runtime.record.away_for = Some(away);
         }
         let took = took.unwrap_or_default().as_millis();
         let name = self.plan.services[id.0].name;
@@ -118,7 +118,7 @@ impl Supervisor {
     pub(super) fn report(&self, now: Instant) -> Report {
         let seconds = |since: Instant| now.saturating_duration_since(since).as_secs_f64();
         let service = |(index, service): (usize, &machine::Service)| {
-            let lives = &self.runtimes[index].lives;
+            let record = &self.runtimes[index].record;
             ServiceReport {
                 name: self.plan.services[index].name.to_owned(),
                 state: service.state.name().to_owned(),
@@ -134,10 +134,10 @@ impl Supervisor {
                     since_seconds: seconds(trouble.since),
                     failures: trouble.failures,
                 }),
-                time_to_ready_seconds: lives.ready_after.map(|span| span.as_secs_f64()),
-                away_seconds: lives.away_for.map(|span| span.as_secs_f64()),
+                time_to_ready_seconds: record.ready_after.map(|span| span.as_secs_f64()),
+                away_seconds: record.away_for.map(|span| span.as_secs_f64()),
                 last_exit: service.last_exit.map(|exit| exit.to_string()),
-                last_crash: lives.crash.clone(),
+                last_crash: record.crash.clone(),
             }
         };
         let services = self.machine.services().iter().enumerate();
@@ -153,7 +153,7 @@ impl Supervisor {
     }
 
     /// Logs why the run failed: which service, in what way, how often, and since when.
-    pub(super) fn say_why(&mut self, now: Instant, id: Id, why: StopReason) {
+    pub(super) fn log_failure(&mut self, now: Instant, id: Id, why: StopReason) {
         let service = &self.machine.services()[id.0];
         let name = self.plan.services[id.0].name;
         let exit = service.last_exit.map(|exit| format!(": {exit}"));
@@ -173,7 +173,7 @@ impl Supervisor {
             ),
         };
         self.log.say(Level::Error, &text);
-        let crash = self.runtimes[id.0].lives.crash.take();
+        let crash = self.runtimes[id.0].record.crash.take();
         if let (StopReason::BudgetSpent(_), Some(crash)) = (why, crash) {
             for line in crash.last_lines {
                 self.log.say(Level::Error, &format!("{name}: {line}"));

@@ -145,7 +145,7 @@ pub(super) fn prepare(settings: Settings, planner: Planner) -> Result<StartFacts
     let prepared = state_dir::prepare(&settings)?;
     end_left_over_server(&paths::server_socket(&settings.run_dir));
     let sockets = Sockets::bind(&settings, &prepared)?;
-    let front = sockets.doors.front.as_ref();
+    let front = sockets.listeners.front.as_ref();
     let front = front.map(TcpListener::local_addr).transpose();
     let dist = match front.map_err(system("read the address of the scheduler's port"))? {
         Some(front) => Some(dist_facts(&settings, &prepared, front)?),
@@ -155,7 +155,7 @@ pub(super) fn prepare(settings: Settings, planner: Planner) -> Result<StartFacts
         program: ours.with_file_name("sccache-dock"),
         gateway,
         listen: sockets
-            .doors
+            .listeners
             .cache
             .local_addr()
             .map_err(system("read the address of the cache port"))?,
@@ -429,7 +429,7 @@ fn open_error_log(path: &Path) -> Result<File, Error> {
 
 /// The listeners for clients. They stay open across restarts of the gateway, so that no client is refused, and are
 /// closed during longer outages, so that no client waits in vain.
-pub(super) struct Doors {
+pub(super) struct ClientListeners {
     pub(super) cache: TcpListener,
     /// The scheduler's, in the distributed modes.
     pub(super) front: Option<TcpListener>,
@@ -464,15 +464,15 @@ impl Addresses {
     }
 }
 
-impl Doors {
+impl ClientListeners {
     pub(super) fn open(
         settings: &Settings,
         prepared: &Prepared,
         at: Addresses,
-    ) -> Result<Doors, Error> {
+    ) -> Result<ClientListeners, Error> {
         let client = plan::client_socket(settings).map(|path| bind_unix(path, 0o666, prepared));
         let front = at.front.map(listeners::bind_tcp);
-        Ok(Doors {
+        Ok(ClientListeners {
             cache: listeners::bind_tcp(at.cache).map_err(listening)?,
             front: front.transpose().map_err(front_listening)?,
             client: client.transpose()?,
@@ -482,7 +482,7 @@ impl Doors {
 
 /// Sockets that are bound before anything starts.
 pub(super) struct Sockets {
-    pub(super) doors: Doors,
+    pub(super) listeners: ClientListeners,
     pub(super) control: UnixListener,
     pub(super) notify: UnixListener,
 }
@@ -498,7 +498,7 @@ impl Sockets {
             Ok(listener)
         };
         Ok(Sockets {
-            doors: Doors::open(settings, prepared, Addresses::set(settings))?,
+            listeners: ClientListeners::open(settings, prepared, Addresses::set(settings))?,
             control: private(paths::control_socket(run_dir))?,
             notify: private(paths::notify_socket(run_dir))?,
         })

@@ -26,7 +26,7 @@ pub(super) struct PollResult {
     pub(super) control: bool,
     pub(super) notify: bool,
     pub(super) handovers: Vec<Id>,
-    pub(super) farewells: Vec<Id>,
+    pub(super) stop_answers: Vec<Id>,
     pub(super) reload: bool,
     pub(super) sources: Vec<usize>,
 }
@@ -75,8 +75,8 @@ impl Supervisor {
         };
         let handing = have(|runtime| runtime.handover.as_ref());
         fds.extend(handing.iter().map(|(_, stream)| input(stream.as_fd())));
-        let farewells = fds.len();
-        let leaving = have(|runtime| runtime.farewell.as_ref());
+        let stop_answers = fds.len();
+        let leaving = have(|runtime| runtime.stop_request.as_ref());
         fds.extend(leaving.iter().map(|(_, stream)| input(stream.as_fd())));
         let reload = fds.len();
         fds.extend(self.reload.iter().map(|reload| input(reload.done.as_fd())));
@@ -97,8 +97,8 @@ impl Supervisor {
                 .filter(|i| fired(handovers + i))
                 .map(|i| handing[i].0)
                 .collect(),
-            farewells: (0..leaving.len())
-                .filter(|i| fired(farewells + i))
+            stop_answers: (0..leaving.len())
+                .filter(|i| fired(stop_answers + i))
                 .map(|i| leaving[i].0)
                 .collect(),
             reload: (reload..sources).any(fired),

@@ -7,8 +7,8 @@ use std::process::Command;
 use syn::visit::{self, Visit};
 use syn::{ItemMod, ItemUse, UseTree, Visibility};
 
-/// From the ground up: a wing imports those before it.
-const WINGS: [&str; 15] = [
+/// From the ground up: a layer imports those before it.
+const LAYERS: [&str; 15] = [
     "exit",
     "base",
     "contract",
@@ -46,20 +46,20 @@ fn files_of(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The files of each wing, those of tests left out.
-fn wings() -> BTreeMap<String, Vec<PathBuf>> {
+/// The files of each layer, those of tests left out.
+fn layers() -> BTreeMap<String, Vec<PathBuf>> {
     let mut files = Vec::new();
     files_of(&source(), &mut files);
-    let mut wings = BTreeMap::<String, Vec<PathBuf>>::new();
+    let mut layers = BTreeMap::<String, Vec<PathBuf>>::new();
     for file in files {
         let path = file.strip_prefix(source()).unwrap().with_extension("");
         let parts: Vec<&str> = path.iter().map(|part| part.to_str().unwrap()).collect();
         let is_root = matches!(parts[..], ["lib" | "main"] | ["bin", ..]);
         if !is_root && !parts.contains(&"tests") {
-            wings.entry(parts[0].to_owned()).or_default().push(file);
+            layers.entry(parts[0].to_owned()).or_default().push(file);
         }
     }
-    wings
+    layers
 }
 
 /// The code of a file: no comments, nothing from its tests on.
@@ -142,7 +142,7 @@ impl<'ast> Visit<'ast> for Named {
 
 /// All files but those of tests, by their paths as modules.
 fn modules() -> BTreeMap<Vec<String>, Named> {
-    let files = wings().into_values().flatten();
+    let files = layers().into_values().flatten();
     files
         .map(|file| {
             let path = file.strip_prefix(source()).unwrap().with_extension("");
@@ -201,18 +201,18 @@ fn owner(
 }
 
 #[test]
-fn no_wing_imports_one_above_it() {
-    let wings = wings();
-    let known: Vec<&str> = wings.keys().map(String::as_str).collect();
-    let mut listed = WINGS.to_vec();
+fn no_layer_imports_one_above_it() {
+    let layers = layers();
+    let known: Vec<&str> = layers.keys().map(String::as_str).collect();
+    let mut listed = LAYERS.to_vec();
     listed.sort_unstable();
-    assert_eq!(known, listed, "the wings of src/ and those of this test");
-    let floor = |wing: &str| WINGS.iter().position(|one| *one == wing);
+    assert_eq!(known, listed, "the layers of src/ and those of this test");
+    let floor = |layer: &str| LAYERS.iter().position(|one| *one == layer);
     let mut upward = Vec::new();
-    for (wing, files) in &wings {
+    for (layer, files) in &layers {
         for file in files {
             for path in Named::of(&fs::read_to_string(file).unwrap()).all() {
-                if path[0] == "crate" && path.len() > 1 && floor(&path[1]) > floor(wing) {
+                if path[0] == "crate" && path.len() > 1 && floor(&path[1]) > floor(layer) {
                     upward.push(format!("{} imports {}", file.display(), path.join("::")));
                 }
             }
@@ -285,7 +285,7 @@ fn paths_lead_to_the_files_that_define_their_ends() {
 
 #[test]
 fn store_needs_no_runtime_and_no_http() {
-    for file in &wings()["store"] {
+    for file in &layers()["store"] {
         let code = code(file);
         for library in ["tokio", "hyper"] {
             assert!(!code.contains(library), "{library} in {}", file.display());

@@ -31,7 +31,7 @@ impl Collector for Scrape {
         self.encode_namespaces(&mut encoder)?;
         self.encode_traffic(&mut encoder)?;
         let usage = (self.usage)();
-        let gauges: [Figure<'_>; 8] = [
+        let gauges: [Sample<'_>; 8] = [
             (
                 "store_size",
                 "Disk usage of the store in bytes",
@@ -78,7 +78,7 @@ impl Collector for Scrape {
         ];
         encode(&mut encoder, MetricType::Gauge, &gauges)?;
         encode_shares(&mut encoder, &usage.namespaces)?;
-        let counters: [Figure<'_>; 5] = [
+        let counters: [Sample<'_>; 5] = [
             (
                 "store_evicted_entries",
                 "Blobs evicted",
@@ -115,15 +115,15 @@ impl Collector for Scrape {
 }
 
 /// Name, help, unit and value of one metric.
-pub(crate) type Figure<'a> = (&'a str, &'a str, Option<&'a Unit>, u64);
+pub(crate) type Sample<'a> = (&'a str, &'a str, Option<&'a Unit>, u64);
 
 /// Encodes metrics without labels, all counters or all gauges.
 pub(crate) fn encode(
     encoder: &mut DescriptorEncoder<'_>,
     kind: MetricType,
-    figures: &[Figure<'_>],
+    samples: &[Sample<'_>],
 ) -> fmt::Result {
-    for (name, help, unit, value) in figures {
+    for (name, help, unit, value) in samples {
         let descriptor = encoder.encode_descriptor(name, help, *unit, kind)?;
         encode_value(descriptor, kind, *value)?;
     }
@@ -131,7 +131,7 @@ pub(crate) fn encode(
 }
 
 /// Name, help and unit of a metric with one label, and a function that returns its value.
-pub(crate) type FigureOf<'a, T> = (&'a str, &'a str, Option<&'a Unit>, fn(&T) -> u64);
+pub(crate) type SampleOf<'a, T> = (&'a str, &'a str, Option<&'a Unit>, fn(&T) -> u64);
 
 /// Encodes metrics of several items, whose names are the values of one label; all counters or all gauges.
 pub(crate) fn encode_each<N: AsRef<str>, T>(
@@ -139,9 +139,9 @@ pub(crate) fn encode_each<N: AsRef<str>, T>(
     kind: MetricType,
     label: &str,
     many: &[(N, T)],
-    figures: &[FigureOf<'_, T>],
+    samples: &[SampleOf<'_, T>],
 ) -> fmt::Result {
-    for (name, help, unit, figure) in figures {
+    for (name, help, unit, figure) in samples {
         let mut family = encoder.encode_descriptor(name, help, *unit, kind)?;
         for (one, of_it) in many {
             let labels = [(label, one.as_ref())];
@@ -161,7 +161,7 @@ fn encode_value(encoder: MetricEncoder<'_>, kind: MetricType, value: u64) -> fmt
 impl Scrape {
     fn encode_namespaces(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let bytes = Some(&Unit::Bytes);
-        let figures: [FigureOf<'_, NamespaceStatus>; 5] = [
+        let samples: [SampleOf<'_, NamespaceStatus>; 5] = [
             ("hits", "Blobs found", None, |one| one.hits),
             (
                 "misses",
@@ -177,16 +177,16 @@ impl Scrape {
         ];
         let namespaces: Vec<_> = self.counters.namespaces().into_iter().collect();
         let counter = MetricType::Counter;
-        encode_each(encoder, counter, "namespace", &namespaces, &figures)?;
+        encode_each(encoder, counter, "namespace", &namespaces, &samples)?;
         let refusals = self.counters.refusals.read().clone();
         let refusals: Vec<_> = refusals.into_iter().collect();
-        let figures: [FigureOf<'_, u64>; 1] = [("refusals", "Requests refused", None, |one| *one)];
-        encode_each(encoder, counter, "reason", &refusals, &figures)
+        let samples: [SampleOf<'_, u64>; 1] = [("refusals", "Requests refused", None, |one| *one)];
+        encode_each(encoder, counter, "reason", &refusals, &samples)
     }
 
     fn encode_traffic(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let bytes = Some(&Unit::Bytes);
-        let counters: [FigureOf<'_, ProtocolStatus>; 4] = [
+        let counters: [SampleOf<'_, ProtocolStatus>; 4] = [
             ("protocol_hits", "Blobs found, by protocol", None, |one| {
                 one.hits
             }),
@@ -201,7 +201,7 @@ impl Scrape {
             }),
             ("sent", "Bytes of bodies sent", bytes, |one| one.bytes_sent),
         ];
-        let gauges: [FigureOf<'_, ProtocolStatus>; 1] =
+        let gauges: [SampleOf<'_, ProtocolStatus>; 1] =
             [("connections", "Open connections", None, |one| {
                 one.connections
             })];
@@ -229,7 +229,7 @@ fn encode_shares(encoder: &mut DescriptorEncoder<'_>, shares: &[NamespaceUsage])
         let sum = named.entry(name).or_default();
         (sum.0, sum.1) = (sum.0 + share.entries, sum.1 + share.bytes);
     }
-    let figures: [FigureOf<'_, (u64, u64)>; 2] = [
+    let samples: [SampleOf<'_, (u64, u64)>; 2] = [
         (
             "namespace_entries",
             "Blobs of a namespace in the store",
@@ -244,5 +244,5 @@ fn encode_shares(encoder: &mut DescriptorEncoder<'_>, shares: &[NamespaceUsage])
         ),
     ];
     let named: Vec<_> = named.into_iter().collect();
-    encode_each(encoder, MetricType::Gauge, "namespace", &named, &figures)
+    encode_each(encoder, MetricType::Gauge, "namespace", &named, &samples)
 }

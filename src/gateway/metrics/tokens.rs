@@ -1,6 +1,6 @@
 //! Usage of each token, for `/metrics` and the status.
 
-use super::{FigureOf, encode_each};
+use super::{SampleOf, encode_each};
 use crate::contract::gateway_status::{TokenStatus, TokensStatus};
 use crate::gateway::access::{Access, Uses};
 use prometheus_client::collector::Collector;
@@ -43,7 +43,7 @@ pub(super) struct Tokens(pub(super) Arc<Access>);
 
 impl Collector for Tokens {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let figures: [FigureOf<'_, TokenStatus>; 6] = [
+        let figures: [SampleOf<'_, TokenStatus>; 6] = [
             ("token_requests", "Requests with a token", None, |one| {
                 one.requests
             }),
