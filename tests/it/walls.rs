@@ -7,7 +7,7 @@ use std::process::Command;
 use syn::visit::{self, Visit};
 use syn::{ItemMod, ItemUse, UseTree, Visibility};
 
-/// From the ground up: a layer imports those before it.
+/// From the bottom up: a layer imports those before it.
 const LAYERS: [&str; 15] = [
     "exit",
     "base",
@@ -207,12 +207,12 @@ fn no_layer_imports_one_above_it() {
     let mut listed = LAYERS.to_vec();
     listed.sort_unstable();
     assert_eq!(known, listed, "the layers of src/ and those of this test");
-    let floor = |layer: &str| LAYERS.iter().position(|one| *one == layer);
+    let height = |layer: &str| LAYERS.iter().position(|one| *one == layer);
     let mut upward = Vec::new();
     for (layer, files) in &layers {
         for file in files {
             for path in Named::of(&fs::read_to_string(file).unwrap()).all() {
-                if path[0] == "crate" && path.len() > 1 && floor(&path[1]) > floor(layer) {
+                if path[0] == "crate" && path.len() > 1 && height(&path[1]) > height(layer) {
                     upward.push(format!("{} imports {}", file.display(), path.join("::")));
                 }
             }
