@@ -1,5 +1,7 @@
 # How the container is made: the arguments of docker run, for sccache-docker-manage.sh, which sources this.
 # shellcheck shell=sh
+# Its variables, and "say" and "die" of lib.sh, are set there.
+# shellcheck disable=SC2154
 
 # The user of the container: the caller, so that its files are the caller's. Root respects who owns the cache's folder.
 choose_user() {

@@ -1,5 +1,7 @@
 # The cache without Docker, for sccache-docker-manage.sh, which sources this.
 # shellcheck shell=sh
+# Its variables, and "say" and "die" of lib.sh, are set there.
+# shellcheck disable=SC2154
 
 # Remembers folder, mode and programs of run-local, so that status, env and doctor find them.
 local_note=${XDG_STATE_HOME:-$home/.local/state}/sccache-dock/run-local

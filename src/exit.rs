@@ -14,3 +14,11 @@ pub const NOT_STARTED: u8 = 125;
 pub const NOT_RUNNABLE: u8 = 126;
 /// The command of `at` does not exist.
 pub const NO_COMMAND: u8 = 127;
+
+/// The exit code for a command that the system did not start: [`NO_COMMAND`] or [`NOT_RUNNABLE`].
+pub fn of_command(cause: &std::io::Error) -> u8 {
+    match cause.kind() {
+        std::io::ErrorKind::NotFound => NO_COMMAND,
+        _ => NOT_RUNNABLE,
+    }
+}

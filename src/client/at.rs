@@ -128,10 +128,7 @@ impl Error {
     /// The exit code, which no command uses for itself: those of `env` and `docker run`.
     pub fn code(&self) -> u8 {
         match self {
-            Error::Command { cause, .. } if cause.kind() == io::ErrorKind::NotFound => {
-                exit::NO_COMMAND
-            }
-            Error::Command { .. } => exit::NOT_RUNNABLE,
+            Error::Command { cause, .. } => exit::of_command(cause),
             _ => exit::NOT_STARTED,
         }
     }

@@ -88,21 +88,17 @@ impl Machine {
         Some(machine)
     }
 
+    /// A command in its namespaces.
+    fn enter(&self) -> Command {
+        let mut command = clean("nsenter");
+        command.args(["-t", &self.first]);
+        command.args(["-m", "-p", "-n", "-i", "-u", "-C", "-r", "-w"]);
+        command
+    }
+
     /// Runs shell text as root.
     fn root(&self, text: &str) -> Ran {
-        let mut command = clean("nsenter");
-        command.args([
-            "-t",
-            &self.first,
-            "-m",
-            "-p",
-            "-n",
-            "-i",
-            "-u",
-            "-C",
-            "-r",
-            "-w",
-        ]);
+        let mut command = self.enter();
         command.args(["env", "-i", "HOME=/root", "TERM=dumb", "LANG=C.UTF-8"]);
         command.arg("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
         run(command.args(["bash", "-euc", text]), LONG)
@@ -110,19 +106,7 @@ impl Machine {
 
     /// Runs shell text as the ordinary user, in a session of theirs.
     fn dev(&self, text: &str) -> Ran {
-        let mut command = clean("nsenter");
-        command.args([
-            "-t",
-            &self.first,
-            "-m",
-            "-p",
-            "-n",
-            "-i",
-            "-u",
-            "-C",
-            "-r",
-            "-w",
-        ]);
+        let mut command = self.enter();
         command.args([
             "env",
             "-i",
