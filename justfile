@@ -1,6 +1,6 @@
 # What `scripts/test` has installed for this project is found by every recipe.
 tools := env("SCCACHE_DOCK_TOOLS", env("XDG_CACHE_HOME", home_directory() / ".cache") / "sccache-dock/tools")
-export PATH := tools / "cargo/bin:" + tools / "python/bin:" + env("PATH")
+export PATH := tools / "cargo/bin:" + tools / "python/bin:" + tools / "today/bin:" + env("PATH")
 
 # Everything that needs no test to run.
 check: fmt clippy shellcheck deny
