@@ -51,7 +51,7 @@ pub enum UpstreamError {
     Broken(String),
     /// No TLS with it.
     #[error(
-        "cannot speak TLS with the scheduler: {0}; does SSL_CERT_FILE name its authority, and is the name of          SCCACHE_SCHEDULER_URL in its certificate?"
+        "cannot speak TLS with the scheduler: {0}; does SSL_CERT_FILE name its authority, and is the name of SCCACHE_SCHEDULER_URL in its certificate?"
     )]
     Tls(String),
     /// It is there and does not answer.

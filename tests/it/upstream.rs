@@ -1,5 +1,6 @@
 //! The upstream: the real gateway before real stores (another gateway, Redis, an S3-compatible server).
 
+use crate::access::with_tls;
 use crate::dock::Dock;
 use crate::harness::{Gateway, Process, READER, WRITER, now, skip, tools, wait_for};
 use crate::site::free_port;
@@ -359,7 +360,8 @@ fn blob_that_is_evicted_before_it_was_passed_on_is_counted() {
     });
 }
 
-/// A proxy as people have one: it fetches for others what they name by its whole URL. Counts what it was asked.
+/// A proxy as people have one: it fetches for others what they name by its whole URL, and lets through what speaks TLS.
+/// Counts what it was asked.
 fn proxy() -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!(
@@ -387,6 +389,14 @@ fn forward(mut client: TcpStream, asked: &AtomicUsize) -> Option<()> {
     }
     asked.fetch_add(1, SeqCst);
     let head = String::from_utf8(head).unwrap();
+    if let Some(rest) = head.strip_prefix("CONNECT ") {
+        let server = TcpStream::connect(rest.split(' ').next()?).ok()?;
+        write!(client, "HTTP/1.1 200 Connection established\r\n\r\n").ok()?;
+        let (mut from, mut to) = (client.try_clone().ok()?, server.try_clone().ok()?);
+        std::thread::spawn(move || std::io::copy(&mut from, &mut to));
+        std::io::copy(&mut &server, &mut client).ok()?;
+        return client.shutdown(std::net::Shutdown::Both).ok();
+    }
     let (method, rest) = head.split_once(" http://").expect("a whole URL");
     let (host, rest) = rest.split_once('/').unwrap();
     let mut server = TcpStream::connect(host).unwrap();
@@ -427,4 +437,30 @@ fn upstream_is_reached_by_the_proxy_of_the_container_unless_its_network_is_excep
         assert_eq!(line.contains("NO_PROXY"), !exceptions.is_empty(), "{line}");
         assert!(!dock.log().contains("proxy-password"), "{}", dock.log());
     }
+}
+
+#[test]
+fn upstream_with_tls_is_reached_through_the_proxy_and_stays_secret_to_it() {
+    let (_authority, folder, third) = with_tls();
+    let (proxy, asked) = proxy();
+    let url = format!("https://localhost:{}", third.addr.port());
+    let ca = folder.path().join("ca.pem");
+    let settings = [
+        ("SCCACHE_UPSTREAM", &*url),
+        ("SCCACHE_UPSTREAM_TOKEN", WRITER),
+        ("SSL_CERT_FILE", ca.to_str().unwrap()),
+        ("HTTPS_PROXY", &proxy),
+    ];
+    let dock = Dock::start(&settings);
+    assert_eq!(third.request("PUT", "/cas/there", BODY).code, 201);
+    let url = format!("http://{}/cas/there", dock.address());
+    let token = format!("Authorization: Bearer {}", dock.token());
+    let fetched = Command::new("curl")
+        .args(["--silent", "--noproxy", "*", "--header", &token, &url])
+        .output()
+        .unwrap();
+    assert_eq!(fetched.stdout, BODY, "{}", dock.log());
+    assert!(asked.load(SeqCst) > 0, "{}", dock.log());
+    dock.wait_log("blobs to pass on; by HTTPS_PROXY");
+    assert!(!dock.log().contains("proxy-password"), "{}", dock.log());
 }
