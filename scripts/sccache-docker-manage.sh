@@ -26,7 +26,8 @@ SCCACHE_JOB_DISK SCCACHE_JOB_TIME SCCACHE_STOP_GRACE SCCACHE_UPSTREAM SCCACHE_UP
 # shellcheck source=scripts/run-local.sh
 . "$repo/scripts/run-local.sh"
 # Not below XDG_RUNTIME_DIR: that is gone after a reboot, when Docker starts the container again before anyone logs in.
-sockets=${SCCACHE_SOCKET_DIR:-${XDG_CACHE_HOME:-$home/.cache}/sccache-dock/$container}
+# No cache: whoever empties theirs must not take the running container its sockets.
+sockets=${SCCACHE_SOCKET_DIR:-${XDG_STATE_HOME:-$home/.local/state}/sccache-dock/$container}
 
 state_of_container() {
     # docker inspect prints an empty line before it fails.

@@ -138,6 +138,12 @@ impl Site {
             .arg(project())
             .status();
         assert!(copied.unwrap().success());
+        // The builds are offline, in containers too.
+        let fetched = clean("cargo")
+            .args(["fetch", "--locked", "--quiet"])
+            .current_dir(project())
+            .status();
+        assert!(fetched.unwrap().success());
     }
 
     /// A name for a container or a network, free after the last test's sweep.

@@ -62,7 +62,7 @@ fn every_command_does_what_it_says() {
     let socket = site
         .home
         .path()
-        .join(".cache/sccache-dock")
+        .join(".local/state/sccache-dock")
         .join(&script.container)
         .join("sccache.sock");
     let text = script.call(&["env", "--lane", "socket"]).ok();
@@ -71,6 +71,9 @@ fn every_command_does_what_it_says() {
         "{text}"
     );
 
+    // Whoever empties their cache folder takes the container nothing that it needs.
+    let _ = std::fs::remove_dir_all(site.home.path().join(".cache"));
+    script.call(&["status"]).ok();
     script.call(&["restart"]).ok();
     eventually("the index", || (entries(&script) == stored).then_some(()));
     let purged = script.call(&["purge"]).ok();
