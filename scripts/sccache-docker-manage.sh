@@ -186,7 +186,9 @@ install_client() {
     if command -v docker >/dev/null 2>&1 && has_image; then
         source=$(docker create "$image")
         for program in sccache sccache-dock; do
-            docker cp "$source:/usr/local/bin/$program" "$fresh/$program" >/dev/null
+            # The image of the client alone has nothing but the two, at its root.
+            docker cp "$source:/usr/local/bin/$program" "$fresh/$program" >/dev/null 2>&1 ||
+                docker cp "$source:/$program" "$fresh/$program" >/dev/null
         done
         docker rm --volumes "$source" >/dev/null
     else
@@ -195,7 +197,7 @@ install_client() {
     fi
     for program in sccache sccache-dock; do
         version=$("$fresh/$program" --version) || fail "cannot run the image's $program on this machine" \
-            "its C library is older than the image's; compile one of the same version: cargo install --locked sccache"
+            "its C library is older than the image's; compile one of the same version: cargo install --locked sccache@0.19.0"
         mv -f "$fresh/$program" "$to/$program"
         say "$to/$program is $version"
     done
