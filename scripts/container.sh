@@ -127,6 +127,8 @@ create() {
                 set -- "$@" --publish 127.0.0.1:10501:10501
             fi
             ;;
+        # It keeps connections to the scheduler's machine open; nobody comes to it.
+        none) ;;
         *:*) set -- "$@" --publish "${SCCACHE_BIND:+$bind:}${SCCACHE_PUBLIC_ADDR##*:}:10501" ;;
         *) set -- "$@" --publish "${SCCACHE_BIND:+$bind:}10501:10501" ;;
         esac
@@ -139,6 +141,12 @@ create() {
     esac
     if [ -n "$folder" ] && [ "$mode" != builder ]; then
         own_folder "$folder"
+        # Root's own, in which the container's user, whom a builder needs, could write nothing.
+        case $(id -u):${user%:*}:$(stat -c %u:%A "$folder") in
+        0:0:* | 0:*:0:????????w?) ;;
+        0:*:0:*) fail "cannot use folder \"$folder\" for user \"$user\": root owns it" \
+            "chown -R $user $folder, or name a folder that is not there yet" ;;
+        esac
         # The mount point of the sockets, which Docker would make for root.
         own_folder "$folder/run"
         set -- "$@" --mount "type=bind,source=$folder,target=/var/sccache"
@@ -152,6 +160,13 @@ create() {
         set -- "$@" --env "${setting}_FILE=/run/secrets/$setting" \
             --mount "type=bind,readonly,source=$(realpath "$file"),target=/run/secrets/$setting"
     done
+    # The authorities of those that it connects to by TLS.
+    case "${SCCACHE_UPSTREAM:-} $folder" in
+    *https://* | rediss://*)
+        [ -z "${SSL_CERT_FILE:-}" ] || set -- "$@" --env SSL_CERT_FILE=/run/secrets/authorities \
+            --mount "type=bind,readonly,source=$(realpath "$SSL_CERT_FILE"),target=/run/secrets/authorities"
+        ;;
+    esac
     # The keys of that store, by the names that every client of it knows. Files of this machine are not there.
     case ${SCCACHE_UPSTREAM:-} in
     s3://*)

@@ -75,7 +75,7 @@ check_mode() {
         ;;
     builder)
         case $folder in
-        http://*) ;;
+        http://* | https://*) ;;
         *) fail "mode \"builder\" needs the URL of a scheduler" "for example: $me start builder http://build-cache:10600" 2 ;;
         esac
         [ -n "${SCCACHE_SERVER_TOKEN:-}" ] || fail "mode \"builder\" needs SCCACHE_SERVER_TOKEN" \

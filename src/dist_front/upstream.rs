@@ -159,8 +159,9 @@ impl UpstreamClient {
         };
         let (mut pause, mut told) = (FIRST_PAUSE, false);
         while let Err(fault) = self.probe().await {
-            if matches!(fault, UpstreamError::Tls(_)) && !std::mem::replace(&mut told, true) {
-                warn!("{fault}");
+            // One of this container is PID 1's to speak of.
+            if !self.is_local() && !std::mem::replace(&mut told, true) {
+                warn!("cannot reach the scheduler, and try again until it answers: {fault}");
             }
             if matches!(fault, UpstreamError::Gone(_)) {
                 self.down(true);

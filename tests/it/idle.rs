@@ -217,7 +217,7 @@ fn socket_that_no_service_of_the_mode_uses_does_not_keep_the_supervisor_awake() 
     }
     let dock = Dock::launch(&[
         ("MODE", "builder"),
-        ("SCCACHE_LOG", "error"),
+        ("SCCACHE_LOG", "warn"),
         ("SCCACHE_SCHEDULER_URL", "http://127.0.0.1:1"),
         ("SCCACHE_BUILDER_LISTEN", "127.0.0.1:0"),
         ("SCCACHE_PUBLIC_ADDR", "127.0.0.1:1"),
@@ -229,6 +229,9 @@ fn socket_that_no_service_of_the_mode_uses_does_not_keep_the_supervisor_awake() 
     let held =
         [b"".as_slice(), b"\0\0", READY].map(|words| connect(&socket(&dock, "notify.sock"), words));
     assert_idle(&dock, "connections that nobody wants");
+    let said = "cannot reach the scheduler, and try again until it answers: ";
+    dock.wait_log(&format!("{said}the scheduler is not there"));
+    assert_eq!(dock.log().matches(said).count(), 1, "{}", dock.log());
     drop(held);
 }
 

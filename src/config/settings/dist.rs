@@ -162,7 +162,7 @@ fn scheduler_url(text: &str) -> Result<String, ValueError> {
     }
     let host = host.strip_suffix('/').unwrap_or(host);
     let allowed = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
-    if host.is_empty() || !host.chars().all(allowed) {
+    if host.is_empty() || host.starts_with(':') || !host.chars().all(allowed) {
         return Err(fault("is not the address of a scheduler"));
     }
     // Colons inside the brackets of an IPv6 address do not separate the port.

@@ -176,6 +176,7 @@ fn url_of_a_scheduler_is_made_whole() {
         ("http://h/path", None),
         ("h:0", None),
         ("http://", None),
+        ("https://:10600", None),
     ] {
         let loaded = load_from(
             &[

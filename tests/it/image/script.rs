@@ -2,12 +2,13 @@
 
 use crate::access::Authority;
 use crate::dock::eventually;
-use crate::docker::{Ran, run};
+use crate::docker::{LONG, Ran, run};
 use crate::harness::{Process, now};
-use crate::site::{Script, Site, skip};
-use std::net::TcpListener;
+use crate::site::{Script, Site, free_port, skip};
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 fn entries(script: &Script) -> u64 {
@@ -116,8 +117,10 @@ fn mistakes_are_named_with_their_hint() {
     );
     call(&["start"]).refused(2, &["start needs a mode"]);
     call(&["start", "builder"]).refused(2, &["needs the URL of a scheduler", "http://"]);
-    call(&["start", "builder", "http://build-cache:10600"])
-        .refused(2, &["needs SCCACHE_SERVER_TOKEN", "server-token"]);
+    for url in ["http://build-cache:10600", "https://build-cache:10600"] {
+        call(&["start", "builder", url])
+            .refused(2, &["needs SCCACHE_SERVER_TOKEN", "server-token"]);
+    }
     call(&["env", "--lane", "dist", "--write"])
         .refused(2, &["from inside the container", "--format toml"]);
     call(&["frobnicate"]).refused(2, &["there is no command \"frobnicate\"", "help"]);
@@ -240,6 +243,68 @@ fn cache_with_a_certificate_is_named_as_clients_reach_it() {
     for lane in ["--lane=ipc", "--lane=socket"] {
         script.call(&["env", lane]).ok();
     }
+}
+
+#[test]
+fn builder_joins_by_tls_of_a_private_authority_and_publishes_no_port() {
+    let Some(site) = Site::open() else { return };
+    let (first, builder) = (site.script("first"), site.script("builder"));
+    // This host, as containers of Docker's own network reach it.
+    let route = [
+        "--rm",
+        "--entrypoint",
+        "cat",
+        &site.image,
+        "/proc/net/route",
+    ];
+    let route = site.docker.ok(&[&["run"], &route[..]].concat());
+    let gateway = route.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        (fields[1] == "00000000").then(|| u32::from_str_radix(fields[2], 16).unwrap())
+    });
+    let host = Ipv4Addr::from(gateway.unwrap().swap_bytes()).to_string();
+    let folder = tempfile::tempdir().unwrap();
+    let tls = folder.path().join("tls");
+    std::fs::create_dir(&tls).unwrap();
+    Authority::new().certificate(&tls, &host);
+    let started = |command: &mut Command| {
+        let command = command.args(["start", "distributed-persistent"]);
+        run(command.arg(folder.path()), LONG)
+    };
+    let whose = run(Command::new("id").arg("-u"), LONG).ok();
+    if whose.trim() == "0" {
+        // Whom a builder's container runs as, where root starts it.
+        let user = Some(10426);
+        started(&mut first.command()).refused(1, &["root owns it", "chown -R 10426:10426"]);
+        for path in ["", "tls", "tls/cert.pem", "tls/key.pem", "tls/ca.pem"] {
+            chown(folder.path().join(path), user, user).unwrap();
+        }
+    }
+    let port = free_port().to_string();
+    let token = "the-token-of-builders";
+    let mut command = first.command();
+    command
+        .env("SCCACHE_BIND", "0.0.0.0")
+        .env("SCCACHE_SCHEDULER_PORT", &port)
+        .env("SCCACHE_RELAY", "on")
+        .env("SCCACHE_SERVER_TOKEN", token)
+        .env("SCCACHE_TLS_CERT", "/var/sccache/tls/cert.pem")
+        .env("SCCACHE_TLS_KEY", "/var/sccache/tls/key.pem");
+    started(&mut command).ok();
+    let mut command = builder.command();
+    command
+        .env("SCCACHE_PUBLIC_ADDR", "none")
+        .env("SCCACHE_SERVER_TOKEN", token)
+        .env("SSL_CERT_FILE", tls.join("ca.pem"))
+        .args(["start", "builder", &format!("https://{host}:{port}")]);
+    run(&mut command, LONG).ok();
+    let published = builder.docker.ok(&["port", &builder.container]);
+    assert_eq!(published.trim(), "");
+    eventually("both machines' builders are there", || {
+        let status = first.call(&["status", "--json"]).ok();
+        let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+        (status["cache"]["dist"]["builders"].as_array()?.len() == 2).then_some(())
+    });
 }
 
 #[test]
