@@ -12,7 +12,7 @@ clippy:
     cargo clippy --locked --all-targets -- -D warnings
 
 shellcheck:
-    shellcheck --external-sources --check-sourced scripts/sccache-docker-manage.sh scripts/github-action.sh scripts/release-version scripts/release-tags scripts/release-manifest scripts/deb scripts/test tests/fixtures/today/*.sh scripts/podman/docker images/*.sh .ci/run
+    shellcheck --external-sources --check-sourced scripts/sccache-docker-manage.sh scripts/github-action.sh scripts/release-version scripts/release-tags scripts/release-manifest scripts/deb scripts/record-session scripts/test tests/fixtures/today/*.sh scripts/podman/docker images/*.sh .ci/run
 
 # Known vulnerabilities need the advisory database, which not every machine reaches.
 deny:
@@ -104,3 +104,7 @@ site:
 screenshots:
     cargo nextest run --locked --no-capture -E 'test(/^screens::/)'
     cp target/tmp/screens/status-page.png docs/
+
+# The moving picture of docs/start.md, from a real session; wants Docker and termtosvg of Python's index.
+session:
+    scripts/record-session docs/first-five-minutes.svg
