@@ -256,13 +256,7 @@ fn hand_over(supervisor: &UnixStream, listener: &std::net::TcpListener) -> io::R
     ready.read_exact(&mut [0])
 }
 
-fn config(
-    folder: &Path,
-    token: &Secret,
-    remote: &Remote,
-    labels: &Labels,
-    writes: bool,
-) -> Config {
+fn config(folder: &Path, token: &Secret, remote: &Remote, labels: &Labels, writes: bool) -> Config {
     let room = nix::sys::statvfs::statvfs(folder);
     let room = room.map_or(u64::MAX, |it| {
         it.blocks_available() * it.fragment_size() / 2
