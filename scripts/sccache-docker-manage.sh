@@ -184,7 +184,7 @@ install_client() {
     [ -z "${SCCACHE_DOCK_IMAGE:-}" ] || has_image || "$repo/images/build.sh"
     if command -v docker >/dev/null 2>&1 && has_image; then
         source=$(docker create "$image")
-        for program in sccache sccache-dock; do
+        for program in sccache sccache-dock sccache-dock-gateway; do
             docker cp "$source:/usr/local/bin/$program" "$fresh/$program" >/dev/null
         done
         docker rm --volumes "$source" >/dev/null
@@ -192,7 +192,7 @@ install_client() {
         programs=$("$repo/images/build.sh" programs)
         echo "$programs" | while read -r program; do cp "$program" "$fresh/${program##*/}"; done
     fi
-    for program in sccache sccache-dock; do
+    for program in sccache sccache-dock sccache-dock-gateway; do
         version=$("$fresh/$program" --version) || fail "cannot run the image's $program on this machine" \
             "its C library is older than the image's; compile one of the same version: cargo install --locked sccache"
         mv -f "$fresh/$program" "$to/$program"
