@@ -291,9 +291,11 @@ fn main() {
         gateway.addr
     );
     runner.sh(&put);
-    if let Some(s3) = &s3 {
-        runner.clean(true);
-        runner.build(&bucket(s3.addr), "");
+    if s3.is_some() {
+        // The same entries by the same names, one folder deeper: a build that fills it takes as long as a cold one.
+        let copy = "cd $HOME/disk; for entry in ?/?/*; do key=${entry##*/}; rest=${key#??}; \
+                    to=$HOME/../s3/bucket/${entry%/*}/${rest%\"${rest#?}\"}; mkdir -p $to; cp $entry $to/; done";
+        runner.sh(copy);
     }
     let names = [
         "local disk",

@@ -141,18 +141,19 @@ pub fn run(args: &Args) -> Result<u8, Error> {
         .map_err(ToString::to_string)
         .and_then(|remote| begin(remote, &labels).map_err(|cause| cause.to_string()));
     let helper = match (&remote, &begun) {
-        (Ok(remote), Ok(begun)) if args.prefetch => {
-            match Helper::start(&seen, &config, remote, &labels, begun) {
-                Ok(helper) => Some(helper),
-                // The build goes on without.
-                Err(cause) => {
-                    let _ = writeln!(io::stderr(), "warning: cannot prefetch: {cause}");
-                    None
-                }
-            }
+        _ if !args.prefetch => Ok(None),
+        (Ok(remote), Ok(begun)) => {
+            let helper = Helper::start(&seen, &config, remote, &labels, begun);
+            helper.map(Some).map_err(|cause| cause.to_string())
         }
-        _ => None,
+        (_, Err(cause)) => Err(cause.clone()),
+        (Err(cause), _) => Err(cause.to_string()),
     };
+    let helper = helper.unwrap_or_else(|cause| {
+        // The build goes on without.
+        let _ = writeln!(io::stderr(), "warning: cannot prefetch: {cause}");
+        None
+    });
     if let Some(helper) = &helper {
         seen.extend(helper.settings().clone());
         for name in LOGIN {

@@ -216,6 +216,7 @@ fn what_makes_it_useless_is_said_and_the_build_goes_on() {
         assert_eq!(outcome.code, Some(0), "{}", outcome.output);
         assert!(outcome.output.contains(what), "{}", outcome.output);
     };
+    said("export SCCACHE_WEBDAV_TOKEN=wrong", "cannot prefetch: ");
     said("export SCCACHE_CLIENT_SIDE=1", "sccache's own protocol");
     client.machine.write(
         ".cargo/config.toml",
