@@ -2,7 +2,7 @@
 # Builds the image: by Docker alone where an image registry answers, else from package mirrors and with the host's cargo.
 #
 #   images/build.sh [arch|ubuntu|debian]    the image, called SCCACHE_IMAGE_NAME (sccache-arch by default)
-#   images/build.sh programs                no image: the paths of what a client of this machine needs
+#   images/build.sh programs                no image: the paths of sccache and sccache-dock for this machine
 set -eu
 
 name=build.sh
@@ -244,7 +244,7 @@ programs)
     choose_programs
     check wants_programs
     programs
-    printf '%s\n' "$sccache_bin/sccache" "$dock" "$dock-gateway"
+    printf '%s\n' "$sccache_bin/sccache" "$dock"
     ;;
 *) build "$@" ;;
 esac

@@ -191,6 +191,7 @@ install_client() {
     else
         programs=$("$repo/images/build.sh" programs)
         echo "$programs" | while read -r program; do cp "$program" "$fresh/${program##*/}"; done
+        cp "$(echo "$programs" | tail -n 1)-gateway" "$fresh/sccache-dock-gateway"
     fi
     for program in sccache sccache-dock sccache-dock-gateway; do
         version=$("$fresh/$program" --version) || fail "cannot run the image's $program on this machine" \

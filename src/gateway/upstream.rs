@@ -298,6 +298,7 @@ impl Upstream {
     /// signal wants it to end. Nothing where this is no build's.
     pub(super) async fn say_farewell(&self) -> Option<Served> {
         let of_build = self.of_build.as_ref()?;
+        let prefetched = of_build.ahead.end();
         let mut term = signal(SignalKind::terminate()).ok()?;
         // It may have come back since it was asked last.
         *self.breaker(Way::Write) = Breaker::default();
@@ -322,7 +323,7 @@ impl Upstream {
         }
         let unsent = lock(&of_build.unsent).len() as u64 + self.counts.dropped.load(Relaxed);
         Some(Served {
-            prefetched: of_build.ahead.used(),
+            prefetched,
             unsent,
             cause: lock(&self.last_error).clone().filter(|_| unsent > 0),
         })

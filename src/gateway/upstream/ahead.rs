@@ -128,8 +128,9 @@ impl Ahead {
         }
     }
 
-    /// What was asked for of that which has come; `None` if nothing has.
-    pub(super) fn used(&self) -> Option<Prefetched> {
+    /// Ends the stream, and gives what was asked for of that which has come; `None` if nothing has.
+    pub(super) fn end(&self) -> Option<Prefetched> {
+        self.progress.send_modify(|it| it.ended = true);
         let mut found = Prefetched::default();
         let mut used = Vec::new();
         let entries = std::mem::take(&mut *lock(&self.entries)).into_values();
@@ -160,6 +161,9 @@ impl Ahead {
             buffer: BytesMut::new(),
         };
         while let Some((name, length)) = stream.head().await? {
+            if self.progress.borrow().ended {
+                return Ok(());
+            }
             if name.is_empty() {
                 self.note_list(&stream.whole(length).await?);
                 continue;
