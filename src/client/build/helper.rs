@@ -199,6 +199,15 @@ impl Helper {
         }
         self.daemon.end();
         let _ = self.supervisor.shutdown(std::net::Shutdown::Both);
+        // Of many entries, it says more than a pipe holds.
+        let output = self.process.stdout.take();
+        let listening = std::thread::spawn(move || {
+            let mut said = String::new();
+            if let Some(mut output) = output {
+                let _ = output.read_to_string(&mut said);
+            }
+            said
+        });
         let looks = |time: Duration| time.as_millis() / LOOK.as_millis();
         for look in 0..looks(FAREWELL + DRAIN + START) {
             if !matches!(self.process.try_wait(), Ok(None)) {
@@ -215,10 +224,7 @@ impl Helper {
             std::thread::sleep(LOOK);
         }
         let _ = self.process.kill();
-        let mut said = String::new();
-        if let Some(mut output) = self.process.stdout.take() {
-            let _ = output.read_to_string(&mut said);
-        }
+        let said = listening.join().unwrap_or_default();
         let served = serde_json::from_str::<Served>(&said);
         let unsent = match &served {
             Ok(Served { unsent: 0, .. }) => None,

@@ -136,6 +136,37 @@ fn others_on_this_machine_need_its_token() {
 }
 
 #[test]
+fn thousand_entries_come_ahead() {
+    let gateway = Gateway::start();
+    let client = Client::new(&gateway);
+    client.machine.write("entry", "");
+    std::fs::write(client.machine.work().join("entry"), zip(b"result")).unwrap();
+    let path = |number: usize| format!("0/0/0/{number:064x}");
+    let transfers = |of_each: &str| {
+        let all = (0..1000).map(|number| {
+            format!("url = \"@{}\"\noutput = \"out/{number}\"\n{of_each}", path(number))
+        });
+        all.collect::<String>()
+    };
+    client.machine.write("put", &transfers("upload-file = \"entry\"\n"));
+    client.machine.write("get", &transfers(""));
+    client.machine.write(
+        "transfer",
+        "mkdir -p out; sed \"s,@,$SCCACHE_WEBDAV_ENDPOINT/,\" $1 > config\n\
+         exec curl -sSf -H \"Authorization: Bearer $SCCACHE_WEBDAV_TOKEN\" -K config\n",
+    );
+    let (outcome, _) = sh(&client, "--prefetch", "sh transfer put");
+    assert_eq!(outcome.code, Some(0), "{}", outcome.output);
+    assert_eq!(gateway.status().store.entries, 1000);
+    let (outcome, report) = sh(&client, "--prefetch", "sh transfer get");
+    assert_eq!(outcome.code, Some(0), "{}", outcome.output);
+    let by_itself = report["wire"]["hits"].as_u64().unwrap();
+    let ahead = report["prefetched"][1].as_u64().unwrap();
+    assert_eq!(ahead + by_itself, 1000, "{report:#}");
+    assert!(ahead > 500, "{:#}", report["prefetched"]);
+}
+
+#[test]
 fn build_goes_on_when_the_cache_dies() {
     let gateway = Gateway::start();
     let client = Client::new(&gateway);
