@@ -3,7 +3,7 @@
 #
 #   images/binaries.sh sccache DIR [VERSION]    sccache and sccache-dist
 #   images/binaries.sh dock DIR                 sccache-dock, -run and -gateway, from the source tree around this file
-#   images/binaries.sh client DIR [VERSION]     sccache and sccache-dock for clients, static: for an image with any C library
+#   images/binaries.sh client DIR [VERSION]     sccache, sccache-dock and -gateway for clients, static: for any C library
 #   images/binaries.sh version                  says which version of sccache it would be
 #   images/binaries.sh way [VERSION]            says which of the ways below it would go
 #   images/binaries.sh openssl                  fails where there is none to compile sccache with
@@ -166,7 +166,7 @@ dock() {
 # Static programs of the GNU C library, which take the names of hosts as the image has them. Only what the lanes of clients take.
 client() {
     if [ -x "$prebuilt/client/sccache" ]; then
-        cp "$prebuilt/client/sccache" "$prebuilt/client/sccache-dock" "$out/"
+        cp "$prebuilt/client/sccache" "$prebuilt/client/sccache-dock" "$prebuilt/client/sccache-dock-gateway" "$out/"
         return
     fi
     command -v cargo >/dev/null 2>&1 || fail "cannot compile the client's programs: there is no cargo" "install Rust: https://rustup.rs"
@@ -182,8 +182,10 @@ client() {
             --target-dir "$work/target" --target "$triple" sccache@"$version" >&2
         mv "$work/bin/sccache" "$out/"
     fi
-    (cd "$here/.." && cargo build --release --locked --target "$triple" --bin sccache-dock >&2)
-    cp "${CARGO_TARGET_DIR:-$here/../target}/$triple/release/sccache-dock" "$out/"
+    # The gateway is for `build --prefetch`.
+    (cd "$here/.." && cargo build --release --locked --target "$triple" --bin sccache-dock --bin sccache-dock-gateway >&2)
+    built=${CARGO_TARGET_DIR:-$here/../target}/$triple/release
+    cp "$built/sccache-dock" "$built/sccache-dock-gateway" "$out/"
 }
 
 here=$(cd "$(dirname "$0")" && pwd)

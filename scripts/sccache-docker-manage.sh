@@ -185,8 +185,8 @@ install_client() {
     [ -z "${SCCACHE_DOCK_IMAGE:-}" ] || has_image || "$repo/images/build.sh"
     if command -v docker >/dev/null 2>&1 && has_image; then
         source=$(docker create "$image")
-        for program in sccache sccache-dock; do
-            # The image of the client alone has nothing but the two, at its root.
+        for program in sccache sccache-dock sccache-dock-gateway; do
+            # The image of the client alone has nothing but these, at its root.
             docker cp "$source:/usr/local/bin/$program" "$fresh/$program" >/dev/null 2>&1 ||
                 docker cp "$source:/$program" "$fresh/$program" >/dev/null
         done
@@ -194,8 +194,9 @@ install_client() {
     else
         programs=$("$repo/images/build.sh" programs)
         echo "$programs" | while read -r program; do cp "$program" "$fresh/${program##*/}"; done
+        cp "$(echo "$programs" | tail -n 1)-gateway" "$fresh/sccache-dock-gateway"
     fi
-    for program in sccache sccache-dock; do
+    for program in sccache sccache-dock sccache-dock-gateway; do
         version=$("$fresh/$program" --version) || fail "cannot run the image's $program on this machine" \
             "its C library is older than the image's; compile one of the same version: cargo install --locked sccache@0.19.0"
         mv -f "$fresh/$program" "$to/$program"

@@ -50,6 +50,7 @@ use crate::contract::gateway_status::{
 };
 use crate::contract::key::Key;
 use crate::contract::paths;
+use crate::explain::protocol::Served;
 use crate::explain::report::Report;
 use crate::gateway::access::{Access, Caller};
 use crate::gateway::audit::Audit;
@@ -273,10 +274,17 @@ impl Gateway {
         (Some(lifetime), builds.ok())
     }
 
-    /// Writes the last of what outlives us.
-    pub(crate) async fn end(self: &Arc<Gateway>) {
-        self.record();
-        self.keep_history(&mut Totals::default()).await;
+    /// Writes the last of what outlives us: for a build's own gateway, what waits for the upstream.
+    pub(crate) async fn end(self: &Arc<Gateway>) -> Option<Served> {
+        let served = match &self.upstream {
+            Some(upstream) => upstream.say_farewell().await,
+            None => None,
+        };
+        if served.is_none() {
+            self.record();
+            self.keep_history(&mut Totals::default()).await;
+        }
+        served
     }
 
     fn record(&self) {

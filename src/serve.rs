@@ -8,10 +8,12 @@ pub mod handover;
 use crate::base::config_file;
 use crate::contract::gateway_config::Config;
 use crate::dist_front::{self, Front, SupervisorChannel};
+use crate::explain::protocol::Served;
 use crate::gateway::{Gateway, accept, access, disk, files, upstream};
 use crate::store::{self, Store};
 use handover::Listeners;
-use std::io;
+use std::fs;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -113,6 +115,17 @@ pub fn serve(config: &Path, inherit: bool) -> Result<(), Error> {
     served
 }
 
+/// Tells the build how it was served, and leaves nothing behind: nobody is there to do it if the build was killed.
+fn say(served: &Served, config: &Config) {
+    let said = serde_json::to_string(served).unwrap_or_default();
+    let _ = writeln!(io::stdout(), "{said}");
+    let _ = fs::remove_dir_all(&config.store_dir);
+    if let Some(upstream) = &config.upstream {
+        let _ = fs::remove_file(&upstream.queue);
+        let _ = fs::remove_dir(upstream.queue.parent().unwrap_or(Path::new("")));
+    }
+}
+
 /// Serves `store` on `listeners` until `shutdown` completes, then lets requests in flight finish within the configured
 /// `drain` time. Files are reloaded when `asked` is notified. An error means that the listeners cannot be used at all.
 pub async fn run(
@@ -190,7 +203,9 @@ pub async fn run(
         }
     };
     let drained = timeout(drain, drained).await;
-    gateway.end().await;
+    if let Some(served) = gateway.end().await {
+        say(&served, &gateway.config);
+    }
     match drained {
         Ok(()) => info!("drained"),
         Err(_) => warn!(

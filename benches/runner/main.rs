@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! local disk   warm, without a network: what the others are compared with
+//! helper       sccache-dock build --prefetch: a gateway of the build's own takes what it needs while it runs
 //! prefetch     sccache-dock prefetch, then sccache-dock build
 //! webdav       the same without it
 //! tar          the whole level on disk as one file, as actions/cache does it
@@ -215,6 +216,16 @@ impl Runner {
         ));
     }
 
+    /// The report of the last build, which must have missed nothing.
+    fn has_hits(&self, way: &str) -> serde_json::Value {
+        let report = std::fs::read(self.home.join("report.json")).unwrap_or_default();
+        let report: serde_json::Value = serde_json::from_slice(&report).unwrap_or_default();
+        if report["sums"]["misses"] != 0 {
+            fail(&format!("a build with {way} missed: {:#}", report["sums"]));
+        }
+        report
+    }
+
     fn build(&self, settings: &str, wrapper: &str) -> (f64, f64) {
         self.sh(&format!(
             "{settings}\nexport RUSTC_WRAPPER=sccache\n{wrapper} cargo build --offline --quiet"
@@ -261,6 +272,7 @@ fn main() {
              SCCACHE_SKIP_CACHE_CHECK=1 SCCACHE_WEBDAV_DISABLE_CREATE_DIR=1"
         )
     };
+    let bare = |addr: SocketAddr| chain(addr).replace("disk,webdav", "webdav");
     let bucket = |addr: SocketAddr| {
         format!(
             "export SCCACHE_BUCKET=bucket SCCACHE_REGION=us-east-1 SCCACHE_ENDPOINT=http://{addr} SCCACHE_S3_USE_SSL=off \
@@ -279,11 +291,21 @@ fn main() {
         gateway.addr
     );
     runner.sh(&put);
-    if let Some(s3) = &s3 {
-        runner.clean(true);
-        runner.build(&bucket(s3.addr), "");
+    if s3.is_some() {
+        // The same entries by the same names, one folder deeper: a build that fills it takes as long as a cold one.
+        let copy = "cd $HOME/disk; for entry in ?/?/*; do key=${entry##*/}; rest=${key#??}; \
+                    to=$HOME/../s3/bucket/${entry%/*}/${rest%\"${rest#?}\"}; mkdir -p $to; cp $entry $to/; done";
+        runner.sh(copy);
     }
-    let names = ["local disk", "recorder", "prefetch", "webdav", "tar", "s3"];
+    let names = [
+        "local disk",
+        "recorder",
+        "prefetch",
+        "webdav",
+        "tar",
+        "s3",
+        "helper",
+    ];
     let mut walls = vec![Vec::new(); names.len()];
     let mut processors = vec![Vec::new(); names.len()];
     let mut note = |way: usize, (wall, processor): (f64, f64)| {
@@ -311,14 +333,17 @@ fn main() {
             say(std::fs::read_to_string(runner.home.join("said"))
                 .unwrap_or_default()
                 .trim());
-            let report = std::fs::read(runner.home.join("report.json")).unwrap_or_default();
-            let report: serde_json::Value = serde_json::from_slice(&report).unwrap_or_default();
-            if report["sums"]["misses"] != 0 {
-                fail(&format!(
-                    "a build with prefetch missed: {:#}",
-                    report["sums"]
-                ));
-            }
+            runner.has_hits("prefetch");
+        }
+        if wants("helper") {
+            runner.clean(false);
+            let dock = dock.replace("--report", "--prefetch --report");
+            note(6, runner.build(&bare(near.addr), &dock));
+            let report = runner.has_hits("helper");
+            say(&format!(
+                "helper: {} of {} that came ahead were used, {} asked for",
+                report["prefetched"][1], report["prefetched"][0], report["wire"]["hits"]
+            ));
         }
         if wants("webdav") {
             runner.clean(false);

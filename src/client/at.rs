@@ -24,6 +24,8 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+pub(crate) use self::config::client_side_by;
+pub(crate) use self::daemon::Own;
 pub use self::daemon::see_off;
 pub(crate) use self::layout::checkout_around;
 pub use self::own::{wrap, wrapped};

@@ -9,6 +9,7 @@
 
 mod collect;
 mod daemon;
+mod helper;
 mod output;
 pub mod record;
 mod saved;
@@ -16,6 +17,7 @@ mod saved;
 pub use self::output::{Destination, Format};
 pub(crate) use self::saved::{Saved, folder};
 
+use self::helper::Helper;
 use super::at;
 use super::cargo_config;
 use super::prefetch;
@@ -33,6 +35,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant, SystemTime};
 
+/// Another way to show who one is, which a token takes the place of.
+const LOGIN: [&str; 2] = ["SCCACHE_WEBDAV_USERNAME", "SCCACHE_WEBDAV_PASSWORD"];
 /// How long the end of a build may take at the gateway.
 const END_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -47,7 +51,7 @@ pub struct Args {
     /// Where this client reaches the gateway [default: SCCACHE_WEBDAV_ENDPOINT]
     #[arg(long, value_name = "URL")]
     pub endpoint: Option<String>,
-    /// Bring what this job will ask for first, see prefetch
+    /// Bring what this job will ask for ahead of it, by a cache of the build's own on loopback that sends results later
     #[arg(long)]
     pub prefetch: bool,
     /// The command and its arguments, after --
@@ -111,24 +115,35 @@ pub fn run(args: &Args) -> Result<u8, Error> {
         .collect();
     let cargo_home = cargo_config::home(&environment);
     let config = cargo_config::Config::load(&cwd, cargo_home.as_deref());
-    let seen = config.over(&environment);
+    let mut seen = config.over(&environment);
     let root = at::checkout_around(&cwd).unwrap_or(cwd);
     let labels = args.whence.labels(&environment, &root);
 
-    if args.prefetch {
-        let (most, endpoint) = (prefetch::MAX_BYTES, args.endpoint.as_deref());
-        let said = match prefetch::fetch(&seen, &labels, most, endpoint) {
-            Ok(said) => said,
-            // The build goes on without.
-            Err(cause) => format!("warning: {cause}"),
-        };
-        let _ = writeln!(io::stderr(), "{said}");
-    }
     let remote = remote::find(&seen, args.endpoint.as_deref());
     let begun = remote
         .as_ref()
         .map_err(ToString::to_string)
         .and_then(|remote| begin(remote, &labels).map_err(|cause| cause.to_string()));
+    let helper = match (&remote, &begun) {
+        _ if !args.prefetch => Ok(None),
+        (Ok(remote), Ok(begun)) => {
+            let helper = Helper::start(&seen, &config, remote, &labels, begun);
+            helper.map(Some).map_err(|cause| cause.to_string())
+        }
+        (_, Err(cause)) => Err(cause.clone()),
+        (Err(cause), _) => Err(cause.to_string()),
+    };
+    let helper = helper.unwrap_or_else(|cause| {
+        // The build goes on without.
+        let _ = writeln!(io::stderr(), "warning: cannot prefetch: {cause}");
+        None
+    });
+    if let Some(helper) = &helper {
+        seen.extend(helper.settings().clone());
+        for name in LOGIN {
+            seen.remove(name);
+        }
+    }
     let folder = record::Folder::prepare(&record::Setup {
         key: begun.as_ref().map(|it| it.key.clone()).unwrap_or_default(),
         places: Places {
@@ -148,6 +163,12 @@ pub fn run(args: &Args) -> Result<u8, Error> {
     let mut command = Command::new(program);
     command.args(arguments);
     command.envs(folder.variables(wrapper.map_or("sccache", String::as_str)));
+    if let Some(helper) = &helper {
+        command.envs(helper.settings());
+        for name in LOGIN {
+            command.env_remove(name);
+        }
+    }
     let (began, clock) = now();
     let status = wait(&mut command).map_err(|cause| Error::Command {
         program: program.clone(),
@@ -160,7 +181,10 @@ pub fn run(args: &Args) -> Result<u8, Error> {
         .zip(after)
         .map(|(before, after)| after.since(&before));
     let collected = collect::collect(folder.path(), began, &sccache);
-    let prefetched = prefetch::used(&seen, &labels);
+    let prefetched = match helper {
+        Some(helper) => helper.end(),
+        None => prefetch::used(&seen, &labels),
+    };
     let end = End {
         build: begun
             .as_ref()

@@ -99,7 +99,12 @@ impl Endpoint {
 
     /// Whether there is more than scheme, host and port.
     pub(crate) fn has_path(&self) -> bool {
-        self.url.split('/').count() > 3
+        !self.path().is_empty()
+    }
+
+    /// What comes after scheme, host and port, without the first slash.
+    pub(crate) fn path(&self) -> &str {
+        self.url.splitn(4, '/').nth(3).unwrap_or_default()
     }
 
     /// Whether sccache's own protocol can reach it: sccache connects to 127.0.0.1 and nowhere else.

@@ -206,6 +206,7 @@ fn bring(
     let request = Prefetch {
         labels: labels.clone(),
         max_bytes: max_bytes.min(room),
+        listed: false,
     };
     let body = remote.without_limit().send("/api/prefetch", &request);
     let body = body.map_err(|cause| Error::Remote(cause.to_string()))?;

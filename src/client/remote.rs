@@ -24,6 +24,7 @@ pub(crate) struct Remote {
     agent: ureq::Agent,
     base: String,
     token: Option<Secret>,
+    folder: String,
 }
 
 /// Why there was no answer that could be used.
@@ -87,6 +88,16 @@ pub(crate) fn find(
         // The cache's own pages are at its root, whatever path its blobs have.
         base: endpoint.with_port(endpoint.port),
         token: token.map(|token| Secret::new(&token)),
+        folder: [
+            endpoint.path(),
+            &set("SCCACHE_WEBDAV_KEY_PREFIX")
+                .or_else(|| in_conf("key_prefix"))
+                .unwrap_or_default(),
+        ]
+        .map(|part| part.trim_matches('/'))
+        .join("/")
+        .trim_matches('/')
+        .to_owned(),
     })
 }
 
@@ -124,6 +135,21 @@ fn conf(environment: &BTreeMap<String, String>) -> Option<toml::Table> {
 }
 
 impl Remote {
+    /// Its URL, without a path.
+    pub(crate) fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// What this client shows it.
+    pub(crate) fn token(&self) -> Option<&Secret> {
+        self.token.as_ref()
+    }
+
+    /// The folder of this client's entries, empty or such as `team/x`.
+    pub(crate) fn folder(&self) -> &str {
+        &self.folder
+    }
+
     /// The same with more patience.
     pub(crate) fn within(&self, limit: Duration) -> Remote {
         Remote {

@@ -151,6 +151,7 @@ fn gateway_config(settings: &Settings, facts: &Facts) -> Config {
         drain: settings.stop_grace / 2,
         dist: facts.dist.as_ref().map(|dist| dist::front(settings, dist)),
         upstream: settings.upstream.clone().map(|url| Upstream {
+            ahead: None,
             url,
             token: settings.upstream_token.clone(),
             queue: paths::upstream_queue(&settings.dir),

@@ -197,6 +197,24 @@ pub struct Upstream {
     pub token: Option<Secret>,
     /// File that holds the blobs still to be uploaded.
     pub queue: PathBuf,
+    /// Set where the gateway serves one build and ends with it.
+    #[serde(default)]
+    pub ahead: Option<Ahead>,
+}
+
+/// What a build's own gateway takes from the upstream, another gateway, before it is asked for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ahead {
+    /// Body of the request to the upstream's `/api/prefetch`.
+    pub request: String,
+    /// Folder of the build's keys, empty or such as `team/x`. Entries are found there whatever the upstream calls them.
+    pub folder: String,
+    /// Most bytes that wait to be passed on: further writes wait for room.
+    pub unsent_bytes: u64,
+    /// How long the end may wait for them.
+    #[serde(with = "millis")]
+    pub farewell: Duration,
 }
 
 /// Paths of certificate and key; both are reloaded when either changes.

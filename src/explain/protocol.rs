@@ -37,6 +37,10 @@ pub struct Prefetch {
     pub labels: Labels,
     /// Most bytes of all entries together.
     pub max_bytes: u64,
+    /// Whether the answer begins with a list: an entry without a name, whose body has the names of all that follow, one a
+    /// line. Some of them may be left out.
+    #[serde(default)]
+    pub listed: bool,
 }
 
 /// The answer to the begin of a build.
@@ -46,6 +50,25 @@ pub struct Begun {
     pub build: String,
     /// Key of hashes of values, 64 hexadecimal digits: the same for all builds of this cache.
     pub key: String,
+    /// Whether it may store results.
+    #[serde(default = "yes")]
+    pub writes: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// What a build's own gateway says at its end, on standard output.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Served {
+    /// What became of the entries that came ahead; `None` where none came.
+    pub prefetched: Option<Prefetched>,
+    /// Results that the cache does not have now.
+    pub unsent: u64,
+    /// The last reason for that.
+    pub cause: Option<String>,
 }
 
 /// A build that has ended.
@@ -77,7 +100,9 @@ pub struct End {
 pub struct Prefetched {
     /// Keys as the gateway named them, in its order.
     pub used: Vec<String>,
-    /// The same.
+    /// When each of them was asked for, in milliseconds since the build began; empty where nobody knows.
+    pub used_ms: Vec<u64>,
+    /// Keys as the gateway named them, in its order.
     pub unused: Vec<String>,
     /// Bytes of all of them.
     pub bytes: u64,

@@ -466,7 +466,7 @@ async fn put(
             return Err(Refusal::new(StatusCode::CONFLICT, "conflict", conflict));
         }
     };
-    gateway.pass_on(key, &asked.read);
+    gateway.pass_on(key, &asked.read, received).await;
     gateway.of_namespace(key).write(received);
     caller.count(|uses| &uses.received_bytes, received);
     let event = Event {

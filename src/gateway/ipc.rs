@@ -517,7 +517,7 @@ impl<R: AsyncBufRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W
         let may_replace = self.layers().replace;
         let stored = self.gateway.finish(upload, key, &by, may_replace).await;
         if stored.is_ok() {
-            self.gateway.pass_on(key, &keys.read);
+            self.gateway.pass_on(key, &keys.read, length).await;
             self.gateway.of_namespace(key).write(length);
         }
         let detail = stored.as_ref().err().map(ToString::to_string);

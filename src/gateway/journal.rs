@@ -236,7 +236,11 @@ impl Journal {
         self.watching.store(true, Relaxed);
         drop(state);
         let key = self.key.iter().map(|byte| format!("{byte:02x}")).collect();
-        Begun { build: id, key }
+        Begun {
+            build: id,
+            key,
+            writes,
+        }
     }
 
     /// To be called now and then: forgets builds that nobody ends, and what is needed by none.

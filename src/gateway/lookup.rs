@@ -20,7 +20,12 @@ impl Gateway {
         for key in keys {
             match self.disk.get(key).await {
                 Err(DiskError::Store(store::Error::Missing)) => {}
-                found => return Ok((key, found?)),
+                found => {
+                    if let Some(upstream) = &self.upstream {
+                        upstream.used(key);
+                    }
+                    return Ok((key, found?));
+                }
             }
         }
         let missing = || DiskError::Store(store::Error::Missing);
@@ -55,12 +60,12 @@ impl Gateway {
         self.upstream.as_ref().filter(|_| key.is_path())
     }
 
-    /// Tells the upstream of a blob that a client has stored here. The client reads it by one of `names`.
-    pub(crate) fn pass_on(&self, key: &Key, names: &[Key]) {
+    /// Tells the upstream of a blob of so many bytes that a client has stored here. The client reads it by one of `names`.
+    pub(crate) async fn pass_on(&self, key: &Key, names: &[Key], bytes: u64) {
         if names.last() == Some(key)
             && let Some(upstream) = self.upstream_of(key)
         {
-            upstream.offer(key);
+            upstream.offer(key, bytes).await;
         }
     }
 

@@ -5,7 +5,11 @@
 //! a few uploads at a time. An upstream that fails is left alone for a while ([`breaker`]); until it answers again
 //! this cache works as if it had none. Reads and writes have a breaker each: one that is full, or takes our token for
 //! reading only, is still worth asking.
+//!
+//! A gateway that serves one build takes what the build needs ahead of its requests ([`ahead`]), holds back writes while
+//! too many bytes wait, and ends when all is passed on.
 
+mod ahead;
 pub mod breaker;
 pub mod queue;
 mod url;
@@ -14,10 +18,12 @@ use crate::config::variables::PROXIES;
 use crate::contract::gateway_config::Upstream as Config;
 use crate::contract::gateway_status::UpstreamStatus;
 use crate::contract::key::Key;
+use crate::explain::protocol::Served;
 use crate::gateway::disk::{Disk, DiskError};
 use crate::gateway::metrics::{self, Sample};
 use crate::store;
 use crate::store::WrittenBy;
+use ahead::Ahead;
 use breaker::Breaker;
 use bytes::Bytes;
 use futures_util::TryStreamExt;
@@ -34,14 +40,25 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
-use tokio::time::{sleep_until, timeout};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::time::{interval, sleep, sleep_until, timeout};
 use tracing::{info, warn};
 pub use url::operator;
 use url::public_name;
 
 /// How long a request waits for a fetch; its client compiles instead.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// The same where we stand in the upstream's place: somewhat less than sccache would wait for it.
+const PATIENCE_AHEAD: Duration = Duration::from_secs(50);
+/// How long a write waits for room among those that are not passed on yet.
+const ROOM: Duration = Duration::from_secs(10);
+/// How long the end waits for an upstream that does not answer.
+const SILENT: Duration = Duration::from_secs(5);
+/// Unit in which bytes that wait to be passed on are counted.
+const UNIT: u64 = 1 << 10;
+/// Between two looks at what is not passed on yet.
+const LOOK: Duration = Duration::from_millis(10);
 /// How long a fetch or an upload may take.
 const WHOLE: Duration = Duration::from_secs(120);
 /// Fetches at one time.
@@ -128,6 +145,18 @@ pub struct Upstream {
     offers: mpsc::Sender<Key>,
     counts: Counts,
     last_error: Mutex<Option<String>>,
+    of_build: Option<OfBuild>,
+}
+
+/// What only the gateway of one build has.
+#[derive(Debug)]
+struct OfBuild {
+    ahead: Arc<Ahead>,
+    room: Arc<Semaphore>,
+    most: u64,
+    /// The share of each blob that is to be passed on.
+    unsent: Mutex<HashMap<Key, OwnedSemaphorePermit>>,
+    farewell: Duration,
 }
 
 // Plain mutexes: held for a look-up, never across an await. Only that of the queue is held while its file is written,
@@ -153,7 +182,22 @@ impl Upstream {
             cause,
         })?;
         let (offers, taken) = mpsc::channel(OFFERS);
+        let of_build = config.ahead.as_ref().map(|of_build| {
+            let most = of_build
+                .unsent_bytes
+                .div_ceil(UNIT)
+                .min(u64::from(u32::MAX));
+            Ok(OfBuild {
+                ahead: Ahead::start(of_build, config, disk.clone())?,
+                room: Arc::new(Semaphore::new(usize::try_from(most).unwrap_or(usize::MAX))),
+                most,
+                unsent: Mutex::default(),
+                farewell: of_build.farewell,
+            })
+        });
+        let of_build = of_build.transpose()?;
         let upstream = Arc::new(Upstream {
+            of_build,
             operator,
             disk,
             name: public_name(config.url.reveal()),
@@ -183,6 +227,12 @@ impl Upstream {
 
     /// Brings a blob that our store misses from the upstream, if it has it. One fetch for all who ask at a time.
     pub async fn fetch(self: &Arc<Self>, key: &Key) -> Found {
+        let ahead = self.of_build.as_ref().map(|it| &it.ahead);
+        if let Some(ahead) = ahead
+            && ahead.brings(key).await
+        {
+            return Found::Here;
+        }
         let mut landed = {
             let mut flights = lock(&self.flights);
             if let Some(landed) = flights.get(key) {
@@ -205,18 +255,79 @@ impl Upstream {
                 landed
             }
         };
-        let landing = timeout(PATIENCE, landed.wait_for(Option::is_some)).await;
+        let patience = ahead.map_or(PATIENCE, |_| PATIENCE_AHEAD);
+        let landing = timeout(patience, landed.wait_for(Option::is_some)).await;
         match landing {
             Ok(Ok(found)) => (*found).unwrap_or(Found::Nowhere),
             Ok(Err(_)) | Err(_) => Found::Nowhere,
         }
     }
 
-    /// Queues a blob that was just written here. Waits for nothing.
-    pub fn offer(&self, key: &Key) {
+    /// A client was given a blob that is here.
+    pub(super) fn used(&self, key: &Key) {
+        if let Some(of_build) = &self.of_build {
+            of_build.ahead.asked(key);
+        }
+    }
+
+    /// Queues a blob of so many bytes that was just written here. Waits for nothing but, in the gateway of one build, for
+    /// room.
+    pub async fn offer(&self, key: &Key, bytes: u64) {
+        if let Some(of_build) = &self.of_build {
+            let is_away = self.breaker(Way::Write).is_open();
+            match of_build.room_for(bytes, is_away).await {
+                Some(share) => drop(lock(&of_build.unsent).insert(key.clone(), share)),
+                None => {
+                    self.counts.dropped.fetch_add(1, Relaxed);
+                    return;
+                }
+            }
+        }
         if self.offers.try_send(key.clone()).is_err() {
+            self.forget(key);
             self.counts.dropped.fetch_add(1, Relaxed);
         }
+    }
+
+    fn forget(&self, key: &Key) {
+        if let Some(of_build) = &self.of_build {
+            lock(&of_build.unsent).remove(key);
+        }
+    }
+
+    /// The end of a build's gateway: passes on what waits, until it takes too long, the upstream does not answer, or a
+    /// signal wants it to end. Nothing where this is no build's.
+    pub(super) async fn say_farewell(&self) -> Option<Served> {
+        let of_build = self.of_build.as_ref()?;
+        let prefetched = of_build.ahead.end();
+        let mut term = signal(SignalKind::terminate()).ok()?;
+        // It may have come back since it was asked last.
+        *self.breaker(Way::Write) = Breaker::default();
+        self.queued.notify_waiters();
+        let too_long = sleep(of_build.farewell);
+        let passed_on = async {
+            let mut look = interval(LOOK);
+            let mut silent = now();
+            while !lock(&of_build.unsent).is_empty() {
+                look.tick().await;
+                if !self.breaker(Way::Write).is_open() {
+                    silent = now();
+                } else if silent.elapsed() > SILENT {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            () = passed_on => {}
+            () = too_long => {}
+            _ = term.recv() => {}
+        }
+        let unsent = lock(&of_build.unsent).len() as u64 + self.counts.dropped.load(Relaxed);
+        Some(Served {
+            prefetched,
+            unsent,
+            cause: lock(&self.last_error).clone().filter(|_| unsent > 0),
+        })
     }
 
     /// Figures for status and metrics.
@@ -350,7 +461,10 @@ impl Upstream {
                     continue;
                 }
                 Err(at) => {
-                    sleep_until(at.into()).await;
+                    tokio::select! {
+                        () = sleep_until(at.into()) => {}
+                        () = more => {}
+                    }
                     continue;
                 }
             };
@@ -399,6 +513,7 @@ impl Upstream {
     /// Forgets a key of the queue, whose file may be written anew for it.
     async fn done(self: &Arc<Self>, key: Key) {
         lock(&self.tries).remove(&key);
+        self.forget(&key);
         let upstream = Arc::clone(self);
         let written = tokio::task::spawn_blocking(move || lock(&upstream.queue).done(&key)).await;
         if let Ok(Err(cause)) = written {
@@ -550,6 +665,20 @@ impl Collector for Scrape {
             ),
         ];
         metrics::encode(&mut encoder, MetricType::Counter, &counters)
+    }
+}
+
+impl OfBuild {
+    /// The share of a blob of so many bytes.
+    async fn room_for(&self, bytes: u64, is_away: bool) -> Option<OwnedSemaphorePermit> {
+        // What is larger than all there is goes alone.
+        let share = u32::try_from(bytes.div_ceil(UNIT).clamp(1, self.most.max(1))).ok()?;
+        let room = Arc::clone(&self.room);
+        let patience = if is_away { Duration::ZERO } else { ROOM };
+        timeout(patience, room.acquire_many_owned(share))
+            .await
+            .ok()?
+            .ok()
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod causes;
 mod cold;
+mod helper;
 mod history;
 
 use crate::harness::{Gateway, Outcome, WRITER};
@@ -43,6 +44,10 @@ impl Client {
 
     /// Runs `script` in the checkout, with what client-env sets.
     fn sh(&self, script: &str) -> Outcome {
+        self.machine.sh(&self.script(script))
+    }
+
+    fn script(&self, script: &str) -> String {
         let Client {
             machine,
             token,
@@ -50,12 +55,12 @@ impl Client {
             level,
         } = self;
         let socket = machine.work().join("../s");
-        machine.sh(&format!(
+        format!(
             "export SCCACHE_WEBDAV_ENDPOINT={endpoint} SCCACHE_WEBDAV_TOKEN={token} SCCACHE_SKIP_CACHE_CHECK=1\n\
              export CARGO_INCREMENTAL=0 SCCACHE_WEBDAV_DISABLE_CREATE_DIR=1 SCCACHE_SERVER_UDS={} SCCACHE_CONF=/nonexistent\n\
              {level}{script}",
             socket.display()
-        ))
+        )
     }
 
     /// A build from nothing, after `before`; gives its report.

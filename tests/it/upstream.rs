@@ -25,6 +25,7 @@ fn before_with(url: &str, budget_bytes: u64) -> Gateway {
     Gateway::start_with(|config| {
         config.budget_bytes = budget_bytes;
         config.upstream = Some(Upstream {
+            ahead: None,
             url: Secret::new(url),
             token: url.starts_with("http").then(|| Secret::new(WRITER)),
             queue: config.socket.with_file_name("upstream-queue"),
@@ -246,6 +247,7 @@ fn upstream_that_may_only_be_read_is_read() {
     }
     let gateway = Gateway::start_with(|config| {
         config.upstream = Some(Upstream {
+            ahead: None,
             url: Secret::new(&third.url()),
             token: Some(Secret::new(READER)),
             queue: config.socket.with_file_name("upstream-queue"),

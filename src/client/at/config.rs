@@ -22,7 +22,7 @@ pub(super) fn files(cwd: &Path, path: &Path, cargo_home: &Path) -> Vec<PathBuf> 
 }
 
 /// Whether clients compile by themselves, whatever serves the cache: the lanes `ipc` and `socket`.
-pub(super) fn client_side_by(variable: impl Fn(&str) -> Option<OsString>) -> bool {
+pub(crate) fn client_side_by(variable: impl Fn(&str) -> Option<OsString>) -> bool {
     let value = variable("SCCACHE_CLIENT_SIDE").unwrap_or_default();
     // As sccache 0.19.0 reads it, `src/config.rs`.
     let value = value.to_string_lossy().to_lowercase();

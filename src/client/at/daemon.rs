@@ -23,14 +23,14 @@ const SOCKET: &str = "sccache.sock";
 
 /// An address at which nobody listens.
 #[derive(Debug)]
-pub(super) struct Own {
+pub(crate) struct Own {
     socket: PathBuf,
     port: u16,
 }
 
 impl Own {
     /// Makes a folder for the socket, and starts the process that removes it when this one, by then the command, ends.
-    pub(super) fn prepare() -> io::Result<Own> {
+    pub(crate) fn prepare() -> io::Result<Own> {
         let folder = own_folder(std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from))?;
         // Sccache 0.10 and older know no sockets; there the daemon ends when it has been idle.
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
@@ -52,11 +52,17 @@ impl Own {
     }
 
     /// What brings clients there.
-    pub(super) fn settings(&self) -> [(&'static str, OsString); 2] {
+    pub(crate) fn settings(&self) -> [(&'static str, OsString); 2] {
         [
             ("SCCACHE_SERVER_UDS", self.socket.clone().into_os_string()),
             ("SCCACHE_SERVER_PORT", self.port.to_string().into()),
         ]
+    }
+
+    /// Ends the daemon now, and not only with this process.
+    pub(crate) fn end(&self) {
+        // It ends with this process anyway.
+        let _ = end(&self.socket);
     }
 
     /// Puts a copy of one of cargo's config files in its place, if its `text` names an address.
@@ -124,14 +130,19 @@ pub fn see_off(folder: &Path, waits: bool) -> io::Result<()> {
     while nix::poll::poll(&mut ended, nix::poll::PollTimeout::NONE) == Err(nix::errno::Errno::EINTR)
     {
     }
+    end(&folder.join(SOCKET))?;
+    fs::remove_dir_all(folder)
+}
+
+fn end(socket: &Path) -> io::Result<()> {
     // There is none if the command compiled nothing.
-    if let Ok(mut daemon) = crate::contract::sccache::sccache_shutdown(&folder.join(SOCKET)) {
+    if let Ok(mut daemon) = crate::contract::sccache::sccache_shutdown(socket) {
         daemon.set_nonblocking(false)?;
         daemon.set_read_timeout(Some(FAREWELL))?;
         // It ends when it has answered and nobody is connected any more.
         let _ = daemon.read(&mut [0; 64]);
     }
-    fs::remove_dir_all(folder)
+    Ok(())
 }
 
 #[cfg(test)]

@@ -179,7 +179,7 @@ pub(super) fn show(
 
 /// The entries that a build with these labels asked for the last time, in its order: for each the length of its key (two
 /// bytes), the key, the length of its body (eight bytes) and the body, until the body of the answer ends. Numbers are
-/// big-endian.
+/// big-endian. Where a list is wanted, it comes first, in the form of an entry without a name.
 pub(super) async fn prefetch(
     gateway: &Arc<Gateway>,
     caller: &Caller,
@@ -203,10 +203,24 @@ pub(super) async fn prefetch(
     let places = keys.iter().filter_map(|key| places(caller, key));
     let keys: Vec<Vec<Key>> = places.collect();
     let (pieces, receiver) = mpsc::channel(PIECES);
+    if wanted.listed {
+        // Those of all places: which of them it is turns out when it is sent.
+        let names: Vec<&str> = keys.iter().flatten().map(Key::as_str).collect();
+        let list = names.join("\n");
+        let head = head_of("", list.len() as u64).unwrap_or_default();
+        // The channel is empty.
+        let _ = pieces.try_send(Ok([head, list.into_bytes()].concat().into()));
+    }
     tokio::spawn(send(Arc::clone(gateway), keys, wanted.max_bytes, pieces));
     let mut answer = full(StatusCode::OK, "application/octet-stream", "");
     *answer.body_mut() = Either::Right(Download::stream(receiver));
     Ok(answer)
+}
+
+/// What stands before the body of an entry.
+fn head_of(name: &str, length: u64) -> Option<Vec<u8>> {
+    let name_length = u16::try_from(name.len()).ok()?.to_be_bytes();
+    Some([&name_length[..], name.as_bytes(), &length.to_be_bytes()].concat())
 }
 
 async fn first_of(gateway: &Gateway, places: Vec<Key>) -> Option<(Key, Download)> {
@@ -229,20 +243,11 @@ async fn send(
         let Some((key, mut blob)) = first_of(&gateway, places).await else {
             continue;
         };
-        let (name, length) = (key.as_str(), blob.length);
-        let Ok(name_length) = u16::try_from(name.len()) else {
+        let length = blob.length;
+        let Some(head) = head_of(key.as_str(), length).filter(|_| length <= room) else {
             continue;
         };
-        if length > room {
-            continue;
-        }
         room -= length;
-        let head = [
-            &name_length.to_be_bytes()[..],
-            name.as_bytes(),
-            &length.to_be_bytes(),
-        ]
-        .concat();
         if pieces.send(Ok(head.into())).await.is_err() {
             return;
         }

@@ -190,23 +190,34 @@ impl Taken {
             .collect()
     }
 
-    /// The keys in the order in which they were wanted. What was fetched before the build was not asked for; what of it
-    /// was used keeps its place, the rest is dropped.
+    /// The keys in the order in which they were wanted. What was fetched ahead was not asked for here; what of it was
+    /// used keeps its place, the rest is dropped.
     pub(super) fn order(&self, end: &End, now: u64) -> Option<Order> {
-        let mut seen = BTreeSet::new();
-        let used = end.prefetched.iter().flat_map(|it| &it.used);
-        let used = used.filter(|key| Key::parse(key).is_ok_and(|key| key.is_sccache_entry()));
+        let used = end.prefetched.iter().flat_map(|it| {
+            let times = it.used_ms.iter().copied().chain(std::iter::repeat(0));
+            times.zip(it.used.iter().map(String::as_str))
+        });
+        let used = used.filter(|(_, key)| Key::parse(key).is_ok_and(|key| key.is_sccache_entry()));
+        let mut wanted = BTreeMap::new();
+        for event in &self.events {
+            wanted.entry(event.key.as_str()).or_insert(event.at_ms);
+        }
         let asked = self
             .events
             .iter()
             .filter(|event| matches!(event.did, Did::Hit(_) | Did::Write(_)))
             .filter(|event| event.key.is_sccache_entry())
-            .map(|event| event.key.as_str().to_owned());
-        let keys: Vec<String> = used
-            .cloned()
-            .chain(asked)
-            .filter(|key| seen.insert(key.clone()))
+            .map(|event| event.key.as_str())
+            // A miss comes before its write.
+            .map(|key| (wanted.get(key).copied().unwrap_or(0), key));
+        let mut keys: Vec<(u64, &str)> = used.chain(asked).collect();
+        keys.sort_by_key(|(at, _)| *at);
+        let mut seen = BTreeSet::new();
+        let keys: Vec<String> = keys
+            .into_iter()
+            .filter(|(_, key)| seen.insert(*key))
             .take(ORDER_KEYS)
+            .map(|(_, key)| key.to_owned())
             .collect();
         (!keys.is_empty()).then_some(Order {
             unix_seconds: now,

@@ -1,5 +1,6 @@
 use super::*;
 use crate::explain::print::Print;
+use crate::explain::protocol::Prefetched;
 use crate::explain::report::Outcome;
 
 fn key(number: u8) -> Key {
@@ -170,6 +171,40 @@ async fn order_of_keys_is_that_of_the_build() {
         .order("", &Default::default());
     let expected = [key(3), key(1)].map(|key| key.as_str().to_owned());
     assert_eq!(order.unwrap().unwrap().keys, expected);
+}
+
+#[test]
+fn what_came_ahead_keeps_the_place_at_which_it_was_asked_for() {
+    let requests = [
+        (10, 1, Did::Miss),
+        (20, 2, Did::Hit(1)),
+        (30, 1, Did::Write(1)),
+    ];
+    let taken = Taken {
+        events: requests
+            .map(|(at_ms, number, did)| Request {
+                at_ms,
+                key: key(number),
+                did,
+                lost: None,
+            })
+            .into(),
+        ..Taken::default()
+    };
+    let name = |number| key(number).as_str().to_owned();
+    let end = |used_ms: &[u64]| End {
+        prefetched: Some(Prefetched {
+            used: vec![name(3), name(4)],
+            used_ms: used_ms.to_vec(),
+            unused: vec![name(5)],
+            bytes: 3,
+        }),
+        ..End::default()
+    };
+    let keys = |used_ms: &[u64]| taken.order(&end(used_ms), 0).unwrap().keys;
+    assert_eq!(keys(&[15, 40]), [1, 3, 2, 4].map(name));
+    // Nobody knows: it was there before the build.
+    assert_eq!(keys(&[]), [3, 4, 1, 2].map(name));
 }
 
 #[tokio::test]

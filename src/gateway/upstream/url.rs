@@ -12,22 +12,26 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// How long it may stand still in mid-answer.
 const SILENCE: Duration = Duration::from_secs(15);
 
+/// A client for HTTP.
+pub(super) fn client() -> Result<reqwest::Client, Error> {
+    // Fails only where a provider was chosen before, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let client = reqwest::Client::builder()
+        .connect_timeout(CONNECT)
+        .read_timeout(SILENCE)
+        .build();
+    client.map_err(Error::Client)
+}
+
 /// The store behind `config.url`: `s3://BUCKET/FOLDER?endpoint=...&region=...`, `redis://HOST:PORT/...`, or
 /// `http(s)://HOST:PORT/...` for another sccache-dock or any WebDAV server.
 ///
 /// # Errors
 /// The URL cannot be used. Nothing is sent yet.
 pub fn operator(config: &Config) -> Result<Operator, Error> {
-    // Fails only where a provider was chosen before, which is as good.
-    let _ = rustls::crypto::ring::default_provider().install_default();
     opendal::init_default_registry();
-    let client = reqwest::Client::builder()
-        .connect_timeout(CONNECT)
-        .read_timeout(SILENCE)
-        .build();
-    let client = client.map_err(Error::Client)?;
     // The first one stays, and they are all alike.
-    HttpTransporter::install_default(ReqwestTransport::from(client));
+    HttpTransporter::install_default(ReqwestTransport::from(client()?));
     let url = config.url.reveal();
     let web = url.starts_with("http://") || url.starts_with("https://");
     if web {

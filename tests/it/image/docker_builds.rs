@@ -95,7 +95,7 @@ fn build_by_buildkit_takes_from_the_cache_and_keeps_no_token() {
     site.docker.ok(&["rm", &container]);
     let mut files: Vec<&str> = files.stdout.lines().collect();
     files.sort_unstable();
-    assert_eq!(files, ["sccache", "sccache-dock"]);
+    assert_eq!(files, ["sccache", "sccache-dock", "sccache-dock-gateway"]);
     site.docker.ok(&["rmi", &client]);
     // Nobody who has the image has the token.
     let token = script.token();
@@ -128,7 +128,10 @@ fn client_image(site: &Site) -> String {
     for file in ["binaries.sh", "fetch.sh", "sccache.sha256"] {
         fs::copy(images.join(file), context.path().join("images").join(file)).unwrap();
     }
-    fs::copy(stripped(site), prebuilt.join("sccache-dock")).unwrap();
+    let stripped = stripped(site);
+    for name in ["sccache-dock", "sccache-dock-gateway"] {
+        fs::copy(stripped.with_file_name(name), prebuilt.join(name)).unwrap();
+    }
     fs::copy(crate::harness::sccache_bin(), prebuilt.join("sccache")).unwrap();
     let image = format!("{}-client", site.image);
     let mut build = docker_with_plugins("docker");

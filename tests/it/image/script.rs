@@ -346,7 +346,7 @@ fn unprivileged_caller_owns_what_the_container_writes() {
     let text = script.call(&["env"]).ok();
     assert!(text.contains("SCCACHE_WEBDAV_TOKEN="), "{text}");
     script.call(&["install-client"]).ok();
-    for program in ["sccache", "sccache-dock"] {
+    for program in ["sccache", "sccache-dock", "sccache-dock-gateway"] {
         let client = home.path().join(".local/bin").join(program);
         assert_eq!(client.metadata().unwrap().uid(), uid, "{program}");
     }

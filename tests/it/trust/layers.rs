@@ -355,6 +355,7 @@ fn second_level_knows_the_last_layer_alone() {
     let gateway = Gateway::start_with(|config| {
         config.tokens_file = Some(file);
         config.upstream = Some(Upstream {
+            ahead: None,
             url: Secret::new(&above.url()),
             token: Some(Secret::new(WRITER)),
             queue: config.socket.with_file_name("upstream-queue"),
