@@ -161,13 +161,13 @@ impl Relay {
         }
     }
 
-    /// A genuine heartbeat came.
+    /// A genuine heartbeat came; true when its process is new here.
     fn heartbeat(
         &self,
         at: SocketAddr,
         (heartbeat, machine): (Heartbeat, Option<u16>),
         body: &[u8],
-    ) -> Result<(), String> {
+    ) -> Result<bool, String> {
         let Heartbeat { nonce, cores } = heartbeat;
         let credentials = wire::credentials(body).map_err(|cause| cause.to_string())?;
         let info = BuilderInfo {
@@ -189,13 +189,13 @@ impl Relay {
         // Both at once: no job goes to a builder that nobody could reach.
         let mut dispatcher = self.dispatcher();
         let former = self.builders().insert(at, Arc::clone(&client));
-        dispatcher.pool.heartbeat(Instant::now(), at, info);
+        let is_new = dispatcher.pool.heartbeat(Instant::now(), at, info);
         drop(dispatcher);
         if let Some(former) = former.filter(|former| former.nonce != nonce) {
             // Whoever waits for that process waits in vain.
             former.stand_still();
         }
-        Ok(())
+        Ok(is_new)
     }
 }
 
@@ -215,23 +215,27 @@ impl Front {
     ) {
         let Some(relay) = self.relay() else { return };
         match relay.heartbeat(at, heartbeat, body) {
-            Ok(()) => self.dispatch(gateway),
+            Ok(true) => self.provide(gateway),
+            Ok(false) => self.dispatch(),
             Err(cause) => warn!("builder {at} gets no jobs: {cause}"),
         }
     }
 
-    /// Gives jobs to builders, and toolchains to those that lack them, as far as that can be done now.
-    pub(super) fn dispatch(self: &Arc<Front>, gateway: &Arc<Gateway>) {
+    /// Gives jobs to builders, as far as that can be done now.
+    pub(super) fn dispatch(self: &Arc<Front>) {
         let Some(relay) = self.relay() else { return };
-        let (decisions, pushes, unidentified) = {
-            let (mut dispatcher, now) = (relay.dispatcher(), Instant::now());
-            (
-                dispatcher.dispatch(now),
-                dispatcher.pushes(now),
-                dispatcher.unidentified(),
-            )
-        };
+        let decisions = relay.dispatcher().dispatch(Instant::now());
         self.deliver(relay, decisions);
+    }
+
+    /// The same, and gives toolchains to builders that lack them. It looks at all of both, and so is not for every job.
+    pub(super) fn provide(self: &Arc<Front>, gateway: &Arc<Gateway>) {
+        let Some(relay) = self.relay() else { return };
+        self.dispatch();
+        let (pushes, unidentified) = {
+            let (mut dispatcher, now) = (relay.dispatcher(), Instant::now());
+            (dispatcher.pushes(now), dispatcher.unidentified())
+        };
         for push in pushes {
             let (front, gateway) = (Arc::clone(self), Arc::clone(gateway));
             tokio::spawn(async move { front.prepare(&gateway, push).await });
@@ -263,7 +267,7 @@ impl Front {
             ),
         }
         relay.dispatcher().identified(&toolchain, machine);
-        self.dispatch(gateway);
+        self.provide(gateway);
     }
 
     fn deliver(self: &Arc<Front>, relay: &Relay, decisions: Vec<Decision>) {
@@ -300,7 +304,7 @@ impl Front {
         if self.relay().is_none() {
             return std::future::pending().await;
         }
-        tokio::join!(self.tick(gateway), self.watch_builders(gateway));
+        tokio::join!(self.tick(gateway), self.watch_builders());
     }
 
     async fn tick(self: &Arc<Front>, gateway: &Arc<Gateway>) {
@@ -315,11 +319,11 @@ impl Front {
                 dispatcher.unplaceable(now)
             };
             self.deliver(relay, decisions);
-            self.dispatch(gateway);
+            self.provide(gateway);
         }
     }
 
-    async fn watch_builders(self: &Arc<Front>, gateway: &Arc<Gateway>) {
+    async fn watch_builders(self: &Arc<Front>) {
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -336,7 +340,7 @@ impl Front {
             for (is_awake, client) in futures_util::future::join_all(asked).await {
                 self.heard(relay, is_awake, &client);
             }
-            self.dispatch(gateway);
+            self.dispatch();
         }
     }
 

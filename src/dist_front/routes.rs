@@ -416,7 +416,7 @@ impl Scene<'_> {
             let now = Instant::now();
             front.registry().progressed(now, job, builder, state);
             front.relay_progresses(&builder, job, state == JobState::Complete);
-            front.dispatch(self.gateway);
+            front.dispatch();
             return Ok(reply(OCTETS, wire::STATE_TAKEN.to_vec()));
         }
         let known = front.registry().known(job, &builder);

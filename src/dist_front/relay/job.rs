@@ -9,7 +9,6 @@ use super::ticket::Ticket;
 use super::wire::{self, RunResult};
 use super::{Front, Relay, Verdict};
 use crate::contract::job_end::{COMPILER_FAILED, KILLED, SENT_HOME};
-use crate::gateway::Gateway;
 use bytes::Bytes;
 use hyper::StatusCode;
 use std::sync::Arc;
@@ -172,7 +171,6 @@ impl Drop for Reservation<'_> {
 /// The place of a job in the queue, which it leaves with its client.
 struct Place<'a> {
     front: &'a Arc<Front>,
-    gateway: &'a Arc<Gateway>,
     relay: &'a Relay,
     job: u64,
 }
@@ -181,7 +179,7 @@ impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.relay.waiting().remove(&self.job);
         self.relay.dispatcher().queue.remove(self.job);
-        self.front.dispatch(self.gateway);
+        self.front.dispatch();
     }
 }
 
@@ -215,7 +213,6 @@ impl Front {
     /// The client had better compile by itself.
     pub(super) async fn run(
         self: &Arc<Front>,
-        gateway: &Arc<Gateway>,
         relay: &Relay,
         job: Job,
     ) -> Result<Arc<Spool>, Fallback> {
@@ -230,7 +227,6 @@ impl Front {
         relay.dispatcher().queue.push(job.number, info);
         let _place = Place {
             front: self,
-            gateway,
             relay,
             job: job.number,
         };
@@ -240,7 +236,7 @@ impl Front {
             time => time,
         };
         loop {
-            self.dispatch(gateway);
+            self.dispatch();
             let slot = self.slot(&mut told, &job, patience).await?;
             let (builder, nonce) = (slot.client.at, slot.client.nonce);
             let avoid = match self.attempt(relay, slot, &job).await {

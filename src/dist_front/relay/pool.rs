@@ -147,6 +147,8 @@ impl Builder {
 #[derive(Debug, Default)]
 pub(super) struct Pool {
     builders: BTreeMap<SocketAddr, Builder>,
+    /// There are builders of more than one kind of processor.
+    mixed: bool,
     /// How long jobs take, on average.
     usual: Option<f64>,
 }
@@ -158,13 +160,23 @@ impl Pool {
             && builder.is.nonce == is.nonce
         {
             // A gateway that has just started learns from its file less than the builder tells.
-            builder.is = is;
+            let former = std::mem::replace(&mut builder.is, is);
             builder.last_sign = now;
             (builder.silent, builder.gone) = (false, None);
+            if former.machine != is.machine {
+                self.look_at_kinds();
+            }
             return false;
         }
         self.builders.insert(at, Builder::new(now, is));
+        self.look_at_kinds();
         true
+    }
+
+    fn look_at_kinds(&mut self) {
+        let mut kinds = self.builders.values().map(|one| one.is.machine);
+        let first = kinds.next();
+        self.mixed = kinds.any(|kind| Some(kind) != first);
     }
 
     /// It gave a sign of life by other ways.
@@ -274,12 +286,14 @@ impl Pool {
                 continue;
             }
             later = true;
-            let is_ready = builder.is_there(now)
-                && builder.toolchains.contains(&job_info.toolchain)
-                && builder.free() > 0
-                && !builder.backs_off(now);
             let load = builder.load();
-            if is_ready && best.is_none_or(|(least, _, _)| load < least) {
+            // Of hundreds of builders few are better than the best so far: only those are looked at more closely.
+            if best.is_none_or(|(least, _, _)| load < least)
+                && builder.is_there(now)
+                && builder.free() > 0
+                && !builder.backs_off(now)
+                && builder.toolchains.contains(&job_info.toolchain)
+            {
                 best = Some((load, *at, builder.is.nonce));
             }
         }
@@ -297,9 +311,7 @@ impl Pool {
 
     /// Whether there are builders of more than one kind of processor.
     pub(super) fn is_mixed(&self) -> bool {
-        let mut kinds = self.builders.values().map(|one| one.is.machine);
-        let first = kinds.next();
-        kinds.any(|kind| Some(kind) != first)
+        self.mixed
     }
 
     /// Whether any builder could take any job now.
@@ -362,8 +374,12 @@ impl Pool {
             let attempts = &mut builder.attempts;
             attempts.retain(|_, since| now.duration_since(*since) < LONGEST_ATTEMPT);
         }
+        let before = self.builders.len();
         self.builders
             .retain(|_, one| now.duration_since(one.last_sign) < LONGEST_ATTEMPT);
+        if self.builders.len() < before {
+            self.look_at_kinds();
+        }
     }
 
     /// Builders with attempts and without a sign of life for so long.

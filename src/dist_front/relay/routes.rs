@@ -230,14 +230,17 @@ impl Scene<'_> {
             return Err(Fallback::new("toolchain", message));
         }
         let now = Instant::now();
-        relay.dispatcher().learn(now, &toolchain, &executable);
+        let is_new = relay.dispatcher().learn(now, &toolchain, &executable);
+        if is_new {
+            self.front.provide(self.gateway);
+        }
         let job = Job {
             number,
             ticket,
             body: Arc::new(body),
             began,
         };
-        self.front.run(self.gateway, relay, job).await
+        self.front.run(relay, job).await
     }
 
     /// A builder opens a connection for us to use.
