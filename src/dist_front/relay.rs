@@ -69,6 +69,15 @@ const QUESTIONS: u32 = 3;
 /// How often the queue is looked at for what only time changes.
 const TICK: Duration = Duration::from_millis(250);
 
+/// What a machine of ours tells beside what its builder says.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Told {
+    /// Its kind of processor, as ELF numbers it.
+    pub(super) machine: Option<u16>,
+    /// Bytes of memory that are free.
+    pub(super) memory: Option<u64>,
+}
+
 /// What becomes of a job that waits.
 #[derive(Debug)]
 enum Verdict {
@@ -165,7 +174,7 @@ impl Relay {
     fn heartbeat(
         &self,
         at: SocketAddr,
-        (heartbeat, machine): (Heartbeat, Option<u16>),
+        (heartbeat, told): (Heartbeat, Told),
         body: &[u8],
     ) -> Result<bool, String> {
         let Heartbeat { nonce, cores } = heartbeat;
@@ -173,7 +182,7 @@ impl Relay {
         let info = BuilderInfo {
             nonce,
             cores,
-            machine: Machine(self.settings.machine(&at, machine)),
+            machine: Machine(self.settings.machine(&at, told.machine)),
         };
         let known = self.builder(&at).filter(|known| known.nonce == nonce);
         let client = match known {
@@ -190,6 +199,7 @@ impl Relay {
         let mut dispatcher = self.dispatcher();
         let former = self.builders().insert(at, Arc::clone(&client));
         let is_new = dispatcher.pool.heartbeat(Instant::now(), at, info);
+        dispatcher.pool.has_free_memory(&at, told.memory);
         drop(dispatcher);
         if let Some(former) = former.filter(|former| former.nonce != nonce) {
             // Whoever waits for that process waits in vain.
@@ -210,7 +220,7 @@ impl Front {
         self: &Arc<Front>,
         gateway: &Arc<Gateway>,
         at: SocketAddr,
-        heartbeat: (Heartbeat, Option<u16>),
+        heartbeat: (Heartbeat, Told),
         body: &[u8],
     ) {
         let Some(relay) = self.relay() else { return };
@@ -405,7 +415,8 @@ impl Front {
         let kept = self.registry().heartbeats(Instant::now());
         for one in kept {
             if let Ok(heartbeat) = super::wire::heartbeat(&one.body)
-                && let Err(cause) = relay.heartbeat(one.builder, (heartbeat, None), &one.body)
+                && let Err(cause) =
+                    relay.heartbeat(one.builder, (heartbeat, Told::default()), &one.body)
             {
                 warn!("builder {} gets no jobs: {cause}", one.builder);
             }

@@ -2,11 +2,12 @@
 
 use super::admission::AdmissionPermit;
 use super::registry::{Assignment, Known};
-use super::relay::AnswerBody;
 use super::relay::wire::heartbeat_taken;
+use super::relay::{AnswerBody, Told};
 use super::upstream::{Health, STATUS, UpstreamError};
 use super::wire::{self, Allocation, JobState};
 use super::{Front, jwt, registry, relay};
+use crate::base::memory;
 use crate::dist_front::admission::WAIT;
 use crate::gateway::Gateway;
 use crate::gateway::body::read_left_over;
@@ -20,6 +21,7 @@ use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
 use std::net::SocketAddr;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
@@ -50,6 +52,8 @@ const RUN_JOB: &str = "/api/v1/distserver/run_job/";
 const AGENT: &str = concat!("sccache-dock/", env!("CARGO_PKG_VERSION"));
 /// Their kind of processor, as ELF numbers it.
 const MACHINE: &str = "sccache-dock-machine";
+/// Bytes of memory that are free there.
+const MEMORY: &str = "sccache-dock-memory";
 /// Ours: a builder's machine says that it leaves.
 pub(super) const LEAVING: &str = "/api/v1/dock/leaving";
 /// Ours: a builder's machine opens a connection to the builder.
@@ -385,9 +389,11 @@ impl Scene<'_> {
             front.changed.notify_waiters();
         }
         if front.relay().is_some() {
-            let machine = self.parts.headers.get(MACHINE);
-            let machine = machine.and_then(|machine| machine.to_str().ok()?.parse().ok());
-            front.introduce(self.gateway, builder, (heartbeat, machine), &body);
+            let told = Told {
+                machine: self.told(MACHINE),
+                memory: self.free_memory(builder),
+            };
+            front.introduce(self.gateway, builder, (heartbeat, told), &body);
             front.registered(builder, heartbeat.nonce);
             return Ok(reply(OCTETS, heartbeat_taken(is_new)));
         }
@@ -415,7 +421,8 @@ impl Scene<'_> {
         if front.relay().is_some() {
             let now = Instant::now();
             front.registry().progressed(now, job, builder, state);
-            front.relay_progresses(&builder, job, state == JobState::Complete);
+            let memory = self.free_memory(builder);
+            front.relay_progresses(&builder, job, state == JobState::Complete, memory);
             front.dispatch();
             return Ok(reply(OCTETS, wire::STATE_TAKEN.to_vec()));
         }
@@ -439,6 +446,19 @@ impl Scene<'_> {
         }
         // The scheduler that knew the job is gone, or gave it up. The job is well, so it may go on.
         Ok(answer.map_or_else(|| reply(OCTETS, wire::STATE_TAKEN.to_vec()), passed_on))
+    }
+
+    /// A number that a machine of ours tells beside what its builder says.
+    fn told<T: FromStr>(&self, name: &str) -> Option<T> {
+        self.parts.headers.get(name)?.to_str().ok()?.parse().ok()
+    }
+
+    /// Bytes of memory that are free where the builder is: on this machine, or as its own tells.
+    fn free_memory(&self, builder: SocketAddr) -> Option<u64> {
+        match self.front.config.local_builder == Some(builder) {
+            true => memory::free(),
+            false => self.told(MEMORY),
+        }
     }
 
     /// Passes on what a builder says of a job that the front knows; `None`: the scheduler does not know it.
@@ -540,6 +560,9 @@ impl Front {
         headers.insert(header::AUTHORIZATION, bearer(&token));
         headers.insert(header::USER_AGENT, HeaderValue::from_static(AGENT));
         headers.insert(MACHINE, HeaderValue::from(relay::OWN_MACHINE));
+        if let Some(free) = memory::free() {
+            headers.insert(MEMORY, HeaderValue::from(free));
+        }
         // It must be the address that the builder names, wherever its request came from.
         if let Ok(ip) = HeaderValue::from_str(&builder.ip().to_string()) {
             headers.insert("x-real-ip", ip);

@@ -28,6 +28,11 @@ const WEIGHT: f64 = 0.1;
 /// How much slower or faster than the others one job can make a builder seem.
 const PACES: std::ops::RangeInclusive<f64> = 0.25..=4.0;
 
+/// Bytes of memory that one more job must find free, and each that began so short a time ago that it may not have taken
+/// its memory yet. What a job takes in the end nobody knows before; one that finds too little is run again elsewhere.
+const MEMORY_OF_A_JOB: u64 = 256 << 20;
+const YOUNG: Duration = Duration::from_secs(3);
+
 /// A kind of processor, `e_machine` of ELF.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Machine(pub(super) u16);
@@ -76,6 +81,8 @@ struct Builder {
     /// Toolchains that it could not take, how often, and until when nobody tries again.
     unfit: HashMap<Toolchain, (u32, Instant)>,
     attempts: HashMap<u64, Instant>,
+    /// Bytes that were free when it last told.
+    memory: Option<u64>,
     done: u64,
     /// How long its jobs take, as a multiple of everybody's.
     pace: f64,
@@ -95,6 +102,7 @@ impl Builder {
             preparing: None,
             unfit: HashMap::new(),
             attempts: HashMap::new(),
+            memory: None,
             done: 0,
             pace: 1.0,
             faults: 0,
@@ -131,6 +139,13 @@ impl Builder {
 
     fn free(&self) -> u64 {
         self.ramp().saturating_sub(self.attempts.len() as u64)
+    }
+
+    /// Whether one more job finds memory. One alone always may try.
+    fn has_memory(&self, now: Instant) -> bool {
+        let young = |since: &&Instant| now.duration_since(**since) < YOUNG;
+        let wanted = || MEMORY_OF_A_JOB * (1 + self.attempts.values().filter(young).count() as u64);
+        self.attempts.is_empty() || self.memory.is_none_or(|free| free >= wanted())
     }
 
     /// How long a job would take here, as a multiple of what it would take alone on a usual core.
@@ -184,6 +199,13 @@ impl Pool {
         if let Some(builder) = self.builders.get_mut(at) {
             builder.last_sign = now;
             builder.silent = false;
+        }
+    }
+
+    /// So many bytes of memory are free there; a stock builder tells nothing.
+    pub(super) fn has_free_memory(&mut self, at: &SocketAddr, free: Option<u64>) {
+        if let Some(builder) = self.builders.get_mut(at) {
+            builder.memory = free;
         }
     }
 
@@ -293,6 +315,7 @@ impl Pool {
                 && builder.free() > 0
                 && !builder.backs_off(now)
                 && builder.toolchains.contains(&job_info.toolchain)
+                && builder.has_memory(now)
             {
                 best = Some((load, *at, builder.is.nonce));
             }

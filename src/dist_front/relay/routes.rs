@@ -311,16 +311,18 @@ fn address(peer: &Peer) -> IpAddr {
 pub(in crate::dist_front) type AnswerBody = Either<http_body_util::Full<Bytes>, Outgoing>;
 
 impl Front {
-    /// A builder says how far an attempt is.
+    /// A builder says how far an attempt is, and its machine, how much memory is free.
     pub(in crate::dist_front) fn relay_progresses(
         &self,
         at: &SocketAddr,
         attempt: u64,
         is_over: bool,
+        memory: Option<u64>,
     ) {
         let Some(relay) = self.relay() else { return };
         let mut dispatcher = relay.dispatcher();
         dispatcher.pool.sign(Instant::now(), at);
+        dispatcher.pool.has_free_memory(at, memory);
         if is_over {
             dispatcher.pool.complete(attempt, at);
         }
