@@ -235,7 +235,7 @@ impl Scene<'_> {
     }
 
     async fn allocate(&self, body: &mut Incoming) -> Result<Answer, Refusal> {
-        self.check_client()?;
+        self.check_client().await?;
         let body = whole(body, SMALL).await?;
         let toolchain =
             wire::toolchain(&body).map_err(|cause| Refusal::passing("dist_body", cause))?;
