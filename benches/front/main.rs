@@ -54,17 +54,21 @@ fn report(what: &str, count: usize, stacks: &[Stack], rounds: &[Vec<Figures>]) {
         "{what}: median of {} rounds, {count} jobs each",
         rounds.len()
     );
-    let figures: [(&str, Figure); 2] = [("wall", |f| f.wall), ("cpu", |f| f.cpu)];
-    for (name, figure) in figures {
+    let figures: [(&str, Figure, f64, &str); 3] = [
+        ("wall", |f| f.wall, 1000.0, "ms"),
+        ("cpu", |f| f.cpu, 1000.0, "ms"),
+        ("bytes", |f| f.bytes, 1.0 / 1024.0, "KiB"),
+    ];
+    for (name, figure, factor, unit) in figures {
         for (which, stack) in stacks.iter().enumerate().take(rounds[0].len()) {
             let of = rounds.iter().map(|round| figure(&round[which]));
             let ratio = rounds
                 .iter()
                 .map(|round| figure(&round[which]) / figure(&round[0]));
             println!(
-                "  {name:<4} {:<5} {:>8.3} ms  ratio {:.3}",
+                "  {name:<5} {:<5} {:>8.3} {unit:<3}  ratio {:.3}",
                 stack.name(),
-                median(of) * 1000.0 / count as f64,
+                median(of) * factor / count as f64,
                 median(ratio)
             );
         }
