@@ -31,6 +31,10 @@ bench-supervisors *ARGUMENTS:
 soak $SOAK_EVENTS="1000" $SOAK_SECONDS="600":
     cargo nextest run --locked --no-capture -E 'test(/^soak::/)'
 
+# Thousands of compiles by builders that are killed, paused and cut off; STORM_SEED repeats a run.
+cluster-storm $STORM_COMPILES="5000" $STORM_FAULTS="50":
+    cargo nextest run --locked --no-capture -E 'test(/^relay::storm::/)'
+
 # Are the tests of the pure machines sharp? Changes their code in every way that cargo-mutants knows; takes an hour.
 mutants *ARGS:
     cargo mutants --file src/supervisor/machine.rs --file src/supervisor/machine/history.rs --timeout 60 {{ARGS}} -- --locked --lib supervisor::machine
