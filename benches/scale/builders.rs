@@ -177,7 +177,7 @@ async fn answer(
     // A job of a client ends with the time at which it was sent; that of the relay, which unpacks, does not.
     if let Some(sent) = crate::clients::sent_at(&body) {
         let took = BEGIN.elapsed().as_micros() as u64 - sent;
-        shared.figures.assigned.lock().unwrap().push(took);
+        shared.figures.was_assigned(sent, took);
         shared.figures.in_flight.fetch_add(1, Relaxed);
         let _running = Running(&shared.figures);
         // Between half and one and a half times the average.
