@@ -45,9 +45,10 @@ mutants *ARGS:
 bench-logs *arguments:
     cargo bench --locked --bench logs -- {{ arguments }}
 
-# Jobs through the scheduler's front beside stock sccache-dist, in about two minutes; wants root and bubblewrap.
-bench-front:
-    cargo bench --locked --bench front
+# Jobs through the scheduler's front and the relay beside stock sccache-dist, in three minutes; wants root and bubblewrap.
+# A number as argument: rounds instead of seven.
+bench-front *ARGS:
+    cargo bench --locked --bench front -- {{ARGS}}
 
 # How many builders and jobs one relay takes, by simulation
 bench-scale *ARGS:

@@ -13,7 +13,7 @@ mod stack;
 
 use stack::{Figures, Kind, Stack};
 
-/// Rounds of each kind; the median counts.
+/// Rounds of each kind, where no argument tells another number; the median counts.
 const ROUNDS: usize = 7;
 /// Jobs in a round of requests.
 const REQUESTS: usize = 200;
@@ -23,9 +23,13 @@ const COMPILES: usize = 12;
 fn main() {
     nix::sys::prctl::set_child_subreaper(true).unwrap();
     let stacks = [Kind::Stock, Kind::Front, Kind::Relay].map(Stack::start);
-    let requests = rounds(&stacks[..2], |stack, _| stack.requests(REQUESTS));
+    let count = std::env::args().find_map(|argument| argument.parse().ok());
+    let count = count.unwrap_or(ROUNDS);
+    let requests = rounds(count, &stacks[..2], |stack, _| stack.requests(REQUESTS));
     report("requests of a job (4)", REQUESTS, &stacks, &requests);
-    let compiles = rounds(&stacks, |stack, round| stack.compiles(round, COMPILES));
+    let compiles = rounds(count, &stacks, |stack, round| {
+        stack.compiles(round, COMPILES)
+    });
     report("whole job", COMPILES, &stacks, &compiles);
     for stack in &stacks {
         let (distributed, errors) = stack.distributed();
@@ -35,8 +39,8 @@ fn main() {
 }
 
 /// Figures of each stack, stock first, a set a round; a first round warms up.
-fn rounds(stacks: &[Stack], act: impl Fn(&Stack, usize)) -> Vec<Vec<Figures>> {
-    let measured = (0..=ROUNDS).map(|round| {
+fn rounds(count: usize, stacks: &[Stack], act: impl Fn(&Stack, usize)) -> Vec<Vec<Figures>> {
+    let measured = (0..=count).map(|round| {
         // Who goes first alternates too.
         let turns = (0..stacks.len()).map(|turn| (turn + round) % stacks.len());
         let mut figures: Vec<(usize, Figures)> = turns
