@@ -58,8 +58,6 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{info, warn};
 
-/// Most jobs that wait at one time.
-const JOBS: usize = 8192;
 /// How often builders are looked after that have jobs and give no sign.
 const LOOK: Duration = Duration::from_secs(1);
 /// A builder with jobs is asked whether it is awake when it gave no sign for so long.
@@ -103,11 +101,11 @@ pub(super) struct Relay {
 }
 
 impl Relay {
-    /// Blocks; to be called once, at the start.
+    /// For a port with so many connections. Blocks; to be called once, at the start.
     ///
     /// # Errors
     /// There is no randomness, or no folder for jobs.
-    pub(super) fn new(settings: gateway_config::Relay) -> io::Result<Relay> {
+    pub(super) fn new(settings: gateway_config::Relay, connections: usize) -> io::Result<Relay> {
         let mut first = [0; 8];
         getrandom::fill(&mut first)?;
         let opened = Authority::open(&settings.authority, unix_seconds());
@@ -118,7 +116,8 @@ impl Relay {
         }
         std::fs::create_dir_all(&settings.spool)?;
         let limits = Limits {
-            jobs: JOBS,
+            // The rest is for what builders report: their jobs wait for it.
+            jobs: connections - connections / 8,
             bytes: settings.queue_bytes,
         };
         let first = u64::from_ne_bytes(first);

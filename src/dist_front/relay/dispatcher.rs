@@ -1,7 +1,7 @@
 //! Queue and pool together: which job goes to which builder now. Pure: the time is an argument.
 
 use super::pool::{Choice, Machine, Pool};
-use super::queue::{Limits, Queue, Toolchain};
+use super::queue::{Full, Limits, Queue, Toolchain};
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -97,6 +97,14 @@ impl Dispatcher {
     /// It has sent it.
     pub(super) fn came(&mut self, job: u64) {
         self.expected.remove(&job);
+    }
+
+    /// Whether one more job may come, beside those that are here and those whose clients were told to send them.
+    ///
+    /// # Errors
+    /// It may not.
+    pub(super) fn has_room(&self) -> Result<(), Full> {
+        self.queue.has_room(self.expected.len())
     }
 
     /// Whether there is a slot that nobody has, waits for, or was let in for.

@@ -32,7 +32,7 @@ pub(super) struct QueuedJob {
 /// Most of everything.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
-    /// Jobs that wait.
+    /// Jobs that wait or run: each holds a connection of its client.
     pub(super) jobs: usize,
     /// Bytes of all bodies, of those that run too.
     pub(super) bytes: u64,
@@ -41,7 +41,7 @@ pub(super) struct Limits {
 /// Why a job may not wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Full {
-    #[error("{0} jobs wait already")]
+    #[error("{0} jobs wait or run already")]
     Jobs(usize),
     #[error("the jobs that wait have {} MiB", .0 >> 20)]
     Bytes(u64),
@@ -81,12 +81,12 @@ impl Queue {
         }
     }
 
-    /// Whether one more job may wait.
+    /// Whether one more job may wait, beside those that are here and so many others.
     ///
     /// # Errors
     /// It may not.
-    pub(super) fn has_room(&self) -> Result<(), Full> {
-        match self.waiting.len() {
+    pub(super) fn has_room(&self, others: usize) -> Result<(), Full> {
+        match self.waiting.len() + self.running.len() + others {
             jobs if jobs >= self.limits.jobs => Err(Full::Jobs(jobs)),
             _ => Ok(()),
         }
@@ -97,7 +97,7 @@ impl Queue {
     /// # Errors
     /// There is none.
     pub(super) fn reserve(&mut self, bytes: u64) -> Result<(), Full> {
-        self.has_room()?;
+        self.has_room(0)?;
         if self.bytes.saturating_add(bytes) > self.limits.bytes {
             return Err(Full::Bytes(self.bytes));
         }
@@ -331,8 +331,10 @@ mod tests {
             queue.reserve(10).unwrap();
             queue.push(job, job_info(tenant(1, 1), now));
         }
-        assert_eq!(queue.reserve(10), Err(Full::Jobs(2)));
         queue.start(0);
+        assert_eq!(queue.reserve(10), Err(Full::Jobs(2)), "one waits, one runs");
+        queue.remove(0);
+        assert_eq!(queue.has_room(1), Err(Full::Jobs(2)), "one is to come");
         queue.reserve(10).unwrap();
         assert_eq!(queue.reserve(1), Err(Full::Bytes(30)));
         queue.release(10);

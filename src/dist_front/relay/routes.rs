@@ -50,7 +50,7 @@ impl Scene<'_> {
             let mut dispatcher = relay.dispatcher();
             if !dispatcher.pool.has_builders(now) {
                 Some(("no_builder", "there is no builder".to_owned()))
-            } else if let Err(full) = dispatcher.queue.has_room() {
+            } else if let Err(full) = dispatcher.has_room() {
                 Some(("queue_full", full.to_string()))
             } else if relay.settings.queue_time() == Duration::ZERO
                 && !dispatcher.has_free_slot(now)
