@@ -31,6 +31,10 @@ bench-supervisors *ARGUMENTS:
 soak $SOAK_EVENTS="1000" $SOAK_SECONDS="600":
     cargo nextest run --locked --no-capture -E 'test(/^soak::/)'
 
+# Thousands of compiles by builders that are killed, paused and cut off; STORM_SEED repeats a run.
+cluster-storm $STORM_COMPILES="5000" $STORM_FAULTS="50":
+    cargo nextest run --locked --no-capture -E 'test(/^relay::storm::/)'
+
 # Are the tests of the pure machines sharp? Changes their code in every way that cargo-mutants knows; takes an hour.
 mutants *ARGS:
     cargo mutants --file src/supervisor/machine.rs --file src/supervisor/machine/history.rs --timeout 60 {{ARGS}} -- --locked --lib supervisor::machine
@@ -41,9 +45,10 @@ mutants *ARGS:
 bench-logs *arguments:
     cargo bench --locked --bench logs -- {{ arguments }}
 
-# Jobs through the scheduler's front beside stock sccache-dist, in about two minutes; wants root and bubblewrap.
-bench-front:
-    cargo bench --locked --bench front
+# Jobs through the scheduler's front and the relay beside stock sccache-dist, in three minutes; wants root and bubblewrap.
+# A number as argument: rounds instead of seven.
+bench-front *ARGS:
+    cargo bench --locked --bench front -- {{ARGS}}
 
 # How many builders and jobs one relay takes, by simulation
 bench-scale *ARGS:

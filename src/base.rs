@@ -5,6 +5,7 @@ pub mod config_file;
 pub mod human;
 pub mod listeners;
 pub(crate) mod log;
+pub(crate) mod memory;
 pub mod mount;
 pub(crate) mod private_file;
 pub mod progress;

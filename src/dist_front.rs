@@ -147,7 +147,10 @@ impl Front {
         say: UnboundedSender<u8>,
         connections: usize,
     ) -> io::Result<Front> {
-        let relay = config.relay.clone().map(Relay::new).transpose()?;
+        let relay = config.relay.clone();
+        let relay = relay
+            .map(|relay| Relay::new(relay, connections))
+            .transpose()?;
         let threads = 8 * std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Front {
             relay,

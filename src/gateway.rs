@@ -209,6 +209,13 @@ impl Gateway {
         self
     }
 
+    /// Whether the holder of an issuer's ID token may use the cluster, by a rule of the tokens' file. Begins no session:
+    /// the token is good until it ends, however often it is shown.
+    pub(crate) async fn may_distribute(&self, id_token: &str) -> bool {
+        let taken = self.oidc.take(id_token).await;
+        taken.is_ok_and(|taken| taken.grant.distribute)
+    }
+
     /// Starts what runs beside the connections.
     pub(crate) fn start(self: &Arc<Gateway>) {
         self.keep_logins();

@@ -13,7 +13,7 @@ mod stack;
 
 use stack::{Figures, Kind, Stack};
 
-/// Rounds of each kind; the median counts.
+/// Rounds of each kind, where no argument tells another number; the median counts.
 const ROUNDS: usize = 7;
 /// Jobs in a round of requests.
 const REQUESTS: usize = 200;
@@ -23,9 +23,13 @@ const COMPILES: usize = 12;
 fn main() {
     nix::sys::prctl::set_child_subreaper(true).unwrap();
     let stacks = [Kind::Stock, Kind::Front, Kind::Relay].map(Stack::start);
-    let requests = rounds(&stacks[..2], |stack, _| stack.requests(REQUESTS));
+    let count = std::env::args().find_map(|argument| argument.parse().ok());
+    let count = count.unwrap_or(ROUNDS);
+    let requests = rounds(count, &stacks[..2], |stack, _| stack.requests(REQUESTS));
     report("requests of a job (4)", REQUESTS, &stacks, &requests);
-    let compiles = rounds(&stacks, |stack, round| stack.compiles(round, COMPILES));
+    let compiles = rounds(count, &stacks, |stack, round| {
+        stack.compiles(round, COMPILES)
+    });
     report("whole job", COMPILES, &stacks, &compiles);
     for stack in &stacks {
         let (distributed, errors) = stack.distributed();
@@ -35,8 +39,8 @@ fn main() {
 }
 
 /// Figures of each stack, stock first, a set a round; a first round warms up.
-fn rounds(stacks: &[Stack], act: impl Fn(&Stack, usize)) -> Vec<Vec<Figures>> {
-    let measured = (0..=ROUNDS).map(|round| {
+fn rounds(count: usize, stacks: &[Stack], act: impl Fn(&Stack, usize)) -> Vec<Vec<Figures>> {
+    let measured = (0..=count).map(|round| {
         // Who goes first alternates too.
         let turns = (0..stacks.len()).map(|turn| (turn + round) % stacks.len());
         let mut figures: Vec<(usize, Figures)> = turns
@@ -54,17 +58,21 @@ fn report(what: &str, count: usize, stacks: &[Stack], rounds: &[Vec<Figures>]) {
         "{what}: median of {} rounds, {count} jobs each",
         rounds.len()
     );
-    let figures: [(&str, Figure); 2] = [("wall", |f| f.wall), ("cpu", |f| f.cpu)];
-    for (name, figure) in figures {
+    let figures: [(&str, Figure, f64, &str); 3] = [
+        ("wall", |f| f.wall, 1000.0, "ms"),
+        ("cpu", |f| f.cpu, 1000.0, "ms"),
+        ("bytes", |f| f.bytes, 1.0 / 1024.0, "KiB"),
+    ];
+    for (name, figure, factor, unit) in figures {
         for (which, stack) in stacks.iter().enumerate().take(rounds[0].len()) {
             let of = rounds.iter().map(|round| figure(&round[which]));
             let ratio = rounds
                 .iter()
                 .map(|round| figure(&round[which]) / figure(&round[0]));
             println!(
-                "  {name:<4} {:<5} {:>8.3} ms  ratio {:.3}",
+                "  {name:<5} {:<5} {:>8.3} {unit:<3}  ratio {:.3}",
                 stack.name(),
-                median(of) * 1000.0 / count as f64,
+                median(of) * factor / count as f64,
                 median(ratio)
             );
         }

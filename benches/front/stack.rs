@@ -15,11 +15,13 @@ const CLIENT: &str = "client-token";
 const SERVER: &str = "server-token";
 const STATUS: &str = "/api/v1/scheduler/status";
 
-/// Seconds.
 pub(crate) struct Figures {
+    /// Seconds.
     pub(crate) wall: f64,
-    /// Of all processes of the stack, the compilers and the client.
+    /// Seconds of all processes of the stack, the compilers and the client.
     pub(crate) cpu: f64,
+    /// Over loopback, headers and acknowledgements included.
+    pub(crate) bytes: f64,
 }
 
 /// What is between client and builder.
@@ -313,13 +315,24 @@ impl Stack {
     }
 
     pub(crate) fn measure(&self, act: impl FnOnce()) -> Figures {
-        let (before, start) = (cpu(), now());
+        let (before, sent, start) = (cpu(), bytes(), now());
         act();
         Figures {
             wall: start.elapsed().as_secs_f64(),
             cpu: cpu() - before,
+            bytes: bytes() - sent,
         }
     }
+}
+
+/// What went over loopback so far, of whomever.
+fn bytes() -> f64 {
+    let devices = std::fs::read_to_string("/proc/net/dev").unwrap();
+    let loopback = devices
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("lo:"));
+    let received = loopback.unwrap().split_whitespace().next();
+    received.unwrap().parse().unwrap()
 }
 
 /// Processor time so far of all our descendants. The stack that is not measured does nothing meanwhile.

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::AbortHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
@@ -177,7 +177,7 @@ async fn answer(
     // A job of a client ends with the time at which it was sent; that of the relay, which unpacks, does not.
     if let Some(sent) = crate::clients::sent_at(&body) {
         let took = BEGIN.elapsed().as_micros() as u64 - sent;
-        shared.figures.assigned.lock().unwrap().push(took);
+        shared.figures.was_assigned(sent, took);
         shared.figures.in_flight.fetch_add(1, Relaxed);
         let _running = Running(&shared.figures);
         // Between half and one and a half times the average.
@@ -214,7 +214,9 @@ async fn post(shared: &Shared, at: SocketAddr, what: &str, body: &[u8]) {
         body.len()
     );
     let talk = async {
-        let mut stream = TcpStream::connect(shared.front).await?;
+        let socket = TcpSocket::new_v4()?;
+        socket.bind((at.ip(), 0).into())?;
+        let mut stream = socket.connect(shared.front).await?;
         stream.write_all(&[head.as_bytes(), body].concat()).await?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).await?;

@@ -4,12 +4,12 @@ use crate::builders::BEGIN;
 use crate::gateway::{CLIENT, Gateway};
 use crate::{Figures, Options};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
@@ -18,6 +18,8 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 /// Bytes of a job.
 const JOB: usize = 64 << 10;
+/// Jobs in flight of one machine, each of which has an address.
+const JOBS_OF_A_MACHINE: usize = 20;
 /// Ends a job of ours, before the time at which it was sent.
 const MARK: &[u8; 16] = b"sent by a client";
 
@@ -64,24 +66,40 @@ pub(crate) async fn start(options: &Options, gateway: &Gateway, figures: &Arc<Fi
         connector: TlsConnector::from(Arc::new(config)),
         figures: Arc::clone(figures),
     });
-    let (ticket, job, needed) = shared.allocate().await.unwrap();
+    let (ticket, job, needed) = shared.allocate(machine(0)).await.unwrap();
     if needed {
         let path = format!("/api/v1/distserver/submit_toolchain/{job}");
-        shared.post(&path, &ticket, &archive).await.unwrap();
+        let sent = shared.post(machine(0), &path, &ticket, &archive).await;
+        sent.unwrap();
     }
     for number in 0..options.clients {
         let shared = Arc::clone(&shared);
-        tokio::spawn(async move { shared.build().await });
+        tokio::spawn(async move { shared.build(machine(number)).await });
         if number % 20 == 0 {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
 }
 
+/// The address of the machine of a client.
+fn machine(number: usize) -> Ipv4Addr {
+    let number = u32::try_from(number / JOBS_OF_A_MACHINE).unwrap();
+    Ipv4Addr::from(0x7f4e_0001 + number)
+}
+
+/// A connection from a machine to the front.
+async fn connect(from: Ipv4Addr, front: SocketAddr) -> io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((from, 0).into())?;
+    let stream = socket.connect(front).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
 impl Shared {
-    async fn build(&self) {
+    async fn build(&self, from: Ipv4Addr) {
         loop {
-            let done = self.job().await.unwrap_or(false);
+            let done = self.job(from).await.unwrap_or(false);
             let figure = match done {
                 true => &self.figures.done,
                 false => &self.figures.fallen_back,
@@ -94,8 +112,8 @@ impl Shared {
         }
     }
 
-    async fn job(&self) -> io::Result<bool> {
-        let (ticket, job, _) = self.allocate().await?;
+    async fn job(&self, from: Ipv4Addr) -> io::Result<bool> {
+        let (ticket, job, _) = self.allocate(from).await?;
         let mut command = Vec::new();
         command.extend(11_u64.to_le_bytes());
         command.extend(b"/usr/bin/cc");
@@ -105,14 +123,14 @@ impl Shared {
         body.extend(MARK);
         body.extend((BEGIN.elapsed().as_micros() as u64).to_le_bytes());
         let path = format!("/api/v1/distserver/run_job/{job}");
-        let answer = self.post(&path, &ticket, &body).await?;
+        let answer = self.post(from, &path, &ticket, &body).await?;
         Ok(answer.starts_with(b"HTTP/1.1 200"))
     }
 
     /// The ticket, the job, and whether the toolchain is wanted.
-    async fn allocate(&self) -> io::Result<(String, u64, bool)> {
+    async fn allocate(&self, from: Ipv4Addr) -> io::Result<(String, u64, bool)> {
         let body = [&64_u64.to_le_bytes(), self.toolchain.as_bytes()].concat();
-        let stream = TcpStream::connect(self.front).await?;
+        let stream = connect(from, self.front).await?;
         let path = "/api/v1/scheduler/alloc_job";
         let answer = ask(stream, "POST", path, CLIENT, &body).await?;
         let end = answer.windows(4).position(|four| four == b"\r\n\r\n");
@@ -128,9 +146,14 @@ impl Shared {
         Ok((ticket, number(12 + length), needed))
     }
 
-    async fn post(&self, path: &str, bearer: &str, body: &[u8]) -> io::Result<Vec<u8>> {
-        let stream = TcpStream::connect(self.front).await?;
-        stream.set_nodelay(true)?;
+    async fn post(
+        &self,
+        from: Ipv4Addr,
+        path: &str,
+        bearer: &str,
+        body: &[u8],
+    ) -> io::Result<Vec<u8>> {
+        let stream = connect(from, self.front).await?;
         let name = ServerName::from(self.front.ip());
         let stream = self.connector.connect(name, stream).await?;
         ask(stream, "POST", path, bearer, body).await

@@ -85,10 +85,11 @@ impl Gateway {
         };
         let file = path.join("gateway.toml");
         std::fs::write(&file, toml::to_string(&config).unwrap()).unwrap();
+        let log = std::env::var("SCCACHE_LOG").unwrap_or_else(|_| "error".to_owned());
         let child = Command::new(env!("CARGO_BIN_EXE_sccache-dock-gateway"))
             .arg("--config")
             .arg(file)
-            .env("SCCACHE_LOG", "error")
+            .env("SCCACHE_LOG", log)
             .stderr(Stdio::inherit())
             .spawn()
             .unwrap();

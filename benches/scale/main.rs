@@ -18,6 +18,7 @@ mod gateway;
 
 use builders::Builders;
 use gateway::Gateway;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -40,8 +41,15 @@ pub(crate) struct Figures {
     pub(crate) done: AtomicU64,
     pub(crate) fallen_back: AtomicU64,
     pub(crate) in_flight: AtomicU64,
-    /// From a job's last byte at the relay to its first at a builder, in microseconds, while slots were free.
-    pub(crate) assigned: Mutex<Vec<u64>>,
+    /// From a job's first byte to the relay to its last at its first builder, in microseconds, by when it was sent.
+    pub(crate) assigned: Mutex<HashMap<u64, u64>>,
+}
+
+impl Figures {
+    pub(crate) fn was_assigned(&self, sent: u64, took: u64) {
+        // One that has lost its builder comes again, with the time at which it was sent first.
+        self.assigned.lock().unwrap().entry(sent).or_insert(took);
+    }
 }
 
 #[expect(clippy::disallowed_methods, reason = "a measurement reads the clock")]
@@ -103,7 +111,7 @@ async fn run(options: Options) {
     println!("{} builders idle: {idle}", options.builders);
     let begin = now();
     clients::start(&options, &gateway, &figures).await;
-    let wanted = (options.clients as u64).min(options.builders as u64 * options.slots) * 9 / 10;
+    let wanted = (options.clients as u64).min(options.builders as u64 * options.slots) * 99 / 100;
     while figures.in_flight.load(Relaxed) < wanted && begin.elapsed() < Duration::from_secs(180) {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
@@ -112,7 +120,7 @@ async fn run(options: Options) {
         figures.in_flight.load(Relaxed),
         begin.elapsed().as_secs_f64()
     );
-    figures.assigned.lock().unwrap().clear();
+    let since = u64::try_from(builders::BEGIN.elapsed().as_micros()).unwrap();
     let (before, done, start) = (gateway.usage(), figures.done.load(Relaxed), now());
     let every = Duration::from_secs(60) / u32::try_from(options.churn.max(1)).unwrap();
     while start.elapsed() < Duration::from_secs(options.seconds) {
@@ -136,7 +144,9 @@ async fn run(options: Options) {
         cpu / seconds,
         cpu * 1000.0 / jobs.max(1) as f64
     );
-    let mut assigned = std::mem::take(&mut *figures.assigned.lock().unwrap());
+    let assigned = std::mem::take(&mut *figures.assigned.lock().unwrap());
+    let assigned = assigned.into_iter().filter(|(sent, _)| *sent >= since);
+    let mut assigned: Vec<u64> = assigned.map(|(_, took)| took).collect();
     assigned.sort_unstable();
     let at = |share: f64| {
         let index = (assigned.len().saturating_sub(1) as f64 * share) as usize;

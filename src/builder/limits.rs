@@ -1,5 +1,6 @@
 //! Limits that nobody set, from what the container has.
 
+use crate::base::memory;
 use crate::contract::builder_config::Limits;
 use std::fs;
 use std::path::Path;
@@ -21,18 +22,13 @@ pub(super) struct Bounds {
 /// write below `dir`.
 pub(super) fn bounds(set: &Limits, dir: &Path) -> Bounds {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-    let memory = [
-        total(&read("/proc/meminfo")),
-        number(&read("/sys/fs/cgroup/memory.max")),
-        number(&read("/sys/fs/cgroup/memory/memory.limit_in_bytes")),
-    ];
     let processes = [
         number(&read("/sys/fs/cgroup/pids.max")),
         number(&read("/sys/fs/cgroup/pids/pids.max")),
     ];
     chosen(
         set,
-        memory.into_iter().flatten().min(),
+        memory::limit(),
         processes.into_iter().flatten().min(),
         free(dir),
     )
@@ -64,14 +60,6 @@ fn number(text: &str) -> Option<u64> {
     text.trim().parse().ok()
 }
 
-fn total(meminfo: &str) -> Option<u64> {
-    let line = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:"))?;
-    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
-    Some(kib << 10)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,15 +88,5 @@ mod tests {
         let found = chosen(&set, Some(8 << 30), Some(100), Some(1));
         assert_eq!((found.memory_bytes, found.processes), (7, 9_000));
         assert_eq!(found.disk_bytes, 8);
-    }
-
-    #[test]
-    fn limits_of_both_kinds_of_control_groups_are_read() {
-        assert_eq!(number("1073741824\n"), Some(1 << 30));
-        assert_eq!(number("max\n"), None);
-        assert_eq!(
-            total("MemTotal:       16 kB\nMemFree: 1 kB\n"),
-            Some(16 << 10)
-        );
     }
 }

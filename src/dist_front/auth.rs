@@ -1,4 +1,5 @@
-//! Who may ask what of the scheduler's port: clients by the tokens of the cache, builders by tokens of their own or by JWT.
+//! Who may ask what of the scheduler's port: clients by the tokens of the cache or by ID tokens, builders by tokens of their
+//! own or by JWT.
 
 use super::exchange::{Exchange, Refusal, credentials};
 use super::{jwt, wire};
@@ -14,7 +15,7 @@ use std::net::SocketAddr;
 const VERSION: usize = 32;
 
 impl Exchange<'_> {
-    pub(super) fn check_client(&self) -> Result<(), Refusal> {
+    pub(super) async fn check_client(&self) -> Result<(), Refusal> {
         let authorization = self.parts.headers.get(header::AUTHORIZATION);
         let given = authorization.map(HeaderValue::as_bytes);
         let message = match self.gateway.access.check(given, Need::Write) {
@@ -24,6 +25,10 @@ impl Exchange<'_> {
             }
             Verdict::Forbidden => {
                 "this token may only read the cache (hint: builds need the token that `client-env` prints)"
+            }
+            Verdict::Unauthorized if self.shows_id_token().await => {
+                connection_limit::recognized();
+                return Ok(());
             }
             Verdict::Unauthorized | Verdict::Misdirected => {
                 "the client's token is not this scheduler's (hint: write the client's file anew with \
@@ -36,6 +41,16 @@ impl Exchange<'_> {
             WrongToken::Fallback => StatusCode::SERVICE_UNAVAILABLE,
         };
         Err(Refusal::new(status, "dist_client_token", message))
+    }
+
+    /// Whether the client's token is a JWT of an issuer that a rule lets use the cluster: what `jwt_validate` is to sccache's
+    /// scheduler, but `aud` and `iss` must be there.
+    async fn shows_id_token(&self) -> bool {
+        let given = credentials(&self.parts.headers).filter(|given| jwt::is_one(given));
+        match given {
+            Some(given) => self.gateway.may_distribute(given).await,
+            None => false,
+        }
     }
 
     pub(super) fn check_builder(&self) -> Result<SocketAddr, Refusal> {

@@ -23,7 +23,7 @@ struct Claims {
     server_id: SocketAddr,
 }
 
-/// Whether a builder's token is one, as far as its form tells.
+/// Whether a token is one, as far as its form tells.
 pub(super) fn is_one(token: &str) -> bool {
     token.starts_with("eyJ") && token.split('.').count() == 3
 }

@@ -58,8 +58,6 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{info, warn};
 
-/// Most jobs that wait at one time.
-const JOBS: usize = 8192;
 /// How often builders are looked after that have jobs and give no sign.
 const LOOK: Duration = Duration::from_secs(1);
 /// A builder with jobs is asked whether it is awake when it gave no sign for so long.
@@ -68,6 +66,15 @@ const QUIET: Duration = Duration::from_secs(2);
 const QUESTIONS: u32 = 3;
 /// How often the queue is looked at for what only time changes.
 const TICK: Duration = Duration::from_millis(250);
+
+/// What a machine of ours tells beside what its builder says.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Told {
+    /// Its kind of processor, as ELF numbers it.
+    pub(super) machine: Option<u16>,
+    /// Bytes of memory that are free.
+    pub(super) memory: Option<u64>,
+}
 
 /// What becomes of a job that waits.
 #[derive(Debug)]
@@ -94,11 +101,11 @@ pub(super) struct Relay {
 }
 
 impl Relay {
-    /// Blocks; to be called once, at the start.
+    /// For a port with so many connections. Blocks; to be called once, at the start.
     ///
     /// # Errors
     /// There is no randomness, or no folder for jobs.
-    pub(super) fn new(settings: gateway_config::Relay) -> io::Result<Relay> {
+    pub(super) fn new(settings: gateway_config::Relay, connections: usize) -> io::Result<Relay> {
         let mut first = [0; 8];
         getrandom::fill(&mut first)?;
         let opened = Authority::open(&settings.authority, unix_seconds());
@@ -109,7 +116,8 @@ impl Relay {
         }
         std::fs::create_dir_all(&settings.spool)?;
         let limits = Limits {
-            jobs: JOBS,
+            // The rest is for what builders report: their jobs wait for it.
+            jobs: connections - connections / 8,
             bytes: settings.queue_bytes,
         };
         let first = u64::from_ne_bytes(first);
@@ -159,19 +167,19 @@ impl Relay {
         }
     }
 
-    /// A genuine heartbeat came.
+    /// A genuine heartbeat came; true when its process is new here.
     fn heartbeat(
         &self,
         at: SocketAddr,
-        (heartbeat, machine): (Heartbeat, Option<u16>),
+        (heartbeat, told): (Heartbeat, Told),
         body: &[u8],
-    ) -> Result<(), String> {
+    ) -> Result<bool, String> {
         let Heartbeat { nonce, cores } = heartbeat;
         let credentials = wire::credentials(body).map_err(|cause| cause.to_string())?;
         let info = BuilderInfo {
             nonce,
             cores,
-            machine: Machine(self.settings.machine(&at, machine)),
+            machine: Machine(self.settings.machine(&at, told.machine)),
         };
         let known = self.builder(&at).filter(|known| known.nonce == nonce);
         let client = match known {
@@ -187,13 +195,14 @@ impl Relay {
         // Both at once: no job goes to a builder that nobody could reach.
         let mut dispatcher = self.dispatcher();
         let former = self.builders().insert(at, Arc::clone(&client));
-        dispatcher.pool.heartbeat(Instant::now(), at, info);
+        let is_new = dispatcher.pool.heartbeat(Instant::now(), at, info);
+        dispatcher.pool.has_free_memory(&at, told.memory);
         drop(dispatcher);
         if let Some(former) = former.filter(|former| former.nonce != nonce) {
             // Whoever waits for that process waits in vain.
             former.stand_still();
         }
-        Ok(())
+        Ok(is_new)
     }
 }
 
@@ -208,28 +217,32 @@ impl Front {
         self: &Arc<Front>,
         gateway: &Arc<Gateway>,
         at: SocketAddr,
-        heartbeat: (Heartbeat, Option<u16>),
+        heartbeat: (Heartbeat, Told),
         body: &[u8],
     ) {
         let Some(relay) = self.relay() else { return };
         match relay.heartbeat(at, heartbeat, body) {
-            Ok(()) => self.dispatch(gateway),
+            Ok(true) => self.provide(gateway),
+            Ok(false) => self.dispatch(),
             Err(cause) => warn!("builder {at} gets no jobs: {cause}"),
         }
     }
 
-    /// Gives jobs to builders, and toolchains to those that lack them, as far as that can be done now.
-    pub(super) fn dispatch(self: &Arc<Front>, gateway: &Arc<Gateway>) {
+    /// Gives jobs to builders, as far as that can be done now.
+    pub(super) fn dispatch(self: &Arc<Front>) {
         let Some(relay) = self.relay() else { return };
-        let (decisions, pushes, unidentified) = {
-            let (mut dispatcher, now) = (relay.dispatcher(), Instant::now());
-            (
-                dispatcher.dispatch(now),
-                dispatcher.pushes(now),
-                dispatcher.unidentified(),
-            )
-        };
+        let decisions = relay.dispatcher().dispatch(Instant::now());
         self.deliver(relay, decisions);
+    }
+
+    /// The same, and gives toolchains to builders that lack them. It looks at all of both, and so is not for every job.
+    pub(super) fn provide(self: &Arc<Front>, gateway: &Arc<Gateway>) {
+        let Some(relay) = self.relay() else { return };
+        self.dispatch();
+        let (pushes, unidentified) = {
+            let (mut dispatcher, now) = (relay.dispatcher(), Instant::now());
+            (dispatcher.pushes(now), dispatcher.unidentified())
+        };
         for push in pushes {
             let (front, gateway) = (Arc::clone(self), Arc::clone(gateway));
             tokio::spawn(async move { front.prepare(&gateway, push).await });
@@ -261,7 +274,7 @@ impl Front {
             ),
         }
         relay.dispatcher().identified(&toolchain, machine);
-        self.dispatch(gateway);
+        self.provide(gateway);
     }
 
     fn deliver(self: &Arc<Front>, relay: &Relay, decisions: Vec<Decision>) {
@@ -298,7 +311,7 @@ impl Front {
         if self.relay().is_none() {
             return std::future::pending().await;
         }
-        tokio::join!(self.tick(gateway), self.watch_builders(gateway));
+        tokio::join!(self.tick(gateway), self.watch_builders());
     }
 
     async fn tick(self: &Arc<Front>, gateway: &Arc<Gateway>) {
@@ -313,11 +326,11 @@ impl Front {
                 dispatcher.unplaceable(now)
             };
             self.deliver(relay, decisions);
-            self.dispatch(gateway);
+            self.provide(gateway);
         }
     }
 
-    async fn watch_builders(self: &Arc<Front>, gateway: &Arc<Gateway>) {
+    async fn watch_builders(self: &Arc<Front>) {
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -334,7 +347,7 @@ impl Front {
             for (is_awake, client) in futures_util::future::join_all(asked).await {
                 self.heard(relay, is_awake, &client);
             }
-            self.dispatch(gateway);
+            self.dispatch();
         }
     }
 
@@ -399,7 +412,8 @@ impl Front {
         let kept = self.registry().heartbeats(Instant::now());
         for one in kept {
             if let Ok(heartbeat) = super::wire::heartbeat(&one.body)
-                && let Err(cause) = relay.heartbeat(one.builder, (heartbeat, None), &one.body)
+                && let Err(cause) =
+                    relay.heartbeat(one.builder, (heartbeat, Told::default()), &one.body)
             {
                 warn!("builder {} gets no jobs: {cause}", one.builder);
             }

@@ -4,9 +4,11 @@ use super::admission::AdmissionPermit;
 use super::exchange::{Answer, Exchange, JSON, OCTETS, Refusal, TEXT, TUNNEL, passed_on, reply};
 use super::registry::{Assignment, Known};
 use super::relay::wire::heartbeat_taken;
+use super::relay::Told;
 use super::upstream::{Health, STATUS, UpstreamError};
 use super::wire::{self, Allocation, JobState};
 use super::{Front, jwt, registry, relay};
+use crate::base::memory;
 use crate::dist_front::admission::WAIT;
 use crate::gateway::Gateway;
 use crate::gateway::body::read_left_over;
@@ -19,6 +21,7 @@ use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use std::net::SocketAddr;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
@@ -49,6 +52,8 @@ const RUN_JOB: &str = "/api/v1/distserver/run_job/";
 const AGENT: &str = concat!("sccache-dock/", env!("CARGO_PKG_VERSION"));
 /// Their kind of processor, as ELF numbers it.
 const MACHINE: &str = "sccache-dock-machine";
+/// Bytes of memory that are free there.
+const MEMORY: &str = "sccache-dock-memory";
 /// Ours: a builder's machine says that it leaves.
 pub(super) const LEAVING: &str = "/api/v1/dock/leaving";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,7 +168,7 @@ pub(super) async fn answer(
 
 impl Exchange<'_> {
     async fn allocate(&self, body: &mut Incoming) -> Result<Answer, Refusal> {
-        self.check_client()?;
+        self.check_client().await?;
         let body = whole(body, SMALL).await?;
         let toolchain =
             wire::toolchain(&body).map_err(|cause| Refusal::passing("dist_body", cause))?;
@@ -311,9 +316,11 @@ impl Exchange<'_> {
             front.changed.notify_waiters();
         }
         if front.relay().is_some() {
-            let machine = self.parts.headers.get(MACHINE);
-            let machine = machine.and_then(|machine| machine.to_str().ok()?.parse().ok());
-            front.introduce(self.gateway, builder, (heartbeat, machine), &body);
+            let told = Told {
+                machine: self.told(MACHINE),
+                memory: self.free_memory(builder),
+            };
+            front.introduce(self.gateway, builder, (heartbeat, told), &body);
             front.registered(builder, heartbeat.nonce);
             return Ok(reply(OCTETS, heartbeat_taken(is_new)));
         }
@@ -341,8 +348,9 @@ impl Exchange<'_> {
         if front.relay().is_some() {
             let now = Instant::now();
             front.registry().progressed(now, job, builder, state);
-            front.relay_progresses(&builder, job, state == JobState::Complete);
-            front.dispatch(self.gateway);
+            let memory = self.free_memory(builder);
+            front.relay_progresses(&builder, job, state == JobState::Complete, memory);
+            front.dispatch();
             return Ok(reply(OCTETS, wire::STATE_TAKEN.to_vec()));
         }
         let known = front.registry().known(job, &builder);
@@ -365,6 +373,19 @@ impl Exchange<'_> {
         }
         // The scheduler that knew the job is gone, or gave it up. The job is well, so it may go on.
         Ok(answer.map_or_else(|| reply(OCTETS, wire::STATE_TAKEN.to_vec()), passed_on))
+    }
+
+    /// A number that a machine of ours tells beside what its builder says.
+    fn told<T: FromStr>(&self, name: &str) -> Option<T> {
+        self.parts.headers.get(name)?.to_str().ok()?.parse().ok()
+    }
+
+    /// Bytes of memory that are free where the builder is: on this machine, or as its own tells.
+    fn free_memory(&self, builder: SocketAddr) -> Option<u64> {
+        match self.front.config.local_builder == Some(builder) {
+            true => memory::free(),
+            false => self.told(MEMORY),
+        }
     }
 
     /// Passes on what a builder says of a job that the front knows; `None`: the scheduler does not know it.
@@ -466,6 +487,9 @@ impl Front {
         headers.insert(header::AUTHORIZATION, bearer(&token));
         headers.insert(header::USER_AGENT, HeaderValue::from_static(AGENT));
         headers.insert(MACHINE, HeaderValue::from(relay::OWN_MACHINE));
+        if let Some(free) = memory::free() {
+            headers.insert(MEMORY, HeaderValue::from(free));
+        }
         // It must be the address that the builder names, wherever its request came from.
         if let Ok(ip) = HeaderValue::from_str(&builder.ip().to_string()) {
             headers.insert("x-real-ip", ip);

@@ -34,6 +34,11 @@ pub(crate) fn wait_for<T>(
     }
 }
 
+/// A number from the environment, by which a recipe makes a test larger than it is in the suite.
+pub(crate) fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().unwrap())
+}
+
 #[expect(
     clippy::disallowed_methods,
     reason = "tests of real processes take real time"

@@ -4,6 +4,7 @@
 mod jobs;
 mod jwt;
 mod losses;
+mod storm;
 mod tls;
 
 use crate::distributed::{CLIENT, client_file, distributed, is_possible, statistics};

@@ -3,7 +3,7 @@
 
 use crate::dice::Dice;
 use crate::dock::{Dock, is_alive};
-use crate::harness::{now, sccache_bin, wait_for};
+use crate::harness::{now, sccache_bin, setting, wait_for};
 use crate::machine::Machine;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -21,10 +21,6 @@ use std::time::{Duration, Instant};
 const SERVICES: [&str; 2] = ["gateway", "server"];
 /// Longest pause of a service, with time to start.
 const BACK: Duration = Duration::from_secs(50);
-
-fn setting(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |text| text.parse().unwrap())
-}
 
 /// An sccache that, as the server, leaves a process behind that writes numbered lines: a few all the time, a flood
 /// when it is asked for one. How far each life has come is noted in a file.

@@ -1,8 +1,8 @@
 //! Queue and pool together: which job goes to which builder now. Pure: the time is an argument.
 
 use super::pool::{Choice, Machine, Pool};
-use super::queue::{Limits, Queue, Toolchain};
-use std::collections::HashMap;
+use super::queue::{Full, Limits, Queue, Toolchain};
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -91,14 +91,20 @@ impl Dispatcher {
 
     /// A client is told to send a job.
     pub(super) fn let_in(&mut self, now: Instant, job: u64) {
-        self.expected
-            .retain(|_, since| now.duration_since(*since) < COMES);
         self.expected.insert(job, now);
     }
 
     /// It has sent it.
     pub(super) fn came(&mut self, job: u64) {
         self.expected.remove(&job);
+    }
+
+    /// Whether one more job may come, beside those that are here and those whose clients were told to send them.
+    ///
+    /// # Errors
+    /// It may not.
+    pub(super) fn has_room(&self) -> Result<(), Full> {
+        self.queue.has_room(self.expected.len())
     }
 
     /// Whether there is a slot that nobody has, waits for, or was let in for.
@@ -110,11 +116,11 @@ impl Dispatcher {
         totals.slots > totals.jobs + wanted as u64
     }
 
-    /// A job uses a toolchain, and this program in it.
-    pub(super) fn learn(&mut self, now: Instant, toolchain: &Toolchain, executable: &str) {
+    /// A job uses a toolchain, and this program in it; true when nobody has used it before.
+    pub(super) fn learn(&mut self, now: Instant, toolchain: &Toolchain, executable: &str) -> bool {
         if let Some(known) = self.toolchains.get_mut(toolchain) {
             known.used = now;
-            return;
+            return false;
         }
         if self.toolchains.len() >= TOOLCHAINS {
             let oldest = self.toolchains.iter().min_by_key(|(_, known)| known.used);
@@ -128,22 +134,32 @@ impl Dispatcher {
             used: now,
         };
         self.toolchains.insert(toolchain.clone(), known);
+        true
     }
 
     /// What goes where now.
     pub(super) fn dispatch(&mut self, now: Instant) -> Vec<Decision> {
         let mut decisions = Vec::new();
-        while self.pool.has_room(now) {
+        // Toolchains for whose jobs there is no builder now.
+        let mut in_vain = HashSet::<Toolchain>::new();
+        while self.queue.waiting() > 0 && self.pool.has_room(now) {
             let next = self
                 .queue
                 .in_order()
                 .take(LOOKS)
                 .find_map(|(job, job_info)| {
-                    let machine = self.machine(&job_info.toolchain);
-                    match self.pool.choose(now, job_info, machine) {
-                        Choice::Builder(builder, nonce) => Some((job, builder, nonce)),
-                        Choice::Wait | Choice::Never => None,
+                    let toolchain = &job_info.toolchain;
+                    if in_vain.contains(toolchain) {
+                        return None;
                     }
+                    match self.pool.choose(now, job_info, self.machine(toolchain)) {
+                        Choice::Builder(builder, nonce) => return Some((job, builder, nonce)),
+                        Choice::Wait | Choice::Never if job_info.avoid.is_empty() => {
+                            in_vain.insert(toolchain.clone());
+                        }
+                        Choice::Wait | Choice::Never => {}
+                    }
+                    None
                 });
             let Some((job, builder, nonce)) = next else {
                 break;
@@ -161,8 +177,10 @@ impl Dispatcher {
         decisions
     }
 
-    /// Jobs that wait for nothing.
+    /// Jobs that wait for nothing; forgets those whose clients did not come.
     pub(super) fn unplaceable(&mut self, now: Instant) -> Vec<Decision> {
+        self.expected
+            .retain(|_, since| now.duration_since(*since) < COMES);
         let mut by_toolchain = HashMap::<&Toolchain, bool>::new();
         let waiting = self.queue.in_order();
         let unplaceable: Vec<u64> = waiting

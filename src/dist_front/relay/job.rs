@@ -8,7 +8,6 @@ use super::ticket::Ticket;
 use super::wire::{self, RunResult};
 use super::{Front, Relay, Verdict};
 use crate::contract::job_end::{COMPILER_FAILED, KILLED, SENT_HOME};
-use crate::gateway::Gateway;
 use bytes::Bytes;
 use hyper::StatusCode;
 use std::sync::Arc;
@@ -171,7 +170,6 @@ impl Drop for Reservation<'_> {
 /// The place of a job in the queue, which it leaves with its client.
 struct Place<'a> {
     front: &'a Arc<Front>,
-    gateway: &'a Arc<Gateway>,
     relay: &'a Relay,
     job: u64,
 }
@@ -180,7 +178,7 @@ impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.relay.waiting().remove(&self.job);
         self.relay.dispatcher().queue.remove(self.job);
-        self.front.dispatch(self.gateway);
+        self.front.dispatch();
     }
 }
 
@@ -214,7 +212,6 @@ impl Front {
     /// The client had better compile by itself.
     pub(super) async fn run(
         self: &Arc<Front>,
-        gateway: &Arc<Gateway>,
         relay: &Relay,
         job: Job,
     ) -> Result<Arc<Spool>, Fallback> {
@@ -229,7 +226,6 @@ impl Front {
         relay.dispatcher().queue.push(job.number, info);
         let _place = Place {
             front: self,
-            gateway,
             relay,
             job: job.number,
         };
@@ -239,7 +235,7 @@ impl Front {
             time => time,
         };
         loop {
-            self.dispatch(gateway);
+            self.dispatch();
             let slot = self.slot(&mut told, &job, patience).await?;
             let (builder, nonce) = (slot.client.at, slot.client.nonce);
             let avoid = match self.attempt(relay, slot, &job).await {

@@ -28,6 +28,11 @@ const WEIGHT: f64 = 0.1;
 /// How much slower or faster than the others one job can make a builder seem.
 const PACES: std::ops::RangeInclusive<f64> = 0.25..=4.0;
 
+/// Bytes of memory that one more job must find free, and each that began so short a time ago that it may not have taken
+/// its memory yet. What a job takes in the end nobody knows before; one that finds too little is run again elsewhere.
+const MEMORY_OF_A_JOB: u64 = 256 << 20;
+const YOUNG: Duration = Duration::from_secs(3);
+
 /// A kind of processor, `e_machine` of ELF.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Machine(pub(super) u16);
@@ -76,6 +81,8 @@ struct Builder {
     /// Toolchains that it could not take, how often, and until when nobody tries again.
     unfit: HashMap<Toolchain, (u32, Instant)>,
     attempts: HashMap<u64, Instant>,
+    /// Bytes that were free when it last told.
+    memory: Option<u64>,
     done: u64,
     /// How long its jobs take, as a multiple of everybody's.
     pace: f64,
@@ -95,6 +102,7 @@ impl Builder {
             preparing: None,
             unfit: HashMap::new(),
             attempts: HashMap::new(),
+            memory: None,
             done: 0,
             pace: 1.0,
             faults: 0,
@@ -133,6 +141,13 @@ impl Builder {
         self.ramp().saturating_sub(self.attempts.len() as u64)
     }
 
+    /// Whether one more job finds memory. One alone always may try.
+    fn has_memory(&self, now: Instant) -> bool {
+        let young = |since: &&Instant| now.duration_since(**since) < YOUNG;
+        let wanted = || MEMORY_OF_A_JOB * (1 + self.attempts.values().filter(young).count() as u64);
+        self.attempts.is_empty() || self.memory.is_none_or(|free| free >= wanted())
+    }
+
     /// How long a job would take here, as a multiple of what it would take alone on a usual core.
     fn load(&self) -> f64 {
         (self.attempts.len() as f64 + 1.0) / self.is.cores as f64 * self.pace
@@ -147,6 +162,8 @@ impl Builder {
 #[derive(Debug, Default)]
 pub(super) struct Pool {
     builders: BTreeMap<SocketAddr, Builder>,
+    /// There are builders of more than one kind of processor.
+    mixed: bool,
     /// How long jobs take, on average.
     usual: Option<f64>,
 }
@@ -158,13 +175,23 @@ impl Pool {
             && builder.is.nonce == is.nonce
         {
             // A gateway that has just started learns from its file less than the builder tells.
-            builder.is = is;
+            let former = std::mem::replace(&mut builder.is, is);
             builder.last_sign = now;
             (builder.silent, builder.gone) = (false, None);
+            if former.machine != is.machine {
+                self.look_at_kinds();
+            }
             return false;
         }
         self.builders.insert(at, Builder::new(now, is));
+        self.look_at_kinds();
         true
+    }
+
+    fn look_at_kinds(&mut self) {
+        let mut kinds = self.builders.values().map(|one| one.is.machine);
+        let first = kinds.next();
+        self.mixed = kinds.any(|kind| Some(kind) != first);
     }
 
     /// It gave a sign of life by other ways.
@@ -172,6 +199,13 @@ impl Pool {
         if let Some(builder) = self.builders.get_mut(at) {
             builder.last_sign = now;
             builder.silent = false;
+        }
+    }
+
+    /// So many bytes of memory are free there; a stock builder tells nothing.
+    pub(super) fn has_free_memory(&mut self, at: &SocketAddr, free: Option<u64>) {
+        if let Some(builder) = self.builders.get_mut(at) {
+            builder.memory = free;
         }
     }
 
@@ -274,12 +308,15 @@ impl Pool {
                 continue;
             }
             later = true;
-            let is_ready = builder.is_there(now)
-                && builder.toolchains.contains(&job_info.toolchain)
-                && builder.free() > 0
-                && !builder.backs_off(now);
             let load = builder.load();
-            if is_ready && best.is_none_or(|(least, _, _)| load < least) {
+            // Of hundreds of builders few are better than the best so far: only those are looked at more closely.
+            if best.is_none_or(|(least, _, _)| load < least)
+                && builder.is_there(now)
+                && builder.free() > 0
+                && !builder.backs_off(now)
+                && builder.toolchains.contains(&job_info.toolchain)
+                && builder.has_memory(now)
+            {
                 best = Some((load, *at, builder.is.nonce));
             }
         }
@@ -297,9 +334,7 @@ impl Pool {
 
     /// Whether there are builders of more than one kind of processor.
     pub(super) fn is_mixed(&self) -> bool {
-        let mut kinds = self.builders.values().map(|one| one.is.machine);
-        let first = kinds.next();
-        kinds.any(|kind| Some(kind) != first)
+        self.mixed
     }
 
     /// Whether any builder could take any job now.
@@ -362,8 +397,12 @@ impl Pool {
             let attempts = &mut builder.attempts;
             attempts.retain(|_, since| now.duration_since(*since) < LONGEST_ATTEMPT);
         }
+        let before = self.builders.len();
         self.builders
             .retain(|_, one| now.duration_since(one.last_sign) < LONGEST_ATTEMPT);
+        if self.builders.len() < before {
+            self.look_at_kinds();
+        }
     }
 
     /// Builders with attempts and without a sign of life for so long.

@@ -71,7 +71,7 @@ impl Front {
                 dispatcher.pool.unprepared(now, builder, *nonce, toolchain);
             }
         }
-        self.dispatch(gateway);
+        self.provide(gateway);
     }
 
     /// Sends the toolchain where it is missing, and has it unpacked; how many bytes were sent.

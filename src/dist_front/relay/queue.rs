@@ -3,7 +3,7 @@
 //! Whoever has the fewest jobs running comes next: first by token, then by the address that uses it, because a team may
 //! share one token. Of the same tenant, and of tenants that have as few, the job that arrived first.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -32,7 +32,7 @@ pub(super) struct QueuedJob {
 /// Most of everything.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
-    /// Jobs that wait.
+    /// Jobs that wait or run: each holds a connection of its client.
     pub(super) jobs: usize,
     /// Bytes of all bodies, of those that run too.
     pub(super) bytes: u64,
@@ -41,18 +41,25 @@ pub(super) struct Limits {
 /// Why a job may not wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Full {
-    #[error("{0} jobs wait already")]
+    #[error("{0} jobs wait or run already")]
     Jobs(usize),
     #[error("the jobs that wait have {} MiB", .0 >> 20)]
     Bytes(u64),
 }
+
+/// By which tenants of one token come first: how many of their jobs run, then the job that waits for longest.
+type Turn = (usize, (Instant, u64), Tenant);
 
 /// The queue, and how many jobs of whom run.
 #[derive(Debug)]
 pub(super) struct Queue {
     limits: Limits,
     waiting: HashMap<u64, QueuedJob>,
-    lines: BTreeMap<Tenant, BTreeSet<(Instant, u64)>>,
+    lines: HashMap<Tenant, BTreeSet<(Instant, u64)>>,
+    /// Tenants whose jobs wait, by token, and the tokens of those: kept in order, because with thousands of tenants
+    /// nobody can sort them whenever a slot is free.
+    turns: HashMap<u64, BTreeSet<Turn>>,
+    tokens: BTreeSet<(usize, Turn)>,
     running: HashMap<u64, QueuedJob>,
     by_tenant: HashMap<Tenant, usize>,
     by_token: HashMap<u64, usize>,
@@ -64,7 +71,9 @@ impl Queue {
         Queue {
             limits,
             waiting: HashMap::new(),
-            lines: BTreeMap::new(),
+            lines: HashMap::new(),
+            turns: HashMap::new(),
+            tokens: BTreeSet::new(),
             running: HashMap::new(),
             by_tenant: HashMap::new(),
             by_token: HashMap::new(),
@@ -72,12 +81,12 @@ impl Queue {
         }
     }
 
-    /// Whether one more job may wait.
+    /// Whether one more job may wait, beside those that are here and so many others.
     ///
     /// # Errors
     /// It may not.
-    pub(super) fn has_room(&self) -> Result<(), Full> {
-        match self.waiting.len() {
+    pub(super) fn has_room(&self, others: usize) -> Result<(), Full> {
+        match self.waiting.len() + self.running.len() + others {
             jobs if jobs >= self.limits.jobs => Err(Full::Jobs(jobs)),
             _ => Ok(()),
         }
@@ -88,7 +97,7 @@ impl Queue {
     /// # Errors
     /// There is none.
     pub(super) fn reserve(&mut self, bytes: u64) -> Result<(), Full> {
-        self.has_room()?;
+        self.has_room(0)?;
         if self.bytes.saturating_add(bytes) > self.limits.bytes {
             return Err(Full::Bytes(self.bytes));
         }
@@ -124,27 +133,24 @@ impl Queue {
     /// A job that waits has been given a builder.
     pub(super) fn start(&mut self, job: u64) {
         if let Some(job_info) = self.leave_line(job) {
-            *self.by_tenant.entry(job_info.tenant).or_default() += 1;
-            *self.by_token.entry(job_info.tenant.token).or_default() += 1;
+            let tenant = job_info.tenant;
+            self.reorder(tenant, |queue| {
+                *queue.by_tenant.entry(tenant).or_default() += 1;
+                *queue.by_token.entry(tenant.token).or_default() += 1;
+            });
             self.running.insert(job, job_info);
         }
     }
 
     /// Those that wait, in the order in which they are to be given builders.
     pub(super) fn in_order(&self) -> impl Iterator<Item = (u64, &QueuedJob)> {
-        let mut lines: Vec<_> = self
-            .lines
-            .iter()
-            .filter_map(|(tenant, line)| {
-                let tokens = self.by_token.get(&tenant.token).copied().unwrap_or(0);
-                let tenants = self.by_tenant.get(tenant).copied().unwrap_or(0);
-                Some(((tokens, tenants, line.first()?), line))
-            })
-            .collect();
-        lines.sort_unstable_by_key(|(key, _)| *key);
+        let tokens = self.tokens.iter();
+        let turns = tokens.filter_map(|(_, (_, _, tenant))| self.turns.get(&tenant.token));
+        let lines = turns
+            .flatten()
+            .filter_map(|(_, _, tenant)| self.lines.get(tenant));
         lines
-            .into_iter()
-            .flat_map(|(_, line)| line.iter())
+            .flatten()
             .filter_map(|(_, job)| Some((*job, self.waiting.get(job)?)))
     }
 
@@ -170,27 +176,71 @@ impl Queue {
     }
 
     fn line_up(&mut self, job: u64, job_info: QueuedJob) {
-        let line = self.lines.entry(job_info.tenant).or_default();
-        line.insert((job_info.arrived, job));
+        let place = (job_info.arrived, job);
+        self.reorder(job_info.tenant, |queue| {
+            queue
+                .lines
+                .entry(job_info.tenant)
+                .or_default()
+                .insert(place);
+        });
         self.waiting.insert(job, job_info);
     }
 
     fn leave_line(&mut self, job: u64) -> Option<QueuedJob> {
         let job_info = self.waiting.remove(&job)?;
-        if let Some(line) = self.lines.get_mut(&job_info.tenant) {
-            line.remove(&(job_info.arrived, job));
-            if line.is_empty() {
-                self.lines.remove(&job_info.tenant);
+        let tenant = job_info.tenant;
+        self.reorder(tenant, |queue| {
+            if let Some(line) = queue.lines.get_mut(&tenant) {
+                line.remove(&(job_info.arrived, job));
+                if line.is_empty() {
+                    queue.lines.remove(&tenant);
+                }
             }
-        }
+        });
         Some(job_info)
     }
 
     fn stop(&mut self, job: u64) -> Option<QueuedJob> {
         let job_info = self.running.remove(&job)?;
-        count_down(&mut self.by_tenant, job_info.tenant);
-        count_down(&mut self.by_token, job_info.tenant.token);
+        let tenant = job_info.tenant;
+        self.reorder(tenant, |queue| {
+            count_down(&mut queue.by_tenant, tenant);
+            count_down(&mut queue.by_token, tenant.token);
+        });
         Some(job_info)
+    }
+
+    /// Changes what decides about a tenant's turn.
+    fn reorder(&mut self, tenant: Tenant, change: impl FnOnce(&mut Queue)) {
+        let token = tenant.token;
+        let (before, of_token) = (self.turn(tenant), self.turn_of_token(token));
+        change(self);
+        let after = self.turn(tenant);
+        let turns = self.turns.entry(token).or_default();
+        if let Some(before) = before {
+            turns.remove(&before);
+        }
+        turns.extend(after);
+        if turns.is_empty() {
+            self.turns.remove(&token);
+        }
+        if let Some(of_token) = of_token {
+            self.tokens.remove(&of_token);
+        }
+        self.tokens.extend(self.turn_of_token(token));
+    }
+
+    fn turn(&self, tenant: Tenant) -> Option<Turn> {
+        let first = self.lines.get(&tenant)?.first()?;
+        let running = self.by_tenant.get(&tenant).copied().unwrap_or(0);
+        Some((running, *first, tenant))
+    }
+
+    fn turn_of_token(&self, token: u64) -> Option<(usize, Turn)> {
+        let first = self.turns.get(&token)?.first()?;
+        let running = self.by_token.get(&token).copied().unwrap_or(0);
+        Some((running, *first))
     }
 }
 
@@ -281,8 +331,10 @@ mod tests {
             queue.reserve(10).unwrap();
             queue.push(job, job_info(tenant(1, 1), now));
         }
-        assert_eq!(queue.reserve(10), Err(Full::Jobs(2)));
         queue.start(0);
+        assert_eq!(queue.reserve(10), Err(Full::Jobs(2)), "one waits, one runs");
+        queue.remove(0);
+        assert_eq!(queue.has_room(1), Err(Full::Jobs(2)), "one is to come");
         queue.reserve(10).unwrap();
         assert_eq!(queue.reserve(1), Err(Full::Bytes(30)));
         queue.release(10);
@@ -329,6 +381,14 @@ mod tests {
                     Event::Remove(job) => queue.remove(job),
                 }
                 prop_assert_eq!(queue.in_order().count(), queue.waiting());
+                let next = queue.waiting.iter().min_by_key(|(job, job_info)| {
+                    let tenant = &job_info.tenant;
+                    let running = queue.by_tenant.get(tenant).copied().unwrap_or(0);
+                    let of_token = queue.by_token.get(&tenant.token).copied().unwrap_or(0);
+                    (of_token, running, job_info.arrived, **job)
+                });
+                prop_assert_eq!(queue.in_order().next().map(|(job, _)| job), next.map(|(job, _)| *job));
+                prop_assert_eq!(queue.tokens.len(), queue.turns.len());
                 prop_assert_eq!(queue.by_tenant.values().sum::<usize>(), queue.running());
                 prop_assert_eq!(queue.by_token.values().sum::<usize>(), queue.running());
                 prop_assert!(queue.by_tenant.values().all(|count| *count > 0));

@@ -50,7 +50,7 @@ impl Exchange<'_> {
             let mut dispatcher = relay.dispatcher();
             if !dispatcher.pool.has_builders(now) {
                 Some(("no_builder", "there is no builder".to_owned()))
-            } else if let Err(full) = dispatcher.queue.has_room() {
+            } else if let Err(full) = dispatcher.has_room() {
                 Some(("queue_full", full.to_string()))
             } else if relay.settings.queue_time() == Duration::ZERO
                 && !dispatcher.has_free_slot(now)
@@ -230,14 +230,17 @@ impl Exchange<'_> {
             return Err(Fallback::new("toolchain", message));
         }
         let now = Instant::now();
-        relay.dispatcher().learn(now, &toolchain, &executable);
+        let is_new = relay.dispatcher().learn(now, &toolchain, &executable);
+        if is_new {
+            self.front.provide(self.gateway);
+        }
         let job = Job {
             number,
             ticket,
             body: Arc::new(body),
             began,
         };
-        self.front.run(self.gateway, relay, job).await
+        self.front.run(relay, job).await
     }
 
     /// A builder opens a connection for us to use.
@@ -305,16 +308,18 @@ fn address(peer: &Peer) -> IpAddr {
 }
 
 impl Front {
-    /// A builder says how far an attempt is.
+    /// A builder says how far an attempt is, and its machine, how much memory is free.
     pub(in crate::dist_front) fn relay_progresses(
         &self,
         at: &SocketAddr,
         attempt: u64,
         is_over: bool,
+        memory: Option<u64>,
     ) {
         let Some(relay) = self.relay() else { return };
         let mut dispatcher = relay.dispatcher();
         dispatcher.pool.sign(Instant::now(), at);
+        dispatcher.pool.has_free_memory(at, memory);
         if is_over {
             dispatcher.pool.complete(attempt, at);
         }

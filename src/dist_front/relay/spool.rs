@@ -41,7 +41,7 @@ pub(super) enum Fault {
 #[derive(Debug)]
 pub(super) struct Spool {
     /// The first bytes, at most [`MEMORY`].
-    pub(super) head: Vec<u8>,
+    pub(super) head: Bytes,
     rest: Option<File>,
     pub(super) length: u64,
 }
@@ -57,10 +57,13 @@ impl Spool {
         B::Error: std::fmt::Display,
     {
         let mut spool = Spool {
-            head: Vec::new(),
+            head: Bytes::new(),
             rest: None,
             length: 0,
         };
+        // Thousands of jobs may wait: none of them takes more than it has.
+        let told = usize::try_from(body.size_hint().lower()).unwrap_or(MEMORY);
+        let mut head = Vec::with_capacity(told.min(MEMORY));
         // What is not yet in the file.
         let mut pending = Vec::new();
         loop {
@@ -76,8 +79,8 @@ impl Spool {
             if spool.length > most {
                 return Err(Fault::TooLarge(most));
             }
-            let (near, far) = data.split_at(data.len().min(MEMORY - spool.head.len()));
-            spool.head.extend_from_slice(near);
+            let (near, far) = data.split_at(data.len().min(MEMORY - head.len()));
+            head.extend_from_slice(near);
             pending.extend_from_slice(far);
             if pending.len() >= PIECE {
                 pending = spool.write(dir, pending).await.map_err(Fault::Disk)?;
@@ -86,6 +89,7 @@ impl Spool {
         if !pending.is_empty() {
             spool.write(dir, pending).await.map_err(Fault::Disk)?;
         }
+        spool.head = head.into();
         Ok(spool)
     }
 
@@ -126,7 +130,7 @@ impl Spool {
         let memory = self.head.len() as u64;
         if at < memory {
             let at = usize::try_from(at).unwrap_or(usize::MAX);
-            return Ok(Bytes::copy_from_slice(&self.head[at..]));
+            return Ok(self.head.slice(at..));
         }
         let spool = Arc::clone(self);
         let read = spawn_blocking(move || {

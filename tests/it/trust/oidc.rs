@@ -6,10 +6,12 @@ use crate::attacks::peer::archive;
 use crate::dock::Dock;
 use crate::harness::{Answer, Gateway, WRITER, wait_for};
 use nix::sys::signal::Signal;
+use sccache_dock::base::secret::Secret;
+use sccache_dock::contract::gateway_config::{Dist, Relay, Scheduler, WrongToken};
 use sccache_dock::contract::gateway_status::{LoginAnswer, SessionStatus};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -504,6 +506,78 @@ fn rule_that_would_let_anybody_write_is_refused_and_what_was_before_stays() {
         assert!(fault.contains("rule 1"), "{fault}");
         assert!(site.is_good(&session));
     }
+}
+
+/// What `jwt_validate` is to sccache's scheduler, but for tokens without an audience or of any issuer, which that takes.
+#[test]
+fn client_that_shows_its_id_token_to_the_scheduler_may_use_the_cluster() {
+    let signer = Signer::rsa("one");
+    let issuer = Issuer::start(keys(&[&signer]));
+    let folder = tempfile::tempdir().unwrap();
+    let rule = "[[rule]]\nname = \"cluster\"\nissuer = \"github\"\nread = [\"main\"]\ndistribute = true\n\
+                claims = { repository_id = \"1001\", event_name = \"push\" }\n";
+    let file = folder.path().join("tokens.toml");
+    std::fs::write(&file, issuer.table("github", "") + rule).unwrap();
+    let front = SocketAddr::from(([127, 0, 0, 1], crate::site::free_port()));
+    let at = |name: &str| folder.path().join(name);
+    let gateway = Gateway::start_with(|config| {
+        config.tokens_file = Some(file);
+        config.dist = Some(Dist {
+            listen: front,
+            scheduler: Scheduler::Local(front),
+            scheduler_token: Secret::new("scheduler-token"),
+            builder_token: Secret::new("server-token"),
+            wrong_token: WrongToken::Fail,
+            local_builder: None,
+            jobs_socket: at("jobs.sock"),
+            heartbeats: at("heartbeats"),
+            plain: false,
+            builder_jwt_key: None,
+            tunnels_to: None,
+            relay: Some(Relay {
+                address: None,
+                queue_millis: 1000,
+                queue_bytes: 1 << 20,
+                spool: at("spool"),
+                authority: at("authority"),
+                machines: Default::default(),
+            }),
+        });
+    });
+    let line = "named tokens in force: cluster";
+    gateway.process.wait_for_line(line);
+    let allocate = |token: &str| {
+        let body = [&64_u64.to_le_bytes()[..], &[b'a'; 64]].concat();
+        let head = format!(
+            "POST /api/v1/scheduler/alloc_job HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+             Authorization: Bearer {token}\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        let mut stream = TcpStream::connect(front).unwrap();
+        stream
+            .write_all(&[head.as_bytes(), &body].concat())
+            .unwrap();
+        Answer::read(&mut stream).code
+    };
+    let allocated = |changes: Value| allocate(&signer.token(&claims(&issuer, changes)));
+    let token = signer.token(&claims(&issuer, json!({})));
+    assert_eq!(
+        [allocate(&token), allocate(&token)],
+        [200, 200],
+        "as often as it is shown"
+    );
+    for changes in [
+        json!({"aud": null}),
+        json!({"aud": "https://another.example.com"}),
+        json!({"iss": null}),
+        json!({"iss": "https://another.example.com"}),
+        json!({"exp": unix_now() - 120}),
+        json!({"event_name": "pull_request"}),
+    ] {
+        assert_eq!(allocated(changes.clone()), 401, "{changes}");
+    }
+    let stranger = Signer::rsa("one").token(&claims(&issuer, json!({})));
+    assert_eq!(allocate(&stranger), 401);
 }
 
 /// The client's side: GitHub's runner gives out ID tokens on request, GitLab puts one into the environment.

@@ -176,6 +176,31 @@ fn abandoned_attempt_fills_its_slot_until_the_builder_says_that_it_is_over() {
 }
 
 #[test]
+fn builder_without_memory_for_another_job_gets_none() {
+    let now = Instant::now();
+    let mut pool = pool(now, &[8, 8]);
+    for attempt in 0..16 {
+        let builder = at(1 + (attempt % 2) as u16);
+        pool.begin(now, attempt, &builder);
+        pool.end(now, attempt, &builder, Ended::Well(Duration::from_secs(1)));
+    }
+    pool.has_free_memory(&at(1), Some(0));
+    assert_eq!(chosen(&pool, now), Some(1), "one alone may try");
+    pool.begin(now, 20, &at(1));
+    for attempt in 21..31 {
+        assert_eq!(chosen(&pool, now), Some(2));
+        pool.begin(now, attempt, &at(2));
+    }
+    assert_eq!(chosen(&pool, now), None, "the other is full");
+    // Jobs that have just begun will take memory.
+    pool.has_free_memory(&at(1), Some(2 * MEMORY_OF_A_JOB - 1));
+    assert_eq!(chosen(&pool, now), None);
+    assert_eq!(chosen(&pool, now + YOUNG), Some(1));
+    pool.has_free_memory(&at(1), None);
+    assert_eq!(chosen(&pool, now), Some(1), "a stock one tells nothing");
+}
+
+#[test]
 fn silent_leaving_and_lost_builders_get_no_jobs() {
     let now = Instant::now();
     let mut pool = pool(now, &[4]);
