@@ -5,6 +5,7 @@ mod forged;
 mod hostile;
 mod issuer;
 mod layers;
+mod memory;
 mod oidc;
 mod provenance;
 mod write_once;
