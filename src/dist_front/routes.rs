@@ -11,6 +11,7 @@ use crate::dist_front::admission::WAIT;
 use crate::gateway::Gateway;
 use crate::gateway::body::read_left_over;
 use crate::gateway::connection_limit;
+use crate::gateway::http::Wire;
 use crate::gateway::peer::Peer;
 use crate::gateway::warnings::REFUSALS;
 use bytes::Bytes;
@@ -149,7 +150,7 @@ impl Route {
 pub(super) async fn answer(
     gateway: &Arc<Gateway>,
     front: &Arc<Front>,
-    (peer, is_tls): (&Peer, bool),
+    (peer, wire): (&Peer, &Wire),
     mut request: Request<Incoming>,
 ) -> Answer {
     let upgrade = hyper::upgrade::on(&mut request);
@@ -161,7 +162,7 @@ pub(super) async fn answer(
         gateway,
         front,
         peer,
-        is_tls,
+        wire,
         parts: &parts,
     };
     let outcome = match route {
@@ -205,8 +206,8 @@ pub(super) struct Scene<'a> {
     pub(super) gateway: &'a Arc<Gateway>,
     pub(super) front: &'a Arc<Front>,
     pub(super) peer: &'a Peer,
-    /// It came by TLS.
-    pub(super) is_tls: bool,
+    /// What it came by.
+    pub(super) wire: &'a Wire,
     pub(super) parts: &'a Parts,
 }
 
@@ -360,7 +361,7 @@ impl Scene<'_> {
     }
 
     async fn heartbeat(&self, body: &mut Incoming) -> Result<Answer, Refusal> {
-        let (builder, token) = self.builder_and_token()?;
+        let (builder, proof) = self.builder_and_proof()?;
         let body = whole(body, LARGE).await?;
         let bad = |cause| Refusal::new(StatusCode::BAD_REQUEST, "dist_body", cause);
         let heartbeat = wire::heartbeat(&body).map_err(bad)?;
@@ -376,7 +377,7 @@ impl Scene<'_> {
             let message = format!("a heartbeat of builder {builder}: {stale}");
             Refusal::new(StatusCode::UNAUTHORIZED, reason, message)
         })?;
-        front.joined(self.gateway, builder, token);
+        front.joined(self.gateway, builder, proof);
         front.registry().runs_version(&builder, self.version());
         front.news.notify_one();
         if is_new {

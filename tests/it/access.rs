@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{self, ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 const OLD: &str = "old-token-0123456789";
@@ -48,6 +48,14 @@ fn head(stream: &mut impl Read) -> u16 {
 fn ask(stream: &mut (impl Read + Write), token: &str) -> u16 {
     let request = format!("HEAD /.sccache_check HTTP/1.1\r\nAuthorization: Bearer {token}\r\n\r\n");
     stream.write_all(request.as_bytes()).unwrap();
+    head(stream)
+}
+
+/// The same by whatever is not a token.
+pub(crate) fn ask_without_token(stream: &mut (impl Read + Write)) -> u16 {
+    stream
+        .write_all(b"HEAD /.sccache_check HTTP/1.1\r\n\r\n")
+        .unwrap();
     head(stream)
 }
 
@@ -288,9 +296,16 @@ fn wrong_files_are_told_before_anything_starts() {
     }
 }
 
+/// A certificate and its key, in PEM.
+pub(crate) struct Identity {
+    pub(crate) cert: String,
+    pub(crate) key: String,
+}
+
 /// A private certificate authority.
+#[derive(Clone)]
 pub(crate) struct Authority {
-    issuer: Issuer<'static, KeyPair>,
+    issuer: Arc<Issuer<'static, KeyPair>>,
     pem: String,
 }
 
@@ -304,13 +319,44 @@ impl Authority {
         let key = KeyPair::generate().unwrap();
         let pem = params.self_signed(&key).unwrap().pem();
         Authority {
-            issuer: Issuer::new(params, key),
+            issuer: Arc::new(Issuer::new(params, key)),
             pem,
+        }
+    }
+
+    /// Itself.
+    pub(crate) fn pem(&self) -> &str {
+        &self.pem
+    }
+
+    /// A certificate that says this.
+    pub(crate) fn issue(&self, params: CertificateParams) -> Identity {
+        let key = KeyPair::generate().unwrap();
+        Identity {
+            cert: params.signed_by(&key, self.issuer.as_ref()).unwrap().pem(),
+            key: key.serialize_pem(),
         }
     }
 
     /// A connection with TLS that is kept open.
     fn connect(&self, gateway: &Gateway) -> StreamOwned<ClientConnection, TcpStream> {
+        self.connect_by(gateway, None)
+    }
+
+    /// The same of a client that shows a certificate.
+    pub(crate) fn connect_as(
+        &self,
+        gateway: &Gateway,
+        identity: &Identity,
+    ) -> StreamOwned<ClientConnection, TcpStream> {
+        self.connect_by(gateway, Some(identity))
+    }
+
+    fn connect_by(
+        &self,
+        gateway: &Gateway,
+        identity: Option<&Identity>,
+    ) -> StreamOwned<ClientConnection, TcpStream> {
         let mut roots = RootCertStore::empty();
         roots
             .add(CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap())
@@ -319,8 +365,15 @@ impl Authority {
         let config = ClientConfig::builder_with_provider(Arc::new(provider))
             .with_safe_default_protocol_versions()
             .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+            .with_root_certificates(roots);
+        let config = match identity {
+            None => config.with_no_client_auth(),
+            Some(Identity { cert, key }) => {
+                let cert = CertificateDer::from_pem_slice(cert.as_bytes()).unwrap();
+                let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+                config.with_client_auth_cert(vec![cert], key).unwrap()
+            }
+        };
         let name = "localhost".try_into().unwrap();
         let client = ClientConnection::new(Arc::new(config), name).unwrap();
         StreamOwned::new(client, gateway.connect())
@@ -331,10 +384,11 @@ impl Authority {
             cert: folder.join("cert.pem"),
             key: folder.join("key.pem"),
             min_version: Default::default(),
+            client_ca: None,
         };
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let certificate = params.signed_by(&key, self.issuer.as_ref()).unwrap();
         replace(&files.key, &key.serialize_pem());
         replace(&files.cert, &certificate.pem());
         std::fs::write(folder.join("ca.pem"), &self.pem).unwrap();
