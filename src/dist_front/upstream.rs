@@ -23,6 +23,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::ClientConfig;
+use tokio_rustls::rustls::client::Resumption;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tracing::warn;
@@ -353,7 +354,12 @@ fn tls(
         .and_then(BuilderVerifierExt::with_platform_verifier)
         .map_err(|cause| cause.to_string())?;
     let mut config = match certificate {
-        Some(files) => builder.with_client_cert_resolver(Arc::new(FromFiles::new(files))),
+        Some(files) => {
+            let mut config = builder.with_client_cert_resolver(Arc::new(FromFiles::new(files)));
+            // A session that is resumed is the former certificate's.
+            config.resumption = Resumption::disabled();
+            config
+        }
         None => builder.with_no_client_auth(),
     };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
