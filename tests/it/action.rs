@@ -275,8 +275,12 @@ fn action_logs_in_by_id_token_brings_what_the_job_needs_and_shows_its_build() {
         ("prefetch", "true"),
     ];
     for (number, brought, figure) in [
-        ("81", "nothing to prefetch", "miss"),
-        ("82", "prefetched 1 entries", "hit"),
+        (
+            "81",
+            "nothing to prefetch",
+            "| Hits | 0.0 %: 0 from the cache; 1 misses |",
+        ),
+        ("82", "prefetched 1 entries", "| Hits | 100.0 %"),
     ] {
         let mut job = job(number);
         let ran = job.uses(&action, &with);
@@ -308,6 +312,8 @@ fn action_logs_in_by_id_token_brings_what_the_job_needs_and_shows_its_build() {
             "{summary}"
         );
         kill_daemons(job.folder.path());
+        // The next machine is a fresh one.
+        fs::remove_dir_all(&job.environment["SCCACHE_DIR"]).unwrap();
     }
     // A fork's job gets no ID token, and reads with one that writes nothing.
     let mut fork = job("83");
@@ -327,6 +333,7 @@ fn action_logs_in_by_id_token_brings_what_the_job_needs_and_shows_its_build() {
         "token-of-a-forks-pull"
     );
     assert!(fork.log.contains("prefetched 1 entries"), "{}", fork.log);
+    fs::remove_dir_all(&fork.environment["SCCACHE_DIR"]).unwrap();
 }
 
 #[test]
