@@ -1,7 +1,7 @@
 //! Client certificates as an identity: real ones, over the real port.
 
 use super::{FORK, TOKENS, at, entry};
-use crate::access::{Authority, Identity};
+use crate::access::{Authority, Identity, ask_without_token, curl_over_tls};
 use crate::attacks::peer::archive;
 use crate::dock::program;
 use crate::harness::{Gateway, finish, wait_for};
@@ -99,28 +99,17 @@ impl Scene {
 
     /// What curl says that shows this certificate, or none.
     fn curl(&self, identity: Option<&Identity>, more: &[&str], path: &str) -> String {
-        let mut command = Command::new("curl");
-        command.args([
-            "--silent",
-            "--show-error",
-            "--noproxy",
-            "*",
-            "--max-time",
-            "20",
-        ]);
-        command.arg("--cacert").arg(self.file("ca.pem"));
-        if let Some(Identity { cert, key }) = identity {
-            std::fs::write(self.file("client.pem"), cert).unwrap();
-            std::fs::write(self.file("client.key"), key).unwrap();
-            command.arg("--cert").arg(self.file("client.pem"));
-            command.arg("--key").arg(self.file("client.key"));
+        let (cert, key) = (self.file("client.pem"), self.file("client.key"));
+        let mut args = vec!["--write-out", "%{http_code}"];
+        if let Some(identity) = identity {
+            std::fs::write(&cert, &identity.cert).unwrap();
+            std::fs::write(&key, &identity.key).unwrap();
+            args.extend(["--cert", cert.to_str().unwrap()]);
+            args.extend(["--key", key.to_str().unwrap()]);
         }
-        command.args(["--write-out", "%{http_code}"]).args(more);
-        command.arg(format!(
-            "https://localhost:{}{path}",
-            self.gateway.addr.port()
-        ));
-        finish(&mut command).output
+        args.extend(more);
+        let port = self.gateway.addr.port();
+        curl_over_tls(self.folder.path(), port, path, &args)
     }
 
     /// The code of a PUT of the entry of this number.
@@ -270,21 +259,21 @@ fn what_is_taken_away_ends_at_once_on_open_connections_too() {
     let open = |identity: &Identity| scene.server.connect_as(&scene.gateway, identity);
     let (mut one, mut other, mut short) = (open(&ci()), open(&ci()), open(&soon));
     for connection in [&mut one, &mut other, &mut short] {
-        assert_eq!(crate::access::ask_without_token(connection), 200);
+        assert_eq!(ask_without_token(connection), 200);
     }
     wait_for("the certificate's end", CEILING, || {
-        (crate::access::ask_without_token(&mut short) == 401).then_some(())
+        (ask_without_token(&mut short) == 401).then_some(())
     });
     assert!(unix_now() >= end);
     // Its table.
     let tokens = scene.file("tokens.toml");
     std::fs::write(&tokens, TOKENS).unwrap();
     wait_for("the table's end", CEILING, || {
-        (crate::access::ask_without_token(&mut one) == 401).then_some(())
+        (ask_without_token(&mut one) == 401).then_some(())
     });
     std::fs::write(&tokens, format!("{TOKENS}{ENTRIES}")).unwrap();
     wait_for("its return", CEILING, || {
-        (crate::access::ask_without_token(&mut one) == 200).then_some(())
+        (ask_without_token(&mut one) == 200).then_some(())
     });
     // A file that holds no authority changes nothing.
     let before = ci();
@@ -296,12 +285,12 @@ fn what_is_taken_away_ends_at_once_on_open_connections_too() {
         said.contains("clients.pem") && said.contains("no certificate in PEM"),
         "{said}"
     );
-    assert_eq!(crate::access::ask_without_token(&mut other), 200);
+    assert_eq!(ask_without_token(&mut other), 200);
     // Its authority.
     let next = Authority::new();
     std::fs::write(scene.file("clients.pem"), next.pem()).unwrap();
     wait_for("the authority's end", CEILING, || {
-        (crate::access::ask_without_token(&mut other) == 401).then_some(())
+        (ask_without_token(&mut other) == 401).then_some(())
     });
     let said = scene.put(Some(&before), &[], 1);
     assert!(said.contains("curl: ("), "{said}");
