@@ -31,20 +31,45 @@ export_set() {
     (umask 077 && "$@" >"$folder/set")
     sed -n 's/^SCCACHE_WEBDAV_TOKEN=/::add-mask::/p' "$folder/set"
     cat "$folder/set" >>"$GITHUB_ENV"
+    if [ "${INPUT_PREFETCH:-false}" = true ]; then
+        # Before sccache's daemon starts, which looks at its disk once; the build goes on without.
+        (
+            while IFS= read -r line; do export "${line?}"; done <"$folder/set"
+            sccache-dock prefetch || true
+        )
+    fi
     endpoint=$(sed -n 's/^SCCACHE_WEBDAV_ENDPOINT=//p' "$folder/set")
     rm "$folder/set"
     echo "endpoint=$endpoint" >>"$GITHUB_OUTPUT"
     echo "the cache is at $endpoint"
 }
 
+# The token of a session, for the ID token that the job may ask for; nothing for jobs that may not.
+log_in() {
+    if [ -z "${ACTIONS_ID_TOKEN_REQUEST_URL:-}" ] && [ -z "${SCCACHE_ID_TOKEN:-}" ]; then
+        [ -n "${INPUT_TOKEN:-}" ] || fail "this job can ask for no ID token, and there is no token" \
+            "permissions: id-token: write; pull requests of forks get none: give them a token that may only read"
+        echo "this job can ask for no ID token: the token is used"
+        return
+    fi
+    set -- --format token --endpoint "$INPUT_ENDPOINT"
+    [ -z "${INPUT_AUDIENCE:-}" ] || set -- "$@" --audience "$INPUT_AUDIENCE"
+    INPUT_TOKEN=$(sccache-dock login --oidc "$@") || exit 1
+    echo "::add-mask::$INPUT_TOKEN"
+}
+
 start() {
     [ -z "${INPUT_TOKEN:-}" ] || echo "::add-mask::$INPUT_TOKEN"
-    set -- --format github --no-disk
+    mkdir -p "$folder"
+    date +%s >"$folder/started"
+    set -- --format github
+    [ "${INPUT_PREFETCH:-false}" = true ] || set -- "$@" --no-disk
     [ -z "${INPUT_NAMESPACE:-}" ] || set -- "$@" --namespace "$INPUT_NAMESPACE"
     if [ -n "${INPUT_ENDPOINT:-}" ]; then
-        [ -n "${INPUT_TOKEN:-}" ] || fail "there is no token for $INPUT_ENDPOINT" \
+        [ -n "${INPUT_TOKEN:-}" ] || [ "${INPUT_OIDC:-false}" = true ] || fail "there is no token for $INPUT_ENDPOINT" \
             "token: \${{ secrets.SCCACHE_WEBDAV_TOKEN }}; secrets are empty in workflows of forks: if: \${{ secrets... }} leaves this step out there"
         programs
+        [ "${INPUT_OIDC:-false}" != true ] || log_in
         export SCCACHE_AUTH_TOKEN="$INPUT_TOKEN"
         export_set sccache-dock client-env "$@" --endpoint "$INPUT_ENDPOINT"
         return
@@ -73,6 +98,11 @@ report() {
             sccache --show-stats | sed -n '/^Compile requests/p; /^Cache hits/p; /^Cache misses/p; /^Cache errors/p; /^Non-cacheable/p' || true
             echo '```'
         } >>"$GITHUB_STEP_SUMMARY"
+        # A runner that stays has reports of earlier jobs too.
+        ended=$(sccache-dock explain --json 2>/dev/null | grep -o '"ended_unix_seconds": *[0-9]*' | head -n 1 | grep -o '[0-9]*$') || true
+        if [ "${ended:-0}" -ge "$(cat "$folder/started" 2>/dev/null || echo 1)" ]; then
+            sccache-dock explain --report "markdown=$GITHUB_STEP_SUMMARY"
+        fi
     fi
     # What is passed on to the shared cache in the background is passed on before the job's machine goes.
     sccache --stop-server >/dev/null 2>&1 || true

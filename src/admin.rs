@@ -398,7 +398,11 @@ fn token(settings: &Settings, args: &client::EnvArgs) -> Result<Secret, Error> {
         let hint = format!("add --namespace {}", allowed[0]);
         return Err(missing("it is good for some namespaces only".into(), hint));
     }
-    Ok(found.token.clone())
+    found.token().cloned().ok_or_else(|| {
+        let hint =
+            "give its holder the certificate; sccache itself can present none, so it needs a token";
+        missing("it is a certificate, and no token".into(), hint.into())
+    })
 }
 
 /// Prints our version and that of `sccache`, the program that runs as the server.

@@ -9,13 +9,15 @@
 //! sccache's client takes every 4xx for a reason to fail the compile and everything else for one to compile by
 //! itself; so nothing that passes is answered 4xx. The scheduler believes any `X-Real-IP`; so it hears only
 //! ours. It forgets everything when it dies; so builders' heartbeats are kept for its successor, and jobs that
-//! only its predecessor knew come to their end. The modules: upstream.rs (the way to the scheduler), registry.rs
-//! (builders and jobs, pure), heartbeats.rs (kept in a file), wire.rs (bytes, pure), exchange.rs (one request and its answer), routes.rs (requests), auth.rs (who may
+//! only its predecessor knew come to their end. The modules: upstream.rs (the way to the scheduler), certificate.rs (what is
+//! presented there), registry.rs (builders and jobs, pure), heartbeats.rs (kept in a file), wire.rs (bytes, pure), exchange.rs
+//! (one request and its answer), routes.rs (requests), auth.rs (who may
 //! make them), admission.rs (which of them may go on, and when), reports.rs (the jobs' own socket), metrics.rs; relay.rs
 //! (jobs taken here), tunnels.rs (connections of a builder that nobody reaches), revocation.rs and jwt.rs (builders' tokens).
 
 pub mod admission;
 mod auth;
+mod certificate;
 mod exchange;
 pub mod heartbeats;
 mod jwt;
@@ -33,14 +35,16 @@ use self::metrics::Metrics;
 use self::registry::Registry;
 use self::relay::Relay;
 use self::reports::Reports;
+use self::revocation::Proof;
 use self::upstream::UpstreamClient;
-use crate::base::secret::Secret;
 use crate::contract::gateway_config::Dist;
 use crate::contract::gateway_status::DistStatus;
 use crate::gateway::Gateway;
 use crate::gateway::body::{LEFT_OVER, LEFT_OVER_TIME};
 use crate::gateway::connection_limit::{ConnectionLimiter, End};
+use crate::gateway::http::Wire;
 use crate::gateway::peer::Peer;
+use crate::gateway::tls::Presented;
 use crate::gateway::warnings::REFUSALS;
 use bytes::Bytes;
 use hyper::service::service_fn;
@@ -133,8 +137,8 @@ pub(crate) struct Front {
     /// Most connections at one time.
     connections: usize,
     relay: Option<Relay>,
-    /// Tokens of the file with which builders have joined.
-    tokens: Mutex<HashMap<SocketAddr, Secret>>,
+    /// Entries of the file with which builders have joined.
+    proofs: Mutex<HashMap<SocketAddr, Proof>>,
 }
 
 impl Front {
@@ -154,8 +158,8 @@ impl Front {
         let threads = 8 * std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Front {
             relay,
-            tokens: Mutex::default(),
-            link: UpstreamClient::new(config.scheduler.clone()),
+            proofs: Mutex::default(),
+            link: UpstreamClient::new(config.scheduler.clone(), config.client_certificate.clone()),
             config,
             registry: Mutex::default(),
             changed: Notify::new(),
@@ -311,7 +315,7 @@ pub(crate) async fn serve(
             reports::listen(&front),
             front.look_after_the_relay(&gateway),
             front.keep_tunnels(),
-            front.look_after_tokens(&gateway),
+            front.look_after_proofs(&gateway),
         )
     };
     tokio::select! {
@@ -418,13 +422,16 @@ async fn converse(
             Peer::Unix { .. } => return,
         };
         match relay::shake_hands(tls, front.relay(), stream, local).await {
-            Ok(stream) => serve_http(gateway, front, stream, (peer, true), stopping).await,
+            Ok(stream) => {
+                let wire = Wire::Tls(Presented::of(stream.get_ref().1));
+                serve_http(gateway, front, stream, (peer, wire), stopping).await;
+            }
             Err(cause) => gateway.refuse("dist_tls", &peer, &what, &cause),
         }
     } else if tls.is_some() && !front.config.plain && !peer.is_ourselves() {
         refuse_plain(gateway, stream, &peer).await;
     } else {
-        serve_http(gateway, front, stream, (peer, false), stopping).await;
+        serve_http(gateway, front, stream, (peer, Wire::Plain), stopping).await;
     }
 }
 
@@ -454,13 +461,14 @@ async fn serve_http<S: AsyncRead + AsyncWrite + Send + 'static>(
     gateway: &Arc<Gateway>,
     front: &Arc<Front>,
     stream: S,
-    (peer, is_tls): (Peer, bool),
+    (peer, wire): (Peer, Wire),
     mut stopping: watch::Receiver<bool>,
 ) {
     let service = service_fn(|request| {
         let (gateway, front) = (Arc::clone(gateway), Arc::clone(front));
+        let wire = wire.clone();
         async move {
-            let answer = routes::answer(&gateway, &front, (&peer, is_tls), request).await;
+            let answer = routes::answer(&gateway, &front, (&peer, &wire), request).await;
             Ok::<_, Infallible>(answer)
         }
     });

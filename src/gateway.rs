@@ -66,7 +66,7 @@ use crate::gateway::once::Rewrites;
 use crate::gateway::page::Traffic;
 use crate::gateway::peer::Peer;
 use crate::gateway::services::Services;
-use crate::gateway::tls::Tls;
+use crate::gateway::tls::{Presented, Tls};
 use crate::gateway::upstream::Upstream;
 use crate::gateway::warnings::{ADVICE, REFUSALS, Warnings};
 use crate::store::Store;
@@ -380,13 +380,47 @@ impl Gateway {
     }
 
     /// The answer of `/api/status`, as far as `caller` may see it.
-    pub(crate) fn status(&self, caller: &Caller) -> Status {
-        let status = self.whole_status();
-        if caller.is_restricted() {
-            status::narrowed(status, caller)
-        } else {
-            status
+    /// Who sends a request with this `Authorization` header, over a connection with this certificate: the token decides where
+    /// there is one.
+    pub(crate) fn caller(
+        &self,
+        authorization: Option<&[u8]>,
+        presented: Option<&Presented>,
+    ) -> Caller {
+        let caller = self.access.caller(authorization);
+        let Some(presented) = presented.filter(|_| !caller.has_sent_a_token()) else {
+            return caller;
+        };
+        match self.certified(presented) {
+            Ok(certified) => certified,
+            Err(why) => caller.not_certified(&why),
         }
+    }
+
+    /// Who has this certificate.
+    ///
+    /// # Errors
+    /// Why it is good for nothing, in words.
+    pub(crate) fn certified(&self, presented: &Presented) -> Result<Caller, String> {
+        if let Some(tls) = &self.tls {
+            tls.check(presented)?;
+        }
+        let certified = self.access.certified(&presented.names);
+        certified.ok_or_else(|| {
+            let names = presented.names.join(", ");
+            format!("no table of SCCACHE_TOKENS_FILE has certificate = {names:?}")
+        })
+    }
+
+    pub(crate) fn status(&self, caller: &Caller) -> Status {
+        let mut status = self.whole_status();
+        if caller.is_restricted() {
+            return status::narrowed(status, caller);
+        }
+        if caller.is_anonymous() {
+            status::without_grants(&mut status.tokens);
+        }
+        status
     }
 
     fn whole_status(&self) -> Status {

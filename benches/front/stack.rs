@@ -154,6 +154,7 @@ impl Stack {
             tokens_file: None,
             upstream: None,
             dist: Some(Dist {
+                client_certificate: None,
                 listen: self.scheduler,
                 scheduler: gateway_config::Scheduler::Local(scheduler),
                 scheduler_token: Secret::new(CLIENT),

@@ -72,6 +72,7 @@ impl Gateway {
                 heartbeats: path.join("heartbeats"),
                 plain: false,
                 builder_jwt_key: None,
+                client_certificate: None,
                 tunnels_to: None,
                 relay: Some(Relay {
                     address: None,

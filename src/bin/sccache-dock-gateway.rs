@@ -32,6 +32,9 @@ struct Arguments {
     /// The private key of the certificate to check
     #[arg(long, value_name = "FILE", requires = "certificate")]
     key: Option<PathBuf>,
+    /// Authorities of clients' certificates, to be checked with it
+    #[arg(long, value_name = "FILE", requires = "certificate")]
+    client_ca: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
             cert,
             key,
             min_version: Default::default(),
+            client_ca: arguments.client_ca,
         });
     }
     let config = arguments.config.unwrap_or_default();

@@ -15,6 +15,7 @@ pub mod record;
 mod saved;
 
 pub use self::output::{Destination, Format};
+pub(crate) use self::output::{parse as parse_destination, write as write_report};
 pub(crate) use self::saved::{Saved, folder};
 
 use self::helper::Helper;

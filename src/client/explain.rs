@@ -1,7 +1,7 @@
 //! `explain`: what each compile of the last build was to the cache, and why.
 
 use super::at;
-use super::build::Saved;
+use super::build::{self, Destination, Saved};
 use crate::exit;
 use crate::explain::render;
 use std::io::{self, Write as _};
@@ -16,6 +16,14 @@ pub struct Args {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+    /// Write the report of the last build once more, as build --report does; may be given several times
+    #[arg(
+        long,
+        value_name = "FORMAT[=FILE]",
+        value_parser = build::parse_destination,
+        conflicts_with_all = ["wanted", "json"]
+    )]
+    pub report: Vec<Destination>,
 }
 
 /// Why nothing was explained.
@@ -30,6 +38,9 @@ pub enum Error {
          hint: cargo compiles what has changed; after cargo clean it asks for everything"
     )]
     NotCompiled(String),
+    /// A file of the report.
+    #[error(transparent)]
+    Report(#[from] build::Error),
     /// The output is closed.
     #[error("cannot print: {0}")]
     Io(#[from] io::Error),
@@ -43,6 +54,10 @@ pub fn run(args: &Args) -> Result<u8, Error> {
     let cwd = std::env::current_dir()?;
     let root = at::checkout_around(&cwd).unwrap_or(cwd);
     let mut saved = Saved::read(&root).ok_or(Error::NoBuild)?;
+    if !args.report.is_empty() {
+        build::write_report(&saved.report, &args.report)?;
+        return Ok(exit::OK);
+    }
     if let Some(wanted) = &args.wanted {
         narrow(&mut saved, wanted);
         if saved.report.rows.is_empty() {

@@ -7,14 +7,11 @@ use super::endpoint::Endpoint;
 use crate::contract::gateway_status::LoginAnswer;
 use crate::exit;
 use clap::ValueEnum;
-use rustls::crypto::ring;
 use serde::Deserialize;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
-use ureq::tls::{RootCerts, TlsConfig, TlsProvider};
 
 /// How long each of the two questions may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -70,6 +67,9 @@ pub enum Error {
     /// The endpoint is no URL.
     #[error(transparent)]
     Endpoint(#[from] super::endpoint::BadEndpoint),
+    /// Its certificate.
+    #[error(transparent)]
+    Certificate(#[from] super::tls::BadCertificate),
     /// Neither service has left a trace.
     #[error(
         "cannot find an ID token: {0} is not set, and this is no job of GitHub's that may ask for one\n\
@@ -116,7 +116,7 @@ pub fn run(args: &Args) -> Result<u8, Error> {
     let host_end = endpoint[scheme_end..]
         .find('/')
         .map_or(endpoint.len(), |at| scheme_end + at);
-    let answer = agent()
+    let answer = agent()?
         .post(format!("{}/api/session", &endpoint[..host_end]))
         .send(id_token.trim())
         .map_err(|error| fail(error.to_string()))?;
@@ -167,7 +167,7 @@ fn id_token(variable: &str, audience: &str) -> Result<String, Error> {
     let [Some(url), Some(secret)] = GITHUB.map(set) else {
         return Err(Error::NoToken(variable.to_owned()));
     };
-    let asked = agent()
+    let asked = agent()?
         .get(url)
         .query("audience", audience)
         .header("Authorization", format!("Bearer {secret}"))
@@ -189,18 +189,13 @@ fn read(mut answer: ureq::http::Response<ureq::Body>) -> Result<String, String> 
     body.read_to_string().map_err(|error| error.to_string())
 }
 
-fn agent() -> ureq::Agent {
-    let tls = TlsConfig::builder()
-        .provider(TlsProvider::Rustls)
-        // As sccache does: the system's list of authorities, or that of SSL_CERT_FILE.
-        .root_certs(RootCerts::PlatformVerifier)
-        .unversioned_rustls_crypto_provider(Arc::new(ring::default_provider()))
-        .build();
+fn agent() -> Result<ureq::Agent, Error> {
+    let tls = super::tls::config()?;
     let config = ureq::Agent::config_builder()
         .tls_config(tls)
         .timeout_global(Some(PATIENCE))
         .http_status_as_error(false)
         // What is sent is for whom it is sent to.
         .max_redirects(0);
-    config.build().into()
+    Ok(config.build().into())
 }

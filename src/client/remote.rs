@@ -2,14 +2,12 @@
 
 use super::endpoint::Endpoint;
 use crate::base::secret::Secret;
-use rustls::crypto::ring;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
-use ureq::tls::{RootCerts, TlsConfig, TlsProvider};
+use ureq::tls::TlsConfig;
 
 /// How long an answer may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -22,6 +20,7 @@ const LONGEST: u64 = 256 << 20;
 #[derive(Debug, Clone)]
 pub(crate) struct Remote {
     agent: ureq::Agent,
+    tls: TlsConfig,
     base: String,
     token: Option<Secret>,
     folder: String,
@@ -39,6 +38,9 @@ pub(crate) enum Error {
     /// It is not a URL.
     #[error("{0}")]
     Endpoint(super::endpoint::BadEndpoint),
+    /// Its certificate.
+    #[error(transparent)]
+    Certificate(#[from] super::tls::BadCertificate),
     /// It is away.
     #[error("cannot ask {base}: {cause}\nhint: sccache-dock doctor looks for the reason")]
     Away {
@@ -83,8 +85,10 @@ pub(crate) fn find(
         .ok_or(Error::NotSet)?;
     let endpoint = Endpoint::parse(&endpoint).map_err(Error::Endpoint)?;
     let token = set("SCCACHE_WEBDAV_TOKEN").or_else(|| in_conf("token"));
+    let tls = super::tls::config()?;
     Ok(Remote {
-        agent: agent(Some(TIMEOUT)),
+        agent: agent(&tls, Some(TIMEOUT)),
+        tls,
         // The cache's own pages are at its root, whatever path its blobs have.
         base: endpoint.with_port(endpoint.port),
         token: token.map(|token| Secret::new(&token)),
@@ -101,15 +105,9 @@ pub(crate) fn find(
     })
 }
 
-fn agent(limit: Option<Duration>) -> ureq::Agent {
-    let tls = TlsConfig::builder()
-        .provider(TlsProvider::Rustls)
-        // As sccache does: the system's list of authorities, or that of SSL_CERT_FILE.
-        .root_certs(RootCerts::PlatformVerifier)
-        .unversioned_rustls_crypto_provider(Arc::new(ring::default_provider()))
-        .build();
+fn agent(tls: &TlsConfig, limit: Option<Duration>) -> ureq::Agent {
     ureq::Agent::config_builder()
-        .tls_config(tls)
+        .tls_config(tls.clone())
         .http_status_as_error(false)
         .timeout_connect(Some(CONNECT_TIMEOUT))
         .timeout_global(limit)
@@ -153,7 +151,7 @@ impl Remote {
     /// The same with more patience.
     pub(crate) fn within(&self, limit: Duration) -> Remote {
         Remote {
-            agent: agent(Some(limit)),
+            agent: agent(&self.tls, Some(limit)),
             ..self.clone()
         }
     }
@@ -161,7 +159,7 @@ impl Remote {
     /// The same for an answer that may take any time.
     pub(crate) fn without_limit(&self) -> Remote {
         Remote {
-            agent: agent(None),
+            agent: agent(&self.tls, None),
             ..self.clone()
         }
     }

@@ -465,14 +465,17 @@ impl Lookup<'_> {
         let cert = self.parsed("SCCACHE_TLS_CERT", optional(file))?;
         let key = self.parsed("SCCACHE_TLS_KEY", optional(file))?;
         let min_version = self.parsed("SCCACHE_TLS_MIN_VERSION", tls_version)?;
+        let client_ca = self.parsed("SCCACHE_TLS_CLIENT_CA", optional(file))?;
         let (missing, there) = match (cert, key) {
             (Some(cert), Some(key)) => {
                 return Some(TlsFiles {
                     cert,
                     key,
                     min_version,
+                    client_ca,
                 });
             }
+            (None, None) if client_ca.is_some() => ("SCCACHE_TLS_CERT", "SCCACHE_TLS_CLIENT_CA"),
             (None, None) => return None,
             (Some(_), None) => ("SCCACHE_TLS_KEY", "SCCACHE_TLS_CERT"),
             (None, Some(_)) => ("SCCACHE_TLS_CERT", "SCCACHE_TLS_KEY"),

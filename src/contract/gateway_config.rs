@@ -116,6 +116,9 @@ pub struct Dist {
     /// The relay, where it is on.
     #[serde(default)]
     pub relay: Option<Relay>,
+    /// What is presented to the scheduler of another machine.
+    #[serde(default)]
+    pub client_certificate: Option<ClientCertificate>,
 }
 
 /// A key of 32 bytes in base64url without padding, as `sccache-dist auth generate-jwt-hs256-key` prints it.
@@ -217,7 +220,7 @@ pub struct Ahead {
     pub farewell: Duration,
 }
 
-/// Paths of certificate and key; both are reloaded when either changes.
+/// Paths of certificate and key; all are reloaded when one of them changes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TlsFiles {
@@ -228,6 +231,19 @@ pub struct TlsFiles {
     /// Clients that offer less are refused.
     #[serde(default)]
     pub min_version: TlsVersion,
+    /// Authorities whose certificates clients may present, in PEM.
+    #[serde(default)]
+    pub client_ca: Option<PathBuf>,
+}
+
+/// Paths of the certificate that is presented to another machine, and of its key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClientCertificate {
+    /// The certificate, followed by intermediate certificates, in PEM.
+    pub cert: PathBuf,
+    /// Its private key, in PEM.
+    pub key: PathBuf,
 }
 
 /// A version of TLS that rustls still considers safe.

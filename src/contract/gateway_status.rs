@@ -361,6 +361,13 @@ pub struct TokenStatus {
     pub bytes_sent: u64,
     /// Requests refused because the token does not allow them.
     pub refusals: u64,
+    /// How its holder is known: `a token`, `the certificate NAME`, `an ID token of ISSUER with CLAIMS`; empty for those who
+    /// may not know.
+    #[serde(default)]
+    pub proof: String,
+    /// What it allows, as the server has understood it: `reads pr/42, main; writes pr/42`; empty for the same.
+    #[serde(default)]
+    pub grants: String,
 }
 
 /// TLS on the cache port.

@@ -99,6 +99,17 @@ impl Key {
         Key::with_namespace(format!("{layer}{LAYER_END}{entry}"), layer)
     }
 
+    /// The key of the same sccache entry in the namespace `layer`, as [`Key::in_layer`] gives it. A lookup has one for each
+    /// layer, so the text is not looked at again.
+    pub fn entry_in_layer(&self, layer: &str) -> Result<Key, KeyError> {
+        let entry = &self.text[self.text.len() - ENTRY_FOLDERS - ENTRY_DIGITS..];
+        match layer {
+            "" => Key::with_namespace(entry.to_owned(), ""),
+            NAMELESS => Key::in_layer(layer, entry),
+            layer => Key::with_namespace([layer, "/", entry].concat(), layer),
+        }
+    }
+
     /// The key that [`Key::as_str`] gave: of a path, or with a namespace that a token chose.
     pub fn from_canonical(text: &str) -> Result<Key, KeyError> {
         match text.split_once(LAYER_END) {

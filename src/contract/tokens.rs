@@ -13,6 +13,11 @@
 //! read = ["pr/42", "main"]         # in this order, whatever the path says; in place of access and namespaces
 //! write = "pr/42"
 //!
+//! [[token]]
+//! name = "rack-7"
+//! certificate = "builder-7.example.com"     # in place of a token: of an authority in SCCACHE_TLS_CLIENT_CA
+//! access = "build"
+//!
 //! [[local]]                        # sccache's own protocol, which knows no tokens
 //! uid = 1000                       # on the socket; without it all others, and the port
 //! read = ["main"]
@@ -45,11 +50,14 @@ const LONGEST_NAME: usize = 64;
 const SHORTEST_TOKEN: usize = 16;
 /// Maximum length of a token, which is sent with each request.
 pub const LONGEST_TOKEN: usize = 4096;
+/// Maximum length of a certificate's name.
+const LONGEST_CERTIFICATE: usize = 255;
 /// Names of tokens that are set elsewhere.
 pub const RESERVED: [&str; 3] = ["auth", "read", "anonymous"];
-const KEYS: [&str; 8] = [
+const KEYS: [&str; 9] = [
     "name",
     "token",
+    "certificate",
     "access",
     "namespaces",
     "read",
@@ -95,13 +103,33 @@ pub enum Grant {
     Build,
 }
 
+/// How somebody is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Proof {
+    /// By the token itself.
+    Token(Secret),
+    /// By a client certificate with this name: a DNS name or URI of its subject's alternative names, or the common name of
+    /// one that has none of these. It must be the same to the letter.
+    Certificate(String),
+}
+
+impl Named {
+    /// The token itself, where there is one.
+    pub fn token(&self) -> Option<&Secret> {
+        match &self.proof {
+            Proof::Token(token) => Some(token),
+            Proof::Certificate(_) => None,
+        }
+    }
+}
+
 /// A token from the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Named {
     /// Unique in the file.
     pub name: String,
-    /// The token itself.
-    pub token: Secret,
+    /// How its holder is known.
+    pub proof: Proof,
     /// What it allows.
     pub access: Grant,
     /// The namespaces that it may use, including those below; `None` for all.
@@ -210,8 +238,12 @@ fn check_together(file: &TokensFile, faults: &mut Vec<String>) {
         if !names.insert(one.name.as_str()) {
             faults.push(format!("two tokens are called {name}"));
         }
-        if tokens[..index].iter().any(|other| other.token == one.token) {
-            faults.push(format!("{name} is the same as another token"));
+        if tokens[..index].iter().any(|other| other.proof == one.proof) {
+            let what = match one.proof {
+                Proof::Token(_) => "token",
+                Proof::Certificate(_) => "certificate",
+            };
+            faults.push(format!("{name} is the same as another {what}"));
         }
     }
     rules::check_together(&file.issuers, &file.rules, &names, faults);
@@ -272,17 +304,10 @@ fn named(number: usize, entry: &toml::Table, faults: &mut Vec<String>) -> Option
             "{who} has the name of a token that is set otherwise"
         ));
     }
-    let token = string("token").unwrap_or_default();
-    if token.len() < SHORTEST_TOKEN || !Secret::new(token).is_portable() {
-        faults.push(format!(
-            "{who} has no \"token\" of at least {SHORTEST_TOKEN} letters, digits and -._+/="
-        ));
-    }
-    if token.len() > LONGEST_TOKEN {
-        faults.push(format!(
-            "{who} has a \"token\" of more than {LONGEST_TOKEN} letters"
-        ));
-    }
+    let proof = proof(entry).unwrap_or_else(|fault| {
+        faults.push(format!("{who} {fault}"));
+        Proof::Certificate(String::new())
+    });
     let layers = match Layers::parse(entry, is_layer) {
         None => None,
         Some(Ok(layers)) => Some(layers),
@@ -340,13 +365,43 @@ fn named(number: usize, entry: &toml::Table, faults: &mut Vec<String>) -> Option
     }
     (faults.len() == before).then(|| Named {
         name: name.to_owned(),
-        token: Secret::new(token),
+        proof,
         access,
         namespaces: namespaces.flatten(),
         layers,
         replace,
         distribute,
     })
+}
+
+fn proof(entry: &toml::Table) -> Result<Proof, String> {
+    let string = |key: &str| entry.get(key).and_then(toml::Value::as_str);
+    if entry.contains_key("certificate") {
+        if entry.contains_key("token") {
+            return Err("has a \"certificate\" beside its \"token\": write two tables".into());
+        }
+        let name = string("certificate").unwrap_or_default();
+        let is_plain = |name: &str| !name.contains(|c: char| c.is_control() || c.is_whitespace());
+        if name.is_empty() || name.len() > LONGEST_CERTIFICATE || !is_plain(name) {
+            return Err(
+                "has a \"certificate\" that is no name in one, such as \"builder-7.example.com\""
+                    .into(),
+            );
+        }
+        return Ok(Proof::Certificate(name.to_owned()));
+    }
+    let token = string("token").unwrap_or_default();
+    if token.len() < SHORTEST_TOKEN || !Secret::new(token).is_portable() {
+        return Err(format!(
+            "has no \"token\" of at least {SHORTEST_TOKEN} letters, digits and -._+/="
+        ));
+    }
+    if token.len() > LONGEST_TOKEN {
+        return Err(format!(
+            "has a \"token\" of more than {LONGEST_TOKEN} letters"
+        ));
+    }
+    Ok(Proof::Token(Secret::new(token)))
 }
 
 /// A name for use in a message; texts long enough to be a token are not shown.

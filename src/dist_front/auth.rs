@@ -2,14 +2,18 @@
 //! own or by JWT.
 
 use super::exchange::{Exchange, Refusal, credentials};
+use super::revocation::Proof;
 use super::{jwt, wire};
 use crate::base::secret::Secret;
 use crate::contract::gateway_config::WrongToken;
-use crate::gateway::access::{self, Need, Verdict};
+use crate::gateway::access::{self, Caller, Need, Verdict};
 use crate::gateway::connection_limit;
+use crate::gateway::http::Wire;
+use crate::gateway::tls::Presented;
 use hyper::StatusCode;
 use hyper::header::{self, HeaderValue};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 /// Longest version that is shown.
 const VERSION: usize = 32;
@@ -18,22 +22,26 @@ impl Exchange<'_> {
     pub(super) async fn check_client(&self) -> Result<(), Refusal> {
         let authorization = self.parts.headers.get(header::AUTHORIZATION);
         let given = authorization.map(HeaderValue::as_bytes);
-        let message = match self.gateway.access.check(given, Need::Write) {
+        let caller = self
+            .gateway
+            .caller(given, self.presented().map(Arc::as_ref));
+        let message = match caller.may_distribute() {
             Verdict::Allowed => {
                 connection_limit::recognized();
                 return Ok(());
             }
-            Verdict::Forbidden => {
-                "this token may only read the cache (hint: builds need the token that `client-env` prints)"
-            }
+            Verdict::Forbidden => format!(
+                "token {:?} may not use the cluster (hint: `distribute = true` in its table or rule in \
+                 SCCACHE_TOKENS_FILE, or use the token that `client-env` prints)",
+                caller.name().unwrap_or_default()
+            ),
             Verdict::Unauthorized if self.shows_id_token().await => {
                 connection_limit::recognized();
                 return Ok(());
             }
-            Verdict::Unauthorized | Verdict::Misdirected => {
-                "the client's token is not this scheduler's (hint: write the client's file anew with \
-                 `client-env --lane dist`)"
-            }
+            Verdict::Unauthorized | Verdict::Misdirected => "the client's token is not this scheduler's, or its session \
+                is over (hint: log in again, or write the client's file anew with `client-env --lane dist`)"
+                .to_owned(),
         };
         self.wrong_token()?;
         let status = match self.front.config.wrong_token {
@@ -53,8 +61,16 @@ impl Exchange<'_> {
         }
     }
 
+    /// The certificate of its connection.
+    fn presented(&self) -> Option<&Arc<Presented>> {
+        match self.wire {
+            Wire::Plain => None,
+            Wire::Tls(presented) => presented.as_ref(),
+        }
+    }
+
     pub(super) fn check_builder(&self) -> Result<SocketAddr, Refusal> {
-        Ok(self.builder_and_token()?.0)
+        Ok(self.builder_and_proof()?.0)
     }
 
     /// The version of ours that a builder's machine has; stock builders tell none.
@@ -64,8 +80,8 @@ impl Exchange<'_> {
         Some(version.chars().take(VERSION).collect())
     }
 
-    /// The builder, and the token of the file with which it proves itself, where that is none of the settings.
-    pub(super) fn builder_and_token(&self) -> Result<(SocketAddr, Option<Secret>), Refusal> {
+    /// The builder, and the entry of the file with which it proves itself, where that is no token of the settings.
+    pub(super) fn builder_and_proof(&self) -> Result<(SocketAddr, Option<Proof>), Refusal> {
         let token = &self.front.config.builder_token;
         let given = credentials(&self.parts.headers);
         if let (Some(given), Some(key)) = (given, &self.front.config.builder_jwt_key)
@@ -82,7 +98,28 @@ impl Exchange<'_> {
             let is_the_one = access::is_same(token, given.as_bytes());
             if is_the_one || is_named() {
                 connection_limit::recognized();
-                return Ok((address, (!is_the_one).then(|| Secret::new(given))));
+                let proof = (!is_the_one).then(|| Proof::Token(Secret::new(given)));
+                return Ok((address, proof));
+            }
+            if let Some(presented) = self.presented() {
+                let certified = self.gateway.certified(presented);
+                let builds = |holder: &Caller| holder.may(Need::Build) == Verdict::Allowed;
+                let why = match certified {
+                    Ok(holder) if builds(&holder) => {
+                        connection_limit::recognized();
+                        return Ok((address, Some(Proof::Certificate(Arc::clone(presented)))));
+                    }
+                    Ok(_) => {
+                        "its table in SCCACHE_TOKENS_FILE has no access = \"build\"".to_owned()
+                    }
+                    Err(why) => why,
+                };
+                let message = format!("the builder's certificate is good for nothing here: {why}");
+                return Err(Refusal::new(
+                    StatusCode::UNAUTHORIZED,
+                    "dist_server_token",
+                    message,
+                ));
             }
         }
         self.wrong_token()?;

@@ -4,6 +4,7 @@ use super::relay::Outgoing;
 use super::upstream::UpstreamError;
 use super::{Front, wire};
 use crate::gateway::Gateway;
+use crate::gateway::http::Wire;
 use crate::gateway::peer::Peer;
 use bytes::Bytes;
 use http_body_util::{Either, Full};
@@ -57,8 +58,8 @@ pub(super) struct Exchange<'a> {
     pub(super) gateway: &'a Arc<Gateway>,
     pub(super) front: &'a Arc<Front>,
     pub(super) peer: &'a Peer,
-    /// It came by TLS.
-    pub(super) is_tls: bool,
+    /// What it came by.
+    pub(super) wire: &'a Wire,
     pub(super) parts: &'a Parts,
 }
 

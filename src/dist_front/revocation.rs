@@ -1,9 +1,10 @@
-//! Builders that have joined with a token of the file get no more jobs when that is taken out of it.
+//! Builders that have joined with a token or certificate of the file get no more jobs when that is taken out of it.
 
 use super::Front;
 use crate::base::secret::Secret;
 use crate::gateway::Gateway;
-use crate::gateway::access::{Need, Verdict};
+use crate::gateway::access::{Caller, Need, Verdict};
+use crate::gateway::tls::Presented;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,27 +14,46 @@ use tracing::warn;
 /// Between two looks.
 const LOOK: Duration = Duration::from_secs(2);
 
+/// With what a builder has joined.
+#[derive(Debug)]
+pub(super) enum Proof {
+    Token(Secret),
+    Certificate(Arc<Presented>),
+}
+
+impl Proof {
+    /// Who has it now, if it is still good.
+    fn holder(&self, gateway: &Gateway) -> Option<Caller> {
+        match self {
+            Proof::Token(token) => Some(gateway.access.holder(token.reveal().as_bytes())),
+            Proof::Certificate(presented) => gateway.certified(presented).ok(),
+        }
+    }
+}
+
 impl Front {
-    /// A builder has proven itself with a token of the file, or with that of the settings.
-    pub(super) fn joined(&self, gateway: &Gateway, builder: SocketAddr, token: Option<Secret>) {
-        let name = token.as_ref().and_then(|token| {
-            let holder = gateway.access.holder(token.reveal().as_bytes());
+    /// A builder has proven itself with an entry of the file, or with the token of the settings.
+    pub(super) fn joined(&self, gateway: &Gateway, builder: SocketAddr, proof: Option<Proof>) {
+        let name = proof.as_ref().and_then(|proof| {
+            let holder = proof.holder(gateway)?;
             holder.name().map(str::to_owned)
         });
         self.registry().joined_with(&builder, name);
-        let mut tokens = self.tokens.lock();
-        match token {
-            Some(token) => tokens.insert(builder, token),
-            None => tokens.remove(&builder),
+        let mut proofs = self.proofs.lock();
+        match proof {
+            Some(proof) => proofs.insert(builder, proof),
+            None => proofs.remove(&builder),
         };
     }
 
-    /// Looks whether the tokens of builders are still good, for ever.
-    pub(super) async fn look_after_tokens(self: &Arc<Front>, gateway: &Gateway) {
+    /// Looks whether that with which builders have joined is still good, for ever.
+    pub(super) async fn look_after_proofs(self: &Arc<Front>, gateway: &Gateway) {
         loop {
             sleep(LOOK).await;
             for builder in self.revoked(gateway) {
-                warn!("the token of builder {builder} is good no more: it gets no jobs");
+                warn!(
+                    "the token or certificate of builder {builder} is good no more: it gets no jobs"
+                );
                 self.registry().leave(&builder);
                 self.relay_leaves(&builder);
             }
@@ -41,12 +61,12 @@ impl Front {
     }
 
     fn revoked(&self, gateway: &Gateway) -> Vec<SocketAddr> {
-        let mut tokens = self.tokens.lock();
-        let is_bad = |token: &Secret| {
-            let holder = gateway.access.holder(token.reveal().as_bytes());
-            holder.may(Need::Build) != Verdict::Allowed
+        let mut proofs = self.proofs.lock();
+        let is_bad = |proof: &Proof| {
+            let holder = proof.holder(gateway);
+            holder.is_none_or(|holder| holder.may(Need::Build) != Verdict::Allowed)
         };
-        let revoked = tokens.extract_if(|_, token| is_bad(token));
+        let revoked = proofs.extract_if(|_, proof| is_bad(proof));
         revoked.map(|(builder, _)| builder).collect()
     }
 }

@@ -3,8 +3,8 @@
 use super::admission::AdmissionPermit;
 use super::exchange::{Answer, Exchange, JSON, OCTETS, Refusal, TEXT, TUNNEL, passed_on, reply};
 use super::registry::{Assignment, Known};
-use super::relay::wire::heartbeat_taken;
 use super::relay::Told;
+use super::relay::wire::heartbeat_taken;
 use super::upstream::{Health, STATUS, UpstreamError};
 use super::wire::{self, Allocation, JobState};
 use super::{Front, jwt, registry, relay};
@@ -13,6 +13,7 @@ use crate::dist_front::admission::WAIT;
 use crate::gateway::Gateway;
 use crate::gateway::body::read_left_over;
 use crate::gateway::connection_limit;
+use crate::gateway::http::Wire;
 use crate::gateway::peer::Peer;
 use crate::gateway::warnings::REFUSALS;
 use bytes::Bytes;
@@ -115,7 +116,7 @@ impl Route {
 pub(super) async fn answer(
     gateway: &Arc<Gateway>,
     front: &Arc<Front>,
-    (peer, is_tls): (&Peer, bool),
+    (peer, wire): (&Peer, &Wire),
     mut request: Request<Incoming>,
 ) -> Answer {
     let upgrade = hyper::upgrade::on(&mut request);
@@ -127,7 +128,7 @@ pub(super) async fn answer(
         gateway,
         front,
         peer,
-        is_tls,
+        wire,
         parts: &parts,
     };
     let outcome = match route {
@@ -291,7 +292,7 @@ impl Exchange<'_> {
     }
 
     async fn heartbeat(&self, body: &mut Incoming) -> Result<Answer, Refusal> {
-        let (builder, token) = self.builder_and_token()?;
+        let (builder, proof) = self.builder_and_proof()?;
         let body = whole(body, LARGE).await?;
         let bad = |cause| Refusal::new(StatusCode::BAD_REQUEST, "dist_body", cause);
         let heartbeat = wire::heartbeat(&body).map_err(bad)?;
@@ -307,7 +308,7 @@ impl Exchange<'_> {
             let message = format!("a heartbeat of builder {builder}: {stale}");
             Refusal::new(StatusCode::UNAUTHORIZED, reason, message)
         })?;
-        front.joined(self.gateway, builder, token);
+        front.joined(self.gateway, builder, proof);
         front.registry().runs_version(&builder, self.version());
         front.news.notify_one();
         if is_new {

@@ -3,7 +3,8 @@
 //! An idle link does nothing. It looks after the scheduler only when a request went wrong or the supervisor
 //! has started another one, and then until it answers.
 
-use crate::contract::gateway_config::Scheduler;
+use super::certificate::FromFiles;
+use crate::contract::gateway_config::{ClientCertificate, Scheduler};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::handshake;
@@ -22,6 +23,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::ClientConfig;
+use tokio_rustls::rustls::client::Resumption;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tracing::warn;
@@ -89,11 +91,13 @@ pub struct UpstreamClient {
 
 impl UpstreamClient {
     /// Down until the first look.
-    pub fn new(scheduler: Scheduler) -> UpstreamClient {
+    pub fn new(scheduler: Scheduler, certificate: Option<ClientCertificate>) -> UpstreamClient {
         let since = Instant::now();
         UpstreamClient {
             tls: match &scheduler {
-                Scheduler::Remote(url) if url.starts_with("https://") => Some(tls(url)),
+                Scheduler::Remote(url) if url.starts_with("https://") => {
+                    Some(tls(url, certificate))
+                }
                 Scheduler::Remote(_) | Scheduler::Local(_) => None,
             },
             scheduler,
@@ -337,17 +341,28 @@ fn authority(url: &str) -> &str {
 
 /// How TLS is spoken with a scheduler, and with which name: with the system's authorities, or those of SSL_CERT_FILE, as
 /// sccache's own programs do it.
-fn tls(url: &str) -> Result<(Arc<ClientConfig>, ServerName<'static>), String> {
+fn tls(
+    url: &str,
+    certificate: Option<ClientCertificate>,
+) -> Result<(Arc<ClientConfig>, ServerName<'static>), String> {
     let host = authority(url)
         .rsplit_once(':')
         .map_or(url, |(host, _)| host);
     let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned());
     let name = name.map_err(|cause| format!("\"{host}\" is no name of a server: {cause}"))?;
-    let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .and_then(BuilderVerifierExt::with_platform_verifier)
-        .map_err(|cause| cause.to_string())?
-        .with_no_client_auth();
+        .map_err(|cause| cause.to_string())?;
+    let mut config = match certificate {
+        Some(files) => {
+            let mut config = builder.with_client_cert_resolver(Arc::new(FromFiles::new(files)));
+            // A session that is resumed is the former certificate's.
+            config.resumption = Resumption::disabled();
+            config
+        }
+        None => builder.with_no_client_auth(),
+    };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok((Arc::new(config), name))
 }
@@ -368,7 +383,7 @@ mod tests {
         let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = closed.local_addr().unwrap();
         drop(closed);
-        let link = UpstreamClient::new(Scheduler::Local(address));
+        let link = UpstreamClient::new(Scheduler::Local(address), None);
         link.up();
         for _ in 0..2 {
             let answer = link.ask(Request::default(), Duration::from_secs(5)).await;

@@ -6,6 +6,7 @@ use crate::contract::sccache::{ANY_VERSION, OWN_PROTOCOL};
 use crate::gateway::metrics::Protocol;
 use crate::gateway::socket::{Prompt, Socket};
 use crate::gateway::stopping::{LAST_WORDS, a_moment_after};
+use crate::gateway::tls::Presented;
 use crate::gateway::warnings::REFUSALS;
 use crate::gateway::{Gateway, http, ipc};
 use std::io;
@@ -229,8 +230,8 @@ async fn converse<S: Socket>(
             match tls.shake_hands(tokio::io::join(reader, writer)).await {
                 Ok(stream) => {
                     let _open = gateway.metrics.connection(Protocol::http);
-                    http::converse_by_hyper(&gateway, stream, peer, http::Wire::Tls, stopping)
-                        .await;
+                    let wire = http::Wire::Tls(Presented::of(stream.get_ref().1));
+                    http::converse_by_hyper(&gateway, stream, peer, wire, stopping).await;
                 }
                 Err(cause) => gateway.refuse("tls", &peer, &what, &cause),
             }

@@ -18,14 +18,20 @@ use self::issued::Issued;
 use crate::base::secret::Secret;
 use crate::contract::gateway_config::Config;
 use crate::contract::gateway_status::SessionStatus;
-use crate::contract::tokens::{Grant, Layers, Local, Named, TokensFile};
+use crate::contract::tokens::{Grant, Layers, Local, Named, Proof, Rule, TokensFile};
 use crate::gateway::sessions::Sessions;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use parking_lot::{Mutex, MutexGuard, RwLock};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
+
+/// The digest of no token.
+const NO_TOKENS: [u8; 32] = [0; 32];
+const BY_TOKEN: &str = "a token";
+const CLUSTER: &str = "; uses the cluster";
 
 /// What an HTTP request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +80,8 @@ struct Entry {
     name: String,
     /// `None` for those who need no token.
     digest: Option<[u8; 32]>,
+    /// How its holder is known, in words.
+    proof: String,
     grant: Grant,
     scope: Scope,
     /// Entries that must not change may be replaced.
@@ -87,6 +95,8 @@ struct Entry {
 #[derive(Debug)]
 struct InForce {
     entries: Vec<Arc<Entry>>,
+    /// By the name in a client's certificate.
+    certificates: Vec<(String, Arc<Entry>)>,
     anonymous: Option<Arc<Entry>>,
     local: Vec<Local>,
     rules: Vec<RuleInForce>,
@@ -98,7 +108,17 @@ struct RuleInForce {
     name: String,
     /// Tells two versions of it from each other.
     digest: [u8; 32],
+    granted: Granted,
     uses: Arc<Uses>,
+}
+
+/// What somebody may do, and how they are known, in words without a secret.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Granted {
+    /// `a token`, `the certificate builder-7`.
+    pub proof: String,
+    /// `reads pr/42, main; writes pr/42`.
+    pub grants: String,
 }
 
 /// The tokens in force. They can be replaced while requests are judged.
@@ -118,9 +138,15 @@ impl Access {
     /// Takes over the tokens of `config`. `logins` is what [`Access::logins`] gave before; `secret` must be new each time.
     pub fn new(config: &Config, logins: Option<&str>, secret: [u8; 32]) -> Access {
         let (writers, readers) = (Arc::<Uses>::default(), Arc::<Uses>::default());
-        let entry = |name: &str, digest, grant, uses: &Arc<Uses>| {
+        let entry = |name: &str, digest: Option<_>, grant, uses: &Arc<Uses>| {
             Arc::new(Entry {
                 name: name.to_owned(),
+                proof: if digest.is_some() {
+                    BY_TOKEN
+                } else {
+                    "nothing"
+                }
+                .to_owned(),
                 digest,
                 grant,
                 scope: Scope::All,
@@ -146,6 +172,7 @@ impl Access {
             sessions: Sessions::new(own, logins, secret),
             in_force: RwLock::new(Arc::new(InForce {
                 entries: fixed.clone(),
+                certificates: Vec::new(),
                 anonymous: anonymous.clone(),
                 local: Vec::new(),
                 rules: Vec::new(),
@@ -164,29 +191,42 @@ impl Access {
     pub fn replace(&self, file: &TokensFile) -> Result<(), String> {
         let before = self.in_force();
         let mut entries = self.fixed.clone();
+        let mut certificates = Vec::new();
         for one in &file.tokens {
-            let digest = digest(one.token.reveal().as_bytes());
+            let digest = match &one.proof {
+                Proof::Token(token) => digest(token.reveal().as_bytes()),
+                Proof::Certificate(_) => NO_TOKENS,
+            };
             if let Some(same) = self.fixed.iter().find(|fixed| fixed.digest == Some(digest)) {
                 return Err(format!(
                     "\"{}\" is the same token as \"{}\"",
                     one.name, same.name
                 ));
             }
-            let known = before.entries.iter().find(|entry| entry.name == one.name);
-            entries.push(Arc::new(Entry {
+            let known = before.all().find(|entry| entry.name == one.name);
+            let entry = Arc::new(Entry {
                 name: one.name.clone(),
+                proof: match &one.proof {
+                    Proof::Token(_) => BY_TOKEN.to_owned(),
+                    Proof::Certificate(name) => format!("the certificate {name}"),
+                },
                 digest: Some(digest),
                 grant: one.access,
                 scope: scope_of(one),
                 replace: one.replace,
                 distribute: one.distribute,
                 uses: known.map_or_else(Arc::default, |entry| Arc::clone(&entry.uses)),
-            }));
+            });
+            match &one.proof {
+                Proof::Token(_) => entries.push(entry),
+                Proof::Certificate(name) => certificates.push((name.clone(), entry)),
+            }
         }
         let anonymous = self.anonymous.as_ref().map(|open| match &file.anonymous {
             None => Arc::clone(open),
             Some(layers) => Arc::new(Entry {
                 name: open.name.clone(),
+                proof: open.proof.clone(),
                 digest: None,
                 grant: open.grant,
                 scope: Scope::Layers(layers.clone()),
@@ -197,6 +237,7 @@ impl Access {
         });
         let next = InForce {
             entries,
+            certificates,
             anonymous,
             local: file.local.clone(),
             rules: (file.rules.iter())
@@ -206,6 +247,11 @@ impl Access {
                     RuleInForce {
                         name: rule.name.clone(),
                         digest: issued::digest_of(rule),
+                        granted: Granted {
+                            proof: words_of(rule),
+                            grants: rule.layers.describe()
+                                + if rule.distribute { CLUSTER } else { "" },
+                        },
                         uses: known.map_or_else(Arc::default, |known| Arc::clone(&known.uses)),
                     }
                 })
@@ -237,7 +283,21 @@ impl Access {
             entry: found.or_else(|| self.in_force().anonymous.clone()),
             has_sent_a_token: token.is_some(),
             is_misdirected: false,
+            not_certified: None,
         }
+    }
+
+    /// Who is known by a certificate with these names; the first entry of the file that has one of them.
+    pub fn certified(&self, names: &[String]) -> Option<Caller> {
+        let in_force = self.in_force();
+        let mut certificates = in_force.certificates.iter();
+        let (_, entry) = certificates.find(|(name, _)| names.contains(name))?;
+        Some(Caller {
+            entry: Some(Arc::clone(entry)),
+            has_sent_a_token: true,
+            is_misdirected: false,
+            not_certified: None,
+        })
     }
 
     /// Who logs in with this token; what everybody may do does not count here.
@@ -246,18 +306,19 @@ impl Access {
             entry: self.find(token),
             has_sent_a_token: true,
             is_misdirected: false,
+            not_certified: None,
         }
     }
 
     /// The token, or whoever needs none, of this name.
     pub fn named(&self, name: &str) -> Option<Caller> {
         let in_force = self.in_force();
-        let mut all = in_force.entries.iter().chain(&in_force.anonymous);
-        let entry = all.find(|entry| entry.name == name)?;
+        let entry = in_force.all().find(|entry| entry.name == name)?;
         Some(Caller {
             entry: Some(Arc::clone(entry)),
             has_sent_a_token: true,
             is_misdirected: false,
+            not_certified: None,
         })
     }
 
@@ -267,8 +328,9 @@ impl Access {
         Caller {
             entry: Some(Arc::new(Entry {
                 name: name.to_owned(),
+                proof: String::new(),
                 // It is nobody's token, but it is no stranger either.
-                digest: Some([0; 32]),
+                digest: Some(NO_TOKENS),
                 grant: match layers.write {
                     Some(_) => Grant::Write,
                     None => Grant::Read,
@@ -280,6 +342,7 @@ impl Access {
             })),
             has_sent_a_token: true,
             is_misdirected: false,
+            not_certified: None,
         }
     }
 
@@ -303,6 +366,7 @@ impl Access {
             let rule = rules.find(|rule| rule.digest == session.rule_digest)?;
             Some(Arc::new(Entry {
                 name: session.name(),
+                proof: String::new(),
                 digest: Some(*digest),
                 grant: match session.layers.write {
                     Some(_) => Grant::Write,
@@ -385,6 +449,7 @@ impl Access {
             entry: Some(choose(entries, same.into_iter())?),
             has_sent_a_token: true,
             is_misdirected: false,
+            not_certified: None,
         })
     }
 
@@ -403,20 +468,10 @@ impl Access {
         self.sessions.text()
     }
 
-    /// Judges an `Authorization` header where no namespace is asked for, as on the scheduler's port; a token of some
-    /// namespaces only is refused, unless it says that it is good for that.
-    pub fn check(&self, authorization: Option<&[u8]>, need: Need) -> Verdict {
-        match self.caller(authorization) {
-            caller if caller.distributes() => Verdict::Allowed,
-            caller if caller.is_restricted() => Verdict::Forbidden,
-            caller => caller.may(need),
-        }
-    }
-
     /// What was done with each token in force, by name.
     pub fn uses(&self) -> Vec<(String, Arc<Uses>)> {
         let in_force = self.in_force();
-        let all = in_force.entries.iter().chain(&in_force.anonymous);
+        let all = in_force.all();
         let mut uses: Vec<_> = all
             .map(|entry| (entry.name.clone(), Arc::clone(&entry.uses)))
             .collect();
@@ -425,6 +480,54 @@ impl Access {
         uses.extend(rules.map(|rule| (rule.name.clone(), Arc::clone(&rule.uses))));
         uses
     }
+
+    /// What each of them may do, by name, as it was understood.
+    pub fn granted(&self) -> BTreeMap<String, Granted> {
+        let in_force = self.in_force();
+        let entries = in_force.all().map(|entry| {
+            let granted = Granted {
+                proof: entry.proof.clone(),
+                grants: entry.grants(),
+            };
+            (entry.name.clone(), granted)
+        });
+        let rules = in_force.rules.iter();
+        let rules = rules.map(|rule| (rule.name.clone(), rule.granted.clone()));
+        entries.chain(rules).collect()
+    }
+}
+
+impl InForce {
+    /// All who have a name in the file or the settings.
+    fn all(&self) -> impl Iterator<Item = &Arc<Entry>> {
+        let certified = self.certificates.iter().map(|(_, entry)| entry);
+        self.entries.iter().chain(certified).chain(&self.anonymous)
+    }
+}
+
+impl Entry {
+    /// What it may do, in words.
+    fn grants(&self) -> String {
+        let writes = match self.grant {
+            Grant::Build => return "is a builder of the cluster".to_owned(),
+            Grant::Write => true,
+            Grant::Read => false,
+        };
+        let is_layered = matches!(self.scope, Scope::Layers(_));
+        let replaces = self.replace && !is_layered;
+        let clusters = self.distribute || (writes && self.scope == Scope::All);
+        let replaces = if replaces { ", replaces results" } else { "" };
+        let clusters = if clusters { CLUSTER } else { "" };
+        format!("{}{replaces}{clusters}", self.scope.describe(writes))
+    }
+}
+
+/// Whose jobs a rule is for, in words.
+fn words_of(rule: &Rule) -> String {
+    let claims = rule.claims.iter();
+    let claims = claims.map(|(name, values)| format!("{name} = {}", values.join(" or ")));
+    let claims: Vec<String> = claims.collect();
+    format!("an ID token of {} with {}", rule.issuer, claims.join(", "))
 }
 
 fn scope_of(token: &Named) -> Scope {

@@ -11,7 +11,8 @@
 //! orders            repository, job, branch -> keys in the order in which a build asked for them
 //! ```
 //!
-//! Everything is bounded. Calls block: they belong on a thread that may.
+//! Builds of guests (see [`Partition`]) have tables of their own: whatever they report, and however often, nothing of the
+//! others' goes for it. Everything is bounded. Calls block: they belong on a thread that may.
 
 mod file;
 
@@ -24,8 +25,8 @@ use crate::explain::report::Report;
 use crate::gateway::history::{Point, Range};
 use crate::store::{Removal, RemovalCause};
 use redb::{
-    Database as File, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
-    WriteTransaction,
+    Database as File, ReadableDatabase, ReadableTable, ReadableTableMetadata, Table,
+    TableDefinition, WriteTransaction,
 };
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -35,13 +36,53 @@ type Id = [u8; 16];
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const MINUTES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("minutes");
 const HOURS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("hours");
-const BUILDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("builds");
-const DETAILS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("details");
-const PRINTS: TableDefinition<'_, &Id, &[u8]> = TableDefinition::new("prints");
-const IDENTITIES: TableDefinition<'_, &Id, &[u8]> = TableDefinition::new("identities");
-const AGES: TableDefinition<'_, (u64, &Id), ()> = TableDefinition::new("ages");
 const RESULTS: TableDefinition<'_, &Id, &[u8]> = TableDefinition::new("results");
-const ORDERS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("orders");
+
+/// What is known of builds.
+struct Tables {
+    builds: TableDefinition<'static, &'static str, &'static [u8]>,
+    details: TableDefinition<'static, &'static str, &'static [u8]>,
+    prints: TableDefinition<'static, &'static Id, &'static [u8]>,
+    identities: TableDefinition<'static, &'static Id, &'static [u8]>,
+    ages: TableDefinition<'static, (u64, &'static Id), ()>,
+    orders: TableDefinition<'static, &'static str, &'static [u8]>,
+}
+
+const OWNERS: Tables = Tables {
+    builds: TableDefinition::new("builds"),
+    details: TableDefinition::new("details"),
+    prints: TableDefinition::new("prints"),
+    identities: TableDefinition::new("identities"),
+    ages: TableDefinition::new("ages"),
+    orders: TableDefinition::new("orders"),
+};
+
+const GUESTS: Tables = Tables {
+    builds: TableDefinition::new("guests_builds"),
+    details: TableDefinition::new("guests_details"),
+    prints: TableDefinition::new("guests_prints"),
+    identities: TableDefinition::new("guests_identities"),
+    ages: TableDefinition::new("guests_ages"),
+    orders: TableDefinition::new("guests_orders"),
+};
+
+/// Whose builds remember something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Partition {
+    /// What tells it from others.
+    pub name: String,
+    /// They write only to a branch, such as a pull request's, or nothing at all.
+    pub is_guest: bool,
+}
+
+impl Partition {
+    fn tables(&self) -> &'static Tables {
+        match self.is_guest {
+            true => &GUESTS,
+            false => &OWNERS,
+        }
+    }
+}
 
 /// Name of the file, in the store's folder.
 pub const FILE: &str = paths::HISTORY;
@@ -128,6 +169,8 @@ pub struct Learned {
     pub compile_ms: Option<u64>,
     /// Why it was not stored.
     pub refused: Option<String>,
+    /// The key is in a namespace to which the build writes.
+    pub is_own: bool,
 }
 
 /// Keys in the order in which a build asked for them.
@@ -141,18 +184,20 @@ impl Database {
     /// Opens the file in the store's folder, and begins a new one beside one that cannot be read.
     pub fn open(folder: &Path, budget: u64) -> Result<Database> {
         let file = open_file(&folder.join(FILE))?;
-        if file.begin_read()?.open_table(ORDERS).is_err() {
+        if file.begin_read()?.open_table(GUESTS.orders).is_err() {
             let write = file.begin_write()?;
             write.open_table(META)?;
             write.open_table(MINUTES)?;
             write.open_table(HOURS)?;
-            write.open_table(BUILDS)?;
-            write.open_table(DETAILS)?;
-            write.open_table(PRINTS)?;
-            write.open_table(IDENTITIES)?;
-            write.open_table(AGES)?;
             write.open_table(RESULTS)?;
-            write.open_table(ORDERS)?;
+            for tables in [&OWNERS, &GUESTS] {
+                write.open_table(tables.builds)?;
+                write.open_table(tables.details)?;
+                write.open_table(tables.prints)?;
+                write.open_table(tables.identities)?;
+                write.open_table(tables.ages)?;
+                write.open_table(tables.orders)?;
+            }
             write.commit()?;
         }
         let (least, most) = PRINTS_KEPT;
@@ -229,10 +274,15 @@ impl Database {
     }
 
     /// Earlier compiles of the same thing, and how long the one with this fingerprint takes.
-    pub fn earlier(&self, identity: &str, print: &Print) -> Result<(Vec<Earlier>, Option<u64>)> {
-        let read = self.file.begin_read()?;
-        let (prints, results) = (read.open_table(PRINTS)?, read.open_table(RESULTS)?);
-        let ids = read.open_table(IDENTITIES)?.get(&id_of(identity))?;
+    pub fn earlier(
+        &self,
+        partition: &Partition,
+        identity: &str,
+        print: &Print,
+    ) -> Result<(Vec<Earlier>, Option<u64>)> {
+        let (read, tables) = (self.file.begin_read()?, partition.tables());
+        let (prints, results) = (read.open_table(tables.prints)?, read.open_table(RESULTS)?);
+        let ids = read.open_table(tables.identities)?.get(&id_of(identity))?;
         let ids = ids.map(|ids| ids.value().to_vec()).unwrap_or_default();
         let mut earlier = Vec::new();
         let mut took = None;
@@ -303,16 +353,16 @@ impl Database {
     /// Remembers the compiles of a build, its report, and the order of its keys.
     pub fn learn(
         &self,
-        partition: &str,
+        partition: &Partition,
         learned: Vec<Learned>,
         report: &Report,
         order: Option<(&Labels, Order)>,
     ) -> Result<()> {
-        let write = self.begin_write()?;
+        let (write, tables) = (self.begin_write()?, partition.tables());
         {
-            let mut prints = write.open_table(PRINTS)?;
-            let mut identities = write.open_table(IDENTITIES)?;
-            let mut ages = write.open_table(AGES)?;
+            let mut prints = write.open_table(tables.prints)?;
+            let mut identities = write.open_table(tables.identities)?;
+            let mut ages = write.open_table(tables.ages)?;
             let mut results = write.open_table(RESULTS)?;
             for one in learned {
                 let (id, identity) = (one.print.id(&one.identity), id_of(&one.identity));
@@ -324,14 +374,20 @@ impl Database {
                 known.compile_ms = one.compile_ms.or(known.compile_ms);
                 if let Some(result) = one.result {
                     if let Some(old) = known.result.filter(|old| *old != result) {
-                        results.remove(&old)?;
+                        forget(&mut results, &old, &id)?;
                     }
-                    let stored = Stored {
-                        print: id,
-                        compile_ms: known.compile_ms,
-                        fate: Fate::Unknown,
-                    };
-                    results.insert(&result, encode(&stored).as_slice())?;
+                    let before = results.get(&result)?;
+                    let before = before.and_then(|it| decode::<Stored>(it.value()));
+                    // What is another's to write is another's to know.
+                    if one.is_own || before.is_none() {
+                        let took = before.and_then(|it| it.compile_ms);
+                        let stored = Stored {
+                            print: id,
+                            compile_ms: known.compile_ms.or(took),
+                            fate: Fate::Unknown,
+                        };
+                        results.insert(&result, encode(&stored).as_slice())?;
+                    }
                     (known.result, known.refused) = (Some(result), None);
                 } else if one.refused.is_some() {
                     known.refused = one.refused;
@@ -358,7 +414,7 @@ impl Database {
                     .and_then(|it| decode::<Known>(it.value()));
                 let Some(gone) = gone else { continue };
                 if let Some(result) = gone.result {
-                    results.remove(&result)?;
+                    forget(&mut results, &result, &oldest)?;
                 }
                 let ids = identities.get(&gone.identity)?;
                 let ids = ids.map(|ids| ids.value().to_vec()).unwrap_or_default();
@@ -371,13 +427,13 @@ impl Database {
             }
         }
         {
-            let mut builds = write.open_table(BUILDS)?;
+            let mut builds = write.open_table(tables.builds)?;
             builds.insert(&*report.build, encode(&report.head()).as_slice())?;
             // Their ids are in the order of time.
             while builds.len()? > BUILDS_KEPT {
                 builds.pop_first()?;
             }
-            let mut details = write.open_table(DETAILS)?;
+            let mut details = write.open_table(tables.details)?;
             let text = encode(report);
             if text.len() <= LONGEST_DETAIL {
                 details.insert(&*report.build, text.as_slice())?;
@@ -387,8 +443,11 @@ impl Database {
             }
         }
         if let Some((labels, order)) = order {
-            let mut orders = write.open_table(ORDERS)?;
-            orders.insert(&*order_name(partition, labels), encode(&order).as_slice())?;
+            let mut orders = write.open_table(tables.orders)?;
+            orders.insert(
+                &*order_name(&partition.name, labels),
+                encode(&order).as_slice(),
+            )?;
             while orders.len()? > ORDERS_KEPT {
                 let mut oldest = None;
                 for row in orders.iter()? {
@@ -408,9 +467,10 @@ impl Database {
 
     /// The keys that a build with these labels asked for the last time, in its order; those of another branch if there
     /// was none on this one.
-    pub fn order(&self, partition: &str, labels: &Labels) -> Result<Option<Order>> {
+    pub fn order(&self, partition: &Partition, labels: &Labels) -> Result<Option<Order>> {
         let read = self.file.begin_read()?;
-        let orders = read.open_table(ORDERS)?;
+        let orders = read.open_table(partition.tables().orders)?;
+        let partition = &partition.name;
         if let Some(order) = orders.get(&*order_name(partition, labels))? {
             return Ok(decode(order.value()));
         }
@@ -439,22 +499,31 @@ impl Database {
     /// The last builds, the latest first, without their compiles.
     pub fn builds(&self, most: usize) -> Result<Vec<Report>> {
         let read = self.file.begin_read()?;
-        let builds = read.open_table(BUILDS)?;
-        let mut found = Vec::new();
-        for row in builds.iter()?.rev().take(most) {
-            found.extend(decode(row?.1.value()));
+        let mut found = Vec::<Report>::new();
+        for tables in [&OWNERS, &GUESTS] {
+            for row in read.open_table(tables.builds)?.iter()?.rev().take(most) {
+                found.extend(decode::<Report>(row?.1.value()));
+            }
         }
+        // Their ids are in the order of time.
+        found.sort_by(|one, other| other.build.cmp(&one.build));
+        found.truncate(most);
         Ok(found)
     }
 
     /// One build, with its compiles if they are still kept.
     pub fn build(&self, id: &str) -> Result<Option<Report>> {
         let read = self.file.begin_read()?;
-        let found = match read.open_table(DETAILS)?.get(id)? {
-            Some(found) => Some(found),
-            None => read.open_table(BUILDS)?.get(id)?,
-        };
-        Ok(found.and_then(|found| decode(found.value())))
+        for tables in [&OWNERS, &GUESTS] {
+            let found = match read.open_table(tables.details)?.get(id)? {
+                Some(found) => Some(found),
+                None => read.open_table(tables.builds)?.get(id)?,
+            };
+            if let Some(found) = found {
+                return Ok(decode(found.value()));
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -465,6 +534,20 @@ pub struct Lifetime {
     pub since_unix_seconds: u64,
     #[serde(flatten)]
     pub sums: Point,
+}
+
+/// Forgets a result that is known by this fingerprint.
+fn forget(
+    results: &mut Table<'_, &'static Id, &'static [u8]>,
+    result: &Id,
+    print: &Id,
+) -> Result<()> {
+    let stored = results.get(result)?;
+    let stored = stored.and_then(|it| decode::<Stored>(it.value()));
+    if stored.is_some_and(|stored| stored.print == *print) {
+        results.remove(result)?;
+    }
+    Ok(())
 }
 
 /// Sorted by job and repository, so that branches of one job lie together.

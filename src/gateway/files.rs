@@ -79,13 +79,20 @@ impl Files {
 
 /// All files of a configuration that may change.
 pub(super) fn paths(config: &Config) -> Vec<PathBuf> {
-    let tls = config.tls.iter().flat_map(|tls| [&tls.cert, &tls.key]);
+    let tls = config.tls.iter();
+    let tls = tls.flat_map(|tls| [&tls.cert, &tls.key].into_iter().chain(&tls.client_ca));
     config.tokens_file.iter().chain(tls).cloned().collect()
 }
 
 /// A file that we may not read now we may not read later either; all other faults can be mended while we run.
 pub(crate) fn check_rights(config: &Config) -> Result<(), (PathBuf, io::Error)> {
-    for path in paths(config) {
+    let dist = config.dist.as_ref();
+    let presented = dist.and_then(|dist| dist.client_certificate.as_ref());
+    let presented = presented.map(|files| [files.cert.clone(), files.key.clone()]);
+    for path in paths(config)
+        .into_iter()
+        .chain(presented.into_iter().flatten())
+    {
         if let Err(cause) = regular_file::open(&path)
             && cause.kind() == io::ErrorKind::PermissionDenied
         {
@@ -101,6 +108,9 @@ pub(crate) fn reread(gateway: &Gateway) {
     let mut seen = files.reading.lock();
     if let Some(path) = &gateway.config.tokens_file {
         let mut unbounded = Vec::new();
+        let mut unproven = false;
+        let tls = gateway.config.tls.as_ref();
+        let asks_for_certificates = tls.is_some_and(|tls| tls.client_ca.is_some());
         let found = tokens::read(path).and_then(|file| {
             let tokens = &file.tokens;
             // Before anybody can use them: what comes with a request may end in a line of the log.
@@ -110,6 +120,7 @@ pub(crate) fn reread(gateway: &Gateway) {
             })?;
             gateway.oidc.replace(&file);
             unbounded = branches_without_quota(gateway, &file);
+            unproven = tokens.iter().any(|one| one.token().is_none()) && !asks_for_certificates;
             let names = tokens.iter().map(|token| token.name.as_str());
             let rules = file.rules.iter().map(|rule| rule.name.as_str());
             let names: Vec<&str> = names.chain(rules).collect();
@@ -121,6 +132,12 @@ pub(crate) fn reread(gateway: &Gateway) {
             warn!(
                 "\"{name}\" writes to \"{namespace}\", which has no quota, and may push out what others read: set one, \
                  or one for all like it, such as SCCACHE_QUOTAS=pr/*=5G"
+            );
+        }
+        if unproven && is_news {
+            warn!(
+                "SCCACHE_TOKENS_FILE has a certificate, and no client can present one: set SCCACHE_TLS_CLIENT_CA to the \
+                 file of its authority, beside SCCACHE_TLS_CERT"
             );
         }
         files.note(|faults| faults.tokens = found.err());
@@ -166,7 +183,7 @@ fn hide(gateway: &Gateway, hidden: &mut Vec<Secret>, tokens: &[Named]) {
     let Some(socket) = &gateway.config.control_socket else {
         return;
     };
-    let tokens = tokens.iter().map(|one| &one.token);
+    let tokens = tokens.iter().filter_map(Named::token);
     let (known, new): (Vec<_>, Vec<_>) = tokens.cloned().partition(|one| hidden.contains(one));
     *hidden = known;
     for token in new {

@@ -27,6 +27,7 @@ use crate::gateway::journal::Did;
 use crate::gateway::metrics::Protocol;
 use crate::gateway::once::NotStored;
 use crate::gateway::socket::Socket;
+use crate::gateway::tls::Presented;
 use crate::gateway::{Gateway, bazel};
 use crate::store;
 use answer::{Answer, Refusal, empty, full, text};
@@ -87,12 +88,12 @@ pub(crate) async fn converse<S: Socket>(
 }
 
 /// What a request came over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) enum Wire {
     /// HTTP as it is.
     Plain,
-    /// HTTP inside TLS.
-    Tls,
+    /// HTTP inside TLS, with what the client has shown there.
+    Tls(Option<Arc<Presented>>),
 }
 
 /// The same by hyper alone, which can speak over anything.
@@ -104,12 +105,13 @@ pub(crate) async fn converse_by_hyper<IO: AsyncRead + AsyncWrite + Unpin + Send 
     mut stopping: watch::Receiver<bool>,
 ) {
     let service = service_fn(|request: Request<Incoming>| {
-        let gateway = Arc::clone(gateway);
+        let (gateway, wire) = (Arc::clone(gateway), wire.clone());
         async move {
             let _working = connection_limit::works();
             let (mut parts, mut body) = request.into_parts();
-            if wire == Wire::Tls {
+            if let Wire::Tls(presented) = wire {
                 parts.extensions.insert(front::OverTls);
+                presented.map(|presented| parts.extensions.insert(presented));
             }
             let answer = answer(&gateway, &peer, parts, &mut body).await;
             Ok::<_, Infallible>(answer.map(|body| Held { body, _working }))
@@ -177,9 +179,9 @@ async fn answer(
 ) -> Answer {
     let (started, _in_flight) = (Instant::now(), gateway.metrics.in_flight());
     let authorization = parts.headers.get(header::AUTHORIZATION);
-    let caller = gateway
-        .access
-        .caller(authorization.map(HeaderValue::as_bytes));
+    let authorization = authorization.map(HeaderValue::as_bytes);
+    let presented = parts.extensions.get::<Arc<Presented>>();
+    let caller = gateway.caller(authorization, presented.map(Arc::as_ref));
     let caller = match caller.is_anonymous() && !is_asked_by_name(gateway, &parts) {
         true => caller.misdirected(),
         false => caller,
@@ -340,6 +342,10 @@ fn permit(gateway: &Gateway, peer: &Peer, caller: &Caller, need: Need) -> Result
         }
         Verdict::Unauthorized => {
             gateway.metrics.auth_failed();
+            if let Some(why) = caller.why_not_certified() {
+                let message = format!("the client's certificate is good for nothing here: {why}");
+                return Err(Refusal::new(StatusCode::UNAUTHORIZED, "auth", message));
+            }
             if !caller.has_sent_a_token() {
                 let message = "this needs a token: as bearer, or as password of any user";
                 return Err(Refusal::new(StatusCode::UNAUTHORIZED, "auth", message));

@@ -16,7 +16,8 @@ mod taken;
 
 pub(super) use self::taken::Taken;
 use self::taken::{Request, identity};
-use super::database::{Database, Lifetime};
+use super::access::Scope;
+use super::database::{Database, Lifetime, Partition};
 use crate::base::time::unix_seconds;
 use crate::contract::gateway_status::Totals;
 use crate::contract::key::Key;
@@ -27,7 +28,6 @@ use crate::store::{self, Store};
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::{HashMap, VecDeque};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -37,6 +37,8 @@ use tracing::warn;
 const EVENTS: usize = 64 << 10;
 /// Builds that may be open at a time; the oldest is given up for a new one.
 const OPEN: usize = 256;
+/// The same of one sender.
+const OPEN_OF_ONE: usize = 16;
 /// After this time nobody ends a build any more.
 const LONGEST: Duration = Duration::from_secs(12 * 60 * 60);
 /// How far clocks of client and gateway may differ within a build, in milliseconds.
@@ -74,11 +76,9 @@ pub(crate) enum Did {
     Refused(&'static str),
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Event {
-    number: u64,
     at: Instant,
-    sender: Arc<Sender>,
     key: Key,
     did: Did,
     lost: Option<store::Lost>,
@@ -89,19 +89,38 @@ struct Open {
     id: String,
     sender: Sender,
     began: Instant,
-    first: u64,
     writes: bool,
+    /// What its sender has asked for since.
+    events: VecDeque<Event>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    open: VecDeque<Open>,
-    events: VecDeque<Event>,
-    next: u64,
-    /// The last sender: most of a build's requests come from one.
-    sender: Option<Arc<Sender>>,
+    open: Vec<Open>,
+    /// Of all open builds.
+    events: usize,
     /// Of misses that are being answered.
     lost: HashMap<Key, store::Lost>,
+}
+
+impl State {
+    fn remove(&mut self, place: usize) -> Open {
+        let open = self.open.remove(place);
+        self.events -= open.events.len();
+        open
+    }
+
+    /// The oldest build of the token that has the most.
+    fn crowd(&self) -> usize {
+        let of_one = |token: &Option<String>| {
+            let all = self.open.iter();
+            all.filter(|one| one.sender.token == *token).count()
+        };
+        // Of equal ones, the last is the greatest.
+        let places = (0..self.open.len()).rev();
+        let crowd = places.max_by_key(|place| of_one(&self.open[*place].sender.token));
+        crowd.unwrap_or_default()
+    }
 }
 
 /// Builds, and what outlives the gateway.
@@ -192,28 +211,28 @@ impl Journal {
         }
         let (sender, at) = (sender(), Instant::now());
         let mut state = self.state();
-        let sender = match state.sender.take() {
-            Some(last) if *last == sender => last,
-            Some(_) | None => Arc::new(sender),
-        };
+        let State { open, events, lost } = &mut *state;
         let lost = match did {
-            Did::Miss => state.lost.remove(key),
+            Did::Miss => lost.remove(key),
             Did::Hit(_) | Did::Write(_) | Did::Refused(_) => None,
         };
-        let number = state.next;
-        state.next += 1;
-        if state.events.len() == EVENTS {
-            state.events.pop_front();
+        for one in open.iter_mut().filter(|one| one.sender.matches(&sender)) {
+            one.events.push_back(Event {
+                at,
+                key: key.clone(),
+                did,
+                lost,
+            });
+            *events += 1;
         }
-        state.sender = Some(Arc::clone(&sender));
-        state.events.push_back(Event {
-            number,
-            at,
-            sender,
-            key: key.clone(),
-            did,
-            lost,
-        });
+        // Whoever asks for the most forgets first, and some at once, so that nobody can make another build forget.
+        while *events > EVENTS {
+            let longest = open.iter_mut().max_by_key(|one| one.events.len());
+            let Some(longest) = longest else { break };
+            let some = longest.events.len().div_ceil(8);
+            longest.events.drain(..some);
+            *events -= some;
+        }
     }
 
     /// Begins a build.
@@ -222,16 +241,21 @@ impl Journal {
         let random = getrandom::u32().unwrap_or_default();
         let id = format!("{:010x}-{random:08x}", unix_seconds());
         let mut state = self.state();
-        if state.open.len() == OPEN {
-            state.open.pop_front();
+        let of_sender = state.open.iter().filter(|open| open.sender == sender);
+        if of_sender.count() == OPEN_OF_ONE {
+            let oldest = state.open.iter().position(|open| open.sender == sender);
+            oldest.map(|place| state.remove(place));
         }
-        let first = state.next;
-        state.open.push_back(Open {
+        if state.open.len() == OPEN {
+            let place = state.crowd();
+            state.remove(place);
+        }
+        state.open.push(Open {
             id: id.clone(),
             sender,
             began,
-            first,
             writes,
+            events: VecDeque::new(),
         });
         self.watching.store(true, Relaxed);
         drop(state);
@@ -251,41 +275,35 @@ impl Journal {
     fn forget_older(&self, longest: Duration) {
         let mut state = self.state();
         state.open.retain(|open| open.began.elapsed() < longest);
-        let first = state.open.iter().map(|open| open.first).min();
-        match first {
-            Some(first) => state.events.retain(|event| event.number >= first),
-            None => {
-                *state = State {
-                    next: state.next,
-                    ..State::default()
-                }
-            }
+        state.events = state.open.iter().map(|open| open.events.len()).sum();
+        if state.open.is_empty() {
+            *state = State::default();
         }
         self.watching.store(!state.open.is_empty(), Relaxed);
     }
 
-    /// Takes an open build, with its events. One that is not known has none: the gateway was restarted meanwhile.
-    pub(super) fn take(&self, id: &str, sender: &Sender) -> Taken {
+    /// Takes an open build, with those of its events that are in its scope. One that is not known has none: the gateway was
+    /// restarted meanwhile.
+    pub(super) fn take(&self, id: &str, sender: &Sender, scope: &Scope) -> Taken {
         let mut state = self.state();
         let place = state
             .open
             .iter()
             .position(|open| open.id == id && open.sender == *sender);
-        let Some(open) = place.and_then(|place| state.open.remove(place)) else {
+        let Some(open) = place.map(|place| state.remove(place)) else {
             return Taken::default();
         };
-        let events = state
-            .events
-            .iter()
-            .filter(|event| event.number >= open.first && open.sender.matches(&event.sender));
+        drop(state);
+        let events = open.events.into_iter();
+        let events = events.filter(|event| scope.reads(event.key.namespace()));
         let events = events.map(|event| Request {
             at_ms: u64::try_from((event.at - open.began).as_millis()).unwrap_or(u64::MAX),
-            key: event.key.clone(),
+            is_own: open.writes && scope.writes(event.key.namespace()),
+            key: event.key,
             did: event.did,
             lost: event.lost,
         });
         let events = events.collect();
-        drop(state);
         self.tidy();
         Taken {
             events,
@@ -294,10 +312,11 @@ impl Journal {
         }
     }
 
-    /// Explains a build and remembers it. `names` are those of the members of the entries of `taken.keys()`. Blocks.
+    /// Explains a build by what builds of its own partition and of `others` have done before, and remembers it in its own.
+    /// `names` are those of the members of the entries of `taken.keys()`. Blocks.
     pub(super) fn explain(
         &self,
-        partition: &str,
+        (own, others): (&Partition, &[Partition]),
         mut end: End,
         taken: &Taken,
         names: &[Vec<String>],
@@ -311,19 +330,20 @@ impl Journal {
         {
             warn!("cannot write history: {cause}");
         }
+        let partitions: Vec<&Partition> = std::iter::once(own).chain(others).collect();
         let mut joined = taken.join(&end.units, &outputs);
         for (unit, (facts, key)) in end.units.iter().zip(&mut joined) {
             facts.lost = facts.lost.map(|lost| Lost {
                 budget: self.budget,
                 ..lost
             });
-            if let Err(cause) = self.look_up(partition, unit, facts, key.as_ref()) {
+            if let Err(cause) = self.look_up(&partitions, unit, facts, key.as_ref()) {
                 warn!("cannot read history: {cause}");
                 break;
             }
         }
         let (facts, keys): (Vec<Facts>, Vec<Option<Key>>) = joined.into_iter().unzip();
-        let learned = taken.learned(partition, &end.units, &facts, &keys);
+        let learned = taken.learned(own, &end.units, &facts, &keys);
         let report = assess(&end, facts, taken.wire(), now);
         // One that was not begun here, because the gateway was restarted, is explained and not kept.
         if let Some(database) = self.database.as_ref().filter(|_| taken.known) {
@@ -332,7 +352,7 @@ impl Journal {
             let order = taken.order(&end, now);
             let order = order.filter(|_| taken.writes && !is_poor);
             let order = order.map(|order| (&end.labels, order));
-            let kept = database.learn(partition, learned, &report, order);
+            let kept = database.learn(own, learned, &report, order);
             // What went before the end of its own build was not known when it went.
             let gone = taken.gone(names);
             let gone = removals.iter().filter(|it| gone.contains(&it.id));
@@ -347,7 +367,7 @@ impl Journal {
 
     fn look_up(
         &self,
-        partition: &str,
+        partitions: &[&Partition],
         unit: &Unit,
         facts: &mut Facts,
         key: Option<&Key>,
@@ -355,8 +375,13 @@ impl Journal {
         let Some(database) = &self.database else {
             return Ok(());
         };
-        let (earlier, took) = database.earlier(&identity(partition, unit), &unit.print)?;
-        facts.earlier = earlier;
+        let mut took = None;
+        for partition in partitions {
+            let identity = identity(&partition.name, unit);
+            let (earlier, this_took) = database.earlier(partition, &identity, &unit.print)?;
+            facts.earlier.extend(earlier);
+            took = took.or(this_took);
+        }
         facts.compile_ms = match key {
             Some(key) => database
                 .result(&Store::id(key))?

@@ -3,6 +3,11 @@
 //! A connection keeps the certificate that it began with. HTTP/1.1 is the only protocol offered; versions are those
 //! that rustls considers safe (1.2 and 1.3, or 1.3 alone), neither of which renegotiates.
 
+mod clients;
+
+use self::clients::Authorities;
+pub(crate) use self::clients::Presented;
+
 use crate::base::regular_file;
 use crate::contract::gateway_config::{TlsFiles, TlsVersion};
 use parking_lot::RwLock;
@@ -71,8 +76,10 @@ pub enum Error {
 #[derive(Debug, Clone)]
 pub struct Certificate {
     config: Arc<ServerConfig>,
+    /// Of clients' certificates.
+    authorities: Option<Authorities>,
     serial: String,
-    /// Of both files' content.
+    /// Of all files' content.
     mark: blake3::Hash,
     /// Addresses that it is for, beside names.
     pub(crate) addresses: Vec<IpAddr>,
@@ -128,10 +135,16 @@ pub fn load(files: &TlsFiles, now: u64) -> Result<Certificate, Error> {
             "it holds no private key in PEM".to_owned()
         },
     })?;
-    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+    let authorities = files.client_ca.as_deref().map(Authorities::load);
+    let authorities = authorities.transpose()?;
+    let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_protocol_versions(versions(files.min_version))
-        .map_err(|cause| bad_cert(cause.to_string()))?
-        .with_no_client_auth()
+        .map_err(|cause| bad_cert(cause.to_string()))?;
+    let builder = match &authorities {
+        Some(authorities) => builder.with_client_cert_verifier(Arc::clone(&authorities.verifier)),
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder
         .with_single_cert(chain, key_der)
         .map_err(|cause| match cause {
             rustls::Error::InconsistentKeys(_) => Error::Mismatch {
@@ -143,10 +156,24 @@ pub fn load(files: &TlsFiles, now: u64) -> Result<Certificate, Error> {
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Certificate {
         config: Arc::new(config),
-        mark: blake3::hash(&[&cert[..], &key[..]].concat()),
+        mark: {
+            let of_authorities = authorities.as_ref().map_or(&[][..], |them| them.mark());
+            blake3::hash(&[&cert[..], &key[..], of_authorities].concat())
+        },
+        authorities,
         addresses: names(&parsed).iter().filter_map(address).collect(),
         serial: parsed.tbs_certificate().serial_number().to_string(),
         not_after_unix_seconds: not_after,
+    })
+}
+
+/// Why a handshake failed, for the log.
+pub(crate) fn failed(cause: &io::Error) -> String {
+    let inner = cause.get_ref().and_then(|inner| inner.downcast_ref());
+    inner.and_then(clients::why_not).unwrap_or_else(|| {
+        format!(
+            "the handshake failed: {cause}; does the client trust the certificate, and is the name it uses in it?"
+        )
     })
 }
 
@@ -201,7 +228,8 @@ fn read(path: &Path) -> Result<Vec<u8>, Error> {
     })
 }
 
-fn chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+/// The certificates of a PEM file; at least one.
+pub(crate) fn chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     match chain {
         Ok(chain) if !chain.is_empty() => Ok(chain),
@@ -248,11 +276,19 @@ impl Tls {
         };
         match timeout(HANDSHAKE, acceptor.accept(stream)).await {
             Ok(Ok(stream)) => Ok(stream),
-            Ok(Err(cause)) => Err(format!(
-                "the handshake failed: {cause}; does the client trust the certificate, and is the name it uses in it?"
-            )),
+            Ok(Err(cause)) => Err(failed(&cause)),
             Err(_) => Err("the handshake took too long".to_owned()),
         }
+    }
+
+    /// Whether a client's certificate is good now.
+    ///
+    /// # Errors
+    /// Why not, in words.
+    pub(crate) fn check(&self, presented: &Presented) -> Result<(), String> {
+        let current = self.current.read();
+        let authorities = current.as_ref().and_then(|one| one.authorities.as_ref());
+        presented.check(authorities)
     }
 
     /// What new connections are accepted with; `None` while there is no usable certificate.
@@ -333,6 +369,7 @@ mod tests {
             cert: dir.join("cert.pem"),
             key: dir.join("key.pem"),
             min_version: TlsVersion::default(),
+            client_ca: None,
         };
         std::fs::write(&files.cert, params.self_signed(&key).unwrap().pem()).unwrap();
         std::fs::write(&files.key, key.serialize_pem()).unwrap();
@@ -360,6 +397,7 @@ mod tests {
                 cert: cert.to_owned(),
                 key: key.to_owned(),
                 min_version: TlsVersion::default(),
+                client_ca: None,
             };
             let said = load(&files, NOW).unwrap_err().to_string();
             assert!(said.contains(word), "{said}");

@@ -23,16 +23,18 @@ impl Store {
     /// Opens a blob and marks it as used if that is possible at once. Returns [`Error::Missing`] on a miss.
     pub fn get_resident(&self, key: &Key) -> Result<Option<Blob>, Error> {
         let inner = &*self.inner;
-        let (digest, now) = (digest_of(key), micros(now()));
-        let (found, used_secs) = {
+        let digest = digest_of(key);
+        let (found, used_secs, now) = {
             let mut state = inner.state();
+            // Whoever reads through layers is told so by most of them.
             if !state.may_have(&digest) {
                 return Err(Error::Missing);
             }
+            let now = micros(now());
             let Some(used_secs) = state.lru.touch_only(&digest, now) else {
                 return Ok(None);
             };
-            (state.kept.find(&digest, now), used_secs)
+            (state.kept.find(&digest, now), used_secs, now)
         };
         let leave = match found {
             Ok(kept) if kept.is_there(used_secs) => {

@@ -8,12 +8,12 @@ use crate::base::secret::Secret;
 use crate::config::plan;
 use crate::config::plan::{DistFacts, Facts, Planner};
 use crate::config::settings::{Mode, Settings};
-use crate::contract::gateway_config::TlsFiles;
+use crate::contract::gateway_config::{ClientCertificate, TlsFiles};
 use crate::contract::paths;
 use crate::contract::service::CERTIFICATE_IS_GOOD;
 use crate::contract::service::Plan;
 use crate::contract::service::RunAs;
-use crate::contract::tokens;
+use crate::contract::tokens::{self, Named};
 
 use nix::errno::Errno;
 use std::ffi::OsStr;
@@ -202,7 +202,7 @@ pub(super) fn check_files(settings: &Settings, gateway: &Path) -> Result<Vec<Sec
     }
     let set = [&settings.auth_token, &settings.read_token];
     if let Some(same) = tokens.iter().find(|one| {
-        let is_same = |token: &Option<Secret>| token.as_ref() == Some(&one.token);
+        let is_same = |token: &Option<Secret>| token.is_some() && token.as_ref() == one.token();
         set.into_iter().any(is_same)
     }) {
         let message = format!(
@@ -212,10 +212,21 @@ pub(super) fn check_files(settings: &Settings, gateway: &Path) -> Result<Vec<Sec
         return Err(Error::File(message, "give each name a token of its own"));
     }
     if let Some(files) = &settings.tls {
-        let hint = "SCCACHE_TLS_CERT and SCCACHE_TLS_KEY name PEM files that belong together";
+        let hint = "SCCACHE_TLS_CERT and SCCACHE_TLS_KEY name PEM files that belong together, SCCACHE_TLS_CLIENT_CA one with \
+                    authorities";
         check_certificate(files, gateway).map_err(|cause| Error::File(cause, hint))?;
     }
-    Ok(tokens.into_iter().map(|one| one.token).collect())
+    if let Some(ClientCertificate { cert, key }) = settings.dist.client_certificate.clone() {
+        let hint = "SCCACHE_TLS_CLIENT_CERT and SCCACHE_TLS_CLIENT_KEY name PEM files that belong together";
+        let files = TlsFiles {
+            cert,
+            key,
+            min_version: Default::default(),
+            client_ca: None,
+        };
+        check_certificate(&files, gateway).map_err(|cause| Error::File(cause, hint))?;
+    }
+    Ok(tokens.iter().filter_map(Named::token).cloned().collect())
 }
 
 /// Lets the gateway's program check the certificate, so that PID 1 needs no TLS.
@@ -226,6 +237,12 @@ fn check_certificate(files: &TlsFiles, gateway: &Path) -> Result<(), String> {
     let mut child = Command::new(gateway)
         .args([OsStr::new("--check-certificate"), files.cert.as_os_str()])
         .args([OsStr::new("--key"), files.key.as_os_str()])
+        .args(
+            files
+                .client_ca
+                .iter()
+                .flat_map(|path| [OsStr::new("--client-ca"), path.as_os_str()]),
+        )
         .env_clear()
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -1,11 +1,13 @@
 //! The GitHub Action: its steps, run as a runner runs them.
 
 use crate::deploy::{root, tool};
+use crate::dock::{Dock, program};
 use crate::docker::{LONG, Ran, run};
-use crate::harness::{clean, skip, tools};
+use crate::harness::{clean, sccache_bin, skip, tools};
 use crate::machine::kill_daemons;
 use crate::site::{Script, Site, project, sysroot};
-use serde_json::Value;
+use crate::trust::issuer::{AUDIENCE, Issuer, Signer, claims, keys, runner};
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -28,7 +30,9 @@ fn action() -> Option<Value> {
 
 /// A job on a runner: its own folder, and the files by which steps speak to it.
 struct Job<'a> {
-    script: &'a Script<'a>,
+    /// The machine's set-up for Docker; `None` for a runner with the programs on its PATH and nothing else.
+    script: Option<&'a Script<'a>>,
+    checkout: PathBuf,
     folder: tempfile::TempDir,
     /// What earlier steps have exported.
     environment: BTreeMap<String, String>,
@@ -39,8 +43,13 @@ struct Job<'a> {
 
 impl<'a> Job<'a> {
     fn new(script: &'a Script<'a>) -> Job<'a> {
+        Job::in_checkout(Some(script), project())
+    }
+
+    fn in_checkout(script: Option<&'a Script<'a>>, checkout: PathBuf) -> Job<'a> {
         Job {
             script,
+            checkout,
             folder: tempfile::tempdir().unwrap(),
             environment: BTreeMap::new(),
             path: Vec::new(),
@@ -64,11 +73,18 @@ impl<'a> Job<'a> {
     fn step(&mut self, text: &str, env: &[(String, String)]) -> Ran {
         let step = self.file("step.sh");
         fs::write(&step, text).unwrap();
-        let mut command = self.script.environment(clean("bash"));
+        let mut command = match self.script {
+            Some(script) => script.environment(clean("bash")),
+            None => {
+                let mut command = clean("bash");
+                command.env("HOME", self.folder.path());
+                command
+            }
+        };
         command.args(["--noprofile", "--norc", "-e", "-o", "pipefail"]);
         command
             .arg(step)
-            .current_dir(project())
+            .current_dir(&self.checkout)
             .envs(&self.environment);
         for name in [
             "GITHUB_ENV",
@@ -195,6 +211,129 @@ fn action_connects_to_a_cache_and_reports_what_the_job_took_from_it() {
         );
         kill_daemons(job.folder.path());
     }
+}
+
+/// A job whose ID token is its identity, twice: the second one is brought what the first one has built.
+#[test]
+fn action_logs_in_by_id_token_brings_what_the_job_needs_and_shows_its_build() {
+    let Some(action) = action() else { return };
+    let signer = Signer::rsa("one");
+    let issuer = Issuer::start(keys(&[&signer]));
+    let folder = tempfile::tempdir().unwrap();
+    let tokens = folder.path().join("tokens.toml");
+    let rules = "[[rule]]\nname = \"main\"\nissuer = \"github\"\n\
+        claims = { repository_id = \"1001\", event_name = \"push\" }\nread = [\"main\"]\nwrite = \"main\"\n\
+        [[token]]\nname = \"fork\"\ntoken = \"token-of-a-forks-pull\"\nread = [\"main\"]\n";
+    fs::write(&tokens, issuer.table("github", "") + rules).unwrap();
+    let dock = Dock::start(&[("SCCACHE_TOKENS_FILE", tokens.to_str().unwrap())]);
+    let endpoint = format!("http://{}", dock.address());
+    // What a runner has on its PATH.
+    let bin = folder.path().join("bin");
+    fs::create_dir(&bin).unwrap();
+    for program in [sccache_bin(), program()] {
+        let name = program.file_name().unwrap();
+        std::os::unix::fs::symlink(&program, bin.join(name)).unwrap();
+    }
+    let checkout = folder.path().join("checkout");
+    for (name, text) in [
+        (
+            "Cargo.toml",
+            "[package]\nname = \"one\"\nversion = \"0.1.0\"\nedition = \"2024\"\n",
+        ),
+        ("src/lib.rs", "pub fn one() -> u32 { 1 }\n"),
+    ] {
+        let path = checkout.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    let job = |run_id: &str| {
+        let mut job = Job::in_checkout(None, checkout.clone());
+        job.path.push(bin.display().to_string());
+        let url = runner(signer.token(&claims(&issuer, json!({ "run_id": run_id }))));
+        let rustup = std::env::var("RUSTUP_HOME")
+            .unwrap_or_else(|_| std::env::var("HOME").unwrap() + "/.rustup");
+        for (name, value) in [
+            ("ACTIONS_ID_TOKEN_REQUEST_URL", &*url),
+            ("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "runner-secret"),
+            ("GITHUB_ACTIONS", "true"),
+            ("GITHUB_JOB", "build"),
+            ("GITHUB_REPOSITORY", "team/project"),
+            ("GITHUB_REF_NAME", "main"),
+            ("RUSTUP_HOME", &rustup),
+            ("CARGO_INCREMENTAL", "0"),
+            // The same for all jobs: it is part of a key.
+            ("CARGO_HOME", folder.path().join("cargo").to_str().unwrap()),
+        ] {
+            job.environment.insert(name.to_owned(), value.to_owned());
+        }
+        job
+    };
+    let with = [
+        ("endpoint", &*endpoint),
+        ("oidc", "true"),
+        ("audience", AUDIENCE),
+        ("prefetch", "true"),
+    ];
+    for (number, brought, figure) in [
+        (
+            "81",
+            "nothing to prefetch",
+            "| Hits | 0.0 %: 0 from the cache; 1 misses |",
+        ),
+        ("82", "prefetched 1 entries", "| Hits | 100.0 %"),
+    ] {
+        let mut job = job(number);
+        let ran = job.uses(&action, &with);
+        assert_eq!(ran.code, Some(0), "{}", job.log);
+        let token = job.environment["SCCACHE_WEBDAV_TOKEN"].clone();
+        assert!(token.starts_with("sd1-"), "{token}");
+        assert!(
+            job.log.contains(&format!("::add-mask::{token}\n")),
+            "{}",
+            job.log
+        );
+        let open = job.log.replace(&format!("::add-mask::{token}"), "");
+        assert!(!open.contains(&token), "{open}");
+        assert!(
+            open.contains(&format!("logged in as main:{number}")),
+            "{open}"
+        );
+        assert!(open.contains(brought), "{open}");
+        let built = job.step(
+            "rm -rf target; sccache-dock build -- cargo build --quiet",
+            &[],
+        );
+        assert_eq!(built.code, Some(0), "{}", job.log);
+        let ran = job.uses(&action, &[("step", "report")]);
+        assert_eq!(ran.code, Some(0), "{}", job.log);
+        let summary = fs::read_to_string(job.file("GITHUB_STEP_SUMMARY")).unwrap();
+        assert!(
+            summary.contains("Compiler cache") && summary.contains(figure),
+            "{summary}"
+        );
+        kill_daemons(job.folder.path());
+        // The next machine is a fresh one.
+        fs::remove_dir_all(&job.environment["SCCACHE_DIR"]).unwrap();
+    }
+    // A fork's job gets no ID token, and reads with one that writes nothing.
+    let mut fork = job("83");
+    fork.environment.remove("ACTIONS_ID_TOKEN_REQUEST_URL");
+    let ran = fork.uses(&action, &with);
+    assert_eq!(ran.code, Some(1), "{}", fork.log);
+    assert!(
+        fork.log.contains("hint: permissions: id-token: write"),
+        "{}",
+        fork.log
+    );
+    let by_token = [&with[..], &[("token", "token-of-a-forks-pull")]].concat();
+    let ran = fork.uses(&action, &by_token);
+    assert_eq!(ran.code, Some(0), "{}", fork.log);
+    assert_eq!(
+        fork.environment["SCCACHE_WEBDAV_TOKEN"],
+        "token-of-a-forks-pull"
+    );
+    assert!(fork.log.contains("prefetched 1 entries"), "{}", fork.log);
+    fs::remove_dir_all(&fork.environment["SCCACHE_DIR"]).unwrap();
 }
 
 #[test]

@@ -274,6 +274,97 @@ fn token_of_a_namespace_sees_its_own_and_nothing_else() {
 }
 
 #[test]
+fn grants_are_shown_as_they_were_understood_to_those_who_may_see_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tokens.toml");
+    let named = format!(
+        "[[token]]\nname = \"crew\"\ntoken = \"{TEAM}\"\nread = [\"pr/1\", \"main\"]\nwrite = \"pr/1\"\n\
+         [[token]]\nname = \"rack\"\ncertificate = \"rack-7.example\"\naccess = \"build\"\n\
+         [[issuer]]\nname = \"github\"\nurl = \"http://127.0.0.1:9\"\njwks = \"http://127.0.0.1:9/keys\"\n\
+         audience = \"cache\"\n\
+         [[rule]]\nname = \"pulls\"\nissuer = \"github\"\n\
+         claims = {{ repository_id = \"7\", event_name = [\"push\", \"schedule\"] }}\n\
+         read = [\"pr/${{ref_number}}\", \"main\"]\nwrite = \"pr/${{ref_number}}\"\ndistribute = true\n"
+    );
+    std::fs::write(&file, named).unwrap();
+    let gateway = Gateway::start_with(|config| config.tokens_file = Some(file));
+    gateway.process.wait_for_line("named tokens in force");
+    let status = gateway.status().tokens.by_name;
+    let expected = [
+        (
+            "auth",
+            "a token",
+            "reads and writes every namespace that its path names; uses the cluster",
+        ),
+        (
+            "read",
+            "a token",
+            "reads every namespace that its path names",
+        ),
+        ("crew", "a token", "reads pr/1, main; writes pr/1"),
+        (
+            "rack",
+            "the certificate rack-7.example",
+            "is a builder of the cluster",
+        ),
+        (
+            "pulls",
+            "an ID token of github with event_name = push or schedule, repository_id = 7",
+            "reads pr/${ref_number}, main; writes pr/${ref_number}; uses the cluster",
+        ),
+    ];
+    assert_eq!(status.len(), expected.len());
+    let (_, cookie) = log_in(&gateway, WRITER);
+    let page = browse(&gateway, "GET", "/", &[&sent_back(&cookie)], "").text();
+    let page = page.split("Grants, as the server has").nth(1).unwrap();
+    for (name, proof, grants) in expected {
+        assert_eq!(
+            (&*status[name].proof, &*status[name].grants),
+            (proof, grants)
+        );
+        let row = format!("<th scope=\"row\">{name}</th>");
+        let row = page
+            .split(&row)
+            .nth(1)
+            .unwrap()
+            .split("</tr>")
+            .next()
+            .unwrap();
+        assert!(row.contains(proof) && row.contains(grants), "{row}");
+    }
+    assert!(!page.contains(TEAM) && !page.contains(WRITER));
+    // Whose token is good for some namespaces only sees what that may do.
+    let own = gateway
+        .request_as(Some(TEAM), "GET", "/api/status", b"")
+        .text();
+    assert!(
+        own.contains("reads pr/1, main") && !own.contains("rack-7"),
+        "{own}"
+    );
+    let (_, cookie) = log_in(&gateway, TEAM);
+    let page = browse(&gateway, "GET", "/", &[&sent_back(&cookie)], "").text();
+    assert!(
+        page.contains("reads pr/1, main") && !page.contains("rack-7"),
+        "{page}"
+    );
+}
+
+#[test]
+fn strangers_who_may_read_are_not_told_what_others_may() {
+    let gateway = Gateway::start_with(|config| config.anonymous_read = true);
+    let status = gateway.request_as(None, "GET", "/api/status", b"").text();
+    assert!(
+        status.contains("\"anonymous\"") && !status.contains("every namespace"),
+        "{status}"
+    );
+    assert!(
+        gateway.status().tokens.by_name["anonymous"]
+            .grants
+            .contains("reads every namespace")
+    );
+}
+
+#[test]
 fn services_are_shown_with_their_restarts_and_the_last_crash() {
     let dock = Dock::start(&[]);
     let listen = dock.address();
@@ -307,6 +398,7 @@ fn cookie_over_tls_is_for_tls_only() {
         cert: folder.path().join("cert.pem"),
         key: folder.path().join("key.pem"),
         min_version: Default::default(),
+        client_ca: None,
     };
     std::fs::write(&files.cert, made.cert.pem()).unwrap();
     std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
@@ -397,7 +489,7 @@ fn browser_logs_in_and_out_with_the_keyboard_alone() {
         "scripts see no cookie"
     );
     let mut order = Vec::new();
-    for _ in 0..9 {
+    for _ in 0..10 {
         browser.press(TAB);
         order.push(focus(&browser));
         let outline = "return getComputedStyle(document.activeElement).outlineStyle";
@@ -414,6 +506,7 @@ fn browser_logs_in_and_out_with_the_keyboard_alone() {
             "24 hours",
             "90 days",
             "The same as a table",
+            "What each may do",
             "Shell"
         ]
     );

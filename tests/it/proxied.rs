@@ -1,10 +1,8 @@
 //! The cache behind nginx, by the configuration that we hand out.
 
-use crate::access::Authority;
+use crate::access::{Authority, curl_over_tls, sccache_over_tls};
 use crate::dice::Dice;
-use crate::harness::{
-    Gateway, Process, WRITER, clean, finish, has_program, sccache_bin, skip, tools, wait_for,
-};
+use crate::harness::{Gateway, Process, WRITER, finish, has_program, skip, tools, wait_for};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -74,21 +72,7 @@ fn cache_is_reached_over_the_tls_of_nginx() {
     let port = crate::site::free_port();
     let _nginx = start(&program, folder.path(), &gateway, port);
 
-    let curl = |args: &[&str]| {
-        let mut command = Command::new("curl");
-        command.args([
-            "--silent",
-            "--show-error",
-            "--noproxy",
-            "*",
-            "--max-time",
-            "30",
-        ]);
-        command.arg("--cacert");
-        command.arg(folder.path().join("ca.pem")).args(args);
-        command.arg(format!("https://localhost:{port}/cas/x"));
-        finish(&mut command).output
-    };
+    let curl = |args: &[&str]| curl_over_tls(folder.path(), port, "/cas/x", args);
     let code = ["--output", "/dev/null", "--write-out", "%{http_code}"];
     // More than nginx would hold in memory, and than its own bound for a body.
     let blob = folder.path().join("blob");
@@ -107,19 +91,7 @@ fn cache_is_reached_over_the_tls_of_nginx() {
     let on_its_disk = std::fs::read_dir(folder.path().join("bodies")).unwrap();
     assert_eq!(on_its_disk.count(), 0);
 
-    let sccache = || {
-        let mut command = clean(sccache_bin());
-        command
-            .current_dir(folder.path())
-            .env("SSL_CERT_FILE", folder.path().join("ca.pem"))
-            .env("SCCACHE_SERVER_UDS", folder.path().join("own.sock"))
-            .env("SCCACHE_WEBDAV_TOKEN", WRITER)
-            .env(
-                "SCCACHE_WEBDAV_ENDPOINT",
-                format!("https://localhost:{port}"),
-            );
-        command
-    };
+    let sccache = || sccache_over_tls(folder.path(), port);
     std::fs::write(
         folder.path().join("it.c"),
         "int proxied(void) { return 1; }",

@@ -4,6 +4,7 @@
 mod jobs;
 mod jwt;
 mod losses;
+mod sessions;
 mod storm;
 mod tls;
 
@@ -42,6 +43,13 @@ fn scheduler(front: u16, more: &[(&str, &str)]) -> Dock {
 
 /// A builder's container that joins the scheduler at `url`.
 fn builder(url: &str, more: &[(&str, &str)]) -> Dock {
+    let mut dock = launched_builder(url, more);
+    dock.wait_ready();
+    dock
+}
+
+/// The same, which may never be ready.
+fn launched_builder(url: &str, more: &[(&str, &str)]) -> Dock {
     let (front, builder) = (free_port(), free_port());
     let (front_at, builder_at) = (format!("127.0.0.1:{front}"), format!("127.0.0.1:{builder}"));
     let usual = [
@@ -53,7 +61,7 @@ fn builder(url: &str, more: &[(&str, &str)]) -> Dock {
         ("SCCACHE_SERVER_TOKEN", BUILDERS_TOKEN),
         ("SCCACHE_BUILDER_SLOTS", "1"),
     ];
-    Dock::start(&[&usual[..], more].concat())
+    Dock::launch(&[&usual[..], more].concat())
 }
 
 impl Cluster {

@@ -125,7 +125,14 @@ fn page_is_sound_when_the_cache_is_full() {
             "[[token]]\nname = \"{name}\"\ntoken = \"{name}-0123456789abcdef\"\naccess = \"{access}\"\n"
         )
     };
-    let text = [entry("ci", "write"), entry("laptops", "read")].concat();
+    let layers = "[[token]]\nname = \"pull-request-42\"\ntoken = \"pulls-0123456789abcdef\"\n\
+        read = [\"pr/42\", \"main\"]\nwrite = \"pr/42\"\n";
+    let text = [
+        entry("ci", "write"),
+        entry("laptops", "read"),
+        layers.into(),
+    ]
+    .concat();
     std::fs::write(&tokens, text).unwrap();
     let dock = Dock::start(&[
         ("SCCACHE_CACHE_SIZE", "8M"),

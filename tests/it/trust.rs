@@ -1,10 +1,12 @@
 //! Who may write what, and who reads whom: what the server enforces, tried over every lane.
 
 mod builds;
+mod certificates;
 mod forged;
 mod hostile;
-mod issuer;
+pub(crate) mod issuer;
 mod layers;
+mod memory;
 mod oidc;
 mod provenance;
 mod write_once;

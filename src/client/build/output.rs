@@ -33,7 +33,7 @@ pub struct Destination {
 }
 
 /// Reads `FORMAT` or `FORMAT=FILE`.
-pub(super) fn parse(text: &str) -> Result<Destination, String> {
+pub(crate) fn parse(text: &str) -> Result<Destination, String> {
     let (format, file) = match text.split_once('=') {
         Some((format, file)) if !file.is_empty() => (format, Some(PathBuf::from(file))),
         Some((format, _)) => (format, None),
@@ -58,7 +58,7 @@ pub(crate) fn rendered(report: &Report, format: Format) -> String {
 }
 
 /// Writes the report to all its destinations.
-pub(super) fn write(report: &Report, destinations: &[Destination]) -> Result<(), Error> {
+pub(crate) fn write(report: &Report, destinations: &[Destination]) -> Result<(), Error> {
     let text = Destination {
         format: Format::Text,
         file: None,

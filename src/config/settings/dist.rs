@@ -2,11 +2,11 @@
 
 use super::public_addr::{PublicAddr, Reached, reached};
 use super::relay::{Relay, scheduler_plain};
-use super::values::{ValueError, address, duration, optional, size, token};
+use super::values::{ValueError, address, duration, file, optional, size, token};
 use super::{Lookup, Mode};
 use crate::base::secret::Secret;
 use crate::contract::builder_config::Isolation;
-use crate::contract::gateway_config::{JwtKey, WrongToken};
+use crate::contract::gateway_config::{ClientCertificate, JwtKey, WrongToken};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -28,6 +28,8 @@ pub struct Distribution {
     pub tunnelled: bool,
     /// `http://host:port` or `https://host:port` of the scheduler, in `MODE=builder`.
     pub scheduler_url: Option<String>,
+    /// What is presented there, in `MODE=builder`.
+    pub client_certificate: Option<ClientCertificate>,
     /// Address of the scheduler's port.
     pub scheduler_listen: SocketAddr,
     /// With TLS, other machines may use the scheduler's port without it.
@@ -59,6 +61,7 @@ impl Lookup<'_> {
         let builder_jwt_key = self.parsed("SCCACHE_SERVER_JWT_KEY", optional(jwt_key));
         let reached = self.parsed("SCCACHE_PUBLIC_ADDR", optional(reached));
         let scheduler_url = self.parsed("SCCACHE_SCHEDULER_URL", optional(scheduler_url));
+        let client_certificate = self.client_certificate();
         let scheduler_listen = self.parsed("SCCACHE_SCHEDULER_LISTEN", address);
         let scheduler_plain = self.parsed("SCCACHE_SCHEDULER_PLAIN", scheduler_plain);
         let relay = self.relay();
@@ -83,7 +86,7 @@ impl Lookup<'_> {
                         Some("set it to http://host:10600 of the machine that runs MODE=distributed-...".into()),
                     );
                 }
-                if builder_token.is_none() {
+                if builder_token.is_none() && client_certificate.is_none() {
                     self.problem(
                         "SCCACHE_SERVER_TOKEN",
                         "is required in MODE=builder: the scheduler accepts no builder without it".into(),
@@ -116,6 +119,7 @@ impl Lookup<'_> {
             builder_jwt_key: builder_jwt_key?,
             tunnelled: matches!(reached?, Some(Reached::ByItsOwnConnections)),
             scheduler_url,
+            client_certificate: client_certificate.filter(|_| mode == Some(Mode::Builder)),
             scheduler_listen: scheduler_listen?,
             scheduler_plain: scheduler_plain?,
             relay: relay?,
@@ -131,6 +135,23 @@ impl Lookup<'_> {
             job_time: job_time?,
             program: program?,
         })
+    }
+}
+
+impl Lookup<'_> {
+    /// Certificate and key must be set together.
+    fn client_certificate(&mut self) -> Option<ClientCertificate> {
+        let cert = self.parsed("SCCACHE_TLS_CLIENT_CERT", optional(file))?;
+        let key = self.parsed("SCCACHE_TLS_CLIENT_KEY", optional(file))?;
+        let (missing, there) = match (cert, key) {
+            (Some(cert), Some(key)) => return Some(ClientCertificate { cert, key }),
+            (None, None) => return None,
+            (Some(_), None) => ("SCCACHE_TLS_CLIENT_KEY", "SCCACHE_TLS_CLIENT_CERT"),
+            (None, Some(_)) => ("SCCACHE_TLS_CLIENT_CERT", "SCCACHE_TLS_CLIENT_KEY"),
+        };
+        let hint = "set both, or none".to_owned();
+        self.problem(missing, format!("is not set, but {there} is"), Some(hint));
+        None
     }
 }
 

@@ -207,7 +207,8 @@ impl<'a> Lookup<'a> {
 
 /// A setting's value as messages may show it.
 fn shown<'a>(row: &Row, value: &'a str) -> &'a str {
-    let names_a_secret = row.name == "SCCACHE_TLS_KEY" || row.name.ends_with("_FILE");
+    let names_a_secret = matches!(row.name, "SCCACHE_TLS_KEY" | "SCCACHE_TLS_CLIENT_KEY")
+        || row.name.ends_with("_FILE");
     match row.secret {
         true => HIDDEN,
         false if names_a_secret => path_or_hidden(value),

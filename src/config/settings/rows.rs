@@ -176,6 +176,12 @@ pub(super) const ROWS: &[Row] = &[
         "oldest version of TLS that is accepted: 1.2 or 1.3",
     ),
     row(
+        "SCCACHE_TLS_CLIENT_CA",
+        "tls_client_ca",
+        "",
+        "PEM file of the authorities whose certificates clients may present; reloaded when it changes",
+    ),
+    row(
         "SCCACHE_STOP_GRACE",
         "stop_grace",
         "8s",
@@ -208,6 +214,18 @@ pub(super) const ROWS: &[Row] = &[
         "scheduler_url",
         "",
         "scheduler that a MODE=builder joins",
+    ),
+    row(
+        "SCCACHE_TLS_CLIENT_CERT",
+        "tls_client_cert",
+        "",
+        "PEM file of the certificate that a MODE=builder presents to its scheduler; reloaded when it changes",
+    ),
+    row(
+        "SCCACHE_TLS_CLIENT_KEY",
+        "tls_client_key",
+        "",
+        "PEM file of that certificate's key",
     ),
     row(
         "SCCACHE_SCHEDULER_LISTEN",

@@ -273,6 +273,12 @@ fn certificate_and_key_come_together_and_are_paths() {
     let tls = loaded.settings.tls.unwrap();
     assert_eq!(tls.key, Path::new("/key.pem"));
     assert_eq!(tls.min_version, TlsVersion::V1_2);
+    let text = problems(&[("SCCACHE_TLS_CLIENT_CA", "/ca.pem")]);
+    let said = "SCCACHE_TLS_CERT: is not set, but SCCACHE_TLS_CLIENT_CA is";
+    assert!(text.contains(said), "{text}");
+    let text = problems(&[("SCCACHE_TLS_CLIENT_CERT", "/cert.pem")]);
+    let said = "SCCACHE_TLS_CLIENT_KEY: is not set, but SCCACHE_TLS_CLIENT_CERT is";
+    assert!(text.contains(said), "{text}");
     let text = problems(&[("SCCACHE_TLS_MIN_VERSION", "1.1")]);
     assert!(text.contains("\"1.1\" is not a version of TLS"), "{text}");
     assert_eq!(
@@ -510,6 +516,7 @@ fn pin_without_a_quota_is_advised_against() {
 fn secret_in_the_place_of_its_file_is_not_shown() {
     for name in [
         "SCCACHE_TLS_KEY",
+        "SCCACHE_TLS_CLIENT_KEY",
         "SCCACHE_TOKENS_FILE",
         "SCCACHE_AUTH_TOKEN_FILE",
         "SCCACHE_READ_TOKEN_FILE",

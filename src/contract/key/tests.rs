@@ -198,6 +198,19 @@ fn token_chooses_the_namespace_of_every_kind_of_entry() {
         assert_eq!(Key::from_canonical(&text), Ok(key.clone()), "{text}");
         assert_eq!(key.is_path(), !text.contains("//"), "{text}");
     }
+    let parsed = Key::parse(&format!("team/{entry}")).unwrap();
+    for layer in [
+        "",
+        "main",
+        "pr/42",
+        "default",
+        "default/x",
+        &"x".repeat(250),
+    ] {
+        let by_path = Key::in_layer(layer, &entry);
+        assert_eq!(parsed.entry_in_layer(layer), by_path, "{layer}");
+    }
+    assert!(parsed.entry_in_layer(&"x".repeat(256)).is_err());
     let result = Key::in_layer("pr/42", &action).unwrap();
     let blob = result.beside(&action, "cas/x").unwrap();
     assert_eq!(blob, Key::in_layer("pr/42", "cas/x").unwrap());

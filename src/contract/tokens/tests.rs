@@ -28,7 +28,10 @@ fn tokens_are_read_in_their_order() {
         (tokens[1].access, &tokens[1].namespaces),
         (Grant::Read, &None)
     );
-    assert_eq!(tokens[1].token.reveal(), "0123456789abcdef-laptop");
+    assert_eq!(
+        tokens[1].token().unwrap().reveal(),
+        "0123456789abcdef-laptop"
+    );
     assert_eq!(parse("").unwrap(), TokensFile::default());
 }
 

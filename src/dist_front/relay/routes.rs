@@ -9,6 +9,7 @@ use super::{Front, Relay};
 use crate::dist_front::exchange::{Answer, Exchange, JSON, OCTETS, Refusal, reply};
 use crate::dist_front::tunnels::PROTOCOL;
 use crate::gateway::connection_limit::{self, owner};
+use crate::gateway::http::Wire;
 use crate::gateway::peer::Peer;
 use bytes::Bytes;
 use http_body_util::Either;
@@ -102,7 +103,9 @@ impl Exchange<'_> {
         let Some(authority) = authority else {
             return SocketAddr::new(local, self.front.config.listen.port());
         };
-        let usual = PORTS.iter().find(|(tls, _)| *tls == self.is_tls);
+        let usual = PORTS
+            .iter()
+            .find(|(tls, _)| *tls == matches!(self.wire, Wire::Tls(_)));
         let port = authority.port_u16();
         let port = port.or(usual.map(|(_, port)| *port)).unwrap_or_default();
         let host = authority.host().trim_matches(['[', ']']);

@@ -2,7 +2,7 @@
 
 use super::Relay;
 use crate::base::time::unix_seconds;
-use crate::gateway::tls::Tls;
+use crate::gateway::tls::{Tls, failed};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,13 +32,11 @@ pub(in crate::dist_front) async fn shake_hands(
         let is_named = start.client_hello().server_name().is_some();
         let config = choose(operators, relay, is_named, local.to_canonical())?;
         let shaken = start.into_stream(config).await;
-        shaken.map_err(|cause| cause.to_string())
+        shaken.map_err(|cause| failed(&cause))
     };
     match timeout(HANDSHAKE, handshake).await {
         Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(cause)) => Err(format!(
-            "the handshake failed: {cause}; does the client trust the certificate, and is the name it uses in it?"
-        )),
+        Ok(Err(cause)) => Err(cause),
         Err(_) => Err("the handshake took too long".to_owned()),
     }
 }

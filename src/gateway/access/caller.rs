@@ -11,6 +11,8 @@ pub struct Caller {
     pub(super) entry: Option<Arc<Entry>>,
     pub(super) has_sent_a_token: bool,
     pub(super) is_misdirected: bool,
+    /// Why the certificate that came is good for nothing.
+    pub(super) not_certified: Option<Arc<str>>,
 }
 
 impl Caller {
@@ -21,6 +23,19 @@ impl Caller {
             is_misdirected,
             ..self
         }
+    }
+
+    /// The same, who has shown a certificate that is good for nothing.
+    pub fn not_certified(self, why: &str) -> Caller {
+        Caller {
+            not_certified: Some(why.into()),
+            ..self
+        }
+    }
+
+    /// Why the certificate that came, without a token, is good for nothing.
+    pub fn why_not_certified(&self) -> Option<&str> {
+        self.not_certified.as_deref()
     }
 
     /// What the token allows, wherever.
@@ -51,6 +66,16 @@ impl Caller {
     /// Whether entries that must not change may be replaced with it.
     pub fn may_replace(&self) -> bool {
         self.entry.as_ref().is_some_and(|entry| entry.replace)
+    }
+
+    /// Whether it may have jobs done by the cluster, where no namespace is asked for: a token of some namespaces only must
+    /// say so.
+    pub fn may_distribute(&self) -> Verdict {
+        match self {
+            caller if caller.distributes() => Verdict::Allowed,
+            caller if caller.is_restricted() => Verdict::Forbidden,
+            caller => caller.may(Need::Write),
+        }
     }
 
     pub(super) fn distributes(&self) -> bool {

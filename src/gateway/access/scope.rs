@@ -59,23 +59,18 @@ impl Scope {
                 write: Some(key),
             });
         };
-        let entry = match key.is_sccache_entry() {
+        let is_entry = key.is_sccache_entry();
+        if is_entry {
             // A client that was told its namespace before there were layers still names it.
-            true => {
-                self.check_namespace(key.namespace())?;
-                let rest = key.as_str().strip_prefix(key.namespace());
-                rest.unwrap_or_default()
-            }
-            false => key.as_str(),
+            self.check_namespace(key.namespace())?;
+        }
+        let at = |layer: &String| match is_entry {
+            true => key.entry_in_layer(layer),
+            false => Key::in_layer(layer, key.as_str()),
         };
         Ok(Asked {
-            read: (layers.read.iter())
-                .map(|layer| Key::in_layer(layer, entry))
-                .collect::<Result<_, _>>()?,
-            write: (layers.write.iter())
-                .map(|layer| Key::in_layer(layer, entry))
-                .next()
-                .transpose()?,
+            read: layers.read.iter().map(at).collect::<Result<_, _>>()?,
+            write: layers.write.as_ref().map(at).transpose()?,
         })
     }
 

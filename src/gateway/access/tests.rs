@@ -33,7 +33,7 @@ fn access(anonymous_read: bool) -> Access {
 fn named(name: &str, token: &str, access: Grant, namespaces: Option<&[&str]>) -> Named {
     Named {
         name: name.to_owned(),
-        token: Secret::new(token),
+        proof: Proof::Token(Secret::new(token)),
         access,
         namespaces: namespaces.map(|list| list.iter().map(|&one| one.to_owned()).collect()),
         layers: None,
@@ -80,22 +80,22 @@ fn matrix_of_credentials_and_needs() {
     for (header, read, write) in matrix {
         let bytes = header.as_deref().map(str::as_bytes);
         assert_eq!(
-            access(false).check(bytes, Need::Read),
+            access(false).caller(bytes).may(Need::Read),
             read,
             "{header:?} reads"
         );
         assert_eq!(
-            access(false).check(bytes, Need::Write),
+            access(false).caller(bytes).may(Need::Write),
             write,
             "{header:?} writes"
         );
         assert_eq!(
-            access(true).check(bytes, Need::Read),
+            access(true).caller(bytes).may(Need::Read),
             Allowed,
             "{header:?} reads anonymously"
         );
         assert_eq!(
-            access(true).check(bytes, Need::Write),
+            access(true).caller(bytes).may(Need::Write),
             write,
             "{header:?} writes"
         );
@@ -168,10 +168,8 @@ fn token_of_a_namespace_ends_at_its_borders() {
             "{token} {namespace:?}"
         );
     }
-    assert_eq!(
-        access.check(Some(b"Bearer team"), Need::Read),
-        Verdict::Forbidden
-    );
+    let team = access.caller(Some(b"Bearer team"));
+    assert_eq!(team.may_distribute(), Verdict::Forbidden);
 }
 
 #[test]
@@ -196,11 +194,8 @@ fn layers_are_of_tokens_of_strangers_and_of_local_users() {
     assert!(access.caller(None).is_restricted());
     let pr = access.caller(Some(b"Bearer pr"));
     assert!(pr.scope().reads("main") && !pr.scope().writes("main"));
-    assert_eq!(
-        access.check(Some(b"Bearer pr"), Need::Write),
-        Verdict::Allowed
-    );
-    assert_eq!(access.check(None, Need::Read), Verdict::Forbidden);
+    assert_eq!(pr.may_distribute(), Verdict::Allowed);
+    assert_eq!(access.caller(None).may_distribute(), Verdict::Forbidden);
     assert_eq!(access.local(Some(7)), layers(&["main"], None));
     for other in [None, Some(8)] {
         assert_eq!(access.local(other), Layers::default_namespace());
@@ -215,6 +210,7 @@ fn layers_are_of_tokens_of_strangers_and_of_local_users() {
 proptest! {
     #[test]
     fn any_header_is_judged(header in proptest::collection::vec(any::<u8>(), 0..64)) {
-        prop_assert_ne!(access(false).check(Some(&header), Need::Write), Verdict::Allowed);
+        let access = access(false);
+        prop_assert_ne!(access.caller(Some(&header)).may_distribute(), Verdict::Allowed);
     }
 }

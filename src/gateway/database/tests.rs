@@ -1,5 +1,13 @@
 use super::*;
 
+/// Of those who may do everything.
+fn all() -> Partition {
+    Partition {
+        name: String::new(),
+        is_guest: false,
+    }
+}
+
 fn open(folder: &Path) -> Database {
     Database::open(folder, 0).unwrap()
 }
@@ -14,6 +22,7 @@ fn learned(name: &str, flag: &str, result: Option<u8>) -> Learned {
         result: result.map(|number| [number; 16]),
         compile_ms: Some(100),
         refused: None,
+        is_own: true,
     }
 }
 
@@ -56,7 +65,7 @@ fn everything_is_there_after_a_restart() {
         let one = learned("x", "-O", Some(1));
         let order = Some((&labels, order.clone()));
         database
-            .learn("", vec![one], &build("b1", 10), order)
+            .learn(&all(), vec![one], &build("b1", 10), order)
             .unwrap();
         database.secret().unwrap()
     };
@@ -66,20 +75,27 @@ fn everything_is_there_after_a_restart() {
     assert_eq!(database.points(Range::Quarter).unwrap(), [(6, point)]);
     assert_eq!(database.lifetime().unwrap(), Some(lifetime));
     let print = learned("x", "-O", None).print;
-    let (earlier, took) = database.earlier("x", &print).unwrap();
+    let (earlier, took) = database.earlier(&all(), "x", &print).unwrap();
     let print = print.id("x");
     assert_eq!((earlier.len(), took), (1, Some(100)));
     assert_eq!(database.result(&[1; 16]).unwrap(), Some((Some(100), print)));
     assert_eq!(database.builds(5).unwrap(), [build("b1", 10)]);
     assert_eq!(database.build("b1").unwrap(), Some(build("b1", 10)));
-    assert_eq!(database.order("", &labels).unwrap(), Some(order.clone()));
+    assert_eq!(
+        database.order(&all(), &labels).unwrap(),
+        Some(order.clone())
+    );
     let other = Labels {
         branch: Some("other".into()),
         ..labels.clone()
     };
-    assert_eq!(database.order("", &other).unwrap(), Some(order));
-    assert_eq!(database.order("team", &labels).unwrap(), None);
-    assert_eq!(database.order("", &Labels::default()).unwrap(), None);
+    assert_eq!(database.order(&all(), &other).unwrap(), Some(order));
+    let team = Partition {
+        name: "team".into(),
+        is_guest: false,
+    };
+    assert_eq!(database.order(&team, &labels).unwrap(), None);
+    assert_eq!(database.order(&all(), &Labels::default()).unwrap(), None);
 }
 
 #[test]
@@ -88,10 +104,10 @@ fn fate_of_a_result_is_remembered_until_it_is_stored_again() {
     let database = open(folder.path());
     let learn = |one: Learned| {
         let report = build("b", 10);
-        database.learn("", vec![one], &report, None).unwrap();
+        database.learn(&all(), vec![one], &report, None).unwrap();
     };
     let fate = || {
-        let (mut earlier, _) = database.earlier("x", &Print::default()).unwrap();
+        let (mut earlier, _) = database.earlier(&all(), "x", &Print::default()).unwrap();
         earlier.pop().unwrap().fate
     };
     let removed = |cause| {
@@ -126,7 +142,7 @@ fn fate_of_a_result_is_remembered_until_it_is_stored_again() {
         ..learned("y", "-O", None)
     };
     learn(refused);
-    let (earlier, _) = database.earlier("y", &Print::default()).unwrap();
+    let (earlier, _) = database.earlier(&all(), "y", &Print::default()).unwrap();
     let cause = "it may only read".to_owned();
     assert_eq!(earlier[0].fate, Fate::NotStored { cause });
 }
@@ -139,9 +155,9 @@ fn variants_and_fingerprints_are_bounded_and_the_oldest_go() {
     for number in 0..30_u8 {
         let one = learned("x", &format!("-C x={number}"), Some(number));
         let report = build(&format!("{number:02}"), u64::from(number));
-        database.learn("", vec![one], &report, None).unwrap();
+        database.learn(&all(), vec![one], &report, None).unwrap();
     }
-    let (earlier, _) = database.earlier("x", &Print::default()).unwrap();
+    let (earlier, _) = database.earlier(&all(), "x", &Print::default()).unwrap();
     assert_eq!(earlier.len(), VARIANTS);
     assert_eq!(earlier[0].print.flags, ["-C x=29"]);
     assert_eq!(database.result(&[9; 16]).unwrap(), None);
@@ -149,12 +165,12 @@ fn variants_and_fingerprints_are_bounded_and_the_oldest_go() {
     for number in 0..20_u8 {
         let one = learned("y", &format!("-C y={number}"), None);
         database
-            .learn("", vec![one], &build("z", 99), None)
+            .learn(&all(), vec![one], &build("z", 99), None)
             .unwrap();
     }
     assert!(
         database
-            .earlier("x", &Print::default())
+            .earlier(&all(), "x", &Print::default())
             .unwrap()
             .0
             .is_empty()
@@ -187,4 +203,50 @@ fn file_that_cannot_be_read_is_kept_aside() {
     let database = open(folder.path());
     assert!(database.builds(1).unwrap().is_empty());
     assert!(path.with_extension("redb.broken").exists());
+}
+
+#[test]
+fn guests_change_nothing_that_others_remember() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut database = open(folder.path());
+    database.prints = 20;
+    let guest = Partition {
+        name: "pr/42".into(),
+        is_guest: true,
+    };
+    let labels = Labels::default();
+    let order = |unix_seconds| Order {
+        unix_seconds,
+        keys: vec!["a/b/c/x".into()],
+    };
+    let own = learned("x", "-O", Some(1));
+    let report = build("0", 1);
+    database
+        .learn(&all(), vec![own], &report, Some((&labels, order(1))))
+        .unwrap();
+    for number in 0..DETAILS_KEPT + 20 {
+        // It has hit the same entry, which it does not write.
+        let mut one = learned("x", &format!("-C x={number}"), Some(1));
+        (one.is_own, one.compile_ms) = (false, None);
+        let labels = Labels {
+            job: Some(number.to_string()),
+            ..Labels::default()
+        };
+        let report = build(&format!("1{number:03}"), number + 10);
+        let order = Some((&labels, order(number + 10)));
+        database.learn(&guest, vec![one], &report, order).unwrap();
+    }
+    let print = learned("x", "-O", None).print;
+    let known = |partition: &Partition| database.earlier(partition, "x", &print).unwrap();
+    let (earlier, took) = known(&all());
+    assert_eq!((earlier.len(), took), (1, Some(100)));
+    assert_eq!(known(&guest).0.len(), VARIANTS);
+    let stored = database.result(&[1; 16]).unwrap();
+    assert_eq!(stored, Some((Some(100), print.id("x"))));
+    assert_eq!(database.order(&all(), &labels).unwrap(), Some(order(1)));
+    assert_eq!(database.order(&guest, &labels).unwrap(), None);
+    assert_eq!(database.build("0").unwrap(), Some(report));
+    let listed = database.builds(500).unwrap();
+    assert_eq!(listed.len() as u64, DETAILS_KEPT + 21);
+    assert_eq!(listed.last().unwrap().build, "0");
 }

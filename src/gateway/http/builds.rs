@@ -3,12 +3,13 @@
 use super::answer::{broken, json};
 use super::front;
 use super::{Answer, Refusal, full, permit};
-use crate::contract::key::Key;
+use crate::contract::key::{Key, shown_namespace};
 use crate::explain::protocol::{End, LONGEST_BUILD, Prefetch, Request};
 use crate::explain::report::Report;
 use crate::gateway::Gateway;
 use crate::gateway::access::{Caller, Need, Scope, Verdict};
 use crate::gateway::body::{Piecewise, short_body, whole_body};
+use crate::gateway::database::Partition;
 use crate::gateway::disk::Download;
 use crate::gateway::journal::Sender;
 use crate::gateway::metrics::Protocol;
@@ -32,20 +33,67 @@ const SHORT: u64 = 64 << 10;
 /// Builds that are listed.
 const LISTED: usize = 200;
 
-/// Tokens of some namespaces learn nothing from the builds of others.
-fn partition(caller: &Caller) -> String {
-    let namespaces = caller.scope().names().map(|names| names.join(","));
-    namespaces.unwrap_or_default()
+/// Whose builds remember what a build of this caller was like: those that write to the same namespace. Who writes nothing
+/// has its memory apart, in which it can change nothing that others go by.
+fn own_partition(gateway: &Gateway, caller: &Caller) -> Partition {
+    let written = match caller.scope() {
+        Scope::Layers(layers) => layers.write.as_deref(),
+        Scope::All | Scope::Below(_) => None,
+    };
+    if let (Scope::Layers(layers), Some(written)) = (caller.scope(), written) {
+        return Partition {
+            name: shown_namespace(written).to_owned(),
+            is_guest: layers.is_branch() || gateway.disk.home(written) != written,
+        };
+    }
+    let names = names(caller);
+    match caller.may(Need::Write) {
+        Verdict::Allowed => Partition {
+            name: names,
+            is_guest: false,
+        },
+        Verdict::Unauthorized | Verdict::Forbidden | Verdict::Misdirected => Partition {
+            name: format!("read:{names}"),
+            is_guest: true,
+        },
+    }
 }
 
-/// Whose builds tell what a build of this caller will ask for: its own, then those of each layer that it reads.
-fn partitions(caller: &Caller) -> Vec<String> {
-    let own = partition(caller);
+/// No namespace's name has the line's end in it.
+fn names(caller: &Caller) -> String {
+    let names = caller.scope().names().map(|names| names.join("\n"));
+    names.unwrap_or_default()
+}
+
+/// Whose builds it is compared with besides: where the path chooses the namespace, readers learn from writers.
+fn other_partitions(caller: &Caller) -> Vec<Partition> {
+    let is_reader = caller.may(Need::Write) != Verdict::Allowed;
+    match caller.scope() {
+        Scope::Layers(_) => Vec::new(),
+        Scope::All | Scope::Below(_) if is_reader => vec![Partition {
+            name: names(caller),
+            is_guest: false,
+        }],
+        Scope::All | Scope::Below(_) => Vec::new(),
+    }
+}
+
+/// Whose builds tell what a build of this caller will ask for: its own, then those of each layer that it reads. What they
+/// tell are names of entries, of which it gets those that it may read.
+fn orders(gateway: &Gateway, caller: &Caller) -> Vec<Partition> {
+    let own = own_partition(gateway, caller);
     let layers = match caller.scope() {
         Scope::Layers(_) => caller.scope().names().unwrap_or_default(),
         Scope::All | Scope::Below(_) => Vec::new(),
     };
-    std::iter::once(own).chain(layers).collect()
+    let layers = layers.into_iter().flat_map(|name| {
+        [false, true].map(|is_guest| Partition {
+            name: name.clone(),
+            is_guest,
+        })
+    });
+    let others = other_partitions(caller);
+    std::iter::once(own).chain(others).chain(layers).collect()
 }
 
 /// Where this caller finds what a build asked for by this key; `None` where it may not look.
@@ -96,7 +144,7 @@ pub(super) async fn take(
             json(&gateway.journal.begin(sender, writes))
         }
         Request::End(end) => {
-            let report = end_of(gateway, &sender, partition(caller), *end).await?;
+            let report = end_of(gateway, &sender, caller, *end).await?;
             drop(turn);
             json(&report)
         }
@@ -106,21 +154,23 @@ pub(super) async fn take(
 async fn end_of(
     gateway: &Arc<Gateway>,
     sender: &Sender,
-    partition: String,
+    caller: &Caller,
     end: End,
 ) -> Result<Report, Refusal> {
     if end.build.is_empty() || end.build.len() > 64 || !end.build.is_ascii() {
         let message = "the build has no id of this cache's";
         return Err(Refusal::new(StatusCode::BAD_REQUEST, "build", message));
     }
-    let taken = gateway.journal.take(&end.build, sender);
+    let taken = gateway.journal.take(&end.build, sender, caller.scope());
     let names = gateway.disk.member_names(taken.keys()).await?;
     let removals = gateway.disk.take_removals();
+    let own = own_partition(gateway, caller);
+    let others = other_partitions(caller);
     let gateway = Arc::clone(gateway);
     let explained = spawn_blocking(move || {
         gateway
             .journal
-            .explain(&partition, end, &taken, &names, &removals)
+            .explain((&own, &others), end, &taken, &names, &removals)
     });
     explained.await.map_err(broken)
 }
@@ -189,7 +239,7 @@ pub(super) async fn prefetch(
     let body = short_body(body).await.map_err(bad)?;
     let wanted: Prefetch = serde_json::from_slice(&body)
         .map_err(|cause| bad(format!("cannot understand the request: {cause}")))?;
-    let (owned, partitions) = (Arc::clone(gateway), partitions(caller));
+    let (owned, partitions) = (Arc::clone(gateway), orders(gateway, caller));
     let order = spawn_blocking(move || {
         let Some(database) = owned.journal.database() else {
             return Ok(None);

@@ -1,6 +1,6 @@
 //! A build whose end has come: its requests, joined with its compiles. Pure.
 
-use super::super::database::{Learned, Order};
+use super::super::database::{Learned, Order, Partition};
 use super::{Did, ORDER_KEYS, SLACK};
 use crate::contract::key::Key;
 use crate::explain::protocol::{End, Unit};
@@ -14,6 +14,8 @@ pub(in crate::gateway) struct Request {
     /// Since the build began.
     pub(super) at_ms: u64,
     pub(super) key: Key,
+    /// It is in a namespace to which the build writes.
+    pub(super) is_own: bool,
     pub(super) did: Did,
     pub(super) lost: Option<store::Lost>,
 }
@@ -147,7 +149,7 @@ impl Taken {
     /// What is worth remembering of the compiles.
     pub(super) fn learned(
         &self,
-        partition: &str,
+        partition: &Partition,
         units: &[Unit],
         facts: &[Facts],
         keys: &[Option<Key>],
@@ -158,6 +160,8 @@ impl Taken {
             .filter(|event| matches!(event.did, Did::Write(_) | Did::Hit(_)))
             .map(|event| event.key.as_str())
             .collect();
+        let own = self.events.iter().filter(|event| event.is_own);
+        let own: BTreeSet<&str> = own.map(|event| event.key.as_str()).collect();
         let refused: BTreeMap<&str, &str> = self
             .events
             .iter()
@@ -180,9 +184,10 @@ impl Taken {
                 };
                 let missed = facts.seen == Seen::Miss;
                 Learned {
-                    identity: identity(partition, unit),
+                    identity: identity(&partition.name, unit),
                     print: unit.print.clone(),
                     result: there.map(Store::id),
+                    is_own: there.is_some_and(|key| own.contains(key.as_str())),
                     compile_ms: missed.then_some(unit.took_ms),
                     refused: (missed && there.is_none()).then_some(cause),
                 }

@@ -41,6 +41,14 @@ fn names(outputs: &[&str]) -> Vec<Vec<String>> {
     outputs.iter().map(members).collect()
 }
 
+/// Of those who may do everything.
+fn all() -> Partition {
+    Partition {
+        name: String::new(),
+        is_guest: false,
+    }
+}
+
 struct Scene {
     journal: Journal,
     _folder: tempfile::TempDir,
@@ -68,8 +76,10 @@ impl Scene {
             units,
             ..End::default()
         };
-        let taken = self.journal.take(&end.build, &client);
-        self.journal.explain("", end, &taken, &names(outputs), &[])
+        let taken = self.journal.take(&end.build, &client, &Scope::All);
+        let names = names(outputs);
+        self.journal
+            .explain((&all(), &[]), end, &taken, &names, &[])
     }
 }
 
@@ -118,39 +128,44 @@ async fn requests_of_others_are_not_of_this_build() {
     assert!(
         scene
             .journal
-            .take(&begun.build, &sender("10.0.0.9", None))
+            .take(&begun.build, &sender("10.0.0.9", None), &Scope::All)
             .events
             .is_empty()
     );
-    let taken = scene.journal.take(&begun.build, &client);
+    let taken = scene.journal.take(&begun.build, &client, &Scope::All);
     assert_eq!(taken.wire().misses, 1);
     assert!(!scene.journal.is_watching());
-    assert!(scene.journal.state().events.is_empty());
+    assert!(scene.journal.state().events == 0);
 }
 
 #[tokio::test]
 async fn nothing_is_noted_while_nobody_asks() {
     let scene = Scene::new();
     scene.journal.note(|| unreachable!(), &key(1), Did::Miss);
-    assert!(scene.journal.state().events.is_empty());
+    assert!(scene.journal.state().events == 0);
 }
 
 #[tokio::test]
 async fn builds_that_nobody_ends_are_given_up() {
     let scene = Scene::new();
-    for _ in 0..OPEN + 5 {
-        scene.journal.begin(sender("x", None), true);
+    for number in 0..OPEN + 5 {
+        let origin = (number / OPEN_OF_ONE).to_string();
+        scene.journal.begin(sender(&origin, None), true);
     }
     assert_eq!(scene.journal.state().open.len(), OPEN);
     for _ in 0..EVENTS + 5 {
-        scene.journal.note(|| sender("x", None), &key(1), Did::Miss);
+        scene.journal.note(|| sender("9", None), &key(1), Did::Miss);
     }
-    assert_eq!(scene.journal.state().events.len(), EVENTS);
+    let all: usize = (scene.journal.state().open.iter())
+        .map(|open| open.events.len())
+        .sum();
+    assert_eq!(scene.journal.state().events, all);
+    assert!((EVENTS / 2..=EVENTS).contains(&all), "{all}");
     scene.journal.tidy();
     assert!(scene.journal.is_watching());
     scene.journal.forget_older(Duration::ZERO);
     assert!(!scene.journal.is_watching());
-    assert!(scene.journal.state().events.is_empty());
+    assert!(scene.journal.state().events == 0);
 }
 
 #[tokio::test]
@@ -168,7 +183,7 @@ async fn order_of_keys_is_that_of_the_build() {
         .journal
         .database()
         .unwrap()
-        .order("", &Default::default());
+        .order(&all(), &Default::default());
     let expected = [key(3), key(1)].map(|key| key.as_str().to_owned());
     assert_eq!(order.unwrap().unwrap().keys, expected);
 }
@@ -187,6 +202,7 @@ fn what_came_ahead_keeps_the_place_at_which_it_was_asked_for() {
                 key: key(number),
                 did,
                 lost: None,
+                is_own: true,
             })
             .into(),
         ..Taken::default()
@@ -225,13 +241,63 @@ async fn evicted_key_is_told_even_if_nobody_recorded_its_compile() {
         units: vec![unit("one-01", 0, 5)],
         ..End::default()
     };
-    let taken = scene.journal.take(&end.build, &client);
+    let taken = scene.journal.take(&end.build, &client, &Scope::All);
+    let names = names(&["one-01"]);
     let report = scene
         .journal
-        .explain("", end, &taken, &names(&["one-01"]), &[]);
+        .explain((&all(), &[]), end, &taken, &names, &[]);
     let why = report.rows[0].why.as_ref().unwrap();
     assert_eq!(
         why.text(),
         "evicted lately at a budget of 1000 B; 1.5 KiB would have kept it"
     );
+}
+
+#[tokio::test]
+async fn nobody_can_make_the_build_of_another_forget() {
+    let scene = Scene::new();
+    let (main, pull) = (
+        sender("10.0.0.1", Some("main")),
+        sender("10.0.0.1", Some("pull")),
+    );
+    let begun = scene.journal.begin(main.clone(), true);
+    scene.journal.note(|| main.clone(), &key(1), Did::Miss);
+    for number in 0..OPEN + 5 {
+        let origin = format!("10.0.1.{}", number / OPEN_OF_ONE);
+        let other = sender(&origin, Some("pull"));
+        scene.journal.begin(other, true);
+    }
+    scene.journal.begin(pull.clone(), true);
+    for _ in 0..EVENTS {
+        scene.journal.note(|| pull.clone(), &key(2), Did::Miss);
+    }
+    scene.journal.note(|| main.clone(), &key(1), Did::Write(9));
+    assert_eq!(scene.journal.state().open.len(), OPEN);
+    assert!(scene.journal.state().events <= EVENTS);
+    let taken = scene.journal.take(&begun.build, &main, &Scope::All);
+    assert_eq!((taken.wire().misses, taken.wire().writes), (1, 1));
+}
+
+#[tokio::test]
+async fn what_is_not_the_callers_to_see_is_no_part_of_its_build() {
+    let scene = Scene::new();
+    let client = sender("10.0.0.1", Some("pull"));
+    let begun = scene.journal.begin(client.clone(), true);
+    let scope = Scope::Layers(crate::contract::tokens::Layers {
+        read: vec!["pr/42".into(), String::new()],
+        write: Some("pr/42".into()),
+        replace: false,
+    });
+    // Of one machine, by sccache's own protocol, which tells no names.
+    let own_protocol = sender("10.0.0.1", None);
+    for layer in ["main", "pr/42", ""] {
+        let key = Key::in_layer(layer, key(1).as_str()).unwrap();
+        let did = Did::Hit(1);
+        scene.journal.note(|| own_protocol.clone(), &key, did);
+    }
+    let taken = scene.journal.take(&begun.build, &client, &scope);
+    let seen: Vec<(&str, bool)> = (taken.events.iter())
+        .map(|event| (event.key.namespace(), event.is_own))
+        .collect();
+    assert_eq!(seen, [("pr/42", true), ("", false)]);
 }

@@ -20,6 +20,7 @@ impl From<&Uses> for TokenStatus {
             bytes_received: uses.received_bytes.load(Relaxed),
             bytes_sent: uses.sent_bytes.load(Relaxed),
             refusals: uses.refusals.load(Relaxed),
+            ..TokenStatus::default()
         }
     }
 }
@@ -27,11 +28,19 @@ impl From<&Uses> for TokenStatus {
 impl TokensStatus {
     /// Usage of all valid tokens, and the error in their file, if any.
     pub fn new(access: &Access, fault: Option<String>) -> TokensStatus {
+        let mut granted = access.granted();
         let uses = access.uses().into_iter();
+        let by_name = uses.map(|(name, uses)| {
+            let granted = granted.remove(&name).unwrap_or_default();
+            let status = TokenStatus {
+                proof: granted.proof,
+                grants: granted.grants,
+                ..TokenStatus::from(&*uses)
+            };
+            (name, status)
+        });
         TokensStatus {
-            by_name: uses
-                .map(|(name, uses)| (name, TokenStatus::from(&*uses)))
-                .collect(),
+            by_name: by_name.collect(),
             fault,
         }
     }

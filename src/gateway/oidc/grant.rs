@@ -1,6 +1,7 @@
 //! Which rule fits a token's claims, and what its holder may do by it. Pure.
 
 use super::verify::Claims;
+use crate::contract::key::namespace_of_shown;
 use crate::contract::tokens::Layers;
 use crate::contract::tokens::layers::is_layer;
 use crate::contract::tokens::rules::{self, Rule};
@@ -39,7 +40,12 @@ pub(super) fn of(rule: &Rule, claims: &Claims) -> Result<Grant, String> {
         name => claims.text(name).map(|text| sanitized(&text)),
     };
     let fill = |template: &String| {
-        let name = rules::fill(template, value).filter(|name| is_layer(name));
+        // The default namespace, which only a rule itself can name.
+        if template.is_empty() {
+            return Ok(String::new());
+        }
+        let is_name = |name: &String| is_layer(name) && !namespace_of_shown(name).is_empty();
+        let name = rules::fill(template, value).filter(is_name);
         name.ok_or_else(|| format!("a placeholder of {template:?} has no value"))
     };
     let layers = &rule.layers;
@@ -228,6 +234,15 @@ mod tests {
             hash,
             "a hash cannot be had by its own name"
         );
+    }
+
+    #[test]
+    fn default_namespace_is_the_rules_to_name_and_no_branchs() {
+        let token = claims(json!({"ref": "default"}));
+        let plain = of(&rule(&[], &["${ref}x", ""], Some("")), &token).unwrap();
+        assert_eq!(plain.layers.read, ["defaultx", ""]);
+        assert_eq!(plain.layers.write.as_deref(), Some(""));
+        assert!(of(&rule(&[], &["${ref}", ""], None), &token).is_err());
     }
 
     proptest! {

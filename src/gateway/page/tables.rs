@@ -154,6 +154,7 @@ pub(super) fn namespaces(status: &Status, is_narrowed: bool) -> Markup {
 pub(super) fn tokens(status: &Status) -> Markup {
     let mut rows: Vec<_> = status.tokens.by_name.iter().collect();
     rows.sort_by_key(|(_, it)| std::cmp::Reverse(it.requests));
+    let has_grants = rows.iter().any(|(_, it)| !it.grants.is_empty());
     html! {
         section.card aria-labelledby="tokens" {
             h2 #tokens { "Tokens" }
@@ -178,6 +179,36 @@ pub(super) fn tokens(status: &Status) -> Markup {
                             (number("Refused", &count(it.refusals)))
                             (number("Served", &bytes(it.bytes_sent)))
                             (number("Stored", &bytes(it.bytes_received)))
+                        }
+                    }
+                }
+            }
+            (more(rows.len()))
+            @if has_grants { (grants(status)) }
+        }
+    }
+}
+
+/// What each may do, as it was understood.
+fn grants(status: &Status) -> Markup {
+    let rows = status.tokens.by_name.iter();
+    let rows: Vec<_> = rows.filter(|(_, it)| !it.grants.is_empty()).collect();
+    html! {
+        details.grants {
+            summary { "What each may do" }
+            table.stack {
+                caption.quiet { "Grants, as the server has understood them" }
+                thead { tr {
+                    th scope="col" { "Token" }
+                    th scope="col" { "Known by" }
+                    th scope="col" { "May" }
+                } }
+                tbody {
+                    @for (name, it) in rows.iter().take(ROWS) {
+                        tr {
+                            th scope="row" { (name) }
+                            td.wide data-name="Known by" { (it.proof) }
+                            td.wide data-name="May" { (it.grants) }
                         }
                     }
                 }

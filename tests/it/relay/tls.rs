@@ -1,6 +1,6 @@
 //! TLS on the scheduler's port: the real client, the real builder, and our own.
 
-use super::{BUILDERS_TOKEN, builder, scheduler};
+use super::{BUILDERS_TOKEN, builder, launched_builder, scheduler};
 use crate::access::{Authority, from_outside};
 use crate::distributed::{CLIENT, client_file, distributed, is_possible, statistics};
 use crate::dock::{Dock, eventually};
@@ -126,6 +126,73 @@ fn clients_and_builders_reach_the_scheduler_by_tls_with_a_private_authority() {
         secured.compile(&client, "three");
         assert_eq!(distributed(&statistics(&client)), (3, 0), "relay {relay}");
         drop((ours, stock));
+    }
+}
+
+#[test]
+fn builder_joins_by_a_certificate_until_its_table_or_its_authority_is_taken_out() {
+    if !is_possible() {
+        return;
+    }
+    for relay in ["off", "on"] {
+        let racks = Authority::new();
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name).display().to_string();
+        std::fs::write(at("racks.pem"), racks.pem()).unwrap();
+        let table =
+            "[[token]]\nname = \"rack-7\"\ncertificate = \"rack-7.example\"\naccess = \"build\"\n";
+        std::fs::write(at("tokens.toml"), table).unwrap();
+        let secured = Secured::start(&[
+            ("SCCACHE_RELAY", relay),
+            ("SCCACHE_TOKENS_FILE", &at("tokens.toml")),
+            ("SCCACHE_TLS_CLIENT_CA", &at("racks.pem")),
+        ]);
+        let secured = secured.unwrap();
+        let issue = |name: &str| {
+            let params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+            let identity = racks.issue(params);
+            std::fs::write(at("rack.key"), identity.key).unwrap();
+            std::fs::write(at("rack.pem"), identity.cert).unwrap();
+        };
+        issue("rack-8.example");
+        let joined = launched_builder(
+            &secured.url(),
+            &[
+                ("SSL_CERT_FILE", &secured.ca()),
+                ("SCCACHE_SERVER_TOKEN", ""),
+                ("SCCACHE_TLS_CLIENT_CERT", &at("rack.pem")),
+                ("SCCACHE_TLS_CLIENT_KEY", &at("rack.key")),
+            ],
+        );
+        secured
+            .dock
+            .wait_log("no table of SCCACHE_TOKENS_FILE has certificate = \"rack-8.example\"");
+        let named = || {
+            let status = secured.dock.status()?;
+            let builders = status["cache"]["dist"]["builders"].as_array()?.clone();
+            let found = builders.into_iter().find(|one| one["token"] == "rack-7");
+            found.map(|one| one["state"].as_str().unwrap().to_owned())
+        };
+        // It is asked for its files at each connection.
+        issue("rack-7.example");
+        eventually("the builder", || (named()? == "ready").then_some(()));
+        // A real job, on either builder.
+        let client = secured.client();
+        secured.compile(&client, "one");
+        assert_eq!(distributed(&statistics(&client)), (1, 0), "relay {relay}");
+        match relay {
+            "on" => std::fs::write(at("tokens.toml"), "").unwrap(),
+            _ => std::fs::write(at("racks.pem"), Authority::new().pem()).unwrap(),
+        }
+        eventually("it gets no more jobs", || {
+            (named()? == "leaving").then_some(())
+        });
+        secured.compile(&client, "two");
+        // Without the relay, the scheduler may still choose it, and its client compiles.
+        if relay == "on" {
+            assert_eq!(distributed(&statistics(&client)), (2, 0));
+        }
+        drop(joined);
     }
 }
 

@@ -251,6 +251,7 @@ impl Front {
             heartbeats: folder.path().join("heartbeats"),
             plain: false,
             builder_jwt_key: None,
+            client_certificate: None,
             tunnels_to: None,
             relay: None,
         });

@@ -16,11 +16,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 /// The audience that the cache demands.
-pub(super) const AUDIENCE: &str = "https://build-cache.test";
+pub(crate) const AUDIENCE: &str = "https://build-cache.test";
 
 /// How the issuer answers when it is asked for its keys.
 #[derive(Debug, Clone)]
-pub(super) enum Mood {
+pub(crate) enum Mood {
     Keys(Value),
     /// With this status and nothing else.
     Status(u16),
@@ -30,14 +30,14 @@ pub(super) enum Mood {
     Slow(Duration),
 }
 
-pub(super) struct Issuer {
-    pub(super) address: SocketAddr,
+pub(crate) struct Issuer {
+    pub(crate) address: SocketAddr,
     mood: Arc<Mutex<Mood>>,
     asked: Arc<AtomicUsize>,
 }
 
 impl Issuer {
-    pub(super) fn start(mood: Mood) -> Issuer {
+    pub(crate) fn start(mood: Mood) -> Issuer {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (mood, asked) = (Arc::new(Mutex::new(mood)), Arc::<AtomicUsize>::default());
@@ -80,25 +80,50 @@ impl Issuer {
         }
     }
 
-    pub(super) fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    pub(super) fn set(&self, mood: Mood) {
+    pub(crate) fn set(&self, mood: Mood) {
         *self.mood.lock().unwrap() = mood;
     }
 
-    pub(super) fn asked(&self) -> usize {
+    pub(crate) fn asked(&self) -> usize {
         self.asked.load(SeqCst)
     }
 
     /// The table of this issuer in the tokens' file.
-    pub(super) fn table(&self, name: &str, rest: &str) -> String {
+    pub(crate) fn table(&self, name: &str, rest: &str) -> String {
         let url = self.url();
         format!(
             "[[issuer]]\nname = \"{name}\"\nurl = \"{url}\"\njwks = \"{url}/keys\"\naudience = \"{AUDIENCE}\"\n{rest}\n"
         )
     }
+}
+
+/// Where a runner of GitHub gives out this ID token, to whoever shows its secret.
+pub(crate) fn runner(token: String) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/?api-version=2", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
+            let head: Vec<String> = (&mut lines).take_while(|line| !line.is_empty()).collect();
+            let is_asked = head
+                .iter()
+                .any(|line| line.ends_with("Bearer runner-secret"));
+            let body = match is_asked {
+                true => json!({ "value": token }).to_string(),
+                false => String::new(),
+            };
+            let length = body.len();
+            let _ = write!(
+                &stream,
+                "HTTP/1.1 200 X\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+            );
+        }
+    });
+    url
 }
 
 enum Key {
@@ -107,20 +132,20 @@ enum Key {
 }
 
 /// A key with a name.
-pub(super) struct Signer {
-    pub(super) kid: String,
+pub(crate) struct Signer {
+    pub(crate) kid: String,
     key: Key,
 }
 
 impl Signer {
-    pub(super) fn rsa(kid: &str) -> Signer {
+    pub(crate) fn rsa(kid: &str) -> Signer {
         Signer {
             kid: kid.to_owned(),
             key: Key::Rsa(rsa_pair(&rsa_key(2048)).unwrap()),
         }
     }
 
-    pub(super) fn ec(kid: &str) -> Signer {
+    pub(crate) fn ec(kid: &str) -> Signer {
         let random = SystemRandom::new();
         let algorithm = &ECDSA_P256_SHA256_FIXED_SIGNING;
         let document = EcdsaKeyPair::generate_pkcs8(algorithm, &random).unwrap();
@@ -138,7 +163,7 @@ impl Signer {
         }
     }
 
-    pub(super) fn jwk(&self) -> Value {
+    pub(crate) fn jwk(&self) -> Value {
         match &self.key {
             Key::Rsa(key) => {
                 let public = PublicKeyComponents::<Vec<u8>>::from(key.public());
@@ -153,17 +178,17 @@ impl Signer {
         }
     }
 
-    pub(super) fn header(&self) -> Value {
+    pub(crate) fn header(&self) -> Value {
         json!({"alg": self.algorithm(), "typ": "JWT", "kid": self.kid})
     }
 
     /// A token with these claims.
-    pub(super) fn token(&self, claims: &Value) -> String {
+    pub(crate) fn token(&self, claims: &Value) -> String {
         self.signed(&self.header().to_string(), &claims.to_string())
     }
 
     /// A token of these texts, whatever they are.
-    pub(super) fn signed(&self, header: &str, claims: &str) -> String {
+    pub(crate) fn signed(&self, header: &str, claims: &str) -> String {
         let message = format!(
             "{}.{}",
             encode(header.as_bytes()),
@@ -193,7 +218,7 @@ impl Signer {
 }
 
 /// A key of so many bits, as openssl makes it.
-pub(super) fn rsa_key(bits: usize) -> Vec<u8> {
+pub(crate) fn rsa_key(bits: usize) -> Vec<u8> {
     let output = Command::new("openssl")
         .args([
             "genpkey",
@@ -211,15 +236,15 @@ pub(super) fn rsa_key(bits: usize) -> Vec<u8> {
 }
 
 /// Older ones write the key alone, newer ones what kind of key it is too.
-pub(super) fn rsa_pair(der: &[u8]) -> Result<RsaKeyPair, KeyRejected> {
+pub(crate) fn rsa_pair(der: &[u8]) -> Result<RsaKeyPair, KeyRejected> {
     RsaKeyPair::from_pkcs8(der).or_else(|_| RsaKeyPair::from_der(der))
 }
 
-pub(super) fn encode(bytes: &[u8]) -> String {
+pub(crate) fn encode(bytes: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-pub(super) fn keys(signers: &[&Signer]) -> Mood {
+pub(crate) fn keys(signers: &[&Signer]) -> Mood {
     let keys: Vec<Value> = signers.iter().map(|signer| signer.jwk()).collect();
     Mood::Keys(json!({ "keys": keys }))
 }
@@ -228,7 +253,7 @@ pub(super) fn keys(signers: &[&Signer]) -> Mood {
     clippy::disallowed_methods,
     reason = "tokens have the real time in them"
 )]
-pub(super) fn unix_now() -> u64 {
+pub(crate) fn unix_now() -> u64 {
     SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap()
@@ -236,7 +261,7 @@ pub(super) fn unix_now() -> u64 {
 }
 
 /// Claims as GitHub's tokens have them, for a push to the main branch; `changes` are put in, and `null` takes out.
-pub(super) fn claims(issuer: &Issuer, changes: Value) -> Value {
+pub(crate) fn claims(issuer: &Issuer, changes: Value) -> Value {
     let time = unix_now();
     let mut claims = json!({
         "iss": issuer.url(),

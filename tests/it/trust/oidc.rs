@@ -534,6 +534,7 @@ fn client_that_shows_its_id_token_to_the_scheduler_may_use_the_cluster() {
             plain: false,
             builder_jwt_key: None,
             tunnels_to: None,
+            client_certificate: None,
             relay: Some(Relay {
                 address: None,
                 queue_millis: 1000,

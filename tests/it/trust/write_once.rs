@@ -13,7 +13,7 @@ use zip::write::SimpleFileOptions;
 const MENDER: &str = "token-of-who-mends";
 
 /// An entry as sccache writes it: its members in this order, with a mode and a level of the writer's own.
-fn result(members: &[(&str, &[u8])], mode: u32) -> Vec<u8> {
+pub(super) fn result(members: &[(&str, &[u8])], mode: u32) -> Vec<u8> {
     let mut archive = zip::ZipWriter::new(Cursor::new(Vec::new()));
     for (name, body) in members {
         let options = SimpleFileOptions::default()
