@@ -144,11 +144,16 @@ fn thousand_entries_come_ahead() {
     let path = |number: usize| format!("0/0/0/{number:064x}");
     let transfers = |of_each: &str| {
         let all = (0..1000).map(|number| {
-            format!("url = \"@{}\"\noutput = \"out/{number}\"\n{of_each}", path(number))
+            format!(
+                "url = \"@{}\"\noutput = \"out/{number}\"\n{of_each}",
+                path(number)
+            )
         });
         all.collect::<String>()
     };
-    client.machine.write("put", &transfers("upload-file = \"entry\"\n"));
+    client
+        .machine
+        .write("put", &transfers("upload-file = \"entry\"\n"));
     client.machine.write("get", &transfers(""));
     client.machine.write(
         "transfer",
