@@ -62,7 +62,7 @@ bench-cluster *ARGS:
 bench-project *ARGS:
     cargo bench --locked --bench project -- {{ARGS}}
 
-# A cold runner behind a slow network: prefetch beside the cache without it, a tar of it and S3; takes ten minutes.
+# A cold runner behind a slow network: with the helper and prefetch, beside the cache alone, a tar of it and S3; takes half an hour.
 bench-runner *ARGS:
     cargo bench --locked --bench runner -- {{ARGS}}
 

@@ -131,12 +131,12 @@ pub fn run(args: &Args) -> Result<u8, Error> {
             let helper = Helper::start(&seen, &config, remote, &labels, begun);
             helper.map(Some).map_err(|cause| cause.to_string())
         }
-        (_, Err(cause)) => Err(cause.clone()),
-        (Err(cause), _) => Err(cause.to_string()),
+        (_, Err(cause)) => Err(format!("cannot prefetch: {cause}")),
+        (Err(cause), _) => Err(format!("cannot prefetch: {cause}")),
     };
     let helper = helper.unwrap_or_else(|cause| {
         // The build goes on without.
-        let _ = writeln!(io::stderr(), "warning: cannot prefetch: {cause}");
+        let _ = writeln!(io::stderr(), "warning: {cause}");
         None
     });
     if let Some(helper) = &helper {

@@ -52,11 +52,14 @@ const DRAIN: Duration = Duration::from_secs(2);
 pub(super) enum Error {
     /// It would have no work.
     #[error(
-        "this client uses sccache's own protocol, which only reaches a cache on this machine: --prefetch has nothing to gain"
+        "cannot prefetch: this client uses sccache's own protocol, which only reaches a cache on this machine"
     )]
     Near,
     /// Compilers would not go to it.
-    #[error("\"{}\" sets {name} with force, so that compilers cannot be sent to another cache", file.display())]
+    #[error(
+        "cannot prefetch: \"{}\" sets {name} with force, so that compilers go nowhere else\nhint: remove force there",
+        file.display()
+    )]
     Forced {
         /// The variable.
         name: String,
@@ -64,7 +67,7 @@ pub(super) enum Error {
         file: PathBuf,
     },
     /// The system.
-    #[error("cannot {step}: {cause}")]
+    #[error("cannot prefetch: cannot {step}: {cause}")]
     System {
         /// What failed.
         step: &'static str,
@@ -72,7 +75,10 @@ pub(super) enum Error {
         cause: io::Error,
     },
     /// It ended at once.
-    #[error("cannot start \"{}\": {said}", program.display())]
+    #[error(
+        "cannot prefetch: cannot start \"{}\": {said}\nhint: it must be in the folder of sccache-dock",
+        program.display()
+    )]
     Ended {
         /// The program.
         program: PathBuf,
