@@ -40,13 +40,14 @@ use self::upstream::UpstreamClient;
 use crate::contract::gateway_config::Dist;
 use crate::contract::gateway_status::DistStatus;
 use crate::gateway::Gateway;
-use crate::gateway::body::{LEFT_OVER, LEFT_OVER_TIME};
+use crate::gateway::body::turn_away;
 use crate::gateway::connection_limit::{ConnectionLimiter, End};
 use crate::gateway::http::Wire;
 use crate::gateway::peer::Peer;
 use crate::gateway::tls::Presented;
 use crate::gateway::warnings::REFUSALS;
 use bytes::Bytes;
+use hyper::StatusCode;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::{Mutex, MutexGuard};
@@ -57,7 +58,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
@@ -436,24 +437,12 @@ async fn converse(
 }
 
 /// Tells a peer that sends its token in clear to use TLS. Not by a 4xx, which would fail a client's build.
-async fn refuse_plain(gateway: &Gateway, mut stream: TcpStream, peer: &Peer) {
+async fn refuse_plain(gateway: &Gateway, stream: TcpStream, peer: &Peer) {
     let cause = "it speaks HTTP without TLS, and its token could be read on its way: use https:// for the scheduler's \
                  URL (hint: SCCACHE_SCHEDULER_PLAIN=any allows it)";
     gateway.refuse("dist_plain", peer, &"a connection", &cause);
     let body = "this scheduler speaks HTTPS: use https:// with the name in its certificate\n";
-    let answer = format!(
-        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: {}\r\n\
-         connection: close\r\n\r\n{body}",
-        body.len()
-    );
-    let farewell = async {
-        stream.write_all(answer.as_bytes()).await?;
-        stream.shutdown().await?;
-        // A close with bytes unread would be a reset, which takes the answer with it.
-        let mut rest = stream.take(LEFT_OVER as u64);
-        tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
-    };
-    let _ = timeout(LEFT_OVER_TIME, farewell).await;
+    turn_away(stream, StatusCode::SERVICE_UNAVAILABLE, body).await;
 }
 
 /// Serves one connection until it closes, or until the request in flight is answered once we are stopping.

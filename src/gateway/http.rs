@@ -21,7 +21,7 @@ use crate::base::timeout::within;
 use crate::contract::key::Key;
 use crate::gateway::access::{Asked, Caller, Need, Verdict};
 use crate::gateway::audit::Event;
-use crate::gateway::body::{LEFT_OVER, LEFT_OVER_TIME, Piecewise, read_left_over};
+use crate::gateway::body::{Piecewise, read_left_over, turn_away};
 use crate::gateway::disk::DiskError;
 use crate::gateway::journal::Did;
 use crate::gateway::metrics::Protocol;
@@ -46,9 +46,9 @@ use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tokio_io_timeout::TimeoutStream;
 
 /// How long a request's head may take, and a kept connection may stay idle: longer than clients keep theirs
@@ -150,25 +150,14 @@ pub(crate) async fn converse_by_hyper<IO: AsyncRead + AsyncWrite + Unpin + Send 
 /// Tells a client of another machine that sends its token in clear to use TLS.
 pub(crate) async fn refuse_plain<IO: AsyncRead + AsyncWrite + Unpin>(
     gateway: &Gateway,
-    mut io: IO,
+    io: IO,
     peer: &Peer,
 ) {
     let cause = "it speaks HTTP without TLS, and what it sent could be read on its way: use https:// and, if that was \
                  a token, replace it";
     gateway.refuse("plain", peer, &"a connection", &cause);
     let body = "this cache speaks HTTPS: use https:// with the name in its certificate\n";
-    let answer = format!(
-        "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: {}\r\n\
-         connection: close\r\n\r\n{body}",
-        body.len()
-    );
-    let farewell = async {
-        io.write_all(answer.as_bytes()).await?;
-        io.shutdown().await?;
-        // A close with bytes unread would be a reset, which takes the answer with it.
-        tokio::io::copy(&mut io.take(LEFT_OVER as u64), &mut tokio::io::sink()).await
-    };
-    let _ = timeout(LEFT_OVER_TIME, farewell).await;
+    turn_away(io, StatusCode::BAD_REQUEST, body).await;
 }
 
 async fn answer(
