@@ -79,7 +79,7 @@ check_mode() {
         http://* | https://*) ;;
         *) fail "mode \"builder\" needs the URL of a scheduler" "for example: $me start builder http://build-cache:10600" 2 ;;
         esac
-        [ -n "${SCCACHE_SERVER_TOKEN:-}" ] || fail "mode \"builder\" needs SCCACHE_SERVER_TOKEN" \
+        [ -n "${SCCACHE_SERVER_TOKEN:-}${SCCACHE_SERVER_TOKEN_FILE:-}" ] || fail "mode \"builder\" needs SCCACHE_SERVER_TOKEN" \
             "take it from the scheduler's machine: docker exec $container cat /var/sccache/state/server-token" 2
         ;;
     '') fail "start needs a mode" "the simplest: $me start ephemeral" 2 ;;
