@@ -393,7 +393,7 @@ fn action_says_what_is_missing() {
     );
     // A runner with nothing but what every system has.
     let bare = tempfile::tempdir().unwrap();
-    for program in ["bash", "sh", "readlink", "dirname"] {
+    for program in ["bash", "sh", "readlink", "dirname", "mkdir", "date"] {
         let found = run(clean("which").arg(program), LONG).ok();
         std::os::unix::fs::symlink(found, bare.path().join(program)).unwrap();
     }
