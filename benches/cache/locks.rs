@@ -4,8 +4,8 @@
 //! first row says what this machine adds of its own.
 
 use crate::load::{self, Lane, Until};
-use crate::peers::{Peer, Verb, archive};
-use crate::scenes::{AMPLE, fill, gauges, populate};
+use crate::peers::{AMPLE, Peer, Verb, archive};
+use crate::scenes::{fill, gauges, populate};
 use crate::{Options, now, say};
 use std::io::{self, Read, Write};
 use std::net::TcpStream;

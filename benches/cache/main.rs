@@ -13,6 +13,7 @@
 //! --rounds N        --seconds S      of each measurement
 //! --sizes A,B       in bytes         --connections A,B
 //! --entries N       of the start with a large index
+//! --builds A=PROGRAM,B=PROGRAM         GET and PUT beside other builds of the gateway, such as one without a short cut
 //! ```
 
 mod load;
@@ -31,6 +32,7 @@ pub(crate) struct Options {
     sizes: Vec<usize>,
     connections: Vec<usize>,
     entries: u64,
+    builds: Vec<(String, PathBuf)>,
     folder: PathBuf,
 }
 
@@ -53,6 +55,7 @@ fn options(folder: PathBuf) -> Options {
         sizes: vec![24 << 10, 1 << 20],
         connections: vec![1, 64],
         entries: 20_000,
+        builds: Vec::new(),
         folder,
     };
     let mut arguments = std::env::args().skip(1);
@@ -73,6 +76,14 @@ fn options(folder: PathBuf) -> Options {
             "--sizes" => options.sizes = numbers(&value()),
             "--connections" => options.connections = numbers(&value()),
             "--entries" => options.entries = value().parse().unwrap_or(options.entries),
+            "--builds" => {
+                let value = value();
+                let builds = value.split(',').filter_map(|build| build.split_once('='));
+                options.builds = builds
+                    .map(|(name, at)| (name.to_owned(), at.into()))
+                    .collect();
+                options.only.push("builds".to_owned());
+            }
             // Cargo adds `--bench`.
             _ => {}
         }
@@ -92,6 +103,9 @@ fn main() -> std::io::Result<()> {
     let options = options(folder.path().to_owned());
     let wanted = |name: &str| options.only.is_empty() || options.only.iter().any(|one| one == name);
     scenes::blobs(&options, wanted("get"), wanted("put"))?;
+    if !options.builds.is_empty() {
+        scenes::builds(&options)?;
+    }
     if wanted("layers") {
         scenes::layers(&options)?;
     }

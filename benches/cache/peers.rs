@@ -2,7 +2,6 @@
 
 use crate::load::{Lane, Request};
 use crate::now;
-use crate::scenes::AMPLE;
 use sccache_dock::base::secret::Secret;
 use sccache_dock::contract::gateway_config::{Config, IpcPolicy};
 use std::io;
@@ -11,6 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
+
+/// Budget where nothing is to be evicted.
+pub(crate) const AMPLE: u64 = 16 << 30;
 
 pub(crate) const TOKEN: &str = "token-of-the-benchmark";
 /// Ticks of `/proc/PID/stat` in a second.
@@ -93,6 +95,19 @@ impl Peer {
         Peer::ours_with("ours", folder, lane, budget_bytes, None)
     }
 
+    /// Another build of it.
+    pub(crate) fn build(name: &str, program: &Path, folder: &Path) -> io::Result<Peer> {
+        let (config, addr) = configured(folder, AMPLE, None)?;
+        let name = Box::leak(name.to_owned().into_boxed_str());
+        Peer::start(
+            name,
+            Lane::Http,
+            addr,
+            folder,
+            &mut gateway(program, &config),
+        )
+    }
+
     /// The same with the token in this file.
     pub(crate) fn ours_with_tokens(folder: &Path, tokens: &Path) -> io::Result<Peer> {
         let tokens = Some(tokens.to_owned());
@@ -106,37 +121,10 @@ impl Peer {
         budget_bytes: u64,
         tokens_file: Option<PathBuf>,
     ) -> io::Result<Peer> {
-        std::fs::create_dir_all(folder)?;
-        let addr = free_address()?;
-        let config = Config {
-            listen: addr,
-            socket: folder.join("sccache.sock"),
-            store_dir: folder.join("cache"),
-            budget_bytes,
-            policies: Default::default(),
-            ipc: IpcPolicy::Local,
-            server_socket: folder.join("server.sock"),
-            sccache: None,
-            control_socket: None,
-            write_tokens: match tokens_file {
-                Some(_) => vec![Secret::new("a-token-of-nobody-else")],
-                None => vec![Secret::new(TOKEN)],
-            },
-            read_tokens: Vec::new(),
-            anonymous_read: false,
-            hosts: Vec::new(),
-            dist: None,
-            tls: None,
-            tokens_file,
-            upstream: None,
-            drain: Duration::from_secs(1),
-        };
-        let file = folder.join("gateway.toml");
-        std::fs::write(&file, toml::to_string(&config).map_err(io::Error::other)?)?;
+        let (config, addr) = configured(folder, budget_bytes, tokens_file)?;
         let program = std::env::var_os("BENCH_OURS")
             .unwrap_or_else(|| env!("CARGO_BIN_EXE_sccache-dock-gateway").into());
-        let mut command = Command::new(program);
-        command.arg("--config").arg(file).env_remove("SCCACHE_LOG");
+        let mut command = gateway(Path::new(&program), &config);
         Peer::start(name, lane, addr, folder, &mut command)
     }
 
@@ -314,6 +302,51 @@ fn frame(tag: u32, key: &[u8], more: usize) -> Vec<u8> {
     }
     let length = u32::try_from(body.len() + more).unwrap_or(u32::MAX);
     [&length.to_be_bytes()[..], &body].concat()
+}
+
+/// The file of a gateway's configuration, and its address.
+fn configured(
+    folder: &Path,
+    budget_bytes: u64,
+    tokens_file: Option<PathBuf>,
+) -> io::Result<(PathBuf, SocketAddr)> {
+    std::fs::create_dir_all(folder)?;
+    let addr = free_address()?;
+    let config = Config {
+        listen: addr,
+        socket: folder.join("sccache.sock"),
+        store_dir: folder.join("cache"),
+        budget_bytes,
+        policies: Default::default(),
+        ipc: IpcPolicy::Local,
+        server_socket: folder.join("server.sock"),
+        sccache: None,
+        control_socket: None,
+        write_tokens: match tokens_file {
+            Some(_) => vec![Secret::new("a-token-of-nobody-else")],
+            None => vec![Secret::new(TOKEN)],
+        },
+        read_tokens: Vec::new(),
+        anonymous_read: false,
+        hosts: Vec::new(),
+        dist: None,
+        tls: None,
+        tokens_file,
+        upstream: None,
+        drain: Duration::from_secs(1),
+    };
+    let file = folder.join("gateway.toml");
+    std::fs::write(&file, toml::to_string(&config).map_err(io::Error::other)?)?;
+    Ok((file, addr))
+}
+
+fn gateway(program: &Path, config: &Path) -> Command {
+    let mut command = Command::new(program);
+    command
+        .arg("--config")
+        .arg(config)
+        .env_remove("SCCACHE_LOG");
+    command
 }
 
 fn free_address() -> io::Result<SocketAddr> {

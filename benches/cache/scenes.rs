@@ -1,7 +1,7 @@
 //! What is measured, and the tables.
 
 use crate::load::{self, Figures, Lane, Until};
-use crate::peers::{Peer, TOKEN, Verb, archive};
+use crate::peers::{AMPLE, Peer, TOKEN, Verb, archive};
 use crate::{Options, now, say};
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -9,8 +9,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// Budget where nothing is to be evicted.
-pub(crate) const AMPLE: u64 = 16 << 30;
 const TIGHT: u64 = 64 << 20;
 /// Bytes of different blobs that one peer is given of one size: of short ones no key comes twice, as it never does
 /// from compilers. A file that takes another's place is a file removed, after which ext4 is slow to find room for a
@@ -159,6 +157,20 @@ pub(crate) fn blobs(options: &Options, get: bool, put: bool) -> io::Result<()> {
         .chain([ours])
         .chain(redis)
         .collect();
+    get_and_put(options, &peers, get, put)
+}
+
+/// GET and PUT over HTTP, beside other builds of the gateway.
+pub(crate) fn builds(options: &Options) -> io::Result<()> {
+    let at = |name: &str| options.folder.join(format!("build-{name}"));
+    let mut peers = vec![Peer::ours(&at("ours"), Lane::Http, AMPLE)?];
+    for (name, program) in &options.builds {
+        peers.push(Peer::build(name, program, &at(name))?);
+    }
+    get_and_put(options, &peers, true, true)
+}
+
+fn get_and_put(options: &Options, peers: &[Peer], get: bool, put: bool) -> io::Result<()> {
     for (verb, wanted) in [(Verb::Get, get), (Verb::Put, put)] {
         if !wanted {
             continue;
@@ -166,13 +178,13 @@ pub(crate) fn blobs(options: &Options, get: bool, put: bool) -> io::Result<()> {
         table(&format!("{verb:?}"), peers[0].name);
         for &size in &options.sizes {
             let body = archive(size);
-            for peer in &peers {
+            for peer in peers {
                 fill(peer, &body)?;
             }
             for &connections in &options.connections {
                 rows(
                     options,
-                    &peers,
+                    peers,
                     verb,
                     &body,
                     connections,

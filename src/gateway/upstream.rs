@@ -11,6 +11,7 @@
 
 mod ahead;
 pub mod breaker;
+pub(crate) mod circle;
 pub mod queue;
 mod url;
 
@@ -26,6 +27,7 @@ use crate::store::WrittenBy;
 use ahead::Ahead;
 use breaker::Breaker;
 use bytes::Bytes;
+use circle::Circle;
 use futures_util::TryStreamExt;
 use opendal::{Buffer, ErrorKind, Operator};
 use parking_lot::{Mutex, MutexGuard};
@@ -146,6 +148,7 @@ pub struct Upstream {
     counts: Counts,
     last_error: Mutex<Option<String>>,
     of_build: Option<OfBuild>,
+    circle: Option<Arc<Circle>>,
 }
 
 /// What only the gateway of one build has.
@@ -197,6 +200,7 @@ impl Upstream {
         });
         let of_build = of_build.transpose()?;
         let upstream = Arc::new(Upstream {
+            circle: Circle::watch(config)?,
             of_build,
             operator,
             disk,
@@ -232,6 +236,10 @@ impl Upstream {
             && ahead.brings(key).await
         {
             return Found::Here;
+        }
+        if self.is_in_circle() {
+            self.counts.skipped.fetch_add(1, Relaxed);
+            return Found::Nowhere;
         }
         let mut landed = {
             let mut flights = lock(&self.flights);
@@ -273,6 +281,10 @@ impl Upstream {
     /// Queues a blob of so many bytes that was just written here. Waits for nothing but, in the gateway of one build, for
     /// room.
     pub async fn offer(&self, key: &Key, bytes: u64) {
+        if self.is_in_circle() {
+            self.counts.dropped.fetch_add(1, Relaxed);
+            return;
+        }
         if let Some(of_build) = &self.of_build {
             let is_away = self.breaker(Way::Write).is_open();
             match of_build.room_for(bytes, is_away).await {
@@ -335,7 +347,7 @@ impl Upstream {
         let count = |counter: &AtomicU64| counter.load(Relaxed);
         UpstreamStatus {
             name: self.name.clone(),
-            available: self.is_available(),
+            available: self.is_available() && !self.is_in_circle(),
             hits: count(&self.counts.hits),
             misses: count(&self.counts.misses),
             shared_fetches: count(&self.counts.shared),
@@ -347,7 +359,10 @@ impl Upstream {
             bytes_read: count(&self.counts.bytes_read),
             bytes_written: count(&self.counts.bytes_written),
             queued: lock(&self.queue).len() as u64,
-            last_error: lock(&self.last_error).clone(),
+            last_error: match self.is_in_circle() {
+                true => Some("this cache is its own upstream".to_owned()),
+                false => lock(&self.last_error).clone(),
+            },
         }
     }
 
@@ -540,6 +555,17 @@ impl Upstream {
             .write(key.as_str(), Buffer::from(pieces))
             .await?;
         Ok(length)
+    }
+
+    fn is_in_circle(&self) -> bool {
+        self.circle.as_ref().is_some_and(|it| it.is_closed())
+    }
+
+    /// A request carried the number of a cache, see [`circle`].
+    pub(super) fn heard_number(&self, number: &str) {
+        if let Some(circle) = &self.circle {
+            circle.heard(number);
+        }
     }
 
     fn is_available(&self) -> bool {

@@ -362,6 +362,58 @@ fn blob_that_is_evicted_before_it_was_passed_on_is_counted() {
     });
 }
 
+#[test]
+fn caches_that_are_each_others_upstream_notice_it_and_do_without() {
+    let ports = [free_port(), free_port(), free_port()];
+    let url = |port: u16| format!("http://127.0.0.1:{port}");
+    let ring: Vec<Gateway> = (0..ports.len())
+        .map(|at| {
+            Gateway::start_with(|config| {
+                config.listen = SocketAddr::from(([127, 0, 0, 1], ports[at]));
+                config.upstream = Some(Upstream {
+                    ahead: None,
+                    url: Secret::new(&url(ports[(at + 1) % ports.len()])),
+                    token: Some(Secret::new(WRITER)),
+                    queue: config.socket.with_file_name("upstream-queue"),
+                });
+            })
+        })
+        .collect();
+    for gateway in &ring {
+        wait_status(gateway, "it knows", |status| {
+            !status.available && status.last_error.is_some()
+        });
+        gateway
+            .process
+            .wait_for_line("this cache is its own upstream, by way of http://127.0.0.1:");
+    }
+    // Nothing goes round, and nobody waits for the next one.
+    assert_eq!(ring[0].request("PUT", "/cas/here", BODY).code, 201);
+    assert_eq!(ring[1].request("GET", "/cas/here", b"").code, 404);
+    let status = upstream(&ring[1]);
+    assert_eq!((status.skipped_reads, status.misses), (1, 0), "{status:?}");
+    assert_eq!(upstream(&ring[0]).dropped_writes, 1);
+}
+
+#[test]
+fn caches_behind_each_other_are_no_circle() {
+    let last = Gateway::start();
+    let middle = before(&last.url());
+    let first = before(&middle.url());
+    assert_eq!(last.request("PUT", "/cas/there", BODY).code, 201);
+    // A number that is somebody else's goes on, and changes nothing.
+    let number = ["--header", "sccache-dock-circle: 00000000000000aa 1"];
+    let page = format!("{}/healthz", first.url());
+    let asked = Command::new("curl")
+        .args(["--silent", "--noproxy", "*"])
+        .args(number)
+        .arg(page)
+        .output();
+    assert_eq!(asked.unwrap().stdout, b"ok\n");
+    assert_eq!(first.request("GET", "/cas/there", b"").body, BODY);
+    assert!(upstream(&first).available && upstream(&middle).available);
+}
+
 /// A proxy as people have one: it fetches for others what they name by its whole URL, and lets through what speaks TLS.
 /// Counts what it was asked.
 fn proxy() -> (String, Arc<AtomicUsize>) {

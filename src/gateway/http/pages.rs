@@ -10,9 +10,11 @@ use crate::gateway::access::{Caller, Need};
 use crate::gateway::audit::Event;
 use crate::gateway::body::{Piecewise, short_body};
 use crate::gateway::peer::Peer;
+use crate::gateway::upstream::circle;
 use crate::store::Filter;
 use bytes::Bytes;
 use http_body_util::{Either, Full};
+use hyper::header::HeaderValue;
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 use std::sync::Arc;
@@ -114,7 +116,15 @@ pub(super) async fn answer(
         Page::Script => front::script(),
         Page::LogIn => front::log_in(gateway, peer, parts, body).await?,
         Page::LogOut => front::log_out(gateway, parts).await?,
-        Page::Health => text(StatusCode::OK, "ok\n"),
+        Page::Health => {
+            let number = parts.headers.get(circle::HEADER);
+            if let (Some(upstream), Some(Ok(number))) =
+                (&gateway.upstream, number.map(HeaderValue::to_str))
+            {
+                upstream.heard_number(number);
+            }
+            text(StatusCode::OK, "ok\n")
+        }
         Page::Ready => match gateway.disk.check_writable().await {
             Ok(()) => text(StatusCode::OK, ready(gateway)),
             Err(cause) => text(

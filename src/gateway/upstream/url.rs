@@ -81,7 +81,7 @@ fn redis(url: &str) -> opendal::services::Redis {
 }
 
 /// Scheme and host, and the path below it.
-fn split_web(url: &str) -> (&str, &str) {
+pub(super) fn split_web(url: &str) -> (&str, &str) {
     let host = url.find("://").map_or(0, |at| at + 3);
     match url[host..].find('/') {
         Some(at) => url.split_at(host + at),
