@@ -32,7 +32,7 @@ pub mod page;
 pub mod peer;
 mod services;
 mod sessions;
-mod socket;
+pub(crate) mod socket;
 mod status;
 mod stopping;
 pub mod tls;

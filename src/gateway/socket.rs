@@ -67,10 +67,10 @@ impl Socket for UnixStream {
     }
 }
 
-/// A connection whose peer is told at once what has arrived.
+/// A connection on which what arrives is acknowledged at once.
 ///
-/// sccache sends a frame in two writes, and its kernel keeps the second one back until the first one is acknowledged
-/// (Nagle), which ours puts off for 40 ms: at each put.
+/// sccache's client sends a frame in two writes, and `sccache-dist` TLS tickets and then its answer. Their kernels hold the
+/// second write back until the first one is acknowledged (Nagle, RFC 896), which ours delays by 40 ms (RFC 1122, 4.2.3.2).
 #[derive(Debug)]
 pub(crate) struct Prompt<S>(pub(crate) S);
 
@@ -82,10 +82,17 @@ impl<S: Socket> AsyncRead for Prompt<S> {
     ) -> Poll<io::Result<()>> {
         let read = Pin::new(&mut self.0).poll_read(context, buffer);
         if matches!(read, Poll::Ready(Ok(()))) {
-            // A Unix socket has nothing to acknowledge. The kernel forgets it soon, so again at each read.
-            let _ = rustix::net::sockopt::set_tcp_quickack(&self.0, true);
+            self.acknowledge();
         }
         read
+    }
+}
+
+impl<S: Socket> Prompt<S> {
+    /// The kernel forgets it soon, and after each write delays acknowledgements again: hence at each read and write. A Unix
+    /// socket has nothing to acknowledge.
+    fn acknowledge(&self) {
+        let _ = rustix::net::sockopt::set_tcp_quickack(&self.0, true);
     }
 }
 
@@ -95,7 +102,11 @@ impl<S: Socket> AsyncWrite for Prompt<S> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(context, bytes)
+        let written = Pin::new(&mut self.0).poll_write(context, bytes);
+        if written.is_ready() {
+            self.acknowledge();
+        }
+        written
     }
 
     fn poll_write_vectored(
@@ -103,7 +114,11 @@ impl<S: Socket> AsyncWrite for Prompt<S> {
         context: &mut Context<'_>,
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(context, pieces)
+        let written = Pin::new(&mut self.0).poll_write_vectored(context, pieces);
+        if written.is_ready() {
+            self.acknowledge();
+        }
+        written
     }
 
     fn is_write_vectored(&self) -> bool {

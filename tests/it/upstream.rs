@@ -463,6 +463,15 @@ fn forward(mut client: TcpStream, asked: &AtomicUsize) -> Option<()> {
     client.shutdown(std::net::Shutdown::Both).ok()
 }
 
+/// What a client of this cache is given, whatever proxies its own environment names.
+fn fetched(dock: &Dock) -> Vec<u8> {
+    let url = format!("http://{}/cas/there", dock.address());
+    let token = format!("Authorization: Bearer {}", dock.token());
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--noproxy", "*", "--header", &token, &url]);
+    curl.output().unwrap().stdout
+}
+
 #[test]
 fn upstream_is_reached_by_the_proxy_of_the_container_unless_its_network_is_excepted() {
     for (exceptions, is_proxied) in [
@@ -479,13 +488,7 @@ fn upstream_is_reached_by_the_proxy_of_the_container_unless_its_network_is_excep
             ("NO_PROXY", exceptions),
         ]);
         assert_eq!(third.request("PUT", "/cas/there", BODY).code, 201);
-        let url = format!("http://{}/cas/there", dock.address());
-        let token = format!("Authorization: Bearer {}", dock.token());
-        let fetched = Command::new("curl")
-            .args(["--silent", "--noproxy", "*", "--header", &token, &url])
-            .output()
-            .unwrap();
-        assert_eq!(fetched.stdout, BODY, "{exceptions:?}: {}", dock.log());
+        assert_eq!(fetched(&dock), BODY, "{exceptions:?}: {}", dock.log());
         assert_eq!(asked.load(SeqCst) > 0, is_proxied, "{exceptions:?}");
         let line = dock.wait_log("blobs to pass on; by HTTP_PROXY");
         assert_eq!(line.contains("NO_PROXY"), !exceptions.is_empty(), "{line}");
@@ -507,13 +510,7 @@ fn upstream_with_tls_is_reached_through_the_proxy_and_stays_secret_to_it() {
     ];
     let dock = Dock::start(&settings);
     assert_eq!(third.request("PUT", "/cas/there", BODY).code, 201);
-    let url = format!("http://{}/cas/there", dock.address());
-    let token = format!("Authorization: Bearer {}", dock.token());
-    let fetched = Command::new("curl")
-        .args(["--silent", "--noproxy", "*", "--header", &token, &url])
-        .output()
-        .unwrap();
-    assert_eq!(fetched.stdout, BODY, "{}", dock.log());
+    assert_eq!(fetched(&dock), BODY, "{}", dock.log());
     assert!(asked.load(SeqCst) > 0, "{}", dock.log());
     dock.wait_log("blobs to pass on; by HTTPS_PROXY");
     assert!(!dock.log().contains("proxy-password"), "{}", dock.log());

@@ -5,6 +5,7 @@ use super::tunnels::{Tunnels, Way};
 use super::wire::{self, Credentials};
 use crate::dist_front::heartbeats::SILENCE;
 use crate::dist_front::upstream::keep_alive;
+use crate::gateway::socket::Prompt;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -15,12 +16,10 @@ use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -270,64 +269,6 @@ pub(super) async fn read(answer: Response<Incoming>) -> Result<Bytes, String> {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(cause)) => Err(cause.to_string()),
         Err(_) => Err("it does not answer".to_owned()),
-    }
-}
-
-/// A connection on which what comes is acknowledged at once. `sccache-dist` sends the tickets of TLS and then the answer
-/// in two small pieces, and its system keeps the second one back until the first is acknowledged (RFC 896), which ours
-/// would put off for 40 ms (RFC 1122, 4.2.3.2): for each job.
-struct Prompt(TcpStream);
-
-impl AsyncRead for Prompt {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(context, buffer)
-    }
-}
-
-impl Prompt {
-    /// The system takes what is sent as a sign that acknowledgements can go with what is sent next.
-    fn acknowledge(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if written.is_ready() {
-            // What cannot be set is only slower.
-            let _ = rustix::net::sockopt::set_tcp_quickack(&self.0, true);
-        }
-        written
-    }
-}
-
-impl AsyncWrite for Prompt {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.0).poll_write(context, bytes);
-        self.acknowledge(written)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        pieces: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.0).poll_write_vectored(context, pieces);
-        self.acknowledge(written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(context)
     }
 }
 
