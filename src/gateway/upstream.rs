@@ -11,7 +11,7 @@
 
 mod ahead;
 pub mod breaker;
-pub(crate) mod circle;
+pub(crate) mod cycle;
 pub mod queue;
 mod url;
 
@@ -27,7 +27,7 @@ use crate::store::WrittenBy;
 use ahead::Ahead;
 use breaker::Breaker;
 use bytes::Bytes;
-use circle::Circle;
+use cycle::Cycle;
 use futures_util::TryStreamExt;
 use opendal::{Buffer, ErrorKind, Operator};
 use parking_lot::{Mutex, MutexGuard};
@@ -148,7 +148,7 @@ pub struct Upstream {
     counts: Counts,
     last_error: Mutex<Option<String>>,
     of_build: Option<OfBuild>,
-    circle: Option<Arc<Circle>>,
+    cycle: Option<Arc<Cycle>>,
 }
 
 /// What only the gateway of one build has.
@@ -200,7 +200,7 @@ impl Upstream {
         });
         let of_build = of_build.transpose()?;
         let upstream = Arc::new(Upstream {
-            circle: Circle::watch(config)?,
+            cycle: Cycle::watch(config)?,
             of_build,
             operator,
             disk,
@@ -237,7 +237,7 @@ impl Upstream {
         {
             return Found::Here;
         }
-        if self.is_in_circle() {
+        if self.is_in_cycle() {
             self.counts.skipped.fetch_add(1, Relaxed);
             return Found::Nowhere;
         }
@@ -281,7 +281,7 @@ impl Upstream {
     /// Queues a blob of so many bytes that was just written here. Waits for nothing but, in the gateway of one build, for
     /// room.
     pub async fn offer(&self, key: &Key, bytes: u64) {
-        if self.is_in_circle() {
+        if self.is_in_cycle() {
             self.counts.dropped.fetch_add(1, Relaxed);
             return;
         }
@@ -347,7 +347,7 @@ impl Upstream {
         let count = |counter: &AtomicU64| counter.load(Relaxed);
         UpstreamStatus {
             name: self.name.clone(),
-            available: self.is_available() && !self.is_in_circle(),
+            available: self.is_available() && !self.is_in_cycle(),
             hits: count(&self.counts.hits),
             misses: count(&self.counts.misses),
             shared_fetches: count(&self.counts.shared),
@@ -359,7 +359,7 @@ impl Upstream {
             bytes_read: count(&self.counts.bytes_read),
             bytes_written: count(&self.counts.bytes_written),
             queued: lock(&self.queue).len() as u64,
-            last_error: match self.is_in_circle() {
+            last_error: match self.is_in_cycle() {
                 true => Some("this cache is its own upstream".to_owned()),
                 false => lock(&self.last_error).clone(),
             },
@@ -557,14 +557,14 @@ impl Upstream {
         Ok(length)
     }
 
-    fn is_in_circle(&self) -> bool {
-        self.circle.as_ref().is_some_and(|it| it.is_closed())
+    fn is_in_cycle(&self) -> bool {
+        self.cycle.as_ref().is_some_and(|it| it.is_closed())
     }
 
-    /// A request carried the number of a cache, see [`circle`].
+    /// A request carried the number of a cache, see [`cycle`].
     pub(super) fn heard_number(&self, number: &str) {
-        if let Some(circle) = &self.circle {
-            circle.heard(number);
+        if let Some(cycle) = &self.cycle {
+            cycle.heard(number);
         }
     }
 

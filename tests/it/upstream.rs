@@ -396,13 +396,13 @@ fn caches_that_are_each_others_upstream_notice_it_and_do_without() {
 }
 
 #[test]
-fn caches_behind_each_other_are_no_circle() {
+fn caches_behind_each_other_are_no_cycle() {
     let last = Gateway::start();
     let middle = before(&last.url());
     let first = before(&middle.url());
     assert_eq!(last.request("PUT", "/cas/there", BODY).code, 201);
     // A number that is somebody else's goes on, and changes nothing.
-    let number = ["--header", "sccache-dock-circle: 00000000000000aa 1"];
+    let number = ["--header", "sccache-dock-cycle: 00000000000000aa 1"];
     let page = format!("{}/healthz", first.url());
     let asked = Command::new("curl")
         .args(["--silent", "--noproxy", "*"])

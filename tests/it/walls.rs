@@ -222,7 +222,7 @@ fn no_layer_imports_one_above_it() {
 }
 
 #[test]
-fn no_files_import_each_other_in_a_circle() {
+fn no_files_import_each_other_in_a_cycle() {
     let modules = modules();
     let mut arrows: BTreeMap<&Vec<String>, BTreeSet<Vec<String>>> = BTreeMap::new();
     for (module, named) in &modules {
@@ -233,7 +233,7 @@ fn no_files_import_each_other_in_a_circle() {
             owners.filter(|owner| !owner.starts_with(module) && !module.starts_with(owner));
         arrows.insert(module, others.collect());
     }
-    // Files that import none of those that are left are in no circle.
+    // Files that import none of those that are left are in no cycle.
     loop {
         let left: BTreeSet<Vec<String>> = arrows.keys().map(|it| (*it).clone()).collect();
         let before = arrows.len();
@@ -244,7 +244,7 @@ fn no_files_import_each_other_in_a_circle() {
             break;
         }
     }
-    let circles: Vec<String> = arrows
+    let cycles: Vec<String> = arrows
         .iter()
         .map(|(module, owners)| {
             let owners = owners.iter().filter(|owner| arrows.contains_key(owner));
@@ -252,7 +252,7 @@ fn no_files_import_each_other_in_a_circle() {
             format!("{} -> {}", module.join("/"), owners.join(", "))
         })
         .collect();
-    assert_eq!(circles, [""; 0], "files that import each other");
+    assert_eq!(cycles, [""; 0], "files that import each other");
 }
 
 #[test]

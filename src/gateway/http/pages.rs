@@ -10,7 +10,7 @@ use crate::gateway::access::{Caller, Need};
 use crate::gateway::audit::Event;
 use crate::gateway::body::{Piecewise, short_body};
 use crate::gateway::peer::Peer;
-use crate::gateway::upstream::circle;
+use crate::gateway::upstream::cycle;
 use crate::store::Filter;
 use bytes::Bytes;
 use http_body_util::{Either, Full};
@@ -117,7 +117,7 @@ pub(super) async fn answer(
         Page::LogIn => front::log_in(gateway, peer, parts, body).await?,
         Page::LogOut => front::log_out(gateway, parts).await?,
         Page::Health => {
-            let number = parts.headers.get(circle::HEADER);
+            let number = parts.headers.get(cycle::HEADER);
             if let (Some(upstream), Some(Ok(number))) =
                 (&gateway.upstream, number.map(HeaderValue::to_str))
             {

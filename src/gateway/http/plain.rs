@@ -23,7 +23,7 @@ use crate::gateway::connection_limit;
 use crate::gateway::disk::{Download, FilePart};
 use crate::gateway::peer::Peer;
 use crate::gateway::socket::{Socket, write_both};
-use crate::gateway::upstream::circle;
+use crate::gateway::upstream::cycle;
 use bytes::{Buf, Bytes, BytesMut};
 use http_body_util::{BodyExt, Either};
 use hyper::body::{Body, Frame, SizeHint};
@@ -235,7 +235,7 @@ fn frameable(
             return None;
         } else if is(header::AUTHORIZATION)
             || (is(header::HOST) && anyone_reads)
-            || is(circle::HEADER)
+            || is(cycle::HEADER)
         {
             // The other headers that matter.
             built = built.header(field.name, HeaderValue::from_bytes(field.value).ok()?);

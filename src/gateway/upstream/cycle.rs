@@ -2,7 +2,7 @@
 //! and pass every blob round and round.
 //!
 //! A cache sends a number of its own to its upstream, which sends it on to its own upstream, and so on. If the number comes
-//! back, there is a circle, and the upstream is not used until the number has stopped coming back.
+//! back, there is a cycle, and the upstream is not used until the number has stopped coming back.
 
 use super::{Error, now, url};
 use crate::contract::gateway_config::Upstream as Config;
@@ -16,7 +16,7 @@ use tokio::time::{sleep, timeout};
 use tracing::warn;
 
 /// The header that carries a number, in hexadecimal digits, and how many caches it has come to: `9f0c2b7a11d3e455 2`.
-pub(crate) const HEADER: HeaderName = HeaderName::from_static("sccache-dock-circle");
+pub(crate) const HEADER: HeaderName = HeaderName::from_static("sccache-dock-cycle");
 /// How often the own number is sent, and how soon again.
 const EVERY: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_secs(1);
@@ -29,9 +29,9 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// Numbers of others that are sent on at one time. More are dropped: they come again.
 const AT_ONCE: usize = 4;
 
-/// What one cache knows about the circle that it may be in.
+/// What one cache knows about the cycle that it may be in.
 #[derive(Debug)]
-pub(crate) struct Circle {
+pub(crate) struct Cycle {
     /// A page of the upstream that needs no token.
     page: String,
     name: String,
@@ -42,18 +42,18 @@ pub(crate) struct Circle {
     places: Arc<Semaphore>,
 }
 
-impl Circle {
+impl Cycle {
     /// For an upstream that may be another sccache-dock. Runs on tokio.
     ///
     /// # Errors
     /// There is no HTTP client.
-    pub(super) fn watch(config: &Config) -> Result<Option<Arc<Circle>>, Error> {
+    pub(super) fn watch(config: &Config) -> Result<Option<Arc<Cycle>>, Error> {
         let address = config.url.reveal();
         // Nobody has a build's own gateway as its upstream.
         if !address.starts_with("http") || config.ahead.is_some() {
             return Ok(None);
         }
-        let circle = Arc::new(Circle {
+        let cycle = Arc::new(Cycle {
             page: format!("{}/healthz", url::split_web(address).0),
             name: url::public_name(address),
             client: url::client()?,
@@ -62,11 +62,11 @@ impl Circle {
             send_own: Notify::new(),
             places: Arc::new(Semaphore::new(AT_ONCE)),
         });
-        tokio::spawn(Arc::clone(&circle).send_now_and_then());
-        Ok(Some(circle))
+        tokio::spawn(Arc::clone(&cycle).send_now_and_then());
+        Ok(Some(cycle))
     }
 
-    async fn send_now_and_then(self: Arc<Circle>) {
+    async fn send_now_and_then(self: Arc<Cycle>) {
         loop {
             self.send(self.own, 1).await;
             sleep(SOON).await;
@@ -77,12 +77,12 @@ impl Circle {
     async fn send(&self, number: u64, hops: u32) {
         let request = self.client.get(&self.page);
         let request = request.header(HEADER, format!("{number:016x} {hops}"));
-        // An upstream that is away or no cache at all makes no circle.
+        // An upstream that is away or no cache at all makes no cycle.
         let _ = timeout(ANSWER, request.send()).await;
     }
 
     /// Another cache, or this one, has sent a number to this one.
-    pub(crate) fn heard(self: &Arc<Circle>, text: &str) {
+    pub(crate) fn heard(self: &Arc<Cycle>, text: &str) {
         let Some((number, hops)) = parse(text) else {
             return;
         };
@@ -91,22 +91,22 @@ impl Circle {
             if before.is_none_or(|before| before.elapsed() >= COUNTS) {
                 warn!(
                     "this cache is its own upstream, by way of {}, which is not used any more (hint: remove \
-                     SCCACHE_UPSTREAM from one of the caches in the circle)",
+                     SCCACHE_UPSTREAM from one of the caches in the cycle)",
                     self.name
                 );
             }
             return;
         }
-        // Somebody has this cache as an upstream: only now can there be a circle.
+        // Somebody has this cache as an upstream: only now can there be a cycle.
         if self.came_back.lock().is_none() {
             self.send_own.notify_one();
         }
         if hops < HOPS
             && let Ok(place) = Arc::clone(&self.places).try_acquire_owned()
         {
-            let circle = Arc::clone(self);
+            let cycle = Arc::clone(self);
             tokio::spawn(async move {
-                circle.send(number, hops + 1).await;
+                cycle.send(number, hops + 1).await;
                 drop(place);
             });
         }
