@@ -187,6 +187,13 @@ create() {
     }
 }
 
+# Whether the container was made from an older image than the one of that name now.
+older() {
+    has_image || return 0
+    is=$(docker inspect --type container --format '{{.Image}}' "$container")
+    [ "$is" = "$(docker image inspect --format '{{.Id}}' "$image")" ] || printf ', from an older image than "%s"' "$image"
+}
+
 # Starts the container once more, by docker's word $1. While it was away, a client of the lane ipc or with default settings
 # may have started a daemon of its own on the port, for which Docker does not wait: it is told to end.
 start_again() {

@@ -130,7 +130,7 @@ start() {
         [ "$(label mode) $(label folder)" = "$mode $folder" ] ||
             fail "container \"$container\" exists with mode $(label mode) $(label folder)" "remove it first: $me remove"
         if runs; then
-            say "container \"$container\" runs already (changed settings need: $me remove, then start)"
+            say "container \"$container\" runs already$(older) (a new image or changed settings need: $me remove, then start)"
         else
             start_again start
         fi

@@ -14,5 +14,5 @@ mod life;
 mod outages;
 mod pulled;
 mod refusals;
-mod restarts;
+pub(crate) mod restarts;
 mod script;

@@ -158,6 +158,7 @@ impl Site {
             docker: self.docker.clone(),
             container: self.name(what),
             port: free_port(),
+            image: None,
             user: None,
         }
     }
@@ -359,11 +360,25 @@ pub(crate) struct Script<'a> {
     pub(crate) docker: Docker,
     pub(crate) container: String,
     pub(crate) port: u16,
+    /// Another image than the site's.
+    pub(crate) image: Option<String>,
     /// An unprivileged user to run as, and its home.
     pub(crate) user: Option<(u32, PathBuf)>,
 }
 
-impl Script<'_> {
+impl<'a> Script<'a> {
+    /// The same container, which a start makes from another image.
+    pub(crate) fn with_image(&self, image: &str) -> Script<'a> {
+        Script {
+            site: self.site,
+            docker: self.docker.clone(),
+            container: self.container.clone(),
+            port: self.port,
+            image: Some(image.to_owned()),
+            user: self.user.clone(),
+        }
+    }
+
     pub(crate) fn path() -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/sccache-docker-manage.sh")
     }
@@ -391,7 +406,10 @@ impl Script<'_> {
             .env("SCCACHE_DOCK_TOOLS", tools)
             .env("SCCACHE_DOCK_PROGRAM", crate::dock::program())
             .env("SCCACHE_CONTAINER_NAME", &self.container)
-            .env("SCCACHE_IMAGE_NAME", &self.site.image)
+            .env(
+                "SCCACHE_IMAGE_NAME",
+                self.image.as_ref().unwrap_or(&self.site.image),
+            )
             .env("SCCACHE_DEFAULT_PORT", self.port.to_string())
             // Docker chooses one that is free.
             .env("SCCACHE_SCHEDULER_PORT", "0");

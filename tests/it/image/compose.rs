@@ -1,5 +1,6 @@
 //! The Compose files, by Compose 1 and 2: up, restart, scale, down, and what is left behind.
 
+use super::restarts::{build, builds_go_on};
 use crate::docker::{LONG, PATIENCE, Ran, run};
 use crate::harness::{skip, tools, wait_for};
 use crate::site::{Site, free_port};
@@ -169,6 +170,32 @@ fn files_for_a_cache_bring_it_up_and_keep_what_they_say() {
             assert_eq!(project.left_volumes(), BTreeSet::new(), "{words:?} {mode}");
             assert_eq!(project.left("ps") + &project.left("network"), "");
         }
+    }
+}
+
+/// As `up` does after a change of the file or of the image.
+#[test]
+fn builds_by_webdav_go_on_while_compose_makes_the_container_anew() {
+    let Some(site) = Site::open() else { return };
+    site.install_client();
+    for words in composes() {
+        let project = Project::new(&site, words, "persistent.yml");
+        let first = project.up(&[]);
+        let token = project.token(&first);
+        let mut client = site.script("client");
+        // Whom the script asks for the variables.
+        client.container = site.docker.inspect(&first, "{{.Name}}").replace('/', "");
+        builds_go_on(&site, &client, &|| {
+            let second = project.up(&["--force-recreate"]);
+            assert_ne!(second, first);
+            assert_eq!(project.token(&second), token, "{words:?}");
+        });
+        let container = project.call(&["ps", "--quiet", "sccache"]);
+        client.container = site.docker.inspect(&container, "{{.Name}}").replace('/', "");
+        let written = || client.counts().2;
+        let before = written();
+        build(&site, &client, &client.eval("--lane webdav"), 3).ok();
+        wait_for("its results", PATIENCE, || (written() >= before + 3).then_some(()));
     }
 }
 

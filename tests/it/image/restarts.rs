@@ -14,7 +14,7 @@ fn default_settings(script: &Script) -> String {
 
 /// Files of C that nobody has compiled before, one after the other or two at a time; its last line is how many objects
 /// there are. What a daemon of the client's own has kept goes with it.
-fn build(site: &Site, script: &Script, prepare: &str, files: usize) -> Ran {
+pub(crate) fn build(site: &Site, script: &Script, prepare: &str, files: usize) -> Ran {
     let text = format!(
         "{prepare}; work=$(mktemp -d) && export SCCACHE_DIR=$work/disk && cd $work || exit 9
         for i in $(seq {files}); do echo \"int f$i(void) {{ return $$$i; }}\" >a$i.c; done
@@ -102,5 +102,90 @@ fn socket_is_shared_again_after_a_restart_by_docker() {
         assert_eq!(state(&script), "running");
         build(&site, &script, &prepare, 3).ok();
         eventually("its results", || (script.counts().2 >= 3).then_some(()));
+    }
+}
+
+/// A stop and a start by hand, and an update: a new container from a new image, with the old one's folder.
+#[test]
+fn builds_by_webdav_go_on_while_the_container_is_stopped_and_while_it_is_updated() {
+    let Some(site) = Site::open() else { return };
+    site.install_client();
+    let folder = tempfile::tempdir().unwrap();
+    let script = site.script("away");
+    let start = ["start", "persistent", folder.path().to_str().unwrap()];
+    script.call(&start).ok();
+    let token = script.token();
+    let newer = Newer::of(&site);
+    let updated = script.with_image(&newer.0);
+
+    let by_hand = || {
+        script.docker.ok(&["stop", &script.container]);
+        script.docker.ok(&["start", &script.container]);
+    };
+    let update = || {
+        let told = updated.call(&start);
+        assert!(told.stderr.contains("an older image"), "{told:?}");
+        updated.call(&["remove"]).ok();
+        updated.call(&start).ok();
+    };
+    let actions: [&dyn Fn(); 2] = [&by_hand, &update];
+    for action in actions {
+        builds_go_on(&site, &script, action);
+        script.docker.wait_healthy(&script.container);
+        assert_eq!(script.token(), token);
+        let before = script.counts().2;
+        build(&site, &script, &script.eval("--lane webdav"), 3).ok();
+        eventually("its results", || {
+            (script.counts().2 >= before + 3).then_some(())
+        });
+    }
+    let used = "{{.Config.Image}}";
+    assert_eq!(script.docker.inspect(&script.container, used), newer.0);
+}
+
+/// No compile of builds by the lane `webdav` fails while `action` takes the cache away and brings it back: neither those
+/// of a daemon that has seen the cache nor those of one that starts meanwhile.
+pub(crate) fn builds_go_on(site: &Site, script: &Script, action: &dyn Fn()) {
+    // Asked while the container is there.
+    let same_daemon = script.call(&["env", "--lane", "webdav"]).ok();
+    let new_daemon = format!("{same_daemon}\nsccache --stop-server >&2 || true");
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let building = scope.spawn(|| {
+            for prepare in [&same_daemon, &new_daemon].into_iter().cycle() {
+                let built = build(site, script, prepare, 30);
+                assert!(built.stdout.ends_with("30\n"), "{built:?}");
+                built.ok();
+                if is_over.load(SeqCst) {
+                    return;
+                }
+            }
+        });
+        action();
+        is_over.store(true, SeqCst);
+        building.join().unwrap();
+    });
+}
+
+/// The image under test with one label more, as a new version is.
+struct Newer(String);
+
+impl Newer {
+    fn of(site: &Site) -> Newer {
+        let name = format!("{}-newer", site.image);
+        let text = format!("FROM {}\nLABEL newer=yes\n", site.image);
+        let context = tempfile::tempdir().unwrap();
+        std::fs::write(context.path().join("Dockerfile"), text).unwrap();
+        let path = context.path().to_str().unwrap();
+        site.docker.ok(&["build", "--quiet", "--tag", &name, path]);
+        Newer(name)
+    }
+}
+
+impl Drop for Newer {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("docker")
+            .args(["rmi", &self.0])
+            .output();
     }
 }
