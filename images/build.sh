@@ -43,17 +43,36 @@ choose_way() { way=$("$repo/images/binaries.sh" way); }
 # How long sccache takes.
 patience() { [ "$way" != source ] || printf '; compiling it takes some minutes'; }
 
+# Both at the same time: each has minutes in which it keeps one processor busy only.
+get_both() {
+    # A group of its own, to be ended whole; what a script starts in the background ignores Ctrl-C.
+    setsid "$repo/images/binaries.sh" sccache "$sccache_bin" "$version" &
+    beside=$!
+    trap 'kill -- "-$beside" 2>/dev/null' EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+    code=0
+    "$repo/images/binaries.sh" dock "${dock%/*}" || code=$?
+    [ "$code" -eq 0 ] || kill -- "-$beside" 2>/dev/null || true
+    wait "$beside" || code=$?
+    trap - EXIT INT TERM
+    return "$code"
+}
+
 programs() {
-    has_sccache || {
+    if ! has_sccache && [ -z "${SCCACHE_DOCK_PROGRAM:-}" ]; then
+        say "getting sccache $version ($way), once for this machine, into $sccache_bin, and compiling sccache-dock$(patience)"
+        long "getting sccache and compiling sccache-dock" get_both ||
+            fail "cannot get sccache, or cannot compile sccache-dock" "the lines above say why"
+    elif ! has_sccache; then
         say "getting sccache $version ($way), once for this machine, into $sccache_bin$(patience)"
         long "getting sccache" "$repo/images/binaries.sh" sccache "$sccache_bin" "$version" ||
             fail "cannot get sccache" "the lines above say why"
-    }
-    [ -n "${SCCACHE_DOCK_PROGRAM:-}" ] || {
+    elif [ -z "${SCCACHE_DOCK_PROGRAM:-}" ]; then
         say "compiling sccache-dock"
         long "compiling sccache-dock" "$repo/images/binaries.sh" dock "${dock%/*}" ||
             fail "cannot compile sccache-dock" "the lines above say why"
-    }
+    fi
 }
 
 host_distro() {

@@ -36,6 +36,8 @@ pub(crate) fn fail(message: &str) -> ! {
 /// All that Docker has of this run.
 pub(crate) struct Site {
     prefix: String,
+    /// The folder of another build's programs.
+    before: Option<PathBuf>,
 }
 
 fn docker(arguments: &[&str]) -> Result<String, String> {
@@ -65,15 +67,12 @@ fn tool(name: &str) -> PathBuf {
     tools.join("sccache-0.19.0/bin").join(name)
 }
 
-/// The programs that are mounted into the containers.
-fn programs() -> Vec<PathBuf> {
-    let ours = [
-        env!("CARGO_BIN_EXE_sccache-dock"),
-        env!("CARGO_BIN_EXE_sccache-dock-run"),
-        env!("CARGO_BIN_EXE_sccache-dock-gateway"),
-    ];
-    let ours = ours.into_iter().map(PathBuf::from);
+/// The programs that are mounted into the containers, ours from a folder.
+fn programs(folder: &Path) -> Vec<PathBuf> {
+    let ours = ["sccache-dock", "sccache-dock-run", "sccache-dock-gateway"];
     let programs: Vec<PathBuf> = ours
+        .map(|name| folder.join(name))
+        .into_iter()
         .chain([tool("sccache"), tool("sccache-dist")])
         .collect();
     for program in &programs {
@@ -97,6 +96,7 @@ impl Site {
         make_image();
         let site = Site {
             prefix: format!("sdbc-{}-", std::process::id()),
+            before: options.before.clone(),
         };
         clean_up_when_ended();
         site.ok(&[
@@ -128,13 +128,24 @@ impl Site {
     pub(crate) fn run(&self, what: &str, cpus: f64, flags: &[&str], command: &[&str]) {
         let (name, label, cpus) = (self.name(what), self.label(), format!("--cpus={cpus}"));
         let network = format!("--network={}", self.name("net"));
-        let mounts: Vec<String> = programs()
+        let ours = Path::new(env!("CARGO_BIN_EXE_sccache-dock"))
+            .parent()
+            .unwrap_or(Path::new("/"));
+        let before = self.before.as_deref().unwrap_or(ours);
+        let used = if what.starts_with("before") {
+            before
+        } else {
+            ours
+        };
+        let mut mounts: Vec<String> = programs(used)
             .iter()
             .map(|program| {
                 let name = program.file_name().unwrap_or_default().to_string_lossy();
                 format!("--volume={}:/usr/local/bin/{name}:ro", program.display())
             })
             .collect();
+        mounts.push(format!("--volume={}:/ours:ro", ours.display()));
+        mounts.push(format!("--volume={}:/before:ro", before.display()));
         let mut arguments = vec![
             "run", "--detach", "--name", &name, "--label", &label, &cpus, &network,
         ];

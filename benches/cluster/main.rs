@@ -10,12 +10,14 @@
 //! --files N         compiles of a build              --size N      work of each, 170 is about a second
 //! --rounds N        the median counts                --builders N  from 1 to N
 //! --peers A,B       of: distcc icecc                 --cpus A,B    of each builder, of the client
+//! --before FOLDER   of another build's programs: one tool more, "before"
 //! ```
 
 mod containers;
 mod tools;
 
 use containers::{Site, fail};
+use std::path::PathBuf;
 use std::time::Instant;
 use tools::{Build, Tool};
 
@@ -29,6 +31,7 @@ pub(crate) struct Options {
     peers: Vec<Tool>,
     pub(crate) builder_cpus: f64,
     pub(crate) client_cpus: f64,
+    pub(crate) before: Option<PathBuf>,
 }
 
 #[expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
@@ -50,6 +53,7 @@ fn options() -> Options {
         peers: vec![Tool::Distcc],
         builder_cpus: 0.4,
         client_cpus: 0.2,
+        before: None,
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -68,6 +72,7 @@ fn options() -> Options {
             "--rounds" => options.rounds = number(),
             "--builders" => options.builders = number(),
             "--peers" => options.peers = value.split(',').filter_map(Tool::named).collect(),
+            "--before" => options.before = Some(PathBuf::from(&value)),
             "--cpus" => {
                 let cpus: Vec<f64> = value.split(',').flat_map(str::parse).collect();
                 let [builder, client] = cpus[..] else {
@@ -104,7 +109,9 @@ impl Row {
 
 /// Every setting of every tool; the builds of this machine alone are spread between those of the clusters.
 fn measure(options: &Options, site: &Site) -> (Row, Vec<Row>) {
-    let tools: Vec<Tool> = [Tool::Ours].iter().chain(&options.peers).copied().collect();
+    let mut tools = vec![Tool::Ours];
+    tools.extend(options.before.iter().map(|_| Tool::Before));
+    tools.extend(&options.peers);
     let alone = Tool::Alone;
     let mut local = Row {
         tool: alone,

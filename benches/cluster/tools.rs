@@ -10,8 +10,6 @@ const AT_ONCE: usize = 2;
 /// While toolchains travel and are unpacked, which no figure contains.
 const CPUS_TO_WARM: f64 = 2.0;
 const SERVER_TOKEN: &str = "token-of-the-builders";
-/// In the client's container.
-const CLIENT_SET: &str = "/bench/set";
 const ICECC_LOG: &str = "/bench/icecc.log";
 const DISTCC_LOG: &str = "/bench/distcc.log";
 
@@ -21,6 +19,8 @@ pub(crate) enum Tool {
     /// The client alone.
     Alone,
     Ours,
+    /// Another build of ours: see `--before`.
+    Before,
     Icecc,
     Distcc,
 }
@@ -76,6 +76,7 @@ impl Tool {
         match self {
             Tool::Alone => "alone",
             Tool::Ours => "ours",
+            Tool::Before => "before",
             Tool::Icecc => "icecc",
             Tool::Distcc => "distcc",
         }
@@ -92,7 +93,7 @@ impl Tool {
         let name = builder(self, count);
         match self {
             Tool::Alone => return,
-            Tool::Ours => start_ours(site, options, count),
+            Tool::Ours | Tool::Before => self.start(site, options, count),
             Tool::Icecc | Tool::Distcc => {
                 site.run(&name, options.builder_cpus, &[], &["sleep", "infinity"]);
             }
@@ -103,7 +104,7 @@ impl Tool {
         site.set_cpus(&client, CPUS_TO_WARM);
         match self {
             Tool::Alone => {}
-            Tool::Ours => join_ours(site, count),
+            Tool::Ours | Tool::Before => self.join(site, count),
             Tool::Icecc => join_icecc(site, count),
             Tool::Distcc => {
                 let daemon = format!(
@@ -135,7 +136,7 @@ impl Tool {
         let at_once = AT_ONCE * builders.max(1);
         let compiler = match self {
             Tool::Alone => "g++",
-            Tool::Ours => "sccache g++",
+            Tool::Ours | Tool::Before => "sccache g++",
             Tool::Icecc => "icecc g++",
             Tool::Distcc => "distcc g++",
         };
@@ -172,7 +173,12 @@ impl Tool {
     fn set(self, site: &Site, builders: usize) -> String {
         match self {
             Tool::Alone => ":".into(),
-            Tool::Ours => format!("eval \"$(cat {CLIENT_SET})\""),
+            // Each has a daemon of its own.
+            Tool::Ours | Tool::Before => format!(
+                "eval \"$(cat {})\"; export SCCACHE_SERVER_UDS=/bench/{}.sock",
+                self.client_set(),
+                self.name()
+            ),
             Tool::Icecc => format!("export ICECC_DEBUG=debug ICECC_LOGFILE={ICECC_LOG}"),
             Tool::Distcc => {
                 let hosts: Vec<String> = (1..=builders)
@@ -196,7 +202,7 @@ impl Tool {
         };
         match self {
             Tool::Alone => 0,
-            Tool::Ours => {
+            Tool::Ours | Tool::Before => {
                 let ask = format!(
                     "{}; sccache --show-stats --stats-format json",
                     self.set(site, 0)
@@ -213,54 +219,66 @@ impl Tool {
     }
 }
 
-/// As docs/cluster.md has it: nothing but the profile. The first one has the cache and the scheduler too.
-fn start_ours(site: &Site, options: &Options, count: usize) {
-    let profile = Path::new(env!("CARGO_MANIFEST_DIR")).join("images/seccomp/userns.json");
-    let mut flags: Vec<String> = [
-        "--user=1000:1000",
-        "--cap-drop=ALL",
-        "--security-opt=no-new-privileges",
-        "--read-only",
-        "--tmpfs=/tmp",
-        "--env=SCCACHE_LOG=warn",
-    ]
-    .map(str::to_owned)
-    .into();
-    flags.push(format!("--security-opt=seccomp={}", profile.display()));
-    flags.push(format!("--env=SCCACHE_SERVER_TOKEN={SERVER_TOKEN}"));
-    if count == 1 {
-        flags.push("--env=MODE=distributed-ephemeral".into());
-    } else {
-        let first = site.name(&builder(Tool::Ours, 1));
-        flags.push("--env=MODE=builder".into());
-        flags.push(format!("--env=SCCACHE_SCHEDULER_URL=http://{first}:10600"));
+/// The two of ours.
+impl Tool {
+    /// In the client's container.
+    fn client_set(self) -> String {
+        format!("/bench/set-{}", self.name())
     }
-    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-    let name = builder(Tool::Ours, count);
-    site.run(
-        &name,
-        options.builder_cpus,
-        &flags,
-        &["sccache-dock", "run"],
-    );
-}
 
-fn join_ours(site: &Site, count: usize) {
-    let first = builder(Tool::Ours, 1);
-    site.wait(
-        &builder(Tool::Ours, count),
-        "a builder of ours",
-        "sccache-dock healthcheck",
-    );
-    if count == 1 {
-        let endpoint = format!("http://{}:4226", site.name(&first));
-        let ask = format!("sccache-dock client-env --lane dist --endpoint {endpoint}");
-        site.write("client", CLIENT_SET, &site.shell(&first, &ask));
+    /// As docs/cluster.md has it: nothing but the profile. The first one has the cache and the scheduler too.
+    fn start(self, site: &Site, options: &Options, count: usize) {
+        let profile = Path::new(env!("CARGO_MANIFEST_DIR")).join("images/seccomp/userns.json");
+        let mut flags: Vec<String> = [
+            "--user=1000:1000",
+            "--cap-drop=ALL",
+            "--security-opt=no-new-privileges",
+            "--read-only",
+            "--tmpfs=/tmp",
+            "--env=SCCACHE_LOG=warn",
+        ]
+        .map(str::to_owned)
+        .into();
+        flags.push(format!("--security-opt=seccomp={}", profile.display()));
+        flags.push(format!("--env=SCCACHE_SERVER_TOKEN={SERVER_TOKEN}"));
+        if count == 1 {
+            flags.push("--env=MODE=distributed-ephemeral".into());
+        } else {
+            let first = site.name(&builder(self, 1));
+            flags.push("--env=MODE=builder".into());
+            flags.push(format!("--env=SCCACHE_SCHEDULER_URL=http://{first}:10600"));
+        }
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        let name = builder(self, count);
+        site.run(
+            &name,
+            options.builder_cpus,
+            &flags,
+            &["sccache-dock", "run"],
+        );
     }
-    let set = Tool::Ours.set(site, count);
-    let all = format!("{set}; sccache --dist-status | grep '\"num_servers\":{count},'");
-    site.wait("client", "all builders of ours", &all);
-    site.shell("client", &format!("{set}; sccache-dock warm g++"));
+
+    fn join(self, site: &Site, count: usize) {
+        let first = builder(self, 1);
+        site.wait(
+            &builder(self, count),
+            "a builder of ours",
+            "sccache-dock healthcheck",
+        );
+        if count == 1 {
+            let endpoint = format!("http://{}:4226", site.name(&first));
+            let ask = format!("sccache-dock client-env --lane dist --endpoint {endpoint}");
+            // Beside it the file with the scheduler's address.
+            let set = format!("export XDG_CACHE_HOME=/bench/{}\n", self.name());
+            let set = set + &site.shell(&first, &ask);
+            site.write("client", &self.client_set(), &set);
+        }
+        let set = self.set(site, count);
+        let all = format!("{set}; sccache --dist-status | grep '\"num_servers\":{count},'");
+        site.wait("client", "all builders of ours", &all);
+        let path = format!("export PATH=/{}:$PATH", self.name());
+        site.shell("client", &format!("{set}; {path}; sccache-dock warm g++"));
+    }
 }
 
 fn join_icecc(site: &Site, count: usize) {

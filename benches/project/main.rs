@@ -10,6 +10,7 @@
 //! --minutes N       this, 10 unless told
 //! --ways A,B        their names in the table, "," and " " as "-": ours-socket
 //! --packages A,B    of tests/fixtures/hundred, or `all`
+//! --before PROGRAM  the sccache-dock of another build, with its other programs beside it: one way more
 //! ```
 
 mod ways;
@@ -240,7 +241,7 @@ fn report(all: &[(Way, Vec<Round>)]) {
 
 fn main() {
     let (mut rounds, mut minutes, mut packages) = (9, 10.0, PACKAGES.to_owned());
-    let mut wanted = String::new();
+    let (mut wanted, mut before) = (String::new(), None);
     let mut arguments = std::env::args()
         .skip(1)
         .filter(|argument| argument != "--bench");
@@ -251,6 +252,7 @@ fn main() {
             "--minutes" => minutes = value.parse().unwrap_or(minutes),
             "--ways" => wanted = value,
             "--packages" => packages = value,
+            "--before" => before = Some(PathBuf::from(value)),
             _ => fail(&format!(
                 "unknown option {argument}; benches/project/main.rs lists them"
             )),
@@ -270,7 +272,7 @@ fn main() {
         packages.split(',').map(str::to_owned).collect()
     };
     let project = Project::new(folder.path(), packages);
-    let servers = Servers::start(folder.path());
+    let servers = Servers::start(folder.path(), before.as_deref());
     let is_wanted = |way: &Way| {
         wanted.is_empty()
             || wanted

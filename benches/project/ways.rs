@@ -33,6 +33,8 @@ pub(crate) enum Way {
     OursNoDisk,
     /// sccache's own protocol.
     OursSocket,
+    /// What `client-env` of another build of ours prints, and that build's server: see `--before`.
+    Before,
     /// The settings of [`Way::Ours`] with nginx behind them.
     Nginx,
     NginxNoDisk,
@@ -40,12 +42,13 @@ pub(crate) enum Way {
 }
 
 impl Way {
-    pub(crate) const ALL: [Way; 8] = [
+    pub(crate) const ALL: [Way; 9] = [
         Way::Disk,
         Way::DiskClientSide,
         Way::Ours,
         Way::OursNoDisk,
         Way::OursSocket,
+        Way::Before,
         Way::Nginx,
         Way::NginxNoDisk,
         Way::Redis,
@@ -58,6 +61,7 @@ impl Way {
             Way::Ours => "ours",
             Way::OursNoDisk => "ours, no disk",
             Way::OursSocket => "ours, socket",
+            Way::Before => "before",
             Way::Nginx => "nginx",
             Way::NginxNoDisk => "nginx, no disk",
             Way::Redis => "redis",
@@ -66,7 +70,7 @@ impl Way {
 
     /// Whether a level on the client's own disk stands before the server.
     pub(crate) fn has_disk(self) -> bool {
-        matches!(self, Way::Ours | Way::Nginx)
+        matches!(self, Way::Ours | Way::Before | Way::Nginx)
     }
 
     /// Whether a daemon of the client's own works.
@@ -93,6 +97,8 @@ pub(crate) fn sccache() -> PathBuf {
 
 /// A server, and where it is.
 struct Server {
+    /// What it is a command of, where it is ours.
+    program: PathBuf,
     child: Child,
     addr: SocketAddr,
     folder: PathBuf,
@@ -102,6 +108,7 @@ struct Server {
 pub(crate) struct Servers {
     folder: PathBuf,
     ours: Server,
+    before: Option<Server>,
     nginx: Option<Server>,
     redis: Option<Server>,
 }
@@ -121,6 +128,7 @@ fn start(name: &str, folder: &Path, addr: SocketAddr, command: &mut Command) -> 
         .inspect_err(|cause| say(&format!("without {name}: {cause}")))
         .ok()?;
     let mut server = Server {
+        program: command.get_program().into(),
         child,
         addr,
         folder: folder.to_owned(),
@@ -139,7 +147,8 @@ fn start(name: &str, folder: &Path, addr: SocketAddr, command: &mut Command) -> 
 }
 
 impl Servers {
-    pub(crate) fn start(folder: &Path) -> Servers {
+    /// `before`: the `sccache-dock` of another build, with its other programs beside it.
+    pub(crate) fn start(folder: &Path, before: Option<&Path>) -> Servers {
         let at = |name: &str| {
             let folder = folder.join(name);
             for below in ["data", "tmp"] {
@@ -150,14 +159,16 @@ impl Servers {
             folder
         };
         let (ours, nginx, redis) = (at("server"), at("nginx"), at("redis"));
-        let addr = free_address();
-        let mut command = dock(&ours, addr);
-        let Some(server) = start("ours", &ours, addr, command.arg("run")) else {
-            fail("there is nothing to measure");
+        let run = |name: &str, program: &Path, folder: &Path| {
+            let addr = free_address();
+            let mut command = dock(program, folder, addr);
+            let server = start(name, folder, addr, command.arg("run"));
+            server.unwrap_or_else(|| fail("there is nothing to measure"))
         };
         let servers = Servers {
             folder: folder.to_owned(),
-            ours: server,
+            ours: run("ours", Path::new(env!("CARGO_BIN_EXE_sccache-dock")), &ours),
+            before: before.map(|program| run("before", program, &at("before"))),
             nginx: start_nginx(&nginx),
             redis: start_redis(&redis),
         };
@@ -167,15 +178,21 @@ impl Servers {
 
     fn wait_ready(&self) {
         let began = now();
-        while !dock(&self.ours.folder, self.ours.addr)
-            .arg("healthcheck")
-            .output()
-            .is_ok_and(|output| output.status.success())
+        for server in [Some(&self.ours), self.before.as_ref()]
+            .into_iter()
+            .flatten()
         {
-            if began.elapsed() > PATIENCE {
-                fail("ours is not ready");
+            while !server
+                .command()
+                .arg("healthcheck")
+                .output()
+                .is_ok_and(|output| output.status.success())
+            {
+                if began.elapsed() > PATIENCE {
+                    fail("ours is not ready");
+                }
+                std::thread::sleep(Duration::from_millis(50));
             }
-            std::thread::sleep(Duration::from_millis(50));
         }
     }
 
@@ -187,6 +204,7 @@ impl Servers {
         match way {
             Way::Disk | Way::DiskClientSide => None,
             Way::Ours | Way::OursNoDisk | Way::OursSocket => Some(&self.ours),
+            Way::Before => self.before.as_ref(),
             Way::Nginx | Way::NginxNoDisk => self.nginx.as_ref(),
             Way::Redis => self.redis.as_ref(),
         }
@@ -215,26 +233,21 @@ impl Servers {
         match way {
             Way::Disk => own,
             Way::DiskClientSide => format!("{own} SCCACHE_CLIENT_SIDE=1"),
-            Way::Ours => self.client_env(&["--lane", "webdav"]),
-            Way::OursNoDisk => self.client_env(&["--lane", "webdav", "--no-disk"]),
-            Way::OursSocket => self.client_env(&["--lane", "socket"]),
+            Way::Ours => self.ours.client_env(&["--lane", "webdav"]),
+            Way::OursNoDisk => self.ours.client_env(&["--lane", "webdav", "--no-disk"]),
+            Way::OursSocket => self.ours.client_env(&["--lane", "socket"]),
+            Way::Before => self.before.as_ref().map_or_else(String::new, |server| {
+                // Not the daemon of the other.
+                let daemon = self.home(way).join("s.sock");
+                let set = server.client_env(&["--lane", "webdav"]);
+                format!("{set}\nexport SCCACHE_SERVER_UDS={}", daemon.display())
+            }),
             Way::Nginx => webdav("disk,webdav"),
             Way::NginxNoDisk => webdav("webdav"),
             Way::Redis => {
                 let addr = addr.map_or_else(String::new, |addr| addr.to_string());
                 format!("{own} SCCACHE_REDIS_ENDPOINT=redis://{addr}")
             }
-        }
-    }
-
-    fn client_env(&self, arguments: &[&str]) -> String {
-        let mut command = dock(&self.ours.folder, self.ours.addr);
-        let output = command.arg("client-env").args(arguments).output();
-        match output {
-            Ok(output) if output.status.success() => {
-                String::from_utf8_lossy(&output.stdout).into_owned()
-            }
-            other => fail(&format!("client-env: {other:?}")),
         }
     }
 
@@ -270,8 +283,8 @@ impl Servers {
         let Some(server) = self.of(way) else { return };
         match way {
             Way::Disk | Way::DiskClientSide => {}
-            Way::Ours | Way::OursNoDisk | Way::OursSocket => {
-                let purged = dock(&server.folder, server.addr).arg("purge").output();
+            Way::Ours | Way::OursNoDisk | Way::OursSocket | Way::Before => {
+                let purged = server.command().arg("purge").output();
                 if !purged.as_ref().is_ok_and(|output| output.status.success()) {
                     fail(&format!("cannot purge: {purged:?}"));
                 }
@@ -343,7 +356,12 @@ impl Servers {
     /// Seconds of processor time so far on the client's side, and of the server.
     pub(crate) fn cpu(&self, way: Way) -> (f64, f64) {
         let server = |server: &Server| i32::try_from(server.child.id()).unwrap_or(0);
-        let all = [Some(&self.ours), self.nginx.as_ref(), self.redis.as_ref()];
+        let all = [
+            Some(&self.ours),
+            self.before.as_ref(),
+            self.nginx.as_ref(),
+            self.redis.as_ref(),
+        ];
         let all: Vec<i32> = all.into_iter().flatten().map(server).collect();
         let (this, own) = (Pid::this().as_raw(), self.of(way).map(server));
         let (mut client, mut of_server) = (0.0, 0.0);
@@ -367,9 +385,24 @@ impl Servers {
     }
 }
 
-/// Our own program, with the settings of the server.
-fn dock(folder: &Path, addr: SocketAddr) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sccache-dock"));
+impl Server {
+    fn command(&self) -> Command {
+        dock(&self.program, &self.folder, self.addr)
+    }
+
+    fn client_env(&self, arguments: &[&str]) -> String {
+        match self.command().arg("client-env").args(arguments).output() {
+            Ok(output) if output.status.success() => {
+                String::from_utf8_lossy(&output.stdout).into_owned()
+            }
+            other => fail(&format!("client-env: {other:?}")),
+        }
+    }
+}
+
+/// A program of ours, with the settings of the server.
+fn dock(program: &Path, folder: &Path, addr: SocketAddr) -> Command {
+    let mut command = Command::new(program);
     command
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())

@@ -189,7 +189,7 @@ fn container_comes_back_by_itself_with_its_token_and_its_cache() {
     let Some(site) = Site::open() else { return };
     let (folder, stored) = site.warm_folder();
     site.install_client();
-    let mut daemon = Daemon::start();
+    let daemon = Daemon::start();
     let docker = daemon.docker();
     let archive = daemon.path("image.tar");
     let archive = archive.to_str().unwrap();

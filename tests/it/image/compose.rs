@@ -191,11 +191,16 @@ fn builds_by_webdav_go_on_while_compose_makes_the_container_anew() {
             assert_eq!(project.token(&second), token, "{words:?}");
         });
         let container = project.call(&["ps", "--quiet", "sccache"]);
-        client.container = site.docker.inspect(&container, "{{.Name}}").replace('/', "");
+        client.container = site
+            .docker
+            .inspect(&container, "{{.Name}}")
+            .replace('/', "");
         let written = || client.counts().2;
         let before = written();
         build(&site, &client, &client.eval("--lane webdav"), 3).ok();
-        wait_for("its results", PATIENCE, || (written() >= before + 3).then_some(()));
+        wait_for("its results", PATIENCE, || {
+            (written() >= before + 3).then_some(())
+        });
     }
 }
 
