@@ -21,7 +21,6 @@ use crate::store::{
 };
 use bytes::Bytes;
 pub use download::Download;
-pub(crate) use download::FilePart;
 use download::{Held, State};
 use parking_lot::Mutex;
 use std::io;
@@ -34,14 +33,10 @@ use tokio::time::timeout;
 
 /// Longest body that is held in memory whole.
 const SMALL: usize = 256 << 10;
-/// Longest body that is copied where the kernel has it in memory; longer ones go from there to the socket.
-const INLINE: usize = 8 << 10;
 /// Shortest piece of a longer body that is not collected with others before it is written.
 const DIRECT: usize = 16 << 10;
 /// Piece of a longer body.
 const CHUNK: usize = 256 << 10;
-/// Distance of the pages of a file of which it is asked whether they are in memory.
-const PROBE: usize = 128 << 10;
 /// Memory that all bodies on their way may hold, in units of [`UNIT`].
 const MEMORY_UNITS: usize = 4096;
 const UNIT: usize = 64 << 10;
@@ -121,12 +116,11 @@ impl Disk {
     /// caller's thread, see `store/page_cache.rs`.
     pub async fn get(&self, key: &Key) -> Result<Download, DiskError> {
         let resident = self.store.get_resident(key)?;
-        let is_resident = resident.is_some();
         let (mut blob, whole, permit) = match resident {
             Some(blob) => {
                 let held = usize::try_from(blob.len).unwrap_or(CHUNK).min(CHUNK);
                 let permit = self.memory(held).await?;
-                let whole = if blob.len <= INLINE as u64 {
+                let whole = if blob.len <= CHUNK as u64 {
                     let mut body = vec![0; held];
                     let resident = page_cache::read(&blob.file, &mut body, 0);
                     resident.is_ok_and(|whole| whole).then_some(body)
@@ -163,7 +157,6 @@ impl Disk {
                 file: blob.file,
                 unchecked: blob.unchecked.take(),
                 report: self.store.report(key),
-                end_is_resident: is_resident,
                 at: 0,
                 read: None,
                 _permit: permit,

@@ -12,7 +12,6 @@ mod grants;
 mod held;
 mod inspect;
 mod pages;
-mod plain;
 mod session;
 
 use super::connection_limit;
@@ -26,12 +25,10 @@ use crate::gateway::disk::DiskError;
 use crate::gateway::journal::Did;
 use crate::gateway::metrics::Protocol;
 use crate::gateway::once::NotStored;
-use crate::gateway::socket::Socket;
 use crate::gateway::tls::Presented;
 use crate::gateway::{Gateway, bazel};
 use crate::store;
 use answer::{Answer, Refusal, empty, full, text};
-use bytes::BytesMut;
 use grants::{asked, note_refusal, permit_check, permit_removal, writer, written};
 use held::Held;
 use http_body_util::{BodyExt, Either, Full};
@@ -43,10 +40,9 @@ use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use percent_encoding::percent_decode_str;
 use std::convert::Infallible;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_io_timeout::TimeoutStream;
@@ -67,26 +63,6 @@ const CHECK: &str = ".sccache_check";
 const CHECK_BODY: &[u8] = b"Hello, World!";
 const METHODS: &str = "OPTIONS, GET, HEAD, PUT, DELETE, PROPFIND, MKCOL";
 
-/// Serves one connection until it closes, or until the request in flight is answered once we are stopping.
-/// `first` was read already.
-pub(crate) async fn converse<S: Socket>(
-    gateway: &Arc<Gateway>,
-    mut stream: S,
-    first: &[u8],
-    peer: Peer,
-    stopping: watch::Receiver<bool>,
-) {
-    let buffer = BytesMut::from(first);
-    let outcome = plain::converse(gateway, &mut stream, buffer, &peer, &stopping).await;
-    let plain::Outcome::NotPlain(read) = outcome else {
-        return;
-    };
-    let (reader, writer) = tokio::io::split(stream);
-    let reader = io::Cursor::new(read.freeze()).chain(reader);
-    let io = tokio::io::join(reader, writer);
-    converse_by_hyper(gateway, io, peer, Wire::Plain, stopping).await;
-}
-
 /// What a request came over.
 #[derive(Debug, Clone)]
 pub(crate) enum Wire {
@@ -96,8 +72,8 @@ pub(crate) enum Wire {
     Tls(Option<Arc<Presented>>),
 }
 
-/// The same by hyper alone, which can speak over anything.
-pub(crate) async fn converse_by_hyper<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+/// Serves one connection until it closes, or until the request in flight is answered once we are stopping.
+pub(crate) async fn converse<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     gateway: &Arc<Gateway>,
     io: IO,
     peer: Peer,
@@ -178,11 +154,15 @@ async fn answer(
     caller.count(|uses| &uses.requests, 1);
     let outcome = route(gateway, peer, &caller, &parts, body).await;
     connection_limit::answered();
-    let answer = outcome.unwrap_or_else(|refusal| {
+    let mut answer = outcome.unwrap_or_else(|refusal| {
         note_refusal(gateway, peer, &caller, &parts, &refusal);
         refused(gateway, peer, &parts, &refusal)
     });
-    read_left_over(&parts, body).await;
+    if !read_left_over(&parts, body).await {
+        // What nobody reads of a body must not be taken for the next request.
+        let close = HeaderValue::from_static("close");
+        answer.headers_mut().insert(header::CONNECTION, close);
+    }
     gateway.metrics.answered(
         Protocol::http,
         label(&parts.method),
