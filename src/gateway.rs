@@ -22,6 +22,7 @@ pub mod files;
 pub mod history;
 mod hosts;
 pub mod http;
+pub(crate) mod identity;
 pub mod ipc;
 mod journal;
 mod lookup;
@@ -30,6 +31,7 @@ mod oidc;
 mod once;
 pub mod page;
 pub mod peer;
+pub(crate) mod refusals;
 mod services;
 mod sessions;
 pub(crate) mod socket;
@@ -38,6 +40,7 @@ mod stopping;
 pub mod tls;
 pub mod upstream;
 pub mod warnings;
+mod wrong_tokens;
 pub mod zip;
 
 use self::connection_limit::ConnectionLimiter;
@@ -59,20 +62,21 @@ use crate::gateway::disk::Disk;
 use crate::gateway::files::Files;
 use crate::gateway::history::{History, Point, Range};
 use crate::gateway::hosts::Hosts;
+use crate::gateway::identity::Identity;
 use crate::gateway::journal::{Did, Journal, Sender};
 use crate::gateway::metrics::Metrics;
 use crate::gateway::oidc::Oidc;
 use crate::gateway::once::Rewrites;
 use crate::gateway::page::Traffic;
 use crate::gateway::peer::Peer;
+use crate::gateway::refusals::Refusals;
 use crate::gateway::services::Services;
-use crate::gateway::tls::{Presented, Tls};
+use crate::gateway::tls::Tls;
 use crate::gateway::upstream::Upstream;
-use crate::gateway::warnings::{ADVICE, REFUSALS, Warnings};
+use crate::gateway::warnings::ADVICE;
 use crate::store::Store;
 use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
-use std::fmt;
 use std::io::{self, BufRead};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -101,19 +105,17 @@ pub(crate) type ClusterStatus = Box<dyn Fn() -> DistStatus + Send + Sync>;
 /// What all connections share.
 pub struct Gateway {
     pub(crate) config: Config,
-    pub(crate) access: Arc<Access>,
-    oidc: Arc<Oidc>,
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) refusals: Arc<Refusals>,
     /// Held while they are written.
     logins: Mutex<()>,
     pub(crate) disk: Disk,
     upstream: Option<Arc<Upstream>>,
     pub(crate) metrics: Metrics,
-    pub(crate) warnings: Warnings,
     audit: Arc<Audit>,
     rewrites: Arc<Rewrites>,
     /// How the cluster is, in the modes that distribute.
     cluster: Option<ClusterStatus>,
-    pub(crate) tls: Option<Arc<Tls>>,
     hosts: Hosts,
     files: Files,
     pub(crate) limiter: ConnectionLimiter,
@@ -175,10 +177,13 @@ impl Gateway {
         }
         Ok(Gateway {
             upstream,
-            access,
-            oidc: Arc::default(),
+            refusals: Arc::new(Refusals::new(metrics.refusal_counters())),
+            identity: Arc::new(Identity {
+                access,
+                oidc: Arc::default(),
+                tls,
+            }),
             logins: Mutex::default(),
-            tls,
             hosts: Hosts::new(config.hosts.iter().cloned().chain(own_name())),
             files: Files::new(asked),
             limiter: ConnectionLimiter::new(slots),
@@ -190,7 +195,6 @@ impl Gateway {
             metrics,
             cluster: None,
             disk,
-            warnings: Warnings::default(),
             audit,
             rewrites,
             sccache_version: OnceLock::new(),
@@ -209,19 +213,12 @@ impl Gateway {
         self
     }
 
-    /// Whether the holder of an issuer's ID token may use the cluster, by a rule of the tokens' file. Begins no session:
-    /// the token is good until it ends, however often it is shown.
-    pub(crate) async fn may_distribute(&self, id_token: &str) -> bool {
-        let taken = self.oidc.take(id_token).await;
-        taken.is_ok_and(|taken| taken.grant.distribute)
-    }
-
     /// Starts what runs beside the connections.
     pub(crate) fn start(self: &Arc<Gateway>) {
         self.keep_logins();
         files::reread(self);
         files::follow(self);
-        Oidc::follow(&self.oidc);
+        Oidc::follow(&self.identity.oidc);
         let asking = Arc::clone(self);
         // On a thread that the end of the runtime does not wait for: the program may never answer.
         std::thread::spawn(move || asking.ask_sccache_version());
@@ -237,29 +234,13 @@ impl Gateway {
         self.journal.note(sender, key, did);
     }
 
-    /// Counts and logs a refused request.
-    pub(crate) fn refuse(
-        &self,
-        reason: &'static str,
-        peer: &Peer,
-        what: &dyn fmt::Display,
-        cause: &dyn fmt::Display,
-    ) {
-        self.metrics.refused(reason);
-        self.warnings.warn(
-            REFUSALS,
-            reason,
-            &format!("refused {what} peer={peer} reason={reason}: {cause}"),
-        );
-    }
-
     /// To be called every few seconds.
     fn tick(&self) {
-        self.warnings.tick();
-        self.access.expire(unix_seconds());
-        let tls = self.tls.as_ref();
+        self.refusals.warnings.tick();
+        self.identity.access.expire(unix_seconds());
+        let tls = self.identity.tls.as_ref();
         if let Some(advice) = tls.and_then(|tls| tls.daily_advice(unix_seconds())) {
-            self.warnings.warn(ADVICE, "certificate", &advice);
+            self.refusals.warnings.warn(ADVICE, "certificate", &advice);
         }
     }
 
@@ -327,7 +308,7 @@ impl Gateway {
         });
         match written.await {
             Ok(Ok(())) => {}
-            Ok(Err(cause)) => self.warnings.warn(
+            Ok(Err(cause)) => self.refusals.warnings.warn(
                 ADVICE,
                 "history",
                 &format!("cannot write history: {cause}; plots may have gaps after a restart"),
@@ -353,7 +334,7 @@ impl Gateway {
     pub(crate) fn keep_logins(&self) {
         let _one = self.logins.lock();
         let path = self.config.store_dir.join(sessions::FILE);
-        if let Err(cause) = private_file::write(&path, &self.access.logins()) {
+        if let Err(cause) = private_file::write(&path, &self.identity.access.logins()) {
             warn!(
                 "cannot write \"{}\": {cause}; log-outs from the status page are forgotten with this gateway",
                 path.display()
@@ -365,7 +346,7 @@ impl Gateway {
     pub(crate) fn keep_sessions(&self) {
         let _one = self.logins.lock();
         let path = self.config.store_dir.join(SESSIONS_FILE);
-        if let Err(cause) = private_file::write(&path, &self.access.issued_text()) {
+        if let Err(cause) = private_file::write(&path, &self.identity.access.issued_text()) {
             warn!(
                 "cannot write \"{}\": {cause}; sessions by ID token end with this gateway, and the end of others is forgotten",
                 path.display()
@@ -380,38 +361,6 @@ impl Gateway {
     }
 
     /// The answer of `/api/status`, as far as `caller` may see it.
-    /// Who sends a request with this `Authorization` header, over a connection with this certificate: the token decides where
-    /// there is one.
-    pub(crate) fn caller(
-        &self,
-        authorization: Option<&[u8]>,
-        presented: Option<&Presented>,
-    ) -> Caller {
-        let caller = self.access.caller(authorization);
-        let Some(presented) = presented.filter(|_| !caller.has_sent_a_token()) else {
-            return caller;
-        };
-        match self.certified(presented) {
-            Ok(certified) => certified,
-            Err(why) => caller.not_certified(&why),
-        }
-    }
-
-    /// Who has this certificate.
-    ///
-    /// # Errors
-    /// Why it is good for nothing, in words.
-    pub(crate) fn certified(&self, presented: &Presented) -> Result<Caller, String> {
-        if let Some(tls) = &self.tls {
-            tls.check(presented)?;
-        }
-        let certified = self.access.certified(&presented.names);
-        certified.ok_or_else(|| {
-            let names = presented.names.join(", ");
-            format!("no table of SCCACHE_TOKENS_FILE has certificate = {names:?}")
-        })
-    }
-
     pub(crate) fn status(&self, caller: &Caller) -> Status {
         let mut status = self.whole_status();
         if caller.is_restricted() {
@@ -438,12 +387,12 @@ impl Gateway {
             namespaces: self.metrics.namespaces(&usage),
             protocols: self.metrics.protocols(),
             refusals: self.metrics.refusals(),
-            tokens: TokensStatus::new(&self.access, self.files.faults().tokens),
-            tls: self.tls.as_ref().map(|tls| TlsStatus {
+            tokens: TokensStatus::new(&self.identity.access, self.files.faults().tokens),
+            tls: self.identity.tls.as_ref().map(|tls| TlsStatus {
                 not_after_unix_seconds: tls.not_after(),
                 fault: self.files.faults().tls,
             }),
-            recent_warnings: self.warnings.recent(),
+            recent_warnings: self.refusals.warnings.recent(),
             dist: self.cluster.as_ref().map(|status| status()),
             store: StoreStatus {
                 bytes: usage.bytes,

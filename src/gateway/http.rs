@@ -119,7 +119,7 @@ pub(crate) async fn converse<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static
     if let Err(cause) = ended
         && cause.is_parse()
     {
-        gateway.refuse("malformed", &peer, &"a request", &cause);
+        gateway.refusals.refuse("malformed", &peer, &"a request", &cause);
     }
 }
 
@@ -131,7 +131,7 @@ pub(crate) async fn refuse_plain<IO: AsyncRead + AsyncWrite + Unpin>(
 ) {
     let cause = "it speaks HTTP without TLS, and what it sent could be read on its way: use https:// and, if that was \
                  a token, replace it";
-    gateway.refuse("plain", peer, &"a connection", &cause);
+    gateway.refusals.refuse("plain", peer, &"a connection", &cause);
     let body = "this cache speaks HTTPS: use https:// with the name in its certificate\n";
     turn_away(io, StatusCode::BAD_REQUEST, body).await;
 }
@@ -146,7 +146,7 @@ async fn answer(
     let authorization = parts.headers.get(header::AUTHORIZATION);
     let authorization = authorization.map(HeaderValue::as_bytes);
     let presented = parts.extensions.get::<Arc<Presented>>();
-    let caller = gateway.caller(authorization, presented.map(Arc::as_ref));
+    let caller = gateway.identity.caller(authorization, presented.map(Arc::as_ref));
     let caller = match caller.is_anonymous() && !is_asked_by_name(gateway, &parts) {
         true => caller.misdirected(),
         false => caller,
@@ -189,7 +189,7 @@ fn is_asked_by_name(gateway: &Gateway, parts: &Parts) -> bool {
 fn refused(gateway: &Gateway, peer: &Peer, parts: &Parts, refusal: &Refusal) -> Answer {
     if let Some(reason) = refusal.reason {
         let what = format!("{} {:?}", label(&parts.method), parts.uri.path());
-        gateway.refuse(reason, peer, &what, &refusal.message);
+        gateway.refusals.refuse(reason, peer, &what, &refusal.message);
     }
     let mut answer = text(refusal.status, format!("{}\n", refusal.message));
     let headers = answer.headers_mut();
@@ -310,7 +310,7 @@ fn permit(gateway: &Gateway, peer: &Peer, caller: &Caller, need: Need) -> Result
             Ok(())
         }
         Verdict::Unauthorized => {
-            gateway.metrics.auth_failed();
+            gateway.refusals.unauthorized();
             if let Some(why) = caller.why_not_certified() {
                 let message = format!("the client's certificate is good for nothing here: {why}");
                 return Err(Refusal::new(StatusCode::UNAUTHORIZED, "auth", message));
@@ -319,7 +319,7 @@ fn permit(gateway: &Gateway, peer: &Peer, caller: &Caller, need: Need) -> Result
                 let message = "this needs a token: as bearer, or as password of any user";
                 return Err(Refusal::new(StatusCode::UNAUTHORIZED, "auth", message));
             }
-            if gateway.limiter.failed(peer) {
+            if gateway.refusals.is_flood(peer) {
                 let message = "too many wrong tokens came from this address; with the right one requests are \
                                served at any time: see what `sccache-dock client-env` prints now";
                 let status = StatusCode::TOO_MANY_REQUESTS;

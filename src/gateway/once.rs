@@ -80,7 +80,7 @@ impl Gateway {
                     "outputs {} by {} are kept, {sent} by {by} are not",
                     found.kept, found.kept_by
                 );
-                self.warnings.warn(
+                self.refusals.warnings.warn(
                     ALERTS,
                     "results that differ",
                     &format!("two results of one compile key={key}: {cause}"),

@@ -293,6 +293,20 @@ fn store_needs_no_runtime_and_no_http() {
     }
 }
 
+/// What its port shares with the cache's is in `dist_front::Shared`.
+#[test]
+fn front_of_the_cluster_does_not_reach_into_the_gateway() {
+    let mut reaches = Vec::new();
+    for file in &layers()["dist_front"] {
+        let named = Named::of(&fs::read_to_string(file).unwrap());
+        let paths = named
+            .all()
+            .filter(|path| path.iter().any(|part| part == "Gateway"));
+        reaches.extend(paths.map(|path| format!("{} names {}", file.display(), path.join("::"))));
+    }
+    assert_eq!(reaches, [""; 0]);
+}
+
 #[test]
 fn pid_1_holds_no_http_no_tls_and_no_command_line() {
     let output = Command::new("nm")
