@@ -620,13 +620,13 @@ impl Collector for Scrape {
         let gauges: [Sample<'_>; 2] = [
             (
                 "upstream_available",
-                "1 while the upstream answers",
+                "1 while the upstream is available",
                 None,
                 u64::from(status.available),
             ),
             (
                 "upstream_queued",
-                "Blobs that wait to be passed on",
+                "Blobs waiting to be uploaded",
                 None,
                 status.queued,
             ),
@@ -634,58 +634,58 @@ impl Collector for Scrape {
         metrics::encode(&mut encoder, MetricType::Gauge, &gauges)?;
         let bytes = Some(&Unit::Bytes);
         let counters: [Sample<'_>; 10] = [
-            ("upstream_hits", "Blobs brought from it", None, status.hits),
+            ("upstream_hits", "Blobs fetched from the upstream", None, status.hits),
             (
                 "upstream_misses",
-                "Blobs that it did not have",
+                "Blobs that the upstream did not have",
                 None,
                 status.misses,
             ),
             (
                 "upstream_shared_fetches",
-                "Requests that waited for a fetch which another had begun",
+                "Requests that joined a fetch in progress",
                 None,
                 status.shared_fetches,
             ),
             (
                 "upstream_skipped_reads",
-                "Misses while it was left alone",
+                "Misses for which the upstream was not asked, because its circuit breaker was open",
                 None,
                 status.skipped_reads,
             ),
             (
                 "upstream_read_errors",
-                "Reads that failed",
+                "Failed reads from the upstream",
                 None,
                 status.read_errors,
             ),
             (
                 "upstream_writes",
-                "Blobs passed on to it",
+                "Blobs uploaded to the upstream",
                 None,
                 status.uploaded,
             ),
             (
                 "upstream_write_errors",
-                "Writes that failed",
+                "Failed writes to the upstream",
                 None,
                 status.write_errors,
             ),
             (
                 "upstream_dropped_writes",
-                "Blobs not passed on",
+                "Blobs that were dropped instead of uploaded",
                 None,
                 status.dropped_writes,
             ),
             (
                 "upstream_read",
-                "Bytes of blobs brought",
+                "Bytes of blobs fetched from the upstream",
                 bytes,
                 status.bytes_read,
             ),
             (
                 "upstream_written",
-                "Bytes of blobs passed on",
+                "Bytes of blobs uploaded to the upstream",
                 bytes,
                 status.bytes_written,
             ),
