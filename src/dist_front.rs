@@ -43,6 +43,7 @@ use crate::gateway::body::turn_away;
 use crate::gateway::connection_limit::{ConnectionLimiter, End};
 use crate::gateway::disk::Disk;
 use crate::gateway::http::Wire;
+use crate::gateway::http1::{self, Limits};
 use crate::gateway::identity::Identity;
 use crate::gateway::peer::Peer;
 use crate::gateway::refusals::Refusals;
@@ -50,7 +51,6 @@ use crate::gateway::tls::Presented;
 use bytes::Bytes;
 use hyper::StatusCode;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -64,15 +64,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout};
-use tokio_io_timeout::TimeoutStream;
 use tracing::{info, warn};
 
-/// How long a request's head may take, and a connection stay idle.
-const HEAD: Duration = Duration::from_secs(10);
-/// How long a peer may leave an answer standing.
-const TAKE: Duration = Duration::from_secs(10);
-/// Read and write buffer of a connection.
-const BUFFER: usize = 16 << 10;
+const LIMITS: Limits = Limits {
+    head: Duration::from_secs(10),
+    take: Duration::from_secs(10),
+    buffer: 16 << 10,
+    half_close: false,
+};
 /// While every place is taken, one is freed so often.
 const FULL: Duration = Duration::from_millis(250);
 /// With what a peer begins that speaks TLS: the kind of its first record, a handshake (RFC 8446, 5.1).
@@ -406,7 +405,9 @@ fn welcome(
                 "every place is taken, and this one was idle",
             ),
         };
-        front.refusals.refuse(reason, &peer, &"a connection", &cause);
+        front
+            .refusals
+            .refuse(reason, &peer, &"a connection", &cause);
     });
 }
 
@@ -452,7 +453,9 @@ async fn converse(
 async fn refuse_plain(front: &Front, stream: TcpStream, peer: &Peer) {
     let cause = "it speaks HTTP without TLS, and its token could be read on its way: use https:// for the scheduler's \
                  URL (hint: SCCACHE_SCHEDULER_PLAIN=any allows it)";
-    front.refusals.refuse("dist_plain", peer, &"a connection", &cause);
+    front
+        .refusals
+        .refuse("dist_plain", peer, &"a connection", &cause);
     let body = "this scheduler speaks HTTPS: use https:// with the name in its certificate\n";
     turn_away(stream, StatusCode::SERVICE_UNAVAILABLE, body).await;
 }
@@ -462,7 +465,7 @@ async fn serve_http<S: AsyncRead + AsyncWrite + Send + 'static>(
     front: &Arc<Front>,
     stream: S,
     (peer, wire): (Peer, Wire),
-    mut stopping: watch::Receiver<bool>,
+    stopping: watch::Receiver<bool>,
 ) {
     let service = service_fn(|request| {
         let (front, wire) = (Arc::clone(front), wire.clone());
@@ -471,30 +474,13 @@ async fn serve_http<S: AsyncRead + AsyncWrite + Send + 'static>(
             Ok::<_, Infallible>(answer)
         }
     });
-    let mut io = Box::pin(TimeoutStream::new(stream));
-    io.as_mut().set_write_timeout_pinned(Some(TAKE));
-    let connection = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD)
-        .max_buf_size(BUFFER)
-        .serve_connection(TokioIo::new(io), service)
-        .with_upgrades();
-    let mut connection = std::pin::pin!(connection);
-    let over = tokio::select! {
-        outcome = connection.as_mut() => Some(outcome),
-        _ = stopping.wait_for(|stopping| *stopping) => {
-            connection.as_mut().graceful_shutdown();
-            None
-        }
-    };
-    let outcome = match over {
-        Some(outcome) => outcome,
-        None => connection.await,
-    };
+    let outcome = http1::serve(stream, service, LIMITS, stopping).await;
     // How else a connection ends concerns nobody: each request was accounted for.
     if let Err(cause) = outcome {
         if cause.is_parse() {
-            front.refusals.refuse("dist_protocol", &peer, &"a connection", &cause);
+            front
+                .refusals
+                .refuse("dist_protocol", &peer, &"a connection", &cause);
         } else if cause.is_timeout() {
             front.refusals.refuse(
                 "dist_slow",

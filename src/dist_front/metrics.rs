@@ -187,12 +187,9 @@ fn encode_builders(builders: &[BuilderStatus], encoder: &mut DescriptorEncoder<'
         ),
     ];
     let counters: [SampleOf<'_, &BuilderStatus>; 2] = [
-        (
-            "dist_jobs_done",
-            "Jobs that completed",
-            None,
-            |one| one.done,
-        ),
+        ("dist_jobs_done", "Jobs that completed", None, |one| {
+            one.done
+        }),
         (
             "dist_jobs_failed",
             "Jobs that were assigned and never completed",

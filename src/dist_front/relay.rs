@@ -257,16 +257,9 @@ impl Front {
     }
 
     /// Finds out for which kind of processor a toolchain is.
-    async fn identify(
-        self: &Arc<Front>,
-        toolchain: Toolchain,
-        executable: &str,
-    ) {
+    async fn identify(self: &Arc<Front>, toolchain: Toolchain, executable: &str) {
         let Some(relay) = self.relay() else { return };
-        let machine = relay
-            .archives
-            .machine(&toolchain, executable)
-            .await;
+        let machine = relay.archives.machine(&toolchain, executable).await;
         match machine {
             Some(Machine(machine)) => {
                 info!("toolchain {toolchain:.8} is for ELF's machine {machine}");

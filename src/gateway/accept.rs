@@ -180,7 +180,9 @@ fn spawn<S: Socket>(
                 "every place is taken, its peer has the most idle ones, and this one was idle for longest",
             ),
         };
-        gateway.refusals.refuse(reason, &peer, &"a connection", &cause);
+        gateway
+            .refusals
+            .refuse(reason, &peer, &"a connection", &cause);
     });
 }
 

@@ -40,7 +40,7 @@ impl Identity {
     /// Who has this certificate.
     ///
     /// # Errors
-    /// Why it is good for nothing, in words.
+    /// Why it is not accepted, in words.
     pub(crate) fn certified(&self, presented: &Presented) -> Result<Caller, String> {
         if let Some(tls) = &self.tls {
             tls.check(presented)?;

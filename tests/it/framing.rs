@@ -182,22 +182,6 @@ fn frame_of_two_meanings_is_refused_and_what_follows_never_served() {
     assert_eq!(gateway.request("GET", "/cas/x", b"").text(), inner);
 }
 
-/// Whoever passes it on and believes the length takes the second request for a part of the first one.
-#[test]
-fn nothing_after_a_chunked_body_with_a_length_is_served() {
-    let gateway = Gateway::start();
-    assert_eq!(gateway.request("PUT", "/cas/secret", b"secret").code, 201);
-    let rest = "0\r\n\r\n".to_owned() + &head("GET", "/cas/secret", "");
-    let length = format!("Content-Length: {}\r\n", rest.len());
-    let chunked = "Transfer-Encoding: chunked\r\n";
-    for fields in [length.clone() + chunked, chunked.to_owned() + &length] {
-        let request = head("PUT", "/cas/x", &fields) + &rest;
-        let answers = exchange(&gateway, request.as_bytes());
-        assert_eq!(answers.matches("HTTP/1.1 ").count(), 1, "{answers}");
-        assert!(!answers.contains("secret"), "{answers}");
-    }
-}
-
 #[test]
 fn head_without_end_is_refused() {
     let gateway = Gateway::start();

@@ -110,11 +110,7 @@ impl Archives {
     }
 
     /// Waits until the toolchain is here, or nobody sends it any more.
-    pub(super) async fn wait_for(
-        &self,
-        toolchain: &Toolchain,
-        deadline: Instant,
-    ) -> bool {
+    pub(super) async fn wait_for(&self, toolchain: &Toolchain, deadline: Instant) -> bool {
         loop {
             let ended = self.ended.notified();
             if self.has(toolchain).await {
@@ -133,11 +129,7 @@ impl Archives {
     ///
     /// # Errors
     /// The toolchain is not here after it.
-    pub(super) async fn take<B>(
-        &self,
-        toolchain: &Toolchain,
-        body: &mut B,
-    ) -> Result<u64, Fault>
+    pub(super) async fn take<B>(&self, toolchain: &Toolchain, body: &mut B) -> Result<u64, Fault>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::fmt::Display,
@@ -154,11 +146,7 @@ impl Archives {
         taken
     }
 
-    async fn store<B>(
-        &self,
-        toolchain: &Toolchain,
-        body: &mut B,
-    ) -> Result<u64, Fault>
+    async fn store<B>(&self, toolchain: &Toolchain, body: &mut B) -> Result<u64, Fault>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::fmt::Display,
@@ -207,11 +195,7 @@ impl Archives {
 
 impl Archives {
     /// For which kind of processor a toolchain is, whose compiler is at this path.
-    pub(super) async fn machine(
-        &self,
-        toolchain: &Toolchain,
-        executable: &str,
-    ) -> Option<Machine> {
+    pub(super) async fn machine(&self, toolchain: &Toolchain, executable: &str) -> Option<Machine> {
         let mut read = self.disk.get(&key(toolchain)?).await.ok()?;
         let mut archive = elf::Archive::new();
         while let Some(piece) = read.next().await {

@@ -224,11 +224,7 @@ impl Exchange<'_> {
         let body = taken.map_err(|cause| Fallback::new("body", cause))?;
         let executable = executable(&body.head)?;
         let deadline = began + relay.settings.queue_time().max(LONGEST / 2);
-        if !relay
-            .archives
-            .wait_for(&toolchain, deadline)
-            .await
-        {
+        if !relay.archives.wait_for(&toolchain, deadline).await {
             let message = "its toolchain did not come: its client, or another one, was to send it";
             return Err(Fallback::new("toolchain", message));
         }

@@ -1,6 +1,6 @@
 //! A blob on its way to a client: in memory, or in pieces.
 
-use super::CHUNK;
+use super::PIECE;
 use crate::store::{CorruptionReport, Unchecked, page_cache};
 use bytes::Bytes;
 use std::fs::File;
@@ -123,7 +123,7 @@ fn poll_piece(
     read: &mut Option<JoinHandle<io::Result<Bytes>>>,
     context: &mut Context<'_>,
 ) -> Poll<io::Result<Bytes>> {
-    let rest = usize::try_from(rest).unwrap_or(CHUNK).min(CHUNK);
+    let rest = usize::try_from(rest).unwrap_or(PIECE).min(PIECE);
     if read.is_none() {
         let mut piece = vec![0; rest];
         if page_cache::read(file, &mut piece, at).is_ok_and(|whole| whole) {
@@ -178,7 +178,7 @@ mod tests {
     #[tokio::test]
     async fn file_that_shrinks_in_mid_blob_is_an_error_not_an_end() {
         let mut file = tempfile::tempfile().unwrap();
-        file.write_all(&[1; CHUNK + 10]).unwrap();
+        file.write_all(&[1; PIECE + 10]).unwrap();
         let memory = Arc::new(Semaphore::new(1));
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(Options {
@@ -188,7 +188,7 @@ mod tests {
         });
         let (store, key) = (store.unwrap(), Key::parse("cas/x").unwrap());
         let mut download = Download {
-            length: 3 * CHUNK as u64,
+            length: 3 * PIECE as u64,
             modified: SystemTime::UNIX_EPOCH,
             state: State::Pieces {
                 file: Arc::new(file),
@@ -199,7 +199,7 @@ mod tests {
                 _permit: memory.acquire_owned().await.unwrap(),
             },
         };
-        assert_eq!(download.next().await.unwrap().unwrap().len(), CHUNK);
+        assert_eq!(download.next().await.unwrap().unwrap().len(), PIECE);
         assert!(download.next().await.unwrap().is_err());
         while store.usage().scrubbed.suspicions == 0 {
             tokio::task::yield_now().await;

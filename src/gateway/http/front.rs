@@ -179,7 +179,10 @@ pub(super) async fn log_out(gateway: &Arc<Gateway>, parts: &Parts) -> Result<Ans
 /// Who has logged in with this browser.
 pub(super) fn session(gateway: &Gateway, parts: &Parts) -> Option<Caller> {
     let cookie = cookie(parts)?;
-    gateway.identity.access.session(cookie.as_bytes(), unix_seconds())
+    gateway
+        .identity
+        .access
+        .session(cookie.as_bytes(), unix_seconds())
 }
 
 /// Refuses what pages of other sites send, be it with a token that the browser keeps for us: browsers name the site.

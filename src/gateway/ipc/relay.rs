@@ -24,7 +24,10 @@ impl<R: AsyncBufRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W
                 "cannot relay RecordStats peer={}: the sccache server: {cause}",
                 self.peer
             );
-            self.gateway.refusals.warnings.warn(ADVICE, "RecordStats", &message);
+            self.gateway
+                .refusals
+                .warnings
+                .warn(ADVICE, "RecordStats", &message);
         }
         self.send(&frame::stats_recorded()).await?;
         Ok((if relayed.is_ok() { "ok" } else { "error" }, true))
@@ -40,9 +43,12 @@ impl<R: AsyncBufRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W
             }
             Err(cause) => {
                 let cause = format!("the sccache server does not answer: {cause}");
-                self.gateway
-                    .refusals
-                    .refuse("relay", &self.peer, &"a request for statistics", &cause);
+                self.gateway.refusals.refuse(
+                    "relay",
+                    &self.peer,
+                    &"a request for statistics",
+                    &cause,
+                );
                 Ok(("error", false))
             }
         }
