@@ -26,6 +26,9 @@ const LAYERS: [&str; 15] = [
     "cli",
 ];
 
+/// Most lines of a file: one that has more is about more than one subject.
+const LONGEST: usize = 600;
+
 /// What must not be in PID 1: it would double its memory.
 const NOT_IN_PID_1: [&str; 7] = [
     "rustls", "ring", "hyper", "tokio", "reqwest", "opendal", "clap",
@@ -281,6 +284,15 @@ fn paths_lead_to_the_files_that_define_their_ends() {
             .used
             .is_empty()
     );
+}
+
+#[test]
+fn no_file_is_long() {
+    let mut files = Vec::new();
+    files_of(&source(), &mut files);
+    let lines = |file: &PathBuf| fs::read_to_string(file).unwrap().lines().count();
+    files.retain(|file| lines(file) > LONGEST);
+    assert_eq!(files, [Path::new(""); 0], "more than {LONGEST} lines");
 }
 
 #[test]
