@@ -154,7 +154,7 @@ pub async fn run(
         );
     }
     info!(
-        "sccache's own protocol, which knows no token, is for {}",
+        "sccache's own protocol, which has no tokens, is for {}",
         access::describe_ipc(&config.ipc, access::default_gateways)
     );
     let drain = config.drain;

@@ -115,7 +115,7 @@ impl Exchange<'_> {
                     }
                     Err(why) => why,
                 };
-                let message = format!("the builder's certificate is good for nothing here: {why}");
+                let message = format!("the builder's certificate is not accepted: {why}");
                 return Err(Refusal::new(
                     StatusCode::UNAUTHORIZED,
                     "dist_server_token",

@@ -150,7 +150,7 @@ pub(super) async fn answer(
         Route::Unknown => Err(Refusal::new(
             StatusCode::NOT_FOUND,
             "dist_route",
-            "the scheduler knows no such request",
+            "this request does not exist",
         )),
     };
     let answer = outcome.unwrap_or_else(|refusal| exchange.refused(&refusal));

@@ -417,9 +417,12 @@ impl<R: AsyncBufRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W
                 None => {
                     let cause =
                         "the blob is too long for this protocol; the WebDAV lane can read it";
-                    self.gateway
-                        .refusals
-                        .refuse("too_large", &self.peer, &format!("get {text:?}"), &cause);
+                    self.gateway.refusals.refuse(
+                        "too_large",
+                        &self.peer,
+                        &format!("get {text:?}"),
+                        &cause,
+                    );
                     self.send(&miss).await?;
                     return Ok(("error", true));
                 }
@@ -433,9 +436,12 @@ impl<R: AsyncBufRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W
                         self.gateway.note(&self.peer, None, key, Did::Miss);
                     }
                 } else {
-                    self.gateway
-                        .refusals
-                        .refuse("fault", &self.peer, &format!("get {text:?}"), &fault);
+                    self.gateway.refusals.refuse(
+                        "fault",
+                        &self.peer,
+                        &format!("get {text:?}"),
+                        &fault,
+                    );
                 }
                 self.send(&miss).await?;
                 return Ok((if missing { "miss" } else { "error" }, true));
@@ -558,7 +564,7 @@ impl<R: AsyncBufRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W
 
     fn advise_policy(&self) {
         let message = format!(
-            "client compiles without cache peer={}: it may not use sccache's own protocol, which knows no \
+            "client compiles without cache peer={}: it may not use sccache's own protocol, which has no \
              password; allow its address with SCCACHE_IPC, or let it use WebDAV with a token",
             self.peer
         );
