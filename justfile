@@ -84,6 +84,10 @@ fuzz SECONDS="600" *TARGETS="front frames zip settings tokens control notify log
             -- -max_total_time={{ SECONDS }} -max_len=8192 -timeout=60 -print_final_stats=1
     done
 
+# Circles of imports, the largest module and lines, at 35e6777 (before the layers) and now; see scripts/house for more.
+house *ARGS:
+    scripts/house {{ARGS}}
+
 # What two people and a container share with `at` and without it, as a table; the container wants Docker.
 shares:
     cargo nextest run --locked --no-capture -E 'test(/^at::checkouts/)'

@@ -74,7 +74,7 @@ own_folder() {
 }
 
 # Nobody but this machine reaches the bridge's address while the port is published on loopback alone, so that builds here
-# may use sccache's own protocol, which knows no token. Not beside TLS or tokens by name.
+# may use sccache's own protocol, which has no tokens. Not beside TLS or tokens by name.
 only_this_machine() {
     case $bind in
     127.* | '[::1]') ! env | grep -Eq '^SCCACHE_(IPC|TLS_CERT|TOKENS_FILE)(_FILE)?=' ;;

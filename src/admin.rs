@@ -333,7 +333,7 @@ fn endpoint_of_clients(settings: &Settings, lane: client::Lane, published: Optio
         },
         str::to_owned,
     );
-    // sccache's own protocol knows no TLS, and goes no further than this machine.
+    // sccache's own protocol does not support TLS, and goes no further than this machine.
     let own_protocol = matches!(lane, client::Lane::Ipc | client::Lane::Socket);
     match &settings.tls {
         Some(tls) if !own_protocol => {

@@ -60,14 +60,14 @@ pub enum Command {
     Config(Output),
     /// Remove blobs from the cache; without options, all of them
     Purge(admin::purge::Args),
-    /// Show where a blob is, who has written it, by which way and when
+    /// Show where a blob is, and when, by whom and over which lane it was written
     Blob {
         /// The 64 digits of sccache's hash key, or a path
         key: String,
         #[command(flatten)]
         output: Output,
     },
-    /// Say what a token may do with a blob, and why
+    /// Show what a token may do with a blob, and why
     Access {
         /// The name of the token; `local`, or `local:UID` for a user of the socket
         #[arg(long = "as", value_name = "NAME")]
@@ -77,15 +77,15 @@ pub enum Command {
         #[command(flatten)]
         output: Output,
     },
-    /// List who has logged in by an ID token of a CI service, or end such sessions
+    /// List the sessions of CI jobs that logged in with an ID token, or revoke them
     Sessions {
-        /// End those of this build, of this rule, or of both as RULE:BUILD
+        /// Revoke the sessions of this build, of this rule, or of both as RULE:BUILD
         #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
         revoke: Option<String>,
         #[command(flatten)]
         output: Output,
     },
-    /// Exchange the ID token of a CI service's job for a session of a cache
+    /// Exchange a CI job's ID token for a session token
     Login(client::login::Args),
     /// Print the variables that a client needs to use this cache
     ClientEnv {
@@ -93,7 +93,7 @@ pub enum Command {
         args: client::EnvArgs,
         #[command(flatten)]
         published: client::Published,
-        /// Print the set as JSON, whatever the format
+        /// Print JSON, regardless of --format
         #[arg(long)]
         json: bool,
     },
@@ -102,7 +102,7 @@ pub enum Command {
     NextSteps(client::next::Args),
     /// Send this client's compilers to every builder of the cluster, before its first build
     Warm(client::warm::Args),
-    /// Run a command that sees its checkout and CARGO_HOME at fixed paths, so that checkouts share their results
+    /// Run a command that sees its checkout and CARGO_HOME at fixed paths, so that checkouts share results
     At(at::Args),
     /// Run a build and report what the cache did for it
     Build(build::Args),
@@ -110,7 +110,7 @@ pub enum Command {
     Explain(explain::Args),
     /// Download what a build will need before it starts, for machines that start with an empty cache
     Prefetch(prefetch::Args),
-    /// Find out what is wrong, inside the container or on a client
+    /// Diagnose problems, inside the container or on a client
     Doctor(doctor::Args),
     /// Write the manual pages of all commands to a folder, for packaging
     #[command(hide = true)]
@@ -140,16 +140,16 @@ pub enum Command {
     },
     /// Print the seccomp profile that a builder's container needs
     Seccomp {
-        /// The kind of isolation it is for
+        /// Type of isolation
         #[arg(value_enum, default_value_t = builder::Profile::Userns)]
         profile: builder::Profile,
     },
-    /// Print the AppArmor profile that allows the namespaces of a builder's container, or of this program on the host
+    /// Print an AppArmor profile that allows the namespaces which a builder's container, or this program on the host, needs
     Apparmor {
-        /// For what
+        /// What the profile is for
         #[arg(value_enum, default_value_t = apparmor::Profile::Container)]
         profile: apparmor::Profile,
-        /// With `program`: where that is, this one's own path where it is not given
+        /// For `program`: its path [default: the path of this program]
         #[arg(long, value_name = "PATH")]
         path: Option<PathBuf>,
     },

@@ -41,13 +41,13 @@ pub(crate) const NO_BASEDIRS: &str = "/nonexistent";
 /// The way to the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Lane {
-    /// WebDAV: from any machine, with a level on the client's own disk; sccache 0.10 or newer
+    /// WebDAV: from any machine, with a local disk cache on the client; sccache 0.10 or newer
     Webdav,
-    /// Sccache's own protocol on 127.0.0.1, no daemon on the host; sccache 0.17 or newer
+    /// Sccache's own protocol on 127.0.0.1, without a daemon on the host; sccache 0.17 or newer
     Ipc,
     /// The same over a Unix socket in a folder that the container shares
     Socket,
-    /// WebDAV, and what misses is compiled by the cluster; sccache 0.19 or newer
+    /// WebDAV; cache misses compile on the cluster; sccache 0.19 or newer
     Dist,
 }
 
@@ -72,13 +72,13 @@ pub enum Format {
 /// Arguments of `client-env`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct EnvArgs {
-    /// The way to the cache
+    /// How the client connects to the cache
     #[arg(long, value_enum, default_value_t = Lane::Webdav)]
     pub lane: Lane,
-    /// How to write the set
+    /// Output format
     #[arg(long, value_enum, default_value_t = Format::Sh)]
     pub format: Format,
-    /// Where the client reaches the gateway, such as http://build-cache:4226
+    /// URL at which the client reaches the gateway, such as http://build-cache:4226
     #[arg(long, value_name = "URL")]
     pub endpoint: Option<String>,
     /// Share only with clients of the same namespace
@@ -87,10 +87,10 @@ pub struct EnvArgs {
     /// The gateway's socket as the client sees it, for --lane socket
     #[arg(long, value_name = "PATH", overrides_with = "socket")]
     pub socket: Option<PathBuf>,
-    /// Where the client reaches the scheduler, for --lane dist [default: the endpoint's host, port 10600]
+    /// URL at which the client reaches the scheduler, for --lane dist [default: the endpoint's host, port 10600]
     #[arg(long, value_name = "URL")]
     pub scheduler: Option<String>,
-    /// A config file that the client has already, for --lane dist; sh and fish write one of their own without it
+    /// The client's existing sccache config file, for --lane dist; without it, sh and fish write one
     #[arg(long, value_name = "PATH")]
     pub conf: Option<PathBuf>,
     /// Write the config file of --lane dist on this machine [default: in ~/.cache/sccache-dock]
@@ -102,14 +102,14 @@ pub struct EnvArgs {
         conflicts_with = "conf"
     )]
     pub write: Option<Option<PathBuf>>,
-    /// Leave the token out, for a file that is committed; the client reads SCCACHE_WEBDAV_TOKEN from its environment
+    /// Leave out the token, for files that are committed; clients then need SCCACHE_WEBDAV_TOKEN in their environment
     #[arg(long)]
     pub no_token: bool,
-    /// The token of this name: auth, read, or one of the file that SCCACHE_TOKENS_FILE names
+    /// Name of the token: auth, read, or one in SCCACHE_TOKENS_FILE
     #[arg(long, value_name = "NAME", default_value = "auth")]
     pub token_name: String,
-    /// No level on the client's own disk, where it would end up in an image or where it is thrown away anyway; C and
-    /// C++ are preprocessed at every look-up
+    /// No local disk cache on the client, for images and machines that are thrown away; C and C++ are then preprocessed
+    /// for every lookup
     #[arg(long)]
     pub no_disk: bool,
 }

@@ -39,17 +39,18 @@ use self::revocation::Proof;
 use self::upstream::UpstreamClient;
 use crate::contract::gateway_config::Dist;
 use crate::contract::gateway_status::DistStatus;
-use crate::gateway::Gateway;
 use crate::gateway::body::turn_away;
 use crate::gateway::connection_limit::{ConnectionLimiter, End};
+use crate::gateway::disk::Disk;
 use crate::gateway::http::Wire;
+use crate::gateway::http1::{self, Limits};
+use crate::gateway::identity::Identity;
 use crate::gateway::peer::Peer;
+use crate::gateway::refusals::Refusals;
 use crate::gateway::tls::Presented;
-use crate::gateway::warnings::REFUSALS;
 use bytes::Bytes;
 use hyper::StatusCode;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -63,15 +64,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout};
-use tokio_io_timeout::TimeoutStream;
 use tracing::{info, warn};
 
-/// How long a request's head may take, and a connection stay idle.
-const HEAD: Duration = Duration::from_secs(10);
-/// How long a peer may leave an answer standing.
-const TAKE: Duration = Duration::from_secs(10);
-/// Read and write buffer of a connection.
-const BUFFER: usize = 16 << 10;
+const LIMITS: Limits = Limits {
+    head: Duration::from_secs(10),
+    take: Duration::from_secs(10),
+    buffer: 16 << 10,
+    half_close: false,
+};
 /// While every place is taken, one is freed so often.
 const FULL: Duration = Duration::from_millis(250);
 /// With what a peer begins that speaks TLS: the kind of its first record, a handshake (RFC 8446, 5.1).
@@ -111,10 +111,22 @@ pub fn talk() -> (SupervisorChannel, SupervisorEnds) {
     )
 }
 
+/// What the cluster's port shares with the cache's.
+pub(crate) struct Shared {
+    /// Who may do what.
+    pub(crate) identity: Arc<Identity>,
+    /// What is refused.
+    pub(crate) refusals: Arc<Refusals>,
+    /// Where the relay keeps toolchains.
+    pub(crate) disk: Disk,
+}
+
 /// What all connections of the front share.
 #[derive(Debug)]
 pub(crate) struct Front {
     config: Dist,
+    identity: Arc<Identity>,
+    refusals: Arc<Refusals>,
     link: UpstreamClient,
     // Plain mutexes: held for a look-up, never across I/O or an await.
     registry: Mutex<Registry>,
@@ -151,13 +163,16 @@ impl Front {
         config: Dist,
         say: UnboundedSender<u8>,
         connections: usize,
+        shared: Shared,
     ) -> io::Result<Front> {
         let relay = config.relay.clone();
         let relay = relay
-            .map(|relay| Relay::new(relay, connections))
+            .map(|relay| Relay::new(relay, connections, shared.disk))
             .transpose()?;
         let threads = 8 * std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Front {
+            identity: shared.identity,
+            refusals: shared.refusals,
             relay,
             proofs: Mutex::default(),
             link: UpstreamClient::new(config.scheduler.clone(), config.client_certificate.clone()),
@@ -299,7 +314,6 @@ impl Front {
 
 /// Serves the front until `stopping`, then ends as soon as the requests in flight are answered.
 pub(crate) async fn serve(
-    gateway: Arc<Gateway>,
     front: Arc<Front>,
     listener: TcpListener,
     heard: UnboundedReceiver<u8>,
@@ -314,13 +328,13 @@ pub(crate) async fn serve(
             front.obey(heard),
             front.keep_heartbeats(),
             reports::listen(&front),
-            front.look_after_the_relay(&gateway),
+            front.look_after_the_relay(),
             front.keep_tunnels(),
-            front.look_after_proofs(&gateway),
+            front.look_after_proofs(),
         )
     };
     tokio::select! {
-        () = accept(&gateway, &front, &listener, &slots, &of_connections) => {}
+        () = accept(&front, &listener, &slots, &of_connections) => {}
         _ = beside => {}
         _ = stopping.wait_for(|stopping| *stopping) => {}
     }
@@ -331,7 +345,6 @@ pub(crate) async fn serve(
 }
 
 async fn accept(
-    gateway: &Arc<Gateway>,
     front: &Arc<Front>,
     listener: &TcpListener,
     slots: &Arc<Semaphore>,
@@ -352,11 +365,11 @@ async fn accept(
         }
         match listener.accept().await {
             Ok((stream, address)) => {
-                welcome(gateway, front, stream, address, slot, stopping.clone());
+                welcome(front, stream, address, slot, stopping.clone());
             }
             Err(cause) => {
                 let message = format!("cannot accept a connection to the scheduler: {cause}");
-                gateway.warnings.warn(REFUSALS, "dist_accept", &message);
+                front.refusals.warn("dist_accept", &message);
                 sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -364,7 +377,6 @@ async fn accept(
 }
 
 fn welcome(
-    gateway: &Arc<Gateway>,
     front: &Arc<Front>,
     stream: TcpStream,
     address: SocketAddr,
@@ -376,9 +388,9 @@ fn welcome(
     // What cannot be set is only slower.
     let _ = stream.set_nodelay(true);
     upstream::keep_alive(&stream);
-    let (gateway, front) = (Arc::clone(gateway), Arc::clone(front));
+    let front = Arc::clone(front);
     tokio::spawn(async move {
-        let conversation = converse(&gateway, &front, stream, peer, stopping);
+        let conversation = converse(&front, stream, peer, stopping);
         let end = front.limiter.attend(&peer, conversation).await;
         drop(slot);
         let (reason, cause) = match end {
@@ -393,13 +405,14 @@ fn welcome(
                 "every place is taken, and this one was idle",
             ),
         };
-        gateway.refuse(reason, &peer, &"a connection", &cause);
+        front
+            .refusals
+            .refuse(reason, &peer, &"a connection", &cause);
     });
 }
 
 /// Finds out whether the peer speaks TLS, and serves it.
 async fn converse(
-    gateway: &Arc<Gateway>,
     front: &Arc<Front>,
     stream: TcpStream,
     peer: Peer,
@@ -412,11 +425,11 @@ async fn converse(
         Ok(Ok(_) | Err(_)) | Err(_) => return,
     }
     let what = "a connection";
-    let tls = gateway.tls.as_deref();
+    let tls = front.identity.tls.as_deref();
     if first == [TLS] {
         if tls.is_none() && front.relay.is_none() {
             let cause = "the peer speaks TLS, which is not configured; use http://, or set SCCACHE_TLS_CERT";
-            return gateway.refuse("dist_tls", &peer, &what, &cause);
+            return front.refusals.refuse("dist_tls", &peer, &what, &cause);
         }
         let local = match peer {
             Peer::Tcp { local, .. } => local,
@@ -425,68 +438,51 @@ async fn converse(
         match relay::shake_hands(tls, front.relay(), stream, local).await {
             Ok(stream) => {
                 let wire = Wire::Tls(Presented::of(stream.get_ref().1));
-                serve_http(gateway, front, stream, (peer, wire), stopping).await;
+                serve_http(front, stream, (peer, wire), stopping).await;
             }
-            Err(cause) => gateway.refuse("dist_tls", &peer, &what, &cause),
+            Err(cause) => front.refusals.refuse("dist_tls", &peer, &what, &cause),
         }
     } else if tls.is_some() && !front.config.plain && !peer.is_ourselves() {
-        refuse_plain(gateway, stream, &peer).await;
+        refuse_plain(front, stream, &peer).await;
     } else {
-        serve_http(gateway, front, stream, (peer, Wire::Plain), stopping).await;
+        serve_http(front, stream, (peer, Wire::Plain), stopping).await;
     }
 }
 
 /// Tells a peer that sends its token in clear to use TLS. Not by a 4xx, which would fail a client's build.
-async fn refuse_plain(gateway: &Gateway, stream: TcpStream, peer: &Peer) {
+async fn refuse_plain(front: &Front, stream: TcpStream, peer: &Peer) {
     let cause = "it speaks HTTP without TLS, and its token could be read on its way: use https:// for the scheduler's \
                  URL (hint: SCCACHE_SCHEDULER_PLAIN=any allows it)";
-    gateway.refuse("dist_plain", peer, &"a connection", &cause);
+    front
+        .refusals
+        .refuse("dist_plain", peer, &"a connection", &cause);
     let body = "this scheduler speaks HTTPS: use https:// with the name in its certificate\n";
     turn_away(stream, StatusCode::SERVICE_UNAVAILABLE, body).await;
 }
 
 /// Serves one connection until it closes, or until the request in flight is answered once we are stopping.
 async fn serve_http<S: AsyncRead + AsyncWrite + Send + 'static>(
-    gateway: &Arc<Gateway>,
     front: &Arc<Front>,
     stream: S,
     (peer, wire): (Peer, Wire),
-    mut stopping: watch::Receiver<bool>,
+    stopping: watch::Receiver<bool>,
 ) {
     let service = service_fn(|request| {
-        let (gateway, front) = (Arc::clone(gateway), Arc::clone(front));
-        let wire = wire.clone();
+        let (front, wire) = (Arc::clone(front), wire.clone());
         async move {
-            let answer = routes::answer(&gateway, &front, (&peer, &wire), request).await;
+            let answer = routes::answer(&front, (&peer, &wire), request).await;
             Ok::<_, Infallible>(answer)
         }
     });
-    let mut io = Box::pin(TimeoutStream::new(stream));
-    io.as_mut().set_write_timeout_pinned(Some(TAKE));
-    let connection = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD)
-        .max_buf_size(BUFFER)
-        .serve_connection(TokioIo::new(io), service)
-        .with_upgrades();
-    let mut connection = std::pin::pin!(connection);
-    let over = tokio::select! {
-        outcome = connection.as_mut() => Some(outcome),
-        _ = stopping.wait_for(|stopping| *stopping) => {
-            connection.as_mut().graceful_shutdown();
-            None
-        }
-    };
-    let outcome = match over {
-        Some(outcome) => outcome,
-        None => connection.await,
-    };
+    let outcome = http1::serve(stream, service, LIMITS, stopping).await;
     // How else a connection ends concerns nobody: each request was accounted for.
     if let Err(cause) = outcome {
         if cause.is_parse() {
-            gateway.refuse("dist_protocol", &peer, &"a connection", &cause);
+            front
+                .refusals
+                .refuse("dist_protocol", &peer, &"a connection", &cause);
         } else if cause.is_timeout() {
-            gateway.refuse(
+            front.refusals.refuse(
                 "dist_slow",
                 &peer,
                 &"a connection",

@@ -154,7 +154,7 @@ pub async fn run(
         );
     }
     info!(
-        "sccache's own protocol, which knows no token, is for {}",
+        "sccache's own protocol, which has no tokens, is for {}",
         access::describe_ipc(&config.ipc, access::default_gateways)
     );
     let drain = config.drain;
@@ -162,10 +162,17 @@ pub async fn run(
     store.keep_files(limits.kept_files);
     let most = limits.connections;
     let dist = config.dist.clone();
-    let front =
-        dist.map(|dist| Front::new(dist, supervisor.say, limits.cluster_connections).map(Arc::new));
-    let front = front.transpose()?;
     let gateway = Gateway::new(config, store, asked, most)?;
+    let shared = dist_front::Shared {
+        identity: Arc::clone(&gateway.identity),
+        refusals: Arc::clone(&gateway.refusals),
+        disk: gateway.disk.clone(),
+    };
+    let front = dist.map(|dist| {
+        let front = Front::new(dist, supervisor.say, limits.cluster_connections, shared);
+        front.map(Arc::new)
+    });
+    let front = front.transpose()?;
     let gateway = match &front {
         Some(front) => gateway.with_cluster(front.collector(), {
             let front = Arc::clone(front);
@@ -182,9 +189,8 @@ pub async fn run(
             listener.set_nonblocking(true)?;
             let listener = tokio::net::TcpListener::from_std(listener)?;
             info!("scheduler's front on {}", listener.local_addr()?);
-            let gateway = Arc::clone(&gateway);
             let heard = supervisor.heard;
-            let serving = dist_front::serve(gateway, front, listener, heard, stopping.clone());
+            let serving = dist_front::serve(front, listener, heard, stopping.clone());
             Some(tokio::spawn(serving))
         }
         (None, _) | (_, None) => None,

@@ -17,15 +17,16 @@
 //!   its last piece is not sent if it is wrong ([`Blob::unchecked`]).
 //! - A write is in the same folder as its final path: if all writes shared one folder they would wait for it, and a
 //!   rename between folders waits for every other such rename in the file system.
-//! - The state is behind a plain mutex that is never held during a system call. It is `std`'s because all calls here
-//!   block anyway, and because every section under it is short: iterations over all entries proceed in parts, with a
-//!   pause in between ([`Inner::let_others_in`]), and sorting and copying happen without it.
+//! - The state is behind a plain mutex that is never held during a system call. Every section under it is short: iterations
+//!   over all entries proceed in parts, with a pause in between ([`Inner::let_others_in`]), and sorting and copying happen
+//!   without it.
 //! - Renaming and removing one key's file are ordered by a lock per key: removing an old blob must not undo the rename
 //!   of a new one. A thread holds at most one such lock, and takes the state's lock after it. No body is read under it.
 //! - The time of last use is the file's modification time: reading does not change it, and backups keep it. The time of
 //!   writing is in the trailer.
 //! - Not here: HTTP, flushing, and keeping bodies in memory.
 
+mod error;
 pub mod eviction;
 mod facts;
 pub mod ghost_list;
@@ -49,6 +50,8 @@ mod usage;
 mod writer;
 mod written_by;
 
+pub use self::error::{Error, Fault};
+use self::error::{described, is_full};
 pub use self::facts::Facts;
 use self::ghost_list::Ghosts;
 pub use self::ghost_list::Lost;
@@ -63,7 +66,7 @@ pub use self::outputs::OutputsDigest;
 pub use self::purge::{Filter, Purged};
 pub use self::removals::{Removal, RemovalCause};
 pub use self::scrub::{CorruptionReport, Scrubbed};
-pub use self::usage::{Fault, NamespaceUsage, Progress, Usage};
+pub use self::usage::{NamespaceUsage, Progress, Usage};
 pub use self::writer::Writer;
 pub use self::written_by::{Lane, WrittenBy};
 use crate::contract::gateway_config::Policies;
@@ -78,7 +81,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::{Duration, SystemTime};
-use thiserror::Error;
 
 /// Maximum number of namespaces: each costs counters and folders.
 pub const MAX_NAMESPACES: usize = 4096;
@@ -87,8 +89,6 @@ pub const TRAILER_ROOM: usize = 256;
 /// How many times to try for the lock, because an owner may just be ending.
 const LOCK_TRIES: u32 = 100;
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
-/// The same fault is logged once per this interval.
-const LOG_PAUSE: Duration = Duration::from_secs(60);
 /// Pause for other threads between two sections under the state's lock, long enough for one to wake up.
 const YIELD_PAUSE: Duration = Duration::from_micros(100);
 /// Maximum length of a body that is verified before it is served.
@@ -103,59 +103,6 @@ pub struct Options {
     pub budget_bytes: u64,
     /// Further rules.
     pub policies: Policies,
-}
-
-/// Why an operation failed.
-#[derive(Debug, Error)]
-pub enum Error {
-    /// There is no such blob.
-    #[error("there is no such blob")]
-    Missing,
-    /// The blob alone would exceed the whole budget, or the whole quota of its namespace.
-    #[error("the blob takes {size} bytes, more than the whole budget or quota of {limit}")]
-    TooLarge {
-        /// Bytes that the blob would take on disk, or a lower bound if its end is unknown.
-        size: u64,
-        /// The budget or quota in bytes.
-        limit: u64,
-    },
-    /// The body was shorter or longer than announced.
-    #[error("the body has {received} bytes, but {announced} were announced")]
-    WrongLength {
-        /// Bytes announced to `put`.
-        announced: u64,
-        /// Bytes received, or a lower bound.
-        received: u64,
-    },
-    /// The disk is full, or writes in flight hold the whole budget or quota. Reads still work.
-    #[error("there is no space for the blob")]
-    NoSpace,
-    /// The budget is full of pinned blobs. Reads still work.
-    #[error("there is no space for the blob: what could make room for it is in pinned namespaces")]
-    Pinned,
-    /// There are too many namespaces.
-    #[error("the store has {limit} namespaces already")]
-    TooManyNamespaces {
-        /// Maximum number of namespaces.
-        limit: usize,
-    },
-    /// One token has created too many namespaces.
-    #[error(
-        "this token has made {limit} namespaces, as many as one may: purge some, or use another token"
-    )]
-    TooManyOfOne {
-        /// Maximum number of namespaces per token.
-        limit: usize,
-    },
-    /// Another process owns the folder.
-    #[error("cannot open store \"{}\": another process is using it", dir.display())]
-    InUse {
-        /// The store's folder.
-        dir: PathBuf,
-    },
-    /// The file system failed. Reads still work as far as possible.
-    #[error("{0}")]
-    Io(#[from] io::Error),
 }
 
 /// The store. Clones are cheap and refer to the same store. All calls block: call them from a thread that may.
@@ -511,35 +458,6 @@ impl Inner {
         }
         Ok((number, self.budget.min(MAX_ENTRY_BYTES).min(quota)))
     }
-
-    /// Records a file-system error and returns the corresponding store error.
-    fn fault(&self, verb: &str, path: &Path, error: io::Error) -> Error {
-        let message = format!("cannot {verb} \"{}\": {error}", path.display());
-        let at = now();
-        let mut state = self.state();
-        let last = state.last_fault.as_ref();
-        let count = last.map_or(1, |last| last.count + 1);
-        let quiet = last.is_some_and(|last| {
-            at.duration_since(last.logged_at)
-                .is_ok_and(|age| age < LOG_PAUSE)
-        });
-        let logged_at = last.filter(|_| quiet).map_or(at, |last| last.logged_at);
-        state.last_fault = Some(Fault {
-            message: message.clone(),
-            at,
-            count,
-            logged_at,
-        });
-        drop(state);
-        if !quiet {
-            tracing::warn!(count, "{message}");
-        }
-        if is_full(&error) {
-            Error::NoSpace
-        } else {
-            Error::Io(io::Error::new(error.kind(), message))
-        }
-    }
 }
 
 /// Applies the rules of namespaces and returns the ages that some have. Until the scan has found a namespace's blobs, its
@@ -596,20 +514,6 @@ fn lock(dir: &Path) -> Result<File, Error> {
     Err(Error::InUse {
         dir: dir.to_owned(),
     })
-}
-
-fn described(verb: &str, path: &Path, error: &io::Error) -> Error {
-    Error::Io(io::Error::new(
-        error.kind(),
-        format!("cannot {verb} \"{}\": {error}", path.display()),
-    ))
-}
-
-fn is_full(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-    )
 }
 
 fn digest_of(key: &Key) -> Digest {

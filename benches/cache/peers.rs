@@ -314,26 +314,14 @@ fn configured(
     let addr = free_address()?;
     let config = Config {
         listen: addr,
-        socket: folder.join("sccache.sock"),
-        store_dir: folder.join("cache"),
         budget_bytes,
-        policies: Default::default(),
         ipc: IpcPolicy::Local,
-        server_socket: folder.join("server.sock"),
-        sccache: None,
-        control_socket: None,
         write_tokens: match tokens_file {
             Some(_) => vec![Secret::new("a-token-of-nobody-else")],
             None => vec![Secret::new(TOKEN)],
         },
-        read_tokens: Vec::new(),
-        anonymous_read: false,
-        hosts: Vec::new(),
-        dist: None,
-        tls: None,
         tokens_file,
-        upstream: None,
-        drain: Duration::from_secs(1),
+        ..Config::in_folder(folder)
     };
     let file = folder.join("gateway.toml");
     std::fs::write(&file, toml::to_string(&config).map_err(io::Error::other)?)?;

@@ -4,7 +4,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 use sccache_dock::base::secret::Secret;
 use sccache_dock::contract::dist_config::{Overlay, Scheduler, Server, Token};
 use sccache_dock::contract::gateway_config;
-use sccache_dock::contract::gateway_config::{Config, Dist, IpcPolicy, WrongToken};
+use sccache_dock::contract::gateway_config::{Config, Dist, WrongToken};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
@@ -137,22 +137,7 @@ impl Stack {
         let folder = self.folder.path();
         let config = Config {
             listen: free_port(),
-            socket: folder.join("gateway.sock"),
-            store_dir: folder.join("store"),
-            budget_bytes: 1 << 30,
-            policies: Default::default(),
-            ipc: IpcPolicy::Off,
-            server_socket: folder.join("none.sock"),
-            sccache: None,
-            control_socket: None,
             write_tokens: vec![Secret::new(CLIENT)],
-            read_tokens: Vec::new(),
-            anonymous_read: false,
-            hosts: Vec::new(),
-            drain: Duration::from_secs(1),
-            tls: None,
-            tokens_file: None,
-            upstream: None,
             dist: Some(Dist {
                 client_certificate: None,
                 listen: self.scheduler,
@@ -175,6 +160,7 @@ impl Stack {
                     machines: Default::default(),
                 }),
             }),
+            ..Config::in_folder(folder)
         };
         let file = folder.join("gateway.toml");
         std::fs::write(&file, toml::to_string(&config).unwrap()).unwrap();

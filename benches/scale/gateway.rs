@@ -1,9 +1,7 @@
 //! The real gateway, and what it uses.
 
 use sccache_dock::base::secret::Secret;
-use sccache_dock::contract::gateway_config::{
-    Config, Dist, IpcPolicy, Relay, Scheduler, WrongToken,
-};
+use sccache_dock::contract::gateway_config::{Config, Dist, Relay, Scheduler, WrongToken};
 use std::fmt;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
@@ -44,22 +42,7 @@ impl Gateway {
         let (path, front) = (folder.path(), free_port());
         let config = Config {
             listen: free_port(),
-            socket: path.join("gateway.sock"),
-            store_dir: path.join("store"),
-            budget_bytes: 1 << 30,
-            policies: Default::default(),
-            ipc: IpcPolicy::Off,
-            server_socket: path.join("none.sock"),
-            sccache: None,
-            control_socket: None,
             write_tokens: vec![Secret::new(CLIENT)],
-            read_tokens: Vec::new(),
-            anonymous_read: false,
-            hosts: Vec::new(),
-            drain: Duration::from_secs(1),
-            tls: None,
-            tokens_file: None,
-            upstream: None,
             dist: Some(Dist {
                 listen: front,
                 // Nobody is there: the relay needs none.
@@ -83,6 +66,7 @@ impl Gateway {
                     machines: Default::default(),
                 }),
             }),
+            ..Config::in_folder(path)
         };
         let file = path.join("gateway.toml");
         std::fs::write(&file, toml::to_string(&config).unwrap()).unwrap();

@@ -69,28 +69,14 @@ fn start_gateway() -> PathBuf {
         std::process::abort();
     }));
     let folder = tempfile::tempdir().expect("a folder").keep();
-    let socket = folder.join("socket");
     let config = Config {
-        listen: "127.0.0.1:0".parse().expect("an address"),
-        socket: socket.clone(),
-        store_dir: folder.join("cache"),
         budget_bytes: 4 << 20,
         ipc: IpcPolicy::Local,
-        server_socket: folder.join("nobody.sock"),
-        control_socket: None,
-        policies: Default::default(),
-        sccache: None,
         write_tokens: vec![Secret::new(TOKEN)],
-        read_tokens: Vec::new(),
         anonymous_read: true,
-        hosts: Vec::new(),
-        tokens_file: None,
-        tls: None,
-        drain: Duration::from_secs(1),
-        dist: None,
-        upstream: None,
+        ..Config::in_folder(&folder)
     };
-    let file = folder.join("gateway.toml");
+    let (file, socket) = (folder.join("gateway.toml"), config.socket.clone());
     std::fs::write(&file, toml::to_string(&config).expect("TOML")).expect("a file");
     std::thread::spawn(move || {
         let ended = serve::serve(&file, false);

@@ -24,7 +24,7 @@ pub struct Args {
     /// Only blobs in this namespace
     #[arg(long)]
     namespace: Option<String>,
-    /// Only blobs whose keys match: * is any text, ? any one character, [ab] one of these
+    /// Only blobs whose keys match this glob: *, ?, [ab]
     #[arg(long, value_parser = pattern)]
     pattern: Option<String>,
     /// Only blobs written by this lane (webdav, ipc, socket, upstream) or with the token of this name
@@ -33,7 +33,7 @@ pub struct Args {
     /// Only blobs written since this time: 2026-11-29T03:00:00Z, 2026-11-29, or 2h for two hours ago
     #[arg(long, value_name = "TIME", value_parser = since)]
     since: Option<SystemTime>,
-    /// Remove nothing, and print how much would be removed
+    /// Only print how much would be removed
     #[arg(long)]
     dry_run: bool,
     /// Print JSON

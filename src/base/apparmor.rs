@@ -13,7 +13,7 @@ pub(crate) const LOAD: &str = "  docker run --rm sccache-arch apparmor container
 /// What is to be confined, or let free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Profile {
-    /// A builder's container: what every container may, and namespaces, mounts and `pivot_root`
+    /// A builder's container: the container default plus namespaces, mounts and `pivot_root`
     Container,
     /// This program on the host, for `at` and a builder without a container: user namespaces
     Program,

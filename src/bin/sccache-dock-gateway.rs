@@ -21,7 +21,7 @@ struct Arguments {
     /// Receive the listeners over standard input, a Unix socket, and report readiness there
     #[arg(long)]
     inherit: bool,
-    /// Check this certificate and print what is wrong with it, or "good"
+    /// Check this certificate and print "good" or what is wrong with it
     #[arg(
         long = "check-certificate",
         value_name = "FILE",
@@ -32,7 +32,7 @@ struct Arguments {
     /// The private key of the certificate to check
     #[arg(long, value_name = "FILE", requires = "certificate")]
     key: Option<PathBuf>,
-    /// Authorities of clients' certificates, to be checked with it
+    /// CAs of client certificates, to be checked with it
     #[arg(long, value_name = "FILE", requires = "certificate")]
     client_ca: Option<PathBuf>,
 }

@@ -33,16 +33,16 @@ pub use self::own::{wrap, wrapped};
 /// Arguments of `at`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
-    /// Where the checkout seems to be
+    /// Path at which the command sees the checkout
     #[arg(default_value = "/work")]
     pub path: PathBuf,
-    /// The checkout [default: the git checkout or cargo workspace around the current folder, whichever is the outer]
+    /// The checkout [default: the outermost git checkout or cargo workspace that contains the current folder]
     #[arg(long, value_name = "FOLDER")]
     pub root: Option<PathBuf>,
-    /// Where CARGO_HOME seems to be
+    /// Path at which the command sees CARGO_HOME
     #[arg(long, value_name = "PATH", default_value = "/cargo")]
     pub cargo_home: PathBuf,
-    /// Crates whose results are used in this checkout alone, because a macro reads files of it
+    /// Crates whose results are not shared with other checkouts, because a macro reads files of this one
     #[arg(long, value_name = "CRATE", value_delimiter = ',')]
     pub own_results: Vec<String>,
     /// The command and its arguments, after --

@@ -44,15 +44,15 @@ const END_TIMEOUT: Duration = Duration::from_secs(60);
 /// Arguments of `build`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
-    /// How the report is written, and where: json=FILE; may be given several times [default: text, to standard error]
+    /// Format of the report, and its file: json=FILE; may be repeated [default: text, to standard error]
     #[arg(long, value_name = "FORMAT[=FILE]", value_parser = output::parse)]
     pub report: Vec<Destination>,
     #[command(flatten)]
     pub whence: Whence,
-    /// Where this client reaches the gateway [default: SCCACHE_WEBDAV_ENDPOINT]
+    /// URL at which this client reaches the gateway [default: SCCACHE_WEBDAV_ENDPOINT]
     #[arg(long, value_name = "URL")]
     pub endpoint: Option<String>,
-    /// Bring what this job will ask for ahead of it, by a cache of the build's own on loopback that sends results later
+    /// Download what this job will need before it asks, and upload results in the background, through a local cache
     #[arg(long)]
     pub prefetch: bool,
     /// The command and its arguments, after --

@@ -49,7 +49,7 @@ impl Endpoint {
             "http" => false,
             "https" => true,
             "tcp" => {
-                let cause = "sccache knows no tcp:// URLs";
+                let cause = "sccache does not support tcp:// URLs";
                 return Err(refused(cause, format!("write http://{rest}")));
             }
             _ => return Err(refused("its scheme is not http", example())),
@@ -116,7 +116,7 @@ impl Endpoint {
     pub(super) fn loopback_port(&self, given: &str) -> Result<u16, BadEndpoint> {
         let (cause, hint) = if self.tls {
             (
-                "sccache's own protocol knows no TLS",
+                "sccache's own protocol does not support TLS",
                 "use --lane webdav, or an http:// endpoint on this host",
             )
         } else if !self.is_loopback() {

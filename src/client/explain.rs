@@ -10,13 +10,13 @@ use std::path::Path;
 /// Arguments of `explain`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
-    /// A crate, or a source file; all that were no hits without it
+    /// A crate or a source file [default: all compiles that were not hits]
     #[arg(value_name = "CRATE|FILE")]
     pub wanted: Option<String>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-    /// Write the report of the last build once more, as build --report does; may be given several times
+    /// Write the last build's report again, as build --report does; may be repeated
     #[arg(
         long,
         value_name = "FORMAT[=FILE]",

@@ -32,31 +32,31 @@ const GITHUB: [&str; 2] = [
 pub enum Format {
     /// POSIX shell: eval "$(sccache-dock login --oidc ...)"
     Sh,
-    /// For the steps that follow in a job of GitHub's: into "$GITHUB_ENV", masked in its log
+    /// For later steps of a GitHub job: written to "$GITHUB_ENV" and masked in the log
     Github,
-    /// The token alone
+    /// Only the token
     Token,
 }
 
 /// Arguments of `login`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
-    /// By the ID token of a CI service's job (OpenID Connect)
+    /// With the ID token of a CI job (OpenID Connect)
     #[arg(long, required = true)]
     oidc: bool,
-    /// The cache, such as https://build-cache:4226 [default: SCCACHE_WEBDAV_ENDPOINT]
+    /// URL of the cache, such as https://build-cache:4226 [default: SCCACHE_WEBDAV_ENDPOINT]
     #[arg(long, value_name = "URL")]
     endpoint: Option<String>,
-    /// For whom GitHub is to make the ID token [default: the endpoint]
+    /// Audience of the ID token that GitHub issues [default: the endpoint]
     #[arg(long, value_name = "TEXT")]
     audience: Option<String>,
-    /// The variable with the ID token, as GitLab sets it
+    /// Variable that holds the ID token, as GitLab sets it
     #[arg(long, value_name = "NAME", default_value = "SCCACHE_ID_TOKEN")]
     id_token_env: String,
-    /// How to give the session's token
+    /// Output format
     #[arg(long, value_enum, default_value_t = Format::Sh)]
     format: Format,
-    /// Print the session as JSON, whatever the format
+    /// Print JSON, regardless of --format
     #[arg(long)]
     pub json: bool,
 }

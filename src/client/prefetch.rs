@@ -35,10 +35,10 @@ const BUFFER: usize = 256 << 10;
 pub struct Args {
     #[command(flatten)]
     pub whence: Whence,
-    /// Most bytes to bring: 500M, 2G
+    /// Maximum bytes to download: 500M, 2G
     #[arg(long, value_name = "SIZE", value_parser = size, default_value = "2G")]
     pub max_size: u64,
-    /// Where this client reaches the gateway [default: SCCACHE_WEBDAV_ENDPOINT]
+    /// URL at which this client reaches the gateway [default: SCCACHE_WEBDAV_ENDPOINT]
     #[arg(long, value_name = "URL")]
     pub endpoint: Option<String>,
 }

@@ -61,7 +61,7 @@ const STRAYS_OWN_PROTOCOL: &[&str] = &[
 /// For formats that cannot unset: the strays that matter in spite of the chain, with a value that does nothing.
 ///
 /// Not an empty value: sccache 0.10 takes that for a setting. The other stores need no entry, because the chain names
-/// the store; only sccache 0.10, which knows no chain, would prefer them.
+/// the store; only sccache 0.10, which has no chain, would prefer them.
 const NEUTRAL: &[(&str, &str)] = &[
     ("SCCACHE_BASEDIRS", NO_BASEDIRS),
     ("SCCACHE_CLIENT_SIDE", "false"),

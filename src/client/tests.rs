@@ -304,7 +304,7 @@ fn basedirs_are_taken_away_where_direct_mode_has_entries() {
 fn refusals_name_the_hint() {
     check_refused(
         "--endpoint tcp://cache:4226",
-        "cannot use endpoint \"tcp://cache:4226\": sccache knows no tcp:// URLs\nhint: write http://cache:4226",
+        "cannot use endpoint \"tcp://cache:4226\": sccache does not support tcp:// URLs\nhint: write http://cache:4226",
     );
     check_refused(
         "--endpoint cache",

@@ -31,12 +31,12 @@ const LATE: &str = "it took too long (--timeout)";
 /// Arguments of `warm`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
-    /// Compilers to bring, as builds name them [default: those of rustc, cc and c++ that are there]
+    /// Compilers to send, as builds name them [default: rustc, cc and c++, if installed]
     pub compilers: Vec<PathBuf>,
-    /// Longest wait for one compiler: 10m, 90s
+    /// Time limit for each compiler: 10m, 90s
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "10m")]
     pub timeout: Duration,
-    /// Print JSON when it is done
+    /// Print JSON at the end
     #[arg(long)]
     pub json: bool,
 }

@@ -7,13 +7,13 @@ use std::path::Path;
 /// What builds are put together by.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Whence {
-    /// Name of the job [default: the CI's]
+    /// Name of the job [default: from the CI service]
     #[arg(long, value_name = "NAME")]
     pub job: Option<String>,
-    /// The repository [default: the CI's, else the name of the checkout's folder]
+    /// The repository [default: from the CI service, else the name of the checkout's folder]
     #[arg(long, value_name = "NAME")]
     pub repository: Option<String>,
-    /// The branch [default: the CI's, else that of the checkout]
+    /// The branch [default: from the CI service, else from the checkout]
     #[arg(long, value_name = "NAME")]
     pub branch: Option<String>,
 }

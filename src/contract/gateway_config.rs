@@ -6,8 +6,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The gateway's configuration file.
@@ -58,6 +58,33 @@ pub struct Config {
     pub dist: Option<Dist>,
     /// The upstream store.
     pub upstream: Option<Upstream>,
+}
+
+impl Config {
+    /// A gateway that has all its files in `folder`, on a free port of loopback, with a GiB and without tokens: what a caller
+    /// wants otherwise, it says.
+    pub fn in_folder(folder: &Path) -> Config {
+        Config {
+            listen: (Ipv4Addr::LOCALHOST, 0).into(),
+            socket: folder.join("sccache.sock"),
+            store_dir: folder.join("cache"),
+            budget_bytes: 1 << 30,
+            policies: Policies::default(),
+            ipc: IpcPolicy::Off,
+            server_socket: folder.join("server.sock"),
+            sccache: None,
+            control_socket: None,
+            write_tokens: Vec::new(),
+            read_tokens: Vec::new(),
+            anonymous_read: false,
+            hosts: Vec::new(),
+            tokens_file: None,
+            tls: None,
+            drain: Duration::from_secs(1),
+            dist: None,
+            upstream: None,
+        }
+    }
 }
 
 /// Rules for what the store keeps besides its budget. Namespaces have the names shown to users: "default" is the one

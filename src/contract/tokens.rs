@@ -18,7 +18,7 @@
 //! certificate = "builder-7.example.com"     # in place of a token: of an authority in SCCACHE_TLS_CLIENT_CA
 //! access = "build"
 //!
-//! [[local]]                        # sccache's own protocol, which knows no tokens
+//! [[local]]                        # sccache's own protocol, which has no tokens
 //! uid = 1000                       # on the socket; without it all others, and the port
 //! read = ["main"]
 //!

@@ -23,7 +23,8 @@ impl Exchange<'_> {
         let authorization = self.parts.headers.get(header::AUTHORIZATION);
         let given = authorization.map(HeaderValue::as_bytes);
         let caller = self
-            .gateway
+            .front
+            .identity
             .caller(given, self.presented().map(Arc::as_ref));
         let message = match caller.may_distribute() {
             Verdict::Allowed => {
@@ -56,7 +57,7 @@ impl Exchange<'_> {
     async fn shows_id_token(&self) -> bool {
         let given = credentials(&self.parts.headers).filter(|given| jwt::is_one(given));
         match given {
-            Some(given) => self.gateway.may_distribute(given).await,
+            Some(given) => self.front.identity.may_distribute(given).await,
             None => false,
         }
     }
@@ -92,7 +93,7 @@ impl Exchange<'_> {
         }
         if let Some((address, given)) = given.and_then(wire::builder_bearer) {
             let is_named = || {
-                let holder = self.gateway.access.holder(given.as_bytes());
+                let holder = self.front.identity.holder(given.as_bytes());
                 holder.may(Need::Build) == Verdict::Allowed
             };
             let is_the_one = access::is_same(token, given.as_bytes());
@@ -102,7 +103,7 @@ impl Exchange<'_> {
                 return Ok((address, proof));
             }
             if let Some(presented) = self.presented() {
-                let certified = self.gateway.certified(presented);
+                let certified = self.front.identity.certified(presented);
                 let builds = |holder: &Caller| holder.may(Need::Build) == Verdict::Allowed;
                 let why = match certified {
                     Ok(holder) if builds(&holder) => {
@@ -114,7 +115,7 @@ impl Exchange<'_> {
                     }
                     Err(why) => why,
                 };
-                let message = format!("the builder's certificate is good for nothing here: {why}");
+                let message = format!("the builder's certificate is not accepted: {why}");
                 return Err(Refusal::new(
                     StatusCode::UNAUTHORIZED,
                     "dist_server_token",
@@ -134,8 +135,8 @@ impl Exchange<'_> {
 
     /// Counts a wrong token, on one account with those that came to the cache's port; an error if it is one too many.
     fn wrong_token(&self) -> Result<(), Refusal> {
-        self.gateway.metrics.auth_failed();
-        if !self.gateway.limiter.failed(self.peer) {
+        self.front.refusals.unauthorized();
+        if !self.front.refusals.is_flood(self.peer) {
             return Ok(());
         }
         let status = match self.front.config.wrong_token {

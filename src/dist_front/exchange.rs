@@ -3,7 +3,6 @@
 use super::relay::Outgoing;
 use super::upstream::UpstreamError;
 use super::{Front, wire};
-use crate::gateway::Gateway;
 use crate::gateway::http::Wire;
 use crate::gateway::peer::Peer;
 use bytes::Bytes;
@@ -55,7 +54,6 @@ impl From<UpstreamError> for Refusal {
 
 /// One request and what it is about.
 pub(super) struct Exchange<'a> {
-    pub(super) gateway: &'a Arc<Gateway>,
     pub(super) front: &'a Arc<Front>,
     pub(super) peer: &'a Peer,
     /// What it came by.
@@ -66,7 +64,8 @@ pub(super) struct Exchange<'a> {
 impl Exchange<'_> {
     pub(super) fn refused(&self, refusal: &Refusal) -> Answer {
         let what = format!("{} {:?}", self.parts.method, self.parts.uri.path());
-        self.gateway
+        self.front
+            .refusals
             .refuse(refusal.reason, self.peer, &what, &refusal.message);
         let mut answer = reply(TEXT, format!("{}\n", refusal.message));
         *answer.status_mut() = refusal.status;

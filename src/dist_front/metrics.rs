@@ -111,23 +111,23 @@ impl Collector for Scrape {
         let metrics = &front.metrics;
         let requests = encoder.encode_descriptor(
             "dist_requests",
-            "Requests of clients and builders that the scheduler's front answered",
+            "Requests of clients and builders on the cluster port",
             None,
             MetricType::Counter,
         )?;
         metrics.requests.encode(requests)?;
         let seconds = encoder.encode_descriptor(
             "dist_request_duration",
-            "Time from a request's head to its answer at the scheduler's front",
+            "Time from a request's headers to its response on the cluster port",
             Some(&Unit::Seconds),
             MetricType::Histogram,
         )?;
         metrics.seconds.encode(seconds)?;
-        let help = "Requests that the scheduler's front is answering now";
+        let help = "Requests in flight on the cluster port";
         let gauge =
             encoder.encode_descriptor("dist_requests_in_flight", help, None, MetricType::Gauge)?;
         metrics.in_flight.encode(gauge)?;
-        let help = "Answers to clients that asked for a builder";
+        let help = "Requests for a builder, by outcome";
         let mut family =
             encoder.encode_descriptor("dist_allocations", help, None, MetricType::Counter)?;
         for (outcome, count) in metrics.allocations() {
@@ -135,20 +135,20 @@ impl Collector for Scrape {
             ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
         }
         let up = i64::from(front.link.health() == upstream::Health::Up);
-        let help = "1 while the scheduler answers";
+        let help = "1 while the scheduler responds";
         let gauge =
             encoder.encode_descriptor("dist_scheduler_up", help, None, MetricType::Gauge)?;
         ConstGauge::new(up).encode(gauge)?;
         let counters = [
             (
                 "dist_scheduler_outages",
-                "Times that the scheduler stopped answering",
+                "Number of times the scheduler became unavailable",
                 None,
                 front.link.outages(),
             ),
             (
                 "dist_replayed_heartbeats",
-                "Heartbeats sent again, to a new scheduler",
+                "Heartbeats replayed to a new scheduler",
                 None,
                 front.replayed.load(Relaxed),
             ),
@@ -166,7 +166,7 @@ fn encode_builders(builders: &[BuilderStatus], encoder: &mut DescriptorEncoder<'
     let gauges: [SampleOf<'_, &BuilderStatus>; 3] = [
         (
             "dist_builder_up",
-            "1 while there are signs of the builder",
+            "1 while the builder sends heartbeats",
             None,
             |one| {
                 let away = matches!(one.state, BuilderState::Lost | BuilderState::Silent);
@@ -175,27 +175,24 @@ fn encode_builders(builders: &[BuilderStatus], encoder: &mut DescriptorEncoder<'
         ),
         (
             "dist_builder_slots",
-            "Cores that jobs may use",
+            "Slots: jobs that the builder runs at a time",
             None,
             |one| one.slots,
         ),
         (
             "dist_jobs_in_flight",
-            "Jobs assigned and not over",
+            "Jobs assigned that have not ended",
             None,
             |one| one.jobs,
         ),
     ];
     let counters: [SampleOf<'_, &BuilderStatus>; 2] = [
-        (
-            "dist_jobs_done",
-            "Jobs that came to their end",
-            None,
-            |one| one.done,
-        ),
+        ("dist_jobs_done", "Jobs that completed", None, |one| {
+            one.done
+        }),
         (
             "dist_jobs_failed",
-            "Jobs that were assigned and never came to their end",
+            "Jobs that were assigned and never completed",
             None,
             |one| one.failed,
         ),
@@ -208,20 +205,20 @@ fn encode_builders(builders: &[BuilderStatus], encoder: &mut DescriptorEncoder<'
 
 fn encode_local_jobs(front: &Front, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     let jobs = front.reports.jobs();
-    let help = "Processes of jobs that run on the builder in this container";
+    let help = "Running processes of jobs on the builder in this container";
     let gauge =
         encoder.encode_descriptor("dist_local_jobs_running", help, None, MetricType::Gauge)?;
     ConstGauge::new(i64::try_from(jobs.running).unwrap_or(i64::MAX)).encode(gauge)?;
-    let help = "Processes of jobs that ended on the builder in this container";
+    let help = "Ended processes of jobs on the builder in this container";
     let counter =
         encoder.encode_descriptor("dist_local_jobs_ended", help, None, MetricType::Counter)?;
     ConstCounter::new(jobs.ended).encode(counter)?;
-    let help = "Processor time of jobs on the builder in this container";
+    let help = "CPU time of jobs on the builder in this container";
     let seconds = Some(&Unit::Seconds);
     let counter =
         encoder.encode_descriptor("dist_local_jobs_cpu", help, seconds, MetricType::Counter)?;
     ConstCounter::new(jobs.cpu_seconds).encode(counter)?;
-    let help = "Jobs on the builder in this container that went over a limit";
+    let help = "Jobs on the builder in this container that exceeded a limit";
     let mut family =
         encoder.encode_descriptor("dist_local_jobs_limited", help, None, MetricType::Counter)?;
     for (limit, count) in &jobs.limits {

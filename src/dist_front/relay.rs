@@ -47,7 +47,7 @@ use super::wire::Heartbeat;
 use crate::base::time::unix_seconds;
 use crate::contract::gateway_config;
 use crate::contract::gateway_status::RelayStatus;
-use crate::gateway::Gateway;
+use crate::gateway::disk::Disk;
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::io;
@@ -101,11 +101,15 @@ pub(super) struct Relay {
 }
 
 impl Relay {
-    /// For a port with so many connections. Blocks; to be called once, at the start.
+    /// For a port with so many connections; toolchains are kept on `disk`. Blocks; to be called once, at the start.
     ///
     /// # Errors
     /// There is no randomness, or no folder for jobs.
-    pub(super) fn new(settings: gateway_config::Relay, connections: usize) -> io::Result<Relay> {
+    pub(super) fn new(
+        settings: gateway_config::Relay,
+        connections: usize,
+        disk: Disk,
+    ) -> io::Result<Relay> {
         let mut first = [0; 8];
         getrandom::fill(&mut first)?;
         let opened = Authority::open(&settings.authority, unix_seconds());
@@ -126,7 +130,7 @@ impl Relay {
             waiting: Mutex::default(),
             builders: Mutex::default(),
             tunnels: Arc::default(),
-            archives: Archives::default(),
+            archives: Archives::new(disk),
             tickets: ticket::Tickets::new(authority.secret),
             authority,
             metrics: RelayMetrics::default(),
@@ -215,14 +219,13 @@ impl Front {
     /// Takes note of a builder's heartbeat for the relay.
     pub(super) fn introduce(
         self: &Arc<Front>,
-        gateway: &Arc<Gateway>,
         at: SocketAddr,
         heartbeat: (Heartbeat, Told),
         body: &[u8],
     ) {
         let Some(relay) = self.relay() else { return };
         match relay.heartbeat(at, heartbeat, body) {
-            Ok(true) => self.provide(gateway),
+            Ok(true) => self.provide(),
             Ok(false) => self.dispatch(),
             Err(cause) => warn!("builder {at} gets no jobs: {cause}"),
         }
@@ -236,7 +239,7 @@ impl Front {
     }
 
     /// The same, and gives toolchains to builders that lack them. It looks at all of both, and so is not for every job.
-    pub(super) fn provide(self: &Arc<Front>, gateway: &Arc<Gateway>) {
+    pub(super) fn provide(self: &Arc<Front>) {
         let Some(relay) = self.relay() else { return };
         self.dispatch();
         let (pushes, unidentified) = {
@@ -244,27 +247,19 @@ impl Front {
             (dispatcher.pushes(now), dispatcher.unidentified())
         };
         for push in pushes {
-            let (front, gateway) = (Arc::clone(self), Arc::clone(gateway));
-            tokio::spawn(async move { front.prepare(&gateway, push).await });
+            let front = Arc::clone(self);
+            tokio::spawn(async move { front.prepare(push).await });
         }
         for (toolchain, executable) in unidentified {
-            let (front, gateway) = (Arc::clone(self), Arc::clone(gateway));
-            tokio::spawn(async move { front.identify(&gateway, toolchain, &executable).await });
+            let front = Arc::clone(self);
+            tokio::spawn(async move { front.identify(toolchain, &executable).await });
         }
     }
 
     /// Finds out for which kind of processor a toolchain is.
-    async fn identify(
-        self: &Arc<Front>,
-        gateway: &Arc<Gateway>,
-        toolchain: Toolchain,
-        executable: &str,
-    ) {
+    async fn identify(self: &Arc<Front>, toolchain: Toolchain, executable: &str) {
         let Some(relay) = self.relay() else { return };
-        let machine = relay
-            .archives
-            .machine(gateway, &toolchain, executable)
-            .await;
+        let machine = relay.archives.machine(&toolchain, executable).await;
         match machine {
             Some(Machine(machine)) => {
                 info!("toolchain {toolchain:.8} is for ELF's machine {machine}");
@@ -274,7 +269,7 @@ impl Front {
             ),
         }
         relay.dispatcher().identified(&toolchain, machine);
-        self.provide(gateway);
+        self.provide();
     }
 
     fn deliver(self: &Arc<Front>, relay: &Relay, decisions: Vec<Decision>) {
@@ -307,14 +302,14 @@ impl Front {
     }
 
     /// Looks after what only time changes, and after builders that give no sign, for ever.
-    pub(super) async fn look_after_the_relay(self: &Arc<Front>, gateway: &Arc<Gateway>) {
+    pub(super) async fn look_after_the_relay(self: &Arc<Front>) {
         if self.relay().is_none() {
             return std::future::pending().await;
         }
-        tokio::join!(self.tick(gateway), self.watch_builders());
+        tokio::join!(self.tick(), self.watch_builders());
     }
 
-    async fn tick(self: &Arc<Front>, gateway: &Arc<Gateway>) {
+    async fn tick(self: &Arc<Front>) {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
@@ -326,7 +321,7 @@ impl Front {
                 dispatcher.unplaceable(now)
             };
             self.deliver(relay, decisions);
-            self.provide(gateway);
+            self.provide();
         }
     }
 

@@ -2,8 +2,8 @@
 
 use super::Front;
 use crate::base::secret::Secret;
-use crate::gateway::Gateway;
 use crate::gateway::access::{Caller, Need, Verdict};
+use crate::gateway::identity::Identity;
 use crate::gateway::tls::Presented;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,19 +23,19 @@ pub(super) enum Proof {
 
 impl Proof {
     /// Who has it now, if it is still good.
-    fn holder(&self, gateway: &Gateway) -> Option<Caller> {
+    fn holder(&self, identity: &Identity) -> Option<Caller> {
         match self {
-            Proof::Token(token) => Some(gateway.access.holder(token.reveal().as_bytes())),
-            Proof::Certificate(presented) => gateway.certified(presented).ok(),
+            Proof::Token(token) => Some(identity.holder(token.reveal().as_bytes())),
+            Proof::Certificate(presented) => identity.certified(presented).ok(),
         }
     }
 }
 
 impl Front {
     /// A builder has proven itself with an entry of the file, or with the token of the settings.
-    pub(super) fn joined(&self, gateway: &Gateway, builder: SocketAddr, proof: Option<Proof>) {
+    pub(super) fn joined(&self, builder: SocketAddr, proof: Option<Proof>) {
         let name = proof.as_ref().and_then(|proof| {
-            let holder = proof.holder(gateway)?;
+            let holder = proof.holder(&self.identity)?;
             holder.name().map(str::to_owned)
         });
         self.registry().joined_with(&builder, name);
@@ -47,10 +47,10 @@ impl Front {
     }
 
     /// Looks whether that with which builders have joined is still good, for ever.
-    pub(super) async fn look_after_proofs(self: &Arc<Front>, gateway: &Gateway) {
+    pub(super) async fn look_after_proofs(self: &Arc<Front>) {
         loop {
             sleep(LOOK).await;
-            for builder in self.revoked(gateway) {
+            for builder in self.revoked() {
                 warn!(
                     "the token or certificate of builder {builder} is good no more: it gets no jobs"
                 );
@@ -60,10 +60,10 @@ impl Front {
         }
     }
 
-    fn revoked(&self, gateway: &Gateway) -> Vec<SocketAddr> {
+    fn revoked(&self) -> Vec<SocketAddr> {
         let mut proofs = self.proofs.lock();
         let is_bad = |proof: &Proof| {
-            let holder = proof.holder(gateway);
+            let holder = proof.holder(&self.identity);
             holder.is_none_or(|holder| holder.may(Need::Build) != Verdict::Allowed)
         };
         let revoked = proofs.extract_if(|_, proof| is_bad(proof));

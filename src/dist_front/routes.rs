@@ -10,12 +10,10 @@ use super::wire::{self, Allocation, JobState};
 use super::{Front, jwt, registry, relay};
 use crate::base::memory;
 use crate::dist_front::admission::WAIT;
-use crate::gateway::Gateway;
 use crate::gateway::body::read_left_over;
 use crate::gateway::connection_limit;
 use crate::gateway::http::Wire;
 use crate::gateway::peer::Peer;
-use crate::gateway::warnings::REFUSALS;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -114,7 +112,6 @@ impl Route {
 
 /// Answers one request, in bounded time.
 pub(super) async fn answer(
-    gateway: &Arc<Gateway>,
     front: &Arc<Front>,
     (peer, wire): (&Peer, &Wire),
     mut request: Request<Incoming>,
@@ -125,7 +122,6 @@ pub(super) async fn answer(
     let (parts, mut body) = request.into_parts();
     let route = Route::find(&parts.method, parts.uri.path());
     let exchange = Exchange {
-        gateway,
         front,
         peer,
         wire,
@@ -154,7 +150,7 @@ pub(super) async fn answer(
         Route::Unknown => Err(Refusal::new(
             StatusCode::NOT_FOUND,
             "dist_route",
-            "the scheduler knows no such request",
+            "this request does not exist",
         )),
     };
     let answer = outcome.unwrap_or_else(|refusal| exchange.refused(&refusal));
@@ -227,9 +223,7 @@ impl Exchange<'_> {
                 return Err(Refusal::passing("dist_scheduler", message));
             }
             let message = format!("the scheduler could not place a job: {told}");
-            self.gateway
-                .warnings
-                .warn(REFUSALS, "dist_assign", &message);
+            self.front.refusals.warn("dist_assign", &message);
             return Ok(passed_on(answer));
         }
         match wire::allocation(answer.body()) {
@@ -308,7 +302,7 @@ impl Exchange<'_> {
             let message = format!("a heartbeat of builder {builder}: {stale}");
             Refusal::new(StatusCode::UNAUTHORIZED, reason, message)
         })?;
-        front.joined(self.gateway, builder, proof);
+        front.joined(builder, proof);
         front.registry().runs_version(&builder, self.version());
         front.news.notify_one();
         if is_new {
@@ -321,7 +315,7 @@ impl Exchange<'_> {
                 machine: self.told(MACHINE),
                 memory: self.free_memory(builder),
             };
-            front.introduce(self.gateway, builder, (heartbeat, told), &body);
+            front.introduce(builder, (heartbeat, told), &body);
             front.registered(builder, heartbeat.nonce);
             return Ok(reply(OCTETS, heartbeat_taken(is_new)));
         }
@@ -333,9 +327,7 @@ impl Exchange<'_> {
                 "the scheduler did not take a heartbeat of builder {builder}: {}",
                 answer.status()
             );
-            self.gateway
-                .warnings
-                .warn(REFUSALS, "dist_heartbeat", &message);
+            self.front.refusals.warn("dist_heartbeat", &message);
         }
         Ok(passed_on(answer))
     }

@@ -16,7 +16,7 @@ pub(super) fn versions(ours: Version, theirs: Option<&str>, lane: Option<Lane>) 
     match lane {
         Some(Lane::Ipc | Lane::Socket) if ours < sccache::CLIENT_SIDE => checks.push(Check::fail(
             what,
-            format!("{ours} knows no client-side mode: it compiles without cache on this lane"),
+            format!("{ours} has no client-side mode: it compiles without cache on this lane"),
             "use --lane webdav, or install sccache 0.17 or newer",
         )),
         Some(Lane::Dist) if ours < sccache::DIST_CONF => checks.push(Check::fail(
@@ -26,12 +26,12 @@ pub(super) fn versions(ours: Version, theirs: Option<&str>, lane: Option<Lane>) 
         )),
         Some(Lane::Webdav) | None if ours < sccache::CHAIN => checks.push(Check::warn(
             what,
-            format!("{ours} knows no chain of levels: it waits for each put, and builds fail while the gateway is away"),
+            format!("{ours} does not support a chain of caches: it waits for each put, and builds fail while the gateway is away"),
             upgrade,
         )),
         Some(Lane::Webdav) | None if ours < sccache::SKIP_CACHE_CHECK => checks.push(Check::warn(
             what,
-            format!("{ours} knows no SCCACHE_SKIP_CACHE_CHECK: builds fail while the gateway is away"),
+            format!("{ours} does not support SCCACHE_SKIP_CACHE_CHECK: builds fail while the gateway is away"),
             upgrade,
         )),
         Some(Lane::Ipc | Lane::Socket) if ours.is_untested() => checks.push(Check::warn(

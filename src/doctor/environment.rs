@@ -426,7 +426,7 @@ fn other_stores(environment: &Environment, checks: &mut Vec<Check>) {
         }
         let hint = format!("unset {name}");
         checks.push(if has_chain {
-            let found = "chooses another store where sccache knows no chains (before 0.16)";
+            let found = "chooses another store where sccache does not support chains (before 0.16)";
             Check::warn(name, found, hint)
         } else {
             let found = "chooses another store: sccache prefers it to WebDAV";
@@ -546,7 +546,7 @@ fn names(environment: &Environment, checks: &mut Vec<Check>) {
         .filter(|name| name.starts_with("SCCACHE_"));
     for name in candidates {
         if let Some(instead) = instead_of(name) {
-            let found = "sccache knows no such variable: it has no effect";
+            let found = "sccache has no such variable: it has no effect";
             checks.push(Check::warn(
                 name,
                 found,

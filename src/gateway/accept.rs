@@ -7,7 +7,6 @@ use crate::gateway::metrics::Protocol;
 use crate::gateway::socket::{Prompt, Socket};
 use crate::gateway::stopping::{LAST_WORDS, a_moment_after};
 use crate::gateway::tls::Presented;
-use crate::gateway::warnings::REFUSALS;
 use crate::gateway::{Gateway, http, ipc};
 use std::io;
 use std::net::SocketAddr;
@@ -71,7 +70,7 @@ pub(crate) async fn accept_until(
         let accepted = accepted.map(|connection| connection.serve(gateway, slot, stopping));
         if let Err(cause) = accepted {
             let message = format!("cannot accept a connection: {cause}");
-            gateway.warnings.warn(REFUSALS, "accept", &message);
+            gateway.refusals.warn("accept", &message);
             sleep(ACCEPT_PAUSE).await;
         }
     }
@@ -181,7 +180,9 @@ fn spawn<S: Socket>(
                 "every place is taken, its peer has the most idle ones, and this one was idle for longest",
             ),
         };
-        gateway.refuse(reason, &peer, &"a connection", &cause);
+        gateway
+            .refusals
+            .refuse(reason, &peer, &"a connection", &cause);
     });
 }
 
@@ -213,30 +214,32 @@ async fn converse<S: Socket>(
             let reader = BufReader::with_capacity(FRAME_BUFFER, reader);
             ipc::converse(&gateway, reader, writer, peer, stopping).await;
         }
-        b'A'..=b'Z' | b'a'..=b'z' if gateway.tls.is_some() && !peer.is_ourselves() => {
+        b'A'..=b'Z' | b'a'..=b'z' if gateway.identity.tls.is_some() && !peer.is_ourselves() => {
             let (reader, writer) = after(first, stream);
             http::refuse_plain(&gateway, tokio::io::join(reader, writer), &peer).await;
         }
         b'A'..=b'Z' | b'a'..=b'z' => {
             let _open = gateway.metrics.connection(Protocol::http);
-            http::converse(&gateway, stream, &first, peer, stopping).await;
+            let (reader, writer) = after(first, stream);
+            let io = tokio::io::join(reader, writer);
+            http::converse(&gateway, io, peer, http::Wire::Plain, stopping).await;
         }
         0x16 => {
-            let Some(tls) = &gateway.tls else {
+            let Some(tls) = &gateway.identity.tls else {
                 let cause = "the client speaks TLS, which is not configured; use http://, or set SCCACHE_TLS_CERT";
-                return gateway.refuse("tls", &peer, &what, &cause);
+                return gateway.refusals.refuse("tls", &peer, &what, &cause);
             };
             let (reader, writer) = after(first, stream);
             match tls.shake_hands(tokio::io::join(reader, writer)).await {
                 Ok(stream) => {
                     let _open = gateway.metrics.connection(Protocol::http);
                     let wire = http::Wire::Tls(Presented::of(stream.get_ref().1));
-                    http::converse_by_hyper(&gateway, stream, peer, wire, stopping).await;
+                    http::converse(&gateway, stream, peer, wire, stopping).await;
                 }
-                Err(cause) => gateway.refuse("tls", &peer, &what, &cause),
+                Err(cause) => gateway.refusals.refuse("tls", &peer, &what, &cause),
             }
         }
-        byte => gateway.refuse(
+        byte => gateway.refusals.refuse(
             "protocol",
             &peer,
             &what,

@@ -362,7 +362,7 @@ impl Access {
     fn find_session(&self, in_force: &InForce, digest: &[u8; 32]) -> Option<Arc<Entry>> {
         self.issued().entry(digest, |session| {
             let mut rules = in_force.rules.iter();
-            // Without its rule, which may have changed or may not have been read yet, it is good for nothing.
+            // Without its rule, which may have changed or may not have been read yet, it is not accepted.
             let rule = rules.find(|rule| rule.digest == session.rule_digest)?;
             Some(Arc::new(Entry {
                 name: session.name(),

@@ -1,4 +1,4 @@
-//! Who takes up room: connections that have not shown that they may be here, and peers that send wrong tokens.
+//! Which connections may stay: those that have not shown that they may be here take up room.
 //!
 //! A connection is *unauthenticated* until one of its requests was allowed. Such connections have [`STAY`] to get there, whatever
 //! they do meanwhile: send nothing, send a head letter by letter, shake hands for TLS. There is room for a bounded
@@ -10,9 +10,6 @@
 //!
 //! An authenticated connection may stay as long as there is room. Once every place is taken, one of those that wait for
 //! nothing goes for each that comes: of the peer that has the most of them, the one that has been idle for longest.
-//!
-//! A wrong token is answered with 401 until a peer has sent too many, then with 429 and a closed connection. The right
-//! token is served at any time, from any address: one machine with an old token must not hurt its neighbours.
 
 use super::peer::Peer;
 use parking_lot::Mutex;
@@ -28,15 +25,8 @@ use tokio::time::{Instant, sleep};
 const STAY: Duration = Duration::from_secs(10);
 /// Most unauthenticated connections of one peer.
 const UNAUTHENTICATED_PER_PEER: usize = 256;
-/// Wrong tokens that a peer may send at once.
-const FAILURES: u32 = 30;
-/// How long it takes until it may send one more.
-const FORGIVEN: Duration = Duration::from_secs(1);
 /// How long a connection must have been idle before it goes for another one.
 const IDLE: Duration = Duration::from_secs(1);
-/// Peers whose wrong tokens are counted one by one; ever new ones share one account.
-const PEERS: usize = 4096;
-
 tokio::task_local! {
     /// The connection that the running task serves: all layers of all protocols are above it, and one of them
     /// finds out that it is allowed.
@@ -158,9 +148,8 @@ pub(crate) fn answered() {
 /// All unauthenticated connections, and what is known of peers.
 #[derive(Debug)]
 pub(crate) struct ConnectionLimiter {
-    // Plain mutexes: held for a look-up, never across I/O or an await.
+    // A plain mutex: held for a look-up, never across I/O or an await.
     unauthenticated: Arc<Mutex<Unauthenticated>>,
-    failures: Mutex<Failures>,
     start: Instant,
 }
 
@@ -176,7 +165,6 @@ impl ConnectionLimiter {
                 most: (slots / 4 * 3).max(1),
                 most_by_peer: UNAUTHENTICATED_PER_PEER.min(slots / 2).max(1),
             })),
-            failures: Mutex::default(),
             start: Instant::now(),
         }
     }
@@ -259,19 +247,10 @@ impl ConnectionLimiter {
         }
         connection
     }
-
-    /// A wrong token came from `peer`: whether it is one too many.
-    pub(crate) fn failed(&self, peer: &Peer) -> bool {
-        let Some(network) = network(peer) else {
-            return false;
-        };
-        let mut failures = self.failures.lock();
-        failures.is_too_many(network, Instant::now())
-    }
 }
 
 /// Whose connection it is. `None` for this machine's own socket.
-fn network(peer: &Peer) -> Option<IpAddr> {
+pub(super) fn network(peer: &Peer) -> Option<IpAddr> {
     match peer {
         Peer::Unix { .. } => None,
         Peer::Tcp { address, .. } => Some(owner(address.ip())),
@@ -349,35 +328,6 @@ impl Unauthenticated {
                 self.by_peer.remove(peer);
             }
         }
-    }
-}
-
-/// Wrong tokens by peer. Pure: the time is an argument.
-#[derive(Debug, Default)]
-struct Failures {
-    /// When each peer's account is empty again.
-    accounts: HashMap<IpAddr, Instant>,
-    /// The same for all that have none of their own.
-    others: Option<Instant>,
-}
-
-impl Failures {
-    fn is_too_many(&mut self, peer: IpAddr, now: Instant) -> bool {
-        if self.accounts.len() >= PEERS && !self.accounts.contains_key(&peer) {
-            self.accounts.retain(|_, empty| *empty > now);
-        }
-        let full = self.accounts.len() >= PEERS && !self.accounts.contains_key(&peer);
-        let empty = if full {
-            self.others.get_or_insert(now)
-        } else {
-            self.accounts.entry(peer).or_insert(now)
-        };
-        let debt = empty.saturating_duration_since(now) + FORGIVEN;
-        if debt > FORGIVEN * FAILURES {
-            return true;
-        }
-        *empty = now + debt;
-        false
     }
 }
 
@@ -482,42 +432,6 @@ mod tests {
         assert_eq!(
             (unauthenticated.by_age.len(), unauthenticated.by_peer.len()),
             (6, 6)
-        );
-    }
-
-    #[test]
-    fn wrong_tokens_are_too_many_until_time_has_passed() {
-        let (mut failures, start) = (Failures::default(), Instant::now());
-        let (loud, quiet) = ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
-        let allowed = (0..1000)
-            .filter(|_| !failures.is_too_many(loud, start))
-            .count();
-        assert_eq!(allowed, FAILURES as usize);
-        assert!(!failures.is_too_many(quiet, start));
-        let later = start + 5 * FORGIVEN;
-        let allowed = (0..1000)
-            .filter(|_| !failures.is_too_many(loud, later))
-            .count();
-        assert_eq!(allowed, 5);
-    }
-
-    #[test]
-    fn ever_new_peers_take_no_more_memory() {
-        let (mut failures, start) = (Failures::default(), Instant::now());
-        for number in 0..20_000 {
-            failures.is_too_many(IpAddr::V4(number.into()), start);
-        }
-        assert_eq!(failures.accounts.len(), PEERS);
-        let newcomer = IpAddr::V4(30_000.into());
-        assert!(
-            failures.is_too_many(newcomer, start),
-            "newcomers share an account"
-        );
-        assert!(!failures.is_too_many(newcomer, start + 60 * FORGIVEN));
-        assert_eq!(
-            failures.accounts.len(),
-            1,
-            "accounts that are empty are closed"
         );
     }
 

@@ -1,27 +1,24 @@
 //! The store as asynchronous code sees it: blocking calls on threads that may block, in bounded number, for
 //! bounded time, holding bounded memory.
 //!
-//! A body of up to [`SMALL`] bytes moves in one call; a longer one is written as its pieces come while the disk keeps
-//! pace (`inline_writes.rs`), and else in pieces of [`CHUNK`] bytes.
+//! A body of up to [`SMALL`] bytes is written in one call; a longer one as its pieces come while the disk keeps pace
+//! (`inline_writes.rs`), and else in pieces of [`CHUNK`] bytes.
 //! Whoever finds no memory or no thread within [`PATIENCE`] is refused at once: a cache that makes builds
 //! wait is worse than none.
 
 mod download;
 pub mod inline_writes;
+mod upload;
 
 use self::inline_writes::InlineWrites;
 pub(crate) use self::inline_writes::threads;
 use crate::base::timeout::within;
 use crate::contract::key::Key;
-use crate::gateway::zip::{self, ZipCheck};
+use crate::gateway::zip;
 use crate::store;
-use crate::store::{
-    Facts, Filter, Lost, Progress, Purged, Removal, Store, Stored, Usage, Writer, WrittenBy,
-    page_cache,
-};
+use crate::store::{Facts, Filter, Lost, Progress, Purged, Removal, Store, Usage, page_cache};
 use bytes::Bytes;
 pub use download::Download;
-pub(crate) use download::FilePart;
 use download::{Held, State};
 use parking_lot::Mutex;
 use std::io;
@@ -31,17 +28,15 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
+pub use upload::Upload;
 
 /// Longest body that is held in memory whole.
 const SMALL: usize = 256 << 10;
-/// Longest body that is copied where the kernel has it in memory; longer ones go from there to the socket.
-const INLINE: usize = 8 << 10;
-/// Shortest piece of a longer body that is not collected with others before it is written.
-const DIRECT: usize = 16 << 10;
-/// Piece of a longer body.
+/// Piece of a longer body on its way into the store, and longest body that is read whole by a thread that may block.
 const CHUNK: usize = 256 << 10;
-/// Distance of the pages of a file of which it is asked whether they are in memory.
-const PROBE: usize = 128 << 10;
+/// Piece of a longer body on its way to a client: as many clients as there may be, each of which leaves a piece standing, do
+/// not take all the memory.
+const PIECE: usize = 64 << 10;
 /// Memory that all bodies on their way may hold, in units of [`UNIT`].
 const MEMORY_UNITS: usize = 4096;
 const UNIT: usize = 64 << 10;
@@ -121,12 +116,11 @@ impl Disk {
     /// caller's thread, see `store/page_cache.rs`.
     pub async fn get(&self, key: &Key) -> Result<Download, DiskError> {
         let resident = self.store.get_resident(key)?;
-        let is_resident = resident.is_some();
         let (mut blob, whole, permit) = match resident {
             Some(blob) => {
-                let held = usize::try_from(blob.len).unwrap_or(CHUNK).min(CHUNK);
+                let held = usize::try_from(blob.len).unwrap_or(PIECE).min(PIECE);
                 let permit = self.memory(held).await?;
-                let whole = if blob.len <= INLINE as u64 {
+                let whole = if blob.len <= PIECE as u64 {
                     let mut body = vec![0; held];
                     let resident = page_cache::read(&blob.file, &mut body, 0);
                     resident.is_ok_and(|whole| whole).then_some(body)
@@ -136,7 +130,7 @@ impl Disk {
                 (blob, whole, permit)
             }
             None => {
-                let permit = self.memory(CHUNK).await?;
+                let mut permit = self.memory(CHUNK).await?;
                 let asked = key.clone();
                 let (blob, whole) = self
                     .call(move |store| {
@@ -151,6 +145,9 @@ impl Disk {
                         }
                     })
                     .await?;
+                let held = whole.as_ref().map_or(PIECE, Vec::len);
+                let spare = permit.num_permits().saturating_sub(units(held));
+                drop(permit.split(spare));
                 (blob, whole, permit)
             }
         };
@@ -163,7 +160,6 @@ impl Disk {
                 file: blob.file,
                 unchecked: blob.unchecked.take(),
                 report: self.store.report(key),
-                end_is_resident: is_resident,
                 at: 0,
                 read: None,
                 _permit: permit,
@@ -263,44 +259,6 @@ impl Disk {
     pub async fn delete(&self, key: &Key) -> Result<(), DiskError> {
         let key = key.clone();
         self.call(move |store| store.delete(&key)).await
-    }
-
-    /// Starts to put a blob, `length` bytes long where that is known. Room for a long one is reserved now.
-    pub async fn put(
-        &self,
-        key: &Key,
-        length: Option<u64>,
-        by: WrittenBy,
-    ) -> Result<Upload, DiskError> {
-        let small = length
-            .and_then(|length| usize::try_from(length).ok())
-            .filter(|length| *length <= SMALL);
-        let mut upload = Upload {
-            disk: self.clone(),
-            key: key.clone(),
-            by: by.clone(),
-            length,
-            limit: if length.is_some() && small.is_none() {
-                CHUNK
-            } else {
-                SMALL
-            },
-            buffer: Vec::with_capacity(small.map_or(0, |length| length + store::TRAILER_ROOM)),
-            writer: None,
-            check: key.is_sccache_entry().then(ZipCheck::default),
-            received: 0,
-            _permit: self.memory(small.unwrap_or(SMALL)).await?,
-        };
-        if let Some(length) = length.filter(|_| small.is_none()) {
-            let owned = key.clone();
-            let open = move |store: &Store| store.put_by(&owned, Some(length), by);
-            let opened = self.write_quickly(key, length, open).await;
-            if opened.is_err() {
-                self.note_write(&opened);
-            }
-            upload.writer = Some(opened?);
-        }
-        Ok(upload)
     }
 
     /// Removes all blobs that match; takes as long as it takes.
@@ -443,157 +401,10 @@ fn lost(error: tokio::task::JoinError) -> store::Error {
     store::Error::Io(io::Error::other(error))
 }
 
-/// A blob on its way into the store. Dropped before [`Upload::finish`], it leaves nothing.
-#[derive(Debug)]
-pub struct Upload {
-    disk: Disk,
-    key: Key,
-    by: WrittenBy,
-    length: Option<u64>,
-    limit: usize,
-    buffer: Vec<u8>,
-    writer: Option<Writer>,
-    check: Option<ZipCheck>,
-    received: u64,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl Upload {
-    /// Bytes taken so far.
-    pub fn received(&self) -> u64 {
-        self.received
-    }
-
-    /// Takes the next piece of the body.
-    pub async fn push(&mut self, bytes: &[u8]) -> Result<(), DiskError> {
-        self.received += bytes.len() as u64;
-        if let Some(check) = &mut self.check {
-            check.update(bytes);
-        }
-        if bytes.len() >= DIRECT && self.buffer.is_empty() && self.write_now(bytes)? {
-            return Ok(());
-        }
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            let (now, later) = rest.split_at(rest.len().min(self.limit - self.buffer.len()));
-            self.buffer.extend_from_slice(now);
-            rest = later;
-            if self.buffer.len() == self.limit && (!rest.is_empty() || self.writer.is_some()) {
-                self.flush().await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes a piece on this thread. Returns whether: not if that could take long, or nothing is open yet.
-    fn write_now(&mut self, bytes: &[u8]) -> Result<bool, DiskError> {
-        let ready = |writer: &&mut Writer| writer.has_room_for(bytes.len());
-        let Some(writer) = self.writer.as_mut().filter(ready) else {
-            return Ok(false);
-        };
-        let Some(_turn) = self.disk.inline_writes.permit() else {
-            return Ok(false);
-        };
-        let written = writer.write(bytes).map_err(DiskError::from);
-        if written.is_err() {
-            self.disk.note_write(&written);
-        }
-        written.map(|()| true)
-    }
-
-    /// Makes the blob visible, if there is none of its key or one that is of no use to clients.
-    pub async fn finish_once(mut self) -> Result<Stored, DiskError> {
-        if self.check.as_ref().is_some_and(|check| !check.is_whole()) {
-            return Err(DiskError::NotZip);
-        }
-        let (writer, key, by) = (self.writer.take(), self.key.clone(), self.by.clone());
-        let length = self.length.or(writer.is_none().then_some(self.received));
-        let buffer = std::mem::take(&mut self.buffer);
-        let outcome = self.disk.write(move |store| {
-            let writer = match writer {
-                Some(writer) => writer,
-                None => store.put_by(&key, length, by)?,
-            };
-            store.write_once(&key, writer, buffer)
-        });
-        let outcome = outcome.await;
-        self.disk.note_write(&outcome);
-        outcome
-    }
-
-    /// Makes the blob visible. Returns whether it replaced an older one.
-    pub async fn finish(mut self) -> Result<bool, DiskError> {
-        if self.check.as_ref().is_some_and(|check| !check.is_whole()) {
-            return Err(DiskError::NotZip);
-        }
-        let (writer, key, length) = (self.writer.take(), self.key.clone(), self.length);
-        let by = self.by.clone();
-        let length = length.or(writer.is_none().then_some(self.received));
-        let buffer = std::mem::take(&mut self.buffer);
-        let outcome = match writer {
-            Some(writer) => {
-                let turn = self.disk.inline_writes.permit();
-                match turn.filter(|_| writer.has_room_for(buffer.len())) {
-                    Some(_turn) => writer.write_last(buffer).map_err(DiskError::from),
-                    None => self.disk.write(|_| writer.write_last(buffer)).await,
-                }
-            }
-            None => {
-                let put = move |store: &Store| store.put_by(&key, length, by)?.write_last(buffer);
-                self.disk.write_quickly(&self.key, self.received, put).await
-            }
-        };
-        self.disk.note_write(&outcome);
-        outcome
-    }
-
-    /// Opens the writer when there is none yet, and writes what is buffered.
-    async fn flush(&mut self) -> Result<(), DiskError> {
-        let mut buffer = std::mem::take(&mut self.buffer);
-        if self.write_now(&buffer)? {
-            buffer.clear();
-            self.buffer = buffer;
-            return Ok(());
-        }
-        let (writer, key, length) = (self.writer.take(), self.key.clone(), self.length);
-        let by = self.by.clone();
-        let outcome = self
-            .disk
-            .write(move |store| {
-                let mut writer = match writer {
-                    Some(writer) => writer,
-                    None => store.put_by(&key, length, by)?,
-                };
-                writer.write(&buffer)?;
-                buffer.clear();
-                Ok((writer, buffer))
-            })
-            .await;
-        if outcome.is_err() {
-            self.disk.note_write(&outcome);
-        }
-        let (writer, buffer) = outcome?;
-        (self.writer, self.buffer) = (Some(writer), buffer);
-        Ok(())
-    }
-}
-
-impl Drop for Upload {
-    fn drop(&mut self) {
-        // Taking back a write unlinks its file, which may block: not on a thread that serves others.
-        if let Some(writer) = self.writer.take() {
-            match tokio::runtime::Handle::try_current() {
-                Ok(runtime) => drop(runtime.spawn_blocking(move || drop(writer))),
-                Err(_) => drop(writer),
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Options;
+    use crate::store::{Options, WrittenBy};
 
     fn disk(folder: &std::path::Path) -> Disk {
         let options = Options {

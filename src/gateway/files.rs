@@ -115,10 +115,10 @@ pub(crate) fn reread(gateway: &Gateway) {
             let tokens = &file.tokens;
             // Before anybody can use them: what comes with a request may end in a line of the log.
             hide(gateway, &mut seen.hidden, tokens);
-            gateway.access.replace(&file).map_err(|cause| {
+            gateway.identity.access.replace(&file).map_err(|cause| {
                 format!("cannot use the tokens in \"{}\": {cause}", path.display())
             })?;
-            gateway.oidc.replace(&file);
+            gateway.identity.oidc.replace(&file);
             unbounded = branches_without_quota(gateway, &file);
             unproven = tokens.iter().any(|one| one.token().is_none()) && !asks_for_certificates;
             let names = tokens.iter().map(|token| token.name.as_str());
@@ -142,7 +142,7 @@ pub(crate) fn reread(gateway: &Gateway) {
         }
         files.note(|faults| faults.tokens = found.err());
     }
-    if let (Some(paths), Some(tls)) = (&gateway.config.tls, &gateway.tls) {
+    if let (Some(paths), Some(tls)) = (&gateway.config.tls, &gateway.identity.tls) {
         let found = tls::load(paths, unix_seconds()).map_err(|error| error.to_string());
         let found = found.map(|certificate| {
             let news = format!("certificate in force: {certificate}");

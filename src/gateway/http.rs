@@ -12,7 +12,6 @@ mod grants;
 mod held;
 mod inspect;
 mod pages;
-mod plain;
 mod session;
 
 use super::connection_limit;
@@ -23,15 +22,14 @@ use crate::gateway::access::{Asked, Caller, Need, Verdict};
 use crate::gateway::audit::Event;
 use crate::gateway::body::{Piecewise, read_left_over, turn_away};
 use crate::gateway::disk::DiskError;
+use crate::gateway::http1::{self, Limits};
 use crate::gateway::journal::Did;
 use crate::gateway::metrics::Protocol;
 use crate::gateway::once::NotStored;
-use crate::gateway::socket::Socket;
 use crate::gateway::tls::Presented;
 use crate::gateway::{Gateway, bazel};
 use crate::store;
 use answer::{Answer, Refusal, empty, full, text};
-use bytes::BytesMut;
 use grants::{asked, note_refusal, permit_check, permit_removal, writer, written};
 use held::Held;
 use http_body_util::{BodyExt, Either, Full};
@@ -40,52 +38,33 @@ use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::service::service_fn;
 use hyper::{Method, Request, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use percent_encoding::percent_decode_str;
 use std::convert::Infallible;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tokio_io_timeout::TimeoutStream;
 
-/// How long a request's head may take, and a kept connection may stay idle: longer than clients keep theirs
-/// (90 s in sccache's), so that none sends a request into a connection that is being closed.
-const HEAD: Duration = Duration::from_secs(120);
+const LIMITS: Limits = Limits {
+    // Longer than clients keep an idle connection (90 s in sccache's), so that none sends a request into one that is being
+    // closed.
+    head: Duration::from_secs(120),
+    // An answer holds memory that others wait for.
+    take: Duration::from_secs(30),
+    buffer: 64 << 10,
+    half_close: true,
+};
 /// How long the body of a PUT may stand still.
 const PROGRESS: Duration = Duration::from_secs(10);
 /// How long a PUT may take altogether.
 const WHOLE_PUT: Duration = Duration::from_secs(600);
-/// How long a client may leave an answer standing: it holds memory that others wait for.
-const TAKE: Duration = Duration::from_secs(30);
-/// Read and write buffer of a connection.
-const BUFFER: usize = 64 << 10;
 /// The object by which sccache finds out at its start whether it may read and write.
 const CHECK: &str = ".sccache_check";
 const CHECK_BODY: &[u8] = b"Hello, World!";
+/// Why a request is refused whose end is not certain.
+const FRAME: &str = "frame";
 const METHODS: &str = "OPTIONS, GET, HEAD, PUT, DELETE, PROPFIND, MKCOL";
-
-/// Serves one connection until it closes, or until the request in flight is answered once we are stopping.
-/// `first` was read already.
-pub(crate) async fn converse<S: Socket>(
-    gateway: &Arc<Gateway>,
-    mut stream: S,
-    first: &[u8],
-    peer: Peer,
-    stopping: watch::Receiver<bool>,
-) {
-    let buffer = BytesMut::from(first);
-    let outcome = plain::converse(gateway, &mut stream, buffer, &peer, &stopping).await;
-    let plain::Outcome::NotPlain(read) = outcome else {
-        return;
-    };
-    let (reader, writer) = tokio::io::split(stream);
-    let reader = io::Cursor::new(read.freeze()).chain(reader);
-    let io = tokio::io::join(reader, writer);
-    converse_by_hyper(gateway, io, peer, Wire::Plain, stopping).await;
-}
 
 /// What a request came over.
 #[derive(Debug, Clone)]
@@ -96,13 +75,13 @@ pub(crate) enum Wire {
     Tls(Option<Arc<Presented>>),
 }
 
-/// The same by hyper alone, which can speak over anything.
-pub(crate) async fn converse_by_hyper<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+/// Serves one connection until it closes, or until the request in flight is answered once we are stopping.
+pub(crate) async fn converse<IO: AsyncRead + AsyncWrite + Send + 'static>(
     gateway: &Arc<Gateway>,
     io: IO,
     peer: Peer,
     wire: Wire,
-    mut stopping: watch::Receiver<bool>,
+    stopping: watch::Receiver<bool>,
 ) {
     let service = service_fn(|request: Request<Incoming>| {
         let (gateway, wire) = (Arc::clone(gateway), wire.clone());
@@ -117,33 +96,15 @@ pub(crate) async fn converse_by_hyper<IO: AsyncRead + AsyncWrite + Unpin + Send 
             Ok::<_, Infallible>(answer.map(|body| Held { body, _working }))
         }
     });
-    let mut io = Box::pin(TimeoutStream::new(io));
-    io.as_mut().set_write_timeout_pinned(Some(TAKE));
-    let connection = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD)
-        .max_buf_size(BUFFER)
-        // The end of what a client sends is not the end of the client.
-        .half_close(true)
-        .serve_connection(TokioIo::new(io), service);
-    let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => Some(ended),
-        _ = stopping.wait_for(|stopping| *stopping) => None,
-    };
-    let ended = match ended {
-        Some(ended) => ended,
-        None => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
+    let ended = http1::serve(io, service, LIMITS, stopping).await;
     // How a connection ends (reset, idle, cut by the client) concerns nobody: each request was accounted for. What was
     // no request was not.
     if let Err(cause) = ended
         && cause.is_parse()
     {
-        gateway.refuse("malformed", &peer, &"a request", &cause);
+        gateway
+            .refusals
+            .refuse("malformed", &peer, &"a request", &cause);
     }
 }
 
@@ -155,7 +116,9 @@ pub(crate) async fn refuse_plain<IO: AsyncRead + AsyncWrite + Unpin>(
 ) {
     let cause = "it speaks HTTP without TLS, and what it sent could be read on its way: use https:// and, if that was \
                  a token, replace it";
-    gateway.refuse("plain", peer, &"a connection", &cause);
+    gateway
+        .refusals
+        .refuse("plain", peer, &"a connection", &cause);
     let body = "this cache speaks HTTPS: use https:// with the name in its certificate\n";
     turn_away(io, StatusCode::BAD_REQUEST, body).await;
 }
@@ -170,7 +133,9 @@ async fn answer(
     let authorization = parts.headers.get(header::AUTHORIZATION);
     let authorization = authorization.map(HeaderValue::as_bytes);
     let presented = parts.extensions.get::<Arc<Presented>>();
-    let caller = gateway.caller(authorization, presented.map(Arc::as_ref));
+    let caller = gateway
+        .identity
+        .caller(authorization, presented.map(Arc::as_ref));
     let caller = match caller.is_anonymous() && !is_asked_by_name(gateway, &parts) {
         true => caller.misdirected(),
         false => caller,
@@ -178,11 +143,15 @@ async fn answer(
     caller.count(|uses| &uses.requests, 1);
     let outcome = route(gateway, peer, &caller, &parts, body).await;
     connection_limit::answered();
-    let answer = outcome.unwrap_or_else(|refusal| {
+    let mut answer = outcome.unwrap_or_else(|refusal| {
         note_refusal(gateway, peer, &caller, &parts, &refusal);
         refused(gateway, peer, &parts, &refusal)
     });
-    read_left_over(&parts, body).await;
+    if !read_left_over(&parts, body).await {
+        // What nobody reads of a body must not be taken for the next request.
+        let close = HeaderValue::from_static("close");
+        answer.headers_mut().insert(header::CONNECTION, close);
+    }
     gateway.metrics.answered(
         Protocol::http,
         label(&parts.method),
@@ -209,7 +178,9 @@ fn is_asked_by_name(gateway: &Gateway, parts: &Parts) -> bool {
 fn refused(gateway: &Gateway, peer: &Peer, parts: &Parts, refusal: &Refusal) -> Answer {
     if let Some(reason) = refusal.reason {
         let what = format!("{} {:?}", label(&parts.method), parts.uri.path());
-        gateway.refuse(reason, peer, &what, &refusal.message);
+        gateway
+            .refusals
+            .refuse(reason, peer, &what, &refusal.message);
     }
     let mut answer = text(refusal.status, format!("{}\n", refusal.message));
     let headers = answer.headers_mut();
@@ -220,6 +191,9 @@ fn refused(gateway: &Gateway, peer: &Peer, parts: &Parts, refusal: &Refusal) -> 
         }
         StatusCode::TOO_MANY_REQUESTS => {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        StatusCode::BAD_REQUEST if refusal.reason == Some(FRAME) => {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         StatusCode::METHOD_NOT_ALLOWED => {
@@ -237,6 +211,7 @@ async fn route(
     parts: &Parts,
     body: &mut impl Piecewise,
 ) -> Result<Answer, Refusal> {
+    is_chunked_if_coded(&parts.headers)?;
     let path = percent_decode_str(parts.uri.path()).decode_utf8();
     let path =
         path.map_err(|_| Refusal::new(StatusCode::BAD_REQUEST, "key", "the path is not UTF-8"))?;
@@ -318,6 +293,17 @@ async fn route(
     }
 }
 
+/// Refuses a body in a coding that nobody undoes here. Whoever passes such a request on may see its end elsewhere.
+fn is_chunked_if_coded(headers: &HeaderMap) -> Result<(), Refusal> {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let is_chunked = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"chunked");
+    if codings.next().is_none_or(is_chunked) && codings.next().is_none() {
+        return Ok(());
+    }
+    let message = "the body is in a coding of its own: send it as it is, or in chunks";
+    Err(Refusal::new(StatusCode::BAD_REQUEST, FRAME, message))
+}
+
 /// Checks what the request's token allows.
 fn permit(gateway: &Gateway, peer: &Peer, caller: &Caller, need: Need) -> Result<(), Refusal> {
     match caller.may(need) {
@@ -330,16 +316,16 @@ fn permit(gateway: &Gateway, peer: &Peer, caller: &Caller, need: Need) -> Result
             Ok(())
         }
         Verdict::Unauthorized => {
-            gateway.metrics.auth_failed();
+            gateway.refusals.unauthorized();
             if let Some(why) = caller.why_not_certified() {
-                let message = format!("the client's certificate is good for nothing here: {why}");
+                let message = format!("the client's certificate is not accepted: {why}");
                 return Err(Refusal::new(StatusCode::UNAUTHORIZED, "auth", message));
             }
             if !caller.has_sent_a_token() {
                 let message = "this needs a token: as bearer, or as password of any user";
                 return Err(Refusal::new(StatusCode::UNAUTHORIZED, "auth", message));
             }
-            if gateway.limiter.failed(peer) {
+            if gateway.refusals.is_flood(peer) {
                 let message = "too many wrong tokens came from this address; with the right one requests are \
                                served at any time: see what `sccache-dock client-env` prints now";
                 let status = StatusCode::TOO_MANY_REQUESTS;

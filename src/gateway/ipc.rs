@@ -135,7 +135,7 @@ pub(crate) async fn converse<R, W>(
             // The client went away, as it may at any time.
             Err(End::Io(_)) => return,
             Err(end) => {
-                return gateway.refuse(
+                return gateway.refusals.refuse(
                     "frame",
                     &peer,
                     &"a request of sccache's own protocol",
@@ -318,6 +318,7 @@ impl<R: AsyncBufRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W
             Request::Shutdown => {
                 let hint = "clients cannot stop the shared cache; stop the container instead";
                 self.gateway
+                    .refusals
                     .refuse("shutdown", &self.peer, &"Shutdown", &hint);
                 ("shutdown", self.refusal().await)
             }
@@ -346,7 +347,7 @@ impl<R: AsyncBufRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W
                 self.peer
             );
             let kind = format!("layout from {}", self.peer.origin());
-            self.gateway.warnings.warn(ADVICE, &kind, &message);
+            self.gateway.refusals.warnings.warn(ADVICE, &kind, &message);
         } else {
             self.advise_policy();
         }
@@ -397,6 +398,7 @@ impl<R: AsyncBufRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W
             }
             (true, Err(cause)) => {
                 self.gateway
+                    .refusals
                     .refuse("key", &self.peer, &format!("get {text:?}"), &cause);
                 self.send(&miss).await?;
                 return Ok(("error", true));
@@ -415,8 +417,12 @@ impl<R: AsyncBufRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W
                 None => {
                     let cause =
                         "the blob is too long for this protocol; the WebDAV lane can read it";
-                    self.gateway
-                        .refuse("too_large", &self.peer, &format!("get {text:?}"), &cause);
+                    self.gateway.refusals.refuse(
+                        "too_large",
+                        &self.peer,
+                        &format!("get {text:?}"),
+                        &cause,
+                    );
                     self.send(&miss).await?;
                     return Ok(("error", true));
                 }
@@ -430,8 +436,12 @@ impl<R: AsyncBufRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W
                         self.gateway.note(&self.peer, None, key, Did::Miss);
                     }
                 } else {
-                    self.gateway
-                        .refuse("fault", &self.peer, &format!("get {text:?}"), &fault);
+                    self.gateway.refusals.refuse(
+                        "fault",
+                        &self.peer,
+                        &format!("get {text:?}"),
+                        &fault,
+                    );
                 }
                 self.send(&miss).await?;
                 return Ok((if missing { "miss" } else { "error" }, true));
@@ -472,6 +482,7 @@ impl<R: AsyncBufRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W
         };
         if self.welcome {
             self.gateway
+                .refusals
                 .refuse("put", &self.peer, &format!("put {text:?}"), &cause);
         }
         self.send(&frame::stored(kind, Err(&cause))).await?;
@@ -479,7 +490,7 @@ impl<R: AsyncBufRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W
     }
 
     fn layers(&self) -> Layers {
-        self.gateway.access.local(match self.peer {
+        self.gateway.identity.access.local(match self.peer {
             Peer::Unix { uid, .. } => Some(uid),
             Peer::Tcp { .. } => None,
         })
@@ -553,11 +564,11 @@ impl<R: AsyncBufRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W
 
     fn advise_policy(&self) {
         let message = format!(
-            "client compiles without cache peer={}: it may not use sccache's own protocol, which knows no \
+            "client compiles without cache peer={}: it may not use sccache's own protocol, which has no \
              password; allow its address with SCCACHE_IPC, or let it use WebDAV with a token",
             self.peer
         );
-        self.gateway.warnings.warn(
+        self.gateway.refusals.warnings.warn(
             ADVICE,
             &format!("policy for {}", self.peer.origin()),
             &message,

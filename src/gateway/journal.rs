@@ -56,7 +56,7 @@ pub(crate) struct Sender {
 }
 
 impl Sender {
-    /// Whether both may be of one build. Sccache's own protocol knows no tokens.
+    /// Whether both may be of one build. Sccache's own protocol has no tokens.
     fn matches(&self, other: &Sender) -> bool {
         let tokens = self.token.as_ref().zip(other.token.as_ref());
         self.origin == other.origin && tokens.is_none_or(|(one, other)| one == other)

@@ -1,6 +1,6 @@
-//! Blobs by all the names that a client means: looked up in one namespace after the other, then in the second level.
+//! Blobs by all the names that a client means: looked up in one namespace after the other, then in the upstream.
 //!
-//! The second level knows a blob by the last name alone, that of the namespace which the client trusts most and which
+//! The upstream knows a blob by the last name alone, that of the namespace which the client trusts most and which
 //! others share. What is written to another one, such as a pull request's, stays here.
 
 use super::Gateway;
@@ -55,7 +55,7 @@ impl Gateway {
         Err(store::Error::Missing.into())
     }
 
-    /// The second level, if it has a place for this key.
+    /// The upstream, if it has a place for this key.
     pub(super) fn upstream_of(&self, key: &Key) -> Option<&Arc<Upstream>> {
         self.upstream.as_ref().filter(|_| key.is_path())
     }

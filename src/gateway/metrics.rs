@@ -272,14 +272,12 @@ impl Metrics {
             .fetch_add(bytes, Relaxed);
     }
 
-    /// Counts a refused request.
-    pub fn refused(&self, reason: &'static str) {
-        *self.counters.refusals.write().entry(reason).or_default() += 1;
-    }
-
-    /// Counts a request without a valid token.
-    pub fn auth_failed(&self) {
-        self.auth_failures.inc();
+    /// The counters of refusals, which both ports count.
+    pub(super) fn refusal_counters(&self) -> RefusalCounters {
+        RefusalCounters {
+            counters: Arc::clone(&self.counters),
+            auth_failures: self.auth_failures.clone(),
+        }
     }
 
     /// Counts a request as in flight until the guard is dropped.
@@ -361,6 +359,25 @@ impl Metrics {
             .iter()
             .map(|(reason, count)| ((*reason).to_owned(), *count))
             .collect()
+    }
+}
+
+/// See [`Metrics::refusal_counters`].
+#[derive(Debug)]
+pub(super) struct RefusalCounters {
+    counters: Arc<Counters>,
+    auth_failures: Counter,
+}
+
+impl RefusalCounters {
+    /// Counts a refused request.
+    pub(super) fn refused(&self, reason: &'static str) {
+        *self.counters.refusals.write().entry(reason).or_default() += 1;
+    }
+
+    /// Counts a request without a valid token.
+    pub(super) fn unauthorized(&self) {
+        self.auth_failures.inc();
     }
 }
 
@@ -454,7 +471,7 @@ mod tests {
         metrics.answered(Protocol::http, "GET", "200", Duration::from_millis(1));
         metrics.namespace("").hit(10);
         metrics.namespace("team/x").miss();
-        metrics.refused("overload");
+        metrics.refusal_counters().refused("overload");
         metrics.sent(Protocol::sccache, 7);
         let text = metrics.encode().unwrap();
         for line in [

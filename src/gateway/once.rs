@@ -80,7 +80,7 @@ impl Gateway {
                     "outputs {} by {} are kept, {sent} by {by} are not",
                     found.kept, found.kept_by
                 );
-                self.warnings.warn(
+                self.refusals.warnings.warn(
                     ALERTS,
                     "results that differ",
                     &format!("two results of one compile key={key}: {cause}"),
@@ -103,10 +103,10 @@ impl Collector for Scrape {
             ("different".to_owned(), count(&self.0.different)),
             ("replaced".to_owned(), count(&self.0.replaced)),
         ];
-        let help = "Events that the audit log could not keep up with";
+        let help = "Events that are missing from the audit log, because it could not keep up";
         let dropped = ("audit_dropped_events", help, None, self.1.dropped());
         encode(&mut encoder, MetricType::Counter, &[dropped])?;
-        let help = "Second writes of a key that is written once, by outcome";
+        let help = "Writes to existing write-once keys, by outcome";
         encode_each(
             &mut encoder,
             MetricType::Counter,

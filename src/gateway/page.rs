@@ -445,7 +445,7 @@ fn store(view: &View<'_>) -> Markup {
                 }
                 @if let Some(upstream) = &view.status.upstream {
                     div.wide {
-                        dt { "Second level" }
+                        dt { "Upstream" }
                         dd {
                             (upstream.name) ": " (count(upstream.hits)) " hits, " (count(upstream.misses)) " misses, "
                             (count(upstream.uploaded)) " passed on, " (count(upstream.queued)) " waiting"

@@ -12,39 +12,33 @@
 mod ahead;
 pub mod breaker;
 pub(crate) mod cycle;
+mod metrics;
 pub mod queue;
+mod uploads;
 mod url;
 
 use crate::config::variables::PROXIES;
 use crate::contract::gateway_config::Upstream as Config;
 use crate::contract::gateway_status::UpstreamStatus;
 use crate::contract::key::Key;
-use crate::explain::protocol::Served;
 use crate::gateway::disk::{Disk, DiskError};
-use crate::gateway::metrics::{self, Sample};
 use crate::store;
 use crate::store::WrittenBy;
 use ahead::Ahead;
 use breaker::Breaker;
-use bytes::Bytes;
 use cycle::Cycle;
 use futures_util::TryStreamExt;
-use opendal::{Buffer, ErrorKind, Operator};
+pub(crate) use metrics::Scrape;
+use opendal::{ErrorKind, Operator};
 use parking_lot::{Mutex, MutexGuard};
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::DescriptorEncoder;
-use prometheus_client::metrics::MetricType;
-use prometheus_client::registry::Unit;
 use queue::Queue;
 use std::collections::HashMap;
-use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tokio::time::{interval, sleep, sleep_until, timeout};
+use tokio::time::timeout;
 use tracing::{info, warn};
 pub use url::operator;
 use url::public_name;
@@ -53,14 +47,8 @@ use url::public_name;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The same where we stand in the upstream's place: somewhat less than sccache would wait for it.
 const PATIENCE_AHEAD: Duration = Duration::from_secs(50);
-/// How long a write waits for room among those that are not passed on yet.
-const ROOM: Duration = Duration::from_secs(10);
-/// How long the end waits for an upstream that does not answer.
-const SILENT: Duration = Duration::from_secs(5);
 /// Unit in which bytes that wait to be passed on are counted.
 const UNIT: u64 = 1 << 10;
-/// Between two looks at what is not passed on yet.
-const LOOK: Duration = Duration::from_millis(10);
 /// How long a fetch or an upload may take.
 const WHOLE: Duration = Duration::from_secs(120);
 /// Fetches at one time.
@@ -71,11 +59,6 @@ const UPLOADS: usize = 4;
 const QUEUE: usize = 100_000;
 /// Keys between a write and the queue's file.
 const OFFERS: usize = 4096;
-/// A larger blob is not passed on: it would be held in memory whole.
-const LARGEST: u64 = 256 << 20;
-/// So often an upload of one key is tried while the upstream answers others.
-const TRIES: u32 = 3;
-
 /// Which variables decide about a proxy on the way; their values may hold a password.
 fn by_proxies(url: &str) -> String {
     let set = |name: &&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
@@ -278,70 +261,6 @@ impl Upstream {
         }
     }
 
-    /// Queues a blob of so many bytes that was just written here. Waits for nothing but, in the gateway of one build, for
-    /// room.
-    pub async fn offer(&self, key: &Key, bytes: u64) {
-        if self.is_in_cycle() {
-            self.counts.dropped.fetch_add(1, Relaxed);
-            return;
-        }
-        if let Some(of_build) = &self.of_build {
-            let is_away = self.breaker(Way::Write).is_open();
-            match of_build.room_for(bytes, is_away).await {
-                Some(share) => drop(lock(&of_build.unsent).insert(key.clone(), share)),
-                None => {
-                    self.counts.dropped.fetch_add(1, Relaxed);
-                    return;
-                }
-            }
-        }
-        if self.offers.try_send(key.clone()).is_err() {
-            self.forget(key);
-            self.counts.dropped.fetch_add(1, Relaxed);
-        }
-    }
-
-    fn forget(&self, key: &Key) {
-        if let Some(of_build) = &self.of_build {
-            lock(&of_build.unsent).remove(key);
-        }
-    }
-
-    /// The end of a build's gateway: passes on what waits, until it takes too long, the upstream does not answer, or a
-    /// signal wants it to end. Nothing where this is no build's.
-    pub(super) async fn say_farewell(&self) -> Option<Served> {
-        let of_build = self.of_build.as_ref()?;
-        let prefetched = of_build.ahead.end();
-        let mut term = signal(SignalKind::terminate()).ok()?;
-        // It may have come back since it was asked last.
-        *self.breaker(Way::Write) = Breaker::default();
-        self.queued.notify_waiters();
-        let too_long = sleep(of_build.farewell);
-        let passed_on = async {
-            let mut look = interval(LOOK);
-            let mut silent = now();
-            while !lock(&of_build.unsent).is_empty() {
-                look.tick().await;
-                if !self.breaker(Way::Write).is_open() {
-                    silent = now();
-                } else if silent.elapsed() > SILENT {
-                    return;
-                }
-            }
-        };
-        tokio::select! {
-            () = passed_on => {}
-            () = too_long => {}
-            _ = term.recv() => {}
-        }
-        let unsent = lock(&of_build.unsent).len() as u64 + self.counts.dropped.load(Relaxed);
-        Some(Served {
-            prefetched,
-            unsent,
-            cause: lock(&self.last_error).clone().filter(|_| unsent > 0),
-        })
-    }
-
     /// Figures for status and metrics.
     pub fn status(&self) -> UpstreamStatus {
         let count = |counter: &AtomicU64| counter.load(Relaxed);
@@ -437,126 +356,6 @@ impl Upstream {
         Ok(Some(bytes))
     }
 
-    /// Moves offers into the queue, many at a time.
-    async fn keep_queue(self: Arc<Self>, mut offers: mpsc::Receiver<Key>) {
-        let mut batch = Vec::new();
-        while offers.recv_many(&mut batch, 1024).await > 0 {
-            let upstream = Arc::clone(&self);
-            let keys = std::mem::take(&mut batch);
-            let added = tokio::task::spawn_blocking(move || lock(&upstream.queue).add(keys)).await;
-            if let Ok((lost, outcome)) = added {
-                self.counts.dropped.fetch_add(lost, Relaxed);
-                if let Err(cause) = outcome {
-                    warn!("cannot write the upstream's queue: {cause}; a restart would forget it");
-                }
-            }
-            self.queued.notify_waiters();
-        }
-    }
-
-    /// One of the uploads at a time.
-    async fn upload_queued(self: Arc<Self>) {
-        loop {
-            // Asked for before the look, so that no key slips in between.
-            let more = self.queued.notified();
-            let next = {
-                let moment = now();
-                let mut breaker = lock(&self.writes);
-                let mut queue = lock(&self.queue);
-                if queue.has_waiting() && !breaker.admits(moment) {
-                    Err(breaker.retry_at(moment))
-                } else {
-                    Ok(queue.take())
-                }
-            };
-            let key = match next {
-                Ok(Some(key)) => key,
-                Ok(None) => {
-                    more.await;
-                    continue;
-                }
-                Err(at) => {
-                    tokio::select! {
-                        () = sleep_until(at.into()) => {}
-                        () = more => {}
-                    }
-                    continue;
-                }
-            };
-            let outcome = match timeout(WHOLE, self.copy_there(&key)).await {
-                Ok(outcome) => outcome,
-                Err(_) => Err(Trouble::Upstream("it did not answer in time".into())),
-            };
-            match outcome {
-                Ok(bytes) => {
-                    self.heard(Way::Write);
-                    self.counts
-                        .uploaded
-                        .fetch_add(u64::from(bytes > 0), Relaxed);
-                    self.counts.bytes_written.fetch_add(bytes, Relaxed);
-                    self.done(key).await;
-                }
-                Err(Trouble::Here(fault)) => {
-                    lock(&self.writes).unsent(now());
-                    self.counts.dropped.fetch_add(1, Relaxed);
-                    if !matches!(fault, DiskError::Store(store::Error::Missing)) {
-                        warn!("cannot pass {key} on to the upstream: {fault}");
-                    }
-                    self.done(key).await;
-                }
-                Err(Trouble::Upstream(cause)) => {
-                    self.counts.write_errors.fetch_add(1, Relaxed);
-                    self.broke(Way::Write, &format!("cannot write {key}: {cause}"));
-                    let tried = {
-                        let mut tries = lock(&self.tries);
-                        let tried = tries.entry(key.clone()).or_default();
-                        *tried += 1;
-                        *tried
-                    };
-                    // While others pass, it is this one that the upstream does not want.
-                    if tried >= TRIES && !lock(&self.writes).is_open() {
-                        self.counts.dropped.fetch_add(1, Relaxed);
-                        self.done(key).await;
-                    } else {
-                        lock(&self.queue).put_back(key);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Forgets a key of the queue, whose file may be written anew for it.
-    async fn done(self: &Arc<Self>, key: Key) {
-        lock(&self.tries).remove(&key);
-        self.forget(&key);
-        let upstream = Arc::clone(self);
-        let written = tokio::task::spawn_blocking(move || lock(&upstream.queue).done(&key)).await;
-        if let Ok(Err(cause)) = written {
-            warn!("cannot write the upstream's queue: {cause}");
-        }
-    }
-
-    /// Bytes that were passed on.
-    async fn copy_there(&self, key: &Key) -> Result<u64, Trouble> {
-        let mut blob = self.disk.get(key).await?;
-        if blob.length > LARGEST {
-            return Err(Trouble::Here(DiskError::Store(store::Error::TooLarge {
-                size: blob.length,
-                limit: LARGEST,
-            })));
-        }
-        let mut pieces: Vec<Bytes> = Vec::new();
-        while let Some(piece) = blob.next().await {
-            let piece = piece.map_err(|cause| DiskError::Store(store::Error::Io(cause)))?;
-            pieces.push(piece);
-        }
-        let length = blob.length;
-        self.operator
-            .write(key.as_str(), Buffer::from(pieces))
-            .await?;
-        Ok(length)
-    }
-
     fn is_in_cycle(&self) -> bool {
         self.cycle.as_ref().is_some_and(|it| it.is_closed())
     }
@@ -607,104 +406,6 @@ impl Upstream {
             ),
             Way::Write => warn!("upstream {name} takes no blobs: {cause}; they wait for it"),
         }
-    }
-}
-
-/// The upstream's figures for `/metrics`.
-#[derive(Debug)]
-pub(crate) struct Scrape(pub(crate) Arc<Upstream>);
-
-impl Collector for Scrape {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let status = self.0.status();
-        let gauges: [Sample<'_>; 2] = [
-            (
-                "upstream_available",
-                "1 while the upstream answers",
-                None,
-                u64::from(status.available),
-            ),
-            (
-                "upstream_queued",
-                "Blobs that wait to be passed on",
-                None,
-                status.queued,
-            ),
-        ];
-        metrics::encode(&mut encoder, MetricType::Gauge, &gauges)?;
-        let bytes = Some(&Unit::Bytes);
-        let counters: [Sample<'_>; 10] = [
-            ("upstream_hits", "Blobs brought from it", None, status.hits),
-            (
-                "upstream_misses",
-                "Blobs that it did not have",
-                None,
-                status.misses,
-            ),
-            (
-                "upstream_shared_fetches",
-                "Requests that waited for a fetch which another had begun",
-                None,
-                status.shared_fetches,
-            ),
-            (
-                "upstream_skipped_reads",
-                "Misses while it was left alone",
-                None,
-                status.skipped_reads,
-            ),
-            (
-                "upstream_read_errors",
-                "Reads that failed",
-                None,
-                status.read_errors,
-            ),
-            (
-                "upstream_writes",
-                "Blobs passed on to it",
-                None,
-                status.uploaded,
-            ),
-            (
-                "upstream_write_errors",
-                "Writes that failed",
-                None,
-                status.write_errors,
-            ),
-            (
-                "upstream_dropped_writes",
-                "Blobs not passed on",
-                None,
-                status.dropped_writes,
-            ),
-            (
-                "upstream_read",
-                "Bytes of blobs brought",
-                bytes,
-                status.bytes_read,
-            ),
-            (
-                "upstream_written",
-                "Bytes of blobs passed on",
-                bytes,
-                status.bytes_written,
-            ),
-        ];
-        metrics::encode(&mut encoder, MetricType::Counter, &counters)
-    }
-}
-
-impl OfBuild {
-    /// The share of a blob of so many bytes.
-    async fn room_for(&self, bytes: u64, is_away: bool) -> Option<OwnedSemaphorePermit> {
-        // What is larger than all there is goes alone.
-        let share = u32::try_from(bytes.div_ceil(UNIT).clamp(1, self.most.max(1))).ok()?;
-        let room = Arc::clone(&self.room);
-        let patience = if is_away { Duration::ZERO } else { ROOM };
-        timeout(patience, room.acquire_many_owned(share))
-            .await
-            .ok()?
-            .ok()
     }
 }
 

@@ -3,9 +3,8 @@
 use super::ghost_list::Tally;
 use super::lru::{Rule, Totals};
 use super::scrub::Scrubbed;
-use super::{Flaws, Store};
+use super::{Fault, Flaws, Store};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 /// Usage of the store at one moment.
 #[derive(Debug, Clone)]
@@ -74,18 +73,6 @@ pub struct NamespaceUsage {
     pub pinned: bool,
     /// Lost hits in this namespace.
     pub lost_hits: u64,
-}
-
-/// A file-system error.
-#[derive(Debug, Clone)]
-pub struct Fault {
-    /// The error in the form `cannot <verb> <object>: <cause>`.
-    pub message: String,
-    /// Time of the error.
-    pub at: SystemTime,
-    /// Number of errors since the start.
-    pub count: u64,
-    pub(super) logged_at: SystemTime,
 }
 
 /// A namespace's name, usage, rule and lost hits.

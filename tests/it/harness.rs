@@ -1,7 +1,7 @@
 //! Starts the real gateway and real clients, each bounded in time and gone at the end of its test.
 
 use sccache_dock::base::secret::Secret;
-use sccache_dock::contract::gateway_config::{Config, IpcPolicy, Policies};
+use sccache_dock::contract::gateway_config::{Config, IpcPolicy};
 use sccache_dock::contract::gateway_status::Status;
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -194,24 +194,12 @@ impl Gateway {
 
 pub(crate) fn config(folder: &Path) -> Config {
     Config {
-        listen: "127.0.0.1:0".parse().unwrap(),
-        socket: folder.join("sccache.sock"),
-        store_dir: folder.join("cache"),
         budget_bytes: 64 << 20,
-        policies: Policies::default(),
         ipc: IpcPolicy::Local,
-        server_socket: folder.join("server.sock"),
-        sccache: None,
-        control_socket: None,
         write_tokens: vec![Secret::new(WRITER)],
         read_tokens: vec![Secret::new(READER)],
-        anonymous_read: false,
-        hosts: Vec::new(),
-        tokens_file: None,
-        tls: None,
         drain: Duration::from_secs(5),
-        dist: None,
-        upstream: None,
+        ..Config::in_folder(folder)
     }
 }
 

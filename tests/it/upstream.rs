@@ -180,6 +180,7 @@ fn upstream_that_is_down_costs_nothing_and_gets_all_of_it_later() {
         );
     }
     wait_status(&gateway, "it is left alone", |status| !status.available);
+    gateway.process.wait_for_line("is left alone for a while");
     let log = gateway.process.log();
     assert_eq!(log.matches("is left alone for a while").count(), 1, "{log}");
     // What waits outlives us.

@@ -26,6 +26,9 @@ const LAYERS: [&str; 15] = [
     "cli",
 ];
 
+/// Most lines of a file: one that has more is about more than one subject.
+const LONGEST: usize = 600;
+
 /// What must not be in PID 1: it would double its memory.
 const NOT_IN_PID_1: [&str; 7] = [
     "rustls", "ring", "hyper", "tokio", "reqwest", "opendal", "clap",
@@ -284,6 +287,15 @@ fn paths_lead_to_the_files_that_define_their_ends() {
 }
 
 #[test]
+fn no_file_is_long() {
+    let mut files = Vec::new();
+    files_of(&source(), &mut files);
+    let lines = |file: &PathBuf| fs::read_to_string(file).unwrap().lines().count();
+    files.retain(|file| lines(file) > LONGEST);
+    assert!(files.is_empty(), "more than {LONGEST} lines: {files:?}");
+}
+
+#[test]
 fn store_needs_no_runtime_and_no_http() {
     for file in &layers()["store"] {
         let code = code(file);
@@ -291,6 +303,20 @@ fn store_needs_no_runtime_and_no_http() {
             assert!(!code.contains(library), "{library} in {}", file.display());
         }
     }
+}
+
+/// What its port shares with the cache's is in `dist_front::Shared`.
+#[test]
+fn front_of_the_cluster_does_not_reach_into_the_gateway() {
+    let mut reaches = Vec::new();
+    for file in &layers()["dist_front"] {
+        let named = Named::of(&fs::read_to_string(file).unwrap());
+        let paths = named
+            .all()
+            .filter(|path| path.iter().any(|part| part == "Gateway"));
+        reaches.extend(paths.map(|path| format!("{} names {}", file.display(), path.join("::"))));
+    }
+    assert_eq!(reaches, [""; 0]);
 }
 
 #[test]

@@ -18,7 +18,7 @@ use crate::client::prefetch::MAX_BYTES;
 use crate::client::remote::Remote;
 use crate::client::run::LOOK;
 use crate::config::variables::PROXIES;
-use crate::contract::gateway_config::{Ahead, Config, IpcPolicy, Upstream};
+use crate::contract::gateway_config::{Ahead, Config, Upstream};
 use crate::explain::protocol::{Begun, Labels, Prefetch, Prefetched, Served};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::collections::BTreeMap;
@@ -285,23 +285,10 @@ fn config(folder: &Path, token: &Secret, remote: &Remote, labels: &Labels, write
         false => (Vec::new(), tokens),
     };
     Config {
-        listen: (Ipv4Addr::LOCALHOST, 0).into(),
-        socket: folder.join("socket"),
-        store_dir: folder.join("cache"),
         budget_bytes: room.min(2 * MAX_BYTES),
-        policies: Default::default(),
-        ipc: IpcPolicy::Off,
-        server_socket: folder.join("server"),
-        sccache: None,
-        control_socket: None,
         write_tokens,
         read_tokens,
-        anonymous_read: false,
-        hosts: Vec::new(),
-        tokens_file: None,
-        tls: None,
         drain: DRAIN,
-        dist: None,
         upstream: Some(Upstream {
             url: Secret::new(remote.base()),
             token: remote.token().cloned(),
@@ -313,6 +300,7 @@ fn config(folder: &Path, token: &Secret, remote: &Remote, labels: &Labels, write
                 farewell: FAREWELL,
             }),
         }),
+        ..Config::in_folder(folder)
     }
 }
 

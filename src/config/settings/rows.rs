@@ -85,13 +85,13 @@ pub(super) const ROWS: &[Row] = &[
         "SCCACHE_WRITE_ONCE",
         "write_once",
         "",
-        "namespaces in which a compile's result is not replaced by another one: main,release; * is all",
+        "namespaces in which the first result of each compile is kept: main,release; * is all",
     ),
     row(
         "SCCACHE_AUDIT_LOG",
         "audit_log",
         "off",
-        "most bytes of cache/audit.jsonl, in which writes and refusals stand: 64M",
+        "maximum size of cache/audit.jsonl, which records writes and refusals: 64M; or off",
     ),
     row(
         "SCCACHE_MAX_AGE",
@@ -117,7 +117,7 @@ pub(super) const ROWS: &[Row] = &[
         "SCCACHE_LOG_STALL",
         "log_stall",
         "5s",
-        "how long a log reader that has stopped reading may block the services",
+        "how long a log reader that has stopped may block the services",
     ),
     row(
         "SCCACHE_IPC",
@@ -128,12 +128,12 @@ pub(super) const ROWS: &[Row] = &[
     secret(
         "SCCACHE_AUTH_TOKEN",
         "auth_token",
-        "token of the clients, for reading and writing; generated and kept if empty",
+        "clients' token for reading and writing; if empty, generated and kept",
     ),
     secret(
         "SCCACHE_READ_TOKEN",
         "read_token",
-        "token of the clients, for reading only; \"anonymous\" lets anyone read",
+        "clients' token for reading only; \"anonymous\" lets anyone read",
     ),
     row(
         "SCCACHE_HOSTS",
@@ -161,7 +161,7 @@ pub(super) const ROWS: &[Row] = &[
         "SCCACHE_TLS_CERT",
         "tls_cert",
         "",
-        "PEM file of the certificate, turns on TLS on both ports; reloaded when it changes",
+        "PEM file of the certificate; turns on TLS on both ports; reloaded when it changes",
     ),
     row(
         "SCCACHE_TLS_KEY",
@@ -173,13 +173,13 @@ pub(super) const ROWS: &[Row] = &[
         "SCCACHE_TLS_MIN_VERSION",
         "tls_min_version",
         "1.2",
-        "oldest version of TLS that is accepted: 1.2 or 1.3",
+        "minimum TLS version: 1.2 or 1.3",
     ),
     row(
         "SCCACHE_TLS_CLIENT_CA",
         "tls_client_ca",
         "",
-        "PEM file of the authorities whose certificates clients may present; reloaded when it changes",
+        "PEM file of the CAs whose client certificates are accepted; reloaded when it changes",
     ),
     row(
         "SCCACHE_STOP_GRACE",
@@ -191,17 +191,17 @@ pub(super) const ROWS: &[Row] = &[
         "SCCACHE_BINARY",
         "binary",
         "sccache",
-        "the sccache to run, a name on PATH or a path",
+        "the sccache to run: a name on PATH, or a path",
     ),
     secret(
         "SCCACHE_SERVER_TOKEN",
         "server_token",
-        "token of the builders for the scheduler; generated and kept if empty",
+        "builders' token for the scheduler; if empty, generated and kept",
     ),
     secret(
         "SCCACHE_SERVER_JWT_KEY",
         "server_jwt_key",
-        "builders may join by a JWT (HS256) that is signed with this key",
+        "key (HS256) of JWTs with which builders may join",
     ),
     row(
         "SCCACHE_PUBLIC_ADDR",
@@ -213,7 +213,7 @@ pub(super) const ROWS: &[Row] = &[
         "SCCACHE_SCHEDULER_URL",
         "scheduler_url",
         "",
-        "scheduler that a MODE=builder joins",
+        "URL of the scheduler that a MODE=builder joins",
     ),
     row(
         "SCCACHE_TLS_CLIENT_CERT",
@@ -237,7 +237,7 @@ pub(super) const ROWS: &[Row] = &[
         "SCCACHE_SCHEDULER_PLAIN",
         "scheduler_plain",
         "local",
-        "with TLS, who may speak to the scheduler's port without it: local, or any",
+        "with TLS, who may use the scheduler's port without it: local, or any",
     ),
     row(
         "SCCACHE_RELAY",
@@ -303,7 +303,7 @@ pub(super) const ROWS: &[Row] = &[
         "SCCACHE_DIST_WRONG_TOKEN",
         "dist_wrong_token",
         "fail",
-        "compiles of a client with a wrong token: fail, or fallback to compiling locally",
+        "what a client with a wrong token does: fail, or fallback (compile locally)",
     ),
     row(
         "SCCACHE_JOB_MEMORY",

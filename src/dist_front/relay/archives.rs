@@ -8,8 +8,7 @@ use super::elf;
 use super::pool::Machine;
 use super::queue::Toolchain;
 use crate::contract::key::Key;
-use crate::gateway::Gateway;
-use crate::gateway::disk::Download;
+use crate::gateway::disk::{Disk, DiskError, Download};
 use crate::store::WrittenBy;
 use bytes::Bytes;
 use http_body_util::BodyExt;
@@ -47,8 +46,9 @@ pub(super) enum Fault {
 }
 
 /// What is known of toolchains here.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Archives {
+    disk: Disk,
     // Held for a look-up, never across I/O or an await.
     state: Mutex<State>,
     /// An upload has ended.
@@ -64,12 +64,21 @@ struct State {
 }
 
 impl Archives {
+    /// Of those in this store.
+    pub(super) fn new(disk: Disk) -> Archives {
+        Archives {
+            disk,
+            state: Mutex::default(),
+            ended: Notify::new(),
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock()
     }
 
     /// Whether the toolchain is here; marks it as used.
-    pub(super) async fn has(&self, gateway: &Gateway, toolchain: &Toolchain) -> bool {
+    pub(super) async fn has(&self, toolchain: &Toolchain) -> bool {
         let now = Instant::now();
         let fresh = |then: &Instant| now.duration_since(*then) < FRESH;
         if self.state().here.get(toolchain).is_some_and(fresh) {
@@ -78,7 +87,7 @@ impl Archives {
         let Some(key) = key(toolchain) else {
             return false;
         };
-        let missing = gateway.disk.use_all(vec![key]).await;
+        let missing = self.disk.use_all(vec![key]).await;
         let is_here = missing.is_ok_and(|missing| missing.is_empty());
         let mut state = self.state();
         state.here.retain(|_, then| fresh(then));
@@ -101,15 +110,10 @@ impl Archives {
     }
 
     /// Waits until the toolchain is here, or nobody sends it any more.
-    pub(super) async fn wait_for(
-        &self,
-        gateway: &Gateway,
-        toolchain: &Toolchain,
-        deadline: Instant,
-    ) -> bool {
+    pub(super) async fn wait_for(&self, toolchain: &Toolchain, deadline: Instant) -> bool {
         loop {
             let ended = self.ended.notified();
-            if self.has(gateway, toolchain).await {
+            if self.has(toolchain).await {
                 return true;
             }
             let until = self.state().awaited.get(toolchain).copied();
@@ -125,12 +129,7 @@ impl Archives {
     ///
     /// # Errors
     /// The toolchain is not here after it.
-    pub(super) async fn take<B>(
-        &self,
-        gateway: &Gateway,
-        toolchain: &Toolchain,
-        body: &mut B,
-    ) -> Result<u64, Fault>
+    pub(super) async fn take<B>(&self, toolchain: &Toolchain, body: &mut B) -> Result<u64, Fault>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::fmt::Display,
@@ -138,7 +137,7 @@ impl Archives {
         let until = Instant::now() + UPLOAD;
         self.state().awaited.insert(toolchain.clone(), until);
         let awaited = Awaited(self, toolchain);
-        let taken = self.store(gateway, toolchain, body).await;
+        let taken = self.store(toolchain, body).await;
         if taken.is_ok() {
             let mut state = self.state();
             state.here.insert(toolchain.clone(), Instant::now());
@@ -147,27 +146,22 @@ impl Archives {
         taken
     }
 
-    async fn store<B>(
-        &self,
-        gateway: &Gateway,
-        toolchain: &Toolchain,
-        body: &mut B,
-    ) -> Result<u64, Fault>
+    async fn store<B>(&self, toolchain: &Toolchain, body: &mut B) -> Result<u64, Fault>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::fmt::Display,
     {
-        if self.has(gateway, toolchain).await {
+        if self.has(toolchain).await {
             // Somebody else was faster. What is not read to its end is sent in vain, and the answer is not seen.
             while let Some(frame) = next(body).await? {
                 drop(frame);
             }
             return Ok(0);
         }
-        let store = |fault: crate::gateway::disk::DiskError| Fault::Store(fault.to_string());
+        let store = |fault: DiskError| Fault::Store(fault.to_string());
         let key = key(toolchain).ok_or(Fault::Mismatch)?;
         let by = WrittenBy::default();
-        let mut upload = gateway.disk.put(&key, None, by).await.map_err(store)?;
+        let mut upload = self.disk.put(&key, None, by).await.map_err(store)?;
         let mut hasher = blake3::Hasher::new();
         while let Some(piece) = next(body).await? {
             hasher.update(&piece);
@@ -182,9 +176,9 @@ impl Archives {
     }
 
     /// The archive, after it was compared with its name; what is another one is thrown away.
-    pub(super) async fn open(&self, gateway: &Gateway, toolchain: &Toolchain) -> Option<Download> {
+    pub(super) async fn open(&self, toolchain: &Toolchain) -> Option<Download> {
         let key = key(toolchain)?;
-        let mut read = gateway.disk.get(&key).await.ok()?;
+        let mut read = self.disk.get(&key).await.ok()?;
         let mut hasher = blake3::Hasher::new();
         while let Some(piece) = read.next().await {
             hasher.update(&piece.ok()?);
@@ -192,22 +186,17 @@ impl Archives {
         if name_of(&hasher.finalize()) != **toolchain {
             warn!("what the cache has as toolchain {toolchain:.8} is another archive: it goes");
             self.state().here.remove(toolchain);
-            let _ = gateway.disk.delete(&key).await;
+            let _ = self.disk.delete(&key).await;
             return None;
         }
-        gateway.disk.get(&key).await.ok()
+        self.disk.get(&key).await.ok()
     }
 }
 
 impl Archives {
     /// For which kind of processor a toolchain is, whose compiler is at this path.
-    pub(super) async fn machine(
-        &self,
-        gateway: &Gateway,
-        toolchain: &Toolchain,
-        executable: &str,
-    ) -> Option<Machine> {
-        let mut read = gateway.disk.get(&key(toolchain)?).await.ok()?;
+    pub(super) async fn machine(&self, toolchain: &Toolchain, executable: &str) -> Option<Machine> {
+        let mut read = self.disk.get(&key(toolchain)?).await.ok()?;
         let mut archive = elf::Archive::new();
         while let Some(piece) = read.next().await {
             let piece = piece.ok()?;

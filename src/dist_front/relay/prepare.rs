@@ -7,9 +7,7 @@ use super::pool::Ended;
 use super::spool::Outgoing;
 use super::wire::{self, Submitted};
 use super::{Front, Relay};
-use crate::gateway::Gateway;
 use crate::gateway::disk::Download;
-use crate::gateway::warnings::REFUSALS;
 use bytes::Bytes;
 use futures_util::stream;
 use http_body_util::{BodyExt, StreamBody};
@@ -25,7 +23,7 @@ const PREPARATION: Duration = Duration::from_secs(10 * 60);
 
 impl Front {
     /// Brings a toolchain to a builder.
-    pub(super) async fn prepare(self: &Arc<Front>, gateway: &Arc<Gateway>, push: ToolchainPush) {
+    pub(super) async fn prepare(self: &Arc<Front>, push: ToolchainPush) {
         let Some(relay) = self.relay() else { return };
         let ToolchainPush {
             builder,
@@ -37,7 +35,7 @@ impl Front {
         let client = client.filter(|client| client.nonce == *nonce);
         let prepared = match &client {
             Some(client) => {
-                let work = self.bring(gateway, relay, client, &push);
+                let work = self.bring(relay, client, &push);
                 let outcome = tokio::select! {
                     outcome = timeout(PREPARATION, work) => outcome,
                     () = client.stands_still() => Ok(Err("it does not answer".to_owned())),
@@ -65,19 +63,18 @@ impl Front {
                 if died {
                     info!("{message}");
                 } else {
-                    gateway.warnings.warn(REFUSALS, "dist_toolchain", &message);
+                    self.refusals.warn("dist_toolchain", &message);
                 }
                 let (mut dispatcher, now) = (relay.dispatcher(), Instant::now());
                 dispatcher.pool.unprepared(now, builder, *nonce, toolchain);
             }
         }
-        self.provide(gateway);
+        self.provide();
     }
 
     /// Sends the toolchain where it is missing, and has it unpacked; how many bytes were sent.
     async fn bring(
         self: &Arc<Front>,
-        gateway: &Arc<Gateway>,
         relay: &Relay,
         client: &Arc<BuilderClient>,
         push: &ToolchainPush,
@@ -97,7 +94,7 @@ impl Front {
         let is_needed = wire::assigned(&assigned).map_err(|cause| cause.to_string())?;
         let mut sent = 0;
         if is_needed {
-            let archive = relay.archives.open(gateway, toolchain).await;
+            let archive = relay.archives.open(toolchain).await;
             let archive = archive.ok_or("the cache does not have it any more")?;
             sent = archive.length;
             let mut connection = client.connect().await.map_err(text)?;

@@ -67,7 +67,7 @@ impl Exchange<'_> {
         }
         let server = self.own_address(relay).await;
         relay.authority.announce(server.ip());
-        let is_here = relay.archives.has(self.gateway, &toolchain).await;
+        let is_here = relay.archives.has(&toolchain).await;
         let needs_toolchain = !is_here && relay.archives.ask_for(&toolchain);
         let job = {
             let mut dispatcher = relay.dispatcher();
@@ -158,7 +158,7 @@ impl Exchange<'_> {
     ) -> Result<Answer, Refusal> {
         let ticket = self.ticket(relay, job)?;
         let (toolchain, began) = (ticket.toolchain, Instant::now());
-        let taken = relay.archives.take(self.gateway, &toolchain, body).await;
+        let taken = relay.archives.take(&toolchain, body).await;
         let how = match taken {
             Ok(bytes) => {
                 let millis = began.elapsed().as_millis();
@@ -224,18 +224,14 @@ impl Exchange<'_> {
         let body = taken.map_err(|cause| Fallback::new("body", cause))?;
         let executable = executable(&body.head)?;
         let deadline = began + relay.settings.queue_time().max(LONGEST / 2);
-        if !relay
-            .archives
-            .wait_for(self.gateway, &toolchain, deadline)
-            .await
-        {
+        if !relay.archives.wait_for(&toolchain, deadline).await {
             let message = "its toolchain did not come: its client, or another one, was to send it";
             return Err(Fallback::new("toolchain", message));
         }
         let now = Instant::now();
         let is_new = relay.dispatcher().learn(now, &toolchain, &executable);
         if is_new {
-            self.front.provide(self.gateway);
+            self.front.provide();
         }
         let job = Job {
             number,

@@ -11,7 +11,7 @@ pub struct Caller {
     pub(super) entry: Option<Arc<Entry>>,
     pub(super) has_sent_a_token: bool,
     pub(super) is_misdirected: bool,
-    /// Why the certificate that came is good for nothing.
+    /// Why the certificate that was presented is not accepted.
     pub(super) not_certified: Option<Arc<str>>,
 }
 
@@ -25,7 +25,7 @@ impl Caller {
         }
     }
 
-    /// The same, who has shown a certificate that is good for nothing.
+    /// The same, who has presented a certificate that is not accepted.
     pub fn not_certified(self, why: &str) -> Caller {
         Caller {
             not_certified: Some(why.into()),
@@ -33,7 +33,7 @@ impl Caller {
         }
     }
 
-    /// Why the certificate that came, without a token, is good for nothing.
+    /// Why the certificate that was presented, without a token, is not accepted.
     pub fn why_not_certified(&self) -> Option<&str> {
         self.not_certified.as_deref()
     }

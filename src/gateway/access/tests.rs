@@ -1,31 +1,16 @@
 use super::*;
-use crate::contract::gateway_config::IpcPolicy;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use proptest::prelude::*;
+use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
 
 fn access(anonymous_read: bool) -> Access {
     let config = Config {
-        listen: "127.0.0.1:0".parse().unwrap(),
-        socket: "/s".into(),
-        store_dir: "/c".into(),
-        budget_bytes: 0,
-        policies: Default::default(),
-        ipc: IpcPolicy::Off,
-        server_socket: "/t".into(),
-        sccache: None,
-        control_socket: None,
         write_tokens: vec![Secret::new("writer"), Secret::new("writer2")],
         read_tokens: vec![Secret::new("reader")],
         anonymous_read,
-        hosts: Vec::new(),
-        tokens_file: None,
-        tls: None,
-        drain: Duration::ZERO,
-        dist: None,
-        upstream: None,
+        ..Config::in_folder(Path::new("/"))
     };
     Access::new(&config, None, [9; 32])
 }

@@ -1,6 +1,6 @@
-//! A blob on its way to a client: in memory, in pieces, or as a part of a file.
+//! A blob on its way to a client: in memory, or in pieces.
 
-use super::{CALL, CHUNK, PROBE};
+use super::PIECE;
 use crate::store::{CorruptionReport, Unchecked, page_cache};
 use bytes::Bytes;
 use std::fs::File;
@@ -13,7 +13,6 @@ use std::time::SystemTime;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::Receiver;
 use tokio::task::{JoinHandle, spawn_blocking};
-use tokio::time::timeout;
 
 /// A body in memory with the permit to hold it.
 pub(super) struct Held {
@@ -49,8 +48,6 @@ pub(super) enum State {
         unchecked: Option<Box<Unchecked>>,
         /// Raised when it cannot be read.
         report: CorruptionReport,
-        /// What follows the body was just read without waiting for the disk.
-        end_is_resident: bool,
         at: u64,
         read: Option<JoinHandle<io::Result<Bytes>>>,
         _permit: OwnedSemaphorePermit,
@@ -70,28 +67,6 @@ impl Download {
     /// The next piece; `None` after the last.
     pub async fn next(&mut self) -> Option<io::Result<Bytes>> {
         std::future::poll_fn(|context| self.poll_next(context)).await
-    }
-
-    /// The blob as a part of a file, where its body is neither in memory here nor still to be compared with its
-    /// checksum. Such a part holds no memory that others could wait for, however slowly its client takes it.
-    pub(crate) fn file_part(self) -> Result<FilePart, Download> {
-        match self.state {
-            State::Pieces {
-                file,
-                report,
-                end_is_resident,
-                at,
-                unchecked: None,
-                ..
-            } => Ok(FilePart {
-                file,
-                report,
-                end_is_resident,
-                at,
-                end: self.length,
-            }),
-            State::Whole(_) | State::Stream(_) | State::Pieces { .. } => Err(self),
-        }
     }
 
     fn rest(&self) -> u64 {
@@ -148,7 +123,7 @@ fn poll_piece(
     read: &mut Option<JoinHandle<io::Result<Bytes>>>,
     context: &mut Context<'_>,
 ) -> Poll<io::Result<Bytes>> {
-    let rest = usize::try_from(rest).unwrap_or(CHUNK).min(CHUNK);
+    let rest = usize::try_from(rest).unwrap_or(PIECE).min(PIECE);
     if read.is_none() {
         let mut piece = vec![0; rest];
         if page_cache::read(file, &mut piece, at).is_ok_and(|whole| whole) {
@@ -166,60 +141,6 @@ fn poll_piece(
     let piece = ready!(Pin::new(task).poll(context));
     *read = None;
     Poll::Ready(piece.map_err(io::Error::other).flatten())
-}
-
-/// What is to be sent of a file.
-#[derive(Debug)]
-pub(crate) struct FilePart {
-    file: Arc<File>,
-    report: CorruptionReport,
-    end_is_resident: bool,
-    at: u64,
-    end: u64,
-}
-
-impl FilePart {
-    pub(crate) fn file(&self) -> &File {
-        &self.file
-    }
-
-    pub(crate) fn at(&self) -> u64 {
-        self.at
-    }
-
-    pub(crate) fn rest(&self) -> u64 {
-        self.end - self.at
-    }
-
-    pub(crate) fn advance(&mut self, sent: usize) {
-        self.at = self.end.min(self.at + sent as u64);
-    }
-
-    /// How many bytes, up to `most`, can be sent from here on without waiting for the disk: at least some, as
-    /// those that are not in memory are fetched, where that may block.
-    ///
-    /// One page in [`PROBE`] bytes is looked at; the kernel reads and drops more than that at a time.
-    pub(crate) async fn resident(&self, most: usize) -> io::Result<usize> {
-        let rest = usize::try_from(self.rest()).unwrap_or(most).min(most);
-        if self.end_is_resident && rest <= PROBE && rest as u64 == self.rest() {
-            return Ok(rest);
-        }
-        let is_there = |at: &usize| {
-            let probe = page_cache::read(&self.file, &mut [0], self.at + *at as u64);
-            probe.is_ok_and(|whole| whole)
-        };
-        let absent = (0..rest).step_by(PROBE).find(|at| !is_there(at));
-        match absent.unwrap_or(rest) {
-            0 => {
-                let (file, from, count) = (Arc::clone(&self.file), self.at, rest.min(CHUNK));
-                let fetch = spawn_blocking(move || file.read_exact_at(&mut vec![0; count], from));
-                let fetched = timeout(CALL, fetch).await?.map_err(io::Error::other)?;
-                fetched.inspect_err(|_| self.report.raise())?;
-                Ok(count)
-            }
-            resident => Ok(resident),
-        }
-    }
 }
 
 impl hyper::body::Body for Download {
@@ -257,7 +178,7 @@ mod tests {
     #[tokio::test]
     async fn file_that_shrinks_in_mid_blob_is_an_error_not_an_end() {
         let mut file = tempfile::tempfile().unwrap();
-        file.write_all(&[1; CHUNK + 10]).unwrap();
+        file.write_all(&[1; PIECE + 10]).unwrap();
         let memory = Arc::new(Semaphore::new(1));
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(Options {
@@ -267,19 +188,18 @@ mod tests {
         });
         let (store, key) = (store.unwrap(), Key::parse("cas/x").unwrap());
         let mut download = Download {
-            length: 3 * CHUNK as u64,
+            length: 3 * PIECE as u64,
             modified: SystemTime::UNIX_EPOCH,
             state: State::Pieces {
                 file: Arc::new(file),
                 unchecked: None,
                 report: store.report(&key),
-                end_is_resident: false,
                 at: 0,
                 read: None,
                 _permit: memory.acquire_owned().await.unwrap(),
             },
         };
-        assert_eq!(download.next().await.unwrap().unwrap().len(), CHUNK);
+        assert_eq!(download.next().await.unwrap().unwrap().len(), PIECE);
         assert!(download.next().await.unwrap().is_err());
         while store.usage().scrubbed.suspicions == 0 {
             tokio::task::yield_now().await;

@@ -133,7 +133,7 @@ pub(super) async fn log_in(
     from_our_own_page(parts)?;
     let bad = |cause: String| Refusal::new(StatusCode::BAD_REQUEST, "login", cause);
     let body = short_body(body).await.map_err(bad)?;
-    let caller = gateway.access.holder(&token(&body));
+    let caller = gateway.identity.access.holder(&token(&body));
     if let Err(refusal) = permit(gateway, peer, &caller, Need::Read) {
         // Counted and logged like all others; but a browser must not ask for a password of its own.
         let refused = refused(gateway, peer, parts, &refusal);
@@ -152,6 +152,7 @@ pub(super) async fn log_in(
         return Ok(page);
     }
     let cookie = gateway
+        .identity
         .access
         .begin_session(&caller, unix_seconds(), random()?)
         .ok_or_else(|| bad("this takes a token".to_owned()))?;
@@ -164,6 +165,7 @@ pub(super) async fn log_out(gateway: &Arc<Gateway>, parts: &Parts) -> Result<Ans
     from_our_own_page(parts)?;
     let cookie = cookie(parts).unwrap_or_default().as_bytes();
     if gateway
+        .identity
         .access
         .end_session(cookie, unix_seconds(), random()?)
     {
@@ -177,7 +179,10 @@ pub(super) async fn log_out(gateway: &Arc<Gateway>, parts: &Parts) -> Result<Ans
 /// Who has logged in with this browser.
 pub(super) fn session(gateway: &Gateway, parts: &Parts) -> Option<Caller> {
     let cookie = cookie(parts)?;
-    gateway.access.session(cookie.as_bytes(), unix_seconds())
+    gateway
+        .identity
+        .access
+        .session(cookie.as_bytes(), unix_seconds())
 }
 
 /// Refuses what pages of other sites send, be it with a token that the browser keeps for us: browsers name the site.

@@ -31,12 +31,12 @@ pub(super) async fn access(
 ) -> Result<Answer, Refusal> {
     let (name, path) = question(caller, body).await?;
     let who = match name.split_once(':') {
-        _ if name == "local" => Some(gateway.access.local_caller(None, &name)),
+        _ if name == "local" => Some(gateway.identity.access.local_caller(None, &name)),
         Some(("local", uid)) => {
             let uid = uid.parse().map_err(|_| bad("this is no user"))?;
-            Some(gateway.access.local_caller(Some(uid), &name))
+            Some(gateway.identity.access.local_caller(Some(uid), &name))
         }
-        _ => gateway.access.named(&name),
+        _ => gateway.identity.access.named(&name),
     };
     let Some(who) = who else {
         let message = format!("there is no token {name:?}");

@@ -25,7 +25,7 @@ pub(super) async fn begin(
     let bad = |cause: String| Refusal::new(StatusCode::BAD_REQUEST, "login", cause);
     let body = short_body(body).await.map_err(bad)?;
     let token = std::str::from_utf8(body.trim_ascii()).unwrap_or_default();
-    let outcome = match gateway.oidc.take(token).await {
+    let outcome = match gateway.identity.oidc.take(token).await {
         Ok(taken) => issue(gateway, taken),
         Err(refused) => Err(refused),
     };
@@ -58,7 +58,7 @@ fn issue(gateway: &Gateway, taken: crate::gateway::oidc::Taken) -> Result<LoginA
         id_token: (taken.digest, taken.token_ends),
         ends: taken.ends,
     };
-    let token = gateway.access.issue(begun, unix_seconds(), random);
+    let token = gateway.identity.access.issue(begun, unix_seconds(), random);
     let token = token.map_err(|none| match none {
         NoSession::Replayed => Refused::Replayed,
         NoSession::Full => Refused::Full,
@@ -81,8 +81,8 @@ fn refusal(gateway: &Gateway, peer: &Peer, refused: &Refused) -> Refusal {
         | Refused::UnknownKey
         | Refused::Invalid(_)
         | Refused::Replayed => {
-            gateway.metrics.auth_failed();
-            match gateway.limiter.failed(peer) {
+            gateway.refusals.unauthorized();
+            match gateway.refusals.is_flood(peer) {
                 true => (StatusCode::TOO_MANY_REQUESTS, "auth_flood"),
                 false => (StatusCode::UNAUTHORIZED, "login"),
             }
@@ -103,7 +103,7 @@ pub(super) async fn revoke(
     let body = short_body(body).await.map_err(bad)?;
     let request: RevokeRequest = serde_json::from_slice(&body)
         .map_err(|cause| bad(format!("cannot understand the request: {cause}")))?;
-    let sessions = gateway.access.revoke(&request.name);
+    let sessions = gateway.identity.access.revoke(&request.name);
     info!(sessions, name = request.name, "sessions ended by hand");
     let by = writer(caller).to_string();
     let event = Event {
@@ -120,7 +120,7 @@ pub(super) async fn revoke(
 /// Lists sessions.
 pub(super) fn list(gateway: &Gateway, caller: &Caller) -> Result<Answer, Refusal> {
     for_administrators(caller)?;
-    json(&gateway.access.issued_sessions())
+    json(&gateway.identity.access.issued_sessions())
 }
 
 fn for_administrators(caller: &Caller) -> Result<(), Refusal> {

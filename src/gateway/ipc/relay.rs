@@ -24,7 +24,10 @@ impl<R: AsyncBufRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W
                 "cannot relay RecordStats peer={}: the sccache server: {cause}",
                 self.peer
             );
-            self.gateway.warnings.warn(ADVICE, "RecordStats", &message);
+            self.gateway
+                .refusals
+                .warnings
+                .warn(ADVICE, "RecordStats", &message);
         }
         self.send(&frame::stats_recorded()).await?;
         Ok((if relayed.is_ok() { "ok" } else { "error" }, true))
@@ -40,8 +43,12 @@ impl<R: AsyncBufRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W
             }
             Err(cause) => {
                 let cause = format!("the sccache server does not answer: {cause}");
-                self.gateway
-                    .refuse("relay", &self.peer, &"a request for statistics", &cause);
+                self.gateway.refusals.refuse(
+                    "relay",
+                    &self.peer,
+                    &"a request for statistics",
+                    &cause,
+                );
                 Ok(("error", false))
             }
         }
@@ -129,7 +136,7 @@ impl<R: AsyncBufRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W
                 self.peer
             );
             let kind = format!("compile from {}", self.peer.origin());
-            self.gateway.warnings.warn(ADVICE, &kind, &message);
+            self.gateway.refusals.warnings.warn(ADVICE, &kind, &message);
         }
         self.skip().await?;
         self.send(&frame::unhandled_compile()).await?;
@@ -142,7 +149,7 @@ impl<R: AsyncBufRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Talk<'_, R, W
             self.peer
         );
         let kind = format!("server for {}", self.peer.origin());
-        self.gateway.warnings.warn(ADVICE, &kind, &message);
+        self.gateway.refusals.warnings.warn(ADVICE, &kind, &message);
     }
 }
 

@@ -1,4 +1,4 @@
-//! sccache's own protocol knows no token: whoever is not this container itself, or named, reads and writes nothing,
+//! sccache's own protocol has no tokens: whoever is not this container itself, or named, reads and writes nothing,
 //! whatever stands between it and the port.
 
 use super::peer::{OwnProtocol, archive};
