@@ -161,6 +161,7 @@ impl Stack {
                 builder_token: Secret::new(SERVER),
                 wrong_token: WrongToken::Fail,
                 local_builder: Some(self.builder),
+                local_builder_port: None,
                 jobs_socket: folder.join("jobs.sock"),
                 heartbeats: folder.join("heartbeats"),
                 plain: false,

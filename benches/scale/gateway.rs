@@ -68,6 +68,7 @@ impl Gateway {
                 builder_token: Secret::new(SERVER),
                 wrong_token: WrongToken::Fail,
                 local_builder: None,
+                local_builder_port: None,
                 jobs_socket: path.join("jobs.sock"),
                 heartbeats: path.join("heartbeats"),
                 plain: false,

@@ -102,6 +102,9 @@ pub struct Dist {
     pub wrong_token: WrongToken,
     /// Public address of the builder in this container.
     pub local_builder: Option<SocketAddr>,
+    /// Where this container reaches that builder, whatever its public address.
+    #[serde(default)]
+    pub local_builder_port: Option<SocketAddr>,
     /// Datagram socket on which the builder's shim reports jobs.
     pub jobs_socket: PathBuf,
     /// File in which the builders' last heartbeats are kept for the next gateway. It holds keys, so its mode is 0600.

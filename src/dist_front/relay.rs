@@ -170,7 +170,7 @@ impl Relay {
     /// A genuine heartbeat came; true when its process is new here.
     fn heartbeat(
         &self,
-        at: SocketAddr,
+        (at, port): (SocketAddr, SocketAddr),
         (heartbeat, told): (Heartbeat, Told),
         body: &[u8],
     ) -> Result<bool, String> {
@@ -189,7 +189,12 @@ impl Relay {
             }
             None => {
                 let tunnels = Arc::clone(&self.tunnels);
-                Arc::new(BuilderClient::new(at, nonce, &credentials, tunnels)?)
+                Arc::new(BuilderClient::new(
+                    (at, port),
+                    nonce,
+                    &credentials,
+                    tunnels,
+                )?)
             }
         };
         // Both at once: no job goes to a builder that nobody could reach.
@@ -221,7 +226,7 @@ impl Front {
         body: &[u8],
     ) {
         let Some(relay) = self.relay() else { return };
-        match relay.heartbeat(at, heartbeat, body) {
+        match relay.heartbeat((at, self.port_of(at)), heartbeat, body) {
             Ok(true) => self.provide(gateway),
             Ok(false) => self.dispatch(),
             Err(cause) => warn!("builder {at} gets no jobs: {cause}"),
@@ -412,8 +417,11 @@ impl Front {
         let kept = self.registry().heartbeats(Instant::now());
         for one in kept {
             if let Ok(heartbeat) = super::wire::heartbeat(&one.body)
-                && let Err(cause) =
-                    relay.heartbeat(one.builder, (heartbeat, Told::default()), &one.body)
+                && let Err(cause) = relay.heartbeat(
+                    (one.builder, self.port_of(one.builder)),
+                    (heartbeat, Told::default()),
+                    &one.body,
+                )
             {
                 warn!("builder {} gets no jobs: {cause}", one.builder);
             }
