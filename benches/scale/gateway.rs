@@ -77,6 +77,7 @@ impl Gateway {
                 tunnels_to: None,
                 relay: Some(Relay {
                     address: None,
+                    public_ip: None,
                     queue_millis: 600_000,
                     queue_bytes: 4 << 30,
                     spool: path.join("spool"),

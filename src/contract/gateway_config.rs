@@ -6,7 +6,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -153,6 +153,9 @@ impl JwtKey {
 pub struct Relay {
     /// Where clients reach the scheduler's port, by an address; from their requests where none is given.
     pub address: Option<SocketAddr>,
+    /// Where others reach this machine, as far as is known: for clients that call it by a name that means nothing here.
+    #[serde(default)]
+    pub public_ip: Option<IpAddr>,
     /// How long a job may wait for a slot.
     pub queue_millis: u64,
     /// Most bytes of jobs that wait or run.

@@ -13,12 +13,14 @@
 //! them itself. Clients and builders are sccache's own, unchanged.
 
 mod archives;
+mod arrivals;
 mod authority;
 mod builder_client;
 mod dispatcher;
 mod elf;
 mod job;
 mod metrics;
+mod names;
 mod pool;
 mod prepare;
 mod queue;
@@ -34,11 +36,13 @@ pub(super) use spool::Outgoing;
 pub(super) use tls::shake_hands;
 
 use self::archives::Archives;
+use self::arrivals::Arrivals;
 use self::authority::Authority;
 use self::builder_client::BuilderClient;
 use self::dispatcher::{Decision, Dispatcher};
 use self::job::Slot;
 use self::metrics::RelayMetrics;
+use self::names::Names;
 use self::pool::{BuilderInfo, Machine};
 use self::queue::{Limits, Toolchain};
 use self::tunnels::Tunnels;
@@ -96,6 +100,8 @@ pub(super) struct Relay {
     tunnels: Arc<Tunnels>,
     archives: Archives,
     authority: Authority,
+    arrivals: Mutex<Arrivals>,
+    names: Names,
     tickets: ticket::Tickets,
     metrics: RelayMetrics,
 }
@@ -127,6 +133,8 @@ impl Relay {
             builders: Mutex::default(),
             tunnels: Arc::default(),
             archives: Archives::default(),
+            arrivals: Mutex::default(),
+            names: Names::default(),
             tickets: ticket::Tickets::new(authority.secret),
             authority,
             metrics: RelayMetrics::default(),

@@ -74,6 +74,7 @@ fn relay_config(settings: &Settings, facts: &DistFacts, relay: &Relay) -> gatewa
     });
     gateway_config::Relay {
         address,
+        public_ip: settings.dist.public_addr.map(|public| public.ip),
         queue_millis: millis(relay.queue_time),
         queue_bytes: relay.queue_bytes,
         spool: paths::relay_spool(&settings.dir),
