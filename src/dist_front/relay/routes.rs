@@ -81,6 +81,11 @@ impl Exchange<'_> {
             return Ok(self.no_capacity("unreached", &message));
         }
         let is_here = relay.archives.has(self.gateway, &toolchain).await;
+        if !is_here && relay.archives.is_refused(&toolchain) {
+            relay.metrics.job("toolchain");
+            let message = format!("the cache has no room for toolchain {toolchain:.8}");
+            return Ok(self.no_capacity("toolchain", &message));
+        }
         let needs_toolchain = !is_here && relay.archives.ask_for(&toolchain);
         let job = {
             let mut dispatcher = relay.dispatcher();
