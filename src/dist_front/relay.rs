@@ -48,6 +48,7 @@ use self::queue::{Limits, Toolchain};
 use self::tunnels::Tunnels;
 use super::Front;
 use super::wire::Heartbeat;
+use crate::base::memory;
 use crate::base::time::unix_seconds;
 use crate::contract::gateway_config;
 use crate::contract::gateway_status::RelayStatus;
@@ -70,6 +71,8 @@ const QUIET: Duration = Duration::from_secs(2);
 const QUESTIONS: u32 = 3;
 /// How often the queue is looked at for what only time changes.
 const TICK: Duration = Duration::from_millis(250);
+/// What a job takes at most while it waits or runs: the beginning of its body, and two connections.
+const MEMORY_OF_A_JOB: u64 = 376 << 10;
 
 /// What a machine of ours tells beside what its builder says.
 #[derive(Debug, Clone, Copy, Default)]
@@ -110,7 +113,7 @@ impl Relay {
     /// For a port with so many connections. Blocks; to be called once, at the start.
     ///
     /// # Errors
-    /// There is no randomness, or no folder for jobs.
+    /// There is no randomness.
     pub(super) fn new(settings: gateway_config::Relay, connections: usize) -> io::Result<Relay> {
         let mut first = [0; 8];
         getrandom::fill(&mut first)?;
@@ -120,10 +123,13 @@ impl Relay {
             let path = settings.authority.display();
             warn!("cannot keep the relay's certificate authority in \"{path}\": {cause}");
         }
-        std::fs::create_dir_all(&settings.spool)?;
+        if let Err(cause) = std::fs::create_dir_all(&settings.spool) {
+            // A full disk ends no cache; the jobs that need it go home.
+            let path = settings.spool.display();
+            warn!("cannot make the relay's folder for jobs \"{path}\": {cause}");
+        }
         let limits = Limits {
-            // The rest is for what builders report: their jobs wait for it.
-            jobs: connections - connections / 8,
+            jobs: most_jobs(connections, memory::limit()),
             bytes: settings.queue_bytes,
         };
         let first = u64::from_ne_bytes(first);
@@ -434,5 +440,27 @@ impl Front {
                 warn!("builder {} gets no jobs: {cause}", one.builder);
             }
         }
+    }
+}
+
+/// How many jobs may be here, for a port with so many connections, in a container with so many bytes of memory.
+fn most_jobs(connections: usize, memory: Option<u64>) -> usize {
+    // The rest is for what builders report: their jobs wait for it.
+    let by_connections = connections - connections / 8;
+    // The cache and the services beside it have the other half.
+    let by_memory = memory.map(|bytes| bytes / 2 / MEMORY_OF_A_JOB);
+    let by_memory = by_memory.and_then(|jobs| usize::try_from(jobs).ok());
+    by_connections.min(by_memory.unwrap_or(usize::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jobs_leave_connections_for_builders_and_half_of_the_memory() {
+        assert_eq!(most_jobs(1024, None), 896);
+        assert_eq!(most_jobs(1024, Some(64 << 30)), 896);
+        assert_eq!(most_jobs(1024, Some(256 << 20)), 348);
     }
 }
