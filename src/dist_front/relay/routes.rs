@@ -143,6 +143,14 @@ impl Exchange<'_> {
         SocketAddr::new(address, port)
     }
 
+    /// The address that this client would be sent to, for `doctor`.
+    pub(in crate::dist_front) async fn relay_tells_address(&self, relay: &Relay) -> Answer {
+        let server = self.own_address(relay).await;
+        relay.authority.announce(server.ip());
+        let text = serde_json::json!({ "address": server });
+        reply(JSON, text.to_string())
+    }
+
     /// The root that has signed our certificate, whatever address is asked for: there is no other server.
     pub(in crate::dist_front) fn relay_certificate(&self, relay: &Relay) -> Answer {
         connection_limit::admit_anonymous_reader();
