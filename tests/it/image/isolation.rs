@@ -395,8 +395,9 @@ fn takes_over(what: &str, relay: &str) {
     let logs = [&scheduler, &builder].map(|it| site.docker.logs(&it.name));
     assert_eq!(built.code, Some(0), "{}\n{logs:?}", built.stderr);
     let other = site.docker.inspect(&builder.name, format);
-    let told = scheduler.exec(&["sccache-dock", "status", "--json"]).ok();
-    let told: Value = serde_json::from_str(&told).unwrap();
+    // Its own builder is stopped, which the exit code tells.
+    let told = scheduler.exec(&["sccache-dock", "status", "--json"]);
+    let told: Value = serde_json::from_str(&told.stdout).unwrap();
     let builders = told["cache"]["dist"]["builders"].as_array().unwrap();
     let known = |one: &&Value| one["address"] == format!("{other}:10501");
     let by_other = builders.iter().find(known).map(|one| one["done"].clone());
