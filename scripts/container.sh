@@ -120,16 +120,18 @@ create() {
         [ -z "$armor" ] || set -- "$@" --security-opt "apparmor=$armor"
         # On all interfaces, unless SCCACHE_BIND is set. Without a public address the builder is known by the container's
         # own, which this machine reaches with nothing published, but for that of a rootless daemon.
-        case ${SCCACHE_PUBLIC_ADDR:-} in
+        reached=${SCCACHE_PUBLIC_ADDR:-}
+        [ "$mode" = builder ] || [ "${SCCACHE_RELAY:-on}" = off ] || reached=none
+        case $reached in
         '')
             if [ "$mode" != builder ] && is_rootless; then
                 export SCCACHE_PUBLIC_ADDR=127.0.0.1:10501
                 set -- "$@" --publish 127.0.0.1:10501:10501
             fi
             ;;
-        # It keeps connections to the scheduler's machine open; nobody comes to it.
+        # Nobody comes to it: it keeps connections to the scheduler's machine open, or the relay is in its container.
         none) ;;
-        *:*) set -- "$@" --publish "${SCCACHE_BIND:+$bind:}${SCCACHE_PUBLIC_ADDR##*:}:10501" ;;
+        *:*) set -- "$@" --publish "${SCCACHE_BIND:+$bind:}${reached##*:}:10501" ;;
         *) set -- "$@" --publish "${SCCACHE_BIND:+$bind:}10501:10501" ;;
         esac
         ;;

@@ -138,7 +138,7 @@ start() {
         ;;
     esac
     case $mode in
-    builder) echo "the builder works for $folder; \"sccache-dock doctor\" on a client says whether it is reached from there" ;;
+    builder) echo "the builder works for $folder; \"sccache-dock doctor\" on a client, or status there, says whether it is reached" ;;
     *) next_steps "$(published 4226)" docker exec "$container" sccache-dock ;;
     esac
 }

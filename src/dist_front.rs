@@ -215,6 +215,15 @@ impl Front {
         self.registry.lock()
     }
 
+    /// Where a builder is reached from here. The public address of this container's own may lead out of it and back in,
+    /// as behind a NAT, and then only if its port is published.
+    fn port_of(&self, builder: SocketAddr) -> SocketAddr {
+        match self.config.local_builder_port {
+            Some(port) if self.config.local_builder == Some(builder) => port,
+            _ => builder,
+        }
+    }
+
     /// Says once of every process of the local builder that it is registered.
     fn registered(&self, builder: SocketAddr, nonce: u64) {
         if self.config.local_builder != Some(builder) {

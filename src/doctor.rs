@@ -275,8 +275,9 @@ pub fn client(args: &Args, environment: &Environment) -> Report {
         let stats = probe::stats(environment);
         checks.push(daemon::judge(&stats, lane));
         // Asking sccache for more would start a daemon where none runs.
+        let by_relay = status.dist.as_ref().is_some_and(|it| it.relay.is_some());
         if lane == Some(Lane::Dist)
-            && let Some(check) = daemon::distributed(&stats)
+            && let Some(check) = daemon::distributed(&stats, by_relay)
         {
             checks.extend([probe::dist_status(environment), check]);
         }

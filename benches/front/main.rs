@@ -5,6 +5,8 @@
 //!
 //! 1. Requests of a job without its compile: allocation (with what it costs the builder) and three reports.
 //! 2. Whole jobs: a real client compiles small C++ files, each once.
+//!
+//! With `--builders N`, each stack has so many builders, as many jobs run at a time, and only whole jobs are measured.
 
 #![expect(clippy::unwrap_used, reason = "a measurement that cannot go on ends")]
 #![expect(clippy::print_stdout, reason = "figures are what it is for")]
@@ -22,15 +24,22 @@ const COMPILES: usize = 12;
 
 fn main() {
     nix::sys::prctl::set_child_subreaper(true).unwrap();
-    let stacks = [Kind::Stock, Kind::Front, Kind::Relay].map(Stack::start);
-    let count = std::env::args().find_map(|argument| argument.parse().ok());
-    let count = count.unwrap_or(ROUNDS);
-    let requests = rounds(count, &stacks[..2], |stack, _| stack.requests(REQUESTS));
-    report("requests of a job (4)", REQUESTS, &stacks, &requests);
-    let compiles = rounds(count, &stacks, |stack, round| {
-        stack.compiles(round, COMPILES)
+    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    let builders = arguments.iter().position(|one| one == "--builders");
+    let builders: usize = builders.map_or(1, |at| {
+        let given = arguments.drain(at..=at + 1).next_back().unwrap();
+        given.parse().unwrap()
     });
-    report("whole job", COMPILES, &stacks, &compiles);
+    let count = arguments.iter().find_map(|one| one.parse().ok());
+    let count = count.unwrap_or(ROUNDS);
+    let stacks = [Kind::Stock, Kind::Front, Kind::Relay].map(|kind| Stack::start(kind, builders));
+    if builders == 1 {
+        let requests = rounds(count, &stacks[..2], |stack, _| stack.requests(REQUESTS));
+        report("requests of a job (4)", REQUESTS, &stacks, &requests);
+    }
+    let jobs = COMPILES * builders;
+    let compiles = rounds(count, &stacks, |stack, round| stack.compiles(round, jobs));
+    report("whole job", jobs, &stacks, &compiles);
     for stack in &stacks {
         let (distributed, errors) = stack.distributed();
         assert_eq!(errors, 0, "compiles fell back");

@@ -41,7 +41,7 @@ pub(crate) struct Stack {
     children: Vec<Child>,
     /// What clients and builders reach.
     scheduler: SocketAddr,
-    builder: SocketAddr,
+    builders: Vec<SocketAddr>,
 }
 
 fn free_port() -> SocketAddr {
@@ -68,15 +68,16 @@ fn token(text: &str) -> Token {
 }
 
 impl Stack {
-    pub(crate) fn start(kind: Kind) -> Stack {
-        let (scheduler, builder) = (free_port(), free_port());
+    /// With so many builders.
+    pub(crate) fn start(kind: Kind, builders: usize) -> Stack {
+        let scheduler = free_port();
         let ours = kind != Kind::Stock;
         let mut stack = Stack {
             kind,
             folder: tempfile::tempdir().unwrap(),
             children: Vec::new(),
             scheduler: if ours { free_port() } else { scheduler },
-            builder,
+            builders: (0..builders).map(|_| free_port()).collect(),
         };
         stack.run_dist(
             "scheduler",
@@ -90,31 +91,49 @@ impl Stack {
         if ours {
             stack.run_gateway(scheduler);
         }
-        let folder = stack.folder.path();
-        let server = Server {
-            cache_dir: folder.join("toolchains"),
-            toolchain_cache_size: 1 << 30,
-            public_addr: builder,
-            bind_address: builder,
-            scheduler_url: format!("http://{}", stack.scheduler),
-            scheduler_auth: token(SERVER),
-            builder: Overlay {
-                build_dir: folder.join("build"),
-                bwrap_path: "/usr/bin/bwrap".into(),
-            },
-        };
         // Its first heartbeat must find a scheduler, or the next one comes 10 s later.
         stack.wait_for("\"num_servers\":0");
-        stack.run_dist("server", &toml::to_string(&server).unwrap());
-        stack.wait_for("\"num_servers\":1");
-        while TcpStream::connect(builder).is_err() {
-            std::thread::sleep(Duration::from_millis(5));
+        for (number, builder) in stack.builders.clone().into_iter().enumerate() {
+            let folder = stack.folder.path();
+            let server = Server {
+                cache_dir: folder.join(format!("toolchains-{number}")),
+                toolchain_cache_size: 1 << 30,
+                public_addr: builder,
+                bind_address: builder,
+                scheduler_url: format!("http://{}", stack.scheduler),
+                scheduler_auth: token(SERVER),
+                builder: Overlay {
+                    build_dir: folder.join(format!("build-{number}")),
+                    bwrap_path: "/usr/bin/bwrap".into(),
+                },
+            };
+            stack.run_dist("server", &toml::to_string(&server).unwrap());
+            stack.wait_for(&format!("\"num_servers\":{}", number + 1));
+            while TcpStream::connect(builder).is_err() {
+                std::thread::sleep(Duration::from_millis(5));
+            }
         }
         stack.write_client();
-        if kind != Kind::Relay {
-            stack.first_job();
+        match builders {
+            1 if kind == Kind::Relay => {}
+            1 => stack.first_job(),
+            _ => stack.warm(),
         }
         stack
+    }
+
+    /// Brings the compiler to every builder, as a first build does; what falls back meanwhile does not count.
+    fn warm(&self) {
+        for round in 1_000_000..1_000_020 {
+            self.compiles(round, 4 * self.builders.len());
+            let seen = self.stats()["dist_compiles"].as_object().unwrap().len();
+            // The relay brings it to all of them by itself.
+            if seen == self.builders.len() || (self.kind == Kind::Relay && round > 1_000_001) {
+                self.sccache().arg("--zero-stats").output().unwrap();
+                return;
+            }
+        }
+        panic!("not every builder of {} has compiled", self.name());
     }
 
     pub(crate) fn name(&self) -> &'static str {
@@ -145,7 +164,8 @@ impl Stack {
                 scheduler_token: Secret::new(CLIENT),
                 builder_token: Secret::new(SERVER),
                 wrong_token: WrongToken::Fail,
-                local_builder: Some(self.builder),
+                local_builder: Some(self.builders[0]),
+                local_builder_port: None,
                 jobs_socket: folder.join("jobs.sock"),
                 heartbeats: folder.join("heartbeats"),
                 plain: false,
@@ -153,6 +173,7 @@ impl Stack {
                 tunnels_to: None,
                 relay: (self.kind == Kind::Relay).then(|| gateway_config::Relay {
                     address: None,
+                    public_ip: None,
                     queue_millis: 600_000,
                     queue_bytes: 1 << 30,
                     spool: folder.join("spool"),
@@ -222,7 +243,7 @@ impl Stack {
     }
 
     fn job_state(&self, job: u64, state: u32) {
-        let bearer = format!("{} {SERVER}", self.builder);
+        let bearer = format!("{} {SERVER}", self.builders[0]);
         let path = format!("/api/v1/scheduler/job_state/{job}");
         self.post(&path, &bearer, &state.to_le_bytes());
     }
@@ -267,35 +288,50 @@ impl Stack {
         command
     }
 
-    /// Compiles files that nobody has compiled.
+    /// Compiles files that nobody has compiled, as many at a time as there are builders.
     pub(crate) fn compiles(&self, round: usize, count: usize) {
-        for file in 0..count {
-            let name = format!("f{round}_{file}.cpp");
-            let text = format!(
-                "#include <vector>\n#include <string>\nstd::vector<std::string> it{round}_{file}() {{ return {{\"a\"}}; }}\n"
-            );
-            std::fs::write(self.folder.path().join(&name), text).unwrap();
-            let compiled = self
-                .sccache()
-                .args(["g++", "-O1", "-c", &name, "-o", "f.o"])
-                .output();
-            let compiled = compiled.unwrap();
-            assert!(
-                compiled.status.success(),
-                "{}",
-                String::from_utf8_lossy(&compiled.stderr)
-            );
-        }
+        let at_once = self.builders.len();
+        std::thread::scope(|scope| {
+            for first in 0..at_once {
+                scope.spawn(move || {
+                    for file in (first..count).step_by(at_once) {
+                        self.compile(round, file);
+                    }
+                });
+            }
+        });
     }
 
-    /// Compiles that were distributed, and those that fell back.
-    pub(crate) fn distributed(&self) -> (u64, u64) {
+    fn compile(&self, round: usize, file: usize) {
+        let (name, object) = (format!("f{round}_{file}.cpp"), format!("f{file}.o"));
+        let text = format!(
+            "#include <vector>\n#include <string>\nstd::vector<std::string> it{round}_{file}() {{ return {{\"a\"}}; }}\n"
+        );
+        std::fs::write(self.folder.path().join(&name), text).unwrap();
+        let compiled = self
+            .sccache()
+            .args(["g++", "-O1", "-c", &name, "-o", &object])
+            .output();
+        let compiled = compiled.unwrap();
+        assert!(
+            compiled.status.success(),
+            "{}",
+            String::from_utf8_lossy(&compiled.stderr)
+        );
+    }
+
+    fn stats(&self) -> serde_json::Value {
         let stats = self
             .sccache()
             .args(["--show-stats", "--stats-format", "json"])
             .output();
-        let stats: serde_json::Value = serde_json::from_slice(&stats.unwrap().stdout).unwrap();
-        let stats = &stats["stats"];
+        let mut stats: serde_json::Value = serde_json::from_slice(&stats.unwrap().stdout).unwrap();
+        stats["stats"].take()
+    }
+
+    /// Compiles that were distributed, and those that fell back.
+    pub(crate) fn distributed(&self) -> (u64, u64) {
+        let stats = self.stats();
         let distributed = stats["dist_compiles"].as_object().unwrap().values();
         let distributed = distributed.filter_map(serde_json::Value::as_u64).sum();
         (distributed, stats["dist_errors"].as_u64().unwrap())

@@ -51,6 +51,7 @@ impl Gateway {
                 builder_token: Secret::new(SERVER),
                 wrong_token: WrongToken::Fail,
                 local_builder: None,
+                local_builder_port: None,
                 jobs_socket: path.join("jobs.sock"),
                 heartbeats: path.join("heartbeats"),
                 plain: false,
@@ -59,6 +60,7 @@ impl Gateway {
                 tunnels_to: None,
                 relay: Some(Relay {
                     address: None,
+                    public_ip: None,
                     queue_millis: 600_000,
                     queue_bytes: 4 << 30,
                     spool: path.join("spool"),

@@ -6,7 +6,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -129,6 +129,9 @@ pub struct Dist {
     pub wrong_token: WrongToken,
     /// Public address of the builder in this container.
     pub local_builder: Option<SocketAddr>,
+    /// Where this container reaches that builder, whatever its public address.
+    #[serde(default)]
+    pub local_builder_port: Option<SocketAddr>,
     /// Datagram socket on which the builder's shim reports jobs.
     pub jobs_socket: PathBuf,
     /// File in which the builders' last heartbeats are kept for the next gateway. It holds keys, so its mode is 0600.
@@ -177,6 +180,9 @@ impl JwtKey {
 pub struct Relay {
     /// Where clients reach the scheduler's port, by an address; from their requests where none is given.
     pub address: Option<SocketAddr>,
+    /// Where others reach this machine, as far as is known: for clients that call it by a name that means nothing here.
+    #[serde(default)]
+    pub public_ip: Option<IpAddr>,
     /// How long a job may wait for a slot.
     pub queue_millis: u64,
     /// Most bytes of jobs that wait or run.

@@ -102,7 +102,8 @@ impl Front {
         let quiet = self.registry().quiet(Instant::now(), DOUBT);
         let asked = quiet
             .into_iter()
-            .map(|builder| async move { (!answers(builder).await).then_some(builder) });
+            .map(|builder| (builder, self.port_of(builder)))
+            .map(|(builder, port)| async move { (!answers(port).await).then_some(builder) });
         let silent = futures_util::future::join_all(asked).await;
         let silent: Vec<SocketAddr> = silent.into_iter().flatten().collect();
         for builder in &silent {
@@ -124,7 +125,7 @@ impl Front {
             if !self.registry().is_silent(Instant::now(), &builder) {
                 return;
             }
-            if answers(builder).await {
+            if answers(self.port_of(builder)).await {
                 info!("builder {builder} answers again");
                 self.registry().awake(&builder);
                 self.changed.notify_waiters();

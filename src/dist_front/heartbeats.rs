@@ -137,7 +137,10 @@ impl Front {
             Vec::new()
         });
         let fresh = kept.into_iter().filter(super::registry::is_fresh);
-        let asked = fresh.map(|one| async { answers(one.builder).await.then_some(one) });
+        let asked = fresh.map(|one| async {
+            let port = self.port_of(one.builder);
+            answers(port).await.then_some(one)
+        });
         let there = futures_util::future::join_all(asked).await;
         let mut recalled = 0;
         for one in there.into_iter().flatten() {

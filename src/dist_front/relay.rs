@@ -13,12 +13,14 @@
 //! them itself. Clients and builders are sccache's own, unchanged.
 
 mod archives;
+mod arrivals;
 mod authority;
 mod builder_client;
 mod dispatcher;
 mod elf;
 mod job;
 mod metrics;
+mod names;
 mod pool;
 mod prepare;
 mod queue;
@@ -34,16 +36,19 @@ pub(super) use spool::Outgoing;
 pub(super) use tls::shake_hands;
 
 use self::archives::Archives;
+use self::arrivals::Arrivals;
 use self::authority::Authority;
 use self::builder_client::BuilderClient;
 use self::dispatcher::{Decision, Dispatcher};
 use self::job::Slot;
 use self::metrics::RelayMetrics;
+use self::names::Names;
 use self::pool::{BuilderInfo, Machine};
 use self::queue::{Limits, Toolchain};
 use self::tunnels::Tunnels;
 use super::Front;
 use super::wire::Heartbeat;
+use crate::base::memory;
 use crate::base::time::unix_seconds;
 use crate::contract::gateway_config;
 use crate::contract::gateway_status::RelayStatus;
@@ -66,6 +71,8 @@ const QUIET: Duration = Duration::from_secs(2);
 const QUESTIONS: u32 = 3;
 /// How often the queue is looked at for what only time changes.
 const TICK: Duration = Duration::from_millis(250);
+/// What a job takes at most while it waits or runs: the beginning of its body, and two connections.
+const MEMORY_OF_A_JOB: u64 = 376 << 10;
 
 /// What a machine of ours tells beside what its builder says.
 #[derive(Debug, Clone, Copy, Default)]
@@ -96,6 +103,8 @@ pub(super) struct Relay {
     tunnels: Arc<Tunnels>,
     archives: Archives,
     authority: Authority,
+    arrivals: Mutex<Arrivals>,
+    names: Names,
     tickets: ticket::Tickets,
     metrics: RelayMetrics,
 }
@@ -104,7 +113,7 @@ impl Relay {
     /// For a port with so many connections; toolchains are kept on `disk`. Blocks; to be called once, at the start.
     ///
     /// # Errors
-    /// There is no randomness, or no folder for jobs.
+    /// There is no randomness.
     pub(super) fn new(
         settings: gateway_config::Relay,
         connections: usize,
@@ -118,10 +127,13 @@ impl Relay {
             let path = settings.authority.display();
             warn!("cannot keep the relay's certificate authority in \"{path}\": {cause}");
         }
-        std::fs::create_dir_all(&settings.spool)?;
+        if let Err(cause) = std::fs::create_dir_all(&settings.spool) {
+            // A full disk ends no cache; the jobs that need it go home.
+            let path = settings.spool.display();
+            warn!("cannot make the relay's folder for jobs \"{path}\": {cause}");
+        }
         let limits = Limits {
-            // The rest is for what builders report: their jobs wait for it.
-            jobs: connections - connections / 8,
+            jobs: most_jobs(connections, memory::limit()),
             bytes: settings.queue_bytes,
         };
         let first = u64::from_ne_bytes(first);
@@ -131,6 +143,8 @@ impl Relay {
             builders: Mutex::default(),
             tunnels: Arc::default(),
             archives: Archives::new(disk),
+            arrivals: Mutex::default(),
+            names: Names::default(),
             tickets: ticket::Tickets::new(authority.secret),
             authority,
             metrics: RelayMetrics::default(),
@@ -174,7 +188,7 @@ impl Relay {
     /// A genuine heartbeat came; true when its process is new here.
     fn heartbeat(
         &self,
-        at: SocketAddr,
+        (at, port): (SocketAddr, SocketAddr),
         (heartbeat, told): (Heartbeat, Told),
         body: &[u8],
     ) -> Result<bool, String> {
@@ -193,7 +207,12 @@ impl Relay {
             }
             None => {
                 let tunnels = Arc::clone(&self.tunnels);
-                Arc::new(BuilderClient::new(at, nonce, &credentials, tunnels)?)
+                Arc::new(BuilderClient::new(
+                    (at, port),
+                    nonce,
+                    &credentials,
+                    tunnels,
+                )?)
             }
         };
         // Both at once: no job goes to a builder that nobody could reach.
@@ -224,7 +243,7 @@ impl Front {
         body: &[u8],
     ) {
         let Some(relay) = self.relay() else { return };
-        match relay.heartbeat(at, heartbeat, body) {
+        match relay.heartbeat((at, self.port_of(at)), heartbeat, body) {
             Ok(true) => self.provide(),
             Ok(false) => self.dispatch(),
             Err(cause) => warn!("builder {at} gets no jobs: {cause}"),
@@ -407,11 +426,36 @@ impl Front {
         let kept = self.registry().heartbeats(Instant::now());
         for one in kept {
             if let Ok(heartbeat) = super::wire::heartbeat(&one.body)
-                && let Err(cause) =
-                    relay.heartbeat(one.builder, (heartbeat, Told::default()), &one.body)
+                && let Err(cause) = relay.heartbeat(
+                    (one.builder, self.port_of(one.builder)),
+                    (heartbeat, Told::default()),
+                    &one.body,
+                )
             {
                 warn!("builder {} gets no jobs: {cause}", one.builder);
             }
         }
+    }
+}
+
+/// How many jobs may be here, for a port with so many connections, in a container with so many bytes of memory.
+fn most_jobs(connections: usize, memory: Option<u64>) -> usize {
+    // The rest is for what builders report: their jobs wait for it.
+    let by_connections = connections - connections / 8;
+    // The cache and the services beside it have the other half.
+    let by_memory = memory.map(|bytes| bytes / 2 / MEMORY_OF_A_JOB);
+    let by_memory = by_memory.and_then(|jobs| usize::try_from(jobs).ok());
+    by_connections.min(by_memory.unwrap_or(usize::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jobs_leave_connections_for_builders_and_half_of_the_memory() {
+        assert_eq!(most_jobs(1024, None), 896);
+        assert_eq!(most_jobs(1024, Some(64 << 30)), 896);
+        assert_eq!(most_jobs(1024, Some(256 << 20)), 348);
     }
 }

@@ -55,6 +55,9 @@ const MACHINE: &str = "sccache-dock-machine";
 const MEMORY: &str = "sccache-dock-memory";
 /// Ours: a builder's machine says that it leaves.
 pub(super) const LEAVING: &str = "/api/v1/dock/leaving";
+/// Ours: a client asks where jobs would go.
+const RELAY: &str = "/api/v1/dock/relay";
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Route {
     Allocate,
@@ -64,6 +67,7 @@ enum Route {
     Status,
     Leaving,
     Tunnel,
+    Relay,
     /// Of a builder, which the relay is to its clients.
     SubmitToolchain(u64),
     RunJob(u64),
@@ -78,6 +82,7 @@ impl Route {
             ("POST", LEAVING) => Route::Leaving,
             ("POST", TUNNEL) => Route::Tunnel,
             ("GET", STATUS) => Route::Status,
+            ("GET", RELAY) => Route::Relay,
             ("POST", _) => {
                 let job_in = |prefix| path.strip_prefix(prefix)?.parse().ok();
                 let found = job_in(JOB_STATE).map(Route::JobState);
@@ -103,6 +108,7 @@ impl Route {
             Route::Status => "status",
             Route::Leaving => "leaving",
             Route::Tunnel => "tunnel",
+            Route::Relay => "relay",
             Route::SubmitToolchain(_) => "submit_toolchain",
             Route::RunJob(_) => "run_job",
             Route::Unknown => "unknown",
@@ -143,10 +149,16 @@ pub(super) async fn answer(
         Route::RunJob(job) if let Some(relay) = front.relay() => {
             exchange.relay_runs(relay, job, &mut body).await
         }
-        Route::SubmitToolchain(_) | Route::RunJob(_) | Route::Tunnel => Err(Refusal::passing(
-            "dist_route",
-            "this port takes no jobs: SCCACHE_RELAY is off",
-        )),
+        Route::Relay if let Some(relay) = front.relay() => match exchange.check_client().await {
+            Ok(()) => Ok(exchange.relay_tells_address(relay).await),
+            Err(refusal) => Err(refusal),
+        },
+        Route::SubmitToolchain(_) | Route::RunJob(_) | Route::Tunnel | Route::Relay => {
+            Err(Refusal::passing(
+                "dist_route",
+                "this port takes no jobs: SCCACHE_RELAY is off",
+            ))
+        }
         Route::Unknown => Err(Refusal::new(
             StatusCode::NOT_FOUND,
             "dist_route",

@@ -10,9 +10,8 @@ use crate::base::secret::Secret;
 use crate::client::endpoint::Endpoint;
 use crate::contract::gateway_status::LocalJobs;
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 use std::collections::BTreeMap;
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -27,9 +26,17 @@ pub(super) struct Cluster {
     pub(super) allocations: BTreeMap<String, u64>,
     /// Present if clients need not reach builders.
     #[serde(default)]
-    pub(super) relay: Option<IgnoredAny>,
+    pub(super) relay: Option<Relay>,
     #[serde(default)]
     pub(super) local_jobs: LocalJobs,
+}
+
+/// What the relay has counted.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub(super) struct Relay {
+    /// Jobs handed to builders, by what became of that.
+    #[serde(default)]
+    pub(super) attempts: BTreeMap<String, u64>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -155,6 +162,7 @@ pub(super) fn examine(conf: &Conf, url: &str, cluster: Option<&Cluster>, checks:
     let http = Http::new(&endpoint.url, conf.token.as_ref());
     if let Some(capacity) = status(&http, &endpoint, checks) {
         token(&http, checks);
+        checks.extend(relay(&http, &endpoint));
         if capacity.num_servers > 0 && cluster.is_none() {
             let hint =
                 "give the token of the cache too, so that this command learns where they are";
@@ -206,8 +214,16 @@ pub(super) fn judge_builder(builder: &Builder, scheduler: Option<&Endpoint>) -> 
 /// Whether the scheduler reaches the builders: it hands every job over itself, at the address that clients use too.
 pub(super) fn handing_over(cluster: &Cluster) -> Option<Check> {
     let what = "scheduler to builders";
-    let count = |outcome: &str| cluster.allocations.get(outcome).copied().unwrap_or(0);
-    let (assigned, failed) = (count("assigned"), count("failed"));
+    let (counts, of_failures) = match &cluster.relay {
+        Some(relay) => (&relay.attempts, &["unreachable", "refused"][..]),
+        None => (&cluster.allocations, &["failed"][..]),
+    };
+    let count = |outcome: &str| counts.get(outcome).copied().unwrap_or(0);
+    let failed: u64 = of_failures.iter().copied().map(count).sum();
+    let assigned = match &cluster.relay {
+        Some(_) => counts.values().sum::<u64>() - failed,
+        None => count("assigned"),
+    };
     if failed > 0 {
         let found = format!("{failed} jobs could not be handed to a builder, {assigned} could");
         let hint = "the scheduler's container must reach each builder's public address: publish 10501 on that address \
@@ -215,6 +231,36 @@ pub(super) fn handing_over(cluster: &Cluster) -> Option<Check> {
         return Some(Check::warn(what, found, hint));
     }
     (assigned > 0).then(|| Check::ok(what, format!("{assigned} jobs handed over")))
+}
+
+/// Where the relay sends this client's jobs, and whether it can be reached there. Nothing without a relay.
+fn relay(http: &Http, endpoint: &Endpoint) -> Option<Check> {
+    #[derive(Deserialize)]
+    struct Told {
+        address: SocketAddr,
+    }
+    let answer = http.get("/api/v1/dock/relay").ok()?;
+    let told: Told = serde_json::from_str(&answer.body).ok()?;
+    Some(judge_relay(
+        told.address,
+        greet(told.address),
+        &endpoint.url,
+    ))
+}
+
+/// What came of the greeting of a relay at `at`, whose scheduler has this URL.
+pub(super) fn judge_relay(at: SocketAddr, greeted: io::Result<u8>, url: &str) -> Check {
+    let what = "relay";
+    let found = match greeted {
+        Ok(0x15 | 0x16) => return Check::ok(what, format!("takes jobs at {at}")),
+        Ok(_) => format!("{at}, to which it sends this client's jobs, does not speak TLS"),
+        Err(error) => format!("cannot reach {at}, to which it sends this client's jobs: {error}"),
+    };
+    let hint = format!(
+        "set SCCACHE_RELAY_ADDRESS in the scheduler's container to the ip:port at which clients reach {url}; an HTTP proxy \
+         cannot be in between"
+    );
+    Check::fail(what, found, hint)
 }
 
 fn status(http: &Http, endpoint: &Endpoint, checks: &mut Vec<Check>) -> Option<Capacity> {
@@ -304,6 +350,17 @@ const CLIENT_HELLO: [u8; 50] = {
     hello
 };
 
+/// The first byte of the answer to a greeting by TLS.
+fn greet(at: SocketAddr) -> io::Result<u8> {
+    let mut stream = TcpStream::connect_timeout(&at, CONNECT_TIMEOUT)?;
+    stream.set_read_timeout(Some(CONNECT_TIMEOUT))?;
+    stream.set_write_timeout(Some(CONNECT_TIMEOUT))?;
+    stream.write_all(&CLIENT_HELLO)?;
+    let mut first = [0];
+    stream.read_exact(&mut first)?;
+    Ok(first[0])
+}
+
 /// Whether a builder can be reached from here: sccache hands it the job itself.
 pub(super) fn reach(address: &str, scheduler: &Endpoint) -> Check {
     let what = "builder";
@@ -311,15 +368,7 @@ pub(super) fn reach(address: &str, scheduler: &Endpoint) -> Check {
         let found = format!("\"{address}\" is no address");
         return Check::fail(what, found, "set SCCACHE_PUBLIC_ADDR there");
     };
-    let greeted = TcpStream::connect_timeout(&at, CONNECT_TIMEOUT).and_then(|mut stream| {
-        stream.set_read_timeout(Some(CONNECT_TIMEOUT))?;
-        stream.set_write_timeout(Some(CONNECT_TIMEOUT))?;
-        stream.write_all(&CLIENT_HELLO)?;
-        let mut first = [0];
-        stream.read_exact(&mut first)?;
-        Ok(first[0])
-    });
-    match greeted {
+    match greet(at) {
         // A handshake or an alert.
         Ok(0x15 | 0x16) => Check::ok(what, format!("{at} answers")),
         Ok(_) => Check::fail(

@@ -111,8 +111,8 @@ struct Level {
     write_failures: u64,
 }
 
-/// How many compiles the running daemon gave to builders; nothing while none runs.
-pub(super) fn distributed(stats: &Stats) -> Option<Check> {
+/// How many compiles the running daemon gave to builders; nothing while none runs. It does not see past a relay.
+pub(super) fn distributed(stats: &Stats, by_relay: bool) -> Option<Check> {
     let Stats::Text(text) = stats else {
         return None;
     };
@@ -120,10 +120,13 @@ pub(super) fn distributed(stats: &Stats) -> Option<Check> {
     output.effective_cache_mode.as_ref()?;
     let (what, errors) = ("distributed", output.stats.dist_errors);
     let done: u64 = output.stats.dist_compiles.values().sum();
-    let found = format!(
-        "{done} compiles on {} builders",
-        output.stats.dist_compiles.len()
-    );
+    let found = match by_relay {
+        true => format!("{done} compiles on builders, by way of the relay"),
+        false => {
+            let builders = output.stats.dist_compiles.len();
+            format!("{done} compiles on {builders} builders")
+        }
+    };
     Some(if errors == 0 {
         Check::ok(what, found)
     } else {

@@ -541,6 +541,31 @@ fn what_the_gateway_knows_about_builders_is_judged() {
     assert_eq!(handing.verdict, Verdict::Warn);
     assert!(handing.hint.unwrap().contains("publish 10501"));
     assert!(cluster::handing_over(&cluster::Cluster::default()).is_none());
+    let by_relay = |attempts: &str| {
+        let text = format!(
+            r#"{{"relay":{{"waiting":0,"attempts":{attempts}}},"allocations":{{"relayed":9}}}}"#
+        );
+        let known: cluster::Cluster = serde_json::from_str(&text).unwrap();
+        cluster::handing_over(&known)
+    };
+    let handing = by_relay(r#"{"done":7,"compiler":1}"#).unwrap();
+    assert_eq!(handing.found, "8 jobs handed over");
+    let handing = by_relay(r#"{"done":7,"unreachable":2}"#).unwrap();
+    assert_eq!(handing.verdict, Verdict::Warn);
+    assert!(by_relay("{}").is_none());
+}
+
+#[test]
+fn relay_that_cannot_be_reached_is_told_with_the_setting_that_mends_it() {
+    let at = "172.17.0.2:10600".parse().unwrap();
+    let judge = |greeted| cluster::judge_relay(at, greeted, "http://build-host:10600");
+    assert_eq!(judge(Ok(0x15)).verdict, Verdict::Ok);
+    let refused = judge(Err(std::io::ErrorKind::ConnectionRefused.into()));
+    assert_eq!(refused.verdict, Verdict::Fail);
+    assert!(refused.found.contains("cannot reach 172.17.0.2:10600"));
+    let hint = refused.hint.unwrap();
+    assert!(hint.contains("SCCACHE_RELAY_ADDRESS") && hint.contains("http://build-host:10600"));
+    assert!(judge(Ok(b'H')).found.contains("does not speak TLS"));
 }
 
 #[test]
@@ -559,8 +584,11 @@ fn daemon_without_the_scheduler_is_told_from_a_connected_one() {
         let text = format!(
             r#"{{"stats":{{"dist_compiles":{{"a":3,"b":1}},"dist_errors":{errors}}},"effective_cache_mode":"ReadWrite"}}"#
         );
-        daemon::distributed(&daemon::Stats::Text(text)).unwrap()
+        daemon::Stats::Text(text)
     };
-    assert_eq!(stats(0).found, "4 compiles on 2 builders");
-    assert_eq!(stats(2).verdict, Verdict::Warn);
+    let judged = |errors, relay| daemon::distributed(&stats(errors), relay).unwrap();
+    assert_eq!(judged(0, false).found, "4 compiles on 2 builders");
+    let by_relay = judged(0, true).found;
+    assert_eq!(by_relay, "4 compiles on builders, by way of the relay");
+    assert_eq!(judged(2, false).verdict, Verdict::Warn);
 }

@@ -230,7 +230,8 @@ fn attention(view: &View<'_>) -> Vec<String> {
         found.push(format!("The upstream is left alone for a while: {cause}"));
     }
     if let Some(dist) = &status.dist {
-        if !dist.scheduler_up {
+        // The relay assigns jobs without it.
+        if !dist.scheduler_up && dist.relay.is_none() {
             found.push("The scheduler does not answer: clients compile by themselves.".into());
         }
         let lost = dist.builders.iter();

@@ -212,6 +212,28 @@ fn values_change_what_they_name() {
 }
 
 #[test]
+fn clients_reach_builders_only_where_no_relay_does() {
+    let Some(helm) = helm() else { return };
+    for (values, reach) in [
+        (json!({}), false),
+        (json!({"cache": {"env": {"SCCACHE_RELAY": "off"}}}), true),
+    ] {
+        let made = objects(&render(&helm, &values).ok());
+        let rules = |name| of(&made, "NetworkPolicy", name)["spec"]["ingress"].clone();
+        let peers = rules("builder")[0]["from"].as_array().unwrap().len();
+        assert_eq!(peers, if reach { 2 } else { 1 }, "{values}");
+        let ports = rules("cache")[0]["ports"].clone();
+        let ports = ports.as_array().unwrap();
+        assert_eq!(
+            ports.contains(&json!({"port": "builder"})),
+            reach,
+            "{values}"
+        );
+        assert!(ports.contains(&json!({"port": "scheduler"})), "{values}");
+    }
+}
+
+#[test]
 fn misspelt_values_are_refused_by_name() {
     let Some(helm) = helm() else { return };
     for (values, named) in [

@@ -38,6 +38,11 @@ impl Farm {
         Farm::start_with(&[])
     }
 
+    /// One whose jobs sccache's own scheduler assigns, and whose clients reach the builder themselves.
+    pub(crate) fn start_stock() -> Option<Farm> {
+        Farm::start_with(&[STOCK])
+    }
+
     pub(crate) fn start_with(more: &[(&str, &str)]) -> Option<Farm> {
         if !is_possible() {
             return None;
@@ -81,6 +86,9 @@ impl Farm {
     }
 }
 
+/// Without the relay.
+pub(crate) const STOCK: (&str, &str) = ("SCCACHE_RELAY", "off");
+
 /// What a client sets that distributes.
 pub(crate) const CLIENT: &str =
     "export SCCACHE_CONF=$PWD/dist.toml SCCACHE_SERVER_UDS=$PWD/../c.sock\n";
@@ -112,7 +120,9 @@ const LONG: &str = "#include <regex>\n#include <map>\n#include <string>\n\
 
 #[test]
 fn job_is_done_by_the_builder_and_what_fails_there_is_compiled_by_the_client() {
-    let Some(farm) = Farm::start() else { return };
+    let Some(farm) = Farm::start_stock() else {
+        return;
+    };
     farm.client
         .write("a.c", "int main(void) { return MEANING; }\n");
     let built = farm
@@ -293,7 +303,14 @@ fn killed_server_of_a_builder_is_started_again() {
 
 #[test]
 fn jobs_go_on_after_a_crash_of_scheduler_and_gateway() {
-    let Some(farm) = Farm::start() else { return };
+    for relay in ["on", "off"] {
+        let farm = Farm::start_with(&[("SCCACHE_RELAY", relay)]);
+        let Some(farm) = farm else { return };
+        crash_scheduler_and_gateway(&farm);
+    }
+}
+
+fn crash_scheduler_and_gateway(farm: &Farm) {
     farm.client.write("a.c", "int main(void) { return N; }\n");
     for (round, victim) in ["scheduler", "gateway"].iter().enumerate() {
         let before = farm.dock.service(victim)["restarts"].as_u64().unwrap();
@@ -334,7 +351,9 @@ fn until_a_job(client: &Machine) -> Duration {
 
 #[test]
 fn builders_do_jobs_again_soon_after_a_crash_of_the_scheduler() {
-    let Some(farm) = Farm::start() else { return };
+    let Some(farm) = Farm::start_stock() else {
+        return;
+    };
     until_a_job(&farm.client);
     let usual = until_a_job(&farm.client);
     let ours: Vec<_> = (0..5)

@@ -173,7 +173,7 @@ impl Scene {
         std::fs::write(&cert, pair.cert.pem()).unwrap();
         std::fs::write(&key, pair.signing_key.serialize_pem()).unwrap();
         // It forgets as well: what both have evicted is a lost hit.
-        let upstream = Gateway::start_with(|config| config.budget_bytes = 4 << 20);
+        let upstream = Gateway::start_with(|config| config.budget_bytes = 40 << 20);
         let front = free_port();
         let dock = Dock::start(&[
             ("MODE", "distributed-ephemeral"),
@@ -184,7 +184,8 @@ impl Scene {
             ),
             ("SCCACHE_PUBLIC_ADDR", "127.0.0.1"),
             ("SCCACHE_BUILDER_SLOTS", "1"),
-            ("SCCACHE_CACHE_SIZE", "8M"),
+            // The compiler takes a part of it.
+            ("SCCACHE_CACHE_SIZE", "80M"),
             ("SCCACHE_QUOTAS", "team=4M"),
             ("SCCACHE_SCRUB", "10s"),
             ("SCCACHE_READ_TOKEN", READER),
@@ -243,7 +244,7 @@ impl Scene {
         // More than fits, so that some must go.
         for number in 0..3 {
             let path = format!("/cas/{turn}-{number}");
-            assert_eq!(code("PUT", &path, &vec![7; 1 << 20]), 201);
+            assert_eq!(code("PUT", &path, &vec![7; 10 << 20]), 201);
             assert_eq!(code("GET", &path, b""), 200);
         }
         assert_eq!(code("GET", "/team/cas/nowhere", b""), 404);
@@ -270,6 +271,9 @@ impl Scene {
         let built = self
             .client
             .with_env(&self.dock, "--lane ipc", "sccache cc -c a.c -o a.o");
+        assert_eq!(built.code, Some(0), "{}", built.output);
+        let job = format!("{CLIENT}sccache cc -DTURN={turn} -c a.c -o a.o");
+        let built = self.client.sh(&job);
         assert_eq!(built.code, Some(0), "{}", built.output);
     }
 

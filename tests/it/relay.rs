@@ -1,6 +1,7 @@
 //! One address for the whole cluster: TLS on the scheduler's port, and the relay, with the real sccache, sccache-dist,
 //! bubblewrap and compilers.
 
+mod addresses;
 mod jobs;
 mod jwt;
 mod losses;
@@ -71,7 +72,7 @@ impl Cluster {
             return None;
         }
         let front = free_port();
-        let dock = scheduler(front, &[&[("SCCACHE_RELAY", "on")], more].concat());
+        let dock = scheduler(front, more);
         let client = Machine::new();
         let file = client_file(&format!("127.0.0.1:{front}"), &dock.token());
         client.write("dist.toml", &file);

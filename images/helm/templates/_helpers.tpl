@@ -69,3 +69,8 @@ capabilities:
     resourceFieldRef:
       resource: limits.cpu
 {{- end -}}
+
+{{/* Without the relay, clients send their jobs to the builders themselves. */}}
+{{- define "sccache-dock.clientsReachBuilders" -}}
+{{- if eq (get .Values.cache.env "SCCACHE_RELAY" | toString) "off" -}}true{{- end -}}
+{{- end -}}

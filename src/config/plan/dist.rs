@@ -48,6 +48,10 @@ pub(super) fn front(settings: &Settings, facts: &DistFacts) -> Dist {
         builder_token: facts.builder_token.clone(),
         wrong_token: settings.dist.wrong_token,
         local_builder: Some(facts.public_addr),
+        local_builder_port: Some(match settings.dist.tunnelled {
+            true => facts.public_addr,
+            false => loopback(settings.dist.builder_listen),
+        }),
         jobs_socket: paths::jobs_socket(&settings.run_dir),
         heartbeats: paths::heartbeats(&settings.dir),
         client_certificate: settings.dist.client_certificate.clone(),
@@ -70,6 +74,7 @@ fn relay_config(settings: &Settings, facts: &DistFacts, relay: &Relay) -> gatewa
     });
     gateway_config::Relay {
         address,
+        public_ip: settings.dist.public_addr.map(|public| public.ip),
         queue_millis: millis(relay.queue_time),
         queue_bytes: relay.queue_bytes,
         spool: paths::relay_spool(&settings.dir),

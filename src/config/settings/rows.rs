@@ -207,7 +207,7 @@ pub(super) const ROWS: &[Row] = &[
         "SCCACHE_PUBLIC_ADDR",
         "public_addr",
         "",
-        "ip[:port] at which clients and the scheduler reach the builder; if empty, the container's own address; none: it keeps connections to the relay open",
+        "ip[:port] at which the scheduler's machine reaches the builder; if empty, the container's own address; none: it keeps connections to the relay open",
     ),
     row(
         "SCCACHE_SCHEDULER_URL",
@@ -242,8 +242,8 @@ pub(super) const ROWS: &[Row] = &[
     row(
         "SCCACHE_RELAY",
         "relay",
-        "off",
-        "on: clients send jobs to the scheduler's port, which hands them to builders; off: clients reach builders",
+        "on",
+        "on: clients send jobs to the scheduler's port, which hands them to builders; off: clients reach builders themselves",
     ),
     row(
         "SCCACHE_RELAY_ADDRESS",

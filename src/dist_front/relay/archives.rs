@@ -31,6 +31,8 @@ const BEGINS: Duration = Duration::from_secs(20);
 const UPLOAD: Duration = Duration::from_secs(20 * 60);
 /// How long the next bytes may take to come.
 const PAUSE: Duration = Duration::from_secs(30);
+/// How long nobody is asked again for what the store has refused: it may be larger than the whole cache.
+const REFUSED: Duration = Duration::from_secs(60);
 
 /// Why a toolchain is not here after its upload.
 #[derive(Debug, thiserror::Error)]
@@ -41,7 +43,10 @@ pub(super) enum Fault {
     Slow,
     #[error("the connection ended: {0}")]
     Cut(String),
-    #[error("the store does not take it: {0}")]
+    #[error(
+        "the store does not take it: {0} (hint: the cache keeps compilers too: is SCCACHE_CACHE_SIZE large enough, and is \
+         there room on its disk?)"
+    )]
     Store(String),
 }
 
@@ -61,6 +66,8 @@ struct State {
     here: HashMap<Toolchain, Instant>,
     /// Those that a client was asked for, and until when it is waited for.
     awaited: HashMap<Toolchain, Instant>,
+    /// Those that the store has refused, and until when nobody is asked for them.
+    refused: HashMap<Toolchain, Instant>,
 }
 
 impl Archives {
@@ -109,6 +116,14 @@ impl Archives {
         true
     }
 
+    /// Whether the store has just refused it: to send it again would be in vain.
+    pub(super) fn is_refused(&self, toolchain: &Toolchain) -> bool {
+        let now = Instant::now();
+        let mut state = self.state();
+        state.refused.retain(|_, until| now < *until);
+        state.refused.contains_key(toolchain)
+    }
+
     /// Waits until the toolchain is here, or nobody sends it any more.
     pub(super) async fn wait_for(&self, toolchain: &Toolchain, deadline: Instant) -> bool {
         loop {
@@ -138,10 +153,17 @@ impl Archives {
         self.state().awaited.insert(toolchain.clone(), until);
         let awaited = Awaited(self, toolchain);
         let taken = self.store(toolchain, body).await;
-        if taken.is_ok() {
-            let mut state = self.state();
-            state.here.insert(toolchain.clone(), Instant::now());
+        let (mut state, now) = (self.state(), Instant::now());
+        match &taken {
+            Ok(_) => {
+                state.here.insert(toolchain.clone(), now);
+            }
+            Err(Fault::Store(_)) => {
+                state.refused.insert(toolchain.clone(), now + REFUSED);
+            }
+            Err(Fault::Mismatch | Fault::Slow | Fault::Cut(_)) => {}
         }
+        drop(state);
         drop(awaited);
         taken
     }

@@ -12,7 +12,6 @@ use rcgen::{
     Issuer, KeyPair, KeyUsagePurpose, NameConstraints, SanType,
 };
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
@@ -30,7 +29,7 @@ const ROOT_LEFT_DAYS: u64 = 365;
 /// How long a leaf is valid, and how long it is used.
 const LEAF_DAYS: u64 = 90;
 const LEAF_USED_DAYS: u64 = 30;
-/// Most addresses in a leaf; clients with a right token name them.
+/// Most addresses in a leaf; clients with a right token name them. Of too many, the one goes that was named longest ago.
 const ADDRESSES: usize = 64;
 
 /// Why there is no certificate.
@@ -65,7 +64,8 @@ pub(super) struct Authority {
 
 #[derive(Default)]
 struct Leaf {
-    addresses: BTreeSet<IpAddr>,
+    /// Those named last come last.
+    addresses: Vec<IpAddr>,
     made: u64,
     config: Option<Arc<ServerConfig>>,
 }
@@ -121,8 +121,15 @@ impl Authority {
     /// Clients are told to reach us at this address: the leaf is for it from now on.
     pub(super) fn announce(&self, ip: IpAddr) {
         let mut leaf = self.leaf.lock();
-        if leaf.addresses.len() < ADDRESSES && leaf.addresses.insert(ip) {
-            leaf.config = None;
+        match leaf.addresses.iter().position(|known| *known == ip) {
+            Some(at) => leaf.addresses[at..].rotate_left(1),
+            None => {
+                if leaf.addresses.len() == ADDRESSES {
+                    leaf.addresses.remove(0);
+                }
+                leaf.addresses.push(ip);
+                leaf.config = None;
+            }
         }
     }
 
@@ -242,6 +249,19 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn addresses_that_nobody_uses_crowd_out_none_that_somebody_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let (authority, _) = Authority::open(&dir.path().join("authority"), now()).unwrap();
+        for number in 0..200_u32 {
+            authority.announce([10, 0, 0, 7].into());
+            authority.announce(IpAddr::V4(number.into()));
+        }
+        assert!(trusts(&authority, "10.0.0.7").await);
+        assert!(trusts(&authority, "0.0.0.199").await);
+        assert!(!trusts(&authority, "0.0.0.1").await);
+    }
+
+    #[tokio::test]
     async fn root_can_vouch_for_no_name() {
         let dir = tempfile::tempdir().unwrap();
         let (authority, _) = Authority::open(&dir.path().join("authority"), now()).unwrap();
@@ -257,7 +277,7 @@ mod tests {
             .with_single_cert(vec![forged.der().clone()], key)
             .unwrap();
         *authority.leaf.lock() = Leaf {
-            addresses: BTreeSet::new(),
+            addresses: Vec::new(),
             made: now(),
             config: Some(Arc::new(config)),
         };

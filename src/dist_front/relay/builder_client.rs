@@ -56,6 +56,8 @@ pub(super) enum Fault {
 /// A process of a builder.
 pub(super) struct BuilderClient {
     pub(super) at: SocketAddr,
+    /// Where it is reached from here.
+    port: SocketAddr,
     pub(super) nonce: u64,
     key: [u8; 32],
     connector: TlsConnector,
@@ -87,12 +89,12 @@ impl Drop for Connection {
 }
 
 impl BuilderClient {
-    /// The builder at `at`, in the process with this nonce.
+    /// The builder that calls itself `at`, in the process with this nonce; it is reached at `port`.
     ///
     /// # Errors
     /// Its certificate is none.
     pub(super) fn new(
-        at: SocketAddr,
+        (at, port): (SocketAddr, SocketAddr),
         nonce: u64,
         credentials: &Credentials,
         tunnels: Arc<Tunnels>,
@@ -111,6 +113,7 @@ impl BuilderClient {
             .with_no_client_auth();
         Ok(BuilderClient {
             at,
+            port,
             nonce,
             key: credentials.key,
             connector: TlsConnector::from(Arc::new(config)),
@@ -150,7 +153,7 @@ impl BuilderClient {
             let none = || io::Error::other("it has no connection to us");
             return way.ok_or_else(|| Fault::Refused(none()));
         }
-        let connected = timeout(CONNECT, TcpStream::connect(self.at)).await;
+        let connected = timeout(CONNECT, TcpStream::connect(self.port)).await;
         let stream = match connected {
             Ok(Ok(stream)) => stream,
             Ok(Err(cause)) if cause.kind() == io::ErrorKind::ConnectionRefused => {

@@ -21,6 +21,8 @@ const EXPECTED: Duration = Duration::from_secs(30);
 /// First and longest time without jobs after a fault of the builder's.
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
+/// After so many vain tries to bring it a toolchain, no job waits for a builder to have it.
+const VAIN_TRIES: u32 = 3;
 /// An attempt that nobody waits for any more is forgotten: sccache's clients wait for 20 minutes at most.
 const LONGEST_ATTEMPT: Duration = Duration::from_secs(20 * 60);
 /// How much the last job says of a builder's pace.
@@ -151,6 +153,12 @@ impl Builder {
     /// How long a job would take here, as a multiple of what it would take alone on a usual core.
     fn load(&self) -> f64 {
         (self.attempts.len() as f64 + 1.0) / self.is.cores as f64 * self.pace
+    }
+
+    /// A toolchain that is too large for it, or that it cannot unpack. Others go on trying, jobs do not wait for it.
+    fn cannot_take(&self, toolchain: &Toolchain) -> bool {
+        let unfit = self.unfit.get(toolchain);
+        unfit.is_some_and(|(tries, _)| *tries >= VAIN_TRIES)
     }
 
     fn suits(&self, machine: Option<Machine>) -> bool {
@@ -304,7 +312,11 @@ impl Pool {
         for (at, builder) in &self.builders {
             let avoided =
                 job_info.avoid.contains(&(*at, builder.is.nonce)) && builder.gone.is_none();
-            if avoided || !builder.suits(machine) || !builder.is_expected(now) {
+            if avoided
+                || !builder.suits(machine)
+                || !builder.is_expected(now)
+                || builder.cannot_take(&job_info.toolchain)
+            {
                 continue;
             }
             later = true;

@@ -1,5 +1,6 @@
 //! The requests of clients and builders as the relay answers them.
 
+use super::arrivals::Next;
 use super::job::{Fallback, Job, LONGEST};
 use super::queue::{Tenant, Toolchain};
 use super::spool::Spool;
@@ -21,14 +22,11 @@ use hyper_util::rt::TokioIo;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::lookup_host;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 /// Longest job.
 const LARGEST: u64 = 1 << 30;
-/// How long a name may take to be resolved.
-const LOOK_UP: Duration = Duration::from_secs(2);
 /// Port of a URL that names none.
 const PORTS: [(bool, u16); 2] = [(false, 80), (true, 443)];
 
@@ -65,9 +63,26 @@ impl Exchange<'_> {
             relay.metrics.job(outcome);
             return Ok(self.no_capacity(outcome, &message));
         }
-        let server = self.own_address(relay).await;
+        let (server, client) = (self.own_address(relay).await, address(self.peer));
         relay.authority.announce(server.ip());
+        if let Next::TurnAway { is_news } = relay.arrivals.lock().next(now, client) {
+            let message = format!(
+                "clients at {client} do not come to {server}, which is the relay's address for them: they compile by \
+                 themselves (hint: set SCCACHE_RELAY_ADDRESS to the ip:port at which they reach this port; jobs do not \
+                 pass an HTTP proxy)"
+            );
+            if is_news {
+                self.front.refusals.warn("dist_unreached", &message);
+            }
+            relay.metrics.job("unreached");
+            return Ok(self.no_capacity("unreached", &message));
+        }
         let is_here = relay.archives.has(&toolchain).await;
+        if !is_here && relay.archives.is_refused(&toolchain) {
+            relay.metrics.job("toolchain");
+            let message = format!("the cache has no room for toolchain {toolchain:.8}");
+            return Ok(self.no_capacity("toolchain", &message));
+        }
         let needs_toolchain = !is_here && relay.archives.ask_for(&toolchain);
         let job = {
             let mut dispatcher = relay.dispatcher();
@@ -79,7 +94,7 @@ impl Exchange<'_> {
         let token = token.map_or(&b""[..], HeaderValue::as_bytes);
         let tenant = Tenant {
             token: relay.tickets.number(token),
-            address: address(self.peer),
+            address: client,
         };
         let ticket = relay.tickets.issue(job, &Ticket { toolchain, tenant });
         let digest = &relay.authority.digest;
@@ -112,16 +127,25 @@ impl Exchange<'_> {
         if let Ok(ip) = host.parse() {
             return SocketAddr::new(ip, port);
         }
-        let found = timeout(LOOK_UP, lookup_host((host, port))).await;
-        let mut found: Vec<SocketAddr> = found
-            .ok()
-            .and_then(Result::ok)
-            .map_or_else(Vec::new, Iterator::collect);
-        // A name of ours may lead to loopback here, and not from where the client is.
-        found.retain(|found| !found.ip().is_loopback() || local.is_loopback());
-        found.sort_by_key(SocketAddr::is_ipv6);
-        let first = found.first().copied();
-        first.unwrap_or(SocketAddr::new(local, port))
+        if is_localhost(host) {
+            // The client's own machine, whose loopback leads here, perhaps by a published port.
+            let ip = match local {
+                IpAddr::V6(ip) if ip.is_loopback() => local,
+                _ => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            };
+            return SocketAddr::new(ip, port);
+        }
+        let found = relay.names.addresses(host).await;
+        let address = best(found, relay.settings.public_ip, local);
+        SocketAddr::new(address, port)
+    }
+
+    /// The address that this client would be sent to, for `doctor`.
+    pub(in crate::dist_front) async fn relay_tells_address(&self, relay: &Relay) -> Answer {
+        let server = self.own_address(relay).await;
+        relay.authority.announce(server.ip());
+        let text = serde_json::json!({ "address": server });
+        reply(JSON, text.to_string())
     }
 
     /// The root that has signed our certificate, whatever address is asked for: there is no other server.
@@ -271,6 +295,8 @@ impl Exchange<'_> {
         match text.and_then(|text| relay.tickets.check(job, text)) {
             Some(ticket) => {
                 connection_limit::recognized();
+                let (now, client) = (Instant::now(), ticket.tenant.address);
+                relay.arrivals.lock().came(now, client);
                 Ok(ticket)
             }
             None => {
@@ -283,6 +309,23 @@ impl Exchange<'_> {
             }
         }
     }
+}
+
+/// Whether a name is the client's for its own machine (RFC 6761, 6.3).
+fn is_localhost(host: &str) -> bool {
+    let host = host.trim_end_matches('.').to_ascii_lowercase();
+    host == "localhost" || host.ends_with(".localhost")
+}
+
+/// The address for a client that came to `local` by a name which stands for these addresses here.
+fn best(mut found: Vec<IpAddr>, public: Option<IpAddr>, local: IpAddr) -> IpAddr {
+    // A name of ours may lead to loopback here, and not from where the client is.
+    let leads_here = |ip: &IpAddr| !ip.is_loopback() || local.is_loopback();
+    found.retain(leads_here);
+    // It has come by one of the two, and may have no other.
+    found.sort_by_key(|ip| ip.is_ipv6() != local.is_ipv6());
+    let found = found.first().copied();
+    found.or(public.filter(leads_here)).unwrap_or(local)
 }
 
 /// The program that a job runs.
@@ -322,5 +365,42 @@ impl Front {
         if is_over {
             dispatcher.pool.complete(attempt, at);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn name_of_the_clients_own_machine_is_known() {
+        for host in ["localhost", "LOCALHOST", "localhost.", "cache.localhost"] {
+            assert!(is_localhost(host), "{host}");
+        }
+        for host in ["localhost.example", "notlocalhost", "build-host", ""] {
+            assert!(!is_localhost(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn client_is_sent_where_its_name_leads_or_to_the_public_address() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let choose = |found: &[&str], public: Option<&str>, local: &str| {
+            let found = found.iter().map(|one| ip(one)).collect();
+            best(found, public.map(ip), ip(local)).to_string()
+        };
+        let container = "172.17.0.2";
+        assert_eq!(choose(&["10.0.0.7"], None, container), "10.0.0.7");
+        // It may have only one of the two.
+        let both = ["10.0.0.7", "fd00::7"];
+        assert_eq!(choose(&both, None, container), "10.0.0.7");
+        assert_eq!(choose(&both, None, "fd00::2"), "fd00::7");
+        // What is known here and nowhere else.
+        let public = Some("192.168.1.7");
+        assert_eq!(choose(&["127.0.1.1"], public, container), "192.168.1.7");
+        assert_eq!(choose(&[], public, container), "192.168.1.7");
+        assert_eq!(choose(&[], None, container), container);
+        assert_eq!(choose(&[], Some("127.0.0.1"), container), container);
+        assert_eq!(choose(&["127.0.1.1"], public, "127.0.0.1"), "127.0.1.1");
     }
 }

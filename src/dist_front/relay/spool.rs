@@ -99,7 +99,7 @@ impl Spool {
         let written = spawn_blocking(move || {
             let mut file = match rest {
                 Some(file) => file,
-                None => tempfile(&dir)?,
+                None => temporary(&dir)?,
             };
             file.write_all(&bytes)?;
             bytes.clear();
@@ -144,6 +144,17 @@ impl Spool {
     }
 }
 
+/// The same, after its folder was made, if that was not possible at the start.
+fn temporary(dir: &Path) -> io::Result<File> {
+    match tempfile(dir) {
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
+            std::fs::create_dir_all(dir)?;
+            tempfile(dir)
+        }
+        made => made,
+    }
+}
+
 /// A file that is gone when it is closed, whoever closes it.
 fn tempfile(dir: &Path) -> io::Result<File> {
     let mut random = [0; 16];
@@ -185,12 +196,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn too_large_a_body_and_a_folder_that_is_gone_are_told_apart() {
+    async fn too_large_a_body_and_a_folder_that_cannot_be_are_told_apart() {
         let dir = tempfile::tempdir().unwrap();
         let large = spooled(dir.path(), &[0; 11], 10).await;
         assert!(matches!(large, Err(Fault::TooLarge(10))), "{large:?}");
+        // What could not be made at the start is made when there is room.
         let gone = dir.path().join("gone");
-        let lost = spooled(&gone, &vec![0; MEMORY + 1], 1 << 30).await;
+        let kept = spooled(&gone, &vec![0; MEMORY + 1], 1 << 30).await;
+        assert_eq!(kept.unwrap().length, MEMORY as u64 + 1);
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let lost = spooled(&file.join("gone"), &vec![0; MEMORY + 1], 1 << 30).await;
         assert!(matches!(lost, Err(Fault::Disk(_))), "{lost:?}");
     }
 }

@@ -238,6 +238,14 @@ pub(super) fn builders(dist: &DistStatus) -> Markup {
                 @if asked.is_empty() { "not yet" } @else { (asked.join(", ")) }
                 "."
             }
+            @if let Some(relay) = &dist.relay {
+                @let done = relay.jobs.get("done").copied().unwrap_or(0);
+                @let home = relay.jobs.values().sum::<u64>().saturating_sub(done);
+                p {
+                    "The relay: " (count(relay.waiting)) " jobs wait, " (count(relay.running)) " run; " (count(done))
+                    " done by builders, " (count(home)) " left to their clients."
+                }
+            }
             @if dist.builders.is_empty() {
                 p.empty { "No builder has come yet." }
             } @else {

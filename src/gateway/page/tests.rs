@@ -1,7 +1,7 @@
 use super::*;
 use crate::contract::control::TroubleReport;
 use crate::contract::gateway_status::{
-    BuilderStatus, DistStatus, KeptBy, NamespaceStatus, TokenStatus, Warning,
+    BuilderStatus, DistStatus, KeptBy, NamespaceStatus, RelayStatus, TokenStatus, Warning,
 };
 
 const EVIL: &str = "<script>alert(1)</script>\"'&";
@@ -145,7 +145,16 @@ fn what_is_wrong_stands_first() {
     wrong.ready = false;
     wrong.store.fault = Some("no space left".into());
     wrong.dist = Some(DistStatus {
-        relay: None,
+        relay: Some(RelayStatus {
+            waiting: 3,
+            running: 8,
+            bytes: 0,
+            slots: 9,
+            slots_used: 8,
+            oldest_seconds: 1,
+            jobs: [("done".to_owned(), 40), ("compiler".to_owned(), 2)].into(),
+            attempts: Default::default(),
+        }),
         scheduler_up: true,
         scheduler_outages: 0,
         replayed_heartbeats: 0,
@@ -173,6 +182,7 @@ fn what_is_wrong_stands_first() {
     });
     for part in [
         "3 things need attention",
+        "The relay: 3 jobs wait, 8 run; 40 done by builders, 2 left to their clients.",
         "The service server is not ready (backoff).",
         "The store takes no writes: no space left",
         "The builder 10.0.0.7:10501 is lost: no sign of it for 1m 30s.",

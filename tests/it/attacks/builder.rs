@@ -1,6 +1,6 @@
 //! Peers without a token at the builder's own port.
 
-use crate::distributed::{Farm, distributed};
+use crate::distributed::{Farm, STOCK, distributed};
 use crate::harness::now;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, setsockopt, socket, sockopt,
@@ -59,11 +59,20 @@ fn job(farm: &Farm, number: u64) {
 
 #[test]
 fn silent_and_slow_peers_of_a_builder_hold_nobody_up() {
-    let Some(farm) = Farm::start() else { return };
-    job(&farm, 1);
+    // The same port, for the relay's jobs and for clients'.
+    for more in [&[][..], &[STOCK]] {
+        let Some(farm) = Farm::start_with(more) else {
+            return;
+        };
+        hold_up(&farm);
+    }
+}
+
+fn hold_up(farm: &Farm) {
+    job(farm, 1);
     let (hello, port) = (hello(), farm.builder);
     let silent: Vec<TcpStream> = (0..100).map(|_| connect_from(ATTACKER, port)).collect();
-    job(&farm, 2);
+    job(farm, 2);
     let begun: Vec<TcpStream> = (0..100)
         .map(|length| {
             let mut stream = connect_from(ATTACKER, port);
@@ -73,7 +82,7 @@ fn silent_and_slow_peers_of_a_builder_hold_nobody_up() {
             stream
         })
         .collect();
-    job(&farm, 3);
+    job(farm, 3);
     // Those get as far as sccache-dist, one at a time.
     let halfway: Vec<TcpStream> = (0..100)
         .map(|_| {
@@ -83,7 +92,7 @@ fn silent_and_slow_peers_of_a_builder_hold_nobody_up() {
         })
         .collect();
     for number in 4..8 {
-        job(&farm, number);
+        job(farm, number);
     }
     // Each is closed in bounded time, whatever it does.
     for mut stream in silent.into_iter().chain(begun).chain(halfway) {
@@ -100,7 +109,9 @@ fn silent_and_slow_peers_of_a_builder_hold_nobody_up() {
 
 #[test]
 fn builder_is_there_in_a_flood_of_connections() {
-    let Some(farm) = Farm::start() else { return };
+    let Some(farm) = Farm::start_stock() else {
+        return;
+    };
     job(&farm, 1);
     let (hello, port, over) = (hello(), farm.builder, AtomicBool::new(false));
     std::thread::scope(|scope| {

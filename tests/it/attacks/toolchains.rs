@@ -1,7 +1,7 @@
 //! Toolchains that are not what their names say, at the real sccache-dist.
 
 use super::outputs::{build, pack, set_up};
-use crate::distributed::{Farm, distributed};
+use crate::distributed::{Farm, STOCK, distributed};
 use std::process::Command;
 
 /// A client of sccache-dist that speaks its protocol by hand (bincode of version 1).
@@ -106,29 +106,38 @@ fn name(archive: &[u8]) -> String {
         .collect()
 }
 
-#[test]
-fn toolchain_of_an_attacker_is_run_for_nobody_else() {
-    let Some(farm) = Farm::start() else { return };
+/// What becomes of a client's jobs after an attacker has sent another archive under the name of its toolchain; with each,
+/// whether a builder did it.
+fn jobs_after_an_attack(farm: &Farm) -> Vec<bool> {
     pack(&farm.client, "own.tar.gz", "right");
     pack(&farm.client, "evil.tar.gz", "wrong");
     set_up(&farm.client, "own.tar.gz");
     let archive = |name: &str| std::fs::read(farm.client.work().join(name)).unwrap();
     let own = name(&archive("own.tar.gz"));
-    let attacker = Attacker { farm: &farm };
+    let attacker = Attacker { farm };
     let ran = attacker.send_and_run(&own, &archive("evil.tar.gz"));
+    assert!(!ran);
     let object = |word: &str| {
-        build(&farm, word);
+        build(farm, word);
         let object = farm.client.work().join(format!("{word}.o"));
         let object = std::fs::read(object).unwrap();
         assert_ne!(object, b"wrong", "{word}: the attacker's");
         object == b"right"
     };
-    // The client compiles by itself, until the builder asks for its toolchain.
     let by_builder: Vec<bool> = ["one", "two", "three", "four"].map(object).into();
     println!("compiled by the builder: {by_builder:?}");
+    by_builder
+}
+
+#[test]
+fn toolchain_of_an_attacker_is_run_for_nobody_else() {
+    let Some(farm) = Farm::start_stock() else {
+        return;
+    };
+    // The client compiles by itself, until the builder asks for its toolchain.
+    let by_builder = jobs_after_an_attack(&farm);
     assert_eq!(by_builder, [false, true, true, true]);
     assert_eq!(distributed(&farm.statistics()), (3, 1));
-    assert!(!ran);
     let said = farm.dock.wait_log("a job was refused");
     assert!(
         said.contains("another archive under the name of toolchain"),
@@ -137,10 +146,43 @@ fn toolchain_of_an_attacker_is_run_for_nobody_else() {
 }
 
 #[test]
+fn toolchain_of_an_attacker_does_not_get_past_the_relay() {
+    let Some(farm) = Farm::start() else { return };
+    let by_builder = jobs_after_an_attack(&farm);
+    assert_eq!(by_builder, [true; 4], "{}", farm.dock.log());
+    assert_eq!(distributed(&farm.statistics()), (4, 0));
+    farm.dock
+        .wait_log("what was sent is another archive than its name says");
+}
+
+#[test]
 fn toolchain_that_unpacks_to_too_much_is_refused_and_takes_no_disk() {
+    let settings = [("SCCACHE_TOOLCHAIN_SIZE", "64M"), STOCK];
+    let Some(farm) = Farm::start_with(&settings) else {
+        return;
+    };
+    let archive = build_with_too_large_a_toolchain(&farm);
+    let attacker = Attacker { farm: &farm };
+    assert!(
+        attacker.allocate(&name(&archive)).needs_toolchain,
+        "it is struck off"
+    );
+}
+
+/// The relay has sent it, and tries again now and then; jobs do not wait for that.
+#[test]
+fn toolchain_that_no_builder_takes_holds_up_no_client() {
     let Some(farm) = Farm::start_with(&[("SCCACHE_TOOLCHAIN_SIZE", "64M")]) else {
         return;
     };
+    build_with_too_large_a_toolchain(&farm);
+    let took = build(&farm, "two");
+    assert!(took.as_secs() < 10, "{took:?}");
+    assert_eq!(distributed(&farm.statistics()), (0, 2));
+}
+
+/// Compiles with an archive that unpacks to more than a builder takes; the archive.
+fn build_with_too_large_a_toolchain(farm: &Farm) -> Vec<u8> {
     pack(&farm.client, "cc.tar.gz", "an object");
     // Two GiB of zeros after the compiler.
     let bomb = "mkdir zeros && for n in 1 2 3 4 5 6 7 8; do truncate -s 256M zeros/$n; done &&
@@ -148,18 +190,14 @@ fn toolchain_that_unpacks_to_too_much_is_refused_and_takes_no_disk() {
     let made = farm.client.sh(bomb);
     assert_eq!(made.code, Some(0), "{}", made.output);
     set_up(&farm.client, "bomb.tar.gz");
-    let took = build(&farm, "one");
+    let took = build(farm, "one");
     println!("{took:.2?}");
+    assert!(took.as_secs() < 60, "{took:?}");
     assert_eq!(distributed(&farm.statistics()), (0, 1));
     let dir = farm.dock.dir.path().join("builder");
     let left = std::fs::read_dir(dir.join("build/toolchains")).unwrap();
     assert_eq!(left.count(), 0);
     farm.dock
         .wait_log("a toolchain unpacks to more than 64 MiB");
-    let archive = std::fs::read(farm.client.work().join("bomb.tar.gz")).unwrap();
-    let attacker = Attacker { farm: &farm };
-    assert!(
-        attacker.allocate(&name(&archive)).needs_toolchain,
-        "it is struck off"
-    );
+    std::fs::read(farm.client.work().join("bomb.tar.gz")).unwrap()
 }

@@ -72,11 +72,22 @@ fn done(main: &Container) -> Vec<(String, u64)> {
     known.collect()
 }
 
-/// The scheduler reaches the builder of its own container through the host, too, as behind a NAT.
 #[test]
 fn builders_behind_published_ports_of_one_address_are_told_apart() {
+    behind_one_address("nat", true);
+}
+
+/// The scheduler reaches the builder of its own container through the host, too, as behind a NAT.
+#[test]
+fn without_the_relay_clients_reach_builders_behind_published_ports() {
+    behind_one_address("stock", false);
+}
+
+/// Two builders with published ports of the host; with the relay, that of its own container needs none.
+fn behind_one_address(what: &str, by_relay: bool) {
     let Some(site) = Site::open() else { return };
-    let (network, third) = (site.name("nat"), std::process::id() % 250);
+    let third = (std::process::id() + u32::from(by_relay)) % 250;
+    let network = site.name(what);
     let (subnet, host) = (format!("10.78.{third}.0/24"), format!("10.78.{third}.1"));
     let create = [
         "network",
@@ -93,10 +104,13 @@ fn builders_behind_published_ports_of_one_address_are_told_apart() {
     flags.extend([
         format!("--network={network}"),
         format!("--publish={host}:{scheduler}:10600"),
-        format!("--publish={host}:{first}:10501"),
         format!("--env=SCCACHE_PUBLIC_ADDR={host}:{first}"),
     ]);
-    let main = start(&site, "front", &flags);
+    if !by_relay {
+        flags.push("--env=SCCACHE_RELAY=off".to_owned());
+        flags.push(format!("--publish={host}:{first}:10501"));
+    }
+    let main = start(&site, &format!("{what}-front"), &flags);
     let mut flags = locked("builder");
     flags.extend([
         format!("--network={network}"),
@@ -104,7 +118,7 @@ fn builders_behind_published_ports_of_one_address_are_told_apart() {
         format!("--env=SCCACHE_PUBLIC_ADDR={host}:{second}"),
         format!("--env=SCCACHE_SCHEDULER_URL=http://{host}:{scheduler}"),
     ]);
-    let _joined = start(&site, "second", &flags);
+    let _joined = start(&site, &format!("{what}-second"), &flags);
     compiles_there(&format!("{host}:{scheduler}"), 2, &main);
     let done = done(&main);
     for port in [first, second] {
@@ -133,18 +147,94 @@ fn container_in_the_network_of_the_host_builds_for_it() {
 }
 
 #[test]
-fn script_publishes_the_builders_port_where_it_was_told_to() {
+fn script_publishes_the_builders_port_where_it_was_told_to_and_only_where_clients_need_it() {
     let Some(site) = Site::open() else { return };
     let script = site.script("bound");
     let port = free_port().to_string();
-    let mut command = script.command();
-    command.envs([
-        ("SCCACHE_BIND", "127.0.0.1"),
-        ("SCCACHE_PUBLIC_ADDR", &format!("127.0.0.1:{port}")),
+    for relay in ["off", "on"] {
+        let mut command = script.command();
+        command.envs([
+            ("SCCACHE_BIND", "127.0.0.1"),
+            ("SCCACHE_PUBLIC_ADDR", &format!("127.0.0.1:{port}")),
+            ("SCCACHE_RELAY", relay),
+        ]);
+        let start = command.args(["start", "distributed-ephemeral"]);
+        run(start, LONG).ok();
+        let published = site.docker.run(&["port", &script.container, "10501"]);
+        script.call(&["remove"]).ok();
+        let expected = match relay {
+            "off" => format!("127.0.0.1:{port}"),
+            _ => String::new(),
+        };
+        assert_eq!(published.stdout.trim(), expected, "relay {relay}");
+    }
+}
+
+/// From another machine: by a name that the container does not know, on another port than its own.
+#[test]
+fn client_of_a_name_that_only_it_knows_reaches_the_relay() {
+    let Some(site) = Site::open() else { return };
+    let port = free_port();
+    let (network, third) = (site.name("names"), std::process::id() % 250);
+    let (subnet, host) = (format!("10.79.{third}.0/24"), format!("10.79.{third}.1"));
+    let create = [
+        "network",
+        "create",
+        "--subnet",
+        &subnet,
+        "--gateway",
+        &host,
+        &network,
+    ];
+    site.docker.ok(&create);
+    let mut flags = locked("distributed-ephemeral");
+    flags.extend([
+        format!("--network={network}"),
+        format!("--publish={host}:{port}:10600"),
+        format!("--env=SCCACHE_PUBLIC_ADDR={host}"),
     ]);
-    let start = command.args(["start", "distributed-ephemeral"]);
-    run(start, LONG).ok();
-    let published = site.docker.ok(&["port", &script.container, "10501"]);
-    script.call(&["remove"]).ok();
-    assert_eq!(published.trim(), format!("127.0.0.1:{port}"));
+    let main = start(&site, "named", &flags);
+    let format = format!("{{{{(index .NetworkSettings.Networks {network:?}).IPAddress}}}}");
+    let address = site.docker.inspect(&main.name, &format);
+    let ask = [
+        "sccache-dock",
+        "client-env",
+        "--lane",
+        "dist",
+        "--endpoint",
+        &format!("http://{address}:4226"),
+        "--scheduler",
+        &format!("http://only-clients-know:{port}"),
+    ];
+    let set = main.exec(&ask).ok();
+    std::fs::write(site.home.path().join("set"), set).unwrap();
+    let tools = [crate::harness::sccache_bin(), crate::dock::program()].map(|program| {
+        let name = program.file_name().unwrap().to_str().unwrap();
+        format!("--volume={}:/usr/local/bin/{name}:ro", program.display())
+    });
+    let script = "eval \"$(cat /set)\" && sccache-dock warm rustc >&2 && \
+        sccache --show-stats --stats-format json";
+    let mut client = std::process::Command::new("docker");
+    client
+        .args([
+            "run",
+            "--rm",
+            "--name",
+            &site.name("knows"),
+            "--env=HOME=/tmp",
+        ])
+        .arg(format!("--network={network}"))
+        .arg(format!("--add-host=only-clients-know:{host}"))
+        .arg(format!(
+            "--volume={}/set:/set:ro",
+            site.home.path().display()
+        ))
+        .args(tools)
+        .args(site.toolchain_flags())
+        .args([site.base().unwrap(), "sh", "-c", script]);
+    let built = run(&mut client, LONG);
+    let log = site.docker.logs(&main.name);
+    assert_eq!(built.code, Some(0), "{}\n{log}", built.stderr);
+    let counted = serde_json::from_str::<Value>(&built.stdout).unwrap()["stats"].take();
+    assert_eq!(distributed(&counted), (1, 0), "{counted:#}\n{log}");
 }

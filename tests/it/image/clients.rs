@@ -128,7 +128,8 @@ fn lane_to_the_cluster_is_what_the_script_prints() {
     for part in [
         "cc: on 1 of 1 builders",
         "2 jobs handed over",
-        "2 compiles on 1 builders",
+        "takes jobs at 127.0.0.1:",
+        "2 compiles on builders, by way of the relay",
         " 0 failures",
     ] {
         assert!(told.contains(part), "{part:?} in\n{told}");

@@ -308,7 +308,7 @@ fn cluster_of_the_compose_file_builds_for_its_host() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("images/compose/distributed.yml");
     let project = site.name("compose-dist");
     for words in super::compose::composes() {
-        let [cache, scheduler, builder] = [free_port(), free_port(), free_port()];
+        let [cache, scheduler] = [free_port(), free_port()];
         let call = |args: &[&str]| {
             let mut command = super::compose::compose(words);
             command.arg("--file").arg(&file);
@@ -319,8 +319,7 @@ fn cluster_of_the_compose_file_builds_for_its_host() {
                 .env("SCCACHE_IMAGE_NAME", &site.image)
                 .env("SCCACHE_AUTH_TOKEN", TOKEN)
                 .env("SCCACHE_DEFAULT_PORT", cache.to_string())
-                .env("SCCACHE_SCHEDULER_PORT", scheduler.to_string())
-                .env("SCCACHE_BUILDER_PORT", builder.to_string());
+                .env("SCCACHE_SCHEDULER_PORT", scheduler.to_string());
             run(&mut command, PATIENCE).ok()
         };
         call(&["up", "--detach", "--no-build"]);

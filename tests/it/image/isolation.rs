@@ -355,7 +355,17 @@ fn root_with_sys_admin_builds_for_its_host_and_hands_its_folder_over() {
 
 #[test]
 fn builder_of_another_container_joins_and_takes_over() {
+    takes_over("relayed", "on");
+}
+
+#[test]
+fn builder_of_another_container_takes_over_without_the_relay() {
+    takes_over("stock", "off");
+}
+
+fn takes_over(what: &str, relay: &str) {
     let Some(site) = Site::open() else { return };
+    let relay = format!("--env=SCCACHE_RELAY={relay}");
     let seccomp = format!(
         "--security-opt=seccomp={}",
         profiles().join("userns.json").display()
@@ -363,29 +373,40 @@ fn builder_of_another_container_joins_and_takes_over() {
     let token = "--env=SCCACHE_SERVER_TOKEN=token-of-the-builders";
     let here = [
         LOCKED,
-        &["--env=MODE=distributed-ephemeral", token, &seccomp],
+        &["--env=MODE=distributed-ephemeral", token, &relay, &seccomp],
     ]
     .concat();
-    let scheduler = site.container("scheduler", &here);
+    let scheduler = site.container(&format!("{what}-scheduler"), &here);
     scheduler.wait_healthy();
     let format = "{{.NetworkSettings.IPAddress}}";
     let address = site.docker.inspect(&scheduler.name, format);
     let url = format!("--env=SCCACHE_SCHEDULER_URL={address}");
     let there = [LOCKED, &["--env=MODE=builder", token, &url, &seccomp]].concat();
-    let builder = site.container("builder", &there);
+    let builder = site.container(&format!("{what}-builder"), &there);
     builder.wait_healthy();
     let client = client(&site, &scheduler);
     project(&client);
     let status = on_the_host(&client, "sccache --dist-status").ok();
     assert!(status.contains("\"num_servers\":2"), "{status}");
     scheduler.exec(&["sccache-dock", "stop", "builder"]).ok();
-    // The scheduler learns from the first job that nobody is there; its client compiles by itself.
+    // sccache's scheduler learns from the first job that nobody is there; its client compiles by itself.
     let script = "sccache cc -DFIRST -c a.c -o a.o && sccache cc -DSECOND -c a.c -o a.o";
     let built = on_the_host(&client, script);
     let logs = [&scheduler, &builder].map(|it| site.docker.logs(&it.name));
     assert_eq!(built.code, Some(0), "{}\n{logs:?}", built.stderr);
-    let done = statistics(&client)["dist_compiles"].take();
     let other = site.docker.inspect(&builder.name, format);
-    let by_other = done[format!("{other}:10501")].as_u64();
-    assert!(by_other.is_some_and(|jobs| jobs >= 1), "{done} {logs:?}");
+    // Its own builder is stopped, which the exit code tells.
+    let told = scheduler.exec(&["sccache-dock", "status", "--json"]);
+    let told: Value = serde_json::from_str(&told.stdout).unwrap();
+    let builders = told["cache"]["dist"]["builders"].as_array().unwrap();
+    let known = |one: &&Value| one["address"] == format!("{other}:10501");
+    let by_other = builders.iter().find(known).map(|one| one["done"].clone());
+    let by_other = by_other.and_then(|done| done.as_u64());
+    assert!(
+        by_other.is_some_and(|jobs| jobs >= 1),
+        "{builders:?} {logs:?}"
+    );
+    if what == "relayed" {
+        assert_eq!(distributed(&statistics(&client)), (2, 0), "{logs:?}");
+    }
 }

@@ -162,8 +162,17 @@ impl<'a> Cluster<'a> {
 
 #[test]
 fn build_goes_on_while_each_service_is_killed_and_the_container_restarted() {
+    services_and_container("outages", &[]);
+}
+
+#[test]
+fn build_without_the_relay_goes_on_while_each_service_is_killed_and_the_container_restarted() {
+    services_and_container("stock-outages", &["--env=SCCACHE_RELAY=off"]);
+}
+
+fn services_and_container(what: &str, more: &[&str]) {
     let Some(site) = Site::open() else { return };
-    let mut cluster = Cluster::start(&site, "outages", &[]);
+    let mut cluster = Cluster::start(&site, what, more);
     cluster.warm(1);
     for service in ["builder", "scheduler", "gateway"] {
         cluster.build(&format!("kill -9 of the {service}"), |it| it.kill(service));

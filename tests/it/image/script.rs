@@ -286,7 +286,6 @@ fn builder_joins_by_tls_of_a_private_authority_and_publishes_no_port() {
     command
         .env("SCCACHE_BIND", "0.0.0.0")
         .env("SCCACHE_SCHEDULER_PORT", &port)
-        .env("SCCACHE_RELAY", "on")
         .env("SCCACHE_SERVER_TOKEN", token)
         .env("SCCACHE_TLS_CERT", "/var/sccache/tls/cert.pem")
         .env("SCCACHE_TLS_KEY", "/var/sccache/tls/key.pem");

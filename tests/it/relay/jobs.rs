@@ -1,7 +1,7 @@
 //! Jobs through the relay: where they run, how they wait, and what clients see of it.
 
 use super::{Cluster, builder, scheduler};
-use crate::distributed::is_possible;
+use crate::distributed::{STOCK, is_possible};
 use crate::dock::{descendants_of, eventually};
 use crate::site::free_port;
 use nix::sys::signal::{Signal, kill};
@@ -82,6 +82,13 @@ fn warm_and_doctor_know_the_relay() {
     let doctor = cluster
         .client
         .sh("eval \"$(cat env.sh)\"\nsccache-dock doctor");
+    let there = format!("takes jobs at 127.0.0.1:{}", cluster.front);
+    assert!(doctor.output.contains(&there), "{}", doctor.output);
+    assert!(
+        doctor.output.contains("jobs handed over"),
+        "{}",
+        doctor.output
+    );
     let said = "the relay reaches it, no client has to";
     assert_eq!(doctor.output.matches(said).count(), 2, "{}", doctor.output);
 }
@@ -235,7 +242,7 @@ fn builder_that_nobody_reaches_says_that_it_needs_a_relay() {
         return;
     }
     let front = free_port();
-    let _without = scheduler(front, &[]);
+    let _without = scheduler(front, &[STOCK]);
     let url = format!("http://127.0.0.1:{front}");
     let hidden = builder(&url, &[("SCCACHE_PUBLIC_ADDR", "none")]);
     let line = hidden.wait_log("cannot keep connections to the relay open");

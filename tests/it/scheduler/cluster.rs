@@ -247,6 +247,7 @@ impl Front {
             builder_token: Secret::new(SERVER_TOKEN),
             wrong_token,
             local_builder: builder,
+            local_builder_port: None,
             jobs_socket: folder.path().join("jobs.sock"),
             heartbeats: folder.path().join("heartbeats"),
             plain: false,

@@ -529,6 +529,7 @@ fn client_that_shows_its_id_token_to_the_scheduler_may_use_the_cluster() {
             builder_token: Secret::new("server-token"),
             wrong_token: WrongToken::Fail,
             local_builder: None,
+            local_builder_port: None,
             jobs_socket: at("jobs.sock"),
             heartbeats: at("heartbeats"),
             plain: false,
@@ -537,6 +538,7 @@ fn client_that_shows_its_id_token_to_the_scheduler_may_use_the_cluster() {
             client_certificate: None,
             relay: Some(Relay {
                 address: None,
+                public_ip: None,
                 queue_millis: 1000,
                 queue_bytes: 1 << 20,
                 spool: at("spool"),

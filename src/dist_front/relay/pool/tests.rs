@@ -226,6 +226,18 @@ fn toolchain_that_a_builder_cannot_take_is_tried_again_later() {
     assert_eq!(pool.prepare(now, &toolchain, None), None);
     let later = now + FIRST_BACKOFF;
     assert!(pool.prepare(later, &toolchain, None).is_some());
+    // Jobs wait for a while, and then no longer; whether it can take it is still tried.
+    let mut last = later;
+    for _ in 1..VAIN_TRIES {
+        assert_eq!(pool.choose(last, &job_info(&[]), None), Choice::Wait);
+        pool.unprepared(last, &at(1), 1, &toolchain);
+        last += LONGEST_BACKOFF;
+        pool.sign(last, &at(1));
+        assert!(pool.prepare(last, &toolchain, None).is_some());
+    }
+    assert_eq!(pool.choose(last, &job_info(&[]), None), Choice::Never);
+    pool.prepared(&at(1), 1, &toolchain);
+    assert_eq!(chosen(&pool, last), Some(1));
     // What comes late from a process that is no more does not count.
     pool.heartbeat(later, at(1), is(2, 4));
     pool.prepared(&at(1), 1, &toolchain);
