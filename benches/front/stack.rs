@@ -170,6 +170,7 @@ impl Stack {
                     address: None,
                     queue_millis: 600_000,
                     queue_bytes: 1 << 30,
+                    archive_bytes: 10 << 30,
                     spool: folder.join("spool"),
                     authority: folder.join("authority"),
                     machines: Default::default(),

@@ -38,6 +38,11 @@ const PAUSE: Duration = Duration::from_secs(30);
 pub(super) enum Fault {
     #[error("what was sent is another archive than its name says")]
     Mismatch,
+    #[error(
+        "it has more than {} MiB, more than builders keep (SCCACHE_TOOLCHAIN_CACHE_SIZE)",
+        .0 >> 20
+    )]
+    TooLarge(u64),
     #[error("nothing came for {} s", PAUSE.as_secs())]
     Slow,
     #[error("the connection ended: {0}")]
@@ -121,7 +126,7 @@ impl Archives {
         }
     }
 
-    /// Takes an upload.
+    /// Takes an upload of at most so many bytes.
     ///
     /// # Errors
     /// The toolchain is not here after it.
@@ -130,6 +135,7 @@ impl Archives {
         gateway: &Gateway,
         toolchain: &Toolchain,
         body: &mut B,
+        most: u64,
     ) -> Result<u64, Fault>
     where
         B: Body<Data = Bytes> + Unpin,
@@ -138,7 +144,7 @@ impl Archives {
         let until = Instant::now() + UPLOAD;
         self.state().awaited.insert(toolchain.clone(), until);
         let awaited = Awaited(self, toolchain);
-        let taken = self.store(gateway, toolchain, body).await;
+        let taken = self.store(gateway, toolchain, body, most).await;
         if taken.is_ok() {
             let mut state = self.state();
             state.here.insert(toolchain.clone(), Instant::now());
@@ -152,6 +158,7 @@ impl Archives {
         gateway: &Gateway,
         toolchain: &Toolchain,
         body: &mut B,
+        most: u64,
     ) -> Result<u64, Fault>
     where
         B: Body<Data = Bytes> + Unpin,
@@ -170,6 +177,9 @@ impl Archives {
         let mut upload = gateway.disk.put(&key, None, by).await.map_err(store)?;
         let mut hasher = blake3::Hasher::new();
         while let Some(piece) = next(body).await? {
+            if upload.received() + piece.len() as u64 > most {
+                return Err(Fault::TooLarge(most));
+            }
             hasher.update(&piece);
             upload.push(&piece).await.map_err(store)?;
         }

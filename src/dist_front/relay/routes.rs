@@ -158,7 +158,9 @@ impl Exchange<'_> {
     ) -> Result<Answer, Refusal> {
         let ticket = self.ticket(relay, job)?;
         let (toolchain, began) = (ticket.toolchain, Instant::now());
-        let taken = relay.archives.take(self.gateway, &toolchain, body).await;
+        let most = relay.settings.archive_bytes;
+        let archives = &relay.archives;
+        let taken = archives.take(self.gateway, &toolchain, body, most).await;
         let how = match taken {
             Ok(bytes) => {
                 let millis = began.elapsed().as_millis();
