@@ -20,10 +20,12 @@ pub mod mounts;
 mod oom_score;
 mod output;
 mod relay;
+mod scratch;
 pub mod shim;
 mod toolchain;
 mod tree;
 mod unpacking;
+mod uploads;
 
 use self::mounts::Procfs;
 use crate::base::config_file;
@@ -35,7 +37,8 @@ use crate::exit;
 use clap::ValueEnum;
 use guard::Guard;
 use isolation::Failure;
-use nix::sys::signal::Signal;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, Signal};
 use relay::InFlight;
 use serde::{Deserialize, Serialize};
 use shim::JobSpec;
@@ -202,12 +205,23 @@ fn keep(path: &Path, config: &Config) -> Result<u8, Error> {
             warn!("Rust jobs with macros that are not known to look for nothing go home");
         }
     }
-    unpacking::watch(&config.dir, limits::toolchain(&config.limits, &config.dir));
+    unpacking::watch(unpacking::Bounds {
+        dir: config.dir.clone(),
+        toolchain_bytes: limits::toolchain(&config.limits, &config.dir),
+        job_bytes: terms.disk_bytes,
+        jobs_socket: config.jobs_socket.clone(),
+    });
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGCHLD]).map_err(system("catch signals"))?;
     let listener = listeners::bind_tcp(config.listen).map_err(Error::Port)?;
+    let (uploaded, uploads) = std::sync::mpsc::channel();
+    let bound = relay::Bound {
+        most: config.toolchain_cache_bytes,
+        uploaded,
+    };
     let in_flight =
-        relay::start(listener, config.server).map_err(system("serve the builder's port"))?;
+        relay::start(listener, config.server, bound).map_err(system("serve the builder's port"))?;
     let mut child = start(path, &terms).map_err(system("start sccache-dist"))?;
+    uploads::clean_up(config.dir.join("cache/tc"), child.id(), uploads);
     for signal in &mut signals {
         if signal != SIGCHLD {
             return stop(config, &in_flight, &mut child);
@@ -315,11 +329,24 @@ fn serve(config: &Config) -> Result<Infallible, Error> {
         take_slots(slots).map_err(system("limit the processors"))?;
     }
     oom_score::go_before_others();
+    hold_files(config).map_err(system("limit the size of files"))?;
     let cause = Command::new(&config.sccache_dist)
         .args(["server", "--config"])
         .arg(&config.server_config)
         .exec();
     Err(system("start sccache-dist")(cause))
+}
+
+/// Lets no file of what `sccache-dist` is sent grow without end: writing more is an error, which its client hears of.
+fn hold_files(config: &Config) -> nix::Result<()> {
+    let job = limits::bounds(&config.limits, &config.dir).disk_bytes;
+    let toolchain = limits::toolchain(&config.limits, &config.dir);
+    let most = job.max(toolchain).max(config.toolchain_cache_bytes);
+    // The signal would end it, and all its jobs. A mask goes on to what a process becomes.
+    SigSet::from(Signal::SIGXFSZ).thread_block()?;
+    // Only the soft limit: each job sets its own.
+    let (_, hard) = getrlimit(Resource::RLIMIT_FSIZE)?;
+    setrlimit(Resource::RLIMIT_FSIZE, most.min(hard), hard)
 }
 
 /// The number of processors is all that `sccache-dist` goes by.

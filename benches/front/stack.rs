@@ -176,6 +176,7 @@ impl Stack {
                     public_ip: None,
                     queue_millis: 600_000,
                     queue_bytes: 1 << 30,
+                    archive_bytes: 10 << 30,
                     spool: folder.join("spool"),
                     authority: folder.join("authority"),
                     machines: Default::default(),

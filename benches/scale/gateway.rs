@@ -63,6 +63,7 @@ impl Gateway {
                     public_ip: None,
                     queue_millis: 600_000,
                     queue_bytes: 4 << 30,
+                    archive_bytes: 10 << 30,
                     spool: path.join("spool"),
                     authority: path.join("authority"),
                     machines: Default::default(),

@@ -57,7 +57,7 @@ const ABSENT: &[libc::c_long] = &[
     libc::SYS_process_vm_readv,
     libc::SYS_process_vm_writev,
     libc::SYS_ptrace,
-    // Memory that belongs to no process, and that the limit of a job would not see.
+    // Memory that belongs to no process, and that the limit of a job would not see. More of it stands at `SHARED_ANONYMOUS`.
     libc::SYS_memfd_create,
     libc::SYS_memfd_secret,
     libc::SYS_msgget,
@@ -107,6 +107,10 @@ const NAMESPACES: &[libc::c_int] = &[
 /// that no network namespace holds back (vsock).
 const FAMILIES: &[libc::c_int] = &[libc::AF_UNIX, libc::AF_INET, libc::AF_INET6];
 
+/// Flags of `mmap` for memory that processes share without a file. It stays theirs when no page table shows it any more,
+/// and so no limit sees it; compilers share files.
+const SHARED_ANONYMOUS: libc::c_int = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+
 /// Requests that type into the terminal of somebody else: TIOCSTI and TIOCLINUX, whose type differs by C library.
 const TYPING: [u64; 2] = [0x5412, 0x541C];
 
@@ -155,8 +159,8 @@ pub(super) fn bytes(program: &BpfProgram) -> Vec<u8> {
     steps.flatten().collect()
 }
 
-/// One for each answer, because a filter has one; of two, the kernel takes the one that refuses.
-fn programs() -> Result<[BpfProgram; 2], seccompiler::BackendError> {
+/// One for each answer, because a filter has one; of several, the kernel takes the one that refuses.
+fn programs() -> Result<[BpfProgram; 3], seccompiler::BackendError> {
     let (mut absent, mut refused) = (Vec::new(), Vec::new());
     for call in ABSENT.iter().chain(ABSENT_HERE) {
         absent.push((*call, Vec::new()));
@@ -179,14 +183,22 @@ fn programs() -> Result<[BpfProgram; 2], seccompiler::BackendError> {
     let typing = TYPING.iter();
     let typing = typing.map(|request| rule(&[(1, SeccompCmpOp::Eq, *request)]));
     refused.push((libc::SYS_ioctl, typing.collect::<Result<_, _>>()?));
+    let shared = SHARED_ANONYMOUS.unsigned_abs().into();
+    let is_shared = rule(&[(MMAP_FLAGS, SeccompCmpOp::MaskedEq(shared), shared)])?;
+    refused.push((libc::SYS_mmap, vec![is_shared]));
+    // What it takes of the disk nobody has written, and a file that was removed since hides it. The answer is that of a
+    // file system that cannot do it: the C library and LLVM go on without.
+    let unsupported = vec![(libc::SYS_fallocate, Vec::new())];
     Ok([
         program(absent, SeccompAction::Errno(Errno::ENOSYS as u32))?,
         program(refused, SeccompAction::Errno(Errno::EPERM as u32))?,
+        program(unsupported, SeccompAction::Errno(Errno::EOPNOTSUPP as u32))?,
     ])
 }
 
 /// Linux takes them first on all processors that we run on (CONFIG_CLONE_BACKWARDS only moves the others).
 const CLONE_FLAGS: u8 = 0;
+const MMAP_FLAGS: u8 = 3;
 
 /// Holds where all conditions do: argument, comparison, value. All of them are numbers of 32 bits to the kernel.
 pub(super) fn rule(
@@ -252,7 +264,7 @@ mod tests {
         assert!(programs.iter().all(|program| program.len() < 500));
         let filters = Filters::new().unwrap();
         let arguments: Vec<_> = filters.arguments().collect();
-        assert_eq!(arguments.len(), 4);
+        assert_eq!(arguments.len(), 6);
         assert!(
             arguments
                 .iter()

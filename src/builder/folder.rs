@@ -4,6 +4,7 @@
 //! is where it is mounted and what the job sees as `/`. When the job has ended, `sccache-dist` opens its outputs there,
 //! whatever they are by then: a FIFO would hold it for ever.
 
+use crate::builder::scratch::Scratch;
 use nix::mount::{MntFlags, umount2};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, openat, statat};
 use rustix::io::Errno;
@@ -14,12 +15,20 @@ use std::path::{Path, PathBuf};
 
 /// Files, folders and links that no job needs more of.
 pub(super) const FILES: u64 = 100_000;
+/// Where a job's own tmpfs is mounted.
+const OWN: &str = "own";
+/// What it shares by name.
+const SHM: &str = "shm";
 /// No sources lie deeper.
 const DEPTH: usize = 128;
 
 /// Where `sccache-dist` has put a job.
 #[derive(Debug)]
-pub(super) struct Folder(PathBuf);
+pub(super) struct Folder {
+    path: PathBuf,
+    /// Where the job writes instead, if the folder is in memory.
+    scratch: Option<Scratch>,
+}
 
 /// What lies in a job's folder: its inputs, and what it has written.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -41,16 +50,46 @@ impl Folder {
         let target = Path::new(&bound.next()?[1]);
         let folder = target.parent()?;
         let is_a_job = target.file_name()? == "target" && folder.parent()?.ends_with("builds");
-        is_a_job.then(|| Folder(folder.into()))
+        is_a_job.then(|| Folder {
+            path: folder.into(),
+            scratch: None,
+        })
     }
 
     pub(super) fn path(&self) -> &Path {
-        &self.0
+        &self.path
+    }
+
+    /// Lets the kernel hold the job to so many bytes, if its folder is in memory.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub(super) fn bound(&mut self, bytes: u64) -> io::Result<()> {
+        if Scratch::is_needed(&self.path) {
+            let (own, target) = (self.path.join(OWN), self.path.join("target"));
+            self.scratch = Some(Scratch::mount(own, &target, bytes, FILES)?);
+        }
+        Ok(())
+    }
+
+    /// Bytes of memory that the job's files take.
+    pub(super) fn memory_bytes(&self) -> u64 {
+        self.scratch.as_ref().map_or(0, Scratch::bytes)
+    }
+
+    /// Whether the kernel has held the job to its bound.
+    pub(super) fn is_full(&self) -> bool {
+        self.scratch.as_ref().is_some_and(Scratch::is_full)
+    }
+
+    /// Whether the job in this folder has all its inputs: we have been called for it.
+    pub(super) fn is_unpacked(path: &Path) -> bool {
+        [OWN, SHM].iter().any(|name| path.join(name).exists())
     }
 
     /// Its name: the hash of the toolchain, and a number.
     pub(super) fn name(&self) -> Option<&str> {
-        self.0.file_name()?.to_str()
+        self.path.file_name()?.to_str()
     }
 
     /// A folder for what programs share by name, as they do in memory elsewhere; counted with the rest.
@@ -58,14 +97,22 @@ impl Folder {
     /// # Errors
     /// It cannot be made.
     pub(super) fn shm(&self) -> io::Result<PathBuf> {
-        let shm = self.0.join("shm");
+        if let Some(scratch) = &self.scratch {
+            return Ok(scratch.shm());
+        }
+        let shm = self.path.join(SHM);
         std::fs::create_dir(&shm)?;
         Ok(shm)
     }
 
     /// What lies there by now, at least.
     pub(super) fn content(&self, enough: u64) -> Content {
-        Content::of(["upper", "shm"].map(|name| self.0.join(name)), enough)
+        let inputs = self.path.join("upper");
+        let written = match &self.scratch {
+            Some(scratch) => vec![scratch.upper(), scratch.shm()],
+            None => vec![self.path.join(SHM)],
+        };
+        Content::of([inputs].into_iter().chain(written), enough)
     }
 
     /// Leaves `sccache-dist` nothing to open: it finds the empty folder that the job was mounted on.
@@ -73,7 +120,9 @@ impl Folder {
     /// # Errors
     /// The overlay is not ours to take away.
     pub(super) fn withhold(&self) -> nix::Result<()> {
-        umount2(&self.0.join("target"), MntFlags::MNT_DETACH)
+        let mounts = 1 + usize::from(self.scratch.is_some());
+        let target = self.path.join("target");
+        (0..mounts).try_for_each(|_| umount2(&target, MntFlags::MNT_DETACH))
     }
 }
 
@@ -147,7 +196,10 @@ fn folder<Fd: AsFd, P: rustix::path::Arg>(parent: Fd, name: P) -> rustix::io::Re
 #[cfg(test)]
 impl Folder {
     pub(super) fn at(path: &Path) -> Folder {
-        Folder(path.into())
+        Folder {
+            path: path.into(),
+            scratch: None,
+        }
     }
 }
 

@@ -11,6 +11,7 @@ const DEV: [&str; 2] = ["--dev", "/dev"];
 /// write to: there it could spare itself when memory runs out.
 ///
 /// Bubblewrap makes a tmpfs of half the machine's memory of `/dev`, `/dev/shm` included. What lies in it is nobody's.
+/// So is what a shared mapping of `/dev/zero` holds: in its place is `/dev/full`, which gives zeros and cannot be mapped.
 pub(super) fn confine(arguments: &mut Vec<OsString>, procfs: Procfs, shm: Option<&Path>) {
     let at = |arguments: &[OsString], pair: [&str; 2]| {
         let mut pairs = arguments.windows(2);
@@ -18,7 +19,9 @@ pub(super) fn confine(arguments: &mut Vec<OsString>, procfs: Procfs, shm: Option
     };
     // What follows is the job's own: the first is ours.
     if let Some(dev) = at(arguments, DEV) {
-        let mut more: Vec<OsString> = Vec::new();
+        let mut more: Vec<OsString> = ["--dev-bind", "/dev/full", "/dev/zero"]
+            .map(OsString::from)
+            .into();
         if let Some(shm) = shm {
             more.extend(["--bind".into(), shm.into(), "/dev/shm".into()]);
         }
@@ -63,7 +66,7 @@ mod tests {
     #[test]
     fn mounts_are_changed_and_what_the_job_runs_is_not() {
         let call = "--bind /t / --proc /proc --dev /dev --chdir / -- cc --proc /proc --dev /dev";
-        let shm = "--bind /j/shm /dev/shm --remount-ro /dev";
+        let shm = "--dev-bind /dev/full /dev/zero --bind /j/shm /dev/shm --remount-ro /dev";
         assert_eq!(
             confined(call, Procfs::Fresh),
             format!(

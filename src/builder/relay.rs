@@ -22,7 +22,8 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::mpsc::Sender;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
@@ -50,6 +51,20 @@ const BUFFER: usize = 16 << 10;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// What the front of the scheduler asks to find out whether a builder is awake, and what begins no TLS.
 const QUESTION: &[u8] = b"GET / HTTP/1.0\r\n\r\n";
+
+/// A request of more bytes may have been a toolchain.
+const LARGE: u64 = 1 << 20;
+/// What TLS and HTTP add to a body, at most: one part of so many.
+const OVERHEAD: u64 = 32;
+
+/// How much may come by a connection.
+#[derive(Debug)]
+pub(super) struct Bound {
+    /// Bytes of one request's body.
+    pub(super) most: u64,
+    /// Is told when a large one has come to its end.
+    pub(super) uploaded: Sender<()>,
+}
 
 /// Requests that are on their way through.
 #[derive(Debug, Clone, Default)]
@@ -81,7 +96,11 @@ impl Drop for Request {
 ///
 /// # Errors
 /// The system gives no thread, or no poller.
-pub(super) fn start(listener: std::net::TcpListener, server: SocketAddr) -> io::Result<InFlight> {
+pub(super) fn start(
+    listener: std::net::TcpListener,
+    server: SocketAddr,
+    bound: Bound,
+) -> io::Result<InFlight> {
     listener.set_nonblocking(true)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -95,6 +114,7 @@ pub(super) fn start(listener: std::net::TcpListener, server: SocketAddr) -> io::
         permits: ConnectionPermits::new(),
         turns: HandshakeQueue::new(handshakes::PAUSE),
         in_flight: InFlight::default(),
+        bound,
     });
     let in_flight = relay.in_flight.clone();
     std::thread::Builder::new()
@@ -110,6 +130,7 @@ struct Relay {
     permits: ConnectionPermits,
     turns: Arc<HandshakeQueue>,
     in_flight: InFlight,
+    bound: Bound,
 }
 
 impl Relay {
@@ -186,7 +207,15 @@ impl Relay {
         }
         permit.keep();
         let _request = self.in_flight.request();
-        pass(stream, upstream, records.rest()).await
+        let sent = Sent::new(&self.bound);
+        let passed = pass(stream, upstream, records.rest(), &sent).await;
+        if sent.is_too_much() {
+            warn!(
+                "a request of more than {} MiB was cut off: no toolchain may be larger than all of them together (SCCACHE_TOOLCHAIN_CACHE_SIZE) peer={peer}",
+                self.bound.most >> 20
+            );
+        }
+        passed
     }
 }
 
@@ -266,19 +295,75 @@ async fn shake_hands(
     }
 }
 
+/// What a peer has sent of its request.
+#[derive(Debug)]
+struct Sent<'a> {
+    bound: &'a Bound,
+    /// Since the last answer, and the most of any request.
+    bytes: AtomicU64,
+    most: AtomicU64,
+}
+
+impl Sent<'_> {
+    fn new(bound: &Bound) -> Sent<'_> {
+        Sent {
+            bound,
+            bytes: AtomicU64::new(0),
+            most: AtomicU64::new(0),
+        }
+    }
+
+    fn add(&self, count: usize) -> io::Result<()> {
+        let bytes = self.bytes.fetch_add(count as u64, Relaxed) + count as u64;
+        self.most.fetch_max(bytes, Relaxed);
+        match self.is_too_much() {
+            true => Err(io::Error::other("the request is too large")),
+            false => Ok(()),
+        }
+    }
+
+    fn answered(&self) {
+        self.bytes.store(0, Relaxed);
+    }
+
+    fn is_too_much(&self) -> bool {
+        let most = self.bound.most;
+        let allowed = most.saturating_add(most / OVERHEAD).saturating_add(LARGE);
+        self.most.load(Relaxed) > allowed
+    }
+}
+
+impl Drop for Sent<'_> {
+    fn drop(&mut self) {
+        if self.most.load(Relaxed) > LARGE {
+            // Nobody listens any more when the process ends.
+            let _ = self.bound.uploaded.send(());
+        }
+    }
+}
+
 /// Passes bytes on both ways until both sides, or the server, have ended.
-async fn pass(mut stream: TcpStream, mut upstream: TcpStream, rest: Vec<u8>) -> io::Result<()> {
+async fn pass(
+    mut stream: TcpStream,
+    mut upstream: TcpStream,
+    rest: Vec<u8>,
+    sent: &Sent<'_>,
+) -> io::Result<()> {
     let (mut from_peer, mut to_peer) = stream.split();
     let (mut from_server, mut to_server) = upstream.split();
     let up = async {
         in_time(TAKE, to_server.write_all(&rest)).await?;
-        copy(&mut from_peer, &mut to_server).await?;
+        copy(&mut from_peer, &mut to_server, |count| sent.add(count)).await?;
         to_server.shutdown().await?;
         // The answer is still to come.
         std::future::pending::<io::Result<()>>().await
     };
     let down = async {
-        copy(&mut from_server, &mut to_peer).await?;
+        let answered = |_| {
+            sent.answered();
+            Ok(())
+        };
+        copy(&mut from_server, &mut to_peer, answered).await?;
         to_peer.shutdown().await
     };
     tokio::select! {
@@ -291,12 +376,19 @@ async fn pass(mut stream: TcpStream, mut upstream: TcpStream, rest: Vec<u8>) -> 
     Ok(())
 }
 
-async fn copy(from: &mut ReadHalf<'_>, to: &mut WriteHalf<'_>) -> io::Result<()> {
+async fn copy(
+    from: &mut ReadHalf<'_>,
+    to: &mut WriteHalf<'_>,
+    count: impl Fn(usize) -> io::Result<()>,
+) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER];
     loop {
         match in_time(SILENCE, from.read(&mut buffer)).await? {
             0 => return Ok(()),
-            length => in_time(TAKE, to.write_all(&buffer[..length])).await?,
+            length => {
+                count(length)?;
+                in_time(TAKE, to.write_all(&buffer[..length])).await?;
+            }
         }
     }
 }

@@ -23,7 +23,7 @@ use crate::contract::job_end::{COMPILER_FAILED, KILLED, SENT_HOME};
 use crate::contract::sent_home::SentHome;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, UsageWho, getrusage, setrlimit};
-use nix::sys::signal::{Signal, kill, raise};
+use nix::sys::signal::{SigSet, Signal, kill, raise};
 use nix::unistd::Pid;
 use parking_lot::{Mutex, MutexGuard};
 use rustix::io::Errno;
@@ -85,6 +85,8 @@ pub enum Report {
     /// It was not run at all.
     Refused {
         why: String,
+        /// What its inputs went over.
+        limit: Option<Limit>,
     },
     Started {
         job: String,
@@ -118,6 +120,8 @@ pub fn run(terms: &str, arguments: Vec<OsString>) -> io::Result<u8> {
     if arguments.first().is_some_and(|first| first == "--version") {
         return Err(Command::new(&terms.bwrap).args(arguments).exec());
     }
+    // As `sccache-dist` has it, so that what is too large is an error there.
+    SigSet::from(Signal::SIGXFSZ).thread_unblock()?;
     // The job goes with whoever waits for it.
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
     // Between two looks; in what is reserved, of which a compiler uses half.
@@ -126,10 +130,17 @@ pub fn run(terms: &str, arguments: Vec<OsString>) -> io::Result<u8> {
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     setrlimit(Resource::RLIMIT_FSIZE, terms.disk_bytes, terms.disk_bytes)?;
     let reports = Reports::to(terms.jobs_socket.as_deref());
-    let folder = Folder::of(&arguments);
-    if let Some(Err(refused)) = folder.as_ref().map(toolchain::check) {
-        let why = refused.to_string();
-        reports.send(&Report::Refused { why });
+    let mut folder = Folder::of(&arguments);
+    // In memory what a job writes counts as that, too.
+    let most = terms.disk_bytes.min(terms.memory_bytes);
+    let prepared = folder
+        .as_mut()
+        .map(|folder| toolchain::check(folder).and_then(|()| folder.bound(most)));
+    if let Some(Err(refused)) = prepared {
+        reports.send(&Report::Refused {
+            why: refused.to_string(),
+            limit: None,
+        });
         return Err(refused);
     }
     let job = name(folder.as_ref());
@@ -162,7 +173,7 @@ pub fn run(terms: &str, arguments: Vec<OsString>) -> io::Result<u8> {
     let limit = end
         .limit
         .or(starved.then_some(Limit::Memory))
-        .or_else(|| left_over(&terms, folder.as_ref()?));
+        .or_else(|| left_over(&terms, folder.as_ref()?, exit));
     reports.send(&Report::Ended {
         job,
         exit,
@@ -389,7 +400,8 @@ impl Sandbox {
             if limit.is_none() && now >= look_at {
                 look_at = now + LOOK;
                 let pid = self.bubblewrap.as_raw().unsigned_abs();
-                let size = tree::measure(pid, terms.processes);
+                let mut size = tree::measure(pid, terms.processes);
+                size.memory_bytes += folder.map_or(0, Folder::memory_bytes);
                 seen_bytes = size.memory_bytes.max(seen_bytes);
                 limit = passed(terms, now - begin, size);
                 if let Some(folder) = folder.filter(|_| limit.is_none() && now >= walk_at) {
@@ -433,9 +445,14 @@ fn too_much(disk_bytes: u64, content: Content) -> Option<Limit> {
 }
 
 /// The limit of files that a job has passed when it has ended.
-fn left_over(terms: &JobSpec, folder: &Folder) -> Option<Limit> {
+fn left_over(terms: &JobSpec, folder: &Folder, exit: i32) -> Option<Limit> {
     let content = folder.content(terms.disk_bytes);
-    too_much(terms.disk_bytes, content).or(content.is_strange.then_some(Limit::Files))
+    let strange = content.is_strange.then_some(Limit::Files);
+    // A compiler that fails where nothing more could be written.
+    let is_held = exit != 0 && folder.is_full();
+    too_much(terms.disk_bytes, content)
+        .or(strange)
+        .or(is_held.then_some(Limit::Disk))
 }
 
 /// The job's name: of the toolchain's hash and a number, as `sccache-dist` calls its folder.
@@ -448,12 +465,13 @@ fn name(folder: Option<&Folder>) -> String {
 }
 
 /// The gateway's socket. Nothing here waits for it: a report that it cannot take is lost.
-struct Reports {
+#[derive(Debug)]
+pub(super) struct Reports {
     socket: Option<UnixDatagram>,
 }
 
 impl Reports {
-    fn to(path: Option<&Path>) -> Reports {
+    pub(super) fn to(path: Option<&Path>) -> Reports {
         let connect = |path: &Path| {
             let socket = UnixDatagram::unbound()?;
             socket.set_nonblocking(true)?;
@@ -465,7 +483,7 @@ impl Reports {
         }
     }
 
-    fn send(&self, report: &Report) {
+    pub(super) fn send(&self, report: &Report) {
         if let (Some(socket), Ok(text)) = (&self.socket, serde_json::to_vec(report)) {
             let _ = socket.send(&text);
         }

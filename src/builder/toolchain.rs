@@ -11,6 +11,9 @@ use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+/// What stands in place of an archive that is refused: something that does not unpack.
+pub(super) const REFUSED: &str = "refused";
+
 /// Why a job is not run.
 #[derive(Debug, thiserror::Error)]
 enum Refused {
@@ -86,7 +89,7 @@ impl UnpackedAt {
                 fs::remove_dir_all(&self.unpacked)?;
                 if matches!(refused, Refused::Archive(_)) {
                     // `sccache-dist` strikes off what it cannot unpack, and nothing else.
-                    fs::write(&self.packed, "refused")?;
+                    fs::write(&self.packed, REFUSED)?;
                 }
                 Err(io::Error::other(refused))
             }
@@ -118,7 +121,7 @@ fn changed(metadata: &fs::Metadata) -> (i64, i64) {
 }
 
 /// The name that sccache makes of a hash: the digits of each byte the other way round.
-fn called(hash: &blake3::Hash) -> String {
+pub(super) fn called(hash: &blake3::Hash) -> String {
     let bytes = hash.as_bytes().iter();
     bytes
         .map(|byte| format!("{:02x}", byte.rotate_left(4)))

@@ -7,7 +7,7 @@ use std::fs;
 pub(super) struct Size {
     /// Processes and threads.
     pub(super) tasks: u64,
-    /// Memory of their own and memory that they share: no program text, no files.
+    /// Memory of their own, memory that they share, and the tables of their pages: no program text, no files.
     pub(super) memory_bytes: u64,
     /// Written to the disk, by those that have ended too, and to files that have been removed since.
     pub(super) written_bytes: u64,
@@ -40,10 +40,12 @@ pub(super) fn measure(pid: u32, enough: u64) -> Size {
     size
 }
 
-/// Bytes of one process: its own, in RAM or swapped out, and its share of the memory that it shares.
+/// Bytes of one process: its own, in RAM or swapped out, and its share of the memory that it shares. The tables of its
+/// pages count, because a program can have many for pages that are all one and the same.
 fn memory(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let own = field(&status, "RssAnon:") + field(&status, "VmSwap:");
+    let own = ["RssAnon:", "VmSwap:", "VmPTE:"];
+    let own: u64 = own.iter().map(|name| field(&status, name)).sum();
     let shared = match field(&status, "RssShmem:") {
         0 => 0,
         // Exact, but it goes through all pages: only for the few that share at all.

@@ -30,6 +30,8 @@ pub struct Config {
     pub jobs_socket: PathBuf,
     /// How long jobs in flight may continue after SIGTERM.
     pub grace_millis: u64,
+    /// Disk budget of the packed toolchains, which no single one may exceed.
+    pub toolchain_cache_bytes: u64,
     pub limits: Limits,
 }
 

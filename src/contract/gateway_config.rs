@@ -187,6 +187,8 @@ pub struct Relay {
     pub queue_millis: u64,
     /// Most bytes of jobs that wait or run.
     pub queue_bytes: u64,
+    /// Most bytes of one packed toolchain: what builders keep of all together.
+    pub archive_bytes: u64,
     /// Folder of bodies that are kept.
     pub spool: PathBuf,
     /// File of the relay's certificate authority; its mode is 0600.

@@ -5,6 +5,7 @@ use crate::contract::gateway_status::{LocalJobs, SentHomeCount};
 use crate::contract::sent_home::SentHome;
 use parking_lot::Mutex;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -27,6 +28,8 @@ const OTHERS: &str = "(others)";
 enum Report {
     Refused {
         why: String,
+        #[serde(default)]
+        limit: Option<String>,
     },
     Started {},
     Ended {
@@ -58,7 +61,10 @@ impl Reports {
     fn take(&self, report: &Report) {
         let mut jobs = self.jobs.lock();
         match report {
-            Report::Refused { why } => warn!("a job was refused: {why}"),
+            Report::Refused { why, limit } => {
+                warn!("a job was refused: {why}");
+                count_limit(&mut jobs.limits, limit.as_ref());
+            }
             Report::Started {} => jobs.running += 1,
             Report::Ended {
                 exit,
@@ -73,16 +79,20 @@ impl Reports {
                 jobs.nonzero += u64::from(*exit != 0);
                 jobs.cpu_seconds += cpu_seconds.max(0.0);
                 jobs.peak_rss_bytes = jobs.peak_rss_bytes.max(*peak_rss_bytes);
-                if let Some(limit) = limit
-                    && (jobs.limits.len() < LIMITS || jobs.limits.contains_key(limit))
-                {
-                    *jobs.limits.entry(limit.clone()).or_default() += 1;
-                }
+                count_limit(&mut jobs.limits, limit.as_ref());
                 if let Some(home) = home {
                     count(&mut jobs.sent_home, home);
                 }
             }
         }
+    }
+}
+
+fn count_limit(limits: &mut BTreeMap<String, u64>, limit: Option<&String>) {
+    if let Some(limit) = limit
+        && (limits.len() < LIMITS || limits.contains_key(limit))
+    {
+        *limits.entry(limit.clone()).or_default() += 1;
     }
 }
 

@@ -15,6 +15,7 @@ mod paths;
 pub(crate) mod peer;
 mod secrets;
 mod toolchains;
+mod uploads;
 
 use crate::harness::Gateway;
 use std::io::{Read, Write};

@@ -44,6 +44,20 @@ impl Farm {
     }
 
     pub(crate) fn start_with(more: &[(&str, &str)]) -> Option<Farm> {
+        Farm::start_below(&[], tempfile::tempdir().unwrap(), more)
+    }
+
+    /// With its state in this folder.
+    pub(crate) fn start_in(dir: tempfile::TempDir, more: &[(&str, &str)]) -> Option<Farm> {
+        Farm::start_below(&[], dir, more)
+    }
+
+    /// The same, as the last words of another program's command line.
+    pub(crate) fn start_below(
+        above: &[&str],
+        dir: tempfile::TempDir,
+        more: &[(&str, &str)],
+    ) -> Option<Farm> {
         if !is_possible() {
             return None;
         }
@@ -57,7 +71,8 @@ impl Farm {
             ("SCCACHE_BUILDER_SLOTS", "1"),
             ("SCCACHE_STOP_GRACE", "40s"),
         ];
-        let dock = Dock::start(&[&usual[..], more].concat());
+        let mut dock = Dock::launch_below(above, dir, &[&usual[..], more].concat());
+        dock.wait_ready();
         let client = Machine::new();
         client.write(
             "dist.toml",
@@ -556,7 +571,7 @@ fn machine_without_user_namespaces_is_told_which_setting_forbids_them() {
     let text = format!(
         "mode = \"builder\"\nisolation = \"userns\"\ndir = \"{}\"\n\
          sccache_dist = \"/none\"\nserver_config = \"/none\"\nbwrap = \"/usr/bin/bwrap\"\n\
-         listen = \"0.0.0.0:10501\"\nserver = \"127.0.0.1:10502\"\njobs_socket = \"/none\"\ngrace_millis = 0\n[limits]\ntime_millis = 60000\n",
+         listen = \"0.0.0.0:10501\"\nserver = \"127.0.0.1:10502\"\njobs_socket = \"/none\"\ngrace_millis = 0\ntoolchain_cache_bytes = 1\n[limits]\ntime_millis = 60000\n",
         folder.path().display()
     );
     std::fs::write(&file, text).unwrap();

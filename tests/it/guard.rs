@@ -1,5 +1,7 @@
 //! Rust jobs that look for what was not sent: the client compiles them, and their programs are right.
 
+mod list;
+
 use crate::distributed::{Farm, distributed, is_possible, reported_of, terms};
 use sccache_dock::builder::guard::Guard;
 use sccache_dock::builder::shim::Report;

@@ -77,6 +77,7 @@ fn relay_config(settings: &Settings, facts: &DistFacts, relay: &Relay) -> gatewa
         public_ip: settings.dist.public_addr.map(|public| public.ip),
         queue_millis: millis(relay.queue_time),
         queue_bytes: relay.queue_bytes,
+        archive_bytes: settings.dist.toolchain_cache_bytes,
         spool: paths::relay_spool(&settings.dir),
         authority: paths::relay_authority(&settings.dir),
         machines: relay.machines.clone(),
@@ -168,6 +169,7 @@ pub(super) fn builder(
         server: dist.builder,
         jobs_socket: paths::jobs_socket(&settings.run_dir),
         grace_millis: millis(settings.stop_grace / 2),
+        toolchain_cache_bytes: set.toolchain_cache_bytes,
         limits: Limits {
             memory_bytes: set.job_memory_bytes,
             processes: set.job_processes,

@@ -39,6 +39,11 @@ const REFUSED: Duration = Duration::from_secs(60);
 pub(super) enum Fault {
     #[error("what was sent is another archive than its name says")]
     Mismatch,
+    #[error(
+        "it has more than {} MiB, more than builders keep (SCCACHE_TOOLCHAIN_CACHE_SIZE)",
+        .0 >> 20
+    )]
+    TooLarge(u64),
     #[error("nothing came for {} s", PAUSE.as_secs())]
     Slow,
     #[error("the connection ended: {0}")]
@@ -140,11 +145,16 @@ impl Archives {
         }
     }
 
-    /// Takes an upload.
+    /// Takes an upload of at most so many bytes.
     ///
     /// # Errors
     /// The toolchain is not here after it.
-    pub(super) async fn take<B>(&self, toolchain: &Toolchain, body: &mut B) -> Result<u64, Fault>
+    pub(super) async fn take<B>(
+        &self,
+        toolchain: &Toolchain,
+        body: &mut B,
+        most: u64,
+    ) -> Result<u64, Fault>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::fmt::Display,
@@ -152,13 +162,13 @@ impl Archives {
         let until = Instant::now() + UPLOAD;
         self.state().awaited.insert(toolchain.clone(), until);
         let awaited = Awaited(self, toolchain);
-        let taken = self.store(toolchain, body).await;
+        let taken = self.store(toolchain, body, most).await;
         let (mut state, now) = (self.state(), Instant::now());
         match &taken {
             Ok(_) => {
                 state.here.insert(toolchain.clone(), now);
             }
-            Err(Fault::Store(_)) => {
+            Err(Fault::Store(_) | Fault::TooLarge(_)) => {
                 state.refused.insert(toolchain.clone(), now + REFUSED);
             }
             Err(Fault::Mismatch | Fault::Slow | Fault::Cut(_)) => {}
@@ -168,7 +178,12 @@ impl Archives {
         taken
     }
 
-    async fn store<B>(&self, toolchain: &Toolchain, body: &mut B) -> Result<u64, Fault>
+    async fn store<B>(
+        &self,
+        toolchain: &Toolchain,
+        body: &mut B,
+        most: u64,
+    ) -> Result<u64, Fault>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::fmt::Display,
@@ -186,6 +201,9 @@ impl Archives {
         let mut upload = self.disk.put(&key, None, by).await.map_err(store)?;
         let mut hasher = blake3::Hasher::new();
         while let Some(piece) = next(body).await? {
+            if upload.received() + piece.len() as u64 > most {
+                return Err(Fault::TooLarge(most));
+            }
             hasher.update(&piece);
             upload.push(&piece).await.map_err(store)?;
         }

@@ -33,6 +33,9 @@ const ASSIGNMENT: Duration = Duration::from_secs(15);
 /// Longest result of a job.
 const RESULT: u64 = 4 << 30;
 
+/// What `sccache-dist` says when it could not unpack the inputs of a job.
+const UNPACKING: &[u8] = b"Failed to unpack inputs";
+
 /// Why a client has to compile by itself.
 #[derive(Debug)]
 pub(super) struct Fallback {
@@ -61,6 +64,8 @@ pub(super) enum Failure {
     Compiler,
     /// The job was killed: by a limit, or for memory.
     Limit,
+    /// What the client has sent could not be unpacked: it is too much, or broken.
+    Inputs,
     /// Anything else.
     Builder(String),
 }
@@ -77,6 +82,8 @@ impl Failure {
             Failure::Compiler
         } else if ended_by(KILLED) {
             Failure::Limit
+        } else if memchr::memmem::find(body, UNPACKING).is_some() {
+            Failure::Inputs
         } else {
             Failure::Builder(format!("{status} {:.300}", String::from_utf8_lossy(body)))
         }
@@ -482,6 +489,11 @@ fn failed(
             let message = "the compiler failed there, or looked for what was not sent";
             Attempt::Fallback(Fallback::new("compiler", message))
         }
+        Failure::Inputs => {
+            end(slot, Ended::Job);
+            let message = "its inputs could not be unpacked there: they are too much, or broken";
+            Attempt::Fallback(Fallback::new("too_large", message))
+        }
         Failure::Limit => {
             end(slot, Ended::Job);
             Attempt::Lost {
@@ -516,6 +528,9 @@ mod tests {
         assert_eq!(told(COMPILER_FAILED), Failure::Compiler);
         assert_eq!(told(SENT_HOME), Failure::Compiler);
         assert_eq!(told(KILLED), Failure::Limit);
+        let broken = br#"{"description":"run build failed","cause":{"description":"Failed to unpack inputs to overlay"}}"#;
+        let broken = Failure::of(StatusCode::INTERNAL_SERVER_ERROR, broken);
+        assert_eq!(broken, Failure::Inputs);
         for other in [1, 99, 100, 120] {
             assert!(matches!(told(other), Failure::Builder(_)), "{other}");
         }

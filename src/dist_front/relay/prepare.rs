@@ -120,7 +120,7 @@ impl Front {
                 match Failure::of(status, &told) {
                     // The compiler ran, so it is unpacked.
                     Failure::Compiler => Ok(sent),
-                    Failure::Limit | Failure::Builder(_) => Err(format!(
+                    Failure::Limit | Failure::Inputs | Failure::Builder(_) => Err(format!(
                         "the job that unpacks it failed: {status} {:.300}",
                         String::from_utf8_lossy(&told)
                     )),

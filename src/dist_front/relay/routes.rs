@@ -182,7 +182,8 @@ impl Exchange<'_> {
     ) -> Result<Answer, Refusal> {
         let ticket = self.ticket(relay, job)?;
         let (toolchain, began) = (ticket.toolchain, Instant::now());
-        let taken = relay.archives.take(&toolchain, body).await;
+        let most = relay.settings.archive_bytes;
+        let taken = relay.archives.take(&toolchain, body, most).await;
         let how = match taken {
             Ok(bytes) => {
                 let millis = began.elapsed().as_millis();

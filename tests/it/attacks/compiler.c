@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -57,6 +58,29 @@ int main(int count, char **words) {
             fill(more, 16 << 20);
         }
     if (strstr(source, "act_hide")) return pause();
+    // What these take they have only for a moment by name; a look finds them at work.
+    if (strstr(source, "act_reserve"))
+        for (int number = 0; number < 100; number++) {
+            int more = open("/reserved", O_CREAT | O_WRONLY, 0600);
+            unlink("/reserved");
+            if (fallocate(more, 0, 0, 16 << 20)) return 1;
+        }
+    if (strstr(source, "act_stow"))
+        for (int number = 0; number < 100; number++) {
+            int more = open("/stowed", O_CREAT | O_WRONLY, 0600);
+            unlink("/stowed");
+            fill(more, 16 << 20);
+        }
+    if (strstr(source, "act_map"))
+        for (int number = 0; number < 100; number++) {
+            int more = open("/mapped", O_CREAT | O_RDWR, 0600);
+            unlink("/mapped");
+            if (ftruncate(more, 16 << 20)) return 1;
+            char *memory = mmap(0, 16 << 20, PROT_READ | PROT_WRITE, MAP_SHARED, more, 0);
+            memset(memory, 1, 16 << 20);
+            munmap(memory, 16 << 20);
+        }
+    if (strstr(source, "act_reserve") || strstr(source, "act_stow") || strstr(source, "act_map")) sleep(2);
     if (strstr(source, "act_shm")) {
         int more = open("/dev/shm/shared", O_CREAT | O_WRONLY, 0600);
         if (more < 0) return 0;

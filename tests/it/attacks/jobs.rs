@@ -110,16 +110,42 @@ fn limit(script: &str) -> Option<Limit> {
 }
 
 #[test]
-fn memory_that_a_job_shares_counts() {
+fn no_memory_of_a_job_is_hidden_from_its_limit() {
     if !is_possible() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let shared = compiled(folder.path(), "shared");
-    let shared = shared.display();
-    assert_eq!(limit(&format!("{shared} 200 30")), Some(Limit::Memory));
-    // Once for all who share it.
-    assert_eq!(limit(&format!("{shared} 20 1 && exit 0; exit 1")), None);
+    let unmapped = compiled(folder.path(), "unmapped");
+    let unmapped = unmapped.display();
+    // Four times the limit.
+    for kind in ["shared", "zero"] {
+        let refused = format!("{unmapped} {kind} 512 1; [ $? = 3 ]");
+        let output = job(&terms(), &refused);
+        assert!(output.status.success(), "{kind}: {output:?}");
+    }
+    let tables = format!("{unmapped} tables 160 30");
+    assert_eq!(limit(&tables), Some(Limit::Memory));
+    // What is in the place of /dev/zero gives what that gives.
+    let zeros = "[ $(head -c 1000 /dev/zero | tr '\\0' x | grep -o x | wc -l) = 1000 ]";
+    let output = job(&terms(), zeros);
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn programs_that_reserve_space_for_a_file_do_without() {
+    if !is_possible() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let reserve = compiled(folder.path(), "reserve");
+    let file = folder.path().join("file").display().to_string();
+    // The call itself is refused, the C library writes instead.
+    let script = format!("{} {file}", reserve.display());
+    let output = job(&terms(), &script);
+    assert_eq!(
+        output.stdout, b"fallocate: 95\nposix_fallocate: 0\n",
+        "{output:?}"
+    );
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Jobs whose compiler is the attacker's, by the real sccache and sccache-dist.
 
 use super::jobs::compile;
-use crate::distributed::{Farm, distributed};
+use crate::distributed::{Farm, distributed, is_possible};
 use crate::harness::now;
 use crate::machine::Machine;
 use std::process::Command;
@@ -72,6 +72,9 @@ fn job_that_leaves_or_takes_what_no_compiler_does_is_ended_and_its_slot_is_free(
         ("act_fill", "disk"),
         ("act_hide", "disk"),
         ("act_shm", "disk"),
+        ("act_reserve", ""),
+        ("act_stow", "disk"),
+        ("act_map", "disk"),
     ] {
         let before = limits(&farm, limit);
         let took = build(&farm, word);
@@ -88,6 +91,66 @@ fn job_that_leaves_or_takes_what_no_compiler_does_is_ended_and_its_slot_is_free(
             "{word}"
         );
     }
+}
+
+/// Where files are memory, nobody tells what a process has written: the kernel itself keeps a job within its bound.
+#[test]
+fn job_whose_files_are_memory_has_no_more_of_it_than_any_other() {
+    if !is_possible() {
+        return;
+    }
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    let Some(farm) = Farm::start_in(
+        dir,
+        &[("SCCACHE_JOB_DISK", "64M"), ("SCCACHE_RELAY", "off")],
+    ) else {
+        return;
+    };
+    pack(&farm.client, "cc.tar.gz", "an object");
+    set_up(&farm.client, "cc.tar.gz");
+    build(&farm, "act_well");
+    assert_eq!(
+        distributed(&farm.statistics()),
+        (1, 0),
+        "{}",
+        farm.dock.log()
+    );
+    let object = farm.client.work().join("act_well.o");
+    assert_eq!(std::fs::read(object).unwrap(), b"an object");
+    // The job's own tmpfs is seen from nowhere else; other tests have some of it too.
+    let used = || {
+        let memory = std::fs::read_to_string("/proc/meminfo").unwrap();
+        let line = memory.lines().find_map(|line| line.strip_prefix("Shmem:"));
+        let kib = line.unwrap().trim().strip_suffix(" kB").unwrap();
+        kib.parse::<u64>().unwrap() >> 10
+    };
+    let mut errors = 0;
+    for word in [
+        "act_stow", "act_map", "act_hide", "act_fill", "act_shm", "act_fifo",
+    ] {
+        let (before, over) = (used(), std::sync::atomic::AtomicBool::new(false));
+        let most = std::thread::scope(|scope| {
+            let watch = scope.spawn(|| {
+                let mut most = 0;
+                while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                    most = most.max(used());
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                most
+            });
+            build(&farm, word);
+            over.store(true, std::sync::atomic::Ordering::Relaxed);
+            watch.join().unwrap()
+        });
+        errors += 1;
+        println!("{word}: {} MiB", most.saturating_sub(before));
+        assert_eq!(distributed(&farm.statistics()), (1, errors), "{word}");
+        assert!(most < before + 800, "{word}: {before} MiB, then {most}");
+    }
+    // Of those whose files have a name in the end.
+    assert!(limits(&farm, "disk") > 0, "{}", farm.dock.log());
+    build(&farm, "well_again");
+    assert_eq!(distributed(&farm.statistics()), (2, errors));
 }
 
 /// Jobs that went over this limit.

@@ -5,16 +5,16 @@ use crate::distributed::{Farm, STOCK, distributed};
 use std::process::Command;
 
 /// A client of sccache-dist that speaks its protocol by hand (bincode of version 1).
-struct Attacker<'a> {
-    farm: &'a Farm,
+pub(super) struct Attacker<'a> {
+    pub(super) farm: &'a Farm,
 }
 
 /// What the scheduler gives for a job.
-struct Allocation {
+pub(super) struct Allocation {
     auth: String,
     job: u64,
     builder: String,
-    needs_toolchain: bool,
+    pub(super) needs_toolchain: bool,
 }
 
 impl Attacker<'_> {
@@ -40,7 +40,7 @@ impl Attacker<'_> {
     }
 
     /// A job with the toolchain of this name.
-    fn allocate(&self, name: &str) -> Allocation {
+    pub(super) fn allocate(&self, name: &str) -> Allocation {
         let url = format!(
             "http://127.0.0.1:{}/api/v1/scheduler/alloc_job",
             self.farm.front
@@ -67,29 +67,41 @@ impl Attacker<'_> {
     fn send_and_run(&self, name: &str, archive: &[u8]) -> bool {
         let job = self.allocate(name);
         assert!(job.needs_toolchain);
-        let url = |what| {
-            format!(
-                "https://{}/api/v1/distserver/{what}/{}",
-                job.builder, job.job
-            )
-        };
-        let answer = self.post(&url("submit_toolchain"), &job.auth, archive);
+        let answer = self.send(&job, archive);
         assert_eq!(
             answer.unwrap(),
             [2, 0, 0, 0],
             "it says that it could not take it"
         );
-        let none = 0_u64.to_le_bytes();
-        // Program, arguments, environment, folder, outputs; then an empty archive of inputs, compressed by not at all.
-        let command = [&text("/usr/bin/cc")[..], &none, &none, &text("/"), &none].concat();
-        let length = u32::try_from(command.len()).unwrap().to_be_bytes();
+        // An empty archive, compressed by not at all.
         let inputs = [
             &[0x78, 0x01, 0x01, 0x00, 0x04, 0xff, 0xfb][..],
             &[0; 1024],
             &[0x04, 0x00, 0x00, 0x01],
         ];
-        let body = [&length[..], &command, &inputs.concat()].concat();
-        self.post(&url("run_job"), &job.auth, &body).is_some()
+        self.run(&job, &inputs.concat()).is_some()
+    }
+
+    fn url(job: &Allocation, what: &str) -> String {
+        format!(
+            "https://{}/api/v1/distserver/{what}/{}",
+            job.builder, job.job
+        )
+    }
+
+    /// Sends an archive as the toolchain of a job.
+    pub(super) fn send(&self, job: &Allocation, archive: &[u8]) -> Option<Vec<u8>> {
+        self.post(&Self::url(job, "submit_toolchain"), &job.auth, archive)
+    }
+
+    /// Runs a job with these inputs.
+    pub(super) fn run(&self, job: &Allocation, inputs: &[u8]) -> Option<Vec<u8>> {
+        let none = 0_u64.to_le_bytes();
+        // Program, arguments, environment, folder, outputs.
+        let command = [&text("/usr/bin/cc")[..], &none, &none, &text("/"), &none].concat();
+        let length = u32::try_from(command.len()).unwrap().to_be_bytes();
+        let body = [&length[..], &command, inputs].concat();
+        self.post(&Self::url(job, "run_job"), &job.auth, &body)
     }
 }
 
@@ -98,7 +110,7 @@ fn text(text: &str) -> Vec<u8> {
 }
 
 /// The name that sccache makes of an archive.
-fn name(archive: &[u8]) -> String {
+pub(super) fn name(archive: &[u8]) -> String {
     let hash = blake3::hash(archive);
     let bytes = hash.as_bytes().iter();
     bytes

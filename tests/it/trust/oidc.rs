@@ -541,6 +541,7 @@ fn client_that_shows_its_id_token_to_the_scheduler_may_use_the_cluster() {
                 public_ip: None,
                 queue_millis: 1000,
                 queue_bytes: 1 << 20,
+                archive_bytes: 10 << 30,
                 spool: at("spool"),
                 authority: at("authority"),
                 machines: Default::default(),
