@@ -217,6 +217,10 @@ fn refused(gateway: &Gateway, peer: &Peer, parts: &Parts, refusal: &Refusal) -> 
         StatusCode::UNAUTHORIZED => {
             let challenge = HeaderValue::from_static("Bearer, Basic realm=\"sccache-dock\"");
             headers.insert(header::WWW_AUTHENTICATE, challenge);
+            if parts.extensions.get::<Arc<Presented>>().is_some() {
+                // The next connection may show another one, which has been renewed.
+                headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
         }
         StatusCode::TOO_MANY_REQUESTS => {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
