@@ -54,7 +54,7 @@ use crate::explain::protocol::Served;
 use crate::explain::report::Report;
 use crate::gateway::access::{Access, Caller};
 use crate::gateway::audit::Audit;
-use crate::gateway::database::Lifetime;
+use crate::gateway::database::{Lifetime, Whose};
 use crate::gateway::disk::Disk;
 use crate::gateway::files::Files;
 use crate::gateway::history::{History, Point, Range};
@@ -271,14 +271,16 @@ impl Gateway {
         }
     }
 
-    /// What was served since the first start, and the last builds; nothing where nothing can be kept.
-    pub(crate) fn past(&self) -> (Option<Lifetime>, Option<Vec<Report>>) {
-        let Some(database) = self.journal.database() else {
-            return (None, None);
-        };
-        let lifetime = self.journal.lifetime(&self.metrics.totals());
-        let builds = database.builds(BUILDS_SHOWN);
-        (Some(lifetime), builds.ok())
+    /// What was served since the first start; nothing where nothing can be kept.
+    pub(crate) fn lifetime(&self) -> Option<Lifetime> {
+        self.journal.database()?;
+        Some(self.journal.lifetime(&self.metrics.totals()))
+    }
+
+    /// The last builds, the latest first; nothing where nothing can be kept.
+    pub(crate) fn builds(&self, whose: Whose<'_>) -> Option<Vec<Report>> {
+        let database = self.journal.database()?;
+        database.builds(whose, BUILDS_SHOWN).ok()
     }
 
     /// Writes the last of what outlives us: for a build's own gateway, what waits for the upstream.

@@ -497,12 +497,18 @@ impl Database {
     }
 
     /// The last builds, the latest first, without their compiles.
-    pub fn builds(&self, most: usize) -> Result<Vec<Report>> {
+    pub fn builds(&self, whose: Whose<'_>, most: usize) -> Result<Vec<Report>> {
         let read = self.file.begin_read()?;
         let mut found = Vec::<Report>::new();
         for tables in [&OWNERS, &GUESTS] {
-            for row in read.open_table(tables.builds)?.iter()?.rev().take(most) {
-                found.extend(decode::<Report>(row?.1.value()));
+            let mut of_table = 0;
+            for row in read.open_table(tables.builds)?.iter()?.rev() {
+                if of_table == most {
+                    break;
+                }
+                let report = decode::<Report>(row?.1.value()).filter(|it| whose.has(it));
+                of_table += usize::from(report.is_some());
+                found.extend(report);
             }
         }
         // Their ids are in the order of time.
@@ -512,7 +518,7 @@ impl Database {
     }
 
     /// One build, with its compiles if they are still kept.
-    pub fn build(&self, id: &str) -> Result<Option<Report>> {
+    pub fn build(&self, whose: Whose<'_>, id: &str) -> Result<Option<Report>> {
         let read = self.file.begin_read()?;
         for tables in [&OWNERS, &GUESTS] {
             let found = match read.open_table(tables.details)?.get(id)? {
@@ -520,10 +526,28 @@ impl Database {
                 None => read.open_table(tables.builds)?.get(id)?,
             };
             if let Some(found) = found {
-                return Ok(decode(found.value()));
+                return Ok(decode(found.value()).filter(|it| whose.has(it)));
             }
         }
         Ok(None)
+    }
+}
+
+/// Which builds are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whose<'a> {
+    /// All.
+    Anybodys,
+    /// Those that were begun with the token of this name.
+    Tokens(&'a str),
+}
+
+impl Whose<'_> {
+    fn has(self, report: &Report) -> bool {
+        match self {
+            Whose::Anybodys => true,
+            Whose::Tokens(name) => report.token.as_deref() == Some(name),
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use crate::contract::key::{Key, shown_namespace};
 use crate::gateway::Gateway;
 use crate::gateway::access::{Asked, Caller, Denied};
 use crate::gateway::audit::Event;
+use crate::gateway::database::Whose;
 use crate::gateway::peer::Peer;
 use crate::store;
 use crate::store::WrittenBy;
@@ -55,6 +56,14 @@ pub(super) fn permit_removal(caller: &Caller, is_kept: bool) -> Result<(), Refus
         caller.name().unwrap_or_default()
     );
     Err(Refusal::new(StatusCode::FORBIDDEN, "write_once", message))
+}
+
+/// The builds that a viewer sees: with a token of some namespaces only, those that were begun with it.
+pub(super) fn whose(viewer: &Caller) -> Whose<'_> {
+    match viewer.is_restricted() {
+        true => Whose::Tokens(viewer.name().unwrap_or_default()),
+        false => Whose::Anybodys,
+    }
 }
 
 /// What the caller means by a path, if it may touch that.
