@@ -32,7 +32,7 @@ use crate::gateway::{Gateway, bazel};
 use crate::store;
 use answer::{Answer, Refusal, empty, full, text};
 use bytes::BytesMut;
-use grants::{asked, note_refusal, permit_check, permit_removal, writer, written};
+use grants::{asked, looked_up, note_refusal, permit_check, permit_removal, writer, written};
 use held::Held;
 use http_body_util::{BodyExt, Either, Full};
 use hyper::body::{Body, Incoming};
@@ -259,12 +259,12 @@ async fn route(
         "GET" | "HEAD" if is_check => permit(Need::Read).map(|()| check(&parts.method)),
         "GET" => {
             permit(Need::Read)?;
-            let asked = asked(&path)?;
-            let found = get(gateway, caller, &asked).await;
+            let keys = looked_up(caller, &path)?;
+            let found = get(gateway, caller, &keys).await;
             let did = match &found {
                 Ok((key, answer)) => Some((*key, Did::Hit(answer.body().size_hint().lower()))),
                 Err(refusal) if refusal.status == StatusCode::NOT_FOUND => {
-                    asked.read.first().map(|key| (key, Did::Miss))
+                    keys.first().map(|key| (key, Did::Miss))
                 }
                 Err(_) => None,
             };
@@ -275,7 +275,7 @@ async fn route(
         }
         "HEAD" => {
             permit(Need::Read)?;
-            Ok(head(gateway.size_of(&asked(&path)?.read).await?))
+            Ok(head(gateway.size_of(&looked_up(caller, &path)?).await?))
         }
         "PUT" if is_check => permit(Need::Write).map(|()| empty(StatusCode::CREATED)),
         "PUT" => {
@@ -376,9 +376,9 @@ fn permit(gateway: &Gateway, peer: &Peer, caller: &Caller, need: Need) -> Result
 async fn get<'a>(
     gateway: &Gateway,
     caller: &Caller,
-    asked: &'a Asked,
+    keys: &'a [Key],
 ) -> Result<(&'a Key, Answer), Refusal> {
-    match bazel::blob(gateway, &asked.read).await {
+    match bazel::blob(gateway, keys).await {
         Ok((key, blob)) => {
             gateway.of_namespace(key).hit(blob.length);
             gateway.metrics.found(Protocol::http);
@@ -394,7 +394,7 @@ async fn get<'a>(
         }
         Err(fault) => {
             if matches!(fault, DiskError::Store(store::Error::Missing)) {
-                gateway.missed(&asked.read, Protocol::http);
+                gateway.missed(keys, Protocol::http);
                 caller.count(|uses| &uses.misses, 1);
             }
             Err(fault.into())

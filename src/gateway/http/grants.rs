@@ -72,6 +72,12 @@ pub(super) fn asked(caller: &Caller, path: &str) -> Result<Asked, Refusal> {
     asked.map_err(|denied| refusal(caller, denied))
 }
 
+/// The same for a look-up.
+pub(super) fn looked_up(caller: &Caller, path: &str) -> Result<Vec<Key>, Refusal> {
+    let keys = caller.scope().looked_up(path);
+    keys.map_err(|denied| refusal(caller, denied))
+}
+
 /// Where a caller that may write does.
 pub(super) fn written(asked: &Asked) -> Result<&Key, Refusal> {
     let message = "this token writes nowhere";
