@@ -152,6 +152,9 @@ pub enum Command {
         /// With `program`: where that is, this one's own path where it is not given
         #[arg(long, value_name = "PATH")]
         path: Option<PathBuf>,
+        /// The AppArmor that is to read it: 3, 4, or what apparmor_parser --version prints [default: this machine's, else 4]
+        #[arg(long, value_name = "VERSION")]
+        parser: Option<apparmor::Parser>,
     },
 }
 
