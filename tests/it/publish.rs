@@ -170,6 +170,7 @@ fn debian_packages_hold_programs_manuals_completions_and_the_unit() {
         "usr/share/sccache-dock/builder.conf",
         "usr/share/zsh/vendor-completions/_sccache-dock",
     ] {
+        "usr/share/sccache-dock/pure-builder.conf",
         assert!(found.contains(path), "{path} is missing in {found:?}");
     }
 }
