@@ -337,3 +337,31 @@ fn bases_of_the_files_are_those_of_the_list() {
     let mut unknown = clean(root().join("images/build.sh"));
     run(unknown.args(["base", "windows"]), PATIENCE).refused(2, &["no base \"windows\""]);
 }
+
+#[test]
+fn programs_of_a_released_client_fit_into_20_mb() {
+    let folder = tempfile::tempdir().unwrap();
+    let images = folder.path().join("images");
+    let prebuilt = images.join("prebuilt/client");
+    fs::create_dir_all(&prebuilt).unwrap();
+    for file in ["binaries.sh", "fetch.sh", "sccache.sha256"] {
+        fs::copy(root().join("images").join(file), images.join(file)).unwrap();
+    }
+    for name in ["sccache-dock", "sccache-dock-gateway", "sccache"] {
+        fs::write(prebuilt.join(name), "#!/bin/sh\n").unwrap();
+        fs::set_permissions(prebuilt.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let client = |bytes: u64, lto: &str| {
+        let file = fs::OpenOptions::new()
+            .write(true)
+            .open(prebuilt.join("sccache"));
+        file.unwrap().set_len(bytes).unwrap();
+        let mut command = clean(images.join("binaries.sh"));
+        command.arg("client").arg(folder.path().join("out"));
+        run(command.env("SCCACHE_LTO", lto), PATIENCE)
+    };
+    client(19_900_000, "1").ok();
+    client(20_000_000, "1").refused(1, &["bytes, and a release of them at most 20,000,000"]);
+    // What is compiled quickly, for one machine, is larger.
+    client(20_000_000, "0").ok();
+}
