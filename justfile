@@ -70,6 +70,10 @@ bench-runner *ARGS:
 bench-cache *ARGS:
     cargo bench --locked --bench cache -- {{ARGS}}
 
+# Writes the digests of the bases into images/bases.txt, as Docker Hub, or the registry URL, has them now.
+pin-bases *URL:
+    scripts/pin-bases {{URL}}
+
 # Random bytes for what reads bytes of others, each target for so many seconds; wants cargo-fuzz and a nightly compiler.
 # Without nightly: RUSTC_BOOTSTRAP=1 and the stable compiler, `cargo fuzz run` without `+nightly`.
 # What it finds lies in fuzz/artifacts: mend it, and keep the input in fuzz/corpus, which the ordinary tests replay.

@@ -188,6 +188,14 @@ client() {
     cp "$built/sccache-dock" "$built/sccache-dock-gateway" "$out/"
 }
 
+# Every image that builds carries them.
+client_is_small() {
+    bytes=$(cat "$out/sccache" "$out/sccache-dock" "$out/sccache-dock-gateway" | wc -c)
+    echo "binaries.sh: the client's programs have $bytes bytes" >&2
+    [ "${SCCACHE_LTO:-0}" != 1 ] || [ "$bytes" -le 20000000 ] ||
+        fail "the client's programs have $bytes bytes, and a release of them at most 20,000,000" "see what has grown: cargo bloat, or fewer features"
+}
+
 here=$(cd "$(dirname "$0")" && pwd)
 prebuilt=$here/prebuilt
 # shellcheck source=images/fetch.sh
@@ -226,6 +234,10 @@ way)
         ! is_pinned || ! offers "$(url_of sccache)" || from=release
     fi
     echo "$from"
+    ;;
+client)
+    client
+    client_is_small
     ;;
 *) "$what" ;;
 esac

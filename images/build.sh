@@ -3,6 +3,7 @@
 #
 #   images/build.sh [arch|ubuntu|debian]    the image, called SCCACHE_IMAGE_NAME (sccache-arch by default)
 #   images/build.sh programs                no image: the paths of sccache and sccache-dock for this machine
+#   images/build.sh base NAME               no image: the base of this name in images/bases.txt
 set -eu
 
 name=build.sh
@@ -15,10 +16,13 @@ image=${SCCACHE_IMAGE_NAME:-sccache-arch}
 . "$repo/images/fetch.sh"
 tools=${SCCACHE_DOCK_TOOLS:-${XDG_CACHE_HOME:-$home/.cache}/sccache-dock/tools}
 
+# The base of this name, pinned by its release and, where one was had, by a digest.
+base_of() { sed -n "s/^$1 //p" "$repo/images/bases.txt"; }
+
 registry_answers() {
     say "asking the image registry for $1"
     # Bounded: a firewall that drops packets would hold the answer back for minutes.
-    for wanted in "$1" rust:1.95-bookworm; do
+    for wanted in "$1" "$(base_of build)"; do
         have_image "$wanted" || timeout 20 docker manifest inspect "$wanted" >/dev/null 2>&1 || return 1
     done
 }
@@ -238,18 +242,19 @@ build() {
         return
     fi
     choose_programs
-    if ! registry_answers "$distro:latest"; then
+    pinned=$(base_of "$distro")
+    if ! registry_answers "$pinned"; then
         build_without_registry "$asked"
     elif [ -n "${SCCACHE_DOCK_PROGRAM:-}" ]; then
         say "building \"$image\" on $distro with $SCCACHE_DOCK_PROGRAM"
         check wants_programs
         programs
-        assemble "$distro:latest"
+        assemble "$pinned"
     else
         check "wants_docker 8000"
         choose_way
         say "building \"$image\" on $distro, sccache $version from: $way$(patience)"
-        long "building the image" docker_build --file "$repo/images/Dockerfile" --build-arg "BASE_DISTRO=$distro" \
+        long "building the image" docker_build --file "$repo/images/Dockerfile" --build-arg "BASE_IMAGE=$pinned" \
             --build-arg "SCCACHE_FROM=${SCCACHE_FROM:-auto}" --build-arg "SCCACHE_LTO=${SCCACHE_LTO:-0}" \
             --build-arg "SCCACHE_RELEASES=${SCCACHE_RELEASES:-}" --build-arg "SCCACHE_SHA256=${SCCACHE_SHA256:-}" \
             --tag "$image" "$repo" ||
@@ -264,6 +269,11 @@ programs)
     check wants_programs
     programs
     printf '%s\n' "$sccache_bin/sccache" "$dock"
+    ;;
+base)
+    base=$(base_of "${2:?NAME is missing}")
+    [ -n "$base" ] || fail "there is no base \"$2\" in images/bases.txt" "scripts/pin-bases keeps that file" 2
+    echo "$base"
     ;;
 *) build "$@" ;;
 esac

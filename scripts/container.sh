@@ -36,7 +36,7 @@ apparmor() {
         echo sccache-dock
     else
         say "AppArmor has no profile for builders here; the container runs without one. Once, as root:"
-        say "    docker run --rm $image apparmor container >/etc/apparmor.d/sccache-dock"
+        say "    docker run --rm $image apparmor --parser \"\$(apparmor_parser --version)\" >/etc/apparmor.d/sccache-dock"
         say "    apparmor_parser --replace /etc/apparmor.d/sccache-dock"
         echo unconfined
     fi

@@ -152,6 +152,9 @@ pub enum Command {
         /// For `program`: its path [default: the path of this program]
         #[arg(long, value_name = "PATH")]
         path: Option<PathBuf>,
+        /// The AppArmor that is to read it: 3, 4, or what apparmor_parser --version prints [default: this machine's, else 4]
+        #[arg(long, value_name = "VERSION")]
+        parser: Option<apparmor::Parser>,
     },
 }
 

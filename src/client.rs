@@ -20,7 +20,7 @@ pub(crate) mod remote;
 mod render;
 pub(crate) mod run;
 mod set;
-mod tls;
+pub(crate) mod tls;
 pub mod warm;
 pub mod whence;
 

@@ -9,15 +9,13 @@
 //! sccache's client takes every 4xx for a reason to fail the compile and everything else for one to compile by
 //! itself; so nothing that passes is answered 4xx. The scheduler believes any `X-Real-IP`; so it hears only
 //! ours. It forgets everything when it dies; so builders' heartbeats are kept for its successor, and jobs that
-//! only its predecessor knew come to their end. The modules: upstream.rs (the way to the scheduler), certificate.rs (what is
-//! presented there), registry.rs (builders and jobs, pure), heartbeats.rs (kept in a file), wire.rs (bytes, pure), exchange.rs
-//! (one request and its answer), routes.rs (requests), auth.rs (who may
-//! make them), admission.rs (which of them may go on, and when), reports.rs (the jobs' own socket), metrics.rs; relay.rs
+//! only its predecessor knew come to their end. The modules: upstream.rs (the way to the scheduler), registry.rs (builders and
+//! jobs, pure), heartbeats.rs (kept in a file), wire.rs (bytes, pure), exchange.rs (one request and its answer), routes.rs
+//! (requests), auth.rs (who may make them), admission.rs (which of them may go on, and when), reports.rs (the jobs' own socket), metrics.rs; relay.rs
 //! (jobs taken here), tunnels.rs (connections of a builder that nobody reaches), revocation.rs and jwt.rs (builders' tokens).
 
 pub mod admission;
 mod auth;
-mod certificate;
 mod exchange;
 pub mod heartbeats;
 mod jwt;

@@ -4,6 +4,7 @@
 //! gateway and run sccache, each bounded in time. It changes nothing: the write it tries is sccache's own probe
 //! object, which the gateway answers from memory. `inside` looks at a sccache-dock itself.
 
+mod certificate;
 mod cluster;
 pub mod connect;
 mod container;
@@ -250,6 +251,7 @@ pub fn client(args: &Args, environment: &Environment) -> Report {
 
     let mut checks = Vec::new();
     let status = probe::gateway(&endpoint, token.as_ref(), &mut checks);
+    certificate::judge(&endpoint, environment, &mut checks);
     if let (Some(conf), Some(url), Some(Lane::Dist)) = (&conf, scheduler, lane) {
         cluster::examine(conf, url, status.dist.as_ref(), &mut checks);
     }

@@ -53,10 +53,16 @@ fn main() -> ExitCode {
         Command::Seccomp { profile } => {
             done(io::stdout().write_all(builder::seccomp(profile).as_bytes()))
         }
-        Command::Apparmor { profile, path } => {
+        Command::Apparmor {
+            profile,
+            path,
+            parser,
+        } => {
             let program = path.or_else(|| std::env::current_exe().ok());
             let program = program.unwrap_or_else(|| "/usr/local/bin/sccache-dock".into());
-            done(io::stdout().write_all(apparmor::text(profile, &program).as_bytes()))
+            let parser = parser.unwrap_or_else(apparmor::Parser::of_this_machine);
+            let text = apparmor::text(profile, parser, &program);
+            done(io::stdout().write_all(text.as_bytes()))
         }
         Command::Completions { shell } => {
             clap_complete::generate(

@@ -2,12 +2,15 @@
 
 use clap::ValueEnum;
 use std::path::Path;
+use std::process::{Command, Stdio};
+use std::str::FromStr;
 
 /// The name of the container's profile, for `--security-opt apparmor=` and for Kubernetes.
 pub(crate) const NAME: &str = "sccache-dock";
 
 /// The lines, each with two spaces before it, by which root loads the container's profile, once for the machine.
-pub(crate) const LOAD: &str = "  docker run --rm sccache-arch apparmor container >/etc/apparmor.d/sccache-dock\n  \
+pub(crate) const LOAD: &str = "  docker run --rm sccache-arch apparmor --parser \"$(apparmor_parser --version)\" \
+     >/etc/apparmor.d/sccache-dock\n  \
      apparmor_parser --replace /etc/apparmor.d/sccache-dock\n";
 
 /// What is to be confined, or let free.
@@ -19,12 +22,66 @@ pub enum Profile {
     Program,
 }
 
-/// The text of a profile for `apparmor_parser`, with `program` as the path of the program on the host.
-pub fn text(profile: Profile, program: &Path) -> String {
-    match profile {
+/// What the `apparmor_parser` understands that is to read a profile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parser {
+    /// AppArmor 3 has no rule for user namespaces, and restricts none.
+    Three,
+    /// AppArmor 4 and newer.
+    Four,
+}
+
+impl FromStr for Parser {
+    type Err = String;
+
+    /// Reads a version, or all that `apparmor_parser --version` prints. Without a number it is the newest.
+    fn from_str(text: &str) -> Result<Parser, String> {
+        let words = text.split_whitespace();
+        let number = words
+            .map(|word| word.split('.').next().unwrap_or(word))
+            .find_map(|word| word.parse::<u32>().ok());
+        match number {
+            None if text.trim().is_empty() => Ok(Parser::Four),
+            None => Err("is no version: 3, 4, or what apparmor_parser --version prints".into()),
+            Some(3) => Ok(Parser::Three),
+            Some(4..) => Ok(Parser::Four),
+            Some(0..3) => Err("is too old: AppArmor 3 or newer is needed".into()),
+        }
+    }
+}
+
+impl Parser {
+    /// That of this machine, if it has one; else the newest.
+    pub fn of_this_machine() -> Parser {
+        // A user's PATH often lacks the folder of root's programs.
+        let programs = ["apparmor_parser", "/usr/sbin/apparmor_parser"];
+        let asked = programs.iter().find_map(|program| {
+            let mut command = Command::new(program);
+            command.arg("--version").stdin(Stdio::null()).output().ok()
+        });
+        let said = asked.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+        said.and_then(|said| said.parse().ok())
+            .unwrap_or(Parser::Four)
+    }
+}
+
+/// The text of a profile for a parser, with `program` as the path of the program on the host.
+pub fn text(profile: Profile, parser: Parser, program: &Path) -> String {
+    let text = match profile {
         Profile::Container => include_str!("../../images/apparmor/container").to_owned(),
         Profile::Program => include_str!("../../images/apparmor/program")
             .replace("@PROGRAM@", &escaped(&program.display().to_string())),
+    };
+    match parser {
+        Parser::Four => text,
+        // Everything else is the same in both.
+        Parser::Three => text
+            .replace(
+                "AppArmor 4 and newer.",
+                "AppArmor 3, which knows no rule for user namespaces.",
+            )
+            .replace("abi <abi/4.0>,", "abi <abi/3.0>,")
+            .replace("  userns,\n", ""),
     }
 }
 
@@ -46,7 +103,8 @@ mod tests {
 
     #[test]
     fn path_with_signs_of_a_pattern_stays_one_path() {
-        let text = text(Profile::Program, Path::new("/opt/a b/{x}*/sccache-dock"));
+        let path = Path::new("/opt/a b/{x}*/sccache-dock");
+        let text = text(Profile::Program, Parser::Four, path);
         let line =
             r#"profile sccache-dock-program "/opt/a b/\{x\}\*/sccache-dock" flags=(unconfined)"#;
         assert!(text.contains(line), "{text}");
@@ -54,7 +112,31 @@ mod tests {
 
     #[test]
     fn container_has_the_profile_that_messages_name() {
-        let text = text(Profile::Container, Path::new("/"));
-        assert!(text.contains(&format!("\nprofile {NAME} ")), "{text}");
+        for parser in [Parser::Three, Parser::Four] {
+            let text = text(Profile::Container, parser, Path::new("/"));
+            assert!(text.contains(&format!("\nprofile {NAME} ")), "{text}");
+        }
+    }
+
+    #[test]
+    fn version_is_read_from_what_the_parser_says_of_itself() {
+        for (said, parser) in [
+            ("3", Parser::Three),
+            (
+                "AppArmor parser version 3.0.8\nCopyright (C) 1999-2008",
+                Parser::Three,
+            ),
+            (
+                "AppArmor parser version 4.1.0\nCopyright (C) 1999-2008",
+                Parser::Four,
+            ),
+            ("5.0.0~alpha1", Parser::Four),
+            ("", Parser::Four),
+        ] {
+            assert_eq!(said.parse(), Ok(parser), "{said}");
+        }
+        for wrong in ["2.13.6", "AppArmor parser version 2.13.6", "new"] {
+            assert!(wrong.parse::<Parser>().is_err(), "{wrong}");
+        }
     }
 }

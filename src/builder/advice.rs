@@ -207,7 +207,7 @@ mod tests {
             &[
                 "load its profile",
                 "kernel.apparmor_restrict_unprivileged_userns to 0, for every program",
-                "  docker run --rm sccache-arch apparmor container >/etc/apparmor.d/sccache-dock\n  apparmor_parser --replace",
+                "  docker run --rm sccache-arch apparmor --parser \"$(apparmor_parser --version)\" >/etc/apparmor.d/sccache-dock\n  apparmor_parser --replace",
                 "seccomp=sccache-userns.json --security-opt apparmor=sccache-dock",
             ],
         );

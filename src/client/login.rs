@@ -190,7 +190,7 @@ fn read(mut answer: ureq::http::Response<ureq::Body>) -> Result<String, String> 
 }
 
 fn agent() -> Result<ureq::Agent, Error> {
-    let tls = super::tls::config()?;
+    let tls = super::tls::config(super::tls::own_files()?.as_ref())?;
     let config = ureq::Agent::config_builder()
         .tls_config(tls)
         .timeout_global(Some(PATIENCE))

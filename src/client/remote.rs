@@ -2,6 +2,7 @@
 
 use super::endpoint::Endpoint;
 use crate::base::secret::Secret;
+use crate::contract::gateway_config::ClientCertificate;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ const LONGEST: u64 = 256 << 20;
 pub(crate) struct Remote {
     agent: ureq::Agent,
     tls: TlsConfig,
+    certificate: Option<ClientCertificate>,
     base: String,
     token: Option<Secret>,
     folder: String,
@@ -85,10 +87,12 @@ pub(crate) fn find(
         .ok_or(Error::NotSet)?;
     let endpoint = Endpoint::parse(&endpoint).map_err(Error::Endpoint)?;
     let token = set("SCCACHE_WEBDAV_TOKEN").or_else(|| in_conf("token"));
-    let tls = super::tls::config()?;
+    let certificate = super::tls::own_files()?;
+    let tls = super::tls::config(certificate.as_ref())?;
     Ok(Remote {
         agent: agent(&tls, Some(TIMEOUT)),
         tls,
+        certificate,
         // The cache's own pages are at its root, whatever path its blobs have.
         base: endpoint.with_port(endpoint.port),
         token: token.map(|token| Secret::new(&token)),
@@ -141,6 +145,11 @@ impl Remote {
     /// What this client shows it.
     pub(crate) fn token(&self) -> Option<&Secret> {
         self.token.as_ref()
+    }
+
+    /// The certificate that it is shown, if it is one of `https://`.
+    pub(crate) fn certificate(&self) -> Option<&ClientCertificate> {
+        (self.certificate.as_ref()).filter(|_| self.base.starts_with("https://"))
     }
 
     /// The folder of this client's entries, empty or such as `team/x`.

@@ -1,10 +1,17 @@
 //! TLS as our own commands speak it to a cache: with the system's authorities, as sccache does, and with a certificate of
 //! their own where there is one, which sccache itself cannot present.
 
+use crate::base::regular_file;
+use crate::contract::gateway_config::ClientCertificate;
 use rustls::crypto::ring;
-use std::env;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use ureq::tls::{ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, TlsProvider, parse_pem};
+use ureq::tls::{
+    Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig, TlsConfigBuilder, TlsProvider,
+};
 
 /// Where the certificate is, and its key.
 const FILES: [&str; 2] = ["SCCACHE_TLS_CLIENT_CERT", "SCCACHE_TLS_CLIENT_KEY"];
@@ -17,47 +24,78 @@ const FILES: [&str; 2] = ["SCCACHE_TLS_CLIENT_CERT", "SCCACHE_TLS_CLIENT_KEY"];
 )]
 pub struct BadCertificate(String);
 
-/// What a connection to a cache is made with.
+/// The files that the environment names, with `set` to look in it.
 ///
 /// # Errors
-/// A certificate is named and cannot be read.
-pub(crate) fn config() -> Result<TlsConfig, BadCertificate> {
-    Ok(TlsConfig::builder()
+/// Only one of the two is named.
+pub(crate) fn files(
+    set: impl Fn(&str) -> Option<PathBuf>,
+) -> Result<Option<ClientCertificate>, BadCertificate> {
+    let [one, other] = FILES;
+    let found = FILES.map(|name| set(name).filter(|value| !value.as_os_str().is_empty()));
+    match found {
+        [Some(cert), Some(key)] => Ok(Some(ClientCertificate { cert, key })),
+        [None, None] => Ok(None),
+        [Some(_), None] => Err(BadCertificate(format!("{other} is not set, but {one} is"))),
+        [None, Some(_)] => Err(BadCertificate(format!("{one} is not set, but {other} is"))),
+    }
+}
+
+/// The same in the environment of this process.
+///
+/// # Errors
+/// Only one of the two is named.
+pub(crate) fn own_files() -> Result<Option<ClientCertificate>, BadCertificate> {
+    files(|name| std::env::var_os(name).map(PathBuf::from))
+}
+
+/// What a connection to a cache is made with, with this certificate or none.
+///
+/// # Errors
+/// The certificate cannot be used.
+pub(crate) fn config(files: Option<&ClientCertificate>) -> Result<TlsConfig, BadCertificate> {
+    let certificate = files.map(certificate).transpose()?;
+    Ok(builder().client_cert(certificate).build())
+}
+
+/// The same without a certificate.
+pub(crate) fn anonymous() -> TlsConfig {
+    builder().build()
+}
+
+fn builder() -> TlsConfigBuilder {
+    TlsConfig::builder()
         .provider(TlsProvider::Rustls)
         // As sccache does: the system's list of authorities, or that of SSL_CERT_FILE.
         .root_certs(RootCerts::PlatformVerifier)
-        .client_cert(certificate()?)
         .unversioned_rustls_crypto_provider(Arc::new(ring::default_provider()))
-        .build())
 }
 
-fn certificate() -> Result<Option<ClientCert>, BadCertificate> {
-    let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
-    let [cert, key] = FILES.map(set);
-    let (Some(cert), Some(key)) = (&cert, &key) else {
-        let [one, other] = FILES;
-        return match (cert, key) {
-            (None, None) => Ok(None),
-            (Some(_), _) => Err(BadCertificate(format!("{other} is not set, but {one} is"))),
-            (None, Some(_)) => Err(BadCertificate(format!("{one} is not set, but {other} is"))),
-        };
-    };
-    let read = |path: &std::ffi::OsString| {
+fn certificate(files: &ClientCertificate) -> Result<ClientCert, BadCertificate> {
+    let read = |path: &Path| {
         let failed = |cause| BadCertificate(format!("cannot read {path:?}: {cause}"));
-        std::fs::read(path).map_err(failed)
+        regular_file::read(path).map_err(failed)
     };
-    let chain: Vec<_> = parse_pem(&read(cert)?)
-        .filter_map(|item| match item {
-            Ok(PemItem::Certificate(one)) => Some(one),
-            Ok(_) | Err(_) => None,
-        })
+    let ClientCertificate { cert, key } = files;
+    let (cert_pem, key_pem) = (read(cert)?, read(key)?);
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&cert_pem).collect();
+    let chain = chain.ok().filter(|chain| !chain.is_empty());
+    let chain =
+        chain.ok_or_else(|| BadCertificate(format!("{cert:?} holds no certificate in PEM")))?;
+    let no_key = || BadCertificate(format!("{key:?} holds no private key in PEM"));
+    let key_der = PrivateKeyDer::from_pem_slice(&key_pem).map_err(|_| no_key())?;
+    let presented: Vec<_> = (chain.iter())
+        .map(|one| Certificate::from_der(one).to_owned())
         .collect();
-    if chain.is_empty() {
-        return Err(BadCertificate(format!(
-            "{cert:?} holds no certificate in PEM"
-        )));
-    }
-    let key = PrivateKey::from_pem(&read(key)?)
-        .map_err(|_| BadCertificate(format!("{key:?} holds no private key in PEM")))?;
-    Ok(Some(ClientCert::new_with_certs(&chain, key)))
+    // Here, because the connection would panic.
+    CertifiedKey::from_der(chain, key_der, &ring::default_provider()).map_err(|cause| {
+        BadCertificate(match cause {
+            rustls::Error::InconsistentKeys(_) => {
+                format!("{key:?} is not the key of the certificate in {cert:?}")
+            }
+            cause => format!("{cert:?} with {key:?}: {cause}"),
+        })
+    })?;
+    let key = PrivateKey::from_pem(&key_pem).map_err(|_| no_key())?;
+    Ok(ClientCert::new_with_certs(&presented, key))
 }

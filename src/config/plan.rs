@@ -152,6 +152,9 @@ fn gateway_config(settings: &Settings, facts: &Facts) -> Config {
         dist: facts.dist.as_ref().map(|dist| dist::front(settings, dist)),
         upstream: settings.upstream.clone().map(|url| Upstream {
             ahead: None,
+            // Shown to other caches only, not to a bucket.
+            client_certificate: (settings.client_certificate.clone())
+                .filter(|_| url.reveal().starts_with("https://")),
             url,
             token: settings.upstream_token.clone(),
             queue: paths::upstream_queue(&settings.dir),

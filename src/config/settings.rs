@@ -26,7 +26,7 @@ use self::values::{
 use super::variables;
 use crate::base::regular_file;
 use crate::base::secret::Secret;
-use crate::contract::gateway_config::{IpcPolicy, Policies, TlsFiles};
+use crate::contract::gateway_config::{ClientCertificate, IpcPolicy, Policies, TlsFiles};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
@@ -152,6 +152,8 @@ pub struct Settings {
     pub upstream: Option<Secret>,
     /// Bearer token for an upstream over HTTP.
     pub upstream_token: Option<Secret>,
+    /// What is presented to the scheduler, in `MODE=builder`, and to an upstream over HTTPS; `None` where there is neither.
+    pub client_certificate: Option<ClientCertificate>,
     /// Environment variables for the upstream, passed to the gateway: `AWS_*` if it is S3, and those that name proxies
     /// or the certificates of a private authority.
     pub aws: Vec<(String, Secret)>,
@@ -360,10 +362,11 @@ impl Lookup<'_> {
         let upstream_token = self.parsed("SCCACHE_UPSTREAM_TOKEN", optional(sent_token));
         let tokens_file = self.parsed("SCCACHE_TOKENS_FILE", optional(file));
         let tls = self.tls();
+        let client_certificate = self.client_certificate();
         self.check_bridge(ipc.as_ref(), tls.as_ref(), tokens_file.as_ref());
         let stop_grace = self.parsed("SCCACHE_STOP_GRACE", duration);
         let sccache = self.parsed("SCCACHE_BINARY", |text| Ok(PathBuf::from(text)));
-        let dist = self.distribution(mode);
+        let dist = self.distribution(mode, client_certificate.is_some());
         let (auth_token, read_token) = (auth_token?, read_token?);
         if auth_token.is_some() && auth_token == read_token {
             self.problem(
@@ -386,6 +389,8 @@ impl Lookup<'_> {
                 Some("set SCCACHE_UPSTREAM, or unset this".into()),
             );
         }
+        let is_https = |url: &Secret| url.reveal().starts_with("https://");
+        let presents = mode == Some(Mode::Builder) || upstream.as_ref().is_some_and(is_https);
         let s3 = upstream
             .as_ref()
             .is_some_and(|url| url.reveal().starts_with("s3:"));
@@ -408,6 +413,7 @@ impl Lookup<'_> {
         Some(Settings {
             upstream,
             upstream_token,
+            client_certificate: client_certificate.filter(|_| presents),
             aws,
             mode: mode?,
             run_dir: run_dir?.unwrap_or_else(|| run_dir_of(&dir)),

@@ -233,6 +233,9 @@ pub struct Upstream {
     pub url: Secret,
     /// Bearer token for an upstream over HTTP.
     pub token: Option<Secret>,
+    /// What is presented to an upstream over HTTPS.
+    #[serde(default)]
+    pub client_certificate: Option<ClientCertificate>,
     /// File that holds the blobs still to be uploaded.
     pub queue: PathBuf,
     /// Set where the gateway serves one build and ends with it.

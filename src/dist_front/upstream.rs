@@ -3,8 +3,8 @@
 //! An idle link does nothing. It looks after the scheduler only when a request went wrong or the supervisor
 //! has started another one, and then until it answers.
 
-use super::certificate::FromFiles;
 use crate::contract::gateway_config::{ClientCertificate, Scheduler};
+use crate::gateway::tls::presented::client_config;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::handshake;
@@ -12,7 +12,6 @@ use hyper::header::{self, HeaderValue};
 use hyper::upgrade::Upgraded;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use rustls_platform_verifier::BuilderVerifierExt;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -23,8 +22,6 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::ClientConfig;
-use tokio_rustls::rustls::client::Resumption;
-use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tracing::warn;
 
@@ -339,8 +336,11 @@ fn authority(url: &str) -> &str {
     rest.split('/').next().unwrap_or(rest)
 }
 
-/// How TLS is spoken with a scheduler, and with which name: with the system's authorities, or those of SSL_CERT_FILE, as
-/// sccache's own programs do it.
+/// What follows if the certificate's files cannot be used.
+const BY_TOKEN_ONLY: &str =
+    "without a certificate the scheduler takes this builder only by its token";
+
+/// How TLS is spoken with a scheduler, and with which name.
 fn tls(
     url: &str,
     certificate: Option<ClientCertificate>,
@@ -350,20 +350,7 @@ fn tls(
         .map_or(url, |(host, _)| host);
     let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned());
     let name = name.map_err(|cause| format!("\"{host}\" is no name of a server: {cause}"))?;
-    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .and_then(BuilderVerifierExt::with_platform_verifier)
-        .map_err(|cause| cause.to_string())?;
-    let mut config = match certificate {
-        Some(files) => {
-            let mut config = builder.with_client_cert_resolver(Arc::new(FromFiles::new(files)));
-            // A session that is resumed is the former certificate's.
-            config.resumption = Resumption::disabled();
-            config
-        }
-        None => builder.with_no_client_auth(),
-    };
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let config = client_config(certificate, BY_TOKEN_ONLY)?;
     Ok((Arc::new(config), name))
 }
 

@@ -12,7 +12,7 @@ use std::path::Path;
 
 const WHOLE_SET: &str = "use the whole set that sccache-dock client-env prints";
 
-/// Names that belong to `scripts/sccache-docker-manage.sh` and to `at`.
+/// Names that belong to `scripts/sccache-docker-manage.sh`, to `at` and to other commands of ours.
 const WRAPPER: &[&str] = &[
     "SCCACHE_BASE_IMAGE",
     "SCCACHE_BASE_KEYRING",
@@ -32,6 +32,8 @@ const WRAPPER: &[&str] = &[
     "SCCACHE_SHA256",
     "SCCACHE_SCHEDULER_PORT",
     "SCCACHE_SOCKET_DIR",
+    "SCCACHE_TLS_CLIENT_CERT",
+    "SCCACHE_TLS_CLIENT_KEY",
     "SCCACHE_USER",
 ];
 

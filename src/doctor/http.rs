@@ -3,11 +3,10 @@
 use super::Check;
 use crate::base::secret::Secret;
 use crate::client::endpoint::Endpoint;
+use crate::client::tls;
 use rustls::CertificateError as Cause;
-use rustls::crypto::ring;
-use std::sync::Arc;
 use std::time::Duration;
-use ureq::tls::{RootCerts, TlsConfig, TlsProvider};
+use ureq::tls::TlsConfig;
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -38,13 +37,12 @@ impl Answer {
 }
 
 impl<'a> Http<'a> {
+    /// As sccache makes them: without a certificate.
     pub(super) fn new(base: &str, token: Option<&'a Secret>) -> Http<'a> {
-        let tls = TlsConfig::builder()
-            .provider(TlsProvider::Rustls)
-            // As sccache does: the system's list of authorities, or that of SSL_CERT_FILE.
-            .root_certs(RootCerts::PlatformVerifier)
-            .unversioned_rustls_crypto_provider(Arc::new(ring::default_provider()))
-            .build();
+        Http::with(base, token, tls::anonymous())
+    }
+
+    pub(super) fn with(base: &str, token: Option<&'a Secret>, tls: TlsConfig) -> Http<'a> {
         Http {
             agent: ureq::Agent::config_builder()
                 .tls_config(tls)

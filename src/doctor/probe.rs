@@ -22,8 +22,11 @@ use std::time::Duration;
 
 const RUN_TIMEOUT: Duration = Duration::from_secs(10);
 /// What sccache writes to see whether it may, on the path that it uses.
-const PROBE_PATH: &str = "/.sccache_check";
-const PROBE_TEXT: &str = "Hello, World!";
+pub(super) const PROBE_PATH: &str = "/.sccache_check";
+pub(super) const PROBE_TEXT: &str = "Hello, World!";
+
+/// What is found of a client without a token that needs one.
+pub(super) const NO_TOKEN: &str = "none, and one is needed (401)";
 
 /// What the gateway says about its container.
 #[derive(Default, Deserialize)]
@@ -172,7 +175,7 @@ fn rights(http: &Http, checks: &mut Vec<Check>) {
             let found = if http.token.is_some() {
                 "wrong (401)"
             } else {
-                "none, and one is needed (401)"
+                NO_TOKEN
             };
             checks.push(Check::fail("token", found, token_mend));
             return;

@@ -120,6 +120,9 @@ pub struct Wire {
 #[serde(default)]
 pub struct Report {
     pub build: String,
+    /// Name of the token with which it was begun.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
     #[serde(flatten)]
     pub labels: Labels,
     pub command: String,
@@ -198,6 +201,7 @@ pub fn assess(end: &End, facts: Vec<Facts>, wire: Wire, now: u64) -> Report {
     let sums = sum(&rows);
     Report {
         build: end.build.clone(),
+        token: None,
         labels: end.labels.clone(),
         command: end.command.clone(),
         exit: end.exit,

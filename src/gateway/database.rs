@@ -15,8 +15,10 @@
 //! others' goes for it. Everything is bounded. Calls block: they belong on a thread that may.
 
 mod file;
+mod whose;
 
 use self::file::{bytes_of, decode, encode, open_file, point_of};
+pub use self::whose::Whose;
 use crate::contract::paths;
 use crate::explain::decide::{Earlier, Fate};
 use crate::explain::print::Print;
@@ -497,12 +499,18 @@ impl Database {
     }
 
     /// The last builds, the latest first, without their compiles.
-    pub fn builds(&self, most: usize) -> Result<Vec<Report>> {
+    pub fn builds(&self, whose: Whose<'_>, most: usize) -> Result<Vec<Report>> {
         let read = self.file.begin_read()?;
         let mut found = Vec::<Report>::new();
         for tables in [&OWNERS, &GUESTS] {
-            for row in read.open_table(tables.builds)?.iter()?.rev().take(most) {
-                found.extend(decode::<Report>(row?.1.value()));
+            let mut of_table = 0;
+            for row in read.open_table(tables.builds)?.iter()?.rev() {
+                if of_table == most {
+                    break;
+                }
+                let report = decode::<Report>(row?.1.value()).filter(|it| whose.has(it));
+                of_table += usize::from(report.is_some());
+                found.extend(report);
             }
         }
         // Their ids are in the order of time.
@@ -512,7 +520,7 @@ impl Database {
     }
 
     /// One build, with its compiles if they are still kept.
-    pub fn build(&self, id: &str) -> Result<Option<Report>> {
+    pub fn build(&self, whose: Whose<'_>, id: &str) -> Result<Option<Report>> {
         let read = self.file.begin_read()?;
         for tables in [&OWNERS, &GUESTS] {
             let found = match read.open_table(tables.details)?.get(id)? {
@@ -520,7 +528,7 @@ impl Database {
                 None => read.open_table(tables.builds)?.get(id)?,
             };
             if let Some(found) = found {
-                return Ok(decode(found.value()));
+                return Ok(decode(found.value()).filter(|it| whose.has(it)));
             }
         }
         Ok(None)

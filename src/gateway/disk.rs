@@ -16,7 +16,9 @@ use crate::base::timeout::within;
 use crate::contract::key::Key;
 use crate::gateway::zip;
 use crate::store;
-use crate::store::{Facts, Filter, Lost, Progress, Purged, Removal, Store, Usage, page_cache};
+use crate::store::{
+    Blob, Facts, Filter, Lost, Progress, Purged, Removal, Store, Usage, page_cache,
+};
 use bytes::Bytes;
 pub use download::Download;
 use download::{Held, State};
@@ -115,7 +117,28 @@ impl Disk {
     /// Opens a blob for reading; a short one is read at once. What the kernel has in memory is served on the
     /// caller's thread, see `store/page_cache.rs`.
     pub async fn get(&self, key: &Key) -> Result<Download, DiskError> {
-        let resident = self.store.get_resident(key)?;
+        let found = self.get_first(std::slice::from_ref(key)).await;
+        found.map(|(_, blob)| blob)
+    }
+
+    /// The same for the first of these blobs that is there, with its key.
+    pub(crate) async fn get_first<'a>(
+        &self,
+        mut keys: &'a [Key],
+    ) -> Result<(&'a Key, Download), DiskError> {
+        loop {
+            let (place, resident) = self.store.get_resident(keys)?;
+            let (before, rest) = keys.split_at(place + 1);
+            let key = &before[place];
+            match self.open(key, resident).await {
+                // It has gone meanwhile, or the scan of the start has not come to it yet.
+                Err(DiskError::Store(store::Error::Missing)) if !rest.is_empty() => keys = rest,
+                opened => return Ok((key, opened?)),
+            }
+        }
+    }
+
+    async fn open(&self, key: &Key, resident: Option<Blob>) -> Result<Download, DiskError> {
         let (mut blob, whole, permit) = match resident {
             Some(blob) => {
                 let held = usize::try_from(blob.len).unwrap_or(PIECE).min(PIECE);

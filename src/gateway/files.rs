@@ -87,12 +87,12 @@ pub(super) fn paths(config: &Config) -> Vec<PathBuf> {
 /// A file that we may not read now we may not read later either; all other faults can be mended while we run.
 pub(crate) fn check_rights(config: &Config) -> Result<(), (PathBuf, io::Error)> {
     let dist = config.dist.as_ref();
-    let presented = dist.and_then(|dist| dist.client_certificate.as_ref());
-    let presented = presented.map(|files| [files.cert.clone(), files.key.clone()]);
-    for path in paths(config)
-        .into_iter()
-        .chain(presented.into_iter().flatten())
-    {
+    let to_scheduler = dist.and_then(|dist| dist.client_certificate.as_ref());
+    let upstream = config.upstream.as_ref();
+    let to_upstream = upstream.and_then(|upstream| upstream.client_certificate.as_ref());
+    let presented = to_scheduler.into_iter().chain(to_upstream);
+    let presented = presented.flat_map(|files| [files.cert.clone(), files.key.clone()]);
+    for path in paths(config).into_iter().chain(presented) {
         if let Err(cause) = regular_file::open(&path)
             && cause.kind() == io::ErrorKind::PermissionDenied
         {

@@ -30,7 +30,7 @@ use crate::gateway::tls::Presented;
 use crate::gateway::{Gateway, bazel};
 use crate::store;
 use answer::{Answer, Refusal, empty, full, text};
-use grants::{asked, note_refusal, permit_check, permit_removal, writer, written};
+use grants::{asked, looked_up, note_refusal, permit_check, permit_removal, writer, written};
 use held::Held;
 use http_body_util::{BodyExt, Either, Full};
 use hyper::body::{Body, Incoming};
@@ -188,6 +188,10 @@ fn refused(gateway: &Gateway, peer: &Peer, parts: &Parts, refusal: &Refusal) -> 
         StatusCode::UNAUTHORIZED => {
             let challenge = HeaderValue::from_static("Bearer, Basic realm=\"sccache-dock\"");
             headers.insert(header::WWW_AUTHENTICATE, challenge);
+            if parts.extensions.get::<Arc<Presented>>().is_some() {
+                // The next connection may show another one, which has been renewed.
+                headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
         }
         StatusCode::TOO_MANY_REQUESTS => {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
@@ -230,12 +234,12 @@ async fn route(
         "GET" | "HEAD" if is_check => permit(Need::Read).map(|()| check(&parts.method)),
         "GET" => {
             permit(Need::Read)?;
-            let asked = asked(&path)?;
-            let found = get(gateway, caller, &asked).await;
+            let keys = looked_up(caller, &path)?;
+            let found = get(gateway, caller, &keys).await;
             let did = match &found {
                 Ok((key, answer)) => Some((*key, Did::Hit(answer.body().size_hint().lower()))),
                 Err(refusal) if refusal.status == StatusCode::NOT_FOUND => {
-                    asked.read.first().map(|key| (key, Did::Miss))
+                    keys.first().map(|key| (key, Did::Miss))
                 }
                 Err(_) => None,
             };
@@ -246,7 +250,7 @@ async fn route(
         }
         "HEAD" => {
             permit(Need::Read)?;
-            Ok(head(gateway.size_of(&asked(&path)?.read).await?))
+            Ok(head(gateway.size_of(&looked_up(caller, &path)?).await?))
         }
         "PUT" if is_check => permit(Need::Write).map(|()| empty(StatusCode::CREATED)),
         "PUT" => {
@@ -358,9 +362,9 @@ fn permit(gateway: &Gateway, peer: &Peer, caller: &Caller, need: Need) -> Result
 async fn get<'a>(
     gateway: &Gateway,
     caller: &Caller,
-    asked: &'a Asked,
+    keys: &'a [Key],
 ) -> Result<(&'a Key, Answer), Refusal> {
-    match bazel::blob(gateway, &asked.read).await {
+    match bazel::blob(gateway, keys).await {
         Ok((key, blob)) => {
             gateway.of_namespace(key).hit(blob.length);
             gateway.metrics.found(Protocol::http);
@@ -376,7 +380,7 @@ async fn get<'a>(
         }
         Err(fault) => {
             if matches!(fault, DiskError::Store(store::Error::Missing)) {
-                gateway.missed(&asked.read, Protocol::http);
+                gateway.missed(keys, Protocol::http);
                 caller.count(|uses| &uses.misses, 1);
             }
             Err(fault.into())

@@ -309,6 +309,7 @@ impl Journal {
             events,
             writes: open.writes,
             known: true,
+            token: open.sender.token,
         }
     }
 
@@ -344,7 +345,10 @@ impl Journal {
         }
         let (facts, keys): (Vec<Facts>, Vec<Option<Key>>) = joined.into_iter().unzip();
         let learned = taken.learned(own, &end.units, &facts, &keys);
-        let report = assess(&end, facts, taken.wire(), now);
+        let report = Report {
+            token: taken.token.clone(),
+            ..assess(&end, facts, taken.wire(), now)
+        };
         // One that was not begun here, because the gateway was restarted, is explained and not kept.
         if let Some(database) = self.database.as_ref().filter(|_| taken.known) {
             // A build that had most on its own disk says little about what the next runner needs.

@@ -17,15 +17,14 @@ impl Gateway {
     /// # Errors
     /// It is missing under all of `keys`, or the store failed.
     pub(crate) async fn blob<'a>(&self, keys: &'a [Key]) -> Result<(&'a Key, Download), DiskError> {
-        for key in keys {
-            match self.disk.get(key).await {
-                Err(DiskError::Store(store::Error::Missing)) => {}
-                found => {
-                    if let Some(upstream) = &self.upstream {
-                        upstream.used(key);
-                    }
-                    return Ok((key, found?));
+        match self.disk.get_first(keys).await {
+            Err(DiskError::Store(store::Error::Missing)) => {}
+            Err(fault) => return Err(fault),
+            Ok((key, blob)) => {
+                if let Some(upstream) = &self.upstream {
+                    upstream.used(key);
                 }
+                return Ok((key, blob));
             }
         }
         let missing = || DiskError::Store(store::Error::Missing);

@@ -58,7 +58,7 @@ pub struct View<'a> {
     pub traffic: Option<Traffic>,
     /// What was served since the first start; missing for the same, and where nothing can be kept.
     pub lifetime: Option<Lifetime>,
-    /// The last builds, the latest first; missing for the same.
+    /// The last builds that the viewer may see, the latest first; missing for those without a token.
     pub builds: Option<Vec<report::Report>>,
     /// The token's name.
     pub viewer: &'a str,
@@ -105,7 +105,7 @@ pub fn status(view: &View<'_>) -> String {
             (verdict(view, &attention))
             (figures(view))
             (traffic(view))
-            @if let Some(builds) = &view.builds { (builds::section(builds, view.now_unix)) }
+            @if let Some(builds) = &view.builds { (builds::section(builds, view.namespaces.is_some(), view.now_unix)) }
             (tables::services(&view.services))
             @if let Some(dist) = &view.status.dist { (tables::builders(dist)) }
             @if view.namespaces.is_none() { (tables::warnings(&view.status.recent_warnings, view.now_unix)) }

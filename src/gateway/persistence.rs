@@ -10,7 +10,7 @@ use crate::contract::gateway_status::Totals;
 use crate::contract::paths;
 use crate::explain::protocol::Served;
 use crate::explain::report::Report;
-use crate::gateway::database::Lifetime;
+use crate::gateway::database::{Lifetime, Whose};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::spawn_blocking;
@@ -23,14 +23,16 @@ const BUILDS_SHOWN: usize = 200;
 const KEEP: Duration = Duration::from_secs(60);
 
 impl Gateway {
-    /// What was served since the first start, and the last builds; nothing where nothing can be kept.
-    pub(crate) fn past(&self) -> (Option<Lifetime>, Option<Vec<Report>>) {
-        let Some(database) = self.journal.database() else {
-            return (None, None);
-        };
-        let lifetime = self.journal.lifetime(&self.metrics.totals());
-        let builds = database.builds(BUILDS_SHOWN);
-        (Some(lifetime), builds.ok())
+    /// What was served since the first start; nothing where nothing can be kept.
+    pub(crate) fn lifetime(&self) -> Option<Lifetime> {
+        self.journal.database()?;
+        Some(self.journal.lifetime(&self.metrics.totals()))
+    }
+
+    /// The last builds, the latest first; nothing where nothing can be kept.
+    pub(crate) fn builds(&self, whose: Whose<'_>) -> Option<Vec<Report>> {
+        let database = self.journal.database()?;
+        database.builds(whose, BUILDS_SHOWN).ok()
     }
 
     /// Writes the last of what outlives us: for a build's own gateway, what waits for the upstream.

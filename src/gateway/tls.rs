@@ -4,6 +4,7 @@
 //! that rustls considers safe (1.2 and 1.3, or 1.3 alone), neither of which renegotiates.
 
 mod clients;
+pub(crate) mod presented;
 
 use self::clients::Authorities;
 pub(crate) use self::clients::Presented;

@@ -79,6 +79,9 @@ pub enum Error {
     /// No HTTP client: the certificates of the system cannot be read.
     #[error("cannot start a client for the upstream: {0}")]
     Client(reqwest::Error),
+    /// The same, where a certificate is to be presented.
+    #[error("cannot start a client for the upstream: {0}")]
+    Tls(String),
     /// The queue's file.
     #[error("cannot open the upstream's queue \"{}\": {cause}", path.display())]
     Queue {

@@ -6,8 +6,8 @@
 //! obstacle returns `None`, and the slow path takes over: not in memory, not yet indexed, something to verify or
 //! record, or a file system without these flags.
 
-use super::lru::Presence;
-use super::open_files::OpenFile;
+use super::lru::{Digest, Presence};
+use super::open_files::{KeepToken, OpenFile};
 use super::trailer::{self, Trailer};
 use super::{Blob, Error, Store, digest_of, micros, now};
 use crate::contract::key::Key;
@@ -19,23 +19,59 @@ use std::io::{self, IoSliceMut};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+/// Keys that are looked up at one time: as many as a client may have layers.
+const AT_ONCE: usize = 8;
+
 impl Store {
-    /// Opens a blob and marks it as used if that is possible at once. Returns [`Error::Missing`] on a miss.
-    pub fn get_resident(&self, key: &Key) -> Result<Option<Blob>, Error> {
-        let inner = &*self.inner;
-        let digest = digest_of(key);
-        let (found, used_secs, now) = {
-            let mut state = inner.state();
-            // Whoever reads through layers is told so by most of them.
-            if !state.may_have(&digest) {
-                return Err(Error::Missing);
+    /// The place of the first of these keys whose blob may be there. Opens that blob and marks it as used if that is
+    /// possible at once. Returns [`Error::Missing`] if all are missing.
+    pub fn get_resident(&self, keys: &[Key]) -> Result<(usize, Option<Blob>), Error> {
+        for (number, some) in keys.chunks(AT_ONCE).enumerate() {
+            let mut digests = [Digest([0; 16]); AT_ONCE];
+            for (digest, key) in digests.iter_mut().zip(some) {
+                *digest = digest_of(key);
             }
+            match self.first_resident(&digests, some) {
+                Err(Error::Missing) => {}
+                found => return found.map(|(place, blob)| (number * AT_ONCE + place, blob)),
+            }
+        }
+        Err(Error::Missing)
+    }
+
+    /// The same for a few keys, under one lock.
+    fn first_resident(
+        &self,
+        digests: &[Digest],
+        keys: &[Key],
+    ) -> Result<(usize, Option<Blob>), Error> {
+        let mut pairs = digests.iter().zip(keys).enumerate();
+        let (place, key, digest, found, moments) = {
+            let mut state = self.inner.state();
+            // Whoever reads through layers is told by most of them that they have nothing.
+            let first = pairs.find(|(_, (digest, _))| state.may_have(digest));
+            let (place, (digest, key)) = first.ok_or(Error::Missing)?;
             let now = micros(now());
-            let Some(used_secs) = state.lru.touch_only(&digest, now) else {
-                return Ok(None);
+            let Some(used_secs) = state.lru.touch_only(digest, now) else {
+                return Ok((place, None));
             };
-            (state.kept.find(&digest, now), used_secs, now)
+            let found = state.kept.find(digest, now);
+            (place, key, digest, found, (used_secs, now))
         };
+        let blob = self.open_resident(key, digest, found, moments);
+        blob.map(|blob| (place, blob))
+    }
+
+    /// `found` is the file if it is open, else the permission to keep it open; `moments` are when the blob was used last and
+    /// now.
+    fn open_resident(
+        &self,
+        key: &Key,
+        digest: &Digest,
+        found: Result<OpenFile, KeepToken>,
+        (used_secs, now): (u32, u64),
+    ) -> Result<Option<Blob>, Error> {
+        let inner = &*self.inner;
         let leave = match found {
             Ok(kept) if kept.is_there(used_secs) => {
                 // A blob that cannot be read from disk must be a miss, not a truncated response.
@@ -46,12 +82,12 @@ impl Store {
             // Opening it again finds out what happened to it.
             Ok(kept) => {
                 drop(kept);
-                inner.close(&digest);
+                inner.close(digest);
                 None
             }
             Err(leave) => Some(leave),
         };
-        let path = inner.path_of(key, &digest);
+        let path = inner.path_of(key, digest);
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let opened = rustix::fs::openat2(
             rustix::fs::CWD,
@@ -67,7 +103,7 @@ impl Store {
             return Ok(None);
         };
         if was_changed(found.st_mtime, used_secs) {
-            inner.state().lru.report(&digest);
+            inner.state().lru.report(digest);
             return Ok(None);
         }
         let Some((trailer, file_len)) = trailer_of(&file, &found, key) else {
@@ -83,10 +119,10 @@ impl Store {
         let over = {
             let mut state = inner.state();
             // Marked for eviction meanwhile, or put there by another program: not ours to serve.
-            if state.lru.presence(&digest) != Presence::Live {
+            if state.lru.presence(digest) != Presence::Live {
                 return Ok(None);
             }
-            leave.and_then(|leave| state.kept.keep(&digest, kept.clone(), leave))
+            leave.and_then(|leave| state.kept.keep(digest, kept.clone(), leave))
         };
         drop(over);
         Ok(Some(kept.blob()))

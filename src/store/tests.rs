@@ -228,15 +228,40 @@ fn lying_length_is_refused() {
     assert_exact(&store, dir.path());
 }
 
+/// What is had at once of one blob.
+fn resident(store: &Store, name: &str) -> Result<Option<Blob>, Error> {
+    let found = store.get_resident(&[key(name)]);
+    found.map(|(place, blob)| {
+        assert_eq!(place, 0);
+        blob
+    })
+}
+
+#[test]
+fn first_key_that_is_there_is_found_among_any_number() {
+    let dir = TempDir::new().unwrap();
+    let store = open(dir.path(), 64 * MIB);
+    put(&store, "k/11", &sample("k/11", 100));
+    put(&store, "k/19", &sample("k/19", 100));
+    let keys: Vec<Key> = (0..20).map(|number| key(&format!("k/{number}"))).collect();
+    for (range, place) in [(0..20, 11), (11..20, 0), (10..12, 1), (12..20, 7)] {
+        let found = store.get_resident(&keys[range.clone()]).unwrap();
+        assert_eq!(found.0, place, "{range:?}");
+    }
+    for keys in [&keys[..11], &keys[12..19], &[]] {
+        assert!(matches!(store.get_resident(keys), Err(Error::Missing)));
+    }
+}
+
 #[test]
 fn blob_in_memory_is_had_at_once_and_no_other() {
     let dir = TempDir::new().unwrap();
     let store = open(dir.path(), 64 * MIB);
-    assert!(matches!(store.get_resident(&key("a")), Err(Error::Missing)));
+    assert!(matches!(resident(&store, "a"), Err(Error::Missing)));
     let long = sample("a", 300_000);
     put(&store, "a", &long);
     // tmpfs and overlay file systems of older kernels know no reads that never wait.
-    if let Some(blob) = store.get_resident(&key("a")).unwrap() {
+    if let Some(blob) = resident(&store, "a").unwrap() {
         assert_eq!(blob.len, 300_000);
         let mut found = vec![0; long.len()];
         assert!(page_cache::read(&blob.file, &mut found, 0).unwrap());
@@ -249,12 +274,12 @@ fn blob_in_memory_is_had_at_once_and_no_other() {
     // A start has compared no checksum yet: the long way does, once.
     drop(store);
     let store = open(dir.path(), 64 * MIB);
-    assert!(matches!(store.get_resident(&key("a")), Ok(None)));
+    assert!(matches!(resident(&store, "a"), Ok(None)));
     assert_eq!(body(&store, "a"), Some(long));
     fs::remove_file(file_of(&store, "a")).unwrap();
-    assert!(matches!(store.get_resident(&key("a")), Ok(None)));
+    assert!(matches!(resident(&store, "a"), Ok(None)));
     assert_eq!(body(&store, "a"), None);
-    assert!(matches!(store.get_resident(&key("a")), Err(Error::Missing)));
+    assert!(matches!(resident(&store, "a"), Err(Error::Missing)));
 }
 
 #[test]

@@ -216,7 +216,7 @@ pub(super) fn check_files(settings: &Settings, gateway: &Path) -> Result<Vec<Sec
                     authorities";
         check_certificate(files, gateway).map_err(|cause| Error::File(cause, hint))?;
     }
-    if let Some(ClientCertificate { cert, key }) = settings.dist.client_certificate.clone() {
+    if let Some(ClientCertificate { cert, key }) = settings.client_certificate.clone() {
         let hint = "SCCACHE_TLS_CLIENT_CERT and SCCACHE_TLS_CLIENT_KEY name PEM files that belong together";
         let files = TlsFiles {
             cert,

@@ -62,6 +62,27 @@ fn objects(yaml: &str) -> Objects {
     named.collect()
 }
 
+/// The same with lists of what has a name in the order of the names, which changes nothing for Kubernetes.
+fn by_name(objects: Objects) -> Objects {
+    fn sort(value: &mut Value) {
+        match value {
+            Value::Array(list) => {
+                list.iter_mut().for_each(sort);
+                if list.iter().all(|one| one["name"].is_string()) {
+                    list.sort_by_key(|one| one["name"].to_string());
+                }
+            }
+            Value::Object(map) => map.values_mut().for_each(sort),
+            _ => {}
+        }
+    }
+    let sorted = objects.into_iter().map(|(key, mut object)| {
+        sort(&mut object);
+        (key, object)
+    });
+    sorted.collect()
+}
+
 fn of<'a>(objects: &'a Objects, kind: &str, name: &str) -> &'a Value {
     &objects[&(kind.to_owned(), name.to_owned())]
 }
@@ -116,11 +137,29 @@ fn chart_and_kustomization_make_the_same() {
     assert_ne!(other, expected);
 
     // Each component is a value of the chart.
-    for (component, values) in [
+    let (named, tls) = (
+        json!({"namedSecret": "sccache-named-tokens"}),
+        json!({"secret": "sccache-tls"}),
+    );
+    for (components, values) in [
         ("apparmor", json!({"appArmorProfile": "sccache-dock"})),
         (
             "keda",
             json!({"builders": {"autoscaling": {"enabled": true}}}),
+        ),
+        ("named-tokens", json!({"tokens": named})),
+        ("tls", json!({"tls": tls})),
+        (
+            "keda, tls",
+            json!({"tls": tls, "builders": {"autoscaling": {"enabled": true}}}),
+        ),
+        (
+            "named-tokens, tls, client-certificates",
+            json!({
+                "tokens": named,
+                "tls": {"secret": "sccache-tls", "clientCaSecret": "sccache-client-ca"},
+                "builders": {"clientCertificateSecret": "sccache-builder-tls"},
+            }),
         ),
     ] {
         let folder = tempfile::tempdir().unwrap();
@@ -131,14 +170,50 @@ fn chart_and_kustomization_make_the_same() {
                 .arg(root().join("images/kubernetes"))
                 .arg(&base),
         );
-        let overlay = format!("resources: [base]\ncomponents: [base/{component}]\n");
+        let components: Vec<String> = components
+            .split(", ")
+            .map(|component| format!("base/{component}"))
+            .collect();
+        let components = components.join(", ");
+        let overlay = format!("resources: [base]\ncomponents: [{components}]\n");
         std::fs::write(folder.path().join("kustomization.yaml"), overlay).unwrap();
         let mut command = clean(&kubectl);
         let mut expected = objects(&passes(command.arg("kustomize").arg(folder.path())));
         expected.remove(&namespace);
         let made = objects(&render(&helm, &values).ok());
-        assert_eq!(made, expected, "{component}");
+        let made = by_name(made);
+        for (key, object) in by_name(expected) {
+            assert_eq!(made.get(&key), Some(&object), "{components}: {key:?}");
+        }
     }
+}
+
+#[test]
+fn settings_of_the_chart_are_the_programs() {
+    let Some(helm) = helm() else { return };
+    let values = json!({
+        "tokens": {"namedSecret": "named"},
+        "tls": {"secret": "tls", "clientCaSecret": "ca"},
+        "cache": {"clientCertificateSecret": "cache"},
+        "builders": {"clientCertificateSecret": "builder", "autoscaling": {"enabled": true}},
+    });
+    let made = objects(&render(&helm, &values).ok());
+    let known = std::fs::read_to_string(root().join("docs/settings.md")).unwrap();
+    let mut seen = 0;
+    for (kind, name) in [("StatefulSet", "sccache"), ("Deployment", "builder")] {
+        let containers = &of(&made, kind, name)["spec"]["template"]["spec"]["containers"];
+        let env = containers[0]["env"].as_array().unwrap();
+        for one in env.iter().filter_map(|one| one["name"].as_str()) {
+            let is_known = |name: &str| known.contains(&format!("| `{name}` |"));
+            let of_a_file = one.strip_suffix("_FILE").is_some_and(is_known);
+            assert!(
+                is_known(one) || of_a_file || one == "SSL_CERT_FILE",
+                "{name}: {one}"
+            );
+            seen += 1;
+        }
+    }
+    assert!(seen > 20, "{seen}");
 }
 
 #[test]
@@ -149,7 +224,9 @@ fn values_change_what_they_name() {
         "image": {"repository": "registry.example/cache", "digest": digest, "pullPolicy": "IfNotPresent", "pullSecrets": ["pull"]},
         "tokens": {"existingSecret": ""},
         "cache": {
-            "env": {"SCCACHE_QUOTAS": "ci=20G"},
+            "env": {"SCCACHE_QUOTAS": "ci=20G", "HTTPS_PROXY": "http://proxy:3128"},
+            "envSecret": "upstream",
+            "clientCertificateSecret": "cache-client",
             "priorityClassName": "high",
             "storage": {"className": "fast"},
             "service": {"type": "NodePort", "nodePort": 30426},
@@ -159,6 +236,7 @@ fn values_change_what_they_name() {
             "topologySpread": {"topologyKey": "topology.kubernetes.io/zone"},
             "autoscaling": {"enabled": true, "maxReplicas": 40}
         },
+        "tls": {"secret": "cache-tls"},
         "podMonitor": {"enabled": true}
     });
     let text = render(&helm, &values).ok();
@@ -174,7 +252,21 @@ fn values_change_what_they_name() {
     }
     assert_eq!(cache["priorityClassName"], "high");
     let env = cache["containers"][0]["env"].as_array().unwrap();
-    assert!(env.contains(&json!({"name": "SCCACHE_QUOTAS", "value": "ci=20G"})));
+    for (name, value) in [
+        ("SCCACHE_QUOTAS", "ci=20G"),
+        ("HTTPS_PROXY", "http://proxy:3128"),
+        (
+            "SCCACHE_TLS_CLIENT_CERT",
+            "/run/secrets/certificate/tls.crt",
+        ),
+    ] {
+        assert!(
+            env.contains(&json!({"name": name, "value": value})),
+            "{name}"
+        );
+    }
+    let from = &cache["containers"][0]["envFrom"];
+    assert_eq!(from, &json!([{"secretRef": {"name": "upstream"}}]));
     let spread = &builder["topologySpreadConstraints"][0];
     assert_eq!(spread["topologyKey"], "topology.kubernetes.io/zone");
     let deployment = &of(&made, "Deployment", "builder")["spec"];
@@ -196,6 +288,8 @@ fn values_change_what_they_name() {
     );
     let monitor = &of(&made, "PodMonitor", "sccache")["spec"]["podMetricsEndpoints"][0];
     assert_eq!(monitor["authorization"]["credentials"]["key"], "read");
+    assert_eq!(monitor["scheme"], "https");
+    assert_eq!(monitor["tlsConfig"]["serverName"], "sccache.sccache");
     let secret = &of(&made, "Secret", "sccache-tokens")["data"];
     assert_ne!(secret["auth"], secret["read"]);
     assert!(
@@ -250,6 +344,14 @@ fn misspelt_values_are_refused_by_name() {
         (
             json!({"cache": {"ingress": {"enabled": true}}}),
             "cache.ingress.host",
+        ),
+        (
+            json!({"tls": {"clientCaSecret": "ca"}}),
+            "tls.clientCaSecret needs tls.secret",
+        ),
+        (
+            json!({"builders": {"clientCertificateSecret": "builder"}}),
+            "builders.clientCertificateSecret needs tls.clientCaSecret",
         ),
     ] {
         let ran = render(&helm, &values);

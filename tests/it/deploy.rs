@@ -228,11 +228,15 @@ fn unit_is_one_for_systemd() {
     std::fs::write(&file, unit.replace(installed, &here)).unwrap();
     let drop_in = folder.path().join("sccache-dock.service.d");
     // Of 100, as systemd counts what a service may do; ten times what it prints.
-    for (with_builder, exposure) in [(false, 20), (true, 40)] {
-        if with_builder {
-            std::fs::create_dir(&drop_in).unwrap();
-            let text = read("images/systemd/builder.conf");
-            std::fs::write(drop_in.join("builder.conf"), text).unwrap();
+    std::fs::create_dir(&drop_in).unwrap();
+    for (added, exposure) in [
+        (None, 20),
+        (Some("builder.conf"), 40),
+        (Some("pure-builder.conf"), 40),
+    ] {
+        if let Some(name) = added {
+            let text = read(format!("images/systemd/{name}"));
+            std::fs::write(drop_in.join(name), text).unwrap();
         }
         let analyze = |args: &[&str]| {
             let mut command = Command::new(&analyze);

@@ -124,8 +124,12 @@ impl Site {
 
     /// An image without anything of ours: the one that the image under test was made from.
     pub(crate) fn base(&self) -> Option<&'static str> {
-        let known = ["sccache-dock-base:debian", "debian:latest"];
-        known.into_iter().find(|image| self.has_image(image))
+        let bases = Path::new(env!("CARGO_MANIFEST_DIR")).join("images/bases.txt");
+        let bases = fs::read_to_string(bases).unwrap();
+        let pinned = bases.lines().find_map(|line| line.strip_prefix("debian "));
+        let known = ["sccache-dock-base:debian", pinned.unwrap()];
+        let found = known.into_iter().find(|image| self.has_image(image));
+        found.map(|image| &*image.to_owned().leak())
     }
 
     /// The hundred crates, always at one path, because it is part of the keys.

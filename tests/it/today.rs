@@ -380,6 +380,8 @@ fn unit(machine: &Machine, table: &mut Table) {
         token
     );
     table.note("systemd", "distributed-persistent", "ready".to_owned());
+    pure_builder(machine, &ready);
+    table.note("systemd", "builder", "ready".to_owned());
     // As it was before: what DynamicUser forbids is named.
     let text = "systemctl stop sccache-dock\n\
         sed -i /RestrictSUIDSGID/d /etc/systemd/system/sccache-dock.service.d/builder.conf\n\
@@ -394,6 +396,39 @@ fn unit(machine: &Machine, table: &mut Table) {
     ] {
         assert!(log.contains(part), "{part:?} is missing in: {log}");
     }
+}
+
+/// The unit as a builder for the scheduler of another one, which is the same unit under another name with other ports. Afterwards
+/// all is as it was.
+fn pure_builder(machine: &Machine, ready: &dyn Fn(&str)) {
+    let text = "systemctl stop sccache-dock\ncd /etc/systemd/system\n\
+        sed 's|^StateDirectory=.*|StateDirectory=first|; s|/var/lib/sccache|/var/lib/first|; /^EnvironmentFile=/d' \
+            sccache-dock.service >first.service\n\
+        mkdir -p first.service.d\ncp sccache-dock.service.d/builder.conf first.service.d/\n\
+        printf '[Service]\\nEnvironment=SCCACHE_LISTEN=127.0.0.1:14226 SCCACHE_BUILDER_LISTEN=127.0.0.1:10511\\n' \
+            >first.service.d/ports.conf\n\
+        systemctl daemon-reload\nsystemctl start first\n\
+        until [ -s /var/lib/first/state/server-token ]; do sleep 0.2; done\n\
+        install -m 644 /repository/images/systemd/pure-builder.conf sccache-dock.service.d/\n\
+        umask 077\n\
+        printf 'SCCACHE_SCHEDULER_URL=http://127.0.0.1:10600\\nSCCACHE_PUBLIC_ADDR=127.0.0.1\\n\
+        SCCACHE_SCHEDULER_LISTEN=127.0.0.1:10620\\nSCCACHE_SERVER_TOKEN=%s\\n' \
+            \"$(cat /var/lib/first/state/server-token)\" >/etc/default/sccache-dock\n\
+        systemctl daemon-reload\nsystemctl start sccache-dock";
+    machine.root(text).ok();
+    ready("gateway builder");
+    wait_for("both builders to join", PATIENCE, || {
+        let asked = machine.root("SCCACHE_DIR=/var/lib/first sccache-dock status --json");
+        let status: serde_json::Value = serde_json::from_str(&asked.stdout).ok()?;
+        let builders = status["cache"]["dist"]["builders"].as_array()?;
+        let ready = builders.iter().filter(|one| one["state"] == "ready");
+        (ready.count() == 2).then_some(())
+    });
+    let text = "systemctl stop sccache-dock first\ncd /etc/systemd/system\n\
+        rm -r first.service first.service.d sccache-dock.service.d/pure-builder.conf /etc/default/sccache-dock\n\
+        systemctl daemon-reload\nsystemctl start sccache-dock";
+    machine.root(text).ok();
+    ready("gateway server scheduler builder");
 }
 
 /// The units that Podman makes of its own files.

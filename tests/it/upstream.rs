@@ -28,6 +28,7 @@ fn before_with(url: &str, budget_bytes: u64) -> Gateway {
             ahead: None,
             url: Secret::new(url),
             token: url.starts_with("http").then(|| Secret::new(WRITER)),
+            client_certificate: None,
             queue: config.socket.with_file_name("upstream-queue"),
         });
     })
@@ -251,6 +252,7 @@ fn upstream_that_may_only_be_read_is_read() {
             ahead: None,
             url: Secret::new(&third.url()),
             token: Some(Secret::new(READER)),
+            client_certificate: None,
             queue: config.socket.with_file_name("upstream-queue"),
         });
     });
@@ -375,6 +377,7 @@ fn caches_that_are_each_others_upstream_notice_it_and_do_without() {
                     ahead: None,
                     url: Secret::new(&url(ports[(at + 1) % ports.len()])),
                     token: Some(Secret::new(WRITER)),
+                    client_certificate: None,
                     queue: config.socket.with_file_name("upstream-queue"),
                 });
             })

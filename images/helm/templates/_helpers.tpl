@@ -74,3 +74,38 @@ capabilities:
 {{- define "sccache-dock.clientsReachBuilders" -}}
 {{- if eq (get .Values.cache.env "SCCACHE_RELAY" | toString) "off" -}}true{{- end -}}
 {{- end -}}
+
+{{- define "sccache-dock.http" -}}
+{{- if .Values.tls.secret }}https{{ else }}http{{ end -}}
+{{- end -}}
+
+{{- define "sccache-dock.scheme" -}}
+{{- if .Values.tls.secret }}scheme: HTTPS{{ end -}}
+{{- end -}}
+
+{{/* A certificate that a component presents to another machine; called with the component's values. */}}
+{{- define "sccache-dock.certificateEnv" -}}
+{{- if .clientCertificateSecret -}}
+- name: SCCACHE_TLS_CLIENT_CERT
+  value: /run/secrets/certificate/tls.crt
+- name: SCCACHE_TLS_CLIENT_KEY
+  value: /run/secrets/certificate/tls.key
+{{- end -}}
+{{- end -}}
+
+{{- define "sccache-dock.certificateMount" -}}
+{{- if .clientCertificateSecret -}}
+- name: certificate
+  mountPath: /run/secrets/certificate
+  readOnly: true
+{{- end -}}
+{{- end -}}
+
+{{- define "sccache-dock.certificateVolume" -}}
+{{- with .clientCertificateSecret -}}
+- name: certificate
+  secret:
+    secretName: {{ . }}
+    defaultMode: 0440
+{{- end -}}
+{{- end -}}

@@ -292,6 +292,7 @@ fn config(folder: &Path, token: &Secret, remote: &Remote, labels: &Labels, write
         upstream: Some(Upstream {
             url: Secret::new(remote.base()),
             token: remote.token().cloned(),
+            client_certificate: remote.certificate().cloned(),
             queue: folder.join("queue"),
             ahead: Some(Ahead {
                 request: serde_json::to_string(&request).unwrap_or_default(),

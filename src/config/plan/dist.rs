@@ -54,7 +54,7 @@ pub(super) fn front(settings: &Settings, facts: &DistFacts) -> Dist {
         }),
         jobs_socket: paths::jobs_socket(&settings.run_dir),
         heartbeats: paths::heartbeats(&settings.dir),
-        client_certificate: settings.dist.client_certificate.clone(),
+        client_certificate: settings.client_certificate.clone(),
         builder_jwt_key: settings.dist.builder_jwt_key.clone(),
         plain: settings.dist.scheduler_plain,
         tunnels_to: settings.dist.tunnelled.then_some(facts.public_addr),

@@ -28,8 +28,6 @@ pub struct Distribution {
     pub tunnelled: bool,
     /// `http://host:port` or `https://host:port` of the scheduler, in `MODE=builder`.
     pub scheduler_url: Option<String>,
-    /// What is presented there, in `MODE=builder`.
-    pub client_certificate: Option<ClientCertificate>,
     /// Address of the scheduler's port.
     pub scheduler_listen: SocketAddr,
     /// With TLS, other machines may use the scheduler's port without it.
@@ -56,12 +54,15 @@ pub struct Distribution {
 }
 
 impl Lookup<'_> {
-    pub(super) fn distribution(&mut self, mode: Option<Mode>) -> Option<Distribution> {
+    pub(super) fn distribution(
+        &mut self,
+        mode: Option<Mode>,
+        has_certificate: bool,
+    ) -> Option<Distribution> {
         let builder_token = self.parsed("SCCACHE_SERVER_TOKEN", optional(builder_token));
         let builder_jwt_key = self.parsed("SCCACHE_SERVER_JWT_KEY", optional(jwt_key));
         let reached = self.parsed("SCCACHE_PUBLIC_ADDR", optional(reached));
         let scheduler_url = self.parsed("SCCACHE_SCHEDULER_URL", optional(scheduler_url));
-        let client_certificate = self.client_certificate();
         let scheduler_listen = self.parsed("SCCACHE_SCHEDULER_LISTEN", address);
         let scheduler_plain = self.parsed("SCCACHE_SCHEDULER_PLAIN", scheduler_plain);
         let relay = self.relay();
@@ -86,7 +87,7 @@ impl Lookup<'_> {
                         Some("set it to http://host:10600 of the machine that runs MODE=distributed-...".into()),
                     );
                 }
-                if builder_token.is_none() && client_certificate.is_none() {
+                if builder_token.is_none() && !has_certificate {
                     self.problem(
                         "SCCACHE_SERVER_TOKEN",
                         "is required in MODE=builder: the scheduler accepts no builder without it".into(),
@@ -119,7 +120,6 @@ impl Lookup<'_> {
             builder_jwt_key: builder_jwt_key?,
             tunnelled: matches!(reached?, Some(Reached::ByItsOwnConnections)),
             scheduler_url,
-            client_certificate: client_certificate.filter(|_| mode == Some(Mode::Builder)),
             scheduler_listen: scheduler_listen?,
             scheduler_plain: scheduler_plain?,
             relay: relay?,
@@ -140,7 +140,7 @@ impl Lookup<'_> {
 
 impl Lookup<'_> {
     /// Certificate and key must be set together.
-    fn client_certificate(&mut self) -> Option<ClientCertificate> {
+    pub(super) fn client_certificate(&mut self) -> Option<ClientCertificate> {
         let cert = self.parsed("SCCACHE_TLS_CLIENT_CERT", optional(file))?;
         let key = self.parsed("SCCACHE_TLS_CLIENT_KEY", optional(file))?;
         let (missing, there) = match (cert, key) {

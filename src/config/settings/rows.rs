@@ -182,6 +182,18 @@ pub(super) const ROWS: &[Row] = &[
         "PEM file of the CAs whose client certificates are accepted; reloaded when it changes",
     ),
     row(
+        "SCCACHE_TLS_CLIENT_CERT",
+        "tls_client_cert",
+        "",
+        "PEM file of the certificate presented to the scheduler (MODE=builder) and to an https:// upstream; reloaded when it changes",
+    ),
+    row(
+        "SCCACHE_TLS_CLIENT_KEY",
+        "tls_client_key",
+        "",
+        "PEM file of that certificate's key",
+    ),
+    row(
         "SCCACHE_STOP_GRACE",
         "stop_grace",
         "8s",
@@ -214,18 +226,6 @@ pub(super) const ROWS: &[Row] = &[
         "scheduler_url",
         "",
         "URL of the scheduler that a MODE=builder joins",
-    ),
-    row(
-        "SCCACHE_TLS_CLIENT_CERT",
-        "tls_client_cert",
-        "",
-        "PEM file of the certificate that a MODE=builder presents to its scheduler; reloaded when it changes",
-    ),
-    row(
-        "SCCACHE_TLS_CLIENT_KEY",
-        "tls_client_key",
-        "",
-        "PEM file of that certificate's key",
     ),
     row(
         "SCCACHE_SCHEDULER_LISTEN",

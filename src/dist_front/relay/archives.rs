@@ -178,12 +178,7 @@ impl Archives {
         taken
     }
 
-    async fn store<B>(
-        &self,
-        toolchain: &Toolchain,
-        body: &mut B,
-        most: u64,
-    ) -> Result<u64, Fault>
+    async fn store<B>(&self, toolchain: &Toolchain, body: &mut B, most: u64) -> Result<u64, Fault>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::fmt::Display,

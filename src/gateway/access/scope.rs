@@ -51,27 +51,43 @@ impl Scope {
     /// # Errors
     /// It means none that this caller may touch.
     pub fn asked(&self, path: &str) -> Result<Asked, Denied> {
-        let key = Key::parse(path)?;
+        let (key, is_entry) = self.named(path)?;
         let Scope::Layers(layers) = self else {
-            self.check_namespace(key.namespace())?;
             return Ok(Asked {
                 read: vec![key.clone()],
                 write: Some(key),
             });
         };
-        let is_entry = key.is_sccache_entry();
-        if is_entry {
+        let write = layers.write.as_ref();
+        Ok(Asked {
+            read: in_layers(layers, &key, is_entry)?,
+            write: write
+                .map(|layer| in_layer(&key, is_entry, layer))
+                .transpose()?,
+        })
+    }
+
+    /// The keys of [`Scope::asked`] alone under which the blob is looked up.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn looked_up(&self, path: &str) -> Result<Vec<Key>, Denied> {
+        let (key, is_entry) = self.named(path)?;
+        match self {
+            Scope::Layers(layers) => Ok(in_layers(layers, &key, is_entry)?),
+            Scope::All | Scope::Below(_) => Ok(vec![key]),
+        }
+    }
+
+    /// The key of a path, and whether it is an sccache entry's.
+    fn named(&self, path: &str) -> Result<(Key, bool), Denied> {
+        let key = Key::parse(path)?;
+        let is_entry = matches!(self, Scope::Layers(_)) && key.is_sccache_entry();
+        if is_entry || !matches!(self, Scope::Layers(_)) {
             // A client that was told its namespace before there were layers still names it.
             self.check_namespace(key.namespace())?;
         }
-        let at = |layer: &String| match is_entry {
-            true => key.entry_in_layer(layer),
-            false => Key::in_layer(layer, key.as_str()),
-        };
-        Ok(Asked {
-            read: layers.read.iter().map(at).collect::<Result<_, _>>()?,
-            write: layers.write.as_ref().map(at).transpose()?,
-        })
+        Ok((key, is_entry))
     }
 
     /// Checks a namespace that a path names.
@@ -146,6 +162,18 @@ impl Scope {
     }
 }
 
+fn in_layers(layers: &Layers, key: &Key, is_entry: bool) -> Result<Vec<Key>, KeyError> {
+    let names = layers.read.iter();
+    names.map(|layer| in_layer(key, is_entry, layer)).collect()
+}
+
+fn in_layer(key: &Key, is_entry: bool, layer: &str) -> Result<Key, KeyError> {
+    match is_entry {
+        true => key.entry_in_layer(layer),
+        false => Key::in_layer(layer, key.as_str()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -180,6 +208,7 @@ mod tests {
                 "{path}"
             );
             assert_eq!(asked.write.unwrap().as_str(), format!("pr/42/{entry}"));
+            assert_eq!(pr.looked_up(&path).unwrap(), asked.read, "{path}");
         }
         for named in [
             "main",
@@ -191,6 +220,8 @@ mod tests {
             "pr%2f42",
         ] {
             let denied = pr.asked(&format!("{named}/{entry}"));
+            assert!(matches!(denied, Err(Denied::OtherLayer { .. })), "{named}");
+            let denied = pr.looked_up(&format!("{named}/{entry}"));
             assert!(matches!(denied, Err(Denied::OtherLayer { .. })), "{named}");
         }
         for path in [
@@ -226,5 +257,6 @@ mod tests {
         assert!(below.writes("team/x") && !below.writes("teams"));
         assert!(below.asked(&format!("team/x/{}", entry())).is_ok());
         assert!(matches!(below.asked(&entry()), Err(Denied::Namespace(_))));
+        assert!(below.looked_up(&entry()).is_err());
     }
 }

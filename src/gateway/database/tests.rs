@@ -79,8 +79,14 @@ fn everything_is_there_after_a_restart() {
     let print = print.id("x");
     assert_eq!((earlier.len(), took), (1, Some(100)));
     assert_eq!(database.result(&[1; 16]).unwrap(), Some((Some(100), print)));
-    assert_eq!(database.builds(5).unwrap(), [build("b1", 10)]);
-    assert_eq!(database.build("b1").unwrap(), Some(build("b1", 10)));
+    assert_eq!(
+        database.builds(Whose::Anybodys, 5).unwrap(),
+        [build("b1", 10)]
+    );
+    assert_eq!(
+        database.build(Whose::Anybodys, "b1").unwrap(),
+        Some(build("b1", 10))
+    );
     assert_eq!(
         database.order(&all(), &labels).unwrap(),
         Some(order.clone())
@@ -201,7 +207,7 @@ fn file_that_cannot_be_read_is_kept_aside() {
     let path = folder.path().join(FILE);
     std::fs::write(&path, "no database, but longer than nothing".repeat(100)).unwrap();
     let database = open(folder.path());
-    assert!(database.builds(1).unwrap().is_empty());
+    assert!(database.builds(Whose::Anybodys, 1).unwrap().is_empty());
     assert!(path.with_extension("redb.broken").exists());
 }
 
@@ -245,8 +251,8 @@ fn guests_change_nothing_that_others_remember() {
     assert_eq!(stored, Some((Some(100), print.id("x"))));
     assert_eq!(database.order(&all(), &labels).unwrap(), Some(order(1)));
     assert_eq!(database.order(&guest, &labels).unwrap(), None);
-    assert_eq!(database.build("0").unwrap(), Some(report));
-    let listed = database.builds(500).unwrap();
+    assert_eq!(database.build(Whose::Anybodys, "0").unwrap(), Some(report));
+    let listed = database.builds(Whose::Anybodys, 500).unwrap();
     assert_eq!(listed.len() as u64, DETAILS_KEPT + 21);
     assert_eq!(listed.last().unwrap().build, "0");
 }

@@ -2,6 +2,7 @@
 
 use super::answer::{broken, json};
 use super::front;
+use super::grants::whose;
 use super::{Answer, Refusal, full, permit};
 use crate::contract::key::{Key, shown_namespace};
 use crate::explain::protocol::{End, LONGEST_BUILD, Prefetch, Request};
@@ -175,19 +176,24 @@ async fn end_of(
     explained.await.map_err(broken)
 }
 
-/// The caller, or whoever has logged in with this browser, if they may see all.
-fn viewer(gateway: &Gateway, peer: &Peer, caller: &Caller, parts: &Parts) -> Result<(), Refusal> {
+/// The caller, or whoever has logged in with this browser, if they may see builds.
+fn viewer(
+    gateway: &Gateway,
+    peer: &Peer,
+    caller: &Caller,
+    parts: &Parts,
+) -> Result<Caller, Refusal> {
     let session = match caller.has_sent_a_token() {
         true => None,
         false => front::session(gateway, parts),
     };
-    let viewer = session.as_ref().unwrap_or(caller);
-    permit(gateway, peer, viewer, Need::Read)?;
-    if viewer.is_restricted() || viewer.is_anonymous() {
-        let message = "builds are of all namespaces: use a token that is good for all";
+    let viewer = session.unwrap_or_else(|| caller.clone());
+    permit(gateway, peer, &viewer, Need::Read)?;
+    if viewer.is_anonymous() {
+        let message = "builds are shown to whoever shows a token";
         return Err(Refusal::new(StatusCode::FORBIDDEN, "namespace", message));
     }
-    Ok(())
+    Ok(viewer)
 }
 
 /// The last builds, the latest first.
@@ -197,8 +203,9 @@ pub(super) fn list(
     caller: &Caller,
     parts: &Parts,
 ) -> Result<Answer, Refusal> {
-    viewer(gateway, peer, caller, parts)?;
-    let builds = gateway.journal.database().map(|it| it.builds(LISTED));
+    let viewer = viewer(gateway, peer, caller, parts)?;
+    let database = gateway.journal.database();
+    let builds = database.map(|it| it.builds(whose(&viewer), LISTED));
     json(&builds.transpose().map_err(broken)?.unwrap_or_default())
 }
 
@@ -209,9 +216,10 @@ pub(super) fn show(
     caller: &Caller,
     parts: &Parts,
 ) -> Result<Answer, Refusal> {
-    viewer(gateway, peer, caller, parts)?;
+    let viewer = viewer(gateway, peer, caller, parts)?;
     let id = parts.uri.path().rsplit('/').next().unwrap_or_default();
-    let build = gateway.journal.database().map(|it| it.build(id));
+    let database = gateway.journal.database();
+    let build = database.map(|it| it.build(whose(&viewer), id));
     let Some(report) = build.transpose().map_err(broken)?.flatten() else {
         return Err(Refusal {
             status: StatusCode::NOT_FOUND,

@@ -3,6 +3,7 @@
 //! A login sets a cookie (see `sessions.rs`) that opens this page and `/api/status`, nothing else. Login and logout are
 //! taken from our own pages only: a browser says where a form came from.
 
+use super::grants::whose;
 use super::{Answer, Refusal, full, permit, refused, text};
 use crate::base::time::unix_seconds;
 use crate::explain::report::Report;
@@ -68,10 +69,10 @@ pub(super) async fn page(
     let status = gateway.status(viewer);
     let range = page::range(parts.uri.query());
     let namespaces = viewer.scope().names();
-    let (lifetime, builds) = match namespaces {
-        None => gateway.past(),
-        Some(_) => (None, None),
-    };
+    let lifetime = namespaces.is_none().then(|| gateway.lifetime()).flatten();
+    let builds = (!viewer.is_anonymous())
+        .then(|| gateway.builds(whose(viewer)))
+        .flatten();
     let scheme = if is_tls(parts) { "https" } else { "http" };
     let snippets = page::snippets(
         &format!("{scheme}://{}", host(gateway, parts)),

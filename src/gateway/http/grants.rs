@@ -5,6 +5,7 @@ use crate::contract::key::{Key, shown_namespace};
 use crate::gateway::Gateway;
 use crate::gateway::access::{Asked, Caller, Denied};
 use crate::gateway::audit::Event;
+use crate::gateway::database::Whose;
 use crate::gateway::peer::Peer;
 use crate::store;
 use crate::store::WrittenBy;
@@ -57,10 +58,24 @@ pub(super) fn permit_removal(caller: &Caller, is_kept: bool) -> Result<(), Refus
     Err(Refusal::new(StatusCode::FORBIDDEN, "write_once", message))
 }
 
+/// The builds that a viewer sees: with a token of some namespaces only, those that were begun with it.
+pub(super) fn whose(viewer: &Caller) -> Whose<'_> {
+    match viewer.is_restricted() {
+        true => Whose::Tokens(viewer.name().unwrap_or_default()),
+        false => Whose::Anybodys,
+    }
+}
+
 /// What the caller means by a path, if it may touch that.
 pub(super) fn asked(caller: &Caller, path: &str) -> Result<Asked, Refusal> {
     let asked = caller.scope().asked(path);
     asked.map_err(|denied| refusal(caller, denied))
+}
+
+/// The same for a look-up.
+pub(super) fn looked_up(caller: &Caller, path: &str) -> Result<Vec<Key>, Refusal> {
+    let keys = caller.scope().looked_up(path);
+    keys.map_err(|denied| refusal(caller, denied))
 }
 
 /// Where a caller that may write does.

@@ -27,6 +27,8 @@ pub(in crate::gateway) struct Taken {
     pub(super) writes: bool,
     /// It was begun with this gateway.
     pub(super) known: bool,
+    /// Name of the token with which it was begun.
+    pub(super) token: Option<String>,
 }
 
 /// A compile's facts and key.

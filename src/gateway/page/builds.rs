@@ -10,13 +10,17 @@ const ROWS: usize = 20;
 /// Builds of one job that its lines show.
 const BEFORE: usize = 40;
 
-/// `builds` are the latest first.
-pub(super) fn section(builds: &[Report], now_unix: u64) -> Markup {
+/// `builds` are the latest first: all, or those `of_one_token`.
+pub(super) fn section(builds: &[Report], of_one_token: bool, now_unix: u64) -> Markup {
     html! {
         section.card aria-labelledby="builds" {
             h2 #builds { "Builds" }
             @if builds.is_empty() {
-                p.empty { "Nobody has run " code { "sccache-dock build -- COMMAND" } " yet." }
+                p.empty {
+                    "Nobody has run " code { "sccache-dock build -- COMMAND" }
+                    @if of_one_token { " with this token" }
+                    " yet."
+                }
             } @else {
                 table.stack {
                     caption.quiet { "The last build of each job and branch, the latest first; lines go back over its last " (BEFORE) }
@@ -105,10 +109,10 @@ mod tests {
             .map(|job| job.iter().map(|it| it.build.as_str()).collect())
             .collect();
         assert_eq!(ids, [vec!["3", "1"], vec!["2"]]);
-        let html = section(&builds, 10).into_string();
+        let html = section(&builds, false, 10).into_string();
         assert_eq!(html.matches("<tr>").count(), 3);
         assert!(html.contains("href=\"/api/builds/3\""));
-        let none = section(&[], 10).into_string();
+        let none = section(&[], false, 10).into_string();
         assert!(none.contains("sccache-dock build"));
     }
 }

@@ -77,7 +77,7 @@ impl Ahead {
             entries: Mutex::default(),
         });
         let url = upstream.url.reveal().trim_end_matches('/');
-        let mut request = client()?
+        let mut request = client(upstream)?
             .post(format!("{url}/api/prefetch"))
             .header(header::CONTENT_TYPE, "application/json")
             .body(config.request.clone());

@@ -56,7 +56,7 @@ impl Cycle {
         let cycle = Arc::new(Cycle {
             page: format!("{}/healthz", url::split_web(address).0),
             name: url::public_name(address),
-            client: url::client()?,
+            client: url::client(config)?,
             own: RandomState::new().hash_one(address),
             came_back: Mutex::default(),
             send_own: Notify::new(),

@@ -2,6 +2,7 @@
 
 use super::Error;
 use crate::contract::gateway_config::Upstream as Config;
+use crate::gateway::tls::presented::client_config;
 use opendal::{HttpTransporter, Operator, OperatorRegistry};
 use opendal_http_transport_reqwest::ReqwestTransport;
 use percent_encoding::percent_decode_str;
@@ -12,15 +13,24 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// How long it may stand still in mid-answer.
 const SILENCE: Duration = Duration::from_secs(15);
 
-/// A client for HTTP.
-pub(super) fn client() -> Result<reqwest::Client, Error> {
+/// What follows if the certificate's files cannot be used.
+const BY_TOKEN_ONLY: &str = "without a certificate the upstream takes this cache only by its token";
+
+/// A client for HTTP, which presents the certificate of `config` to an upstream over HTTPS.
+///
+/// # Errors
+/// There is none, because the certificates of the system cannot be read.
+pub(super) fn client(config: &Config) -> Result<reqwest::Client, Error> {
     // Fails only where a provider was chosen before, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let client = reqwest::Client::builder()
+    let mut client = reqwest::Client::builder()
         .connect_timeout(CONNECT)
-        .read_timeout(SILENCE)
-        .build();
-    client.map_err(Error::Client)
+        .read_timeout(SILENCE);
+    if let Some(files) = &config.client_certificate {
+        let tls = client_config(Some(files.clone()), BY_TOKEN_ONLY).map_err(Error::Tls)?;
+        client = client.tls_backend_preconfigured(tls);
+    }
+    client.build().map_err(Error::Client)
 }
 
 /// The store behind `config.url`: `s3://BUCKET/FOLDER?endpoint=...&region=...`, `redis://HOST:PORT/...`, or
@@ -31,7 +41,7 @@ pub(super) fn client() -> Result<reqwest::Client, Error> {
 pub fn operator(config: &Config) -> Result<Operator, Error> {
     opendal::init_default_registry();
     // The first one stays, and they are all alike.
-    HttpTransporter::install_default(ReqwestTransport::from(client()?));
+    HttpTransporter::install_default(ReqwestTransport::from(client(config)?));
     let url = config.url.reveal();
     let web = url.starts_with("http://") || url.starts_with("https://");
     if web {

@@ -22,7 +22,7 @@ fn half_written_blob_is_never_served() {
     };
     cut_all(&store);
     for name in &names {
-        let resident = store.get_resident(&key(name));
+        let resident = resident(&store, name);
         assert!(matches!(resident, Ok(None)), "{name} of {whole}");
         assert_eq!(body(&store, name), None, "{name} of {whole}");
         assert!(!file_of(&store, name).exists());

@@ -38,7 +38,7 @@ fn blob_that_others_change_in_its_place_is_compared_with_its_checksum() {
 /// What the quick way gives; nothing where it does not have the blob.
 #[track_caller]
 fn quick(store: &Store, name: &str) -> Option<Vec<u8>> {
-    let blob = store.get_resident(&key(name)).ok().flatten()?;
+    let blob = resident(store, name).ok().flatten()?;
     let mut bytes = vec![0; usize::try_from(blob.len).unwrap()];
     assert!(page_cache::read(&blob.file, &mut bytes, 0).unwrap());
     Some(bytes)
@@ -161,7 +161,7 @@ fn open_file_that_others_remove_or_cut_is_a_miss() {
     let file = OpenOptions::new().write(true).open(file_of(&store, "b"));
     file.unwrap().set_len(1).unwrap();
     for name in ["a", "b"] {
-        assert!(matches!(store.get_resident(&key(name)), Ok(None)), "{name}");
+        assert!(matches!(resident(&store, name), Ok(None)), "{name}");
         assert_eq!(body(&store, name), None);
     }
     assert_eq!(held(dir.path()), 0);

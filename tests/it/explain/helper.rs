@@ -309,6 +309,7 @@ fn key_on_its_way_is_waited_for_and_a_later_one_is_fetched_once() {
         config.upstream = Some(Upstream {
             url: Secret::new(&url),
             token: None,
+            client_certificate: None,
             queue: config.socket.with_file_name("queue"),
             ahead: Some(Ahead {
                 request: "{}".to_owned(),

@@ -3,8 +3,8 @@
 use super::{FORK, TOKENS, at, entry};
 use crate::access::{Authority, Identity, ask_without_token, curl_over_tls};
 use crate::attacks::peer::archive;
-use crate::dock::program;
-use crate::harness::{Gateway, finish, wait_for};
+use crate::dock::{Dock, program};
+use crate::harness::{Gateway, clean, finish, sccache_bin, wait_for};
 use crate::trust::issuer::unix_now;
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair, SanType, date_time_ymd};
 use sccache_dock::contract::gateway_config::TlsFiles;
@@ -273,7 +273,8 @@ fn what_is_taken_away_ends_at_once_on_open_connections_too() {
     });
     std::fs::write(&tokens, format!("{TOKENS}{ENTRIES}")).unwrap();
     wait_for("its return", CEILING, || {
-        (ask_without_token(&mut one) == 200).then_some(())
+        // The other connection is closed, so that who has been renewed is asked for the new one.
+        (ask_without_token(&mut open(&ci())) == 200).then_some(())
     });
     // A file that holds no authority changes nothing.
     let before = ci();
@@ -303,10 +304,7 @@ fn what_is_taken_away_ends_at_once_on_open_connections_too() {
 #[test]
 fn our_own_commands_show_a_certificate() {
     let scene = Scene::start();
-    let Identity { cert, key } = scene.clients.issue(params("x", &[dns("ci.example")]));
-    let (cert_file, key_file) = (scene.file("own.pem"), scene.file("own.key"));
-    std::fs::write(&cert_file, cert).unwrap();
-    std::fs::write(&key_file, key).unwrap();
+    let [cert_file, key_file] = kept(&scene, "own", params("x", &[dns("ci.example")]));
     let prefetch = |variables: &[(&str, &Path)]| {
         let mut command = Command::new(program());
         command
@@ -324,8 +322,6 @@ fn our_own_commands_show_a_certificate() {
             .envs(variables.iter().copied());
         finish(&mut command).output
     };
-    const CERT: &str = "SCCACHE_TLS_CLIENT_CERT";
-    const KEY: &str = "SCCACHE_TLS_CLIENT_KEY";
     let said = prefetch(&[]);
     assert!(said.contains("answers 401"), "{said}");
     let said = prefetch(&[(CERT, &cert_file), (KEY, &key_file)]);
@@ -362,4 +358,217 @@ fn table_without_an_authority_is_told() {
     let (_folder, gateway) = super::gateway_with(ENTRIES);
     let line = gateway.process.wait_for_line("no client can present one");
     assert!(line.contains("SCCACHE_TLS_CLIENT_CA"), "{line}");
+}
+
+/// A certificate of ours in these two files.
+fn kept(scene: &Scene, name: &str, params: CertificateParams) -> [PathBuf; 2] {
+    let Identity { cert, key } = scene.clients.issue(params);
+    let files = [format!("{name}.pem"), format!("{name}.key")].map(|file| scene.file(&file));
+    std::fs::write(&files[0], cert).unwrap();
+    std::fs::write(&files[1], key).unwrap();
+    files
+}
+
+fn url(scene: &Scene) -> String {
+    format!("https://localhost:{}", scene.gateway.addr.port())
+}
+
+/// What a cache before `scene`'s has in its environment.
+fn before(scene: &Scene, cert: &Path, key: &Path) -> Vec<(&'static str, String)> {
+    let text = |path: &Path| path.to_str().unwrap().to_owned();
+    vec![
+        ("SCCACHE_UPSTREAM", url(scene)),
+        ("SSL_CERT_FILE", text(&scene.file("ca.pem"))),
+        (CERT, text(cert)),
+        (KEY, text(key)),
+    ]
+}
+
+const CERT: &str = "SCCACHE_TLS_CLIENT_CERT";
+const KEY: &str = "SCCACHE_TLS_CLIENT_KEY";
+
+#[test]
+fn upstream_knows_a_cache_by_its_certificate_also_after_that_was_renewed() {
+    let scene = Scene::start();
+    let params = || params("x", &[dns("ci.example")]);
+    let mut soon = params();
+    let end = unix_now() + 8;
+    soon.not_after = date_time_ymd(1970, 1, 1) + Duration::from_secs(end);
+    let [cert, key] = kept(&scene, "own", soon);
+    let settings = before(&scene, &cert, &key);
+    let settings: Vec<_> = settings.iter().map(|(name, it)| (*name, &**it)).collect();
+    let dock = Dock::start(&settings);
+    let curl = |method: &str, path: &str, body: &str| {
+        let token = format!("Authorization: Bearer {}", dock.token());
+        let url = format!("http://{}{path}", dock.address());
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--noproxy", "*", "--header", &token]);
+        curl.args(["--request", method, "--data-binary", body, &url]);
+        String::from_utf8(curl.output().unwrap().stdout).unwrap()
+    };
+    // Read there, and passed on to there, as "ci" may.
+    assert_eq!(scene.put(None, &["--oauth2-bearer", super::MAIN], 1), "201");
+    let there = curl("GET", &format!("/{}", entry(1)), "");
+    assert_eq!(there.as_bytes(), archive(b"x"), "{}", dock.log());
+    curl("PUT", "/cas/first", "a blob");
+    wait_for("the first blob", CEILING, || {
+        at(&scene.gateway, "main", "cas/first")
+    });
+    // The connections that are kept have shown the one that ends.
+    kept(&scene, "own", params());
+    wait_for("the first certificate's end", CEILING, || {
+        curl("PUT", "/cas/more", &unix_now().to_string());
+        (unix_now() > end).then_some(())
+    });
+    curl("PUT", "/cas/last", "another blob");
+    wait_for("the last blob", CEILING, || {
+        at(&scene.gateway, "main", "cas/last")
+    });
+    let uses = scene.gateway.status().tokens.by_name;
+    assert!(uses["ci"].requests > 2, "{uses:?}");
+    // Files that are gone while it runs are told.
+    std::fs::remove_file(&key).unwrap();
+    std::fs::write(scene.file("tokens.toml"), TOKENS).unwrap();
+    wait_for("a connection without a certificate", CEILING, || {
+        curl("GET", &format!("/cas/{}", unix_now()), "");
+        let said = "without a certificate the upstream takes this cache only by its token";
+        dock.log().contains(said).then_some(())
+    });
+}
+
+#[test]
+fn files_of_a_certificate_for_the_upstream_are_looked_at_before_anything_starts() {
+    let scene = Scene::start();
+    let [cert, key] = kept(&scene, "own", params("x", &[dns("ci.example")]));
+    let [_, other] = kept(&scene, "other", params("x", &[dns("ci.example")]));
+    for (cert, key, word) in [
+        (&*cert, &*other, "is not the key of"),
+        (&cert, Path::new("/gone"), "cannot read \"/gone\""),
+        (&key, &key, "holds no certificate in PEM"),
+        (&cert, Path::new(""), "SCCACHE_TLS_CLIENT_KEY: is not set"),
+    ] {
+        let mut command = clean(program());
+        command.arg("run").env("SCCACHE_DIR", scene.folder.path());
+        command.env("SCCACHE_LISTEN", "127.0.0.1:0");
+        command.env("SCCACHE_BINARY", sccache_bin());
+        let outcome = finish(command.envs(before(&scene, cert, key)));
+        assert_eq!(outcome.code, Some(2), "{}", outcome.output);
+        assert!(outcome.output.contains(word), "{}", outcome.output);
+        assert!(outcome.output.contains("hint: "), "{}", outcome.output);
+    }
+}
+
+#[test]
+fn doctor_tries_the_certificate_and_says_that_sccache_presents_none() {
+    let scene = Scene::start();
+    let [cert, key] = kept(&scene, "own", params("x", &[dns("ci.example")]));
+    let [stranger, strangers_key] = kept(&scene, "x", params("x", &[dns("other.example")]));
+    let mut old = params("x", &[dns("ci.example")]);
+    old.not_after = date_time_ymd(2002, 1, 1);
+    let [expired, expired_key] = kept(&scene, "old", old);
+    let [reader, readers_key] = kept(&scene, "reader", params("anns-laptop", &[]));
+    let doctor = |more: &[&str], files: [&Path; 2]| {
+        let mut command = clean(program());
+        command
+            .args(["doctor", "--endpoint", &url(&scene)])
+            .args(more);
+        command.env("SSL_CERT_FILE", scene.file("ca.pem"));
+        let output = finish(command.env(CERT, files[0]).env(KEY, files[1])).output;
+        // Whatever the folder of the test is called, and however wide the table is.
+        let output = output.replace(&format!("{}/", scene.folder.path().display()), "");
+        let lines = output.lines().map(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            words.join(" ") + "\n"
+        });
+        lines.collect::<String>()
+    };
+    for (files, parts) in [
+        (
+            [&*cert, &*key],
+            &[
+                "ok client certificate own.pem may read and write\n",
+                "warn token none, and one is needed (401)",
+                "sccache itself presents no certificate",
+                "sccache-dock build --prefetch",
+            ][..],
+        ),
+        (
+            [&reader, &readers_key],
+            &["ok client certificate reader.pem may read\n"],
+        ),
+        (
+            [&stranger, &strangers_key],
+            &[
+                "FAIL client certificate x.pem grants nothing (401): the client's certificate is good for nothing here: no table",
+                "FAIL token",
+            ],
+        ),
+        (
+            [&expired, &expired_key],
+            &[
+                "FAIL client certificate",
+                "refuses old.pem",
+                "it has expired",
+            ],
+        ),
+        (
+            [&cert, &strangers_key],
+            &[
+                "FAIL client certificate cannot use the client certificate: \"x.key\" is not the key of",
+            ],
+        ),
+        (
+            [&cert, Path::new("/gone")],
+            &["FAIL client certificate", "cannot read \"/gone\""],
+        ),
+        (
+            [&cert, Path::new("")],
+            &[
+                "FAIL client certificate",
+                "SCCACHE_TLS_CLIENT_KEY is not set",
+            ],
+        ),
+    ] {
+        let said = doctor(&[], files);
+        for part in parts {
+            assert!(said.contains(part), "no {part:?} in:\n{said}");
+        }
+    }
+    // A token decides for sccache; what the certificate is good for is told beside it.
+    let said = doctor(&["--token", super::MAIN], [&cert, &key]);
+    assert!(!said.contains("SCCACHE_TLS_CLIENT"), "{said}");
+    for part in [
+        "ok token may read",
+        "ok client certificate own.pem may read and write",
+    ] {
+        assert!(said.contains(part), "no {part:?} in:\n{said}");
+    }
+}
+
+#[test]
+fn build_that_prefetches_needs_no_token_beside_a_certificate() {
+    let scene = Scene::start();
+    let [cert, key] = kept(&scene, "own", params("x", &[dns("ci.example")]));
+    std::fs::write(scene.file("one.c"), "int one(void) { return 1; }\n").unwrap();
+    let build = || {
+        let mut command = clean(program());
+        command
+            .args(["build", "--prefetch", "--report", "json=report.json", "--"])
+            .args([sccache_bin().to_str().unwrap(), "cc", "-c", "one.c"])
+            .current_dir(scene.folder.path())
+            .env("SCCACHE_WEBDAV_ENDPOINT", url(&scene))
+            .env("SCCACHE_MULTILEVEL_CHAIN", "disk,webdav")
+            .env("SCCACHE_DIR", scene.file("level"))
+            .env("SSL_CERT_FILE", scene.file("ca.pem"));
+        let outcome = finish(command.env(CERT, &cert).env(KEY, &key));
+        assert_eq!(outcome.code, Some(0), "{}", outcome.output);
+        assert!(!outcome.output.contains("warning"), "{}", outcome.output);
+        std::fs::remove_dir_all(scene.file("level")).unwrap();
+    };
+    build();
+    let uses = |scene: &Scene| scene.gateway.status().tokens.by_name["ci"].clone();
+    assert!(uses(&scene).bytes_received > 0, "{:?}", uses(&scene));
+    build();
+    // It was there before it was asked for.
+    assert_eq!(uses(&scene).misses, 1, "{:?}", uses(&scene));
 }

@@ -358,6 +358,7 @@ fn second_level_knows_the_last_layer_alone() {
             ahead: None,
             url: Secret::new(&above.url()),
             token: Some(Secret::new(WRITER)),
+            client_certificate: None,
             queue: config.socket.with_file_name("upstream-queue"),
         });
     });

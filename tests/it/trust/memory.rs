@@ -188,7 +188,7 @@ fn readers_of_all_are_told_of_writers_but_not_the_other_way_round() {
 }
 
 #[test]
-fn build_belongs_to_who_has_begun_it_and_only_administrators_see_all() {
+fn build_belongs_to_who_has_begun_it_and_only_administrators_see_others() {
     let (_folder, gateway) = gateway();
     let open = begin(&gateway, MAIN);
     found(&gateway, MAIN, &path(1, "-O"));
@@ -201,13 +201,72 @@ fn build_belongs_to_who_has_begun_it_and_only_administrators_see_all() {
     let report = end(&gateway, MAIN, &open, vec![unit(1, "-O")]);
     assert_eq!(report["wire"]["misses"], 1);
     let list = |token| asked(&gateway, token, "GET", "/api/builds", b"");
-    let seen: Value = serde_json::from_slice(&list(WRITER).body).unwrap();
-    assert_eq!(seen[0]["build"], open.as_str());
     let page = format!("/api/builds/{open}");
-    for token in [MAIN, PR42, FORK, TEAM] {
-        assert_eq!(list(token).code, 403, "{token}");
-        let code = asked(&gateway, token, "GET", &page, b"").code;
-        assert_eq!(code, 403, "{token}");
+    let front = |token| {
+        let address = gateway.url();
+        let mut curl = std::process::Command::new("curl");
+        curl.args(["--silent", "--noproxy", "*", "--oauth2-bearer", token]);
+        let output = curl
+            .args(["--header", "Accept: text/html", &address])
+            .output();
+        String::from_utf8(output.unwrap().stdout).unwrap()
+    };
+    let seen = |token| -> Vec<Value> { serde_json::from_slice(&list(token).body).unwrap() };
+    for token in [WRITER, READER, MAIN] {
+        let builds = seen(token);
+        assert_eq!(builds.len(), 1, "{token}");
+        assert_eq!(builds[0]["build"], open.as_str(), "{token}");
+        assert_eq!(builds[0]["token"], "main", "{token}");
+        assert_eq!(asked(&gateway, token, "GET", &page, b"").code, 200);
+        assert!(front(token).contains(&page), "{token}");
     }
-    assert_eq!(asked(&gateway, WRITER, "GET", &page, b"").code, 200);
+    for token in [PR42, PR43, FORK, TEAM, RELEASE] {
+        assert_eq!(seen(token), Vec::<Value>::new(), "{token}");
+        // As if it did not exist.
+        assert_eq!(asked(&gateway, token, "GET", &page, b"").code, 404);
+        let front = front(token);
+        assert!(!front.contains(&open), "{token}");
+        assert!(front.contains("with this token yet"), "{token}: {front}");
+    }
+    // Guests have a list of their own too, and nobody else's is in it.
+    let ids = [PR42, PR43, FORK, PR42].map(|token| {
+        let build = begin(&gateway, token);
+        end(&gateway, token, &build, vec![unit(2, "-O")]);
+        (token, build)
+    });
+    for token in [PR42, PR43, FORK] {
+        let own = ids.iter().filter(|(owner, _)| *owner == token);
+        let mut own: Vec<&str> = own.map(|(_, build)| build.as_str()).collect();
+        own.sort_unstable_by(|one, other| other.cmp(one));
+        let seen = seen(token);
+        let seen: Vec<&str> = seen
+            .iter()
+            .map(|it| it["build"].as_str().unwrap())
+            .collect();
+        assert_eq!(seen, own, "{token}");
+        for (owner, build) in &ids {
+            let code = asked(&gateway, token, "GET", &format!("/api/builds/{build}"), b"").code;
+            assert_eq!(code, if *owner == token { 200 } else { 404 }, "{token}");
+        }
+    }
+    assert_eq!(seen(WRITER).len(), 5);
+    assert_eq!(seen(MAIN).len(), 1);
+}
+
+#[test]
+fn own_builds_are_found_behind_many_of_others() {
+    let (_folder, gateway) = gateway();
+    let finish = |token| {
+        let build = begin(&gateway, token);
+        end(&gateway, token, &build, Vec::new());
+        build
+    };
+    let own = finish(MAIN);
+    for _ in 0..250 {
+        finish(WRITER);
+    }
+    let list = asked(&gateway, MAIN, "GET", "/api/builds", b"");
+    let seen: Vec<Value> = serde_json::from_slice(&list.body).unwrap();
+    assert_eq!(seen.len(), 1);
+    assert_eq!(seen[0]["build"], own.as_str());
 }
