@@ -220,9 +220,7 @@ async fn converse<S: Socket>(
         }
         b'A'..=b'Z' | b'a'..=b'z' => {
             let _open = gateway.metrics.connection(Protocol::http);
-            let (reader, writer) = after(first, stream);
-            let io = tokio::io::join(reader, writer);
-            http::converse(&gateway, io, peer, http::Wire::Plain, stopping).await;
+            http::converse(&gateway, stream, &first, peer, stopping).await;
         }
         0x16 => {
             let Some(tls) = &gateway.identity.tls else {
@@ -234,7 +232,7 @@ async fn converse<S: Socket>(
                 Ok(stream) => {
                     let _open = gateway.metrics.connection(Protocol::http);
                     let wire = http::Wire::Tls(Presented::of(stream.get_ref().1));
-                    http::converse(&gateway, stream, peer, wire, stopping).await;
+                    http::converse_by_hyper(&gateway, stream, peer, wire, stopping).await;
                 }
                 Err(cause) => gateway.refusals.refuse("tls", &peer, &what, &cause),
             }

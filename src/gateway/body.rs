@@ -67,12 +67,9 @@ pub(crate) async fn turn_away<IO: AsyncRead + AsyncWrite + Unpin>(
     let _ = timeout(LEFT_OVER_TIME, farewell).await;
 }
 
-/// Reads what is left of a refused request's body, so that the peer sees the answer instead of a reset. Returns whether
-/// that was all of it, or the peer waits to be asked for it.
-pub(crate) async fn read_left_over(parts: &Parts, body: impl Piecewise) -> bool {
-    if body.is_end_stream() || parts.headers.contains_key(header::EXPECT) {
-        return true;
+/// Reads what is left of a refused request's body, so that the peer sees the answer instead of a reset.
+pub(crate) async fn read_left_over(parts: &Parts, body: impl Piecewise) {
+    if !body.is_end_stream() && !parts.headers.contains_key(header::EXPECT) {
+        let _ = timeout(LEFT_OVER_TIME, Limited::new(body, LEFT_OVER).collect()).await;
     }
-    let rest = timeout(LEFT_OVER_TIME, Limited::new(body, LEFT_OVER).collect()).await;
-    matches!(rest, Ok(Ok(_)))
 }

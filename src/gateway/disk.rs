@@ -21,6 +21,7 @@ use crate::store::{
 };
 use bytes::Bytes;
 pub use download::Download;
+pub(crate) use download::FilePart;
 use download::{Held, State};
 use parking_lot::Mutex;
 use std::io;
@@ -34,11 +35,15 @@ pub use upload::Upload;
 
 /// Longest body that is held in memory whole.
 const SMALL: usize = 256 << 10;
+/// Longest body that is copied where the kernel has it in memory; longer ones go from there to the socket.
+const INLINE: usize = 8 << 10;
 /// Piece of a longer body on its way into the store, and longest body that is read whole by a thread that may block.
 const CHUNK: usize = 256 << 10;
-/// Piece of a longer body on its way to a client: as many clients as there may be, each of which leaves a piece standing, do
-/// not take all the memory.
+/// Piece of a longer body on its way to a client through memory: as many clients as there may be, each of which leaves a
+/// piece standing, do not take all the memory.
 const PIECE: usize = 64 << 10;
+/// Distance of the pages of a file of which it is asked whether they are in memory.
+const PROBE: usize = 128 << 10;
 /// Memory that all bodies on their way may hold, in units of [`UNIT`].
 const MEMORY_UNITS: usize = 4096;
 const UNIT: usize = 64 << 10;
@@ -139,11 +144,12 @@ impl Disk {
     }
 
     async fn open(&self, key: &Key, resident: Option<Blob>) -> Result<Download, DiskError> {
+        let is_resident = resident.is_some();
         let (mut blob, whole, permit) = match resident {
             Some(blob) => {
                 let held = usize::try_from(blob.len).unwrap_or(PIECE).min(PIECE);
                 let permit = self.memory(held).await?;
-                let whole = if blob.len <= PIECE as u64 {
+                let whole = if blob.len <= INLINE as u64 {
                     let mut body = vec![0; held];
                     let resident = page_cache::read(&blob.file, &mut body, 0);
                     resident.is_ok_and(|whole| whole).then_some(body)
@@ -183,6 +189,7 @@ impl Disk {
                 file: blob.file,
                 unchecked: blob.unchecked.take(),
                 report: self.store.report(key),
+                end_is_resident: is_resident,
                 at: 0,
                 read: None,
                 _permit: permit,

@@ -12,6 +12,7 @@ mod grants;
 mod held;
 mod inspect;
 mod pages;
+mod plain;
 mod session;
 
 use super::connection_limit;
@@ -26,10 +27,12 @@ use crate::gateway::http1::{self, Limits};
 use crate::gateway::journal::Did;
 use crate::gateway::metrics::Protocol;
 use crate::gateway::once::NotStored;
+use crate::gateway::socket::Socket;
 use crate::gateway::tls::Presented;
 use crate::gateway::{Gateway, bazel};
 use crate::store;
 use answer::{Answer, Refusal, empty, full, text};
+use bytes::BytesMut;
 use grants::{asked, looked_up, note_refusal, permit_check, permit_removal, writer, written};
 use held::Held;
 use http_body_util::{BodyExt, Either, Full};
@@ -40,9 +43,10 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, StatusCode};
 use percent_encoding::percent_decode_str;
 use std::convert::Infallible;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -66,6 +70,26 @@ const CHECK_BODY: &[u8] = b"Hello, World!";
 const FRAME: &str = "frame";
 const METHODS: &str = "OPTIONS, GET, HEAD, PUT, DELETE, PROPFIND, MKCOL";
 
+/// Serves one connection until it closes, or until the request in flight is answered once we are stopping.
+/// `first` was read already.
+pub(crate) async fn converse<S: Socket>(
+    gateway: &Arc<Gateway>,
+    mut stream: S,
+    first: &[u8],
+    peer: Peer,
+    stopping: watch::Receiver<bool>,
+) {
+    let buffer = BytesMut::from(first);
+    let outcome = plain::converse(gateway, &mut stream, buffer, &peer, &stopping).await;
+    let plain::Outcome::NotPlain(read) = outcome else {
+        return;
+    };
+    let (reader, writer) = tokio::io::split(stream);
+    let reader = io::Cursor::new(read.freeze()).chain(reader);
+    let io = tokio::io::join(reader, writer);
+    converse_by_hyper(gateway, io, peer, Wire::Plain, stopping).await;
+}
+
 /// What a request came over.
 #[derive(Debug, Clone)]
 pub(crate) enum Wire {
@@ -75,8 +99,8 @@ pub(crate) enum Wire {
     Tls(Option<Arc<Presented>>),
 }
 
-/// Serves one connection until it closes, or until the request in flight is answered once we are stopping.
-pub(crate) async fn converse<IO: AsyncRead + AsyncWrite + Send + 'static>(
+/// The same by hyper alone, which can speak over anything.
+pub(crate) async fn converse_by_hyper<IO: AsyncRead + AsyncWrite + Send + 'static>(
     gateway: &Arc<Gateway>,
     io: IO,
     peer: Peer,
@@ -143,15 +167,11 @@ async fn answer(
     caller.count(|uses| &uses.requests, 1);
     let outcome = route(gateway, peer, &caller, &parts, body).await;
     connection_limit::answered();
-    let mut answer = outcome.unwrap_or_else(|refusal| {
+    let answer = outcome.unwrap_or_else(|refusal| {
         note_refusal(gateway, peer, &caller, &parts, &refusal);
         refused(gateway, peer, &parts, &refusal)
     });
-    if !read_left_over(&parts, body).await {
-        // What nobody reads of a body must not be taken for the next request.
-        let close = HeaderValue::from_static("close");
-        answer.headers_mut().insert(header::CONNECTION, close);
-    }
+    read_left_over(&parts, body).await;
     gateway.metrics.answered(
         Protocol::http,
         label(&parts.method),

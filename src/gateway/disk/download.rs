@@ -1,6 +1,6 @@
-//! A blob on its way to a client: in memory, or in pieces.
+//! A blob on its way to a client: in memory, in pieces, or as a part of a file.
 
-use super::PIECE;
+use super::{CALL, CHUNK, PIECE, PROBE};
 use crate::store::{CorruptionReport, Unchecked, page_cache};
 use bytes::Bytes;
 use std::fs::File;
@@ -13,6 +13,7 @@ use std::time::SystemTime;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::Receiver;
 use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::timeout;
 
 /// A body in memory with the permit to hold it.
 pub(super) struct Held {
@@ -48,6 +49,8 @@ pub(super) enum State {
         unchecked: Option<Box<Unchecked>>,
         /// Raised when it cannot be read.
         report: CorruptionReport,
+        /// What follows the body was just read without waiting for the disk.
+        end_is_resident: bool,
         at: u64,
         read: Option<JoinHandle<io::Result<Bytes>>>,
         _permit: OwnedSemaphorePermit,
@@ -67,6 +70,28 @@ impl Download {
     /// The next piece; `None` after the last.
     pub async fn next(&mut self) -> Option<io::Result<Bytes>> {
         std::future::poll_fn(|context| self.poll_next(context)).await
+    }
+
+    /// The blob as a part of a file, where its body is neither in memory here nor still to be compared with its
+    /// checksum. Such a part holds no memory that others could wait for, however slowly its client takes it.
+    pub(crate) fn file_part(self) -> Result<FilePart, Download> {
+        match self.state {
+            State::Pieces {
+                file,
+                report,
+                end_is_resident,
+                at,
+                unchecked: None,
+                ..
+            } => Ok(FilePart {
+                file,
+                report,
+                end_is_resident,
+                at,
+                end: self.length,
+            }),
+            State::Whole(_) | State::Stream(_) | State::Pieces { .. } => Err(self),
+        }
     }
 
     fn rest(&self) -> u64 {
@@ -143,6 +168,60 @@ fn poll_piece(
     Poll::Ready(piece.map_err(io::Error::other).flatten())
 }
 
+/// What is to be sent of a file.
+#[derive(Debug)]
+pub(crate) struct FilePart {
+    file: Arc<File>,
+    report: CorruptionReport,
+    end_is_resident: bool,
+    at: u64,
+    end: u64,
+}
+
+impl FilePart {
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    pub(crate) fn at(&self) -> u64 {
+        self.at
+    }
+
+    pub(crate) fn rest(&self) -> u64 {
+        self.end - self.at
+    }
+
+    pub(crate) fn advance(&mut self, sent: usize) {
+        self.at = self.end.min(self.at + sent as u64);
+    }
+
+    /// How many bytes, up to `most`, can be sent from here on without waiting for the disk: at least some, as
+    /// those that are not in memory are fetched, where that may block.
+    ///
+    /// One page in [`PROBE`] bytes is looked at; the kernel reads and drops more than that at a time.
+    pub(crate) async fn resident(&self, most: usize) -> io::Result<usize> {
+        let rest = usize::try_from(self.rest()).unwrap_or(most).min(most);
+        if self.end_is_resident && rest <= PROBE && rest as u64 == self.rest() {
+            return Ok(rest);
+        }
+        let is_there = |at: &usize| {
+            let probe = page_cache::read(&self.file, &mut [0], self.at + *at as u64);
+            probe.is_ok_and(|whole| whole)
+        };
+        let absent = (0..rest).step_by(PROBE).find(|at| !is_there(at));
+        match absent.unwrap_or(rest) {
+            0 => {
+                let (file, from, count) = (Arc::clone(&self.file), self.at, rest.min(CHUNK));
+                let fetch = spawn_blocking(move || file.read_exact_at(&mut vec![0; count], from));
+                let fetched = timeout(CALL, fetch).await?.map_err(io::Error::other)?;
+                fetched.inspect_err(|_| self.report.raise())?;
+                Ok(count)
+            }
+            resident => Ok(resident),
+        }
+    }
+}
+
 impl hyper::body::Body for Download {
     type Data = Bytes;
     type Error = io::Error;
@@ -194,6 +273,7 @@ mod tests {
                 file: Arc::new(file),
                 unchecked: None,
                 report: store.report(&key),
+                end_is_resident: false,
                 at: 0,
                 read: None,
                 _permit: memory.acquire_owned().await.unwrap(),
