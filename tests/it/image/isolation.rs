@@ -121,7 +121,8 @@ fn trial(site: &Site, flags: &[&str], kind: &str, profile: &Value, bwrap: &str) 
     fs::write(&file, profile.to_string()).unwrap();
     let config = format!(
         "mode = \"builder\"\nisolation = \"userns\"\ndir = \"/var/sccache/builder\"\n\
-         sccache_dist = \"/none\"\nserver_config = \"/none\"\nbwrap = \"{bwrap}\"\n\
+         sccache_dist = \"/none\"\ntoolchain_cache_bytes = 1073741824\n\
+         server_config = \"/none\"\nbwrap = \"{bwrap}\"\n\
          listen = \"0.0.0.0:10501\"\nserver = \"127.0.0.1:10502\"\njobs_socket = \"/none\"\ngrace_millis = 0\n[limits]\ntime_millis = 60000\n"
     );
     fs::write(folder.path().join("builder.toml"), config).unwrap();

@@ -499,7 +499,7 @@ fn doctor_tries_the_certificate_and_says_that_sccache_presents_none() {
         (
             [&stranger, &strangers_key],
             &[
-                "FAIL client certificate x.pem grants nothing (401): the client's certificate is good for nothing here: no table",
+                "FAIL client certificate x.pem grants nothing (401): the client's certificate is not accepted: no table",
                 "FAIL token",
             ],
         ),
