@@ -65,7 +65,7 @@ get_both() {
 
 programs() {
     if ! has_sccache && [ -z "${SCCACHE_DOCK_PROGRAM:-}" ]; then
-        say "getting sccache $version ($way), once for this machine, into $sccache_bin, and compiling sccache-dock$(patience)"
+        say "getting sccache $version ($way), once for this machine, into $sccache_bin, and compiling sccache-dock, which takes some minutes"
         long "getting sccache and compiling sccache-dock" get_both ||
             fail "cannot get sccache, or cannot compile sccache-dock" "the lines above say why"
     elif ! has_sccache; then

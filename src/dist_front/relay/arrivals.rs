@@ -1,14 +1,16 @@
-//! Whether clients come to the address that they are sent to. Pure: the time is an argument.
+//! Whether clients' jobs arrive at the relay's address that the clients were given. Pure: the time is an argument.
 //!
-//! A client that cannot reach it tries for seconds, each job anew, before it compiles by itself, and tells nobody. So
-//! those that never come are turned away at once, but for one job now and then, and the operator is told.
+//! A client that cannot reach that address waits some seconds for each job before it compiles it locally, and reports
+//! nothing. So if none of a client's jobs ever arrives, they are refused at once, except one now and then, and the operator
+//! is told.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// So many jobs of a client must not have come, and for so long: a weak one may pack many before it sends the first.
+/// A client is refused after this many jobs, and this long, without an arrival: a slow one may pack many before it sends the
+/// first.
 const JOBS: u32 = 8;
 const PATIENCE: Duration = Duration::from_secs(120);
 /// How often one of its jobs is let in all the same.
@@ -19,7 +21,7 @@ const CLIENTS: usize = 4096;
 
 #[derive(Debug)]
 struct Client {
-    has_come: bool,
+    has_arrived: bool,
     /// Jobs that were let in, the first and the last of them.
     jobs: u32,
     first: Instant,
@@ -27,11 +29,11 @@ struct Client {
     told: bool,
 }
 
-/// What becomes of a client's next job.
+/// What to do with a client's next job.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next {
     LetIn,
-    /// It would not come.
+    /// It would not arrive.
     TurnAway {
         /// The first of this client.
         is_news: bool,
@@ -55,13 +57,13 @@ impl Arrivals {
             }
         }
         let client = self.clients.entry(address).or_insert(Client {
-            has_come: false,
+            has_arrived: false,
             jobs: 0,
             first: now,
             last: now,
             told: false,
         });
-        let stays_away = !client.has_come
+        let stays_away = !client.has_arrived
             && client.jobs >= JOBS
             && now.duration_since(client.first) >= PATIENCE
             && now.duration_since(client.last) < AGAIN;
@@ -74,10 +76,10 @@ impl Arrivals {
         Next::LetIn
     }
 
-    /// A client has come.
-    pub(super) fn came(&mut self, now: Instant, address: IpAddr) {
+    /// A job of this client has arrived.
+    pub(super) fn arrived(&mut self, now: Instant, address: IpAddr) {
         if let Some(client) = self.clients.get_mut(&address) {
-            client.has_come = true;
+            client.has_arrived = true;
             client.last = now;
         }
     }
@@ -104,7 +106,7 @@ mod tests {
         assert_eq!(arrivals.next(at(122), other), Next::LetIn);
         assert_eq!(arrivals.next(at(181), WEAK), Next::LetIn, "one tries");
         assert_eq!(arrivals.next(at(182), WEAK), away(false));
-        arrivals.came(at(183), WEAK);
+        arrivals.arrived(at(183), WEAK);
         for job in 184..400 {
             assert_eq!(arrivals.next(at(job), WEAK), Next::LetIn);
         }

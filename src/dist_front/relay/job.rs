@@ -64,7 +64,7 @@ pub(super) enum Failure {
     Compiler,
     /// The job was killed: by a limit, or for memory.
     Limit,
-    /// What the client has sent could not be unpacked: it is too much, or broken.
+    /// What the client has sent could not be unpacked: it is too large, or broken.
     Inputs,
     /// Anything else.
     Builder(String),
@@ -491,7 +491,7 @@ fn failed(
         }
         Failure::Inputs => {
             end(slot, Ended::Job);
-            let message = "its inputs could not be unpacked there: they are too much, or broken";
+            let message = "its inputs could not be unpacked there: they are too large, or broken";
             Attempt::Fallback(Fallback::new("too_large", message))
         }
         Failure::Limit => {

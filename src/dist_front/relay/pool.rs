@@ -21,8 +21,8 @@ const EXPECTED: Duration = Duration::from_secs(30);
 /// First and longest time without jobs after a fault of the builder's.
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
-/// After so many vain tries to bring it a toolchain, no job waits for a builder to have it.
-const VAIN_TRIES: u32 = 3;
+/// After this many failed attempts to send it a toolchain, no job waits for that builder.
+const FAILED_ATTEMPTS: u32 = 3;
 /// An attempt that nobody waits for any more is forgotten: sccache's clients wait for 20 minutes at most.
 const LONGEST_ATTEMPT: Duration = Duration::from_secs(20 * 60);
 /// How much the last job says of a builder's pace.
@@ -158,7 +158,7 @@ impl Builder {
     /// A toolchain that is too large for it, or that it cannot unpack. Others go on trying, jobs do not wait for it.
     fn cannot_take(&self, toolchain: &Toolchain) -> bool {
         let unfit = self.unfit.get(toolchain);
-        unfit.is_some_and(|(tries, _)| *tries >= VAIN_TRIES)
+        unfit.is_some_and(|(tries, _)| *tries >= FAILED_ATTEMPTS)
     }
 
     fn suits(&self, machine: Option<Machine>) -> bool {

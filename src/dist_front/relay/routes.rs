@@ -67,9 +67,9 @@ impl Exchange<'_> {
         relay.authority.announce(server.ip());
         if let Next::TurnAway { is_news } = relay.arrivals.lock().next(now, client) {
             let message = format!(
-                "clients at {client} do not come to {server}, which is the relay's address for them: they compile by \
-                 themselves (hint: set SCCACHE_RELAY_ADDRESS to the ip:port at which they reach this port; jobs do not \
-                 pass an HTTP proxy)"
+                "no job of the client at {client} arrives at {server}, the relay's address for it: it compiles locally \
+                 (hint: set SCCACHE_RELAY_ADDRESS to the ip:port at which it reaches this port; jobs cannot go through an \
+                 HTTP proxy)"
             );
             if is_news {
                 self.front.refusals.warn("dist_unreached", &message);
@@ -297,7 +297,7 @@ impl Exchange<'_> {
             Some(ticket) => {
                 connection_limit::recognized();
                 let (now, client) = (Instant::now(), ticket.tenant.address);
-                relay.arrivals.lock().came(now, client);
+                relay.arrivals.lock().arrived(now, client);
                 Ok(ticket)
             }
             None => {

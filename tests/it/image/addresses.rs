@@ -83,12 +83,10 @@ fn without_the_relay_clients_reach_builders_behind_published_ports() {
     behind_one_address("stock", false);
 }
 
-/// Two builders with published ports of the host; with the relay, that of its own container needs none.
-fn behind_one_address(what: &str, by_relay: bool) {
-    let Some(site) = Site::open() else { return };
-    let third = (std::process::id() + u32::from(by_relay)) % 250;
-    let network = site.name(what);
-    let (subnet, host) = (format!("10.78.{third}.0/24"), format!("10.78.{third}.1"));
+/// A network of Docker's with the addresses that begin so; its name, and the host's address in it.
+fn network(site: &Site, what: &str, prefix: &str) -> (String, String) {
+    let (name, host) = (site.name(what), format!("{prefix}.1"));
+    let subnet = format!("{prefix}.0/24");
     let create = [
         "network",
         "create",
@@ -96,9 +94,17 @@ fn behind_one_address(what: &str, by_relay: bool) {
         &subnet,
         "--gateway",
         &host,
-        &network,
+        &name,
     ];
     site.docker.ok(&create);
+    (name, host)
+}
+
+/// Two builders with published ports of the host; with the relay, that of its own container needs none.
+fn behind_one_address(what: &str, by_relay: bool) {
+    let Some(site) = Site::open() else { return };
+    let third = (std::process::id() + u32::from(by_relay)) % 250;
+    let (network, host) = network(&site, what, &format!("10.78.{third}"));
     let [scheduler, first, second] = [(); 3].map(|()| free_port());
     let mut flags = locked("distributed-ephemeral");
     flags.extend([
@@ -175,18 +181,8 @@ fn script_publishes_the_builders_port_where_it_was_told_to_and_only_where_client
 fn client_of_a_name_that_only_it_knows_reaches_the_relay() {
     let Some(site) = Site::open() else { return };
     let port = free_port();
-    let (network, third) = (site.name("names"), std::process::id() % 250);
-    let (subnet, host) = (format!("10.79.{third}.0/24"), format!("10.79.{third}.1"));
-    let create = [
-        "network",
-        "create",
-        "--subnet",
-        &subnet,
-        "--gateway",
-        &host,
-        &network,
-    ];
-    site.docker.ok(&create);
+    let third = std::process::id() % 250;
+    let (network, host) = network(&site, "names", &format!("10.79.{third}"));
     let mut flags = locked("distributed-ephemeral");
     flags.extend([
         format!("--network={network}"),

@@ -228,7 +228,7 @@ fn toolchain_that_a_builder_cannot_take_is_tried_again_later() {
     assert!(pool.prepare(later, &toolchain, None).is_some());
     // Jobs wait for a while, and then no longer; whether it can take it is still tried.
     let mut last = later;
-    for _ in 1..VAIN_TRIES {
+    for _ in 1..FAILED_ATTEMPTS {
         assert_eq!(pool.choose(last, &job_info(&[]), None), Choice::Wait);
         pool.unprepared(last, &at(1), 1, &toolchain);
         last += LONGEST_BACKOFF;
