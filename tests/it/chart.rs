@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+mod releases;
+
 /// Helm itself, as a library for Python; `None`, and a line, where it is not installed.
 fn helm() -> Option<PathBuf> {
     let folder = tools().join("helm");
@@ -32,10 +34,15 @@ fn with_helm(folder: &Path, script: &str, arguments: &[&str]) -> Ran {
 
 /// What the chart makes of these values, as YAML.
 fn render(folder: &Path, values: &Value) -> Ran {
-    let script = "made = chart.render(json.loads(sys.argv[1]), name='sccache', namespace='sccache')\n\
+    render_as(folder, "sccache", values)
+}
+
+/// The same for a release of this name.
+fn render_as(folder: &Path, release: &str, values: &Value) -> Ran {
+    let script = "made = chart.render(json.loads(sys.argv[1]), name=sys.argv[2], namespace='sccache')\n\
         for name, text in made.items():\n    \
             if not name.endswith('.txt'): print('---\\n' + text)";
-    with_helm(folder, script, &[&values.to_string()])
+    with_helm(folder, script, &[&values.to_string(), release])
 }
 
 type Objects = BTreeMap<(String, String), Value>;

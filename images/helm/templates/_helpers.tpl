@@ -1,3 +1,15 @@
+{{/* What every object of a release has, and no other release's. */}}
+{{- define "sccache-dock.labels" -}}
+app.kubernetes.io/name: sccache-dock
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+{{- end -}}
+
+{{/* Selects the pods of one component of one release; called with (list . "cache") or (list . "builder"). */}}
+{{- define "sccache-dock.selector" -}}
+{{ include "sccache-dock.labels" (index . 0) }}
+app.kubernetes.io/component: {{ index . 1 }}
+{{- end -}}
+
 {{- define "sccache-dock.image" -}}
 {{- with .Values.image -}}
 {{- if .digest -}}{{ .repository }}@{{ .digest }}{{- else -}}{{ .repository }}:{{ .tag }}{{- end -}}

@@ -1,0 +1,76 @@
+//! Two releases of the chart in one namespace have nothing to do with each other.
+
+use super::{Objects, helm, objects, render_as};
+use serde_json::{Map, Value, json};
+use std::path::Path;
+
+/// Everything that selects or names something is on.
+fn everything() -> Value {
+    json!({
+        "tokens": {"existingSecret": ""},
+        "cache": {"ingress": {"enabled": true, "host": "cache.example.com"}},
+        "builders": {"autoscaling": {"enabled": true}},
+        "podMonitor": {"enabled": true},
+    })
+}
+
+fn release(folder: &Path, name: &str) -> Objects {
+    objects(&render_as(folder, name, &everything()).ok())
+}
+
+/// The labels of the pods that a release makes.
+fn pods(objects: &Objects) -> Vec<&Map<String, Value>> {
+    let templates = objects.values().map(|object| &object["spec"]["template"]);
+    let labels = templates.filter_map(|pod| pod["metadata"]["labels"].as_object());
+    labels.collect()
+}
+
+/// All that selects pods of the same namespace, with where it stands.
+fn selectors(at: &str, value: &Value, found: &mut Vec<(String, Map<String, Value>)>) {
+    match value {
+        Value::Array(list) => list.iter().for_each(|one| selectors(at, one, found)),
+        Value::Object(map) => {
+            for (key, inner) in map {
+                let at = format!("{at}/{key}");
+                let is_selector = ["podSelector", "labelSelector", "selector"].contains(&&**key);
+                // Clients and the cluster's DNS are pods of any namespace.
+                if is_selector && !map.contains_key("namespaceSelector") {
+                    let inner = inner.as_object().unwrap();
+                    let of_a_service = inner.contains_key("app.kubernetes.io/component");
+                    let labels = inner.get("matchLabels").and_then(Value::as_object);
+                    let labels = if of_a_service { Some(inner) } else { labels };
+                    found.push((at, labels.cloned().unwrap_or_default()));
+                } else {
+                    selectors(&at, inner, found);
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn a_release_selects_only_its_own_pods() {
+    let Some(helm) = helm() else { return };
+    let (ours, others) = (release(&helm, "one"), release(&helm, "two"));
+    let mut found = Vec::new();
+    for ((kind, name), object) in &ours {
+        selectors(&format!("{kind} {name}"), object, &mut found);
+    }
+    assert!(found.len() >= 12, "{found:?}");
+    let other_pod = json!({"app.kubernetes.io/component": "cache"});
+    for (at, selector) in &found {
+        let selects = |pod: &&Map<String, Value>| {
+            selector
+                .iter()
+                .all(|(key, value)| pod.get(key) == Some(value))
+        };
+        assert!(pods(&ours).iter().any(selects), "{at}: {selector:?}");
+        let strangers = [pods(&others), vec![other_pod.as_object().unwrap()]].concat();
+        assert_eq!(
+            strangers.iter().find(|pod| selects(pod)),
+            None,
+            "{at}: {selector:?}"
+        );
+    }
+}
