@@ -207,7 +207,10 @@ fn settings_of_the_chart_are_the_programs() {
     let made = objects(&render(&helm, &values).ok());
     let known = std::fs::read_to_string(root().join("docs/settings.md")).unwrap();
     let mut seen = 0;
-    for (kind, name) in [("StatefulSet", "sccache"), ("Deployment", "builder")] {
+    for (kind, name) in [
+        ("StatefulSet", "sccache"),
+        ("Deployment", "sccache-builder"),
+    ] {
         let containers = &of(&made, kind, name)["spec"]["template"]["spec"]["containers"];
         let env = containers[0]["env"].as_array().unwrap();
         for one in env.iter().filter_map(|one| one["name"].as_str()) {
@@ -249,7 +252,10 @@ fn values_change_what_they_name() {
     let text = render(&helm, &values).ok();
     let made = objects(&text);
     let pod = |kind, name| of(&made, kind, name)["spec"]["template"]["spec"].clone();
-    let (cache, builder) = (pod("StatefulSet", "sccache"), pod("Deployment", "builder"));
+    let (cache, builder) = (
+        pod("StatefulSet", "sccache"),
+        pod("Deployment", "sccache-builder"),
+    );
     for spec in [&cache, &builder] {
         assert_eq!(
             spec["containers"][0]["image"],
@@ -276,13 +282,13 @@ fn values_change_what_they_name() {
     assert_eq!(from, &json!([{"secretRef": {"name": "upstream"}}]));
     let spread = &builder["topologySpreadConstraints"][0];
     assert_eq!(spread["topologyKey"], "topology.kubernetes.io/zone");
-    let deployment = &of(&made, "Deployment", "builder")["spec"];
+    let deployment = &of(&made, "Deployment", "sccache-builder")["spec"];
     assert_eq!(
         deployment.get("replicas"),
         None,
         "KEDA's, and no upgrade's, to set"
     );
-    let scaled = &of(&made, "ScaledObject", "builder")["spec"];
+    let scaled = &of(&made, "ScaledObject", "sccache-builder")["spec"];
     assert_eq!(scaled["maxReplicaCount"], 40);
     let service = &of(&made, "Service", "sccache")["spec"];
     assert_eq!(service["ports"][0]["nodePort"], 30426);
@@ -321,9 +327,12 @@ fn clients_reach_builders_only_where_no_relay_does() {
     ] {
         let made = objects(&render(&helm, &values).ok());
         let rules = |name| of(&made, "NetworkPolicy", name)["spec"]["ingress"].clone();
-        let peers = rules("builder")[0]["from"].as_array().unwrap().len();
+        let peers = rules("sccache-builder")[0]["from"]
+            .as_array()
+            .unwrap()
+            .len();
         assert_eq!(peers, if reach { 2 } else { 1 }, "{values}");
-        let ports = rules("cache")[0]["ports"].clone();
+        let ports = rules("sccache-cache")[0]["ports"].clone();
         let ports = ports.as_array().unwrap();
         assert_eq!(
             ports.contains(&json!({"port": "builder"})),

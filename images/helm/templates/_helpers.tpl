@@ -1,3 +1,10 @@
+{{/* What the names of a release's objects begin with. templates/checks.yaml refuses what Kubernetes would. */}}
+{{- define "sccache-dock.fullname" -}}
+{{- $name := .Values.nameOverride | default "sccache" -}}
+{{- $prefixed := contains $name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name $name) -}}
+{{- .Values.fullnameOverride | default $prefixed -}}
+{{- end -}}
+
 {{/* What every object of a release has, and no other release's. */}}
 {{- define "sccache-dock.labels" -}}
 app.kubernetes.io/name: sccache-dock
@@ -17,7 +24,7 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- end -}}
 
 {{- define "sccache-dock.tokens" -}}
-{{- .Values.tokens.existingSecret | default "sccache-tokens" -}}
+{{- .Values.tokens.existingSecret | default (printf "%s-tokens" (include "sccache-dock.fullname" .)) -}}
 {{- end -}}
 
 {{/* What every pod has; called with the component's values and the whole. */}}

@@ -2,6 +2,7 @@
 
 use super::{Objects, helm, objects, render_as};
 use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
 use std::path::Path;
 
 /// Everything that selects or names something is on.
@@ -71,6 +72,59 @@ fn a_release_selects_only_its_own_pods() {
             strangers.iter().find(|pod| selects(pod)),
             None,
             "{at}: {selector:?}"
+        );
+    }
+}
+
+#[test]
+fn two_releases_in_a_namespace_share_no_name() {
+    let Some(helm) = helm() else { return };
+    let made = ["one", "two", "sccache", "team-sccache"].map(|name| release(&helm, name));
+    for (place, objects) in made.iter().enumerate() {
+        assert!(objects.len() >= 12, "{:?}", objects.keys());
+        let shared = made[place + 1..].iter().flatten();
+        let shared: Vec<_> = shared
+            .filter(|(key, _)| objects.contains_key(key))
+            .collect();
+        assert_eq!(shared, [], "of the same kind and name");
+    }
+    // What they name, they have made themselves: whoever asks for a service or a secret gets that of the same release.
+    let ours: Vec<&str> = made[0].keys().map(|(_, name)| name.as_str()).collect();
+    assert!(
+        ours.iter().all(|name| name.starts_with("one-sccache")),
+        "{ours:?}"
+    );
+    let text = render_as(&helm, "one", &everything()).ok();
+    for named in [
+        "http://one-sccache:10600",
+        "http://one-sccache.sccache:4226/metrics",
+    ] {
+        assert!(text.contains(named), "{named}: {text}");
+    }
+    let names = text
+        .split_whitespace()
+        .filter(|word| word.contains("sccache-tokens"));
+    assert_eq!(
+        names.collect::<BTreeSet<_>>(),
+        BTreeSet::from(["one-sccache-tokens"])
+    );
+    for (values, name) in [
+        (json!({"nameOverride": "builds"}), "one-builds"),
+        (json!({"nameOverride": "one"}), "one"),
+        (
+            json!({"fullnameOverride": "other", "nameOverride": "builds"}),
+            "other",
+        ),
+    ] {
+        let made = objects(&render_as(&helm, "one", &values).ok());
+        assert!(
+            made.contains_key(&("Service".into(), name.into())),
+            "{values}: {:?}",
+            made.keys()
+        );
+        assert!(
+            made.contains_key(&("Deployment".into(), format!("{name}-builder"))),
+            "{values}"
         );
     }
 }
