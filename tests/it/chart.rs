@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+mod network;
 mod releases;
 
 /// Helm itself, as a library for Python; `None`, and a line, where it is not installed.
@@ -316,31 +317,6 @@ fn values_change_what_they_name() {
     });
     let known: Vec<String> = known.map(|(_, object)| object.to_string()).collect();
     kubernetes_takes(&known.join("\n---\n"));
-}
-
-#[test]
-fn clients_reach_builders_only_where_no_relay_does() {
-    let Some(helm) = helm() else { return };
-    for (values, reach) in [
-        (json!({}), false),
-        (json!({"cache": {"env": {"SCCACHE_RELAY": "off"}}}), true),
-    ] {
-        let made = objects(&render(&helm, &values).ok());
-        let rules = |name| of(&made, "NetworkPolicy", name)["spec"]["ingress"].clone();
-        let peers = rules("sccache-builder")[0]["from"]
-            .as_array()
-            .unwrap()
-            .len();
-        assert_eq!(peers, if reach { 2 } else { 1 }, "{values}");
-        let ports = rules("sccache-cache")[0]["ports"].clone();
-        let ports = ports.as_array().unwrap();
-        assert_eq!(
-            ports.contains(&json!({"port": "builder"})),
-            reach,
-            "{values}"
-        );
-        assert!(ports.contains(&json!({"port": "scheduler"})), "{values}");
-    }
 }
 
 #[test]

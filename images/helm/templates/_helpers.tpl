@@ -94,8 +94,28 @@ capabilities:
 {{- if eq (get .Values.cache.env "SCCACHE_RELAY" | toString) "off" -}}true{{- end -}}
 {{- end -}}
 
+{{/* Who may use the cache, as the peers of a network policy. */}}
+{{- define "sccache-dock.clients" -}}
+{{- with .Values.networkPolicy -}}
+{{- if .clientLabel }}
+- namespaceSelector:
+    {{- toYaml .clientNamespaces | nindent 4 }}
+  podSelector:
+    matchLabels:
+      {{ .clientLabel }}: "true"
+{{- end }}
+{{- with .cacheIngress }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+{{- end -}}
+
 {{- define "sccache-dock.http" -}}
 {{- if .Values.tls.secret }}https{{ else }}http{{ end -}}
+{{- end -}}
+
+{{- define "sccache-dock.url" -}}
+{{ include "sccache-dock.http" . }}://{{ include "sccache-dock.fullname" . }}.{{ .Release.Namespace }}:4226
 {{- end -}}
 
 {{- define "sccache-dock.scheme" -}}
