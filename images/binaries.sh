@@ -19,12 +19,6 @@
 # SCCACHE_LTO=1 compiles as for a release: smaller programs, the results are the same.
 set -eu
 
-fail() {
-    printf 'binaries.sh: error: %s\n' "$1" >&2
-    [ -z "${2:-}" ] || printf 'hint: %s\n' "$2" >&2
-    exit 1
-}
-
 trust_bundle() {
     [ -s "$prebuilt/ca-bundle.crt" ] || return 0
     for variable in SSL_CERT_FILE CARGO_HTTP_CAINFO PIP_CERT CURL_CA_BUNDLE; do
@@ -196,10 +190,11 @@ client_is_small() {
         fail "the client's programs have $bytes bytes, and a release of them at most 20,000,000" "see what has grown: cargo bloat, or fewer features"
 }
 
-here=$(cd "$(dirname "$0")" && pwd)
+name=binaries.sh
+here=$(cd "$(dirname "$(readlink -f "$0")")" && pwd)
 prebuilt=$here/prebuilt
-# shellcheck source=images/fetch.sh
-. "$here/fetch.sh"
+# shellcheck source=images/common.sh
+. "$here/common.sh"
 SCCACHE_SHA256=${SCCACHE_SHA256:-}
 releases=${SCCACHE_RELEASES:-https://github.com/mozilla/sccache/releases/download}
 from=${SCCACHE_FROM:-auto}

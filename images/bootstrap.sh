@@ -14,28 +14,10 @@ set -eu
 
 name=bootstrap.sh
 
-fail() {
-    printf '%s: error: %s\n' "$name" "$1" >&2
-    [ -z "${2:-}" ] || printf 'hint: %s\n' "$2" >&2
-    exit 1
-}
-
 say() { printf '%s: %s\n' "$name" "$1" >&2; }
 
-# shellcheck source=images/fetch.sh
-. "$(dirname "$(readlink -f "$0")")/fetch.sh"
-
-os_release() {
-    [ ! -r /etc/os-release ] || sed -n "s/^$1=//p" /etc/os-release | tr -d '"'
-}
-
-host_distro() {
-    case " $(os_release ID) $(os_release ID_LIKE) " in
-    *" ubuntu "*) echo ubuntu ;;
-    *" debian "*) echo debian ;;
-    *" arch "*) echo archlinux ;;
-    esac
-}
+# shellcheck source=images/common.sh
+. "$(dirname "$(readlink -f "$0")")/common.sh"
 
 # The authorities that the host trusts: a proxy may sign TLS anew.
 host_bundle() {

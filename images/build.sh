@@ -12,8 +12,6 @@ me=${me:-$repo/scripts/sccache-docker-manage.sh}
 image=${SCCACHE_IMAGE_NAME:-sccache-arch}
 # shellcheck source=scripts/lib.sh
 . "$repo/scripts/lib.sh"
-# shellcheck source=images/fetch.sh
-. "$repo/images/fetch.sh"
 tools=${SCCACHE_DOCK_TOOLS:-${XDG_CACHE_HOME:-$home/.cache}/sccache-dock/tools}
 
 # The base of this name, pinned by its release and, where one was had, by a digest.
@@ -77,14 +75,6 @@ programs() {
         long "compiling sccache-dock" "$repo/images/binaries.sh" dock "${dock%/*}" ||
             fail "cannot compile sccache-dock" "the lines above say why"
     fi
-}
-
-host_distro() {
-    case " $(sed -n 's/^ID\(_LIKE\)*=//p' /etc/os-release | tr -d '"' | tr '\n' ' ')" in
-    *" ubuntu "*) echo ubuntu ;;
-    *" arch "*) echo archlinux ;;
-    *) echo debian ;;
-    esac
 }
 
 # --- what is needed, all of it known before anything takes long
@@ -209,6 +199,7 @@ assemble() {
 
 build_without_registry() {
     base=${1:-$(host_distro)}
+    base=${base:-debian}
     base_image=${SCCACHE_BASE_IMAGE:-sccache-dock-base:$base}
     say "no image registry answers: making \"$image\" from package mirrors and this machine's cargo"
     [ "$base" = "$distro" ] || say "its base is $base, this machine's own, instead of $distro; the name stays"

@@ -1,7 +1,37 @@
-# How the container is made: the arguments of docker run, for sccache-docker-manage.sh, which sources this.
+# How the container is made: the arguments of docker create, for sccache-docker-manage.sh, which sources this.
 # shellcheck shell=sh
-# Its variables, and "say" and "die" of lib.sh, are set there.
+# Its variables, and "say" and "fail" of lib.sh, are set there.
 # shellcheck disable=SC2154
+
+check_mode() {
+    case $mode in
+    ephemeral | distributed-ephemeral)
+        [ -z "$folder" ] || fail "mode \"$mode\" takes no folder" "for a cache in a folder: $me start ${mode%ephemeral}persistent $folder" 2
+        ;;
+    persistent | distributed-persistent)
+        case $folder in
+        *,*) fail "cannot mount \"$folder\": its name has a comma" "choose a folder without one" 2 ;;
+        /*) ;;
+        '') fail "mode \"$mode\" needs a folder" "for example: $me start $mode $home/sccache" 2 ;;
+        *) fail "cannot mount \"$folder\": the path is relative" "give it whole: $me start $mode $PWD/${folder#./}" 2 ;;
+        esac
+        ;;
+    builder)
+        case $folder in
+        http://* | https://*) ;;
+        *) fail "mode \"builder\" needs the URL of a scheduler" "for example: $me start builder http://build-cache:10600" 2 ;;
+        esac
+        [ -n "${SCCACHE_SERVER_TOKEN:-}${SCCACHE_SERVER_TOKEN_FILE:-}" ] || fail "mode \"builder\" needs SCCACHE_SERVER_TOKEN" \
+            "take it from the scheduler's machine: docker exec $container cat /var/sccache/state/server-token" 2
+        ;;
+    '') fail "start needs a mode" "the simplest: $me start ephemeral" 2 ;;
+    *) fail "cannot start mode \"$mode\"" "choose ephemeral, persistent, distributed-ephemeral, distributed-persistent or builder" 2 ;;
+    esac
+    for setting in $settings; do
+        file=$(printenv "${setting}_FILE") || continue
+        [ -r "$file" ] || fail "cannot read \"$file\", which ${setting}_FILE names" "give the whole path of a file of this machine" 2
+    done
+}
 
 # The user of the container: the caller, so that its files are the caller's. Root respects who owns the cache's folder.
 choose_user() {
@@ -83,6 +113,7 @@ only_this_machine() {
 }
 
 create() {
+    reached=
     has_image || "$repo/images/build.sh"
     # Podman's socket finds by no shorter name what has just been made.
     has_image || image=localhost/$image
@@ -97,7 +128,10 @@ create() {
         chmod 700 "$sockets"
     fi
     # No restart policy until it has been healthy once: a container that cannot start says so once, and stays down.
-    set -- run --detach --name "$container" --hostname "$container" --user "$user" --env "MODE=$mode" \
+    id=
+    work=$(mktemp -d)
+    trap sweep EXIT
+    set -- create --name "$container" --hostname "$container" --user "$user" --env "MODE=$mode" \
         --label "sccache-dock.mode=$mode" --label "sccache-dock.folder=$folder" --label "sccache-dock.sockets=$sockets" \
         --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges \
         --mount "type=bind,source=$sockets,target=/var/sccache/run"
@@ -110,11 +144,9 @@ create() {
             # chroot, which it allows with this capability.
             set -- "$@" --cap-add SYS_CHROOT
         else
-            profile=$(mktemp)
-            trap 'rm -f "$profile"' EXIT
-            docker run --rm --network none "$image" seccomp >"$profile" ||
+            docker run --rm --network none "$image" seccomp >"$work/seccomp.json" ||
                 fail "cannot get the seccomp profile from image \"$image\"" "it is older than this script: $me build"
-            set -- "$@" --security-opt "seccomp=$profile"
+            set -- "$@" --security-opt "seccomp=$work/seccomp.json"
         fi
         armor=$(apparmor)
         [ -z "$armor" ] || set -- "$@" --security-opt "apparmor=$armor"
@@ -177,16 +209,40 @@ create() {
         done
         ;;
     esac
-    problem=$(docker "$@" "$image" 2>&1) || {
-        docker rm --force --volumes "$container" >/dev/null 2>&1 || true
-        case $problem in
-        *"already allocated"* | *"already in use"*)
-            fail "cannot publish port $port, or another of this mode: it is in use" \
-                "stop who has it (often a local sccache: sccache --stop-server), or choose another: SCCACHE_DEFAULT_PORT=4326 $me start $mode${folder:+ $folder}"
-            ;;
+    if ! id=$(docker "$@" "$image" 2>"$work/problem"); then
+        case $(cat "$work/problem") in
+        *"container name"*"already in use by"*) say "another start has made container \"$container\" meanwhile" ;;
+        *) fail "cannot create container \"$container\": $(cat "$work/problem")" ;;
         esac
-        fail "cannot run container \"$container\": $problem"
-    }
+        return
+    fi
+    if [ -n "${SCCACHE_CONTAINER_ID_FILE:-}" ]; then printf '%s\n' "$id" >"$SCCACHE_CONTAINER_ID_FILE"; fi
+    docker start "$id" >/dev/null 2>"$work/problem" || case $(cat "$work/problem") in
+    *"already allocated"* | *"ddress already in use"*) port_is_taken ;;
+    *) fail "cannot start container \"$container\": $(cat "$work/problem")" ;;
+    esac
+    created=$id
+}
+
+# What this run has made and could not start goes with it; nothing is removed by its name, which may be another's.
+sweep() {
+    if [ -n "$id" ] && [ -z "$created" ]; then docker rm --force --volumes "$id" >/dev/null 2>&1 || true; fi
+    rm -rf "$work"
+}
+
+# Says which port it is that Docker could not have, who has it, and which variable chooses another.
+port_is_taken() {
+    taken=
+    for one in "SCCACHE_DEFAULT_PORT:$port" "SCCACHE_SCHEDULER_PORT:$scheduler_port" "SCCACHE_PUBLIC_ADDR:${reached##*:}" \
+        SCCACHE_PUBLIC_ADDR:10501; do
+        case $(cat "$work/problem") in *:"${one#*:}"[!0-9]*) taken=${one#*:} chosen_by=${one%%:*} && break ;; esac
+    done
+    [ -n "$taken" ] || fail "cannot run container \"$container\": a port is in use: $(cat "$work/problem")"
+    by=$(docker ps --filter "publish=$taken" --format '{{.Names}}' 2>/dev/null | head -n 1)
+    other=$chosen_by=$((taken + 100))
+    [ "$chosen_by" != SCCACHE_PUBLIC_ADDR ] || other="$chosen_by=ADDRESS:$((taken + 100))"
+    fail "cannot publish port $taken: it is in use${by:+ by container \"$by\"}" \
+        "stop who has it (often a local sccache: sccache --stop-server), or choose another: $other $me start $mode${folder:+ $folder}"
 }
 
 # Whether the container was made from an older image than the one of that name now.

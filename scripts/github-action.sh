@@ -77,13 +77,16 @@ start() {
     [ -z "${INPUT_IMAGE:-}" ] || export SCCACHE_DOCK_IMAGE="$INPUT_IMAGE"
     [ -z "${INPUT_TOKEN:-}" ] || export SCCACHE_AUTH_TOKEN="$INPUT_TOKEN"
     [ -z "${INPUT_UPSTREAM:-}" ] || export SCCACHE_UPSTREAM="$INPUT_UPSTREAM"
+    # A cache that runs already, of another job or for good, is used, and is not this job's to remove.
+    rm -f "$folder/container"
+    export SCCACHE_CONTAINER_ID_FILE="$folder/container"
     if [ -n "${INPUT_FOLDER:-}" ]; then
         "$manage" start persistent "$INPUT_FOLDER" >/dev/null
     else
         "$manage" start ephemeral >/dev/null
     fi
+    [ ! -s "$folder/container" ] || echo "SCCACHE_DOCK_STARTED=$(cat "$folder/container")" >>"$GITHUB_ENV"
     programs
-    echo "SCCACHE_DOCK_STARTED=1" >>"$GITHUB_ENV"
     export_set "$manage" env "$@"
 }
 
@@ -107,8 +110,10 @@ report() {
     # What is passed on to the shared cache in the background is passed on before the job's machine goes.
     sccache --stop-server >/dev/null 2>&1 || true
     if [ -n "${SCCACHE_DOCK_STARTED:-}" ]; then
+        # By its id.
+        export SCCACHE_CONTAINER_NAME="$SCCACHE_DOCK_STARTED"
         echo "::group::cache"
-        "$manage" status
+        "$manage" status || true
         echo "::endgroup::"
         "$manage" remove
     fi

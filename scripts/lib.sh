@@ -5,13 +5,10 @@ home=${HOME:-/tmp}
 # What the last long work printed.
 log=${XDG_CACHE_HOME:-$home/.cache}/sccache-dock/build.log
 
-say() { printf '%s\n' "$1" >&2; }
+# shellcheck source=images/common.sh
+. "${repo:?}/images/common.sh"
 
-fail() {
-    printf '%s: error: %s\n' "${name:?}" "$1" >&2
-    [ -z "${2:-}" ] || printf 'hint: %s\n' "$2" >&2
-    exit "${3:-1}"
-}
+say() { printf '%s\n' "$1" >&2; }
 
 elapsed() {
     passed=$(($(date +%s) - $1))
@@ -74,7 +71,7 @@ long() {
 
 # Podman where there is no Docker.
 if ! command -v docker >/dev/null 2>&1 && command -v podman >/dev/null 2>&1; then
-    PATH=$PATH:${repo:?}/scripts/podman
+    PATH=$PATH:$repo/scripts/podman
     export PATH
 fi
 

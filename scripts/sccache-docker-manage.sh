@@ -11,6 +11,8 @@ image=${SCCACHE_DOCK_IMAGE:-${SCCACHE_IMAGE_NAME:-sccache-arch}}
 port=${SCCACHE_DEFAULT_PORT:-4226}
 scheduler_port=${SCCACHE_SCHEDULER_PORT:-10600}
 bind=${SCCACHE_BIND:-127.0.0.1}
+# The id of a container that this run has created.
+created=
 # Settings of the container. A client's variables share the prefix and must not leak into it, hence a list.
 settings="SCCACHE_CACHE_SIZE SCCACHE_QUOTAS SCCACHE_PINNED SCCACHE_WRITE_ONCE SCCACHE_AUDIT_LOG SCCACHE_MAX_AGE SCCACHE_SCRUB SCCACHE_LOG SCCACHE_LOG_FORMAT \
 SCCACHE_ERROR_LOG SCCACHE_LOG_STALL SCCACHE_IPC SCCACHE_AUTH_TOKEN SCCACHE_READ_TOKEN SCCACHE_HOSTS \
@@ -47,6 +49,13 @@ has_image() {
 
 label() { docker inspect --type container --format "{{index .Config.Labels \"sccache-dock.$1\"}}" "$container"; }
 
+# Somebody else's container may have the name: it is not ours to stop or remove.
+need_own_container() {
+    need_container
+    [ -n "$(label mode)" ] || fail "container \"$container\" was not started by this script" \
+        "choose a name for its own: SCCACHE_CONTAINER_NAME=sccache-cache $me start ephemeral"
+}
+
 need_container() {
     need_docker
     [ "$(state_of_container)" != absent ] || fail "there is no container \"$container\"" "start it: $me start ephemeral"
@@ -61,37 +70,7 @@ published() {
     esac
 }
 
-check_mode() {
-    case $mode in
-    ephemeral | distributed-ephemeral)
-        [ -z "$folder" ] || fail "mode \"$mode\" takes no folder" "for a cache in a folder: $me start ${mode%ephemeral}persistent $folder" 2
-        ;;
-    persistent | distributed-persistent)
-        case $folder in
-        *,*) fail "cannot mount \"$folder\": its name has a comma" "choose a folder without one" 2 ;;
-        /*) ;;
-        '') fail "mode \"$mode\" needs a folder" "for example: $me start $mode $home/sccache" 2 ;;
-        *) fail "cannot mount \"$folder\": the path is relative" "give it whole: $me start $mode $PWD/${folder#./}" 2 ;;
-        esac
-        ;;
-    builder)
-        case $folder in
-        http://* | https://*) ;;
-        *) fail "mode \"builder\" needs the URL of a scheduler" "for example: $me start builder http://build-cache:10600" 2 ;;
-        esac
-        [ -n "${SCCACHE_SERVER_TOKEN:-}${SCCACHE_SERVER_TOKEN_FILE:-}" ] || fail "mode \"builder\" needs SCCACHE_SERVER_TOKEN" \
-            "take it from the scheduler's machine: docker exec $container cat /var/sccache/state/server-token" 2
-        ;;
-    '') fail "start needs a mode" "the simplest: $me start ephemeral" 2 ;;
-    *) fail "cannot start mode \"$mode\"" "choose ephemeral, persistent, distributed-ephemeral, distributed-persistent or builder" 2 ;;
-    esac
-    for setting in $settings; do
-        file=$(printenv "${setting}_FILE") || continue
-        [ -r "$file" ] || fail "cannot read \"$file\", which ${setting}_FILE names" "give the whole path of a file of this machine" 2
-    done
-}
-
-# $1 is "new" for a container that has never been healthy: it is removed when it does not come up.
+# A container that was created just now is removed if it does not come up, by its id: the name may be another's by then.
 wait_until_healthy() {
     since=$(date +%s)
     [ -t 2 ] || say "waiting until container \"$container\" is healthy"
@@ -100,9 +79,9 @@ wait_until_healthy() {
         now=$(state_of_container)
         if [ "$now" != running ] || [ $(($(date +%s) - since)) -ge 60 ]; then
             unshow
-            code=$(docker inspect --format '{{.State.ExitCode}}' "$container")
-            docker logs --tail 20 "$container" >&2
-            if [ "$1" = new ]; then docker rm --force --volumes "$container" >/dev/null; fi
+            code=$(docker inspect --format '{{.State.ExitCode}}' "${created:-$container}" 2>/dev/null) || code=1
+            docker logs --tail 20 "${created:-$container}" >&2 || true
+            [ -z "$created" ] || docker rm --force --volumes "$created" >/dev/null 2>&1 || true
             [ "$now" != running ] || fail "container \"$container\" is not healthy after $(elapsed "$since"): ${health:-no answer}" "its last lines are above"
             [ "$code" -eq 2 ] || [ "$code" -eq 3 ] || code=1
             fail "container \"$container\" ended" "its last lines are above" "$code"
@@ -121,22 +100,19 @@ start() {
     folder=${2:-}
     check_mode
     need_docker
-    case $(state_of_container) in
-    absent)
-        create
-        wait_until_healthy new
-        ;;
-    *)
-        [ "$(label mode) $(label folder)" = "$mode $folder" ] ||
-            fail "container \"$container\" exists with mode $(label mode) $(label folder)" "remove it first: $me remove"
+    [ "$(state_of_container)" != absent ] || create
+    if [ -z "$created" ]; then
+        need_own_container
+        is="mode $(label mode) $(label folder)"
+        [ "$is" = "mode $mode $folder" ] || fail "container \"$container\" exists with ${is% }, not with mode $mode $folder" \
+            "remove it first ($me remove), or give this one a name and a port: SCCACHE_CONTAINER_NAME=NAME SCCACHE_DEFAULT_PORT=4326"
         if runs; then
             say "container \"$container\" runs already$(older) (a new image or changed settings need: $me remove, then start)"
         else
             start_again start
         fi
-        wait_until_healthy old
-        ;;
-    esac
+    fi
+    wait_until_healthy
     case $mode in
     builder) echo "the builder works for $folder; \"sccache-dock doctor\" on a client, or status there, says whether it is reached" ;;
     *) next_steps "$(published 4226)" docker exec "$container" sccache-dock ;;
@@ -217,18 +193,18 @@ case $command in
 build) exec "$repo/images/build.sh" "$@" ;;
 start) start "$@" ;;
 stop)
-    need_container
+    need_own_container
     docker stop "$container" >/dev/null
     say "container \"$container\" is stopped, its cache kept"
     ;;
 restart)
-    need_container
+    need_own_container
     # Where it runs, in its place: what lets go of a port may lose it to a client.
     docker exec "$container" sccache-dock restart >/dev/null 2>&1 || start_again restart
-    wait_until_healthy old
+    wait_until_healthy
     ;;
 remove)
-    need_container
+    need_own_container
     docker stop "$container" >/dev/null
     docker rm --volumes "$container" >/dev/null
     say "container \"$container\" is removed"

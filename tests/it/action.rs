@@ -365,6 +365,41 @@ fn action_starts_a_cache_of_its_own_and_takes_it_away() {
     }
 }
 
+/// A cache that runs on the runner already is used, and goes on after the job.
+#[test]
+fn action_takes_away_only_what_it_has_started() {
+    let (Some(action), Some(site)) = (action(), Site::open()) else {
+        return;
+    };
+    let script = site.script("action-kept");
+    script.call(&["start", "ephemeral"]).ok();
+    let id = script.docker.inspect(&script.container, "{{.Id}}");
+    for (what, remains) in [("another's", true), ("its own", false)] {
+        if !remains {
+            script.call(&["remove"]).ok();
+        }
+        let mut job = Job::new(&script);
+        let ran = job.uses(&action, &[("image", &*site.image)]);
+        assert_eq!(ran.code, Some(0), "{what}: {}", job.log);
+        let ran = job.uses(&action, &[("step", "report")]);
+        assert_eq!(ran.code, Some(0), "{what}: {}", job.log);
+        let left = script.docker.run(&["inspect", &id]);
+        assert_eq!(left.code == Some(0), remains, "{what}: {}", job.log);
+        let left = script.docker.run(&["inspect", &script.container]);
+        assert_eq!(left.code == Some(0), remains, "{what}: {}", job.log);
+        kill_daemons(job.folder.path());
+    }
+    // A new one of the same name, which was started after the job's was removed, is not the job's.
+    let mut job = Job::new(&script);
+    let ran = job.uses(&action, &[("image", &*site.image)]);
+    assert_eq!(ran.code, Some(0), "{}", job.log);
+    script.call(&["remove"]).ok();
+    script.call(&["start", "ephemeral"]).ok();
+    let _ = job.uses(&action, &[("step", "report")]);
+    script.call(&["status"]).ok();
+    kill_daemons(job.folder.path());
+}
+
 #[test]
 fn action_says_what_is_missing() {
     let (Some(action), Some(site)) = (action(), Site::open()) else {

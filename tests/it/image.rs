@@ -6,6 +6,7 @@ mod bare;
 mod clients;
 mod committed;
 pub(crate) mod compose;
+mod conflicts;
 mod distributed;
 mod docker_builds;
 mod hardening;

@@ -344,7 +344,7 @@ fn programs_of_a_released_client_fit_into_20_mb() {
     let images = folder.path().join("images");
     let prebuilt = images.join("prebuilt/client");
     fs::create_dir_all(&prebuilt).unwrap();
-    for file in ["binaries.sh", "fetch.sh", "sccache.sha256"] {
+    for file in ["binaries.sh", "common.sh", "sccache.sha256"] {
         fs::copy(root().join("images").join(file), images.join(file)).unwrap();
     }
     for name in ["sccache-dock", "sccache-dock-gateway", "sccache"] {

@@ -310,6 +310,7 @@ fn key_of_image() -> String {
         crate::dock::gateway_program(),
         root.join("images/Dockerfile"),
         root.join("images/binaries.sh"),
+        root.join("images/common.sh"),
         root.join("tests/fixtures/hundred/Cargo.lock"),
     ] {
         hasher.update(&fs::read(file).unwrap());

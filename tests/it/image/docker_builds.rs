@@ -125,7 +125,7 @@ fn client_image(site: &Site) -> String {
     let images = Path::new(env!("CARGO_MANIFEST_DIR")).join("images");
     let prebuilt = context.path().join("images/prebuilt/client");
     fs::create_dir_all(&prebuilt).unwrap();
-    for file in ["binaries.sh", "fetch.sh", "sccache.sha256"] {
+    for file in ["binaries.sh", "common.sh", "sccache.sha256"] {
         fs::copy(images.join(file), context.path().join("images").join(file)).unwrap();
     }
     let stripped = stripped(site);
