@@ -98,6 +98,8 @@ struct InForce {
     /// By the name in a client's certificate.
     certificates: Vec<(String, Arc<Entry>)>,
     anonymous: Option<Arc<Entry>>,
+    /// What speakers of sccache's own protocol have who stand in none of `local`.
+    otherwise_local: Layers,
     local: Vec<Local>,
     rules: Vec<RuleInForce>,
 }
@@ -135,7 +137,8 @@ pub struct Access {
 }
 
 impl Access {
-    /// Takes over the tokens of `config`. `logins` is what [`Access::logins`] gave before; `secret` must be new each time.
+    /// Takes over the tokens of `config`. Where that names a file of tokens, those who need no token wait for
+    /// [`Access::replace`]. `logins` is what [`Access::logins`] gave before; `secret` must be new each time.
     pub fn new(config: &Config, logins: Option<&str>, secret: [u8; 32]) -> Access {
         let (writers, readers) = (Arc::<Uses>::default(), Arc::<Uses>::default());
         let entry = |name: &str, digest: Option<_>, grant, uses: &Arc<Uses>| {
@@ -168,12 +171,19 @@ impl Access {
             .then(|| entry("anonymous", None, Grant::Read, &Arc::default()));
         let own = fixed.iter().filter(|entry| entry.name == "auth");
         let own = own.filter_map(|entry| entry.digest.as_ref());
+        // What the file says of those who need no token may restrict them: until it has been read, they have nothing.
+        let waits = config.tokens_file.is_some();
+        let otherwise_local = match waits {
+            true => Layers::default(),
+            false => Layers::default_namespace(),
+        };
         Access {
             sessions: Sessions::new(own, logins, secret),
             in_force: RwLock::new(Arc::new(InForce {
                 entries: fixed.clone(),
                 certificates: Vec::new(),
-                anonymous: anonymous.clone(),
+                anonymous: anonymous.clone().filter(|_| !waits),
+                otherwise_local,
                 local: Vec::new(),
                 rules: Vec::new(),
             })),
@@ -239,6 +249,7 @@ impl Access {
             entries,
             certificates,
             anonymous,
+            otherwise_local: Layers::default_namespace(),
             local: file.local.clone(),
             rules: (file.rules.iter())
                 .map(|rule| {
@@ -272,7 +283,8 @@ impl Access {
         let in_force = self.in_force();
         let of = |wanted: Option<u32>| in_force.local.iter().find(|one| one.uid == wanted);
         let found = uid.and_then(|uid| of(Some(uid))).or_else(|| of(None));
-        found.map_or_else(Layers::default_namespace, |one| one.layers.clone())
+        found.map_or(&in_force.otherwise_local, |one| &one.layers)
+            .clone()
     }
 
     /// Who sends this `Authorization` header: `Bearer TOKEN`, or `Basic` with any user name and the token as password.
