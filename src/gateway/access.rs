@@ -8,7 +8,7 @@ mod own_protocol;
 pub mod scope;
 
 pub use self::caller::Caller;
-pub use self::issued::{Begun, NoSession};
+pub use self::issued::{Begun, LONGEST_TEXT, NoSession};
 pub use self::own_protocol::{
     default_gateways, describe_ipc, is_ourselves, may_speak_ipc, parse_routes,
 };
@@ -17,11 +17,10 @@ pub use self::scope::{Asked, Denied, Scope};
 use self::issued::Issued;
 use crate::base::secret::Secret;
 use crate::contract::gateway_config::Config;
-use crate::contract::gateway_status::SessionStatus;
 use crate::contract::tokens::{Grant, Layers, Local, Named, Proof, Rule, TokensFile};
 use crate::gateway::sessions::Sessions;
 use base64::Engine;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::STANDARD;
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -394,47 +393,6 @@ impl Access {
 
     fn issued(&self) -> MutexGuard<'_, Issued> {
         self.issued.lock()
-    }
-
-    /// Takes up the sessions that [`Access::issued_text`] gave before. They are in force with their rules.
-    pub fn take_up(&self, text: &str) {
-        *self.issued() = Issued::parse(text);
-    }
-
-    /// What must be kept of the sessions; no token is in it.
-    pub fn issued_text(&self) -> String {
-        self.issued().text()
-    }
-
-    /// The token of a new session; `random` must be new each time.
-    ///
-    /// # Errors
-    /// There is none.
-    pub fn issue(
-        &self,
-        begun: Begun<'_>,
-        now_unix: u64,
-        random: [u8; 32],
-    ) -> Result<Secret, NoSession> {
-        let token = format!("{}{}", issued::PREFIX, URL_SAFE_NO_PAD.encode(random));
-        let digest = digest(token.as_bytes());
-        self.issued().begin(begun, digest, now_unix)?;
-        Ok(Secret::new(&token))
-    }
-
-    /// Ends the sessions that are over. Returns whether there were some.
-    pub fn expire(&self, now_unix: u64) -> bool {
-        self.issued().expire(now_unix)
-    }
-
-    /// Ends the sessions of a build, a rule, or both as `RULE:BUILD`. Returns how many.
-    pub fn revoke(&self, wanted: &str) -> usize {
-        self.issued().revoke(wanted)
-    }
-
-    /// All sessions.
-    pub fn issued_sessions(&self) -> Vec<SessionStatus> {
-        self.issued().list()
     }
 
     /// A cookie that stands for the caller's token; `None` where there is none. `random` must be new each time.
