@@ -19,6 +19,12 @@ const MOST_OF_A_BUILD: usize = 512;
 const MOST_SEEN: usize = 4 * MOST;
 /// Most of these of one build.
 const MOST_SEEN_OF_A_BUILD: usize = 4 * MOST_OF_A_BUILD;
+/// Most builds that are remembered as revoked; of more, the first ones are forgotten.
+const MOST_REVOKED: usize = 4096;
+/// For how many seconds they are: longer than a build lives, and than it can be run again.
+const REVOKED_FOR: u64 = 40 * 24 * 3600;
+/// Longest name of one, in bytes.
+const LONGEST_REVOKED: usize = 256;
 /// Longest name of who has logged in, in bytes.
 const LONGEST_SUBJECT: usize = 256;
 /// Longest text of all that is kept: more than the most that it can be.
@@ -55,11 +61,20 @@ struct Seen {
     ends: u64,
 }
 
+/// A build that gets no session any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Revoked {
+    /// The build, or `RULE:BUILD`.
+    name: String,
+    until: u64,
+}
+
 /// What is kept.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Kept {
     sessions: Vec<Session>,
     seen: Vec<Seen>,
+    revoked: Vec<Revoked>,
 }
 
 /// All of them.
@@ -67,6 +82,8 @@ struct Kept {
 pub(super) struct Issued {
     sessions: HashMap<[u8; 32], (Session, Option<Arc<Entry>>)>,
     seen: HashMap<[u8; 32], Seen>,
+    /// The first one first.
+    revoked: Vec<Revoked>,
     /// How often it was changed.
     changes: u64,
 }
@@ -76,6 +93,8 @@ pub(super) struct Issued {
 pub enum NoSession {
     /// The token was exchanged before.
     Replayed,
+    /// The sessions of its build were ended by hand.
+    Revoked,
     /// There are too many sessions, or too many of this rule or build.
     Full,
 }
@@ -107,9 +126,13 @@ impl Session {
     pub(super) fn name(&self) -> String {
         match self.build.as_str() {
             "" => self.rule.clone(),
-            build => format!("{}:{build}", self.rule),
+            build => of_both(&self.rule, build),
         }
     }
+}
+
+fn of_both(rule: &str, build: &str) -> String {
+    format!("{rule}:{build}")
 }
 
 impl Issued {
@@ -123,6 +146,7 @@ impl Issued {
         let sessions = kept.sessions.into_iter().take(MOST);
         Ok(Issued {
             seen: seen.map(|one| (one.digest, one)).collect(),
+            revoked: kept.revoked.into_iter().take(MOST_REVOKED).collect(),
             sessions: sessions.map(|one| (one.digest, (one, None))).collect(),
             changes: 0,
         })
@@ -133,6 +157,7 @@ impl Issued {
         let kept = Kept {
             sessions: self.sessions.values().map(|(one, _)| one.clone()).collect(),
             seen: self.seen.values().cloned().collect(),
+            revoked: self.revoked.clone(),
         };
         serde_json::to_string(&kept).unwrap_or_default()
     }
@@ -153,6 +178,9 @@ impl Issued {
         let (id_token, id_ends) = begun.id_token;
         if self.seen.contains_key(&id_token) {
             return Err(NoSession::Replayed);
+        }
+        if self.is_revoked(&begun.rule.name, &begun.build) {
+            return Err(NoSession::Revoked);
         }
         let seen = Seen {
             digest: id_token,
@@ -216,6 +244,7 @@ impl Issued {
         let before = self.sessions.len() + self.seen.len();
         self.sessions.retain(|_, (one, _)| one.ends > now_unix);
         self.seen.retain(|_, one| one.ends > now_unix);
+        self.revoked.retain(|one| one.until > now_unix);
         before != self.sessions.len() + self.seen.len()
     }
 
@@ -232,8 +261,19 @@ impl Issued {
         before != self.sessions.len()
     }
 
-    /// Ends the sessions of a build, a rule, or both as `RULE:BUILD`. Returns how many.
-    pub(super) fn revoke(&mut self, wanted: &str) -> usize {
+    /// Ends the sessions of a build, a rule, or both as `RULE:BUILD`. Returns how many. A build gets no others: who has its
+    /// ID token can mostly have a new one made.
+    pub(super) fn revoke(&mut self, wanted: &str, now_unix: u64) -> usize {
+        self.revoked.retain(|one| one.name != wanted);
+        if (1..=LONGEST_REVOKED).contains(&wanted.len()) {
+            if self.revoked.len() >= MOST_REVOKED {
+                self.revoked.remove(0);
+            }
+            self.revoked.push(Revoked {
+                name: wanted.to_owned(),
+                until: now_unix.saturating_add(REVOKED_FOR),
+            });
+        }
         let before = self.sessions.len();
         self.sessions.retain(|_, (one, _)| {
             let names = [&one.rule, &one.build, &one.name()];
@@ -241,6 +281,13 @@ impl Issued {
         });
         self.changes += 1;
         before - self.sessions.len()
+    }
+
+    /// Whether the sessions of this build were ended by hand.
+    pub(super) fn is_revoked(&self, rule: &str, build: &str) -> bool {
+        let both = of_both(rule, build);
+        let mut revoked = self.revoked.iter();
+        !build.is_empty() && revoked.any(|one| one.name == build || one.name == both)
     }
 
     /// The session of the token with this digest, as `make` has made it of it once.
@@ -318,9 +365,15 @@ impl Access {
         self.issued().expire(now_unix)
     }
 
-    /// Ends the sessions of a build, a rule, or both as `RULE:BUILD`. Returns how many.
-    pub fn revoke(&self, wanted: &str) -> usize {
-        self.issued().revoke(wanted)
+    /// Ends the sessions of a build, a rule, or both as `RULE:BUILD`, and lets the build begin no others. Returns how many
+    /// have ended.
+    pub fn revoke(&self, wanted: &str, now_unix: u64) -> usize {
+        self.issued().revoke(wanted, now_unix)
+    }
+
+    /// Whether the sessions of this build were ended by hand.
+    pub fn is_revoked(&self, rule: &str, build: &str) -> bool {
+        self.issued().is_revoked(rule, build)
     }
 
     /// All sessions.
@@ -391,10 +444,10 @@ mod tests {
             let rule = if number < 3 { &one } else { &other };
             begin(&mut issued, number, rule, &format!("run{number}")).unwrap();
         }
-        assert_eq!(issued.revoke("run0"), 1);
-        assert_eq!(issued.revoke("one:run1"), 1);
-        assert_eq!(issued.revoke(""), 0);
-        assert_eq!(issued.revoke("nobody"), 0);
+        assert_eq!(issued.revoke("run0", 0), 1);
+        assert_eq!(issued.revoke("one:run1", 0), 1);
+        assert_eq!(issued.revoke("", 0), 0);
+        assert_eq!(issued.revoke("nobody", 0), 0);
         let names: Vec<String> = issued.list().into_iter().map(|one| one.name).collect();
         assert_eq!(names, ["other:run3", "one:run2"]);
         let mut changed = other.clone();
@@ -411,7 +464,6 @@ mod tests {
         let rule = rule("one");
         begin(&mut issued, 1, &rule, "b").unwrap();
         assert_eq!(begin(&mut issued, 1, &rule, "b"), Err(NoSession::Replayed));
-        issued.revoke("b");
         let mut restarted = Issued::parse(&issued.text()).unwrap();
         assert_eq!(
             begin(&mut restarted, 1, &rule, "b"),
@@ -427,6 +479,42 @@ mod tests {
         for broken in ["", "x", "{}", &issued.text()[1..]] {
             assert!(Issued::parse(broken).is_err());
         }
+    }
+
+    #[test]
+    fn revoked_build_begins_nothing_more_even_after_a_restart() {
+        let mut issued = Issued::default();
+        let (one, other) = (rule("one"), rule("other"));
+        begin(&mut issued, 1, &one, "run").unwrap();
+        assert_eq!(issued.revoke("one:run", 100), 1);
+        // Before its first session.
+        assert_eq!(issued.revoke("soon", 100), 0);
+        // A rule's next builds go on, and so do builds of no name.
+        assert_eq!(issued.revoke("other", 100), 0);
+        let mut number = 1;
+        for mut issued in [Issued::parse(&issued.text()).unwrap(), issued] {
+            for (rule, build, expected) in [
+                (&one, "run", Err(NoSession::Revoked)),
+                (&other, "run", Ok(())),
+                (&one, "soon", Err(NoSession::Revoked)),
+                (&other, "soon", Err(NoSession::Revoked)),
+                (&one, "ru", Ok(())),
+                (&other, "next", Ok(())),
+                (&other, "", Ok(())),
+            ] {
+                number += 1;
+                let begun = begin(&mut issued, number, rule, build);
+                assert_eq!(begun, expected, "{} {build}", rule.name);
+            }
+            issued.expire(100 + REVOKED_FOR);
+            assert!(!issued.is_revoked("one", "run"));
+        }
+        let mut issued = Issued::default();
+        for number in 0..2 * MOST_REVOKED {
+            issued.revoke(&number.to_string(), 100);
+            issued.revoke(&number.to_string(), 100);
+        }
+        assert_eq!(issued.revoked.len(), MOST_REVOKED);
     }
 
     #[test]
