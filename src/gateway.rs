@@ -52,7 +52,6 @@ use crate::base::time::unix_seconds;
 use crate::contract::gateway_config::Config;
 use crate::contract::gateway_status::DistStatus;
 use crate::contract::key::Key;
-use crate::contract::paths;
 use crate::gateway::access::Access;
 use crate::gateway::audit::Audit;
 use crate::gateway::disk::Disk;

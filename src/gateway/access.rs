@@ -282,7 +282,8 @@ impl Access {
         let in_force = self.in_force();
         let of = |wanted: Option<u32>| in_force.local.iter().find(|one| one.uid == wanted);
         let found = uid.and_then(|uid| of(Some(uid))).or_else(|| of(None));
-        found.map_or(&in_force.otherwise_local, |one| &one.layers)
+        found
+            .map_or(&in_force.otherwise_local, |one| &one.layers)
             .clone()
     }
 

@@ -133,7 +133,9 @@ pub(crate) fn reread(gateway: &Gateway) {
         seen.any_tokens |= found.is_ok();
         let before = match seen.any_tokens {
             true => "the tokens before stay in force",
-            false => "none of them is in force, and nobody reads or writes without a token until this is mended",
+            false => {
+                "none of them is in force, and nobody reads or writes without a token until this is mended"
+            }
         };
         tell(&mut seen.tokens, &found, before);
         for (name, namespace) in unbounded.iter().filter(|_| is_news) {

@@ -1,12 +1,12 @@
 //! What outlives a gateway: totals and their history, the removals that builds are explained by, logins and sessions.
 
-use super::history::{Point, Range};
 use super::access::{Access, LONGEST_TEXT};
+use super::history::{Point, Range};
 use super::page::Traffic;
 use super::warnings::ADVICE;
 use super::{Gateway, sessions};
-use crate::base::{private_file, regular_file};
 use crate::base::time::unix_seconds;
+use crate::base::{private_file, regular_file};
 use crate::contract::gateway_status::Totals;
 use crate::contract::paths;
 use crate::explain::protocol::Served;

@@ -211,9 +211,8 @@ impl Issued {
     /// where the build has too many. Builds are not told apart where nothing says which one it is.
     fn make_room(&mut self, session: &Session) -> Result<(), NoSession> {
         let of_rule = |rule: &str| rule == session.rule;
-        let of_build = |rule: &str, build: &str| {
-            of_rule(rule) && build == session.build && !build.is_empty()
-        };
+        let of_build =
+            |rule: &str, build: &str| of_rule(rule) && build == session.build && !build.is_empty();
         let seen = || self.seen.values();
         let seen_of_rule = seen().filter(|one| of_rule(&one.rule)).count();
         let seen_of_build = seen().filter(|one| of_build(&one.rule, &one.build)).count();
@@ -531,13 +530,22 @@ mod tests {
             }
         };
         // One run, whose first sessions make room for its last ones, until it has shown too many tokens.
-        assert_eq!(storm(&mut issued, &one, &|_| "run".to_owned()), NoSession::Full);
+        assert_eq!(
+            storm(&mut issued, &one, &|_| "run".to_owned()),
+            NoSession::Full
+        );
         assert_eq!(issued.list().len(), MOST_OF_A_BUILD);
         assert_eq!(issued.seen.len(), MOST_SEEN_OF_A_BUILD);
         // Runs without end, and jobs of no known run.
-        assert_eq!(storm(&mut issued, &one, &|number| number.to_string()), NoSession::Full);
+        assert_eq!(
+            storm(&mut issued, &one, &|number| number.to_string()),
+            NoSession::Full
+        );
         assert_eq!(issued.list().len(), MOST / 2);
-        assert_eq!(storm(&mut issued, &other, &|_| String::new()), NoSession::Full);
+        assert_eq!(
+            storm(&mut issued, &other, &|_| String::new()),
+            NoSession::Full
+        );
         assert_eq!(issued.list().len(), MOST);
         assert!(issued.text().len() < usize::try_from(LONGEST_TEXT).unwrap());
     }
@@ -580,7 +588,11 @@ mod tests {
             }
         }
         let text = issued.text();
-        assert!(text.len() < usize::try_from(LONGEST_TEXT).unwrap(), "{}", text.len());
+        assert!(
+            text.len() < usize::try_from(LONGEST_TEXT).unwrap(),
+            "{}",
+            text.len()
+        );
         let again = Issued::parse(&text).unwrap();
         assert_eq!((again.sessions.len(), again.seen.len()), (MOST, MOST_SEEN));
         assert!(!again.list()[0].subject.contains('\u{1}'));

@@ -104,7 +104,10 @@ pub(super) async fn revoke(
     let body = short_body(body).await.map_err(bad)?;
     let request: RevokeRequest = serde_json::from_slice(&body)
         .map_err(|cause| bad(format!("cannot understand the request: {cause}")))?;
-    let sessions = gateway.identity.access.revoke(&request.name, unix_seconds());
+    let sessions = gateway
+        .identity
+        .access
+        .revoke(&request.name, unix_seconds());
     info!(sessions, name = request.name, "sessions ended by hand");
     let by = writer(caller).to_string();
     let event = Event {

@@ -49,7 +49,9 @@ pub(crate) enum Refused {
     #[error("the sessions of this run were revoked")]
     Revoked,
     /// There are too many sessions.
-    #[error("there are too many sessions, or too many of this rule or run: wait until some have ended")]
+    #[error(
+        "there are too many sessions, or too many of this rule or run: wait until some have ended"
+    )]
     Full,
 }
 

@@ -419,7 +419,10 @@ fn sessions_survive_a_restart_and_end_by_hand_by_time_and_with_their_rule() {
     let is_out = |site: &Site| {
         let refused = site.login(json!({"run_id": "1"})).unwrap_err();
         assert_eq!(refused.code, 403, "{refused:?}");
-        assert!(refused.text().contains("of this run were revoked"), "{refused:?}");
+        assert!(
+            refused.text().contains("of this run were revoked"),
+            "{refused:?}"
+        );
     };
     is_out(&site);
     site.gateway.process.signal(Signal::SIGKILL);
