@@ -10,7 +10,7 @@ pub mod scope;
 pub use self::caller::Caller;
 pub use self::issued::{Begun, LONGEST_TEXT, NoSession};
 pub use self::own_protocol::{
-    default_gateways, describe_ipc, is_ourselves, may_speak_ipc, parse_routes,
+    default_gateways, describe_ipc, is_ourselves, is_podmans, may_speak_ipc, parse_routes,
 };
 pub use self::scope::{Asked, Denied, Scope};
 
