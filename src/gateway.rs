@@ -52,7 +52,6 @@ use crate::base::time::unix_seconds;
 use crate::contract::gateway_config::Config;
 use crate::contract::gateway_status::DistStatus;
 use crate::contract::key::Key;
-use crate::contract::paths;
 use crate::gateway::access::Access;
 use crate::gateway::audit::Audit;
 use crate::gateway::disk::Disk;
@@ -92,6 +91,8 @@ pub struct Gateway {
     pub(crate) refusals: Arc<Refusals>,
     /// Held while they are written.
     logins: Mutex<()>,
+    /// How often what is kept of the sessions had changed when it was written last; held while it is.
+    sessions: Mutex<u64>,
     pub(crate) disk: Disk,
     upstream: Option<Arc<Upstream>>,
     pub(crate) metrics: Metrics,
@@ -128,8 +129,7 @@ impl Gateway {
         let upstream = upstream.transpose().map_err(io::Error::other)?;
         let logins = regular_file::read_to_string(&config.store_dir.join(sessions::FILE)).ok();
         let access = Arc::new(Access::new(&config, logins.as_deref(), secret));
-        let issued = regular_file::read_to_string(&config.store_dir.join(paths::SESSIONS));
-        access.take_up(&issued.unwrap_or_default());
+        persistence::take_up_sessions(&access, &config.store_dir);
         let mut metrics = Metrics::new(move || scraped.usage());
         metrics.scrape_policies(&disk);
         metrics.scrape_tokens(&access);
@@ -167,6 +167,7 @@ impl Gateway {
                 tls,
             }),
             logins: Mutex::default(),
+            sessions: Mutex::default(),
             hosts: Hosts::new(config.hosts.iter().cloned().chain(own_name())),
             files: Files::new(asked),
             limiter: ConnectionLimiter::new(slots),

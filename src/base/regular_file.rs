@@ -43,14 +43,14 @@ pub(crate) fn check(file: &File) -> io::Result<()> {
 /// # Errors
 /// It is longer, not a regular file, or cannot be read.
 pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
-    bytes_of(open(path)?)
+    bytes_of(open(path)?, LONGEST)
 }
 
-fn bytes_of(file: File) -> io::Result<Vec<u8>> {
+fn bytes_of(file: File, most: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    file.take(LONGEST + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > LONGEST {
-        let text = "the file is longer than 1 MiB";
+    file.take(most + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most {
+        let text = format!("the file is longer than {} MiB", most >> 20);
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
     }
     Ok(bytes)
@@ -64,12 +64,24 @@ pub(crate) fn read_to_string(path: &Path) -> io::Result<String> {
     text_of(open(path)?)
 }
 
+/// Reads a regular file of at most so many bytes as text.
+///
+/// # Errors
+/// It is longer, not a regular file, not UTF-8, or cannot be read.
+pub(crate) fn read_long_to_string(path: &Path, most: u64) -> io::Result<String> {
+    in_utf8(bytes_of(open(path)?, most)?)
+}
+
 /// Reads an open file of at most 1 MiB as text.
 ///
 /// # Errors
 /// It is longer, not UTF-8, or cannot be read.
 pub(crate) fn text_of(file: File) -> io::Result<String> {
-    let text = String::from_utf8(bytes_of(file)?);
+    in_utf8(bytes_of(file, LONGEST)?)
+}
+
+fn in_utf8(bytes: Vec<u8>) -> io::Result<String> {
+    let text = String::from_utf8(bytes);
     // The message is that of the standard library. The bytes may be a secret and are not shown.
     text.map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not valid UTF-8"))
 }

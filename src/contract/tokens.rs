@@ -31,6 +31,7 @@
 
 pub mod layers;
 pub mod rules;
+mod templates;
 
 pub use self::layers::Layers;
 pub use self::rules::{Issuer, Rule};
@@ -52,8 +53,19 @@ const SHORTEST_TOKEN: usize = 16;
 pub const LONGEST_TOKEN: usize = 4096;
 /// Maximum length of a certificate's name.
 const LONGEST_CERTIFICATE: usize = 255;
-/// Names of tokens that are set elsewhere.
-pub const RESERVED: [&str; 3] = ["auth", "read", "anonymous"];
+/// Names that stand for something else where somebody is named: tokens that are set elsewhere, local users, and the lanes
+/// and the unknown that blobs were written by.
+pub const RESERVED: [&str; 9] = [
+    "auth",
+    "read",
+    "anonymous",
+    "local",
+    "webdav",
+    "ipc",
+    "socket",
+    "upstream",
+    "unknown",
+];
 const KEYS: [&str; 9] = [
     "name",
     "token",
@@ -247,6 +259,7 @@ fn check_together(file: &TokensFile, faults: &mut Vec<String>) {
         }
     }
     rules::check_together(&file.issuers, &file.rules, &names, faults);
+    templates::check_namespaces(file, faults);
     if file.local.len() > MOST_LOCAL {
         faults.push(format!("there are more than {MOST_LOCAL} [[local]] tables"));
     }
@@ -301,7 +314,8 @@ fn named(number: usize, entry: &toml::Table, faults: &mut Vec<String>) -> Option
     };
     if RESERVED.contains(&name) {
         faults.push(format!(
-            "{who} has the name of a token that is set otherwise"
+            "{who} has a name that stands for something else: {}",
+            RESERVED.join(", ")
         ));
     }
     let proof = proof(entry).unwrap_or_else(|fault| {

@@ -8,20 +8,19 @@ mod own_protocol;
 pub mod scope;
 
 pub use self::caller::Caller;
-pub use self::issued::{Begun, NoSession};
+pub use self::issued::{Begun, LONGEST_TEXT, NoSession};
 pub use self::own_protocol::{
-    default_gateways, describe_ipc, is_ourselves, may_speak_ipc, parse_routes,
+    default_gateways, describe_ipc, is_ourselves, is_podmans, may_speak_ipc, parse_routes,
 };
 pub use self::scope::{Asked, Denied, Scope};
 
 use self::issued::Issued;
 use crate::base::secret::Secret;
 use crate::contract::gateway_config::Config;
-use crate::contract::gateway_status::SessionStatus;
 use crate::contract::tokens::{Grant, Layers, Local, Named, Proof, Rule, TokensFile};
 use crate::gateway::sessions::Sessions;
 use base64::Engine;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::STANDARD;
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -98,6 +97,8 @@ struct InForce {
     /// By the name in a client's certificate.
     certificates: Vec<(String, Arc<Entry>)>,
     anonymous: Option<Arc<Entry>>,
+    /// What speakers of sccache's own protocol have who stand in none of `local`.
+    otherwise_local: Layers,
     local: Vec<Local>,
     rules: Vec<RuleInForce>,
 }
@@ -135,7 +136,8 @@ pub struct Access {
 }
 
 impl Access {
-    /// Takes over the tokens of `config`. `logins` is what [`Access::logins`] gave before; `secret` must be new each time.
+    /// Takes over the tokens of `config`. Where that names a file of tokens, those who need no token wait for
+    /// [`Access::replace`]. `logins` is what [`Access::logins`] gave before; `secret` must be new each time.
     pub fn new(config: &Config, logins: Option<&str>, secret: [u8; 32]) -> Access {
         let (writers, readers) = (Arc::<Uses>::default(), Arc::<Uses>::default());
         let entry = |name: &str, digest: Option<_>, grant, uses: &Arc<Uses>| {
@@ -168,12 +170,19 @@ impl Access {
             .then(|| entry("anonymous", None, Grant::Read, &Arc::default()));
         let own = fixed.iter().filter(|entry| entry.name == "auth");
         let own = own.filter_map(|entry| entry.digest.as_ref());
+        // What the file says of those who need no token may restrict them: until it has been read, they have nothing.
+        let waits = config.tokens_file.is_some();
+        let otherwise_local = match waits {
+            true => Layers::default(),
+            false => Layers::default_namespace(),
+        };
         Access {
             sessions: Sessions::new(own, logins, secret),
             in_force: RwLock::new(Arc::new(InForce {
                 entries: fixed.clone(),
                 certificates: Vec::new(),
-                anonymous: anonymous.clone(),
+                anonymous: anonymous.clone().filter(|_| !waits),
+                otherwise_local,
                 local: Vec::new(),
                 rules: Vec::new(),
             })),
@@ -239,6 +248,7 @@ impl Access {
             entries,
             certificates,
             anonymous,
+            otherwise_local: Layers::default_namespace(),
             local: file.local.clone(),
             rules: (file.rules.iter())
                 .map(|rule| {
@@ -272,7 +282,9 @@ impl Access {
         let in_force = self.in_force();
         let of = |wanted: Option<u32>| in_force.local.iter().find(|one| one.uid == wanted);
         let found = uid.and_then(|uid| of(Some(uid))).or_else(|| of(None));
-        found.map_or_else(Layers::default_namespace, |one| one.layers.clone())
+        found
+            .map_or(&in_force.otherwise_local, |one| &one.layers)
+            .clone()
     }
 
     /// Who sends this `Authorization` header: `Bearer TOKEN`, or `Basic` with any user name and the token as password.
@@ -382,47 +394,6 @@ impl Access {
 
     fn issued(&self) -> MutexGuard<'_, Issued> {
         self.issued.lock()
-    }
-
-    /// Takes up the sessions that [`Access::issued_text`] gave before. They are in force with their rules.
-    pub fn take_up(&self, text: &str) {
-        *self.issued() = Issued::parse(text);
-    }
-
-    /// What must be kept of the sessions; no token is in it.
-    pub fn issued_text(&self) -> String {
-        self.issued().text()
-    }
-
-    /// The token of a new session; `random` must be new each time.
-    ///
-    /// # Errors
-    /// There is none.
-    pub fn issue(
-        &self,
-        begun: Begun<'_>,
-        now_unix: u64,
-        random: [u8; 32],
-    ) -> Result<Secret, NoSession> {
-        let token = format!("{}{}", issued::PREFIX, URL_SAFE_NO_PAD.encode(random));
-        let digest = digest(token.as_bytes());
-        self.issued().begin(begun, digest, now_unix)?;
-        Ok(Secret::new(&token))
-    }
-
-    /// Ends the sessions that are over. Returns whether there were some.
-    pub fn expire(&self, now_unix: u64) -> bool {
-        self.issued().expire(now_unix)
-    }
-
-    /// Ends the sessions of a build, a rule, or both as `RULE:BUILD`. Returns how many.
-    pub fn revoke(&self, wanted: &str) -> usize {
-        self.issued().revoke(wanted)
-    }
-
-    /// All sessions.
-    pub fn issued_sessions(&self) -> Vec<SessionStatus> {
-        self.issued().list()
     }
 
     /// A cookie that stands for the caller's token; `None` where there is none. `random` must be new each time.

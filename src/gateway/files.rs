@@ -2,7 +2,8 @@
 //!
 //! They are read at the start, whenever they change, and when the supervisor asks (`reload`). A fault changes nothing:
 //! what was in force stays in force, and the log and the status say what is wrong until it is mended. A gateway that
-//! starts with a fault serves what it can: without the tokens of the file, or without TLS, never with less protection.
+//! starts with a fault serves what it can: without the tokens of the file, or without TLS, never with less protection. What
+//! the file says of those who need no token is not known then, and they get nothing.
 
 mod watch;
 
@@ -51,6 +52,8 @@ type Found = Result<String, String>;
 #[derive(Debug, Default)]
 struct Seen {
     tokens: Option<Found>,
+    /// Whether tokens of the file are in force.
+    any_tokens: bool,
     tls: Option<Found>,
     /// Tokens of which the supervisor was told.
     hidden: Vec<Secret>,
@@ -127,7 +130,14 @@ pub(crate) fn reread(gateway: &Gateway) {
             Ok(format!("named tokens in force: {}", names.join(", ")))
         });
         let is_news = seen.tokens.as_ref() != Some(&found);
-        tell(&mut seen.tokens, &found, "the tokens before stay in force");
+        seen.any_tokens |= found.is_ok();
+        let before = match seen.any_tokens {
+            true => "the tokens before stay in force",
+            false => {
+                "none of them is in force, and nobody reads or writes without a token until this is mended"
+            }
+        };
+        tell(&mut seen.tokens, &found, before);
         for (name, namespace) in unbounded.iter().filter(|_| is_news) {
             warn!(
                 "\"{name}\" writes to \"{namespace}\", which has no quota, and may push out what others read: set one, \

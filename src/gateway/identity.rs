@@ -56,6 +56,9 @@ impl Identity {
     /// the token is good until it ends, however often it is shown.
     pub(crate) async fn may_distribute(&self, id_token: &str) -> bool {
         let taken = self.oidc.take(id_token).await;
-        taken.is_ok_and(|taken| taken.grant.distribute)
+        taken.is_ok_and(|taken| {
+            let build = &taken.grant.build;
+            taken.grant.distribute && !self.access.is_revoked(&taken.rule.name, build)
+        })
     }
 }

@@ -22,7 +22,7 @@ use crate::contract::key::Key;
 use crate::contract::sccache::{ANY_VERSION, OWN_PROTOCOL};
 use crate::contract::tokens::Layers;
 use crate::gateway::Gateway;
-use crate::gateway::access::{Asked, Denied, Scope, default_gateways, may_speak_ipc};
+use crate::gateway::access::{Asked, Denied, Scope, default_gateways, is_podmans, may_speak_ipc};
 use crate::gateway::audit::Event;
 use crate::gateway::disk::DiskError;
 use crate::gateway::journal::Did;
@@ -150,7 +150,8 @@ fn is_welcome(gateway: &Gateway, peer: &Peer) -> bool {
     match peer {
         Peer::Unix { .. } => true,
         Peer::Tcp { address, local } => {
-            may_speak_ipc(&gateway.config.ipc, address.ip(), *local, default_gateways)
+            let (ipc, podmans) = (&gateway.config.ipc, is_podmans());
+            may_speak_ipc(ipc, address.ip(), *local, podmans, default_gateways)
         }
     }
 }

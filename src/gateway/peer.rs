@@ -40,7 +40,9 @@ impl Peer {
     pub(crate) fn is_ourselves(&self) -> bool {
         match self {
             Peer::Unix { .. } => true,
-            Peer::Tcp { address, local } => access::is_ourselves(address.ip(), *local),
+            Peer::Tcp { address, local } => {
+                access::is_ourselves(address.ip(), *local, access::is_podmans())
+            }
         }
     }
 

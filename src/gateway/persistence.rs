@@ -1,16 +1,19 @@
 //! What outlives a gateway: totals and their history, the removals that builds are explained by, logins and sessions.
 
+use super::access::{Access, LONGEST_TEXT};
 use super::history::{Point, Range};
 use super::page::Traffic;
 use super::warnings::ADVICE;
 use super::{Gateway, sessions};
-use crate::base::private_file;
 use crate::base::time::unix_seconds;
+use crate::base::{private_file, regular_file};
 use crate::contract::gateway_status::Totals;
 use crate::contract::paths;
 use crate::explain::protocol::Served;
 use crate::explain::report::Report;
 use crate::gateway::database::{Lifetime, Whose};
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::spawn_blocking;
@@ -115,16 +118,39 @@ impl Gateway {
         }
     }
 
-    /// Writes down what outlives us of the sessions by ID token. Blocks.
+    /// Writes down what outlives us of the sessions by ID token. Blocks. Many that begin at once are written once.
     pub(crate) fn keep_sessions(&self) {
-        let _one = self.logins.lock();
+        let wanted = self.identity.access.issued_changes();
+        let mut written = self.sessions.lock();
+        if *written >= wanted {
+            return;
+        }
         let path = self.config.store_dir.join(paths::SESSIONS);
-        if let Err(cause) = private_file::write(&path, &self.identity.access.issued_text()) {
-            warn!(
+        let (text, changes) = self.identity.access.issued_text();
+        match private_file::write(&path, &text) {
+            Ok(()) => *written = changes,
+            Err(cause) => warn!(
                 "cannot write \"{}\": {cause}; sessions by ID token end with this gateway, and the end of others is forgotten",
                 path.display()
-            );
+            ),
         }
+    }
+}
+
+/// Takes up the sessions that the last gateway has written down.
+pub(super) fn take_up_sessions(access: &Access, store_dir: &Path) {
+    let path = store_dir.join(paths::SESSIONS);
+    let found = match regular_file::read_long_to_string(&path, LONGEST_TEXT) {
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return,
+        Err(cause) => Err(cause.to_string()),
+        Ok(text) => access.take_up(&text, unix_seconds()),
+    };
+    if let Err(cause) = found {
+        warn!(
+            "cannot use the sessions in \"{}\": {cause}; those by ID token have ended, and which tokens were exchanged before is \
+             forgotten",
+            path.display()
+        );
     }
 }
 

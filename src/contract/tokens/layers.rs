@@ -12,7 +12,8 @@ const LONGEST: usize = 200;
 /// What a client may read and write. Names as keys have them: empty for the default namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Layers {
-    /// In which a blob is looked up, in this order. Each is exactly this namespace, and none below it.
+    /// In which a blob is looked up, in this order. Each is exactly this namespace, and none below it. With none of them,
+    /// nothing is found.
     pub read: Vec<String>,
     /// The one that takes what is written; nothing is written where there is none.
     pub write: Option<String>,
@@ -93,12 +94,16 @@ impl Layers {
     /// In words: `reads pr/42, main; writes pr/42`.
     pub fn describe(&self) -> String {
         let read: Vec<&str> = self.read.iter().map(|name| shown_namespace(name)).collect();
+        let read = match read.is_empty() {
+            true => "nothing".to_owned(),
+            false => read.join(", "),
+        };
         let write = self
             .write
             .as_ref()
             .map_or("nothing", |name| shown_namespace(name));
         let replace = if self.replace { " and replaces" } else { "" };
-        format!("reads {}; writes{replace} {write}", read.join(", "))
+        format!("reads {read}; writes{replace} {write}")
     }
 }
 

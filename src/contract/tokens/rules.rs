@@ -20,6 +20,7 @@
 
 use super::is_name;
 use super::layers::{self, Layers, is_layer};
+use super::templates::is_open;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -192,6 +193,12 @@ pub(super) fn rule(table: &toml::Table) -> Result<Rule, String> {
                 .ok_or("has a \"distribute\" that is not true or false")?,
         },
     };
+    if let Some(name) = rule.layers.read.iter().find(|name| is_open(name)) {
+        return Err(format!(
+            "lets a claim choose the first folder of \"{name}\", and with it whose namespace that is: write a folder before it, \
+             such as \"branch/{name}\""
+        ));
+    }
     if rule.layers.write.is_some() || rule.distribute {
         check_writer(&rule)?;
     }
@@ -430,7 +437,17 @@ mod tests {
             ("sub = { a = 1 }", read, "no \"claims\""),
             ("sub = 'x'", "", "no \"read\""),
             ("sub = 'x'", "read = ['pr/${x']", "no list"),
-            ("sub = 'x'", "read = ['${x}/../main']", "no list"),
+            ("sub = 'x'", "read = ['a/${x}/../main']", "no list"),
+            (
+                "sub = 'x'",
+                "read = ['${x}', 'main']",
+                "a claim choose the first folder",
+            ),
+            (
+                "sub = 'x'",
+                "read = ['p${x}/a', 'main']",
+                "a claim choose the first folder",
+            ),
         ] {
             let fault = rule(claims, rest).unwrap_err();
             assert!(fault.contains(word), "{claims}: {fault}");

@@ -74,7 +74,7 @@ fn every_fault_is_named_and_no_value_is() {
     let whole = "name = 'a'\ntoken = 'hidden-hidden-hidden'\naccess = 'read'\n";
     for (text, word) in [
         (entry("name = 'hidden hidden'"), "token 1 has no name"),
-        (entry("name = 'auth'"), "set otherwise"),
+        (entry("name = 'auth'"), "stands for something else"),
         (entry("name = 'a'\ntoken = 'hidden'"), "at least 16"),
         (
             entry("name = 'a'\naccess = 'hidden'"),
@@ -125,6 +125,10 @@ fn every_fault_is_named_and_no_value_is() {
             "[anonymous]\nread = ['a']\nwrite = 'a'".to_owned(),
             "takes a token",
         ),
+        (
+            entry(whole).replace("'a'", "'webdav'"),
+            "stands for something else",
+        ),
         ("hidden = 1".to_owned(), "a key beside"),
         ("token = 'hidden'".to_owned(), "[[token]]"),
         ("\n\ntoken = 'hidden".to_owned(), "line 3 is no TOML"),
@@ -132,6 +136,57 @@ fn every_fault_is_named_and_no_value_is() {
         let said = parse(&text).unwrap_err().to_string();
         assert!(said.contains(word), "{said}");
         assert!(!said.contains("hidden"), "{said}");
+    }
+}
+
+/// Whoever chooses the value of a claim must get into no namespace that is somebody else's.
+#[test]
+fn no_rule_has_a_template_that_can_be_what_others_write() {
+    let rule = |name: &str, read: &str, write: &str| {
+        format!(
+            "[[rule]]\nname = '{name}'\nissuer = 'i'\nclaims = {{ event_name = 'push', repository_id = 1 }}\n\
+             read = ['{read}', 'main']\nwrite = '{write}'\n"
+        )
+    };
+    let head = "[[issuer]]\nname = 'i'\nurl = 'https://i.example'\njwks = 'https://i.example/k'\naudience = 'c'\n";
+    let fault = |others: &str| {
+        let branches = rule("branches", "branch/${ref}", "branch/${ref}");
+        let parsed = parse(&format!("{head}{branches}{others}"));
+        parsed.err().map(|faults| faults.to_string())
+    };
+    let token = "[[token]]\nname = 'ci'\ntoken = 'hidden-hidden-hidden'\nread = ['branch/main']\n";
+    for (others, owner) in [
+        (rule("trunk", "branch/main", "branch/main"), "\"trunk\""),
+        (
+            rule("heads", "branch/${head}", "branch/${head}"),
+            "\"heads\"",
+        ),
+        (format!("{token}write = 'branch/main'"), "\"ci\""),
+        (
+            "[[local]]\nread = ['branch/main']\nwrite = 'branch/main'".to_owned(),
+            "[[local]]",
+        ),
+    ] {
+        let said = fault(&others).unwrap_or_default();
+        assert!(
+            said.contains(&format!("a namespace that {owner} writes")),
+            "{said}"
+        );
+    }
+    // A private namespace must not be read either.
+    let reader = rule("trunk", "team/main", "team/main") + &rule("reader", "team/${name}", "main");
+    assert!(
+        fault(&reader)
+            .unwrap()
+            .contains("\"reader\" has \"team/${name}\"")
+    );
+    for others in [
+        token.to_owned(),
+        rule("trunk", "base", "main"),
+        rule("again", "branch/${ref}", "branch/${ref}"),
+        rule("pulls", "pr/${ref_number}", "pr/${ref_number}"),
+    ] {
+        assert_eq!(fault(&others), None, "{others}");
     }
 }
 

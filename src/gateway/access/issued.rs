@@ -1,7 +1,8 @@
 //! Sessions that ID tokens were exchanged for: bounded, listed, ended by time or by hand, and kept for the next gateway. No
 //! session's token is kept, only its digest. Pure.
 
-use super::Entry;
+use super::{Access, Entry, digest};
+use crate::base::secret::Secret;
 use crate::contract::gateway_status::SessionStatus;
 use crate::contract::tokens::{Layers, Rule};
 use base64::Engine;
@@ -10,12 +11,24 @@ use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Most sessions.
-const MOST: usize = 4096;
-/// Most sessions of one build: a job that logs in again and again ends its own first ones.
-const MOST_OF_A_BUILD: usize = 64;
-/// Most tokens that are remembered so that none is taken twice.
+/// Most sessions. One rule has at most half of them, so that the jobs of one repository leave room for those of others.
+const MOST: usize = 8192;
+/// Most sessions of one build, which may be a matrix of hundreds of jobs. One more ends its first one.
+const MOST_OF_A_BUILD: usize = 512;
+/// Most tokens that are remembered so that none is taken twice; one rule has at most half of them.
 const MOST_SEEN: usize = 4 * MOST;
+/// Most of these of one build.
+const MOST_SEEN_OF_A_BUILD: usize = 4 * MOST_OF_A_BUILD;
+/// Most builds that are remembered as revoked; of more, the first ones are forgotten.
+const MOST_REVOKED: usize = 4096;
+/// For how many seconds they are: longer than a build lives, and than it can be run again.
+const REVOKED_FOR: u64 = 40 * 24 * 3600;
+/// Longest name of one, in bytes.
+const LONGEST_REVOKED: usize = 256;
+/// Longest name of who has logged in, in bytes.
+const LONGEST_SUBJECT: usize = 256;
+/// Longest text of all that is kept: more than the most that it can be.
+pub const LONGEST_TEXT: u64 = 64 << 20;
 /// What a session's token begins with, so that people and scanners know one.
 pub(super) const PREFIX: &str = "sd1-";
 
@@ -38,19 +51,41 @@ pub(super) struct Session {
     ends: u64,
 }
 
+/// A token that was taken.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Seen {
+    #[serde(with = "digest_text")]
+    digest: [u8; 32],
+    rule: String,
+    build: String,
+    ends: u64,
+}
+
+/// A build that gets no session any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Revoked {
+    /// The build, or `RULE:BUILD`.
+    name: String,
+    until: u64,
+}
+
 /// What is kept.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Kept {
     sessions: Vec<Session>,
-    /// Digests of tokens that were taken, and when they end.
-    seen: Vec<(String, u64)>,
+    seen: Vec<Seen>,
+    revoked: Vec<Revoked>,
 }
 
 /// All of them.
 #[derive(Debug, Default)]
 pub(super) struct Issued {
     sessions: HashMap<[u8; 32], (Session, Option<Arc<Entry>>)>,
-    seen: HashMap<[u8; 32], u64>,
+    seen: HashMap<[u8; 32], Seen>,
+    /// The first one first.
+    revoked: Vec<Revoked>,
+    /// How often it was changed.
+    changes: u64,
 }
 
 /// Why there is no session.
@@ -58,7 +93,9 @@ pub(super) struct Issued {
 pub enum NoSession {
     /// The token was exchanged before.
     Replayed,
-    /// There are too many sessions.
+    /// The sessions of its build were ended by hand.
+    Revoked,
+    /// There are too many sessions, or too many of this rule or build.
     Full,
 }
 
@@ -89,35 +126,45 @@ impl Session {
     pub(super) fn name(&self) -> String {
         match self.build.as_str() {
             "" => self.rule.clone(),
-            build => format!("{}:{build}", self.rule),
+            build => of_both(&self.rule, build),
         }
     }
 }
 
+fn of_both(rule: &str, build: &str) -> String {
+    format!("{rule}:{build}")
+}
+
 impl Issued {
-    /// What [`Issued::text`] gave before; nothing where that is broken.
-    pub(super) fn parse(text: &str) -> Issued {
-        let kept: Kept = serde_json::from_str(text).unwrap_or_default();
-        let seen = kept.seen.into_iter();
+    /// What [`Issued::text`] gave before.
+    ///
+    /// # Errors
+    /// It is broken.
+    pub(super) fn parse(text: &str) -> Result<Issued, String> {
+        let kept: Kept = serde_json::from_str(text).map_err(|cause| cause.to_string())?;
+        let seen = kept.seen.into_iter().take(MOST_SEEN);
         let sessions = kept.sessions.into_iter().take(MOST);
-        Issued {
-            seen: seen
-                .filter_map(|(digest, ends)| Some((digest_text::decode(&digest)?, ends)))
-                .collect(),
+        Ok(Issued {
+            seen: seen.map(|one| (one.digest, one)).collect(),
+            revoked: kept.revoked.into_iter().take(MOST_REVOKED).collect(),
             sessions: sessions.map(|one| (one.digest, (one, None))).collect(),
-        }
+            changes: 0,
+        })
     }
 
     /// What must be kept for the next gateway. No token is in it.
     pub(super) fn text(&self) -> String {
-        let seen = self.seen.iter();
         let kept = Kept {
             sessions: self.sessions.values().map(|(one, _)| one.clone()).collect(),
-            seen: seen
-                .map(|(digest, ends)| (URL_SAFE_NO_PAD.encode(digest), *ends))
-                .collect(),
+            seen: self.seen.values().cloned().collect(),
+            revoked: self.revoked.clone(),
         };
         serde_json::to_string(&kept).unwrap_or_default()
+    }
+
+    /// Rises with all that must be kept.
+    pub(super) fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// Begins a session for the token with this digest.
@@ -132,41 +179,71 @@ impl Issued {
         if self.seen.contains_key(&id_token) {
             return Err(NoSession::Replayed);
         }
-        if self.seen.len() >= MOST_SEEN {
-            return Err(NoSession::Full);
+        if self.is_revoked(&begun.rule.name, &begun.build) {
+            return Err(NoSession::Revoked);
         }
+        let seen = Seen {
+            digest: id_token,
+            rule: begun.rule.name.clone(),
+            build: begun.build.clone(),
+            // The clocks may be apart by a minute: it must not be taken again in that.
+            ends: id_ends.saturating_add(120),
+        };
         let session = Session {
             digest,
             rule: begun.rule.name.clone(),
             rule_digest: digest_of(begun.rule),
             build: begun.build,
-            subject: begun.subject,
+            subject: readable(&begun.subject),
             layers: begun.layers,
             distribute: begun.rule.distribute,
             began: now_unix,
             ends: begun.ends,
         };
-        let own = self.sessions.values().map(|(one, _)| one);
-        let own = own.filter(|one| one.rule == session.rule && one.build == session.build);
-        let mut own: Vec<(u64, [u8; 32])> = own.map(|one| (one.began, one.digest)).collect();
-        if own.len() >= MOST_OF_A_BUILD {
-            own.sort_unstable();
-            self.sessions.remove(&own[0].1);
-        }
-        if self.sessions.len() >= MOST {
+        self.make_room(&session)?;
+        self.seen.insert(id_token, seen);
+        self.sessions.insert(digest, (session, None));
+        self.changes += 1;
+        Ok(())
+    }
+
+    /// Looks that there is room for a session beside those of its build, its rule and all others; ends the build's first one
+    /// where the build has too many. Builds are not told apart where nothing says which one it is.
+    fn make_room(&mut self, session: &Session) -> Result<(), NoSession> {
+        let of_rule = |rule: &str| rule == session.rule;
+        let of_build =
+            |rule: &str, build: &str| of_rule(rule) && build == session.build && !build.is_empty();
+        let seen = || self.seen.values();
+        let seen_of_rule = seen().filter(|one| of_rule(&one.rule)).count();
+        let seen_of_build = seen().filter(|one| of_build(&one.rule, &one.build)).count();
+        if self.seen.len() >= MOST_SEEN
+            || seen_of_rule >= MOST_SEEN / 2
+            || seen_of_build >= MOST_SEEN_OF_A_BUILD
+        {
             return Err(NoSession::Full);
         }
-        // The clocks may be apart by a minute: it must not be taken again in that.
-        self.seen.insert(id_token, id_ends.saturating_add(120));
-        self.sessions.insert(digest, (session, None));
-        Ok(())
+        let all = || self.sessions.values().map(|(one, _)| one);
+        let own = all().filter(|one| of_build(&one.rule, &one.build));
+        let own: Vec<(u64, [u8; 32])> = own.map(|one| (one.began, one.digest)).collect();
+        if own.len() >= MOST_OF_A_BUILD {
+            if let Some((_, first)) = own.iter().min() {
+                self.sessions.remove(first);
+            }
+            return Ok(());
+        }
+        let sessions_of_rule = all().filter(|one| of_rule(&one.rule)).count();
+        match self.sessions.len() >= MOST || sessions_of_rule >= MOST / 2 {
+            true => Err(NoSession::Full),
+            false => Ok(()),
+        }
     }
 
     /// Ends what is over. Returns whether that was anything.
     pub(super) fn expire(&mut self, now_unix: u64) -> bool {
         let before = self.sessions.len() + self.seen.len();
         self.sessions.retain(|_, (one, _)| one.ends > now_unix);
-        self.seen.retain(|_, ends| *ends > now_unix);
+        self.seen.retain(|_, one| one.ends > now_unix);
+        self.revoked.retain(|one| one.until > now_unix);
         before != self.sessions.len() + self.seen.len()
     }
 
@@ -183,14 +260,33 @@ impl Issued {
         before != self.sessions.len()
     }
 
-    /// Ends the sessions of a build, a rule, or both as `RULE:BUILD`. Returns how many.
-    pub(super) fn revoke(&mut self, wanted: &str) -> usize {
+    /// Ends the sessions of a build, a rule, or both as `RULE:BUILD`. Returns how many. A build gets no others: who has its
+    /// ID token can mostly have a new one made.
+    pub(super) fn revoke(&mut self, wanted: &str, now_unix: u64) -> usize {
+        self.revoked.retain(|one| one.name != wanted);
+        if (1..=LONGEST_REVOKED).contains(&wanted.len()) {
+            if self.revoked.len() >= MOST_REVOKED {
+                self.revoked.remove(0);
+            }
+            self.revoked.push(Revoked {
+                name: wanted.to_owned(),
+                until: now_unix.saturating_add(REVOKED_FOR),
+            });
+        }
         let before = self.sessions.len();
         self.sessions.retain(|_, (one, _)| {
             let names = [&one.rule, &one.build, &one.name()];
             wanted.is_empty() || !names.into_iter().any(|name| name == wanted)
         });
+        self.changes += 1;
         before - self.sessions.len()
+    }
+
+    /// Whether the sessions of this build were ended by hand.
+    pub(super) fn is_revoked(&self, rule: &str, build: &str) -> bool {
+        let both = of_both(rule, build);
+        let mut revoked = self.revoked.iter();
+        !build.is_empty() && revoked.any(|one| one.name == build || one.name == both)
     }
 
     /// The session of the token with this digest, as `make` has made it of it once.
@@ -224,12 +320,80 @@ impl Issued {
     }
 }
 
+impl Access {
+    /// Takes up the sessions that [`Access::issued_text`] gave before. They are in force with their rules.
+    ///
+    /// # Errors
+    /// The text is broken; there are no sessions then.
+    pub fn take_up(&self, text: &str, now_unix: u64) -> Result<(), String> {
+        let mut issued = Issued::parse(text)?;
+        issued.expire(now_unix);
+        *self.issued() = issued;
+        Ok(())
+    }
+
+    /// What must be kept of the sessions, and how often that has changed; no token is in it.
+    pub fn issued_text(&self) -> (String, u64) {
+        let issued = self.issued();
+        (issued.text(), issued.changes())
+    }
+
+    /// How often what must be kept of the sessions has changed.
+    pub fn issued_changes(&self) -> u64 {
+        self.issued().changes()
+    }
+
+    /// The token of a new session; `random` must be new each time.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn issue(
+        &self,
+        begun: Begun<'_>,
+        now_unix: u64,
+        random: [u8; 32],
+    ) -> Result<Secret, NoSession> {
+        let token = format!("{}{}", PREFIX, URL_SAFE_NO_PAD.encode(random));
+        let digest = digest(token.as_bytes());
+        self.issued().begin(begun, digest, now_unix)?;
+        Ok(Secret::new(&token))
+    }
+
+    /// Ends the sessions that are over. Returns whether there were some.
+    pub fn expire(&self, now_unix: u64) -> bool {
+        self.issued().expire(now_unix)
+    }
+
+    /// Ends the sessions of a build, a rule, or both as `RULE:BUILD`, and lets the build begin no others. Returns how many
+    /// have ended.
+    pub fn revoke(&self, wanted: &str, now_unix: u64) -> usize {
+        self.issued().revoke(wanted, now_unix)
+    }
+
+    /// Whether the sessions of this build were ended by hand.
+    pub fn is_revoked(&self, rule: &str, build: &str) -> bool {
+        self.issued().is_revoked(rule, build)
+    }
+
+    /// All sessions.
+    pub fn issued_sessions(&self) -> Vec<SessionStatus> {
+        self.issued().list()
+    }
+}
+
+/// Who has logged in, for a terminal.
+fn readable(subject: &str) -> String {
+    let short = &subject[..subject.floor_char_boundary(LONGEST_SUBJECT)];
+    let is_plain = |letter: char| !letter.is_control();
+    short.chars().filter(|letter| is_plain(*letter)).collect()
+}
+
 mod digest_text {
     use base64::Engine;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    pub(super) fn decode(text: &str) -> Option<[u8; 32]> {
+    fn decode(text: &str) -> Option<[u8; 32]> {
         URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()
     }
 
@@ -279,10 +443,10 @@ mod tests {
             let rule = if number < 3 { &one } else { &other };
             begin(&mut issued, number, rule, &format!("run{number}")).unwrap();
         }
-        assert_eq!(issued.revoke("run0"), 1);
-        assert_eq!(issued.revoke("one:run1"), 1);
-        assert_eq!(issued.revoke(""), 0);
-        assert_eq!(issued.revoke("nobody"), 0);
+        assert_eq!(issued.revoke("run0", 0), 1);
+        assert_eq!(issued.revoke("one:run1", 0), 1);
+        assert_eq!(issued.revoke("", 0), 0);
+        assert_eq!(issued.revoke("nobody", 0), 0);
         let names: Vec<String> = issued.list().into_iter().map(|one| one.name).collect();
         assert_eq!(names, ["other:run3", "one:run2"]);
         let mut changed = other.clone();
@@ -299,8 +463,7 @@ mod tests {
         let rule = rule("one");
         begin(&mut issued, 1, &rule, "b").unwrap();
         assert_eq!(begin(&mut issued, 1, &rule, "b"), Err(NoSession::Replayed));
-        issued.revoke("b");
-        let mut restarted = Issued::parse(&issued.text());
+        let mut restarted = Issued::parse(&issued.text()).unwrap();
         assert_eq!(
             begin(&mut restarted, 1, &rule, "b"),
             Err(NoSession::Replayed)
@@ -313,23 +476,125 @@ mod tests {
         restarted.expire(1_000_120);
         assert!(begin(&mut restarted, 1, &rule, "b").is_ok());
         for broken in ["", "x", "{}", &issued.text()[1..]] {
-            assert!(Issued::parse(broken).list().is_empty());
+            assert!(Issued::parse(broken).is_err());
         }
     }
 
     #[test]
-    fn numbers_are_bounded() {
+    fn revoked_build_begins_nothing_more_even_after_a_restart() {
         let mut issued = Issued::default();
-        let rule = rule("one");
-        for number in 0..1000 {
-            begin(&mut issued, number, &rule, "storm").unwrap();
+        let (one, other) = (rule("one"), rule("other"));
+        begin(&mut issued, 1, &one, "run").unwrap();
+        assert_eq!(issued.revoke("one:run", 100), 1);
+        // Before its first session.
+        assert_eq!(issued.revoke("soon", 100), 0);
+        // A rule's next builds go on, and so do builds of no name.
+        assert_eq!(issued.revoke("other", 100), 0);
+        let mut number = 1;
+        for mut issued in [Issued::parse(&issued.text()).unwrap(), issued] {
+            for (rule, build, expected) in [
+                (&one, "run", Err(NoSession::Revoked)),
+                (&other, "run", Ok(())),
+                (&one, "soon", Err(NoSession::Revoked)),
+                (&other, "soon", Err(NoSession::Revoked)),
+                (&one, "ru", Ok(())),
+                (&other, "next", Ok(())),
+                (&other, "", Ok(())),
+            ] {
+                number += 1;
+                let begun = begin(&mut issued, number, rule, build);
+                assert_eq!(begun, expected, "{} {build}", rule.name);
+            }
+            issued.expire(100 + REVOKED_FOR);
+            assert!(!issued.is_revoked("one", "run"));
         }
+        let mut issued = Issued::default();
+        for number in 0..2 * MOST_REVOKED {
+            issued.revoke(&number.to_string(), 100);
+            issued.revoke(&number.to_string(), 100);
+        }
+        assert_eq!(issued.revoked.len(), MOST_REVOKED);
+    }
+
+    #[test]
+    fn neither_a_build_nor_a_rule_takes_the_room_of_others() {
+        let mut issued = Issued::default();
+        let (one, other) = (rule("one"), rule("other"));
+        let mut number = 0;
+        let mut storm = |issued: &mut Issued, rule: &Rule, build: &dyn Fn(u64) -> String| {
+            loop {
+                number += 1;
+                if let Err(full) = begin(issued, number, rule, &build(number)) {
+                    return full;
+                }
+            }
+        };
+        // One run, whose first sessions make room for its last ones, until it has shown too many tokens.
+        assert_eq!(
+            storm(&mut issued, &one, &|_| "run".to_owned()),
+            NoSession::Full
+        );
         assert_eq!(issued.list().len(), MOST_OF_A_BUILD);
-        let mut last = Ok(());
-        for number in 1000..1010 + MOST as u64 {
-            last = begin(&mut issued, number, &rule, &number.to_string());
+        assert_eq!(issued.seen.len(), MOST_SEEN_OF_A_BUILD);
+        // Runs without end, and jobs of no known run.
+        assert_eq!(
+            storm(&mut issued, &one, &|number| number.to_string()),
+            NoSession::Full
+        );
+        assert_eq!(issued.list().len(), MOST / 2);
+        assert_eq!(
+            storm(&mut issued, &other, &|_| String::new()),
+            NoSession::Full
+        );
+        assert_eq!(issued.list().len(), MOST);
+        assert!(issued.text().len() < usize::try_from(LONGEST_TEXT).unwrap());
+    }
+
+    #[test]
+    fn longest_that_can_be_kept_is_read_again() {
+        let long = |length: usize| "x".repeat(length);
+        let longest = Session {
+            digest: [0; 32],
+            rule: long(64),
+            rule_digest: [0; 32],
+            build: long(20),
+            subject: readable(&"\u{1}\"".repeat(9000)),
+            layers: Layers {
+                read: (0..8).map(|_| long(200)).collect(),
+                write: Some(long(200)),
+                replace: true,
+            },
+            distribute: true,
+            began: u64::MAX,
+            ends: u64::MAX,
+        };
+        let mut issued = Issued::default();
+        for number in 0..MOST_SEEN as u64 {
+            let mut digest = [0; 32];
+            digest[..8].copy_from_slice(&number.to_be_bytes());
+            let seen = Seen {
+                digest,
+                rule: long(64),
+                build: long(20),
+                ends: u64::MAX,
+            };
+            issued.seen.insert(digest, seen);
+            if issued.sessions.len() < MOST {
+                let session = Session {
+                    digest,
+                    ..longest.clone()
+                };
+                issued.sessions.insert(digest, (session, None));
+            }
         }
-        assert_eq!(last, Err(NoSession::Full));
-        assert!(issued.list().len() <= MOST && issued.seen.len() <= MOST_SEEN);
+        let text = issued.text();
+        assert!(
+            text.len() < usize::try_from(LONGEST_TEXT).unwrap(),
+            "{}",
+            text.len()
+        );
+        let again = Issued::parse(&text).unwrap();
+        assert_eq!((again.sessions.len(), again.seen.len()), (MOST, MOST_SEEN));
+        assert!(!again.list()[0].subject.contains('\u{1}'));
     }
 }

@@ -1,34 +1,46 @@
-//! Who may speak sccache's own protocol on the port, by address. Pure but for one edge, [`default_gateways`], which reads
-//! the kernel's routing table.
+//! Who may speak sccache's own protocol on the port, by address. Pure but for two edges: [`default_gateways`], which reads
+//! the kernel's routing table, and [`is_podmans`].
 
 use crate::contract::gateway_config::IpcPolicy;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+use std::sync::LazyLock;
 
-/// May the peer `peer`, connected to our address `local`, speak sccache's own protocol on the TCP port?
-/// `gateways` is asked only when it matters.
+/// May the peer `peer`, connected to our address `local`, speak sccache's own protocol on the TCP port? `podmans` is
+/// [`is_podmans`]. `gateways` is asked only when it matters.
 pub fn may_speak_ipc(
     policy: &IpcPolicy,
     peer: IpAddr,
     local: IpAddr,
+    podmans: bool,
     gateways: impl FnOnce() -> Vec<Ipv4Addr>,
 ) -> bool {
-    let ourselves = is_ourselves(peer, local);
-    let peer = peer.to_canonical();
+    let ourselves = is_ourselves(peer, local, podmans);
+    let (peer, local) = (peer.to_canonical(), local.to_canonical());
     match policy {
         IpcPolicy::Off => false,
         IpcPolicy::Local => ourselves,
         IpcPolicy::Beyond { bridge, networks } => {
             ourselves
                 || networks.iter().any(|network| network.contains(&peer))
-                || *bridge && gateways().into_iter().any(|gateway| peer == gateway)
+                || *bridge
+                    && (peer == local || gateways().into_iter().any(|gateway| peer == gateway))
         }
     }
 }
 
-/// Is `peer` this very machine (or container)? Its address is loopback, or the one that it connected to.
-pub fn is_ourselves(peer: IpAddr, local: IpAddr) -> bool {
+/// Is `peer` this very machine (or container)? Its address is loopback or, but in a container of Podman's, the one that it
+/// connected to.
+pub fn is_ourselves(peer: IpAddr, local: IpAddr, podmans: bool) -> bool {
     let (peer, local) = (peer.to_canonical(), local.to_canonical());
-    peer.is_loopback() || peer == local
+    peer.is_loopback() || (peer == local && !podmans)
+}
+
+/// Whether Podman has made this container. Without root, its proxy for published ports connects from inside the
+/// container, so that everybody has the container's own address.
+pub fn is_podmans() -> bool {
+    static FOUND: LazyLock<bool> = LazyLock::new(|| Path::new("/run/.containerenv").exists());
+    *FOUND
 }
 
 /// Who may speak sccache's own protocol on the port, in words.
@@ -93,14 +105,16 @@ mod tests {
 
     #[test]
     fn local_peers_are_loopback_and_ourselves_and_others_must_be_named() {
-        let check = |policy: &IpcPolicy, peer: &str| {
+        let speaks = |policy: &IpcPolicy, peer: &str, podmans| {
             may_speak_ipc(
                 policy,
                 peer.parse().unwrap(),
                 "172.17.0.2".parse().unwrap(),
+                podmans,
                 || vec![Ipv4Addr::new(172, 17, 0, 1)],
             )
         };
+        let check = |policy: &IpcPolicy, peer: &str| speaks(policy, peer, false);
         let bridge = IpcPolicy::Beyond {
             bridge: true,
             networks: Vec::new(),
@@ -127,6 +141,13 @@ mod tests {
             assert_eq!(check(&networks, peer), by_network, "{peer}");
             assert!(!check(&IpcPolicy::Off, peer), "{peer}");
         }
+        // Everybody who comes through Podman's proxy, and the same where the port is for this machine only.
+        for own in ["172.17.0.2", "::ffff:172.17.0.2"] {
+            assert!(!speaks(&IpcPolicy::Local, own, true), "{own}");
+            assert!(!speaks(&networks, own, true), "{own}");
+            assert!(speaks(&bridge, own, true), "{own}");
+        }
+        assert!(speaks(&IpcPolicy::Local, "127.0.0.1", true));
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub enum Scope {
 /// What a path means to a caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Asked {
-    /// Where the blob is looked up, in this order. There is at least one.
+    /// Where the blob is looked up, in this order; nowhere for those who have no layers.
     pub read: Vec<Key>,
     /// Where it is written and removed, if that is anywhere.
     pub write: Option<Key>,

@@ -192,6 +192,29 @@ fn layers_are_of_tokens_of_strangers_and_of_local_users() {
     );
 }
 
+#[test]
+fn until_the_file_has_been_read_nobody_does_anything_without_a_token() {
+    let config = Config {
+        write_tokens: vec![Secret::new("writer")],
+        anonymous_read: true,
+        tokens_file: Some("tokens.toml".into()),
+        ..Config::in_folder(Path::new("/"))
+    };
+    let access = Access::new(&config, None, [9; 32]);
+    let nothing = |uid| {
+        let layers = access.local(uid);
+        assert_eq!((layers.read.len(), layers.write), (0, None), "{uid:?}");
+    };
+    nothing(None);
+    nothing(Some(7));
+    assert_eq!(access.caller(None).may(Need::Read), Verdict::Unauthorized);
+    let writer = access.caller(Some(b"Bearer writer"));
+    assert_eq!(writer.may(Need::Write), Verdict::Allowed);
+    access.replace(&TokensFile::default()).unwrap();
+    assert_eq!(access.caller(None).may(Need::Read), Verdict::Allowed);
+    assert_eq!(access.local(None), Layers::default_namespace());
+}
+
 proptest! {
     #[test]
     fn any_header_is_judged(header in proptest::collection::vec(any::<u8>(), 0..64)) {

@@ -61,6 +61,7 @@ fn issue(gateway: &Gateway, taken: crate::gateway::oidc::Taken) -> Result<LoginA
     let token = gateway.identity.access.issue(begun, unix_seconds(), random);
     let token = token.map_err(|none| match none {
         NoSession::Replayed => Refused::Replayed,
+        NoSession::Revoked => Refused::Revoked,
         NoSession::Full => Refused::Full,
     })?;
     Ok(LoginAnswer {
@@ -75,7 +76,7 @@ fn refusal(gateway: &Gateway, peer: &Peer, refused: &Refused) -> Refusal {
     let message = format!("the ID token is not taken: {refused}");
     let (status, reason) = match refused {
         Refused::NoKeys(_) | Refused::Full => (StatusCode::SERVICE_UNAVAILABLE, "login"),
-        Refused::NoRule(_) => (StatusCode::FORBIDDEN, "login"),
+        Refused::NoRule(_) | Refused::Revoked => (StatusCode::FORBIDDEN, "login"),
         Refused::Malformed(_)
         | Refused::Issuer
         | Refused::UnknownKey
@@ -103,7 +104,10 @@ pub(super) async fn revoke(
     let body = short_body(body).await.map_err(bad)?;
     let request: RevokeRequest = serde_json::from_slice(&body)
         .map_err(|cause| bad(format!("cannot understand the request: {cause}")))?;
-    let sessions = gateway.identity.access.revoke(&request.name);
+    let sessions = gateway
+        .identity
+        .access
+        .revoke(&request.name, unix_seconds());
     info!(sessions, name = request.name, "sessions ended by hand");
     let by = writer(caller).to_string();
     let event = Event {

@@ -45,8 +45,13 @@ pub(crate) enum Refused {
     /// No rule is for it.
     #[error("no rule of this cache fits its claims: {0}")]
     NoRule(String),
+    /// The sessions of its run were ended by hand.
+    #[error("the sessions of this run were revoked")]
+    Revoked,
     /// There are too many sessions.
-    #[error("there are too many sessions")]
+    #[error(
+        "there are too many sessions, or too many of this rule or run: wait until some have ended"
+    )]
     Full,
 }
 

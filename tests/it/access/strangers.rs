@@ -1,9 +1,13 @@
 //! Those who must not take the room of clients, and requests that nobody sends by accident.
 
 use super::{CEILING, ask, head, head_or_cut};
-use crate::harness::{Answer, Gateway, Process, WRITER, address, command, config, now, wait_for};
+use crate::attacks::peer::OwnProtocol;
+use crate::harness::{
+    Answer, Gateway, Process, WRITER, address, command, config, now, skip, wait_for,
+};
+use sccache_dock::contract::gateway_config::IpcPolicy;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::process::Command;
 use std::time::Duration;
 
@@ -35,6 +39,47 @@ fn head_that_never_ends_is_cut_within_seconds() {
     assert_eq!(silent.read(&mut [0; 1]).unwrap(), 0, "it went as well");
     let refusals = gateway.status().refusals;
     assert_eq!(refusals["slow_head"], 1, "silence is no fault");
+}
+
+/// Podman's proxy for published ports connects from inside a rootless container, so that everybody has its own address.
+#[test]
+fn own_address_is_everybodys_in_a_container_of_podmans() {
+    if !nix::unistd::geteuid().is_root() {
+        return skip("only root can show the gateway another /run");
+    }
+    let probe = UdpSocket::bind("0.0.0.0:0").unwrap();
+    probe.connect("192.0.2.77:9").unwrap();
+    let own = SocketAddr::new(probe.local_addr().unwrap().ip(), 0);
+    let bridge = IpcPolicy::Beyond {
+        bridge: true,
+        networks: Vec::new(),
+    };
+    for (policy, make, is_let_in) in [
+        (IpcPolicy::Local, "mkdir /run/podman", true),
+        (IpcPolicy::Local, ": >/run/.containerenv", false),
+        (bridge, ": >/run/.containerenv", true),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = config(folder.path());
+        (config.listen, config.ipc) = (own, policy);
+        let gateway = command(folder.path(), &config);
+        let mut contained = Command::new("unshare");
+        let script = format!("mount -t tmpfs none /run && {make} && exec \"$@\"");
+        contained.args(["--mount", "sh", "-c", &script, "sh"]);
+        contained
+            .arg(gateway.get_program())
+            .args(gateway.get_args());
+        let process = Process::start(&mut contained);
+        let line = process.wait_for_line(&format!("listening on {}:", own.ip()));
+        let address: SocketAddr = line.rsplit(' ').next().unwrap().parse().unwrap();
+        let mut peer = OwnProtocol::connect(address).unwrap();
+        assert_eq!(
+            peer.may_write().unwrap(),
+            is_let_in,
+            "{make}: {}",
+            process.log()
+        );
+    }
 }
 
 #[test]

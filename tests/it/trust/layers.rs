@@ -5,7 +5,7 @@ use super::{
     gateway_with, place,
 };
 use crate::attacks::peer::{OwnProtocol, archive};
-use crate::harness::{Gateway, WRITER, wait_for};
+use crate::harness::{Answer, Gateway, WRITER, wait_for};
 use nix::sys::signal::Signal;
 use sccache_dock::base::secret::Secret;
 use sccache_dock::contract::gateway_config::Upstream;
@@ -316,6 +316,17 @@ fn lists_of_headers_are_given_to_nobody() {
     assert!(!text.contains("planted"), "{text}");
 }
 
+/// Without a token nobody reads without a name of ours in `Host`; an address is one.
+fn by_address(gateway: &Gateway, path: &str) -> u16 {
+    let mut stream = gateway.connect();
+    let head = format!(
+        "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
+        gateway.addr
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    Answer::read(&mut stream).code
+}
+
 #[test]
 fn those_without_a_token_read_what_the_file_says() {
     let folder = tempfile::tempdir().unwrap();
@@ -328,22 +339,56 @@ fn those_without_a_token_read_what_the_file_says() {
     gateway.process.wait_for_line("named tokens in force");
     place(&gateway, "main", &entry(1), &archive(b"of main"));
     place(&gateway, "pr/42", &entry(2), &archive(b"of 42"));
-    let get = |path: String| gateway.request_as(None, "GET", &path, b"").code;
-    // Without a name of ours in `Host` nobody reads without a token; an address is one.
-    let get_by_address = |path: String| {
-        let mut stream = gateway.connect();
-        let head = format!(
-            "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
-            gateway.addr
-        );
-        stream.write_all(head.as_bytes()).unwrap();
-        crate::harness::Answer::read(&mut stream).code
-    };
-    let _ = get;
+    let get_by_address = |path: String| by_address(&gateway, &path);
     assert_eq!(get_by_address(format!("/{}", entry(1))), 200);
     assert_eq!(get_by_address(format!("/main/{}", entry(1))), 200);
     assert_eq!(get_by_address(format!("/{}", entry(2))), 404);
     assert_eq!(get_by_address(format!("/pr/42/{}", entry(2))), 403);
+}
+
+/// A gateway that starts anew while the file is broken does not know what it says of those who need no token.
+#[test]
+fn broken_file_opens_nothing_at_a_restart_of_the_gateway() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tokens.toml");
+    let good = format!("{TOKENS}\n[anonymous]\nread = [\"main\"]\n");
+    std::fs::write(&file, &good).unwrap();
+    let mut gateway = Gateway::start_with(|config| {
+        config.anonymous_read = true;
+        config.tokens_file = Some(file.clone());
+    });
+    gateway.process.wait_for_line("named tokens in force");
+    place(&gateway, "main", &entry(1), &archive(b"of main"));
+    place(&gateway, "default", &entry(2), &archive(b"of all"));
+    fn has_nothing<S: Read + Write>(mut peer: OwnProtocol<S>) {
+        assert!(!peer.may_write().unwrap());
+        assert_eq!(peer.get(&digits(2)).unwrap(), None);
+        assert!(!peer.put(&digits(3), &archive(b"planted")).unwrap());
+    }
+    let (of_main, of_all) = (format!("/{}", entry(1)), format!("/default/{}", entry(2)));
+    for broken in ["[[token]\n", "[[token]]\nname = \"x\"\n", ""] {
+        match broken {
+            "" => std::fs::remove_file(&file).unwrap(),
+            broken => std::fs::write(&file, broken).unwrap(),
+        }
+        gateway.process.signal(Signal::SIGTERM);
+        gateway.process.exit();
+        gateway.restart();
+        let told = gateway.process.wait_for_line("cannot use the tokens in");
+        let consequence = "nobody reads or writes without a token";
+        assert!(told.contains(consequence), "{told}");
+        for path in [&of_main, &of_all] {
+            assert_eq!(by_address(&gateway, path), 401, "{broken} {path}");
+        }
+        let socket = UnixStream::connect(&gateway.config.socket).unwrap();
+        has_nothing(OwnProtocol(socket));
+        has_nothing(OwnProtocol::connect(gateway.addr).unwrap());
+        assert_eq!(at(&gateway, "default", &entry(3)), None);
+    }
+    std::fs::write(&file, good).unwrap();
+    wait_for("the file to be in force", Duration::from_secs(60), || {
+        (by_address(&gateway, &of_main) == 200).then_some(())
+    });
 }
 
 #[test]

@@ -415,6 +415,21 @@ fn sessions_survive_a_restart_and_end_by_hand_by_time_and_with_their_rule() {
     assert!(revoke("1").contains("\"sessions\":1"));
     assert!(revoke("1").contains("\"sessions\":0"));
     assert!(!site.is_good(&one) && site.is_good(&two));
+    // Its jobs have new tokens made as often as they like.
+    let is_out = |site: &Site| {
+        let refused = site.login(json!({"run_id": "1"})).unwrap_err();
+        assert_eq!(refused.code, 403, "{refused:?}");
+        assert!(
+            refused.text().contains("of this run were revoked"),
+            "{refused:?}"
+        );
+    };
+    is_out(&site);
+    site.gateway.process.signal(Signal::SIGKILL);
+    site.gateway.process.exit();
+    site.gateway.restart();
+    site.gateway.process.wait_for_line("named tokens in force");
+    is_out(&site);
     // Its work is known by rule and by run.
     let purge = |name: &str| {
         let request = json!({"written_by": name, "dry_run": true}).to_string();
@@ -582,6 +597,10 @@ fn client_that_shows_its_id_token_to_the_scheduler_may_use_the_cluster() {
     }
     let stranger = Signer::rsa("one").token(&claims(&issuer, json!({})));
     assert_eq!(allocate(&stranger), 401);
+    let run = gateway.request("POST", "/api/revoke", b"{\"name\":\"5001\"}");
+    assert_eq!(run.code, 200);
+    assert_eq!((allocate(&token), allocated(json!({}))), (401, 401));
+    assert_eq!(allocated(json!({"run_id": "5002"})), 200);
 }
 
 /// The client's side: GitHub's runner gives out ID tokens on request, GitLab puts one into the environment.
