@@ -22,6 +22,11 @@ pub fn read(_: TokenStream) -> TokenStream {
     let text = std::fs::read_to_string(package() + "/conf.toml").unwrap_or("default".into());
     format!("{text:?}").parse().unwrap()
 }
+#[proc_macro]
+pub fn described(_: TokenStream) -> TokenStream {
+    let git = std::process::Command::new("git").args(["describe", "--tags", "--dirty"]).output().unwrap();
+    format!("{:?}", String::from_utf8(git.stdout).unwrap().trim()).parse().unwrap()
+}
 "#;
 
 /// A checkout with these files in the folder of assets, and this text.
@@ -99,6 +104,49 @@ fn each_checkout_shows_what_its_own_files_say() {
         assert_eq!(shown(&one, &dock, lane, own), "a, changed", "{lane}");
         assert_eq!(hits(&dock), 4);
     }
+}
+
+/// What a macro asks git for changes without any file of the checkout.
+#[test]
+fn result_of_another_commit_or_tag_is_not_taken() {
+    let dock = Dock::start(&[]);
+    let machine = Machine::new();
+    checkout(&machine, &["a"], "one", "");
+    machine.write(
+        "the-uses/src/lib.rs",
+        "pub const LISTED: &str = macros::described!();\npub const READ: &str = macros::read!();\n",
+    );
+    machine.write(".gitignore", "target\n");
+    let git = |commands: &str| {
+        let script = format!(
+            "git() {{ command git -c user.name=n -c user.email=e@example.com \"$@\" || exit; }}\n{commands}"
+        );
+        let outcome = machine.sh(&script);
+        assert_eq!(outcome.code, Some(0), "{}", outcome.output);
+    };
+    git(
+        "cargo generate-lockfile --offline; git init -q -b main .; git add .; git commit -qm one; git tag v1",
+    );
+    let shown = |expected: &str, hits_after: u64| {
+        let lane = "--lane webdav --no-disk";
+        let found = shown(&machine, &dock, lane, "--own-results the-uses");
+        assert_eq!((found.as_str(), hits(&dock)), (expected, hits_after));
+    };
+    shown("v1, one", 0);
+    git("git tag -d v1; git tag v2");
+    shown("v2, one", 1);
+    git(
+        "git switch -q -c two; echo two >the-uses/conf.toml; git commit -qam two; git tag v3; git switch -q main",
+    );
+    shown("v2, one", 2);
+    git("git switch -q two");
+    shown("v3, two", 3);
+    // Staged or not, there is a difference to the commit.
+    git("echo three >the-uses/conf.toml; git add .");
+    shown("v3-dirty, three", 4);
+    // The same files, committed.
+    git("git commit -qm three; git tag v4");
+    shown("v4, three", 5);
 }
 
 #[test]

@@ -99,7 +99,8 @@ fn is_named(names: &str, arguments: &[OsString], package: Option<&OsStr>) -> boo
 }
 
 /// Says what is in the checkout at `root`, by the names, sizes and times of its files: it changes when one of them is
-/// written, and no two checkouts have it in common. Not looked at are `.git` and what can be made anew.
+/// written, and no two checkouts have it in common. What can be made anew is not looked at, and of git only what it says
+/// about the checkout: macros ask it for the commit, for tags, and whether anything is changed.
 fn identity(root: &Path) -> String {
     let mut hasher = blake3::Hasher::new();
     let mut folders = vec![root.to_owned()];
@@ -112,32 +113,58 @@ fn identity(root: &Path) -> String {
         if entries.iter().any(|path| path.ends_with(CACHE_TAG)) {
             continue;
         }
+        // One without files is seen as well.
+        note(&mut hasher, &folder, [0; 5]);
         entries.sort_unstable();
+        if let Some(at) = entries.iter().position(|path| path.ends_with(".git")) {
+            let git = entries.remove(at);
+            entries.extend(of_git(&git));
+        }
         for path in entries {
             let Ok(metadata) = path.symlink_metadata() else {
                 continue;
             };
             let kind = metadata.file_type();
-            if path.ends_with(".git") {
-            } else if kind.is_dir() {
+            if kind.is_dir() {
                 folders.push(path);
             } else if kind.is_file() || kind.is_symlink() {
-                let name = path.as_os_str().as_bytes();
-                hasher.update(&(name.len() as u64).to_le_bytes());
-                hasher.update(name);
-                hasher.update(&metadata.size().to_le_bytes());
-                for number in [
+                let numbers = [
+                    metadata.size().cast_signed(),
                     metadata.mtime(),
                     metadata.mtime_nsec(),
                     metadata.ctime(),
                     metadata.ctime_nsec(),
-                ] {
-                    hasher.update(&number.to_le_bytes());
-                }
+                ];
+                note(&mut hasher, &path, numbers);
             }
         }
     }
     hasher.finalize().to_hex()[..32].to_owned()
+}
+
+fn note(hasher: &mut blake3::Hasher, path: &Path, numbers: [i64; 5]) {
+    let name = path.as_os_str().as_bytes();
+    hasher.update(&(name.len() as u64).to_le_bytes());
+    hasher.update(name);
+    for number in numbers {
+        hasher.update(&number.to_le_bytes());
+    }
+}
+
+/// Where git keeps what it says about the checkout with this `.git`, be it there or not.
+fn of_git(path: &Path) -> Vec<PathBuf> {
+    let named_in = |file: &Path, key: &str| {
+        let text = fs::read_to_string(file).ok()?;
+        Some(file.parent()?.join(text.trim_end().strip_prefix(key)?))
+    };
+    // That of a worktree or a submodule is a file.
+    let folder = named_in(path, "gitdir: ").unwrap_or_else(|| path.to_owned());
+    let mut folders = vec![folder.clone()];
+    folders.extend(named_in(&folder.join("commondir"), ""));
+    let parts = ["HEAD", "config", "index", "packed-refs", "refs", "reftable"];
+    let all = folders.iter();
+    all.flat_map(|folder| parts.map(|part| folder.join(part)))
+        .collect()
 }
 
 #[cfg(test)]
@@ -166,31 +193,62 @@ mod tests {
         assert!(!is_named("cc", &["cc".into(), "--crate-name".into()], None));
     }
 
+    /// Writes a file, later than all that was before.
+    fn write(folder: &Path, name: &str, text: &str) {
+        // The clock of the file system may stand still for some milliseconds.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        let path = folder.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
     #[test]
     fn identity_changes_with_a_file_and_not_with_what_can_be_made_anew() {
         let folder = tempfile::tempdir().unwrap();
-        let write = |name: &str| {
-            let path = folder.path().join(name);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, name).unwrap();
-        };
-        write("src/lib.rs");
-        let first = identity(folder.path());
+        let root = folder.path();
+        write(root, "src/lib.rs", "");
+        let first = identity(root);
         for name in [
             "target/CACHEDIR.TAG",
             "target/debug/x",
-            ".git/HEAD",
-            "a/.git",
+            ".git/FETCH_HEAD",
+            ".git/objects/0a/1b",
         ] {
-            write(name);
+            write(root, name, "");
         }
-        assert_eq!(identity(folder.path()), first);
-        for name in ["assets/b.txt", "src/lib.rs"] {
-            let before = identity(folder.path());
-            // The clock of the file system may stand still for some milliseconds.
-            std::thread::sleep(std::time::Duration::from_millis(20));
-            write(name);
-            assert_ne!(identity(folder.path()), before, "{name}");
+        assert_eq!(identity(root), first);
+        for name in [
+            "assets/b.txt",
+            "src/lib.rs",
+            ".git/HEAD",
+            ".git/index",
+            ".git/refs/tags/v1",
+        ] {
+            let before = identity(root);
+            write(root, name, "");
+            assert_ne!(identity(root), before, "{name}");
+        }
+        let before = identity(root);
+        fs::create_dir(root.join("assets/empty")).unwrap();
+        assert_ne!(identity(root), before, "a folder that a macro lists");
+    }
+
+    #[test]
+    fn identity_changes_with_what_git_has_elsewhere() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("checkout");
+        write(&root, ".git", "gitdir: ../own/.git/worktrees/checkout\n");
+        let worktree = "own/.git/worktrees/checkout";
+        write(folder.path(), &format!("{worktree}/commondir"), "../..\n");
+        for name in [
+            format!("{worktree}/HEAD"),
+            format!("{worktree}/index"),
+            "own/.git/refs/heads/main".to_owned(),
+            "own/.git/packed-refs".to_owned(),
+        ] {
+            let before = identity(&root);
+            write(folder.path(), &name, "");
+            assert_ne!(identity(&root), before, "{name}");
         }
     }
 

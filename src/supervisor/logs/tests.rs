@@ -25,6 +25,9 @@ struct Stage {
 impl Stage {
     fn new(format: LogFormat, error_file: Option<File>) -> Stage {
         let (output, out) = io::pipe().unwrap();
+        // One page, which is less than any chunk of `fill`: the thread stands still in its first write, however late it
+        // comes to that. What fits into a larger pipe counts as read, and makes room again at some later moment.
+        fcntl(&out, FcntlArg::F_SETPIPE_SZ(1)).unwrap();
         let (pipe, write_end) = io::pipe().unwrap();
         rustix::io::ioctl_fionbio(&pipe, true).unwrap();
         let out = File::from(std::os::fd::OwnedFd::from(out));
