@@ -32,8 +32,10 @@ use crate::base::config_file;
 use crate::base::listeners;
 use crate::base::surroundings::Surroundings;
 use crate::config::settings::Isolation;
-use crate::contract::builder_config::Config;
+use crate::contract::builder_config::{Config, VARIABLE};
+use crate::contract::service::RunAs;
 use crate::exit;
+use crate::supervisor::state_dir;
 use clap::ValueEnum;
 use guard::Guard;
 use isolation::Failure;
@@ -45,6 +47,7 @@ use shim::JobSpec;
 use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::convert::Infallible;
+use std::ffi::OsStr;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -143,12 +146,15 @@ enum Tried {
 ///
 /// # Errors
 /// The builder cannot run here.
-pub fn run(path: &Path, part: Part) -> Result<u8, Error> {
+pub fn run(path: Option<&Path>, part: Part) -> Result<u8, Error> {
     crate::base::log::to_stderr();
     if part == Part::Look {
         return look();
     }
-    let config: Config = config_file::read(path)?;
+    let config: Config = match path {
+        Some(path) => config_file::read(path)?,
+        None => config_file::in_variable(VARIABLE)?,
+    };
     match part {
         Part::Keep | Part::Look => keep(path, &config),
         Part::TryUserns => try_out(&config, Isolation::Userns),
@@ -177,12 +183,16 @@ fn try_out(config: &Config, isolation: Isolation) -> Result<u8, Error> {
     Ok(exit::OK)
 }
 
-fn keep(path: &Path, config: &Config) -> Result<u8, Error> {
+fn keep(path: Option<&Path>, config: &Config) -> Result<u8, Error> {
     let (isolation, procfs, guard) = choose(path, config)?;
     if let Some(user) = config.user.filter(|_| isolation != Isolation::Root) {
         // While we still may: real root could have been chosen the last time.
         leftovers::clean(&config.dir);
-        leftovers::hand_over(&config.dir, user).map_err(system("take over the folder of root"))?;
+        let user = RunAs {
+            uid: user.uid,
+            gid: user.gid,
+        };
+        state_dir::hand_over(&config.dir, user).map_err(system("take over the folder of root"))?;
     }
     isolation::enter(isolation, config.user).map_err(|failure| {
         // It worked a moment ago.
@@ -238,7 +248,7 @@ fn keep(path: &Path, config: &Config) -> Result<u8, Error> {
 }
 
 /// The first kind of isolation that works, the `/proc` that jobs can have in it, and how they can be guarded.
-fn choose(path: &Path, config: &Config) -> Result<(Isolation, Procfs, Guard), Error> {
+fn choose(path: Option<&Path>, config: &Config) -> Result<(Isolation, Procfs, Guard), Error> {
     let kinds: &[Isolation] = match config.isolation {
         Isolation::Userns => &[Isolation::Userns],
         Isolation::Root => &[Isolation::Root],
@@ -263,7 +273,7 @@ fn choose(path: &Path, config: &Config) -> Result<(Isolation, Procfs, Guard), Er
 }
 
 /// A process cannot go back on its namespaces: another one tries.
-fn try_apart(path: &Path, isolation: Isolation) -> Result<Tried, Error> {
+fn try_apart(path: Option<&Path>, isolation: Isolation) -> Result<Tried, Error> {
     const FAIL: &str = "try the isolation of jobs";
     let part = match isolation {
         Isolation::Root => Part::TryRoot,
@@ -279,13 +289,16 @@ fn try_apart(path: &Path, isolation: Isolation) -> Result<Tried, Error> {
     })
 }
 
-fn ourselves(path: &Path, part: Part) -> Command {
+fn ourselves(path: Option<&Path>, part: Part) -> Command {
     let program = std::env::current_exe().unwrap_or_else(|_| "sccache-dock".into());
     let mut command = Command::new(program);
     let word = part.to_possible_value();
     command
-        .args(["builder", "--config"])
-        .arg(path)
+        .arg("builder")
+        .args(
+            path.iter()
+                .flat_map(|path| [OsStr::new("--config"), path.as_os_str()]),
+        )
         .arg("--part")
         .arg(word.as_ref().map_or("keep", |word| word.get_name()))
         .stdin(Stdio::null());
@@ -315,7 +328,7 @@ fn terms(config: &Config, procfs: Procfs, guard: Option<Guard>) -> JobSpec {
 }
 
 /// Starts `sccache-dist` in a group of its own: a signal to ours must not end it before its jobs.
-fn start(path: &Path, terms: &JobSpec) -> io::Result<Child> {
+fn start(path: Option<&Path>, terms: &JobSpec) -> io::Result<Child> {
     ourselves(path, Part::Serve)
         .env(shim::VARIABLE, serde_json::to_string(terms)?)
         .process_group(0)
@@ -333,6 +346,7 @@ fn serve(config: &Config) -> Result<Infallible, Error> {
     let cause = Command::new(&config.sccache_dist)
         .args(["server", "--config"])
         .arg(&config.server_config)
+        .env_remove(VARIABLE)
         .exec();
     Err(system("start sccache-dist")(cause))
 }

@@ -131,9 +131,9 @@ pub enum Command {
     /// Run a builder (started by `run`)
     #[command(hide = true)]
     Builder {
-        /// The builder's configuration file, as `run` writes it
+        /// The builder's configuration file, in place of what `run` gives in a variable
         #[arg(long)]
-        config: PathBuf,
+        config: Option<PathBuf>,
         /// Task of this process
         #[arg(long, value_enum, default_value_t = builder::Part::Keep)]
         part: builder::Part,

@@ -48,7 +48,7 @@ fn main() -> ExitCode {
     };
     let outcome = match command {
         Command::Builder { config, part } => {
-            builder::run(&config, part).map_err(|error| (error.code(), error.into()))
+            builder::run(config.as_deref(), part).map_err(|error| (error.code(), error.into()))
         }
         Command::Seccomp { profile } => {
             done(io::stdout().write_all(builder::seccomp(profile).as_bytes()))

@@ -1,5 +1,5 @@
-//! Configuration files of our own services: the plan contains the text, the supervisor writes the file, and the service
-//! reads it once.
+//! Configuration of our own services: the plan contains the text, the supervisor writes the file or sets the variable, and the
+//! service reads it once.
 
 use serde::de::DeserializeOwned;
 use std::fs;
@@ -25,6 +25,18 @@ pub enum Error {
         /// Position and reason.
         cause: toml::de::Error,
     },
+}
+
+/// Parses the value of a variable of the environment.
+///
+/// # Errors
+/// It is not there, or cannot be parsed.
+pub fn in_variable<T: DeserializeOwned>(name: &str) -> Result<T, Error> {
+    let text = std::env::var(name).unwrap_or_default();
+    toml::from_str(&text).map_err(|cause| Error::Parse {
+        path: name.into(),
+        cause,
+    })
 }
 
 /// Reads and parses the file at `path`.

@@ -60,9 +60,11 @@ const ABSENT: &[libc::c_long] = &[
     // Memory that belongs to no process, and that the limit of a job would not see. More of it stands at `SHARED_ANONYMOUS`.
     libc::SYS_memfd_create,
     libc::SYS_memfd_secret,
+    libc::SYS_mq_open,
     libc::SYS_msgget,
     libc::SYS_semget,
     libc::SYS_shmget,
+    libc::SYS_vmsplice,
     // Running a machine.
     libc::SYS_acct,
     libc::SYS_adjtimex,
@@ -110,6 +112,14 @@ const FAMILIES: &[libc::c_int] = &[libc::AF_UNIX, libc::AF_INET, libc::AF_INET6]
 /// Flags of `mmap` for memory that processes share without a file. It stays theirs when no page table shows it any more,
 /// and so no limit sees it; compilers share files.
 const SHARED_ANONYMOUS: libc::c_int = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+
+/// Larger buffers of sockets and pipes than they are made with, which tree.rs reckons with.
+const BUFFERS: [libc::c_int; 4] = [
+    libc::SO_SNDBUF,
+    libc::SO_RCVBUF,
+    libc::SO_SNDBUFFORCE,
+    libc::SO_RCVBUFFORCE,
+];
 
 /// Requests that type into the terminal of somebody else: TIOCSTI and TIOCLINUX, whose type differs by C library.
 const TYPING: [u64; 2] = [0x5412, 0x541C];
@@ -186,6 +196,13 @@ fn programs() -> Result<[BpfProgram; 3], seccompiler::BackendError> {
     let shared = SHARED_ANONYMOUS.unsigned_abs().into();
     let is_shared = rule(&[(MMAP_FLAGS, SeccompCmpOp::MaskedEq(shared), shared)])?;
     refused.push((libc::SYS_mmap, vec![is_shared]));
+    let buffers = BUFFERS.iter().map(|option| {
+        let level = (1, SeccompCmpOp::Eq, libc::SOL_SOCKET as u64);
+        rule(&[level, (2, SeccompCmpOp::Eq, *option as u64)])
+    });
+    refused.push((libc::SYS_setsockopt, buffers.collect::<Result<_, _>>()?));
+    let pipes = rule(&[(1, SeccompCmpOp::Eq, libc::F_SETPIPE_SZ as u64)])?;
+    refused.push((libc::SYS_fcntl, vec![pipes]));
     // What it takes of the disk nobody has written, and a file that was removed since hides it. The answer is that of a
     // file system that cannot do it: the C library and LLVM go on without.
     let unsupported = vec![(libc::SYS_fallocate, Vec::new())];

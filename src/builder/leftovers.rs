@@ -1,9 +1,7 @@
 //! What an earlier run left in the builder's folder: `sccache-dist` counts no unpacked toolchain, so we do.
 
-use crate::contract::builder_config::User;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt, lchown};
 use std::path::Path;
 use tracing::{info, warn};
 
@@ -35,20 +33,6 @@ pub(super) fn clean(dir: &Path) {
 pub(super) fn say_what_stays(dir: &Path) {
     let packed = size(&dir.join("cache"));
     info!("packed toolchains take {} MiB", packed >> 20);
-}
-
-/// Gives the services' user what a builder under real root has left, which it could not evict.
-pub(super) fn hand_over(path: &Path, user: User) -> io::Result<()> {
-    let metadata = fs::symlink_metadata(path)?;
-    if metadata.is_dir() {
-        for entry in fs::read_dir(path)? {
-            hand_over(&entry?.path(), user)?;
-        }
-    }
-    match metadata.uid() == user.uid {
-        true => Ok(()),
-        false => lchown(path, Some(user.uid), Some(user.gid)),
-    }
 }
 
 fn entries(path: &Path) -> usize {

@@ -22,7 +22,7 @@ use crate::builder::{oom_score, toolchain, tree};
 use crate::contract::job_end::{COMPILER_FAILED, KILLED, SENT_HOME};
 use crate::contract::sent_home::SentHome;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::resource::{Resource, UsageWho, getrusage, setrlimit};
+use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
 use nix::sys::signal::{SigSet, Signal, kill, raise};
 use nix::unistd::Pid;
 use parking_lot::{Mutex, MutexGuard};
@@ -44,6 +44,9 @@ pub const VARIABLE: &str = "SCCACHE_DOCK_JOB";
 const FIRST_LOOK: Duration = Duration::from_millis(100);
 /// Between two looks at a job that goes on.
 const LOOK: Duration = Duration::from_millis(250);
+
+/// Files, sockets and pipes that no process of a compiler has more of open.
+const OPEN_FILES: u64 = 1024;
 
 /// What every job gets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,6 +131,10 @@ pub fn run(terms: &str, arguments: Vec<OsString>) -> io::Result<u8> {
     let reserved = terms.memory_bytes.saturating_mul(2);
     setrlimit(Resource::RLIMIT_DATA, reserved, reserved)?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+    // With the number of processes, a bound for what the kernel holds for them unseen.
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let most = most.min(OPEN_FILES);
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
     setrlimit(Resource::RLIMIT_FSIZE, terms.disk_bytes, terms.disk_bytes)?;
     let reports = Reports::to(terms.jobs_socket.as_deref());
     let mut folder = Folder::of(&arguments);

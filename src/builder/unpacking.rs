@@ -11,7 +11,7 @@ use crate::builder::shim::{Limit, Report, Reports};
 use crate::builder::toolchain;
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::fs;
 use std::io;
@@ -23,6 +23,10 @@ use tracing::{error, warn};
 const LOOK: Duration = Duration::from_millis(250);
 /// What has not grown for so long is unpacked.
 const STILL: Duration = Duration::from_secs(30);
+
+/// Between two looks at a job that seems to unpack too much, and how many of them there are.
+const SOON: Duration = Duration::from_millis(20);
+const LOOKS_AGAIN: u32 = 10;
 
 /// How often the layer of a job is tried to be removed while it fills.
 const TRIES: u32 = 200;
@@ -62,12 +66,12 @@ impl Bounds {
             }
         }
         let [toolchains, builds] = folders;
-        let mut seen = HashMap::new();
+        let (mut seen, mut begun) = (HashMap::new(), HashSet::new());
         loop {
             loop {
                 let begin = now();
                 let grows = look(&toolchains, self.toolchain_bytes, &mut seen)?;
-                if !(self.look_at_inputs(&builds)? | grows) {
+                if !(self.look_at_inputs(&builds, &mut begun)? | grows) {
                     break;
                 }
                 std::thread::sleep(LOOK.max(20 * (now() - begin)));
@@ -77,23 +81,55 @@ impl Bounds {
     }
 
     /// Looks at the jobs whose inputs are being unpacked, and ends those that have too many; gives whether there are any.
-    fn look_at_inputs(&self, builds: &Path) -> io::Result<bool> {
+    /// `begun` are those that have all of theirs.
+    fn look_at_inputs(&self, builds: &Path, begun: &mut HashSet<PathBuf>) -> io::Result<bool> {
         let mut any = false;
+        begun.retain(|job| job.exists());
         for entry in fs::read_dir(builds)?.flatten() {
             let job = entry.path();
+            if begun.contains(&job) {
+                continue;
+            }
             if Folder::is_unpacked(&job) {
+                begun.insert(job);
                 continue;
             }
             any = true;
-            let content = Content::of([job.join("upper")], self.job_bytes);
-            let limit = match content {
-                Content { bytes, .. } if bytes > self.job_bytes => Limit::Disk,
-                Content { files, .. } if files > FILES => Limit::Files,
-                _ => continue,
-            };
-            self.refuse(&job, limit);
+            if let Some(limit) = self.unpacks_too_much(&job) {
+                self.refuse(&job, limit);
+            }
         }
         Ok(any)
+    }
+
+    /// The limit that the inputs of a job exceed. What a short job has written may exceed it too, and nothing in its folder
+    /// says any more whose that is while the folder is being removed; but then it shrinks.
+    fn unpacks_too_much(&self, job: &Path) -> Option<Limit> {
+        let (before, mut limit) = self.exceeded(job)?;
+        for _ in 0..LOOKS_AGAIN {
+            std::thread::sleep(SOON);
+            if Folder::is_unpacked(job) {
+                return None;
+            }
+            let (now, exceeded) = self.exceeded(job)?;
+            limit = exceeded;
+            match grows(before, now) {
+                Some(false) => return None,
+                Some(true) => break,
+                None => {}
+            }
+        }
+        Some(limit)
+    }
+
+    fn exceeded(&self, job: &Path) -> Option<(Content, Limit)> {
+        let content = Content::of([job.join("upper")], u64::MAX);
+        let limit = match content {
+            Content { bytes, .. } if bytes > self.job_bytes => Limit::Disk,
+            Content { files, .. } if files > FILES => Limit::Files,
+            _ => return None,
+        };
+        Some((content, limit))
     }
 
     fn refuse(&self, job: &Path, limit: Limit) {
@@ -110,6 +146,12 @@ impl Bounds {
         let limit = Some(limit);
         Reports::to(Some(&self.jobs_socket)).send(&Report::Refused { why, limit });
     }
+}
+
+/// Whether a folder with this content before and now is being filled; `None` where it stands still.
+fn grows(before: Content, now: Content) -> Option<bool> {
+    let shrinks = now.bytes < before.bytes || now.files < before.files;
+    (now != before).then_some(!shrinks)
 }
 
 /// Removes a folder in which another process makes files.
@@ -186,4 +228,69 @@ fn cut(archive: &Path) -> io::Result<()> {
 )]
 fn now() -> Instant {
     Instant::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixDatagram;
+
+    const MOST: u64 = 1 << 20;
+    const FULL: usize = 40;
+
+    /// Inputs, or results, of more than there may be.
+    fn fill(job: &Path) {
+        for number in 0..FULL {
+            fs::write(job.join(format!("upper/{number}")), [7; 64 << 10]).unwrap();
+        }
+    }
+
+    #[test]
+    fn job_that_is_being_removed_does_not_count_as_one_that_unpacks() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = UnixDatagram::bind(dir.path().join("jobs")).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let bounds = Bounds {
+            dir: dir.path().to_owned(),
+            toolchain_bytes: MOST,
+            job_bytes: MOST,
+            jobs_socket: dir.path().join("jobs"),
+        };
+        let job = dir.path().join("builds/one");
+        let look = |begun: &mut HashSet<PathBuf>| {
+            let any = bounds.look_at_inputs(&dir.path().join("builds"), begun);
+            (any.unwrap(), socket.recv(&mut [0; 4096]).is_ok())
+        };
+        let mut begun = HashSet::new();
+        fs::create_dir_all(job.join("upper")).unwrap();
+        assert_eq!(look(&mut begun), (true, false), "nothing is unpacked yet");
+        // It has begun and ended, and its folder goes, in any order.
+        fs::create_dir(job.join("shm")).unwrap();
+        fill(&job);
+        assert_eq!(look(&mut begun), (false, false));
+        fs::remove_dir(job.join("shm")).unwrap();
+        assert_eq!(look(&mut begun), (false, false));
+        // Nobody has looked at it meanwhile, and it stays.
+        assert_eq!(look(&mut HashSet::new()), (true, true));
+        assert!(!job.join("upper").exists());
+    }
+
+    #[test]
+    fn what_shrinks_is_being_removed() {
+        let content = |bytes, files| Content {
+            bytes,
+            files,
+            is_strange: false,
+        };
+        for (bytes, files, expected) in [
+            (10, 5, None),
+            (11, 5, Some(true)),
+            (10, 6, Some(true)),
+            (9, 5, Some(false)),
+            (10, 4, Some(false)),
+            (9, 6, Some(false)),
+        ] {
+            assert_eq!(grows(content(10, 5), content(bytes, files)), expected);
+        }
+    }
 }

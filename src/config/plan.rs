@@ -335,13 +335,25 @@ mod tests {
     #[test]
     fn builder_reaches_its_scheduler_through_the_front_on_loopback() {
         let plan = planned(&[("MODE", "distributed-ephemeral")]);
-        let server: toml::Table = plan.services[3].files[1].text.parse().unwrap();
+        let server: toml::Table = plan.services[3].files[0].text.parse().unwrap();
         assert_eq!(
             server["scheduler_url"].as_str(),
             Some("http://127.0.0.1:10600")
         );
         assert_eq!(server["public_addr"].as_str(), Some("172.17.0.2:10501"));
         assert_eq!(plan.secrets.len(), 3, "all tokens are hidden from the log");
+    }
+
+    /// It is root when it reads what to run, and the folder of files is the services' user's.
+    #[test]
+    fn builder_that_keeps_root_is_told_by_the_supervisor_alone_what_to_run() {
+        let plan = planned(&[("MODE", "distributed-ephemeral")]);
+        assert!(plan.services[3].keeps_root);
+        assert_eq!(plan.services[3].args, ["builder"]);
+        let text = env_of(&plan, 3, "SCCACHE_DOCK_BUILDER").unwrap();
+        let config: crate::contract::builder_config::Config = toml::from_str(&text).unwrap();
+        assert_eq!(config.bwrap, Path::new("/usr/bin/bwrap"));
+        assert!(!text.contains("-token"), "jobs' processes have it too");
     }
 
     #[test]

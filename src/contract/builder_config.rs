@@ -1,10 +1,14 @@
-//! Configuration of the builder, written by the supervisor as a TOML file of mode 0600, never by hand.
+//! Configuration of the builder, given by the supervisor as TOML in a variable. A file would lie in a folder of the services'
+//! user, who could then say what the builder does while it is still root.
 
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-/// The builder's configuration file.
+/// The variable that it is in.
+pub const VARIABLE: &str = "SCCACHE_DOCK_BUILDER";
+
+/// The builder's configuration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {

@@ -66,11 +66,6 @@ pub fn scheduler_config(dir: &Path) -> PathBuf {
     state(dir).join("scheduler.toml")
 }
 
-/// The builder's configuration, in our format.
-pub fn builder_config(dir: &Path) -> PathBuf {
-    state(dir).join("builder.toml")
-}
-
 /// The builder's configuration, in the format of `sccache-dist`.
 pub fn server_config(dir: &Path) -> PathBuf {
     state(dir).join("builder-server.toml")

@@ -18,7 +18,7 @@ use self::issued::Issued;
 use crate::base::secret::Secret;
 use crate::contract::gateway_config::Config;
 use crate::contract::tokens::{Grant, Layers, Local, Named, Proof, Rule, TokensFile};
-use crate::gateway::sessions::Sessions;
+use crate::gateway::logins::Logins;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use parking_lot::{Mutex, MutexGuard, RwLock};
@@ -130,7 +130,7 @@ pub struct Access {
     anonymous: Option<Arc<Entry>>,
     // A lock for the time of a copy of the pointer.
     in_force: RwLock<Arc<InForce>>,
-    sessions: Sessions,
+    logins: Logins,
     // Held for a look-up, never across I/O.
     issued: Mutex<Issued>,
 }
@@ -177,7 +177,7 @@ impl Access {
             false => Layers::default_namespace(),
         };
         Access {
-            sessions: Sessions::new(own, logins, secret),
+            logins: Logins::new(own, logins, secret),
             in_force: RwLock::new(Arc::new(InForce {
                 entries: fixed.clone(),
                 certificates: Vec::new(),
@@ -397,21 +397,16 @@ impl Access {
     }
 
     /// A cookie that stands for the caller's token; `None` where there is none. `random` must be new each time.
-    pub fn begin_session(
-        &self,
-        caller: &Caller,
-        now_unix: u64,
-        random: [u8; 16],
-    ) -> Option<String> {
+    pub fn log_in(&self, caller: &Caller, now_unix: u64, random: [u8; 16]) -> Option<String> {
         let digest = caller.entry.as_ref()?.digest?;
-        Some(self.sessions.begin(&digest, now_unix, random))
+        Some(self.logins.begin(&digest, now_unix, random))
     }
 
     /// Whose token this cookie stands for, with all that this token is good for now.
-    pub fn session(&self, cookie: &[u8], now_unix: u64) -> Option<Caller> {
+    pub fn logged_in(&self, cookie: &[u8], now_unix: u64) -> Option<Caller> {
         let entries = &self.in_force().entries;
         let tokens = entries.iter();
-        let same = self.sessions.check(
+        let same = self.logins.check(
             cookie,
             now_unix,
             tokens.map(|entry| entry.digest.unwrap_or_default()),
@@ -426,17 +421,17 @@ impl Access {
 
     /// Lets a cookie be good no more; `secret` must be new each time. One that was not good to begin with takes up no
     /// room. Whether there is news for [`Access::logins`].
-    pub fn end_session(&self, cookie: &[u8], now_unix: u64, secret: [u8; 32]) -> bool {
-        let is_good = self.session(cookie, now_unix).is_some();
+    pub fn log_out(&self, cookie: &[u8], now_unix: u64, secret: [u8; 32]) -> bool {
+        let is_good = self.logged_in(cookie, now_unix).is_some();
         if is_good {
-            self.sessions.end(cookie, now_unix, secret);
+            self.logins.end(cookie, now_unix, secret);
         }
         is_good
     }
 
     /// What must be kept so that logins, and log-outs, outlive the process. It is a secret.
     pub fn logins(&self) -> String {
-        self.sessions.text()
+        self.logins.text()
     }
 
     /// What was done with each token in force, by name.

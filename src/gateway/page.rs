@@ -91,7 +91,7 @@ pub fn status(view: &View<'_>) -> String {
                 h1 { "sccache-dock" }
                 p { (view.host) }
             }
-            div.session {
+            div.viewer {
                 p #away.away role="status" {}
                 button #pause type="button" hidden { "Stop refreshing" }
                 @if view.logged_in {

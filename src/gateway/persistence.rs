@@ -4,7 +4,7 @@ use super::access::{Access, LONGEST_TEXT};
 use super::history::{Point, Range};
 use super::page::Traffic;
 use super::warnings::ADVICE;
-use super::{Gateway, sessions};
+use super::{Gateway, logins};
 use crate::base::time::unix_seconds;
 use crate::base::{private_file, regular_file};
 use crate::contract::gateway_status::Totals;
@@ -109,7 +109,7 @@ impl Gateway {
     /// Writes down what outlives us of the logins. Blocks.
     pub(crate) fn keep_logins(&self) {
         let _one = self.logins.lock();
-        let path = self.config.store_dir.join(sessions::FILE);
+        let path = self.config.store_dir.join(logins::FILE);
         if let Err(cause) = private_file::write(&path, &self.identity.access.logins()) {
             warn!(
                 "cannot write \"{}\": {cause}; log-outs from the status page are forgotten with this gateway",

@@ -2,7 +2,7 @@
 //! anything is started.
 
 use super::state_dir;
-use super::state_dir::{AsUser, Prepared};
+use super::state_dir::{AsUser, Prepared, owner};
 use crate::base::listeners;
 use crate::base::secret::Secret;
 use crate::config::plan;
@@ -17,7 +17,7 @@ use crate::contract::tokens::{self, Named};
 
 use nix::errno::Errno;
 use std::ffi::OsStr;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::net::UnixListener;
@@ -37,6 +37,8 @@ pub enum Error {
     },
     #[error("cannot find \"{name}\": it is neither a file nor on PATH\nhint: {hint}")]
     NoProgram { name: String, hint: &'static str },
+    #[error("cannot run \"{path}\" as root: it is on PATH, but another user could replace it\nhint: {hint}", path = path.display())]
+    NotRoots { path: PathBuf, hint: &'static str },
     #[error(
         "cannot determine the address of this machine: {cause}\n\
          hint: set SCCACHE_PUBLIC_ADDR to the address at which clients reach it"
@@ -427,21 +429,25 @@ fn find_program(name: &Path, hint: &'static str) -> Result<PathBuf, Error> {
         };
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
+    // An empty part would be the folder that we are in.
+    let folders = std::env::split_paths(&path).filter(|dir| dir.is_absolute());
+    let mut found = folders
         .map(|dir| dir.join(name))
-        .find(|path| is_program(path))
-        .ok_or_else(missing)
+        .filter(|path| is_program(path))
+        .peekable();
+    let first = found.peek().cloned().ok_or_else(missing)?;
+    match found.find(|path| !owner::is_real_root() || owner::is_roots_program(path)) {
+        Some(path) => Ok(path),
+        None => Err(Error::NotRoots { path: first, hint }),
+    }
 }
 
 fn open_error_log(path: &Path) -> Result<File, Error> {
-    OpenOptions::new()
-        .append(true)
-        .create(true)
-        .open(path)
-        .map_err(|cause| Error::Write {
-            path: path.to_owned(),
-            cause,
-        })
+    let opened = owner::open_to_append(path);
+    opened.map_err(|cause| Error::Write {
+        path: path.to_owned(),
+        cause,
+    })
 }
 
 /// The listeners for clients. They stay open across restarts of the gateway, so that no client is refused, and are

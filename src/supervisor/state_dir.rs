@@ -1,6 +1,6 @@
 //! The state folder: its location, its owner, and what must be in it before anything starts.
 
-mod owner;
+pub(super) mod owner;
 
 pub(crate) use self::owner::AsUser;
 use crate::base::mount::{self, Loss};
@@ -201,6 +201,20 @@ fn try_to_make(path: &Path, mode: u32) -> Result<(), (&'static str, io::Error)> 
 
 /// Gives the services' user the files of an earlier run as another user; otherwise the services could neither read the
 /// token nor evict blobs.
+/// Gives the services' user what a builder under real root has left in its folder, which they could not evict. The user may put
+/// links there meanwhile.
+///
+/// # Errors
+/// The owner cannot be changed.
+pub fn hand_over(folder: &Path, user: RunAs) -> io::Result<()> {
+    let no_name = || io::Error::from(io::ErrorKind::InvalidInput);
+    let (above, name) = folder
+        .parent()
+        .zip(folder.file_name())
+        .ok_or_else(no_name)?;
+    owner::hand_over_whole(owner::open_top(above)?.as_fd(), Path::new(name), user)
+}
+
 fn hand_over_all(top: &File, settings: &Settings, user: RunAs) -> Result<(), Error> {
     let dir = &settings.dir;
     let fail = |path: PathBuf, cause: io::Error| Error::Folder {

@@ -4,7 +4,7 @@ use super::{Facts, paths};
 use crate::base::secret::Secret;
 use crate::config::settings::{Mode, Relay, Settings};
 use crate::contract::address::loopback;
-use crate::contract::builder_config::{Config, Limits, User};
+use crate::contract::builder_config::{self, Config, Limits, User};
 use crate::contract::dist_config;
 use crate::contract::gateway_config::{self, Dist, Scheduler};
 use crate::contract::service::RunAs;
@@ -138,7 +138,6 @@ pub(super) fn builder(
 ) -> Result<Service, toml::ser::Error> {
     let (dir, set) = (paths::builder(&settings.dir), &settings.dist);
     let server_config = paths::server_config(&settings.dir);
-    let config_path = paths::builder_config(&settings.dir);
     let server = dist_config::Server {
         cache_dir: dir.join("cache"),
         toolchain_cache_size: set.toolchain_cache_bytes,
@@ -178,30 +177,22 @@ pub(super) fn builder(
             time_millis: millis(set.job_time),
         },
     };
+    let mut env = environment(settings, facts);
+    env.push((builder_config::VARIABLE.into(), toml::to_string(&config)?));
     let waits_for_another_machine = settings.mode == Mode::Builder;
     Ok(Service {
         name: "builder",
         program: facts.program.clone(),
-        args: vec![
-            "builder".into(),
-            "--config".into(),
-            config_path.display().to_string(),
-        ],
-        env: environment(settings, facts),
+        args: vec!["builder".into()],
+        env,
         ready_by: ReadyBy::Gateway(BUILDER_REGISTERED),
         // It drops its privileges itself, unless the isolation needs real root.
         keeps_root: true,
         stop_by: StopBy::Term,
-        files: vec![
-            File {
-                path: config_path,
-                text: toml::to_string(&config)?,
-            },
-            File {
-                path: server_config,
-                text: toml::to_string(&server)?,
-            },
-        ],
+        files: vec![File {
+            path: server_config,
+            text: toml::to_string(&server)?,
+        }],
         rules: Rules {
             depends_on,
             ready_timeout: Duration::from_secs(match waits_for_another_machine {

@@ -51,6 +51,14 @@ const IDENTITIES: [&str; 5] = [
 /// Events that run with the default branch's claims and may check out a stranger's code.
 const TREACHEROUS: [&str; 3] = ["pull_request_target", "workflow_run", "issue_comment"];
 
+/// Claims and their values in jobs that build what somebody proposes. GitLab gives them the name of the branch that it comes from,
+/// which may be `main` of a fork.
+const PROPOSED: [(&str, &str); 3] = [
+    ("event_name", "pull_request"),
+    ("pipeline_source", "merge_request_event"),
+    ("pipeline_source", "external_pull_request_event"),
+];
+
 /// How an issuer signs; one way each, so that no token chooses a weaker one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Algorithm {
@@ -228,6 +236,19 @@ fn check_writer(rule: &Rule) -> Result<(), String> {
     {
         return Err(format!(
             "writes for the event {event}, in which a stranger's code may run with the default branch's claims"
+        ));
+    }
+    let has = |claim: &str, value: &str| {
+        let values = rule.claims.get(claim);
+        values.is_some_and(|values| values.iter().any(|it| it == value))
+    };
+    let proposed = PROPOSED.iter().find(|(claim, value)| has(claim, value));
+    if let (Some((_, event)), Some(_), false) =
+        (proposed, &rule.layers.write, rule.layers.is_branch())
+    {
+        return Err(format!(
+            "writes for the event {event} what is read last, as if it were reviewed: write a namespace of its own, such as \
+             \"mr/${{ref}}\", and read another one behind it"
         ));
     }
     Ok(())
@@ -428,6 +449,16 @@ mod tests {
                 "workflow_run",
             ),
             (
+                "event_name = ['push', 'pull_request'], repository_id = 1",
+                write,
+                "for the event pull_request what is read last",
+            ),
+            (
+                "project_id = 7, ref = 'main', pipeline_source = 'merge_request_event'",
+                write,
+                "for the event merge_request_event what is read last",
+            ),
+            (
                 "repository = 'o/r'",
                 "read = ['main']\ndistribute = true",
                 "name none of event_name",
@@ -463,6 +494,10 @@ mod tests {
                 write,
             ),
             ("repository = 'o/r'", read),
+            (
+                "project_id = 7, pipeline_source = 'merge_request_event'",
+                "read = ['mr/${ref}', 'main']\nwrite = 'mr/${ref}'",
+            ),
             (
                 "event_name = 'pull_request', repository_id = 1",
                 "read = ['pr/${ref_number}', 'main']\nwrite = 'pr/${ref_number}'",

@@ -183,11 +183,11 @@ fn viewer(
     caller: &Caller,
     parts: &Parts,
 ) -> Result<Caller, Refusal> {
-    let session = match caller.has_sent_a_token() {
+    let login = match caller.has_sent_a_token() {
         true => None,
-        false => front::session(gateway, parts),
+        false => front::logged_in(gateway, parts),
     };
-    let viewer = session.unwrap_or_else(|| caller.clone());
+    let viewer = login.unwrap_or_else(|| caller.clone());
     permit(gateway, peer, &viewer, Need::Read)?;
     if viewer.is_anonymous() {
         let message = "builds are shown to whoever shows a token";

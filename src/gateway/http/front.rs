@@ -1,6 +1,6 @@
 //! What a browser asks for: the status page, its style and script, and the login that leads to it.
 //!
-//! A login sets a cookie (see `sessions.rs`) that opens this page and `/api/status`, nothing else. Login and logout are
+//! A login sets a cookie (see `logins.rs`) that opens this page and `/api/status`, nothing else. Login and logout are
 //! taken from our own pages only: a browser says where a form came from.
 
 use super::grants::whose;
@@ -11,7 +11,7 @@ use crate::gateway::access::{Caller, Need, Verdict};
 use crate::gateway::body::{Piecewise, short_body};
 use crate::gateway::page::{self, View};
 use crate::gateway::peer::Peer;
-use crate::gateway::{Gateway, sessions};
+use crate::gateway::{Gateway, logins};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
@@ -55,12 +55,12 @@ pub(super) async fn page(
     if !accepted.is_some_and(|types| types.contains("text/html")) {
         return Ok(text(StatusCode::OK, PLAIN));
     }
-    let session = if caller.has_sent_a_token() {
+    let login = if caller.has_sent_a_token() {
         None
     } else {
-        session(gateway, parts)
+        logged_in(gateway, parts)
     };
-    let viewer = session.as_ref().unwrap_or(caller);
+    let viewer = login.as_ref().unwrap_or(caller);
     if viewer.may(Need::Read) == Verdict::Unauthorized && !viewer.has_sent_a_token() {
         return login_page(StatusCode::OK, parts, None);
     }
@@ -89,7 +89,7 @@ pub(super) async fn page(
         lifetime,
         builds,
         viewer: viewer.name().unwrap_or_default(),
-        logged_in: session.is_some(),
+        logged_in: login.is_some(),
         namespaces: namespaces.as_deref(),
         host: &host(gateway, parts),
         snippets: &snippets,
@@ -155,10 +155,10 @@ pub(super) async fn log_in(
     let cookie = gateway
         .identity
         .access
-        .begin_session(&caller, unix_seconds(), random()?)
+        .log_in(&caller, unix_seconds(), random()?)
         .ok_or_else(|| bad("this takes a token".to_owned()))?;
     tracing::info!(token = caller.name(), %peer, "logged in to the status page");
-    Ok(moved_to_front(parts, &cookie, sessions::LIFE))
+    Ok(moved_to_front(parts, &cookie, logins::LIFE))
 }
 
 /// Takes the cookie back, and answers when that is written down.
@@ -168,7 +168,7 @@ pub(super) async fn log_out(gateway: &Arc<Gateway>, parts: &Parts) -> Result<Ans
     if gateway
         .identity
         .access
-        .end_session(cookie, unix_seconds(), random()?)
+        .log_out(cookie, unix_seconds(), random()?)
     {
         let gateway = Arc::clone(gateway);
         // It ends with an error only when the runtime does.
@@ -178,12 +178,12 @@ pub(super) async fn log_out(gateway: &Arc<Gateway>, parts: &Parts) -> Result<Ans
 }
 
 /// Who has logged in with this browser.
-pub(super) fn session(gateway: &Gateway, parts: &Parts) -> Option<Caller> {
+pub(super) fn logged_in(gateway: &Gateway, parts: &Parts) -> Option<Caller> {
     let cookie = cookie(parts)?;
     gateway
         .identity
         .access
-        .session(cookie.as_bytes(), unix_seconds())
+        .logged_in(cookie.as_bytes(), unix_seconds())
 }
 
 /// Refuses what pages of other sites send, be it with a token that the browser keeps for us: browsers name the site.

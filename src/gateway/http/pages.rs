@@ -147,11 +147,11 @@ pub(super) async fn answer(
             )
         }
         Page::Status => {
-            let session = match caller.has_sent_a_token() {
+            let login = match caller.has_sent_a_token() {
                 true => None,
-                false => front::session(gateway, parts),
+                false => front::logged_in(gateway, parts),
             };
-            let viewer = session.as_ref().unwrap_or(caller);
+            let viewer = login.as_ref().unwrap_or(caller);
             super::permit(gateway, peer, viewer, Need::Read)?;
             json(&gateway.status(viewer))?
         }

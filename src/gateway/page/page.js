@@ -51,7 +51,7 @@
       if (!answer.ok) throw new Error(String(answer.status));
       const next = new DOMParser().parseFromString(await answer.text(), "text/html");
       const fresh = next.querySelector("main[data-live]");
-      // The session is over: the login has the floor.
+      // The login is over: its page has the floor.
       if (!fresh) return location.reload();
       morph(main, fresh);
       ready();

@@ -15,7 +15,7 @@ use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path};
 
 /// While this exists, the thread accesses files with this user's rights.
@@ -131,7 +131,7 @@ pub(super) fn hand_over(folder: BorrowedFd<'_>, name: &Path, user: RunAs) -> io:
     while let Some(part) = parts.next() {
         let from = way.as_ref().map_or(folder, AsFd::as_fd);
         if parts.peek().is_none() {
-            return give(from, part.as_bytes(), user, true);
+            return give(from, part.as_bytes(), user, Depth::Unfinished);
         }
         match entry(from, part.as_bytes())? {
             Some((found, stat)) if is_folder(&stat) => way = Some(found),
@@ -143,7 +143,21 @@ pub(super) fn hand_over(folder: BorrowedFd<'_>, name: &Path, user: RunAs) -> io:
 
 /// The same for this name alone.
 pub(super) fn hand_over_one(folder: BorrowedFd<'_>, name: &Path, user: RunAs) -> io::Result<()> {
-    give(folder, name.as_os_str().as_bytes(), user, false)
+    give(folder, name.as_os_str().as_bytes(), user, Depth::One)
+}
+
+/// The same as [`hand_over`] for a name in this folder, and for what lies in folders that are the user's already.
+pub(super) fn hand_over_whole(folder: BorrowedFd<'_>, name: &Path, user: RunAs) -> io::Result<()> {
+    give(folder, name.as_os_str().as_bytes(), user, Depth::Whole)
+}
+
+/// What is given away with a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Depth {
+    One,
+    /// What is below folders that are not the user's yet.
+    Unfinished,
+    Whole,
 }
 
 /// Opens whatever is at a name, even a link, without access to its content.
@@ -159,25 +173,29 @@ fn entry(folder: BorrowedFd<'_>, name: &[u8]) -> io::Result<Option<(OwnedFd, Sta
     }
 }
 
-fn give(folder: BorrowedFd<'_>, name: &[u8], user: RunAs, deeply: bool) -> io::Result<()> {
+fn give(folder: BorrowedFd<'_>, name: &[u8], user: RunAs, depth: Depth) -> io::Result<()> {
     let Some((found, stat)) = entry(folder, name)? else {
         return Ok(());
     };
     let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
     let is_one = is_folder(&stat) || (is_file && stat.st_nlink == 1);
-    if stat.st_uid == user.uid || !is_one {
+    let is_done = stat.st_uid == user.uid;
+    if (is_done && depth != Depth::Whole) || !is_one {
         return Ok(());
     }
-    if deeply && is_folder(&stat) {
+    if depth != Depth::One && is_folder(&stat) {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let open = openat(&found, c".", flags, Mode::empty())?;
         for below in Dir::read_from(&open)? {
             let below = below?;
             let name = below.file_name().to_bytes();
             if !matches!(name, b"." | b"..") {
-                give(open.as_fd(), name, user, true)?;
+                give(open.as_fd(), name, user, depth)?;
             }
         }
+    }
+    if is_done {
+        return Ok(());
     }
     let (owner, group) = (Some(uid(user)), Some(gid(user)));
     // Applies to the file that was examined, whatever is at the name by now.
@@ -214,6 +232,65 @@ pub(super) fn is_roots_alone(folder: &Path) -> bool {
         })
 }
 
+/// Whether we are root, and not of a user namespace in which others' files may seem to be nobody's.
+pub(in crate::supervisor) fn is_real_root() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let is_whole = map.split_ascii_whitespace().eq(["0", "0", "4294967295"]);
+    nix::unistd::geteuid().is_root() && is_whole
+}
+
+/// Whether only root, or a group of the system such as Debian's `staff`, can put another program in the place of this one.
+pub(in crate::supervisor) fn is_roots_program(path: &Path) -> bool {
+    const SYSTEM_GROUPS: u32 = 100;
+    let is_roots = |path: &Path| {
+        let found = fs::symlink_metadata(path);
+        found.is_ok_and(|found| {
+            let mode = found.mode();
+            let by_group = mode & 0o020 != 0 && found.gid() >= SYSTEM_GROUPS;
+            let is_shared = (by_group || mode & 0o002 != 0) && mode & 0o1000 == 0;
+            found.uid() == 0 && (found.is_symlink() || !is_shared)
+        })
+    };
+    let target = fs::canonicalize(path);
+    target.is_ok_and(|target| path.ancestors().chain(target.ancestors()).all(is_roots))
+}
+
+/// Opens a log for appending, or creates it. Where another user could put a link on the way to it, root does so with the rights
+/// of that user, and follows no link.
+pub(in crate::supervisor) fn open_to_append(path: &Path) -> io::Result<File> {
+    let mut options = fs::OpenOptions::new();
+    options.append(true).create(true);
+    let way = path.ancestors().skip(1).enumerate();
+    let way = way.filter_map(|(above, folder)| Some((above, fs::symlink_metadata(folder).ok()?)));
+    // With the sticky bit, others can put something new there, but not in the place of what is root's.
+    let is_shared = |above: usize, found: &Metadata| {
+        let is_sticky = found.mode() & 0o1000 != 0;
+        !found.is_symlink() && found.mode() & 0o002 != 0 && (above == 0 || !is_sticky)
+    };
+    let mut others = way.filter(|(above, found)| found.uid() != 0 || is_shared(*above, found));
+    let others = others.next().filter(|_| nix::unistd::geteuid().is_root());
+    let Some((_, other)) = others else {
+        return options.open(path);
+    };
+    let user = RunAs {
+        uid: other.uid(),
+        gid: other.gid(),
+    };
+    let _user = AsUser::of(Some(user));
+    let file = options
+        .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK)
+        .open(path)
+        .map_err(|cause| match cause.raw_os_error() {
+            Some(nix::libc::ELOOP) => not_a("file"),
+            _ => cause,
+        })?;
+    regular_file::check(&file)?;
+    match file.metadata()?.nlink() {
+        0 | 1 => Ok(file),
+        _ => Err(not_a("file")),
+    }
+}
+
 /// Reads a file that contains a token. It must not be a link, and must belong to us, to root, or to the owner of its
 /// folder.
 pub(super) fn read_token(path: &Path) -> io::Result<String> {
@@ -236,7 +313,7 @@ pub(super) fn read_token(path: &Path) -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::{chown, symlink};
+    use std::os::unix::fs::{PermissionsExt, chown, symlink};
     use tempfile::TempDir;
 
     const ALICE: RunAs = RunAs {
@@ -288,6 +365,20 @@ mod tests {
         assert_eq!((owner(victim.path()), owner(&secret)), (0, 0));
         hand_over_one(top.as_fd(), Path::new("cache"), ALICE).unwrap();
         assert_eq!(owner(&at("cache")), ALICE.uid);
+        // What root has added since to what is hers.
+        for name in ["cache/blobs/ab/two", "cache/blobs/new"] {
+            fs::write(at(name), "x").unwrap();
+        }
+        hand_over(top.as_fd(), Path::new("cache"), ALICE).unwrap();
+        assert_eq!(owner(&at("cache/blobs/new")), 0);
+        hand_over_whole(top.as_fd(), Path::new("cache"), ALICE).unwrap();
+        for name in ["cache/blobs/ab/two", "cache/blobs/new"] {
+            assert_eq!(owner(&at(name)), ALICE.uid, "{name}");
+        }
+        for name in ["cache/blobs/hard", "cache/blobs/soft", "cache/tmp"] {
+            assert_eq!(owner(&at(name)), 0, "{name}");
+        }
+        assert_eq!((owner(victim.path()), owner(&secret)), (0, 0));
     }
 
     #[test]
@@ -307,6 +398,66 @@ mod tests {
         assert!(!is_roots_alone(target.path()));
         assert!(is_roots_alone(folder.path()));
         assert!(!is_roots_alone(&folder.path().join("../x")));
+    }
+
+    #[test]
+    fn programs_that_others_can_replace_are_not_roots() {
+        if !is_root() {
+            return;
+        }
+        let folder = TempDir::new().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let program = at("bin/program");
+        fs::create_dir(at("bin")).unwrap();
+        fs::create_dir(at("links")).unwrap();
+        fs::write(&program, "").unwrap();
+        symlink(&program, at("links/program")).unwrap();
+        let are_roots = || ["bin", "links"].map(|name| is_roots_program(&at(name).join("program")));
+        assert_eq!(are_roots(), [true, true]);
+        assert!(is_roots_program(Path::new("/bin/sh")));
+        for (path, expected) in [
+            ("bin/program", [false, false]),
+            ("bin", [false, false]),
+            ("links", [true, false]),
+            ("", [false, false]),
+        ] {
+            chown(at(path), Some(ALICE.uid), None).unwrap();
+            assert_eq!(are_roots(), expected, "{path}");
+            chown(at(path), Some(0), None).unwrap();
+        }
+        let everybodys = |mode| fs::Permissions::from_mode(mode);
+        fs::set_permissions(at("bin"), everybodys(0o777)).unwrap();
+        assert_eq!(are_roots(), [false, false]);
+        fs::set_permissions(at("bin"), everybodys(0o1777)).unwrap();
+        assert_eq!(are_roots(), [true, true]);
+    }
+
+    #[test]
+    fn log_in_the_folder_of_another_user_is_theirs_and_no_link() {
+        if !is_root() {
+            return;
+        }
+        let (folder, victim) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        for folder in [&folder, &victim] {
+            fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let at = |name: &str| folder.path().join(name);
+        chown(folder.path(), Some(ALICE.uid), Some(ALICE.gid)).unwrap();
+        open_to_append(&at("log")).unwrap();
+        assert_eq!(owner(&at("log")), ALICE.uid);
+        let secret = victim.path().join("secret");
+        fs::write(&secret, "x").unwrap();
+        symlink(&secret, at("link")).unwrap();
+        symlink(victim.path().join("none"), at("new")).unwrap();
+        symlink(victim.path(), at("folder")).unwrap();
+        fs::hard_link(&secret, at("hard")).unwrap();
+        for name in ["link", "new", "hard", "folder/none", "folder/secret"] {
+            assert!(open_to_append(&at(name)).is_err(), "{name}");
+        }
+        assert!(!victim.path().join("none").exists());
+        // A folder of root's own may have links, such as /dev/stderr.
+        symlink(&secret, victim.path().join("own")).unwrap();
+        assert!(open_to_append(&victim.path().join("own")).is_ok());
     }
 
     #[test]

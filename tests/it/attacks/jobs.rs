@@ -125,10 +125,29 @@ fn no_memory_of_a_job_is_hidden_from_its_limit() {
     }
     let tables = format!("{unmapped} tables 160 30");
     assert_eq!(limit(&tables), Some(Limit::Memory));
+    // What others have not read yet.
+    // Of pipes, a user has 64 MiB and then small ones.
+    for (kind, mib) in [("sockets", 512), ("pipes", 70), ("tcp", 512)] {
+        let unread = format!("{unmapped} {kind} {mib} 30");
+        assert_eq!(limit(&unread), Some(Limit::Memory), "{kind}");
+    }
     // What is in the place of /dev/zero gives what that gives.
     let zeros = "[ $(head -c 1000 /dev/zero | tr '\\0' x | grep -o x | wc -l) = 1000 ]";
     let output = job(&terms(), zeros);
     assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn files_that_a_job_has_open_and_their_buffers_are_bounded() {
+    if !is_possible() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let unmapped = compiled(folder.path(), "unmapped");
+    let script = format!("ulimit -n; ulimit -Hn; {} enlarge 0 0", unmapped.display());
+    let output = job(&terms(), &script);
+    let expected = b"1024\n1024\nsocket: refused\npipe: refused\n";
+    assert_eq!(output.stdout, expected, "{output:?}");
 }
 
 #[test]

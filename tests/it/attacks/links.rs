@@ -103,16 +103,55 @@ fn start_is_refused_where_another_users_link_is_in_its_way() {
         ("run/sccache.sock", "file"),
         ("run/control.sock", "none"),
         ("run/notify.sock", "file"),
+        ("error.log", "file"),
+        ("error.log", "none"),
+        ("logs/error.log", "file"),
     ] {
         let victim = victim();
         let folder = planted(name, &victim.path().join(target));
         let before = all(victim.path());
-        let outcome = finish(&mut run(folder.path()));
+        let mut run = run(folder.path());
+        if name.ends_with("error.log") {
+            run.env("SCCACHE_ERROR_LOG", folder.path().join(name));
+        }
+        let outcome = finish(&mut run);
         let case = format!("{name} -> {target}: {}", outcome.output);
         assert_eq!(all(victim.path()), before, "{case}");
         assert_eq!(outcome.code, Some(2), "{case}");
         assert!(outcome.output.contains("error: cannot "), "{case}");
         assert!(outcome.output.contains(name), "{case}");
+    }
+}
+
+#[test]
+fn root_runs_no_program_that_another_user_can_replace() {
+    if !root_only() {
+        return;
+    }
+    let (folder, state) = (reachable(), reachable());
+    let (program, ran) = (folder.path().join("sccache"), folder.path().join("ran"));
+    fs::write(&program, format!("#!/bin/sh\n: >{}\n", ran.display())).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    for path in [folder.path(), &program] {
+        chown(path, Some(ALICE), Some(ALICE)).unwrap();
+    }
+    let path = folder.path().to_str().unwrap();
+    for (path, said) in [
+        (path, format!("cannot run \"{path}/sccache\" as root")),
+        // The folder that it is started in.
+        ("", "cannot find \"sccache\"".to_owned()),
+        (".:", "cannot find \"sccache\"".to_owned()),
+    ] {
+        let mut run = run(state.path());
+        run.env("PATH", path).env("SCCACHE_BINARY", "sccache");
+        let outcome = finish(run.current_dir(folder.path()));
+        assert!(
+            outcome.output.contains(&said),
+            "{path:?}: {}",
+            outcome.output
+        );
+        assert_eq!(outcome.code, Some(2), "{path:?}: {}", outcome.output);
+        assert!(!ran.exists(), "{path:?}");
     }
 }
 

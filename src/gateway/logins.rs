@@ -27,7 +27,7 @@ const LENGTH: usize = 8 + NONCE + 32;
 
 /// What is needed to make and to check cookies.
 #[derive(Debug)]
-pub(super) struct Sessions {
+pub(super) struct Logins {
     /// Of the cache's own tokens.
     tokens: [u8; 32],
     kept: Mutex<Saved>,
@@ -59,14 +59,14 @@ impl Saved {
     }
 }
 
-impl Sessions {
-    /// `tokens` are the cache's own, as digests; `kept` is what [`Sessions::text`] gave before; without it, or where it
+impl Logins {
+    /// `tokens` are the cache's own, as digests; `kept` is what [`Logins::text`] gave before; without it, or where it
     /// is broken, `secret` is used, which must be new each time.
     pub(super) fn new<'a>(
         tokens: impl Iterator<Item = &'a [u8; 32]>,
         kept: Option<&str>,
         secret: [u8; 32],
-    ) -> Sessions {
+    ) -> Logins {
         let mut hasher = blake3::Hasher::new_derive_key("sccache-dock status page: the cache");
         for token in tokens {
             hasher.update(token);
@@ -75,7 +75,7 @@ impl Sessions {
             secret,
             ended: Vec::new(),
         });
-        Sessions {
+        Logins {
             tokens: *hasher.finalize().as_bytes(),
             kept: Mutex::new(kept),
         }
@@ -163,41 +163,41 @@ mod tests {
     const TOKEN: [u8; 32] = [7; 32];
 
     /// With the cache's own token as is, and a secret.
-    fn sessions(token: u8) -> Sessions {
-        Sessions::new([[token; 32]].iter(), None, [5; 32])
+    fn logins(token: u8) -> Logins {
+        Logins::new([[token; 32]].iter(), None, [5; 32])
     }
 
     /// The same after a restart.
-    fn restarted(sessions: &Sessions) -> Sessions {
-        Sessions::new([[1; 32]].iter(), Some(&sessions.text()), [6; 32])
+    fn restarted(logins: &Logins) -> Logins {
+        Logins::new([[1; 32]].iter(), Some(&logins.text()), [6; 32])
     }
 
-    fn good(sessions: &Sessions, cookie: &str, now: u64, token: [u8; 32]) -> bool {
-        let found = sessions.check(cookie.as_bytes(), now, [token].into_iter());
+    fn good(logins: &Logins, cookie: &str, now: u64, token: [u8; 32]) -> bool {
+        let found = logins.check(cookie.as_bytes(), now, [token].into_iter());
         found.into_iter().any(bool::from)
     }
 
     #[test]
     fn cookie_is_good_until_its_end_and_after_a_restart() {
-        let before = sessions(1);
+        let before = logins(1);
         let cookie = before.begin(&TOKEN, 1000, [3; NONCE]);
-        for sessions in [restarted(&before), before] {
-            assert!(good(&sessions, &cookie, 1000, TOKEN));
-            assert!(good(&sessions, &cookie, 999 + LIFE, TOKEN));
-            assert!(!good(&sessions, &cookie, 1000 + LIFE, TOKEN));
+        for logins in [restarted(&before), before] {
+            assert!(good(&logins, &cookie, 1000, TOKEN));
+            assert!(good(&logins, &cookie, 999 + LIFE, TOKEN));
+            assert!(!good(&logins, &cookie, 1000 + LIFE, TOKEN));
         }
     }
 
     #[test]
     fn what_is_kept_is_read_again_whole_or_not_at_all() {
-        let sessions = sessions(1);
-        let cookie = sessions.begin(&TOKEN, 1000, [3; NONCE]);
-        sessions.end(cookie.as_bytes(), 1000, [8; 32]);
-        let text = sessions.text();
-        assert_eq!(restarted(&sessions).text(), text);
+        let logins = logins(1);
+        let cookie = logins.begin(&TOKEN, 1000, [3; NONCE]);
+        logins.end(cookie.as_bytes(), 1000, [8; 32]);
+        let text = logins.text();
+        assert_eq!(restarted(&logins).text(), text);
         let longer = format!("{text}x\n");
         for broken in ["", "x", &text[1..], &text[..text.len() - 2], &longer] {
-            let other = Sessions::new([[1; 32]].iter(), Some(broken), [6; 32]);
+            let other = Logins::new([[1; 32]].iter(), Some(broken), [6; 32]);
             assert!(!good(&other, &cookie, 1000, TOKEN), "{broken}");
             assert_ne!(other.text(), text);
         }
@@ -205,39 +205,36 @@ mod tests {
 
     #[test]
     fn cookie_dies_with_its_token_and_with_the_caches_own() {
-        let cookie = sessions(1).begin(&TOKEN, 1000, [3; NONCE]);
-        assert!(!good(&sessions(1), &cookie, 1000, [8; 32]));
-        assert!(!good(&sessions(2), &cookie, 1000, TOKEN));
+        let cookie = logins(1).begin(&TOKEN, 1000, [3; NONCE]);
+        assert!(!good(&logins(1), &cookie, 1000, [8; 32]));
+        assert!(!good(&logins(2), &cookie, 1000, TOKEN));
     }
 
     #[test]
     fn cookie_that_was_given_back_is_good_no_more() {
-        let sessions = sessions(1);
-        let cookie = sessions.begin(&TOKEN, 1000, [3; NONCE]);
-        let other = sessions.begin(&TOKEN, 1000, [4; NONCE]);
-        sessions.end(cookie.as_bytes(), 1000, [8; 32]);
-        for sessions in [&sessions, &restarted(&sessions)] {
-            assert!(!good(sessions, &cookie, 1000, TOKEN));
-            assert!(good(sessions, &other, 1000, TOKEN));
+        let logins = logins(1);
+        let cookie = logins.begin(&TOKEN, 1000, [3; NONCE]);
+        let other = logins.begin(&TOKEN, 1000, [4; NONCE]);
+        logins.end(cookie.as_bytes(), 1000, [8; 32]);
+        for logins in [&logins, &restarted(&logins)] {
+            assert!(!good(logins, &cookie, 1000, TOKEN));
+            assert!(good(logins, &other, 1000, TOKEN));
         }
         let give_back = |number: u64, now| {
             let mut nonce = [0; NONCE];
             nonce[..8].copy_from_slice(&number.to_be_bytes());
-            let cookie = sessions.begin(&TOKEN, now, nonce);
-            sessions.end(cookie.as_bytes(), now, [8; 32]);
+            let cookie = logins.begin(&TOKEN, now, nonce);
+            logins.end(cookie.as_bytes(), now, [8; 32]);
         };
         for number in 0..ENDED as u64 {
             give_back(number, 1000);
-            assert!(!good(&sessions, &cookie, 1000, TOKEN));
+            assert!(!good(&logins, &cookie, 1000, TOKEN));
         }
-        assert!(
-            !good(&sessions, &other, 1000, TOKEN),
-            "a new secret ends all"
-        );
-        assert_eq!(sessions.kept().ended.len(), 1);
+        assert!(!good(&logins, &other, 1000, TOKEN), "a new secret ends all");
+        assert_eq!(logins.kept().ended.len(), 1);
         give_back(1, 1000 + LIFE);
         assert_eq!(
-            sessions.kept().ended.len(),
+            logins.kept().ended.len(),
             1,
             "those that are over anyway go"
         );
@@ -245,17 +242,17 @@ mod tests {
 
     #[test]
     fn cookie_with_any_bit_changed_is_refused() {
-        let sessions = sessions(1);
-        let cookie = sessions.begin(&TOKEN, 1000, [3; NONCE]);
+        let logins = logins(1);
+        let cookie = logins.begin(&TOKEN, 1000, [3; NONCE]);
         let bytes = URL_SAFE_NO_PAD.decode(&cookie).unwrap();
         for bit in 0..bytes.len() * 8 {
             let mut forged = bytes.clone();
             forged[bit / 8] ^= 1 << (bit % 8);
             let forged = URL_SAFE_NO_PAD.encode(forged);
-            assert!(!good(&sessions, &forged, 1000, TOKEN), "bit {bit}");
+            assert!(!good(&logins, &forged, 1000, TOKEN), "bit {bit}");
         }
         for garbage in ["", "x", "%%%", &cookie[1..], &format!("{cookie}AAAA")] {
-            assert!(!good(&sessions, garbage, 1000, TOKEN), "{garbage:?}");
+            assert!(!good(&logins, garbage, 1000, TOKEN), "{garbage:?}");
         }
     }
 }
