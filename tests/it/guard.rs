@@ -234,7 +234,6 @@ fn whatever_a_macro_looks_for_in_vain_ends_its_job_with_the_reason() {
     let bench = Bench::new();
     let here = bench.folder.path().display().to_string();
     let none = format!("{here}/none");
-    // Not a folder of libraries.
     let listed = format!("{here}/more");
     std::fs::create_dir(&listed).unwrap();
     let elsewhere = format!("/var/tmp/guard-{}", std::process::id());
@@ -255,6 +254,8 @@ fn whatever_a_macro_looks_for_in_vain_ends_its_job_with_the_reason() {
         ("resolve", Reason::File, &none),
         ("thread", Reason::File, &none),
         ("list", Reason::Folder, &listed),
+        // Of libraries, and the compiler lists it as well.
+        ("list", Reason::Folder, &here),
         ("open", Reason::Folder, &listed),
         ("write", Reason::Write, &elsewhere),
         ("run", Reason::Program, &"true".to_owned()),
