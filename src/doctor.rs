@@ -269,6 +269,7 @@ pub fn client(args: &Args, environment: &Environment) -> Report {
     checks.extend(keys::judge(
         place.as_ref(),
         environment,
+        &cargo,
         conf.as_ref(),
         lane,
     ));
