@@ -264,11 +264,12 @@ pub fn client(args: &Args, environment: &Environment) -> Report {
     checks.extend(environment::judge(environment, &endpoint, lane));
     let in_conf = conf.as_ref().is_some_and(|it| it.has_basedirs);
     checks.extend(environment::basedirs(environment, in_conf, version, lane));
-    checks.extend(results::judge(environment, lane));
+    checks.extend(results::judge(environment, &cargo, lane));
     let place = keys::Paths::look(environment);
     checks.extend(keys::judge(
         place.as_ref(),
         environment,
+        &cargo,
         conf.as_ref(),
         lane,
     ));

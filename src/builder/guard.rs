@@ -17,6 +17,7 @@
 
 mod calls;
 mod filter;
+mod flags;
 mod macros;
 mod rules;
 mod trace;
@@ -43,6 +44,49 @@ pub enum Guard {
 /// The compiler that is rustc and looks around.
 const CLIPPY: &str = "clippy-driver";
 
+/// A job's command, taken from the arguments of bubblewrap.
+struct Command<'a> {
+    /// Bubblewrap's own arguments.
+    sandbox: &'a [OsString],
+    program: &'a Path,
+    compiler: &'a [OsString],
+}
+
+impl<'a> Command<'a> {
+    fn of(arguments: &'a [OsString]) -> Option<Command<'a>> {
+        let end = arguments.iter().position(|argument| argument == "--")?;
+        let (program, compiler) = arguments.get(end + 1..)?.split_first()?;
+        Some(Command {
+            sandbox: &arguments[..end],
+            program: Path::new(program),
+            compiler,
+        })
+    }
+
+    fn stem(&self) -> &str {
+        let stem = self.program.file_stem().and_then(OsStr::to_str);
+        stem.unwrap_or_default()
+    }
+
+    fn crate_name(&self) -> Option<&'a OsStr> {
+        rules::value_of(self.compiler, "--crate-name")
+    }
+
+    fn is_rust(&self) -> bool {
+        self.crate_name().is_some() || self.stem() == "rustc" || self.stem() == CLIPPY
+    }
+}
+
+/// Why the job of these arguments of bubblewrap is its client's alone: its flags or variables say so before it begins.
+pub(super) fn clients_own(arguments: &[OsString]) -> Option<SentHome> {
+    let command = Command::of(arguments)?;
+    let (reason, what) = flags::judge(&command)?;
+    // What a compile of C is known by is its object.
+    let output = || Path::new(rules::value_of(command.compiler, "-o")?).file_name();
+    let name = command.crate_name().or_else(output).unwrap_or_default();
+    Some(SentHome::new(&name.to_string_lossy(), reason, &what))
+}
+
 /// A Rust job that runs code which is not the compiler's own: nothing else looks for what sccache does not know of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Job {
@@ -56,22 +100,17 @@ impl Job {
     /// From the arguments of bubblewrap. `None` for a job that cannot look around: what C reads is in it already, and rustc
     /// itself says what it cannot find.
     pub(super) fn of(arguments: &[OsString]) -> Option<Job> {
-        let end = arguments.iter().position(|argument| argument == "--")?;
-        let (sandbox, command) = (&arguments[..end], arguments.get(end + 1..)?);
-        let (program, compiler) = command.split_first()?;
-        let stem = Path::new(program).file_stem().and_then(OsStr::to_str)?;
-        let name = rules::value_of(compiler, "--crate-name");
-        if name.is_none() && stem != "rustc" && stem != CLIPPY {
-            return None;
-        }
+        let command = Command::of(arguments).filter(Command::is_rust)?;
+        let sandbox = command.sandbox;
         let bound = sandbox.iter().position(|argument| argument == "--bind");
         let root = Path::new(bound.and_then(|at| sandbox.get(at + 1))?);
-        let rules = Rules::new(sandbox, Path::new(program), compiler);
-        let mut macros = macros::loaded(root, &rules, compiler);
+        let rules = Rules::new(sandbox, command.program, command.compiler);
+        let mut macros = macros::loaded(root, &rules, command.compiler);
         // It reads a configuration.
-        macros.extend((stem == CLIPPY).then(|| stem.to_owned()));
+        macros.extend((command.stem() == CLIPPY).then(|| CLIPPY.to_owned()));
+        let name = command.crate_name().unwrap_or_default();
         (!macros.is_empty()).then(|| Job {
-            crate_name: name.unwrap_or_default().to_string_lossy().into_owned(),
+            crate_name: name.to_string_lossy().into_owned(),
             rules,
             macros,
         })

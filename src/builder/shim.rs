@@ -14,7 +14,7 @@
 
 use crate::builder::filter::Filters;
 use crate::builder::folder::{Content, FILES, Folder};
-use crate::builder::guard::{Guard, Job, Watch};
+use crate::builder::guard::{Guard, Job, Watch, clients_own};
 use crate::builder::mounts::Procfs;
 use crate::builder::mounts::confine;
 use crate::builder::output::Output;
@@ -222,12 +222,12 @@ fn now() -> Instant {
     Instant::now()
 }
 
-/// Refuses a Rust job that cannot be watched and would have to be.
+/// Refuses a job that can only be right on its client, and a Rust job that cannot be watched and would have to be.
 fn refused(terms: &JobSpec, arguments: &[OsString]) -> Option<SentHome> {
-    match terms.guard {
+    clients_own(arguments).or_else(|| match terms.guard {
         Some(Guard::List) => Job::of(arguments)?.by_list().err(),
         Some(Guard::Watch) | None => None,
-    }
+    })
 }
 
 /// How a job ended.

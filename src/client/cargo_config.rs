@@ -1,4 +1,4 @@
-//! Cargo's configuration files, as far as they set variables for compilers and name the wrapper of rustc.
+//! Cargo's configuration files: what they set for compilers, and which wrapper of rustc they name.
 //!
 //! Source: the Cargo Book, "Configuration" (hierarchical structure, `env`, `include`). Pure but for [`Config::load`].
 
@@ -20,8 +20,10 @@ pub(crate) struct Variable {
 }
 
 /// What the files say together.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq)]
 pub(crate) struct Config {
+    /// All of them, those that beat the others first.
+    pub(crate) files: Vec<(PathBuf, Table)>,
     pub(crate) variables: BTreeMap<String, Variable>,
     /// `build.rustc-wrapper`, and where it is set.
     pub(crate) wrapper: Option<(String, PathBuf)>,
@@ -95,8 +97,10 @@ impl Config {
                 });
             }
         }
+        let included = includes(&table);
+        self.files.push((path.to_owned(), table));
         // Later ones beat earlier ones, and the file that includes them beats all.
-        for included in includes(&table).into_iter().rev().filter(|_| depth > 0) {
+        for included in included.into_iter().rev().filter(|_| depth > 0) {
             let included = path.parent().unwrap_or(path).join(included);
             if let Some(text) = read(&included) {
                 self.add(&included, &text, read, depth - 1);
@@ -119,6 +123,29 @@ impl Config {
         }
         seen
     }
+}
+
+/// The settings of a table that reach rustc's command line, or its `CARGO_*` variables by another way than `[env]`.
+pub(crate) fn settings_of_rustc(table: &Table) -> Vec<(String, &Value)> {
+    let all = |name: &str| {
+        table
+            .get(name)
+            .and_then(Value::as_table)
+            .into_iter()
+            .flatten()
+    };
+    let build = all("build").filter(|(name, _)| ["rustflags", "target"].contains(&name.as_str()));
+    let mut found: Vec<_> = build
+        .map(|(name, value)| (format!("build.{name}"), value))
+        .collect();
+    for (target, settings) in all("target") {
+        for name in ["rustflags", "linker"] {
+            let value = settings.get(name);
+            found.extend(value.map(|value| (format!("target.{target}.{name}"), value)));
+        }
+    }
+    found.extend(all("profile").map(|(name, value)| (format!("profile.{name}"), value)));
+    found
 }
 
 /// The value of an entry of `[env]`, in either way of writing it.

@@ -8,7 +8,6 @@ use super::{Check, Environment};
 use crate::client::Lane;
 use crate::client::at;
 use crate::client::cargo_config;
-use std::fs;
 use std::path::PathBuf;
 use toml::{Table, Value};
 
@@ -20,29 +19,15 @@ pub(super) struct Paths {
     /// The checkout around the current folder.
     pub(super) root: PathBuf,
     pub(super) cargo_home: PathBuf,
-    /// Texts of cargo's config files that no checkout brings along.
-    pub(super) private: Vec<(PathBuf, String)>,
 }
 
 impl Paths {
     /// The current folder of a client, if it lies in a checkout.
     pub(super) fn look(environment: &Environment) -> Option<Paths> {
         let cwd = std::env::current_dir().ok()?;
-        let root = at::checkout_around(&cwd)?;
-        let cargo_home = cargo_config::home(environment)?;
-        let above = root.ancestors().skip(1).map(|folder| folder.join(".cargo"));
-        let mut folders: Vec<PathBuf> = above.chain([cargo_home.clone()]).collect();
-        folders.sort();
-        folders.dedup();
-        let files = folders
-            .iter()
-            .flat_map(|folder| cargo_config::NAMES.map(|name| folder.join(name)));
         Some(Paths {
-            private: files
-                .filter_map(|path| fs::read_to_string(&path).ok().map(|text| (path, text)))
-                .collect(),
-            root,
-            cargo_home,
+            root: at::checkout_around(&cwd)?,
+            cargo_home: cargo_config::home(environment)?,
         })
     }
 }
@@ -51,6 +36,7 @@ impl Paths {
 pub(super) fn judge(
     place: Option<&Paths>,
     environment: &Environment,
+    cargo: &cargo_config::Config,
     conf: Option<&Conf>,
     lane: Option<Lane>,
 ) -> Vec<Check> {
@@ -64,8 +50,10 @@ pub(super) fn judge(
                  builds at other paths share nothing, unless sccache-dock at shows both at the same ones"
             ),
         ));
-        for (path, text) in &place.private {
-            for setting in settings_in_keys(text) {
+        let is_private =
+            |path: &PathBuf| !path.starts_with(&place.root) || path.starts_with(&place.cargo_home);
+        for (path, table) in cargo.files.iter().filter(|(path, _)| is_private(path)) {
+            for setting in settings_in_keys(table) {
                 let found = format!(
                     "in {}, which no checkout brings along: part of the key of Rust compiles",
                     path.display()
@@ -89,40 +77,16 @@ pub(super) fn judge(
 }
 
 /// Settings of cargo that reach rustc's command line or its `CARGO_*` variables.
-fn settings_in_keys(text: &str) -> Vec<String> {
-    let config: Table = text.parse().unwrap_or_default();
-    let table = |table: &Table, name: &str| -> Table {
-        let found = table.get(name).and_then(Value::as_table);
-        found.cloned().unwrap_or_default()
-    };
-    let mut found = Vec::new();
-    for name in ["rustflags", "target"] {
-        if table(&config, "build").contains_key(name) {
-            found.push(format!("build.{name}"));
-        }
-    }
-    let targets = table(&config, "target");
-    for (target, _) in &targets {
-        for name in ["rustflags", "linker"] {
-            if table(&targets, target).contains_key(name) {
-                found.push(format!("target.{target}.{name}"));
-            }
-        }
-    }
-    found.extend(
-        table(&config, "profile")
-            .keys()
-            .map(|name| format!("profile.{name}")),
-    );
+fn settings_in_keys(config: &Table) -> Vec<String> {
+    let settings = cargo_config::settings_of_rustc(config).into_iter();
+    let variables = config.get("env").and_then(Value::as_table);
     // The set of `client-env --format cargo` has one, alike for everybody.
-    let variables = table(&config, "env");
-    let variables = variables.keys().filter(|name| is_in_keys(name));
-    found.extend(
-        variables
-            .filter(|name| *name != "CARGO_INCREMENTAL")
-            .map(|name| format!("env.{name}")),
-    );
-    found
+    let variables = variables.into_iter().flat_map(Table::keys);
+    let variables = variables.filter(|name| is_in_keys(name) && *name != "CARGO_INCREMENTAL");
+    let settings = settings.map(|(name, _)| name);
+    settings
+        .chain(variables.map(|name| format!("env.{name}")))
+        .collect()
 }
 
 /// Which kind of C keys this client has, and which of its variables are part of them.
@@ -190,9 +154,16 @@ mod tests {
         let place = Paths {
             root: "/home/me/project".into(),
             cargo_home: "/home/me/.cargo".into(),
-            private: vec![("/home/me/.cargo/config.toml".into(), text.to_owned())],
         };
-        let checks = judge(Some(&place), &Environment::new(), None, None);
+        let mut cargo = cargo_config::Config::default();
+        // The second one everybody has.
+        for file in [
+            "/home/me/.cargo/config.toml",
+            "/home/me/project/.cargo/config.toml",
+        ] {
+            cargo.files.push((file.into(), text.parse().unwrap()));
+        }
+        let checks = judge(Some(&place), &Environment::new(), &cargo, None, None);
         let warn = Verdict::Warn;
         assert_eq!(
             verdicts(&checks),
@@ -212,7 +183,8 @@ mod tests {
     #[test]
     fn kind_of_c_keys_is_named() {
         let check = |pairs: &[(&str, &str)], lane, expected: &[Verdict]| {
-            let checks = judge(None, &environment(pairs), None, Some(lane));
+            let cargo = cargo_config::Config::default();
+            let checks = judge(None, &environment(pairs), &cargo, None, Some(lane));
             let found: Vec<Verdict> = checks.iter().map(|it| it.verdict).collect();
             assert_eq!(found, expected, "{pairs:?}: {checks:?}");
         };
@@ -237,6 +209,7 @@ mod tests {
         let checks = judge(
             None,
             &environment(&[("SDKROOT", "/x"), ("RUSTFLAGS", "")]),
+            &cargo_config::Config::default(),
             None,
             None,
         );

@@ -1,17 +1,40 @@
-//! What this client may be given that a compile without sccache would not have made, as far as its environment shows it:
-//! `docs/keys.md` has the whole list. Pure.
+//! What this client may be given that a compile without sccache would not have made, as far as its environment and cargo's
+//! files show it: `docs/keys.md` has the whole list. Pure.
 
 use super::environment::has_direct_entries;
 use super::{Check, Environment};
 use crate::client::Lane;
+use crate::client::cargo_config::{Config, settings_of_rustc};
+use toml::Value;
 
-/// Variables from which build systems take the flags of C and C++.
-const FLAGS: [&str; 3] = ["CFLAGS", "CXXFLAGS", "CPPFLAGS"];
+/// Variables from which build systems take the compiler of C or C++ and its flags, also with a target before or after.
+const FLAGS: [&str; 5] = ["CFLAGS", "CXXFLAGS", "CPPFLAGS", "CC", "CXX"];
+/// Flags that name a file or a folder, of which sccache 0.19.0 puts only the name into the key. It does not cache gcc's
+/// `-fplugin` and `-fprofile-use`, and reads the files of clang's.
+const NAMED: [&str; 8] = [
+    "-B",
+    "--specs=",
+    "-specs=",
+    "-fauto-profile=",
+    "-fprofile-list=",
+    "-fprofile-sample-use=",
+    "-fsanitize-coverage-allowlist=",
+    "-fsanitize-coverage-ignorelist=",
+];
+/// The same of rustc, values of `-C` or `-Z`.
+const NAMED_BY_RUST: [&str; 4] = [
+    "codegen-backend=",
+    "llvm-plugins=",
+    "profile-sample-use=",
+    "profile-use=",
+];
+/// The CPU of the machine that compiles, as values of `-C` or `-Z`.
+const NATIVE: [&str; 2] = ["target-cpu=native", "tune-cpu=native"];
 /// Flags for objects that name the folder in which they were compiled.
 const COVERAGE: [&str; 3] = ["--coverage", "-fprofile-arcs", "-ftest-coverage"];
 
-/// Findings about the environment of a client of this lane.
-pub(super) fn judge(environment: &Environment, lane: Option<Lane>) -> Vec<Check> {
+/// Findings about a client of this lane, with this environment, and these files of cargo's in its folder.
+pub(super) fn judge(environment: &Environment, cargo: &Config, lane: Option<Lane>) -> Vec<Check> {
     let mut checks = Vec::new();
     let name = "SOURCE_DATE_EPOCH";
     if environment.contains_key(name) {
@@ -21,13 +44,28 @@ pub(super) fn judge(environment: &Environment, lane: Option<Lane>) -> Vec<Check>
             "unset it, or compile what depends on it without sccache: RUSTC_WRAPPER= for Rust, plain cc for C",
         ));
     }
-    for name in FLAGS {
-        let flags = environment.get(name).map_or("", String::as_str);
-        if flags.split_whitespace().any(|it| COVERAGE.contains(&it)) {
+    for (name, flags) in environment.iter().filter(|(name, _)| is_of_c(name)) {
+        let flags: Vec<&str> = flags.split_whitespace().collect();
+        if flags.iter().any(|it| COVERAGE.contains(it)) {
             let found = "objects with coverage write their counts to the folder of whoever compiled them first";
             let hint = "compile with coverage below sccache-dock at, or without sccache";
             checks.push(Check::warn(name, found, hint));
         }
+        let native = flags
+            .iter()
+            .find(|it| it.starts_with("-m") && it.ends_with("=native"));
+        let named = flags
+            .iter()
+            .find(|it| NAMED.iter().any(|one| it.starts_with(one)));
+        checks.extend(flaws(name, native, named, "SCCACHE_C_CUSTOM_CACHE_BUSTER"));
+    }
+    for (name, flags) in of_rust(environment, cargo) {
+        let flags: Vec<&str> = flags.iter().map(|it| after_option(it)).collect();
+        let native = flags.iter().find(|it| NATIVE.contains(it));
+        let named = flags
+            .iter()
+            .find(|it| NAMED_BY_RUST.iter().any(|one| it.starts_with(one)));
+        checks.extend(flaws(&name, native, named, "CARGO_HOST_CPU"));
     }
     if has_direct_entries(environment, lane) {
         let found = "on: a new header earlier in the search path, and __DATE__ in a header, may be noticed late; not with \
@@ -35,6 +73,81 @@ pub(super) fn judge(environment: &Environment, lane: Option<Lane>) -> Vec<Check>
         checks.push(Check::ok("direct mode", found));
     }
     checks
+}
+
+/// What is wrong with results by the flags that `what` sets. `variable` can part the keys.
+fn flaws(what: &str, native: Option<&&str>, named: Option<&&str>, variable: &str) -> Vec<Check> {
+    let native = native.map(|flag| {
+        let found = format!(
+            "{flag}: the key has the word and not the CPU, so that another kind of machine gets these results, and may not \
+             be able to run them"
+        );
+        let hint = format!(
+            "name a CPU that all machines have, such as x86-64-v3; or set {variable} to another value for each kind of machine"
+        );
+        Check::warn(what, found, hint)
+    });
+    let named = named.map(|flag| {
+        let found = format!("{flag}: the key has this name, and not what the files say: a change in them is not noticed");
+        let hint = "use another name after each change, or compile what needs it without sccache";
+        Check::warn(what, found, hint)
+    });
+    native.into_iter().chain(named).collect()
+}
+
+/// `CFLAGS`, `CFLAGS_x86_64_unknown_linux_gnu`, `HOST_CFLAGS` and the like.
+fn is_of_c(name: &str) -> bool {
+    FLAGS.iter().any(|flags| {
+        let before = name
+            .strip_prefix(flags)
+            .is_some_and(|rest| rest.starts_with('_'));
+        let after = name
+            .strip_suffix(flags)
+            .is_some_and(|rest| rest.ends_with('_'));
+        name == *flags || before || after
+    })
+}
+
+/// Rustc's flags, and what sets them.
+fn of_rust(environment: &Environment, cargo: &Config) -> Vec<(String, Vec<String>)> {
+    let is_set = |name: &str| {
+        [
+            "RUSTFLAGS",
+            "CARGO_ENCODED_RUSTFLAGS",
+            "CARGO_BUILD_RUSTFLAGS",
+        ]
+        .contains(&name)
+            || name.starts_with("CARGO_TARGET_") && name.ends_with("_RUSTFLAGS")
+    };
+    let words = |text: &str| -> Vec<String> {
+        let words = text.split(|it: char| it.is_whitespace() || it == '\x1f');
+        words.map(str::to_owned).collect()
+    };
+    let set = environment.iter().filter(|(name, _)| is_set(name));
+    let mut all: Vec<_> = set
+        .map(|(name, text)| (name.clone(), words(text)))
+        .collect();
+    for (path, table) in &cargo.files {
+        for (name, value) in settings_of_rustc(table) {
+            let flags = match value {
+                Value::String(text) => words(text),
+                Value::Array(list) => {
+                    let texts = list.iter().filter_map(Value::as_str);
+                    texts.map(str::to_owned).collect()
+                }
+                _ => continue,
+            };
+            all.push((format!("{name} of {}", path.display()), flags));
+        }
+    }
+    all
+}
+
+/// The value of an option in one word: of `-Ctarget-cpu=native`.
+fn after_option(flag: &str) -> &str {
+    let options = ["--codegen=", "-C", "-Z"];
+    let value = options.iter().find_map(|option| flag.strip_prefix(option));
+    value.unwrap_or(flag)
 }
 
 #[cfg(test)]
@@ -48,7 +161,7 @@ mod tests {
             let owned = pairs
                 .iter()
                 .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-            let checks = judge(&owned.collect(), Some(Lane::Webdav));
+            let checks = judge(&owned.collect(), &Config::default(), Some(Lane::Webdav));
             checks.into_iter().map(|it| (it.what, it.verdict)).collect()
         };
         let warned = |name: &str| vec![(name.to_owned(), Verdict::Warn)];
@@ -62,5 +175,68 @@ mod tests {
         let chain = ("SCCACHE_MULTILEVEL_CHAIN", "disk,webdav");
         assert_eq!(found(&[chain]), [("direct mode".to_owned(), Verdict::Ok)]);
         assert_eq!(found(&[chain, ("SCCACHE_LOCAL_RW_MODE", "READ_ONLY")]), []);
+    }
+    #[test]
+    fn flags_of_which_the_key_has_the_words_alone_are_named() {
+        let found = |pairs: &[(&str, &str)], file: &str| -> Vec<String> {
+            let owned = pairs
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+            let files = vec![("/w/.cargo/config.toml".into(), file.parse().unwrap())];
+            let cargo = Config {
+                files,
+                ..Config::default()
+            };
+            let checks = judge(&owned.collect(), &cargo, None);
+            let of = |it: Check| format!("{}: {}", it.what, it.found);
+            checks
+                .into_iter()
+                .map(of)
+                .filter(|it| !it.starts_with("direct mode"))
+                .collect()
+        };
+        for (name, flag) in [
+            ("CFLAGS", "-march=native"),
+            ("HOST_CXXFLAGS", "-mtune=native"),
+            ("CFLAGS_x86_64_unknown_linux_gnu", "-specs=own.specs"),
+            ("CC", "-Bown"),
+            ("RUSTFLAGS", "target-cpu=native"),
+            (
+                "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS",
+                "profile-use=p",
+            ),
+        ] {
+            let option = if flag.starts_with('-') { "" } else { "-C" };
+            let found = found(&[(name, &format!("cc -O2 {option}{flag}"))], "");
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert!(
+                found[0].starts_with(&format!("{name}: {flag}: the key has")),
+                "{found:?}"
+            );
+        }
+        let encoded = "-C\x1ftarget-cpu=native\x1f-Cprofile-use=p";
+        assert_eq!(found(&[("CARGO_ENCODED_RUSTFLAGS", encoded)], "").len(), 2);
+        for file in [
+            "[build]\nrustflags = '-C target-cpu=native'\n",
+            "[build]\nrustflags = ['-C', 'target-cpu=native']\n",
+            "[target.'cfg(unix)']\nrustflags = ['-Ctarget-cpu=native']\n",
+        ] {
+            let found = found(&[], file);
+            assert!(
+                found[0].contains("rustflags of /w/.cargo/config.toml: target-cpu"),
+                "{found:?}"
+            );
+        }
+        for quiet in [
+            ("CFLAGS", "-march=x86-64-v3 -DB=native --sysroot=/r"),
+            ("ACC", "-march=native"),
+            ("RUSTFLAGS", "-C target-cpu=x86-64-v3 --cfg native"),
+        ] {
+            assert_eq!(
+                found(&[quiet], "[build]\ntarget = 'native'\n"),
+                [""; 0],
+                "{quiet:?}"
+            );
+        }
     }
 }

@@ -139,6 +139,46 @@ fn macro_that_looks_for_what_was_not_sent_makes_what_it_would_have_made_at_home(
     assert!(!status.contains("by_plain"), "{status}");
 }
 
+/// What would be compiled for the builder's CPU, or there by another assembler.
+#[test]
+fn job_whose_flags_mean_something_else_on_a_builder_is_its_clients() {
+    let Some(farm) = Farm::start() else { return };
+    farm.write("it.c", "int it(void) { return 1; }\n");
+    farm.write("it.rs", "pub fn it() {}\n");
+    farm.write(
+        "own/as",
+        "#!/bin/sh\nexec /usr/bin/as --defsym own=1 \"$@\"\n",
+    );
+    let built = farm.client("chmod +x own/as; sccache cc -c it.c -o plain.o");
+    assert_eq!(built.code, Some(0), "{}", built.output);
+    assert_eq!(distributed(&farm.statistics()), (1, 0));
+    let rustc = "sccache rustc --crate-name it --crate-type lib --emit link --out-dir . it.rs";
+    for (at, build) in [
+        "sccache cc -march=native -c it.c -o native.o",
+        "sccache cc -Bown -c it.c -o folder.o && nm folder.o | grep ' own$'",
+        "export COMPILER_PATH=own && sccache cc -c it.c -o path.o -DOTHER && nm path.o | grep ' own$'",
+        &format!("{rustc} -Ctarget-cpu=native"),
+    ]
+    .iter()
+    .enumerate()
+    {
+        let built = farm.client(build);
+        assert_eq!(built.code, Some(0), "{build}: {}", built.output);
+        let counts = distributed(&farm.statistics());
+        assert_eq!(counts, (1, at as u64 + 1), "{build}");
+    }
+    let status = farm.dock.command(&["status"]);
+    let status = String::from_utf8_lossy(&status.stdout).into_owned();
+    for home in [
+        "1 jobs of native.o went home: the last asked about the machine: -march=native",
+        "1 jobs of folder.o went home: the last looked for -Bown",
+        "1 jobs of path.o went home: the last looked for COMPILER_PATH",
+        "1 jobs of it went home: the last asked about the machine: target-cpu=native",
+    ] {
+        assert!(status.contains(home), "{home}: {status}");
+    }
+}
+
 /// Libraries that use the macros, compiled as jobs without a cluster: all files are there, but not all that is looked for.
 struct Bench {
     folder: tempfile::TempDir,
@@ -234,7 +274,6 @@ fn whatever_a_macro_looks_for_in_vain_ends_its_job_with_the_reason() {
     let bench = Bench::new();
     let here = bench.folder.path().display().to_string();
     let none = format!("{here}/none");
-    // Not a folder of libraries.
     let listed = format!("{here}/more");
     std::fs::create_dir(&listed).unwrap();
     let elsewhere = format!("/var/tmp/guard-{}", std::process::id());
@@ -255,6 +294,8 @@ fn whatever_a_macro_looks_for_in_vain_ends_its_job_with_the_reason() {
         ("resolve", Reason::File, &none),
         ("thread", Reason::File, &none),
         ("list", Reason::Folder, &listed),
+        // Of libraries, and the compiler lists it as well.
+        ("list", Reason::Folder, &here),
         ("open", Reason::Folder, &listed),
         ("write", Reason::Write, &elsewhere),
         ("run", Reason::Program, &"true".to_owned()),

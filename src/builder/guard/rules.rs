@@ -2,9 +2,10 @@
 //!
 //! Measured with strace on the 134 crates of `tests/fixtures/hundred` and 45 with macros (rustc 1.95): about 700 look-ups a
 //! compile, of which half are `readlink` of the folders above libraries. Before rustc makes its first thread only the
-//! loader and the allocator look around. After it, what is missing is: candidates for libraries in the folders of `-L`,
-//! `lib64/rustlib` in the sysroot and the standard library's source there, and one of `name.rs` and `name/mod.rs`. No
-//! compile of a library runs a program, opens a socket, asks for the machine's name or writes outside its output folder.
+//! loader and the allocator look around. After it, each folder of `-L` is listed once, and what is missing is: candidates
+//! for libraries in these folders, `lib64/rustlib` in the sysroot and the standard library's source there, and one of
+//! `name.rs` and `name/mod.rs`. No compile of a library runs a program, opens a socket, asks for the machine's name or
+//! writes outside its output folder.
 
 use super::calls::Access;
 use crate::contract::sent_home::Reason;
@@ -55,6 +56,8 @@ pub(super) struct Rules {
     sysroots: Vec<PathBuf>,
     /// Of `-L`.
     libraries: Vec<PathBuf>,
+    /// Those that rustc has not listed yet: it does so once for each `-L`, before any macro runs.
+    unlisted: Vec<PathBuf>,
     /// Of `--out-dir`.
     outputs: Vec<PathBuf>,
     /// How names of outputs begin, with and without `lib`.
@@ -79,14 +82,16 @@ impl Rules {
             .windows(3)
             .filter(|three| three[0] == "--setenv")
             .map(|three| (&three[1], three[2].as_os_str()));
+        let libraries: Vec<_> = values_of(compiler, "-L")
+            .map(|value| absolute(after_kind(value)))
+            .collect();
         let mut rules = Rules {
             sysroots: values_of(compiler, "--sysroot")
                 .map(absolute)
                 .chain(sysroot_of(program))
                 .collect(),
-            libraries: values_of(compiler, "-L")
-                .map(|value| absolute(after_kind(value)))
-                .collect(),
+            unlisted: libraries.clone(),
+            libraries,
             outputs: values_of(compiler, "--out-dir").map(absolute).collect(),
             crate_name: value_of(compiler, "--crate-name")
                 .map_or(Vec::new(), |name| name.as_bytes().to_vec()),
@@ -124,7 +129,7 @@ impl Rules {
     }
 
     /// Judges a look-up of an absolute path.
-    pub(super) fn judge(&self, path: &Path, access: Access) -> Verdict {
+    pub(super) fn judge(&mut self, path: &Path, access: Access) -> Verdict {
         let path = &tidy(path);
         if let Some(verdict) = of_the_machine(path) {
             return verdict;
@@ -139,7 +144,11 @@ impl Rules {
         match access {
             Access::Write if in_outputs || is_temporary => Verdict::Fine,
             Access::Write => Verdict::Counts(Reason::Write),
-            Access::List if in_sysroot || in_outputs || is_library_folder => Verdict::Fine,
+            // Of the folder of outputs itself, too, only a part was sent.
+            Access::List if in_sysroot || in_outputs && !self.outputs.contains(path) => {
+                Verdict::Fine
+            }
+            Access::List if self.is_first_listing(path) => Verdict::Fine,
             Access::List => Verdict::Counts(Reason::Folder),
             Access::Look | Access::Read if in_sysroot || self.jobserver.contains(path) => {
                 Verdict::Fine
@@ -153,6 +162,12 @@ impl Rules {
             Access::Look | Access::Read if self.is_foreign_source(path) => Verdict::Fine,
             Access::Look | Access::Read => Verdict::Await,
         }
+    }
+
+    /// Whether rustc itself lists this folder of libraries.
+    fn is_first_listing(&mut self, path: &Path) -> bool {
+        let at = self.unlisted.iter().position(|folder| folder == path);
+        at.map(|at| self.unlisted.swap_remove(at)).is_some()
     }
 
     /// Above folders that are here: rustc asks of each whether it is a link.
@@ -347,6 +362,7 @@ mod tests {
         }
         for path in [
             "/home/me/proj/target/debug/deps",
+            "/home/me/proj/target/debug/deps/rmetaX",
             "/home/me/.rustup/toolchains/stable/lib/rustlib/x86_64-unknown-linux-gnu/lib",
             "/home/me/proj/target/debug/build/it-1/out",
         ] {
@@ -394,10 +410,29 @@ mod tests {
         );
     }
 
+    /// A macro lists what was sent of a folder, be it one of libraries.
+    #[test]
+    fn folder_of_libraries_is_listed_once_by_the_compiler() {
+        let mut rules = rules();
+        for folder in [
+            "/home/me/proj/target/debug/deps",
+            "/home/me/proj/target/debug/build/it-1/out",
+        ] {
+            let mut list = || rules.judge(Path::new(folder), Access::List);
+            assert_eq!(list(), Verdict::Fine, "{folder}");
+            assert_eq!(list(), Verdict::Counts(Reason::Folder), "{folder}");
+        }
+        let sysroot = "/home/me/.rustup/toolchains/stable/lib";
+        for _ in 0..2 {
+            let verdict = rules.judge(Path::new(sysroot), Access::List);
+            assert_eq!(verdict, Verdict::Fine, "all of it was sent");
+        }
+    }
+
     #[test]
     fn compiler_at_the_root_does_not_make_everything_its_sysroot() {
         for program in ["/rustc", "/bin/rustc", "rustc"] {
-            let rules = Rules::new(&[], Path::new(program), &[]);
+            let mut rules = Rules::new(&[], Path::new(program), &[]);
             assert!(rules.sysroots.is_empty(), "{program}");
             let verdict = rules.judge(Path::new("/lib/x"), Access::Read);
             assert_eq!(verdict, Verdict::Await, "{program}");
