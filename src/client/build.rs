@@ -181,7 +181,7 @@ pub fn run(args: &Args) -> Result<u8, Error> {
     let daemon = before
         .zip(after)
         .map(|(before, after)| after.since(&before));
-    let collected = collect::collect(folder.path(), began, &sccache);
+    let collected = collect::collect(folder.path(), began, &sccache, &environment);
     let prefetched = match helper {
         Some(helper) => helper.end(),
         None => prefetch::used(&seen, &labels),

@@ -258,5 +258,8 @@ mod tests {
         let conf = ("SCCACHE_CONF", file.to_str().unwrap());
         assert_eq!(found(&[conf]), at("https://c:443", true));
         assert!(found(&[]).unwrap_err().contains("client-env"));
+        let user = ("SCCACHE_WEBDAV_ENDPOINT", "http://me:hunter2@cache:4226");
+        let said = found(&[user]).unwrap_err();
+        assert!(said.contains("http://***@cache:4226"), "{said}");
     }
 }

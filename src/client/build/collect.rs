@@ -26,16 +26,24 @@ pub(super) struct Collected {
     pub(super) files: Vec<Vec<String>>,
 }
 
-/// Reads the records in `folder` of a build that began at a time.
-pub(super) fn collect(folder: &Path, began: SystemTime, sccache: &Sccache) -> Collected {
+/// Reads the records in `folder` of a build that began at a time in an environment.
+pub(super) fn collect(
+    folder: &Path,
+    began: SystemTime,
+    sccache: &Sccache,
+    environment: &BTreeMap<String, String>,
+) -> Collected {
     let text = fs::read_to_string(folder.join(RECORDS)).unwrap_or_default();
     let setup = super::record::setup(folder);
     let records = text
         .lines()
         .filter_map(|line| serde_json::from_str::<Record>(line).ok());
     let began = micros(began);
+    let mut hasher = Hasher::new(super::record::key(&setup.key));
+    let all = environment.iter();
+    hasher.hide(all.map(|(name, value)| (name.as_str(), value.as_str())));
     let mut known = Known {
-        hasher: Hasher::new(super::record::key(&setup.key)),
+        hasher,
         places: setup.places,
         files: BTreeMap::new(),
         compilers: BTreeMap::new(),

@@ -226,7 +226,11 @@ fn read(
         cwd: cwd.to_owned(),
         ..Record::default()
     };
-    let shown = |text: &str, held: &mut Held| setup.places.shorten(&hasher.shown(text), held);
+    // First the paths: a part of one may look like what is to be hidden.
+    let short = |words: &[String], held: &mut Held| -> Vec<String> {
+        let words = words.iter().map(|word| setup.places.shorten(word, held));
+        hasher.shown_words(&words.collect::<Vec<_>>())
+    };
     let mut print = Print::default();
     if name == "rustc" || name == "clippy-driver" {
         let found = arguments::rust(rest)?;
@@ -237,12 +241,8 @@ fn read(
         {
             return None;
         }
-        print.flags = found.flags.iter().map(|it| shown(it, &mut held)).collect();
-        print.features = found
-            .features
-            .iter()
-            .map(|it| shown(it, &mut held))
-            .collect();
+        print.flags = short(&found.flags, &mut held);
+        print.features = short(&found.features, &mut held);
         let in_key = variables.iter().filter(|(name, _)| is_in_keys(name));
         for (name, value) in in_key {
             // Where it lies is told by itself.
@@ -294,10 +294,10 @@ fn read(
             Some(path) => cwd.join(path),
             None => cwd.join(Path::new(&found.source).with_extension("o").file_name()?),
         };
-        print.flags = found.flags.iter().map(|it| shown(it, &mut held)).collect();
+        print.flags = short(&found.flags, &mut held);
         record.source = cwd.join(&found.source);
         record.unit = Unit {
-            name: shown(&found.source, &mut held),
+            name: hasher.shown(&setup.places.shorten(&found.source, &mut held)),
             kind: "c".to_owned(),
             output: object.file_name()?.to_string_lossy().into_owned(),
             not_cached: found.not_cached,

@@ -86,6 +86,17 @@ fn what_differs_in_the_client_is_named() {
         text.contains("CARGO_TERM_COLOR is always, and was unset"),
         "{text}"
     );
+    // Nor in flags, whatever form the report has.
+    let flags = format!(
+        "export RUSTFLAGS='-Clink-arg=--password={SECRET} -Clink-arg=https://me:{SECRET}@host'"
+    );
+    all_are(&client.build(&flags, ""), "flags");
+    let text = explained(&client, "leaf1");
+    assert!(text.contains("link-arg=--password=<"), "{text}");
+    let forms = "--report html=page.html --report trace=trace.json --report markdown=page.md";
+    let forms = client.sh(&format!("sccache-dock explain {forms}"));
+    assert_eq!(forms.code, Some(0), "{}", forms.output);
+    client.sh("rm -rf target");
     nowhere(
         SECRET,
         &[gateway.folder.path(), &client.machine.work().join("..")],
