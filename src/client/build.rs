@@ -117,7 +117,7 @@ pub fn run(args: &Args) -> Result<u8, Error> {
     let cargo_home = cargo_config::home(&environment);
     let config = cargo_config::Config::load(&cwd, cargo_home.as_deref());
     let mut seen = config.over(&environment);
-    let root = at::checkout_around(&cwd).unwrap_or(cwd);
+    let root = at::checkout_around(&cwd).unwrap_or_else(|| cwd.clone());
     let labels = args.whence.labels(&environment, &root);
 
     let remote = remote::find(&seen, args.endpoint.as_deref());
@@ -145,7 +145,10 @@ pub fn run(args: &Args) -> Result<u8, Error> {
             seen.remove(name);
         }
     }
-    let folder = record::Folder::prepare(&record::Setup {
+    // Cargo starts the recorder in the folders of packages.
+    let wrapper = seen.get("RUSTC_WRAPPER").filter(|it| !it.is_empty());
+    let wrapper = wrapper.map_or("sccache".to_owned(), |it| cargo_config::program(it, &cwd));
+    let setup = record::Setup {
         key: begun.as_ref().map(|it| it.key.clone()).unwrap_or_default(),
         places: Places {
             root: root.display().to_string(),
@@ -153,8 +156,8 @@ pub fn run(args: &Args) -> Result<u8, Error> {
                 .map(|it| it.display().to_string())
                 .unwrap_or_default(),
         },
-    })?;
-    let wrapper = seen.get("RUSTC_WRAPPER").filter(|it| !it.is_empty());
+    };
+    let folder = record::Folder::prepare(&setup, &wrapper)?;
     let sccache = daemon::Sccache::new(wrapper, &seen);
     let before = sccache.stats();
 
@@ -163,7 +166,7 @@ pub fn run(args: &Args) -> Result<u8, Error> {
     };
     let mut command = Command::new(program);
     command.args(arguments);
-    command.envs(folder.variables(wrapper.map_or("sccache", String::as_str)));
+    command.envs(folder.variables());
     if let Some(helper) = &helper {
         command.envs(helper.settings());
         for name in LOGIN {

@@ -23,7 +23,7 @@ pub(crate) struct Variable {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Config {
     pub(crate) variables: BTreeMap<String, Variable>,
-    /// `build.rustc-wrapper`, and where it is set.
+    /// `build.rustc-wrapper` as a program, and where it is set.
     pub(crate) wrapper: Option<(String, PathBuf)>,
     /// Files that are not TOML: cargo refuses to run with them.
     pub(crate) broken: Vec<PathBuf>,
@@ -80,7 +80,7 @@ impl Config {
         };
         let wrapper = table.get("build").and_then(|it| it.get("rustc-wrapper"));
         if let (None, Some(wrapper)) = (&self.wrapper, wrapper.and_then(Value::as_str)) {
-            self.wrapper = Some((wrapper.to_owned(), path.to_owned()));
+            self.wrapper = Some((program(wrapper, root(path)), path.to_owned()));
         }
         let variables = table.get("env").and_then(Value::as_table);
         for (name, entry) in variables.into_iter().flatten() {
@@ -118,6 +118,14 @@ impl Config {
             seen.insert("RUSTC_WRAPPER".to_owned(), wrapper.clone());
         }
         seen
+    }
+}
+
+/// A program as cargo finds it: a bare name is looked for in PATH, another one from a folder.
+pub(crate) fn program(named: &str, folder: &Path) -> String {
+    match named.contains('/') {
+        true => folder.join(named).display().to_string(),
+        false => named.to_owned(),
     }
 }
 
@@ -218,6 +226,14 @@ mod tests {
             Some("x")
         );
         assert_eq!(of(&[("RUSTC_WRAPPER", "y")]).as_deref(), Some("y"));
+        let files = [(
+            "a/.cargo/config.toml",
+            "[build]\nrustc-wrapper = 'tools/sccache'\n",
+        )];
+        let (folder, config) = loaded(&files);
+        let expected = folder.path().join("a/tools/sccache").display().to_string();
+        let seen = config.over(&BTreeMap::new());
+        assert_eq!(seen["RUSTC_WRAPPER"], expected);
     }
 
     #[test]

@@ -3,8 +3,9 @@
 //! Nobody stands in between afterwards, so that signals, exit codes and what is printed are the compiler's own. When a
 //! compile has ended is told later by the times of its outputs.
 //!
-//! Its name is `sccache`: the crate `cc` has C compiled through `RUSTC_WRAPPER` only where it has that name. Its path is
-//! always the same, because cargo asks a wrapper that it does not know for the compiler's version once more.
+//! Its name is that of what it stands before: the crate `cc` has C compiled through `RUSTC_WRAPPER` only where it is
+//! called `sccache`. Its path is always the same, because cargo asks a wrapper that it does not know for the compiler's
+//! version once more.
 
 use super::Error;
 use crate::explain::arguments;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, symlink};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -22,9 +24,9 @@ use std::time::SystemTime;
 
 /// The recorder's path, by which this program knows that it is called as one.
 const RECORDER: &str = "SCCACHE_DOCK_RECORDER";
-/// What stood before sccache without it.
+/// What stood before sccache without it. Where one recorded command is part of another, a line for each, the inner first.
 const WRAPPED: &str = "SCCACHE_DOCK_RECORDED";
-/// Where records are written.
+/// Where records are written, in the same way.
 const FOLDER: &str = "SCCACHE_DOCK_RECORDS";
 const SETUP: &str = "setup.json";
 pub(super) const RECORDS: &str = "records.jsonl";
@@ -78,11 +80,12 @@ pub(super) struct Record {
 pub(super) struct Folder {
     path: PathBuf,
     recorder: PathBuf,
+    wrapped: OsString,
 }
 
 impl Folder {
-    /// Makes it, and the recorder, where there is none yet.
-    pub(super) fn prepare(setup: &Setup) -> Result<Folder, Error> {
+    /// Makes it, and the recorder that stands before `wrapped`, where there is none yet.
+    pub(super) fn prepare(setup: &Setup, wrapped: &str) -> Result<Folder, Error> {
         let base = super::saved::folder();
         let failed = |path: &Path| {
             let path = path.to_owned();
@@ -91,12 +94,17 @@ impl Folder {
         let record = base.join("record");
         let private = |path: &Path| DirBuilder::new().recursive(true).mode(0o700).create(path);
         private(&record).map_err(failed(&record))?;
-        let recorder = record.join("sccache");
+        let name = Path::new(wrapped).file_name();
+        let recorder = record.join(name.unwrap_or("sccache".as_ref()));
         link(&recorder).map_err(failed(&recorder))?;
         let number = getrandom::u64().unwrap_or_default();
         let path = record.join(format!("{number:016x}"));
         private(&path).map_err(failed(&path))?;
-        let folder = Folder { path, recorder };
+        let folder = Folder {
+            path,
+            recorder,
+            wrapped: wrapped.into(),
+        };
         let text = serde_json::to_vec(setup).unwrap_or_default();
         let file = folder.path.join(SETUP);
         write_new(&file, &text).map_err(failed(&file))?;
@@ -107,16 +115,33 @@ impl Folder {
         &self.path
     }
 
-    /// What puts the recorder before `wrapped`.
-    pub(super) fn variables(&self, wrapped: &str) -> [(&'static str, OsString); 4] {
+    /// What makes cargo use the recorder.
+    pub(super) fn variables(&self) -> [(&'static str, OsString); 4] {
         let recorder = self.recorder.clone().into_os_string();
         [
             ("RUSTC_WRAPPER", recorder.clone()),
             (RECORDER, recorder),
-            (WRAPPED, wrapped.into()),
-            (FOLDER, self.path.clone().into_os_string()),
+            (WRAPPED, before(self.wrapped.clone(), WRAPPED)),
+            (FOLDER, before(self.path.clone().into_os_string(), FOLDER)),
         ]
     }
+}
+
+/// What is said first, and then what a command around this one has said.
+fn before(mut first: OsString, name: &str) -> OsString {
+    if let Some(rest) = std::env::var_os(name) {
+        first.push("\n");
+        first.push(rest);
+    }
+    first
+}
+
+/// The first line of a variable, and the others.
+fn lines(name: &str) -> Option<(OsString, Option<OsString>)> {
+    let value = std::env::var_os(name)?;
+    let mut lines = value.as_bytes().splitn(2, |byte| *byte == b'\n');
+    let mut line = || Some(OsStr::from_bytes(lines.next()?).to_owned());
+    Some((line()?, line()))
 }
 
 impl Drop for Folder {
@@ -161,7 +186,8 @@ pub(super) fn setup(folder: &Path) -> Setup {
 pub fn recorded() -> Option<OsString> {
     let called = std::env::args_os().next()?;
     let recorder = std::env::var_os(RECORDER)?;
-    std::env::var_os(WRAPPED).filter(|_| called == recorder)
+    let (wrapped, _) = lines(WRAPPED)?;
+    (called == recorder).then_some(wrapped)
 }
 
 /// Writes a record and becomes `wrapped` with this program's arguments; gives why it could not.
@@ -169,11 +195,18 @@ pub fn record(wrapped: &OsStr) -> io::Error {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     // A build does not fail for what is only written down.
     let _ = write(&arguments);
-    Command::new(wrapped).args(arguments).exec()
+    let mut command = Command::new(wrapped);
+    // What comes next may be the recorder of the command around this one, which has the same name.
+    for name in [WRAPPED, FOLDER] {
+        if let Some((_, Some(others))) = lines(name) {
+            command.env(name, others);
+        }
+    }
+    command.args(arguments).exec()
 }
 
 fn write(arguments: &[OsString]) -> Option<()> {
-    let folder = PathBuf::from(std::env::var_os(FOLDER)?);
+    let folder = PathBuf::from(lines(FOLDER)?.0);
     let setup = fs::read(folder.join(SETUP)).ok()?;
     let setup: Setup = serde_json::from_slice(&setup).ok()?;
     let words: Option<Vec<String>> = arguments

@@ -178,3 +178,52 @@ fn c_of_build_scripts_goes_through_the_recorder() {
         );
     }
 }
+
+#[test]
+fn wrapper_may_be_relative_and_may_be_a_recorder() {
+    let gateway = Gateway::start();
+    let client = Client::new(&gateway);
+    checkout(&client.machine);
+    client.machine.write("deep/er/it", "");
+    client.machine.write(
+        "deep/.cargo/config.toml",
+        "[build]\nrustc-wrapper = '../tools/sccache'\n",
+    );
+    let script = "#!/bin/sh\necho $1 >> $HOME/wrapped\nexec $REAL_SCCACHE \"$@\"\n";
+    client.machine.write("tools/sccache", script);
+    // Cargo runs compilers in the workspace's folder, wherever it is itself.
+    let build = |before: &str, nested: &str| {
+        let outcome = client.sh(&format!(
+            "export REAL_SCCACHE=$(command -v sccache); chmod +x tools/sccache; rm -rf target $HOME/wrapped\n\
+             cd deep/er; {before}\n\
+             sccache-dock build --report json=$HOME/r.json -- {nested} \
+             cargo check --offline --quiet --manifest-path $HOME/work/Cargo.toml -p top && cat $HOME/wrapped"
+        ));
+        assert_eq!(outcome.code, Some(0), "{before}: {}", outcome.output);
+        let is_wrapped = outcome.output.lines().any(|line| line.ends_with("rustc"));
+        assert!(is_wrapped, "{before}: {}", outcome.output);
+        let report = super::read(&client.machine.work().join("../r.json"));
+        assert_eq!(
+            report["rows"].as_array().unwrap().len(),
+            3,
+            "{before}: {report:#}"
+        );
+        assert!(report["daemon"].is_object(), "{before}: {report:#}");
+        report
+    };
+    build("export RUSTC_WRAPPER=../../tools/sccache", "");
+    build("export CARGO_BUILD_RUSTC_WRAPPER=../../tools/sccache", "");
+    build(
+        "export PATH=$HOME/work/tools:$PATH RUSTC_WRAPPER=sccache",
+        "",
+    );
+    build("true", "");
+    // A build in another has the same compiles in its own report.
+    let outer = build(
+        "true",
+        "sccache-dock build --report json=$HOME/inner.json --",
+    );
+    let inner = super::read(&client.machine.work().join("../inner.json"));
+    assert_eq!(inner["rows"].as_array().unwrap().len(), 3, "{inner:#}");
+    assert_eq!(outer["sums"], inner["sums"]);
+}
