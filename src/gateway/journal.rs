@@ -17,7 +17,7 @@ mod taken;
 pub(super) use self::taken::Taken;
 use self::taken::{Request, identity};
 use super::access::Scope;
-use super::database::{Database, Lifetime, Partition};
+use super::database::{Asked, Database, Lifetime, Partition};
 use crate::base::time::unix_seconds;
 use crate::contract::gateway_status::Totals;
 use crate::contract::key::Key;
@@ -43,8 +43,6 @@ const OPEN_OF_ONE: usize = 16;
 const LONGEST: Duration = Duration::from_secs(12 * 60 * 60);
 /// How far clocks of client and gateway may differ within a build, in milliseconds.
 const SLACK: u64 = 150;
-/// Keys in the list of one build.
-const ORDER_KEYS: usize = 20_000;
 
 /// Who has sent a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,6 +119,17 @@ impl State {
         let crowd = places.max_by_key(|place| of_one(&self.open[*place].sender.token));
         crowd.unwrap_or_default()
     }
+}
+
+/// By what a build is explained.
+#[derive(Debug)]
+pub(in crate::gateway) struct Memory {
+    /// Where it is remembered.
+    pub(super) own: Partition,
+    /// Whose builds it is compared with besides.
+    pub(super) others: Vec<Partition>,
+    /// Where lists of keys are looked for.
+    pub(super) lists: Vec<Partition>,
 }
 
 /// Builds, and what outlives the gateway.
@@ -313,11 +322,10 @@ impl Journal {
         }
     }
 
-    /// Explains a build by what builds of its own partition and of `others` have done before, and remembers it in its own.
-    /// `names` are those of the members of the entries of `taken.keys()`. Blocks.
+    /// Explains a build, and remembers it. `names` are those of the members of the entries of `taken.keys()`. Blocks.
     pub(super) fn explain(
         &self,
-        (own, others): (&Partition, &[Partition]),
+        memory: &Memory,
         mut end: End,
         taken: &Taken,
         names: &[Vec<String>],
@@ -331,7 +339,8 @@ impl Journal {
         {
             warn!("cannot write history: {cause}");
         }
-        let partitions: Vec<&Partition> = std::iter::once(own).chain(others).collect();
+        let own = &memory.own;
+        let partitions: Vec<&Partition> = std::iter::once(own).chain(&memory.others).collect();
         let mut joined = taken.join(&end.units, &outputs);
         for (unit, (facts, key)) in end.units.iter().zip(&mut joined) {
             facts.lost = facts.lost.map(|lost| Lost {
@@ -353,10 +362,15 @@ impl Journal {
         if let Some(database) = self.database.as_ref().filter(|_| taken.known) {
             // A build that had most on its own disk says little about what the next runner needs.
             let is_poor = end.prefetched.is_none() && report.sums.own_disk > report.sums.hits;
-            let order = taken.order(&end, now);
-            let order = order.filter(|_| taken.writes && !is_poor);
-            let order = order.map(|order| (&end.labels, order));
-            let kept = database.learn(own, learned, &report, order);
+            let keys = taken.order(&end);
+            let asked = Asked {
+                labels: &end.labels,
+                keys: &keys,
+                is_whole: end.exit == 0,
+                lists: &memory.lists,
+            };
+            let asked = (taken.writes && !is_poor && !keys.is_empty()).then_some(asked);
+            let kept = database.learn(own, learned, &report, asked);
             // What went before the end of its own build was not known when it went.
             let gone = taken.gone(names);
             let gone = removals.iter().filter(|it| gone.contains(&it.id));

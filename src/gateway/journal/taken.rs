@@ -1,7 +1,7 @@
 //! A build whose end has come: its requests, joined with its compiles. Pure.
 
-use super::super::database::{Learned, Order, Partition};
-use super::{Did, ORDER_KEYS, SLACK};
+use super::super::database::{Learned, Partition};
+use super::{Did, SLACK};
 use crate::contract::key::Key;
 use crate::explain::protocol::{End, Unit};
 use crate::explain::report::{Facts, Lost, Seen, Wire};
@@ -198,8 +198,8 @@ impl Taken {
     }
 
     /// The keys in the order in which they were wanted. What was fetched ahead was not asked for here; what of it was
-    /// used keeps its place, the rest is dropped.
-    pub(super) fn order(&self, end: &End, now: u64) -> Option<Order> {
+    /// used keeps its place.
+    pub(super) fn order(&self, end: &End) -> Vec<String> {
         let used = end.prefetched.iter().flat_map(|it| {
             let times = it.used_ms.iter().copied().chain(std::iter::repeat(0));
             times.zip(it.used.iter().map(String::as_str))
@@ -220,16 +220,8 @@ impl Taken {
         let mut keys: Vec<(u64, &str)> = used.chain(asked).collect();
         keys.sort_by_key(|(at, _)| *at);
         let mut seen = BTreeSet::new();
-        let keys: Vec<String> = keys
-            .into_iter()
-            .filter(|(_, key)| seen.insert(*key))
-            .take(ORDER_KEYS)
-            .map(|(_, key)| key.to_owned())
-            .collect();
-        (!keys.is_empty()).then_some(Order {
-            unix_seconds: now,
-            keys,
-        })
+        let keys = keys.into_iter().filter(|(_, key)| seen.insert(*key));
+        keys.map(|(_, key)| key.to_owned()).collect()
     }
 }
 

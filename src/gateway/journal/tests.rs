@@ -49,6 +49,14 @@ fn all() -> Partition {
     }
 }
 
+fn memory() -> Memory {
+    Memory {
+        own: all(),
+        others: Vec::new(),
+        lists: Vec::new(),
+    }
+}
+
 struct Scene {
     journal: Journal,
     _folder: tempfile::TempDir,
@@ -78,8 +86,7 @@ impl Scene {
         };
         let taken = self.journal.take(&end.build, &client, &Scope::All);
         let names = names(outputs);
-        self.journal
-            .explain((&all(), &[]), end, &taken, &names, &[])
+        self.journal.explain(&memory(), end, &taken, &names, &[])
     }
 }
 
@@ -217,7 +224,7 @@ fn what_came_ahead_keeps_the_place_at_which_it_was_asked_for() {
         }),
         ..End::default()
     };
-    let keys = |used_ms: &[u64]| taken.order(&end(used_ms), 0).unwrap().keys;
+    let keys = |used_ms: &[u64]| taken.order(&end(used_ms));
     assert_eq!(keys(&[15, 40]), [1, 3, 2, 4].map(name));
     // Nobody knows: it was there before the build.
     assert_eq!(keys(&[]), [3, 4, 1, 2].map(name));
@@ -243,9 +250,7 @@ async fn evicted_key_is_told_even_if_nobody_recorded_its_compile() {
     };
     let taken = scene.journal.take(&end.build, &client, &Scope::All);
     let names = names(&["one-01"]);
-    let report = scene
-        .journal
-        .explain((&all(), &[]), end, &taken, &names, &[]);
+    let report = scene.journal.explain(&memory(), end, &taken, &names, &[]);
     let why = report.rows[0].why.as_ref().unwrap();
     assert_eq!(
         why.text(),
