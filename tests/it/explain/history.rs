@@ -227,3 +227,32 @@ fn wrapper_may_be_relative_and_may_be_a_recorder() {
     assert_eq!(inner["rows"].as_array().unwrap().len(), 3, "{inner:#}");
     assert_eq!(outer["sums"], inner["sums"]);
 }
+
+#[test]
+fn password_of_basic_authentication_is_a_token() {
+    let gateway = Gateway::start();
+    let client = Client::new(&gateway);
+    checkout(&client.machine);
+    let login = "unset SCCACHE_WEBDAV_TOKEN; export SCCACHE_WEBDAV_USERNAME=me SCCACHE_WEBDAV_PASSWORD=writer-token";
+    for options in ["", "--prefetch"] {
+        let outcome = client.sh(&format!(
+            "rm -rf target; {login}\nsccache-dock build {options} --report json=r.json -- \
+             cargo check --offline --quiet -p top"
+        ));
+        assert_eq!(outcome.code, Some(0), "{}", outcome.output);
+        assert!(!outcome.output.contains("warning"), "{}", outcome.output);
+        let report = super::read(&client.machine.work().join("r.json"));
+        let requests =
+            report["wire"]["hits"].as_u64().unwrap() + report["wire"]["writes"].as_u64().unwrap();
+        let ahead = report["prefetched"][1].as_u64().unwrap_or(0);
+        assert_eq!(requests + ahead, 3, "{report:#}");
+        client.stop_daemon();
+    }
+    let fetched = client.with_disk();
+    let outcome = fetched.sh(&format!("{login}\nsccache-dock prefetch"));
+    assert!(
+        outcome.output.starts_with("prefetched 3 entries"),
+        "{}",
+        outcome.output
+    );
+}
