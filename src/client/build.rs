@@ -26,14 +26,15 @@ use super::remote::{self, Remote};
 use super::whence::Whence;
 use crate::exit;
 use crate::explain::print::Places;
-use crate::explain::protocol::{Begun, End, Labels, Request};
-use crate::explain::report::{Report, Wire, assess};
+use crate::explain::protocol::{BEAT, Begun, End, Labels, Request};
+use crate::explain::report::{Facts, Report, Seen, Wire, assess};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant, SystemTime};
 
 /// Another way to show who one is, which a token takes the place of.
@@ -173,12 +174,15 @@ pub fn run(args: &Args) -> Result<u8, Error> {
             command.env_remove(name);
         }
     }
+    let beating = remote.as_ref().ok().zip(begun.as_ref().ok());
+    let beating = beating.map(|(remote, begun)| beat(remote, &begun.build));
     let (began, clock) = now();
     let status = wait(&mut command).map_err(|cause| Error::Command {
         program: program.clone(),
         cause,
     })?;
     let wall = clock.elapsed();
+    drop(beating);
 
     let after = sccache.stats();
     let daemon = before
@@ -232,6 +236,22 @@ fn begin(remote: &Remote, labels: &Labels) -> Result<Begun, remote::Error> {
     remote.post("/api/builds", &Request::Begin(labels.clone()))
 }
 
+/// Says now and then that the build goes on, until what it gives is dropped: one that was killed says nothing.
+fn beat(remote: &Remote, build: &str) -> Sender<()> {
+    let (beating, stopped) = channel();
+    let (remote, request) = (remote.clone(), Request::Beat(build.to_owned()));
+    std::thread::spawn(move || {
+        loop {
+            // Its end counts, whatever becomes of this.
+            let _ = remote.send("/api/builds", &request);
+            if stopped.recv_timeout(BEAT) != Err(RecvTimeoutError::Timeout) {
+                return;
+            }
+        }
+    });
+    beating
+}
+
 /// The gateway's report, or what is known without it.
 fn report(remote: Option<&Remote>, mut end: End) -> Report {
     let asked = remote.filter(|_| end.away.is_none()).map(|remote| {
@@ -250,10 +270,17 @@ fn report(remote: Option<&Remote>, mut end: End) -> Report {
 
 /// What is known without the gateway.
 fn alone(end: &End) -> Report {
-    let facts = vec![Default::default(); end.units.len()];
+    let facts = Facts {
+        // What was asked for before the gateway went away, only that knew.
+        seen: match end.build.is_empty() {
+            true => Seen::Nothing,
+            false => Seen::Forgotten,
+        },
+        ..Facts::default()
+    };
     assess(
         end,
-        facts,
+        vec![facts; end.units.len()],
         Wire::default(),
         crate::base::time::unix_seconds(),
     )

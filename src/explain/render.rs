@@ -85,6 +85,18 @@ fn figures(report: &Report) -> Vec<(&'static str, String)> {
             count(wire.writes)
         ),
     ));
+    if report.shared > 0 {
+        figures.push((
+            "At the same time",
+            format!(
+                "{} with the same token on this machine; what went over the network may be in part theirs",
+                match report.shared {
+                    1 => "another build".to_owned(),
+                    more => format!("{} other builds", count(more)),
+                }
+            ),
+        ));
+    }
     if let Some((all, used, size)) = report.prefetched {
         figures.push((
             "Prefetched",

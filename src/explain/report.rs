@@ -6,6 +6,8 @@ use super::reason::Reason;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+const FORGOTTEN: &str = "it was restarted during the build, or heard nothing of it for minutes";
+
 /// What the cache knows of one compile.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {
@@ -46,6 +48,8 @@ pub enum Seen {
     Hit,
     /// The entry was asked for in vain, or stored.
     Miss,
+    /// Nobody knows: the cache has forgotten the build.
+    Forgotten,
 }
 
 /// What a compile was.
@@ -129,6 +133,9 @@ pub struct Report {
     pub exit: i32,
     pub ended_unix_seconds: u64,
     pub wall_ms: u64,
+    /// Other builds at the same time, by the same token and machine: requests of theirs may be in `wire`.
+    #[serde(skip_serializing_if = "is_none")]
+    pub shared: u64,
     pub wire: Wire,
     /// What the client's daemon counted.
     pub daemon: Option<Daemon>,
@@ -137,6 +144,10 @@ pub struct Report {
     pub sums: Sums,
     /// Empty without a recorder.
     pub rows: Vec<Row>,
+}
+
+fn is_none(number: &u64) -> bool {
+    *number == 0
 }
 
 /// What all compiles of a build come to.
@@ -207,6 +218,7 @@ pub fn assess(end: &End, facts: Vec<Facts>, wire: Wire, now: u64) -> Report {
         exit: end.exit,
         ended_unix_seconds: now,
         wall_ms: end.wall_ms,
+        shared: 0,
         wire,
         daemon: end.daemon.clone(),
         prefetched: end.prefetched.as_ref().map(|it| {
@@ -227,7 +239,7 @@ fn row(unit: &Unit, facts: &Facts, now: u64) -> Row {
         }
         (None, Some(0), Seen::Hit) => (Outcome::Hit, (None, Vec::new())),
         // Settled when all are known.
-        (None, Some(0), Seen::Nothing) => (Outcome::OwnDisk, (None, Vec::new())),
+        (None, Some(0), Seen::Nothing | Seen::Forgotten) => (Outcome::OwnDisk, (None, Vec::new())),
         (None, Some(0), Seen::Miss) => (Outcome::Miss, miss(unit, facts, now)),
         (None, ..) => {
             let reason = Reason::CompileFailed;
@@ -283,25 +295,35 @@ fn miss(unit: &Unit, facts: &Facts, now: u64) -> (Option<Reason>, Vec<Reason>) {
 /// Tells apart what a client had on its own disk from what it could not ask for: over the wire both are nothing. Its
 /// daemon knows how many hits there were.
 fn settle_unseen(end: &End, facts: &[Facts], rows: &mut [Row]) {
+    let is_forgotten = facts.iter().any(|it| it.seen == Seen::Forgotten);
     let mut unseen: Vec<usize> = (0..rows.len())
-        .filter(|at| rows[*at].outcome == Outcome::OwnDisk && facts[*at].seen == Seen::Nothing)
+        .filter(|at| rows[*at].outcome == Outcome::OwnDisk)
         .collect();
     let remote = rows
         .iter()
         .filter(|row| row.outcome == Outcome::Hit)
         .count();
-    let own = match (&end.away, &end.daemon) {
-        (None, None) => unseen.len(),
-        (_, Some(daemon)) => usize::try_from(daemon.hits)
-            .unwrap_or(usize::MAX)
-            .saturating_sub(remote),
-        (Some(_), None) => 0,
+    let number = |it: u64| usize::try_from(it).unwrap_or(usize::MAX);
+    let hits = match &end.daemon {
+        Some(daemon) => number(daemon.hits).saturating_sub(remote),
+        None if is_forgotten || end.away.is_some() => 0,
+        None => unseen.len(),
+    };
+    let own = match &end.daemon {
+        Some(daemon) if is_forgotten => number(daemon.own_hits()),
+        _ => hits,
     };
     // What took long was compiled.
     unseen.sort_by_key(|at| rows[*at].took_ms);
-    for at in unseen.into_iter().skip(own) {
+    for (place, at) in unseen.into_iter().enumerate().skip(own.min(hits)) {
+        let row = &mut rows[at];
+        if place < hits {
+            row.outcome = Outcome::Hit;
+            continue;
+        }
         let cause = match (&end.away, &end.daemon) {
             (Some(cause), _) => cause.clone(),
+            _ if is_forgotten => FORGOTTEN.to_owned(),
             (None, Some(daemon)) if daemon.timeouts > 0 => {
                 format!("{} look-ups took longer than a minute", daemon.timeouts)
             }
@@ -310,9 +332,9 @@ fn settle_unseen(end: &End, facts: &[Facts], rows: &mut [Row]) {
             }
             (None, _) => "nothing was asked of it for this compile".to_owned(),
         };
-        rows[at].outcome = Outcome::Miss;
-        rows[at].why = Some(Reason::Away { cause });
-        rows[at].saved_ms = 0;
+        row.outcome = Outcome::Miss;
+        row.why = Some(Reason::Away { cause });
+        row.saved_ms = 0;
     }
 }
 
@@ -352,6 +374,7 @@ fn sum(rows: &[Row]) -> Sums {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use super::super::protocol::Level;
     use super::*;
 
     fn unit(name: &str, took_ms: u64) -> Unit {
@@ -456,5 +479,35 @@ pub(crate) mod tests {
         assert_eq!(outcomes(&end), [own.clone(), own]);
         end.away = Some("gone".into());
         assert_eq!(outcomes(&end), [away("gone"), away("gone")]);
+    }
+
+    #[test]
+    fn what_the_cache_has_forgotten_is_told_by_the_daemon_alone() {
+        let level = |name: &str, hits| Level {
+            name: name.into(),
+            hits,
+        };
+        let mut end = End {
+            units: vec![unit("slow", 900), unit("fast", 3), unit("faster", 2)],
+            daemon: Some(Daemon {
+                hits: 2,
+                misses: 1,
+                levels: vec![level("L0 (disk)", 1), level("L1 (webdav)", 1)],
+                ..Daemon::default()
+            }),
+            ..End::default()
+        };
+        let outcomes = |end: &End| {
+            let report = assess(end, vec![seen(Seen::Forgotten); 3], Wire::default(), 1);
+            let rows = report.rows.into_iter();
+            rows.map(|row| row.outcome).collect::<Vec<_>>()
+        };
+        use Outcome::*;
+        assert_eq!(outcomes(&end), [Miss, Hit, OwnDisk]);
+        let daemon = end.daemon.as_mut().unwrap();
+        daemon.levels.clear();
+        assert_eq!(outcomes(&end), [Miss, Hit, Hit]);
+        end.daemon = None;
+        assert_eq!(outcomes(&end), [Miss, Miss, Miss]);
     }
 }

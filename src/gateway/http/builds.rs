@@ -145,6 +145,10 @@ pub(super) async fn take(
             let writes = caller.may(Need::Write) == Verdict::Allowed;
             json(&gateway.journal.begin(sender, writes))
         }
+        Request::Beat(build) => {
+            gateway.journal.beat(&build, &sender);
+            json(&())
+        }
         Request::End(end) => {
             let report = end_of(gateway, &sender, caller, *end).await?;
             drop(turn);
@@ -174,7 +178,7 @@ async fn end_of(
     let gateway = Arc::clone(gateway);
     let explained = spawn_blocking(move || {
         let journal = &gateway.journal;
-        journal.explain(&memory, end, &taken, &names, &removals)
+        journal.explain(&memory, end, taken, &names, &removals)
     });
     explained.await.map_err(broken)
 }
