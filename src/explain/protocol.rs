@@ -134,6 +134,9 @@ pub struct Unit {
     pub exit: Option<i32>,
     /// Why sccache does not cache it, in its own words.
     pub not_cached: Option<String>,
+    /// Outputs of its dependencies by their names, where the build has several of one name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub needs: BTreeMap<String, Vec<String>>,
     /// The parts of its key.
     pub print: Print,
 }

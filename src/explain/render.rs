@@ -17,14 +17,6 @@ fn seconds(ms: u64) -> String {
     }
 }
 
-/// `serde 1.0.0`.
-fn name(row: &Row) -> String {
-    match row.version.as_str() {
-        "" => row.name.clone(),
-        version => format!("{} {version}", row.name),
-    }
-}
-
 /// Why it was no hit.
 fn why(row: &Row) -> String {
     let reason = row.why.as_ref().map(|it| it.text()).unwrap_or_default();
@@ -174,7 +166,7 @@ pub fn text(report: &Report) -> String {
                 out,
                 "  {:>8}  {:<28} {}",
                 seconds(row.took_ms),
-                name(row),
+                row.full_name(),
                 why(row)
             );
         }
@@ -196,7 +188,14 @@ pub fn rows(report: &Report, wanted: Option<&str>) -> String {
             Outcome::Hit | Outcome::OwnDisk => String::new(),
             Outcome::Miss | Outcome::NotCached | Outcome::Failed => why(row),
         };
-        let line = format!("{} ({}): {}", name(row), row.kind, row.outcome.text());
+        let is_hit = matches!(row.outcome, Outcome::Hit | Outcome::OwnDisk);
+        let probably = if row.probably && is_hit {
+            "probably a "
+        } else {
+            ""
+        };
+        let outcome = row.outcome.text();
+        let line = format!("{} ({}): {probably}{outcome}", row.full_name(), row.kind);
         let _ = match detail.is_empty() {
             true => writeln!(out, "{line}"),
             false => writeln!(out, "{line}: {detail}"),
@@ -211,7 +210,7 @@ pub fn misses(report: &Report) -> String {
         .rows
         .iter()
         .filter(|row| row.outcome == Outcome::Miss);
-    let lines = misses.map(|row| format!("{}: {}\n", name(row), why(row)));
+    let lines = misses.map(|row| format!("{}: {}\n", row.full_name(), why(row)));
     let lines: String = lines.collect();
     match lines.is_empty() {
         true => lines,
@@ -224,6 +223,14 @@ pub fn is_wanted(row: &Row, wanted: Option<&str>) -> bool {
     let Some(wanted) = wanted else {
         return true;
     };
+    // As cargo names packages: `serde@1.0.0`.
+    let (wanted, version) = match wanted.split_once('@') {
+        Some((name, version)) => (name, Some(version)),
+        None => (wanted, None),
+    };
+    if version.is_some_and(|version| version != row.version) {
+        return false;
+    }
     let plain = |name: &str| name.replace('-', "_");
     let file = wanted.rsplit('/').next().unwrap_or(wanted);
     plain(&row.name) == plain(wanted) || row.name.rsplit('/').next() == Some(file)
@@ -268,7 +275,7 @@ pub fn markdown(report: &Report) -> String {
                 out,
                 "| {} | {} | {} |",
                 seconds(row.took_ms),
-                escaped(&name(row)),
+                escaped(&row.full_name()),
                 escaped(&why(row))
             );
         }
@@ -304,7 +311,7 @@ pub fn body(report: &Report) -> Markup {
                     tbody {
                         @for row in slowest_first(report) {
                             tr {
-                                th scope="row" { (name(row)) }
+                                th scope="row" { (row.full_name()) }
                                 td data-name="Kind" { (row.kind) }
                                 td.number data-name="Time" { (seconds(row.took_ms)) }
                                 td data-name="Outcome" { (row.outcome.text()) }
@@ -358,7 +365,7 @@ pub fn trace(report: &Report) -> String {
         tracks[track] = row.start_ms + row.took_ms;
         events.push(json!({
             "ph": "X",
-            "name": name(row),
+            "name": row.full_name(),
             "cat": row.outcome.text(),
             "pid": 1,
             "tid": track + 1,
@@ -412,6 +419,8 @@ Slowest of 3 that were no hits:
             rows(&report(), Some("hit")),
             "hit 1.0.0 (lib): hit: saved 0.5 s\n"
         );
+        assert_eq!(rows(&report(), Some("miss@1.0.0")), one);
+        assert_eq!(rows(&report(), Some("miss@2.0.0")), "");
         assert_eq!(rows(&report(), None).lines().count(), 5);
     }
 

@@ -1,6 +1,6 @@
 //! A build, explained: what each compile was, and what all of them come to. Pure.
 
-use super::decide::{Earlier, decide, follow};
+use super::decide::{Compiles, Earlier, decide};
 use super::protocol::{Daemon, End, Labels, Unit};
 use super::reason::Reason;
 use serde::{Deserialize, Serialize};
@@ -167,6 +167,16 @@ pub struct Sums {
     pub reasons: BTreeMap<String, u64>,
 }
 
+impl Row {
+    /// With the version: `serde 1.0.0`.
+    pub fn full_name(&self) -> String {
+        match self.version.as_str() {
+            "" => self.name.clone(),
+            version => format!("{} {version}", self.name),
+        }
+    }
+}
+
 impl Report {
     /// Hits of all compiles that could be hits, in percent.
     pub fn hit_percent(&self) -> Option<f64> {
@@ -201,14 +211,7 @@ pub fn assess(end: &End, facts: Vec<Facts>, wire: Wire, now: u64) -> Report {
         .map(|(unit, facts)| row(unit, facts, now))
         .collect();
     settle_unseen(end, &facts, &mut rows);
-    let reasons: BTreeMap<String, Reason> = rows
-        .iter()
-        .filter_map(|row| Some((row.name.clone(), row.why.clone()?)))
-        .filter(|(_, reason)| !matches!(reason, Reason::NotCacheable { .. }))
-        .collect();
-    for row in &mut rows {
-        row.why = row.why.as_ref().map(|reason| follow(reason, &reasons));
-    }
+    follow(&end.units, &mut rows);
     let sums = sum(&rows);
     Report {
         build: end.build.clone(),
@@ -227,6 +230,49 @@ pub fn assess(end: &End, facts: Vec<Facts>, wire: Wire, now: u64) -> Report {
         }),
         sums,
         rows,
+    }
+}
+
+/// Names for each miss that follows a dependency's where that began.
+fn follow(units: &[Unit], rows: &mut [Row]) {
+    let (mut by_name, mut by_output) = (BTreeMap::new(), BTreeMap::new());
+    for (at, unit) in units.iter().take(rows.len()).enumerate() {
+        let places: &mut Vec<usize> = by_name.entry(unit.name.as_str()).or_default();
+        places.push(at);
+        by_output.insert(unit.output.as_str(), at);
+    }
+    let names: Vec<String> = (rows.iter())
+        .map(|row| {
+            let namesakes = by_name[row.name.as_str()].iter();
+            match namesakes.clone().all(|at| rows[*at].version == row.version) {
+                true => row.name.clone(),
+                false => row.full_name(),
+            }
+        })
+        .collect();
+    let reasons: Vec<Option<Reason>> = (rows.iter())
+        .map(|row| row.why.clone())
+        .map(|why| why.filter(|reason| !matches!(reason, Reason::NotCacheable { .. })))
+        .collect();
+    let find = |at: usize, name: &str| -> Vec<usize> {
+        match units[at].needs.get(name) {
+            Some(outputs) => {
+                let outputs = outputs.iter().map(String::as_str);
+                outputs
+                    .filter_map(|it| by_output.get(it).copied())
+                    .collect()
+            }
+            None => by_name.get(name).cloned().unwrap_or_default(),
+        }
+    };
+    let compiles = Compiles {
+        names: &names,
+        reasons: &reasons,
+        find: &find,
+    };
+    let found: Vec<Option<Reason>> = (0..rows.len()).map(|at| compiles.follow(at)).collect();
+    for (row, found) in rows.iter_mut().zip(found) {
+        row.why = found.or(row.why.take());
     }
 }
 
@@ -450,6 +496,39 @@ pub(crate) mod tests {
         assert_eq!(report.slowest()[0].name, "miss");
         let json = serde_json::to_string(&report).unwrap();
         assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), report);
+    }
+
+    #[test]
+    fn two_versions_of_a_crate_are_told_apart() {
+        let base = |version: &str, output: &str| Unit {
+            version: version.into(),
+            output: output.into(),
+            ..unit("base", 5)
+        };
+        let mut top = unit("top", 5);
+        top.needs.insert("base".into(), vec!["base-02".to_owned()]);
+        top.print.dependencies = [("base".to_owned(), "new".to_owned())].into();
+        let mut before = top.print.clone();
+        before.dependencies = [("base".to_owned(), "old".to_owned())].into();
+        let end = End {
+            units: vec![base("1.0.0", "base-01"), base("2.0.0", "base-02"), top],
+            ..End::default()
+        };
+        let mut facts = vec![seen(Seen::Miss); 3];
+        facts[2].earlier = vec![Earlier {
+            print: before,
+            ..Earlier::default()
+        }];
+        // Only the second one has changed.
+        let mut print = end.units[1].print.clone();
+        print.sources = [("src/lib.rs".to_owned(), "old".to_owned())].into();
+        facts[1].earlier = vec![Earlier {
+            print,
+            ..Earlier::default()
+        }];
+        let report = assess(&end, facts, Wire::default(), 1);
+        let why = report.rows[2].why.as_ref().unwrap().text();
+        assert_eq!(why, "follows base 2.0.0: source changed: src/lib.rs");
     }
 
     #[test]

@@ -56,6 +56,14 @@ pub(super) fn collect(
         collected.units.push(unit);
         collected.files.push(files);
     }
+    let mut number: BTreeMap<String, usize> = BTreeMap::new();
+    for unit in &collected.units {
+        *number.entry(unit.name.clone()).or_default() += 1;
+    }
+    for unit in &mut collected.units {
+        unit.needs
+            .retain(|name, _| number.get(name).is_some_and(|number| *number > 1));
+    }
     collected
 }
 
@@ -91,6 +99,8 @@ impl Known {
             let stem = stem.strip_prefix("lib").unwrap_or(&stem);
             // The hash in its name says what is in the key anyway.
             let name = stem.rsplit_once('-').map_or(stem, |(name, _)| name);
+            let outputs = unit.needs.entry(name.to_owned()).or_default();
+            outputs.push(stem.to_owned());
             if let Some(digest) = self.file(path) {
                 by_name.entry(name.to_owned()).or_default().push(digest);
             }
