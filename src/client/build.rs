@@ -9,6 +9,7 @@
 
 mod collect;
 mod daemon;
+mod headers;
 mod helper;
 mod output;
 pub mod record;

@@ -260,6 +260,8 @@ fn is_plain(name: &str) -> bool {
         "CARGO_PRIMARY_PACKAGE",
         "CARGO_TARGET_DIR",
         "CARGO_TERM_COLOR",
+        "IPHONEOS_DEPLOYMENT_TARGET",
+        "MACOSX_DEPLOYMENT_TARGET",
         "OUT_DIR",
     ];
     let families = ["CARGO_PKG_", "CARGO_PROFILE_", "CARGO_CFG_"];
@@ -279,6 +281,27 @@ pub fn is_in_keys(name: &str) -> bool {
             "CARGO_ENCODED_RUSTFLAGS",
         ]
         .contains(&name)
+}
+
+/// Whether a variable is part of the keys of C: by itself, or by the headers that are found.
+///
+/// Source: `CACHED_ENV_VARS` in `src/compiler/c.rs` and `src/compiler/preprocessor_cache.rs` of sccache 0.19.0.
+pub fn is_in_keys_of_c(name: &str) -> bool {
+    [
+        "CCC_OVERRIDE_OPTIONS",
+        "CPATH",
+        "CPLUS_INCLUDE_PATH",
+        "C_INCLUDE_PATH",
+        "IPHONEOS_DEPLOYMENT_TARGET",
+        "MACOSX_DEPLOYMENT_TARGET",
+        "OBJCPLUS_INCLUDE_PATH",
+        "OBJC_INCLUDE_PATH",
+        "SCCACHE_C_CUSTOM_CACHE_BUSTER",
+        "SDKROOT",
+        "TVOS_DEPLOYMENT_TARGET",
+        "WATCHOS_DEPLOYMENT_TARGET",
+    ]
+    .contains(&name)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! After a build: the records, completed by what its files say.
 
 use super::daemon::Sccache;
+use super::headers::Headers;
 use super::record::{RECORDS, Record};
 use crate::explain::print::{Hasher, Held, Places, Value, digest};
 use crate::explain::protocol::Unit;
@@ -46,6 +47,7 @@ pub(super) fn collect(
         hasher,
         places: setup.places,
         files: BTreeMap::new(),
+        headers: Headers::default(),
         compilers: BTreeMap::new(),
     };
     let version = sccache.version();
@@ -77,6 +79,7 @@ struct Known {
     hasher: Hasher,
     places: Places,
     files: BTreeMap<PathBuf, Option<String>>,
+    headers: Headers,
     compilers: BTreeMap<(String, Option<String>), String>,
 }
 
@@ -122,6 +125,11 @@ impl Known {
         let mut sources: Vec<PathBuf> = sources(&dep_info).map(|it| record.cwd.join(it)).collect();
         if sources.is_empty() {
             sources.push(record.source.clone());
+        }
+        if unit.kind == "c" {
+            sources.extend(record.included.iter().cloned());
+            let headers = self.headers.of(&sources, &record.folders);
+            sources.extend(headers);
         }
         sources.sort();
         let mut files = Vec::new();
@@ -198,9 +206,25 @@ impl Known {
             Some(host) => format!("{line}, {host}"),
             None => line.to_owned(),
         };
+        // What it says of itself is no part of the keys of C, its bytes are.
+        let bytes = (!rust).then(|| self.file(&program(record)?)).flatten();
+        let line = match bytes {
+            Some(digest) => format!("{line}, {digest}"),
+            None => line,
+        };
         self.compilers.insert(asked, line.clone());
         line
     }
+}
+
+/// The compiler that was called.
+fn program(record: &Record) -> Option<PathBuf> {
+    if record.compiler.contains('/') {
+        return Some(record.cwd.join(&record.compiler));
+    }
+    let path = std::env::var_os("PATH")?;
+    let mut programs = std::env::split_paths(&path).map(|it| it.join(&record.compiler));
+    programs.find(|it| it.is_file())
 }
 
 /// When a compile's output was written, and whether that is exact. Cargo sets the time of metadata back to the begin of

@@ -9,7 +9,7 @@
 
 use super::Error;
 use crate::explain::arguments;
-use crate::explain::print::{Hasher, Held, Places, Print, is_in_keys};
+use crate::explain::print::{Hasher, Held, Places, Print, is_in_keys, is_in_keys_of_c};
 use crate::explain::protocol::Unit;
 use serde::{Deserialize, Serialize};
 use std::ffi::{OsStr, OsString};
@@ -58,6 +58,7 @@ mod places {
 
 /// A compile as it begins.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(super) struct Record {
     pub(super) unit: Unit,
     /// In microseconds since 1970.
@@ -69,6 +70,9 @@ pub(super) struct Record {
     pub(super) cwd: PathBuf,
     pub(super) source: PathBuf,
     pub(super) externs: Vec<PathBuf>,
+    /// Of C: where headers are looked for, and those that the command line names.
+    pub(super) folders: Vec<PathBuf>,
+    pub(super) included: Vec<PathBuf>,
     /// Where rustc writes which files it has read.
     pub(super) dep_info: Option<PathBuf>,
     /// Any of these tells the end.
@@ -328,7 +332,14 @@ fn read(
             None => cwd.join(Path::new(&found.source).with_extension("o").file_name()?),
         };
         print.flags = short(&found.flags, &mut held);
+        let in_key = variables.iter().filter(|(name, _)| is_in_keys_of_c(name));
+        for (name, value) in in_key {
+            let value = hasher.value(name, &setup.places.shorten(value, &mut held));
+            print.variables.insert(name.clone(), value);
+        }
         record.source = cwd.join(&found.source);
+        record.folders = found.folders.iter().map(|it| cwd.join(it)).collect();
+        record.included = found.included.iter().map(|it| cwd.join(it)).collect();
         record.unit = Unit {
             name: hasher.shown(&setup.places.shorten(&found.source, &mut held)),
             kind: "c".to_owned(),
