@@ -9,6 +9,9 @@ use std::fmt::Write as _;
 /// Compiles that were no hits, as many as are shown of them.
 const SLOWEST: usize = 10;
 
+/// Number of the schema of its JSON.
+const SCHEMA: u32 = 1;
+
 /// Seconds with one digit, or more where there are many.
 fn seconds(ms: u64) -> String {
     match ms {
@@ -388,9 +391,10 @@ pub fn trace(report: &Report) -> String {
     format!("{trace}\n")
 }
 
-/// For programs.
+/// For programs: `docs/schemas/explain.json`.
 pub fn json(report: &Report) -> String {
-    let value = serde_json::to_value(report).unwrap_or_default();
+    let mut value = serde_json::to_value(report).unwrap_or_default();
+    value["schema"] = SCHEMA.into();
     format!("{value:#}\n")
 }
 
