@@ -173,7 +173,8 @@ pub fn run(args: &Args) -> Result<Infallible, Error> {
     let mut names = args.own_results.clone();
     names.extend(layout.own_results);
     // Inside another `at` the wrapper is ours.
-    let wrapper = own::before().or_else(|| config::wrapper(|name| std::env::var_os(name), &files));
+    let wrapper = own::before()
+        .or_else(|| config::wrapper(|name| std::env::var_os(name), &files, &layout.cwd));
     let wrapper = wrapper.filter(|_| !names.is_empty());
     if needs_daemon || wrapper.is_some() {
         let own = daemon::Own::prepare().map_err(Error::Daemon)?;

@@ -9,6 +9,7 @@
 
 mod collect;
 mod daemon;
+mod headers;
 mod helper;
 mod output;
 pub mod record;
@@ -26,14 +27,15 @@ use super::remote::{self, Remote};
 use super::whence::Whence;
 use crate::exit;
 use crate::explain::print::Places;
-use crate::explain::protocol::{Begun, End, Labels, Request};
-use crate::explain::report::{Report, Wire, assess};
+use crate::explain::protocol::{BEAT, Begun, End, Labels, Request};
+use crate::explain::report::{Facts, Report, Seen, Wire, assess};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant, SystemTime};
 
 /// Another way to show who one is, which a token takes the place of.
@@ -117,7 +119,7 @@ pub fn run(args: &Args) -> Result<u8, Error> {
     let cargo_home = cargo_config::home(&environment);
     let config = cargo_config::Config::load(&cwd, cargo_home.as_deref());
     let mut seen = config.over(&environment);
-    let root = at::checkout_around(&cwd).unwrap_or(cwd);
+    let root = at::checkout_around(&cwd).unwrap_or_else(|| cwd.clone());
     let labels = args.whence.labels(&environment, &root);
 
     let remote = remote::find(&seen, args.endpoint.as_deref());
@@ -145,7 +147,10 @@ pub fn run(args: &Args) -> Result<u8, Error> {
             seen.remove(name);
         }
     }
-    let folder = record::Folder::prepare(&record::Setup {
+    // Cargo starts the recorder in the folders of packages.
+    let wrapper = seen.get("RUSTC_WRAPPER").filter(|it| !it.is_empty());
+    let wrapper = wrapper.map_or("sccache".to_owned(), |it| cargo_config::program(it, &cwd));
+    let setup = record::Setup {
         key: begun.as_ref().map(|it| it.key.clone()).unwrap_or_default(),
         places: Places {
             root: root.display().to_string(),
@@ -153,8 +158,8 @@ pub fn run(args: &Args) -> Result<u8, Error> {
                 .map(|it| it.display().to_string())
                 .unwrap_or_default(),
         },
-    })?;
-    let wrapper = seen.get("RUSTC_WRAPPER").filter(|it| !it.is_empty());
+    };
+    let folder = record::Folder::prepare(&setup, &wrapper)?;
     let sccache = daemon::Sccache::new(wrapper, &seen);
     let before = sccache.stats();
 
@@ -163,25 +168,28 @@ pub fn run(args: &Args) -> Result<u8, Error> {
     };
     let mut command = Command::new(program);
     command.args(arguments);
-    command.envs(folder.variables(wrapper.map_or("sccache", String::as_str)));
+    command.envs(folder.variables());
     if let Some(helper) = &helper {
         command.envs(helper.settings());
         for name in LOGIN {
             command.env_remove(name);
         }
     }
+    let beating = remote.as_ref().ok().zip(begun.as_ref().ok());
+    let beating = beating.map(|(remote, begun)| beat(remote, &begun.build));
     let (began, clock) = now();
     let status = wait(&mut command).map_err(|cause| Error::Command {
         program: program.clone(),
         cause,
     })?;
     let wall = clock.elapsed();
+    drop(beating);
 
     let after = sccache.stats();
     let daemon = before
         .zip(after)
         .map(|(before, after)| after.since(&before));
-    let collected = collect::collect(folder.path(), began, &sccache);
+    let collected = collect::collect(folder.path(), began, &sccache, &environment);
     let prefetched = match helper {
         Some(helper) => helper.end(),
         None => prefetch::used(&seen, &labels),
@@ -229,6 +237,22 @@ fn begin(remote: &Remote, labels: &Labels) -> Result<Begun, remote::Error> {
     remote.post("/api/builds", &Request::Begin(labels.clone()))
 }
 
+/// Says now and then that the build goes on, until what it gives is dropped: one that was killed says nothing.
+fn beat(remote: &Remote, build: &str) -> Sender<()> {
+    let (beating, stopped) = channel();
+    let (remote, request) = (remote.clone(), Request::Beat(build.to_owned()));
+    std::thread::spawn(move || {
+        loop {
+            // Its end counts, whatever becomes of this.
+            let _ = remote.send("/api/builds", &request);
+            if stopped.recv_timeout(BEAT) != Err(RecvTimeoutError::Timeout) {
+                return;
+            }
+        }
+    });
+    beating
+}
+
 /// The gateway's report, or what is known without it.
 fn report(remote: Option<&Remote>, mut end: End) -> Report {
     let asked = remote.filter(|_| end.away.is_none()).map(|remote| {
@@ -247,10 +271,17 @@ fn report(remote: Option<&Remote>, mut end: End) -> Report {
 
 /// What is known without the gateway.
 fn alone(end: &End) -> Report {
-    let facts = vec![Default::default(); end.units.len()];
+    let facts = Facts {
+        // What was asked for before the gateway went away, only that knew.
+        seen: match end.build.is_empty() {
+            true => Seen::Nothing,
+            false => Seen::Forgotten,
+        },
+        ..Facts::default()
+    };
     assess(
         end,
-        facts,
+        vec![facts; end.units.len()],
         Wire::default(),
         crate::base::time::unix_seconds(),
     )

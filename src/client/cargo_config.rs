@@ -25,7 +25,7 @@ pub(crate) struct Config {
     /// All of them, those that beat the others first.
     pub(crate) files: Vec<(PathBuf, Table)>,
     pub(crate) variables: BTreeMap<String, Variable>,
-    /// `build.rustc-wrapper`, and where it is set.
+    /// `build.rustc-wrapper` as a program, and where it is set.
     pub(crate) wrapper: Option<(String, PathBuf)>,
     /// Files that are not TOML: cargo refuses to run with them.
     pub(crate) broken: Vec<PathBuf>,
@@ -82,7 +82,7 @@ impl Config {
         };
         let wrapper = table.get("build").and_then(|it| it.get("rustc-wrapper"));
         if let (None, Some(wrapper)) = (&self.wrapper, wrapper.and_then(Value::as_str)) {
-            self.wrapper = Some((wrapper.to_owned(), path.to_owned()));
+            self.wrapper = Some((program(wrapper, root(path)), path.to_owned()));
         }
         let variables = table.get("env").and_then(Value::as_table);
         for (name, entry) in variables.into_iter().flatten() {
@@ -146,6 +146,14 @@ pub(crate) fn settings_of_rustc(table: &Table) -> Vec<(String, &Value)> {
     }
     found.extend(all("profile").map(|(name, value)| (format!("profile.{name}"), value)));
     found
+}
+
+/// A program as cargo finds it: a bare name is looked for in PATH, another one from a folder.
+pub(crate) fn program(named: &str, folder: &Path) -> String {
+    match named.contains('/') {
+        true => folder.join(named).display().to_string(),
+        false => named.to_owned(),
+    }
 }
 
 /// The value of an entry of `[env]`, in either way of writing it.
@@ -245,6 +253,14 @@ mod tests {
             Some("x")
         );
         assert_eq!(of(&[("RUSTC_WRAPPER", "y")]).as_deref(), Some("y"));
+        let files = [(
+            "a/.cargo/config.toml",
+            "[build]\nrustc-wrapper = 'tools/sccache'\n",
+        )];
+        let (folder, config) = loaded(&files);
+        let expected = folder.path().join("a/tools/sccache").display().to_string();
+        let seen = config.over(&BTreeMap::new());
+        assert_eq!(seen["RUSTC_WRAPPER"], expected);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The gateway's URL as clients write it; checked.
 
+use crate::explain::print::without_users;
 use hyper::Uri;
 
 /// Sccache's default port, and the gateway's.
@@ -9,7 +10,7 @@ pub(crate) const GATEWAY_PORT: u16 = 4226;
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("cannot use endpoint \"{endpoint}\": {cause}\nhint: {hint}")]
 pub struct BadEndpoint {
-    /// As it was given.
+    /// As it was given, without a user's password.
     pub endpoint: String,
     /// What is wrong with it.
     pub cause: &'static str,
@@ -30,7 +31,7 @@ pub(crate) struct Endpoint {
 impl Endpoint {
     pub(crate) fn parse(given: &str) -> Result<Endpoint, BadEndpoint> {
         let refused = |cause, hint: String| BadEndpoint {
-            endpoint: given.to_owned(),
+            endpoint: without_users(given),
             cause,
             hint,
         };

@@ -86,7 +86,11 @@ pub(crate) fn find(
         .or_else(own_port)
         .ok_or(Error::NotSet)?;
     let endpoint = Endpoint::parse(&endpoint).map_err(Error::Endpoint)?;
-    let token = set("SCCACHE_WEBDAV_TOKEN").or_else(|| in_conf("token"));
+    // A password is as good: the cache takes it for the token. Sccache sends it where there is no token.
+    let token = set("SCCACHE_WEBDAV_TOKEN")
+        .or_else(|| set("SCCACHE_WEBDAV_PASSWORD"))
+        .or_else(|| in_conf("token"))
+        .or_else(|| in_conf("password"));
     let certificate = super::tls::own_files()?;
     let tls = super::tls::config(certificate.as_ref())?;
     Ok(Remote {
@@ -243,6 +247,8 @@ mod tests {
         assert_eq!(found(&[endpoint]), at("http://cache:4226", false));
         let token = ("SCCACHE_WEBDAV_TOKEN", "x");
         assert_eq!(found(&[endpoint, token]), at("http://cache:4226", true));
+        let password = ("SCCACHE_WEBDAV_PASSWORD", "x");
+        assert_eq!(found(&[endpoint, password]), at("http://cache:4226", true));
         let own = [
             ("SCCACHE_CLIENT_SIDE", "1"),
             ("SCCACHE_SERVER_PORT", "4300"),
@@ -257,6 +263,12 @@ mod tests {
         .unwrap();
         let conf = ("SCCACHE_CONF", file.to_str().unwrap());
         assert_eq!(found(&[conf]), at("https://c:443", true));
+        let text = "[cache.webdav]\nendpoint = 'https://c'\nusername = 'me'\npassword = 'y'\n";
+        std::fs::write(&file, text).unwrap();
+        assert_eq!(found(&[conf]), at("https://c:443", true));
         assert!(found(&[]).unwrap_err().contains("client-env"));
+        let user = ("SCCACHE_WEBDAV_ENDPOINT", "http://me:hunter2@cache:4226");
+        let said = found(&[user]).unwrap_err();
+        assert!(said.contains("http://***@cache:4226"), "{said}");
     }
 }

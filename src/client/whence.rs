@@ -1,5 +1,6 @@
 //! What builds are put together by: their job, repository and branch, by the CI's variables or the checkout.
 
+use crate::explain::print::without_users;
 use crate::explain::protocol::Labels;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -25,7 +26,11 @@ impl Whence {
             let mut values = names.iter().filter_map(|name| environment.get(*name));
             values.find(|value| !value.is_empty()).cloned()
         };
-        let own = |typed: &Option<String>, names: &[&str]| typed.clone().or_else(|| set(names));
+        // Somebody may give a repository's URL, with whoever clones it.
+        let own = |typed: &Option<String>, names: &[&str]| {
+            let found = typed.clone().or_else(|| set(names));
+            found.map(|it| without_users(&it))
+        };
         Labels {
             job: own(&self.job, &["GITHUB_JOB", "CI_JOB_NAME"]),
             repository: own(&self.repository, &["GITHUB_REPOSITORY", "CI_PROJECT_PATH"])
@@ -81,6 +86,12 @@ mod tests {
             repository: some("team/project"),
             branch: some("main"),
         };
+        let url = Whence {
+            repository: some("https://ci:hunter2@host/team/project"),
+            ..Whence::default()
+        };
+        let labels = url.labels(&environment, &root);
+        assert_eq!(labels.repository, some("https://***@host/team/project"));
         assert_eq!(typed.labels(&environment, &root), expected);
     }
 }

@@ -215,6 +215,10 @@ pub struct C {
     pub output: String,
     /// What is part of the key.
     pub flags: Vec<String>,
+    /// Folders in which headers are looked for, in their order.
+    pub folders: Vec<String>,
+    /// Headers that the command line names.
+    pub included: Vec<String>,
     /// Why sccache does not cache it.
     pub not_cached: Option<String>,
 }
@@ -234,10 +238,14 @@ pub fn c(words: &[String]) -> Option<C> {
                 found.output = name.to_string_lossy().into_owned();
             }
             // They count by their results.
-            "-I" | "-isystem" | "-include" | "-iquote" | "-MF" | "-MT" | "-MQ" => drop(rest.next()),
+            "-I" | "-isystem" | "-iquote" | "-idirafter" => {
+                found.folders.extend(rest.next().map(str::to_owned));
+            }
+            "-include" => found.included.extend(rest.next().map(str::to_owned)),
+            "-MF" | "-MT" | "-MQ" => drop(rest.next()),
             "-MD" | "-MMD" | "-MP" | "-pipe" => {}
             "-E" | "-M" | "-MM" => return None,
-            _ if word.starts_with("-I") => {}
+            _ if word.starts_with("-I") => found.folders.push(word[2..].to_owned()),
             _ if word.starts_with('-') => found.flags.push(word.to_owned()),
             _ => {
                 let end = Path::new(word).extension().unwrap_or_default();
@@ -357,6 +365,7 @@ mod tests {
         assert_eq!(found.source, "vendor/util.c");
         assert_eq!(found.output, "12-util.o");
         assert_eq!(found.flags, ["-O2", "-DX=1", "-g"]);
+        assert_eq!(found.folders, ["include", "other"]);
         for line in ["-E x.c", "x.o -o x", "--version"] {
             assert_eq!(c(&words(line)), None, "{line}");
         }

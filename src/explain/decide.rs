@@ -217,43 +217,58 @@ fn changed<V: PartialEq>(now: &BTreeMap<String, V>, before: &BTreeMap<String, V>
     names
 }
 
-/// Follows dependencies that were no hits either to where their chain begins. `reasons` are those of this build's
-/// misses by crate.
-pub fn follow(reason: &Reason, reasons: &BTreeMap<String, Reason>) -> Reason {
-    let Reason::Dependency { chain: changed, .. } = reason else {
-        return reason.clone();
-    };
-    let mut chain = Vec::new();
-    let mut candidates = changed.clone();
-    loop {
-        let next = candidates.iter().find_map(|name| {
-            let reason = reasons.get(name).filter(|_| !chain.contains(name))?;
-            Some((name.clone(), reason))
-        });
-        let Some((name, reason)) = next else {
-            break;
+/// The compiles of a build, as far as a chain of dependencies leads through them.
+pub struct Compiles<'a> {
+    /// As they are told apart.
+    pub names: &'a [String],
+    /// Why they were no hits.
+    pub reasons: &'a [Option<Reason>],
+    /// Those that one of them means by a dependency's name.
+    pub find: &'a dyn Fn(usize, &str) -> Vec<usize>,
+}
+
+impl Compiles<'_> {
+    /// Follows dependencies that were no hits either to where their chain begins.
+    pub fn follow(&self, of: usize) -> Option<Reason> {
+        let reason = self.reasons[of].as_ref()?;
+        let Reason::Dependency { chain: changed, .. } = reason else {
+            return Some(reason.clone());
         };
-        chain.push(name.clone());
-        match reason {
-            Reason::Dependency { chain, .. } => candidates.clone_from(chain),
-            root => {
-                return Reason::Dependency {
-                    root: name,
-                    chain,
-                    because: Some(Box::new(root.clone())),
-                };
+        let (mut at, mut candidates) = (of, changed);
+        let mut places = Vec::new();
+        let mut root = None;
+        while root.is_none() {
+            let mut found = candidates.iter().flat_map(|name| (self.find)(at, name));
+            let next = found.find_map(|next| {
+                let reason = self.reasons[next].as_ref()?;
+                (!places.contains(&next)).then_some((next, reason))
+            });
+            let Some((next, reason)) = next else {
+                break;
+            };
+            at = next;
+            places.push(at);
+            match reason {
+                Reason::Dependency { chain, .. } => candidates = chain,
+                reason => root = Some(reason),
             }
         }
-    }
-    // All that differ were hits, or not recorded.
-    let last = candidates.first().cloned().unwrap_or_default();
-    if chain.last() != Some(&last) {
-        chain.push(last.clone());
-    }
-    Reason::Dependency {
-        root: last,
-        chain,
-        because: None,
+        let mut chain: Vec<String> = places.iter().map(|at| self.names[*at].clone()).collect();
+        if root.is_none() {
+            // All that differ were hits, or not recorded.
+            let first = candidates.first();
+            let place = first.and_then(|name| (self.find)(at, name).first().copied());
+            let name = place.map(|place| self.names[place].clone());
+            let last = name.or(first.cloned()).unwrap_or_default();
+            if chain.last() != Some(&last) {
+                chain.push(last);
+            }
+        }
+        Some(Reason::Dependency {
+            root: chain.last().cloned().unwrap_or_default(),
+            chain,
+            because: root.cloned().map(Box::new),
+        })
     }
 }
 
@@ -461,34 +476,56 @@ mod tests {
         }
     }
 
+    /// Why the first of these compiles was no hit, each with its name and reason.
+    fn followed(compiles: &[(&str, Option<Reason>)]) -> Reason {
+        let names: Vec<String> = compiles.iter().map(|it| it.0.to_owned()).collect();
+        let reasons: Vec<Option<Reason>> = compiles.iter().map(|it| it.1.clone()).collect();
+        let find = |_, name: &str| {
+            let all = 0..names.len();
+            all.filter(|at| names[*at] == name).collect()
+        };
+        let compiles = Compiles {
+            names: &names,
+            reasons: &reasons,
+            find: &find,
+        };
+        compiles.follow(0).unwrap()
+    }
+
     #[test]
     fn chain_of_dependencies_ends_where_it_begins() {
         let source = Reason::Source {
             files: vec!["src/lib.rs".into()],
         };
-        let reasons = BTreeMap::from([
-            ("base".to_owned(), source.clone()),
-            ("mid".to_owned(), dependency(&["base"])),
+        let base = ("base", Some(source.clone()));
+        let mid = ("mid", Some(dependency(&["base"])));
+        let found = followed(&[
+            ("top", Some(dependency(&["hit", "mid"]))),
+            base.clone(),
+            ("hit", None),
+            mid,
         ]);
-        let found = follow(&dependency(&["hit", "mid"]), &reasons);
         let expected = Reason::Dependency {
             root: "base".into(),
             chain: vec!["mid".into(), "base".into()],
             because: Some(Box::new(source.clone())),
         };
         assert_eq!(found, expected);
-        assert_eq!(follow(&source, &reasons), source);
-        let found = follow(&dependency(&["hit"]), &reasons);
-        assert_eq!(found, dependency(&["hit"]));
+        assert_eq!(followed(&[base]), source);
+        for compiles in [&[("hit", None)][..], &[]] {
+            let top = ("top", Some(dependency(&["hit"])));
+            let found = followed(&[&[top][..], compiles].concat());
+            assert_eq!(found, dependency(&["hit"]));
+        }
     }
 
     #[test]
     fn chain_that_bites_its_tail_ends() {
-        let reasons = BTreeMap::from([
-            ("a".to_owned(), dependency(&["b"])),
-            ("b".to_owned(), dependency(&["a"])),
+        let found = followed(&[
+            ("top", Some(dependency(&["a"]))),
+            ("a", Some(dependency(&["b"]))),
+            ("b", Some(dependency(&["a"]))),
         ]);
-        let found = follow(&dependency(&["a"]), &reasons);
         assert!(matches!(found, Reason::Dependency { because: None, .. }));
     }
 }

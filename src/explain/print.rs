@@ -126,19 +126,42 @@ impl Hasher {
         blake3::keyed_hash(&self.key, text.as_bytes()).to_hex()[..DIGITS].to_owned()
     }
 
-    /// A text that may be shown: what was to be hidden is replaced by its hash, and so is the value of what calls itself
-    /// a secret.
+    /// A text that may be shown: what was to be hidden is replaced by its hash, and so are the value of what calls itself a
+    /// secret and the users and passwords of URLs.
     pub fn shown(&self, text: &str) -> String {
-        let mut text = text.to_owned();
+        let (mut shown, secret) = match secret_value(text) {
+            Some(at) => (text[..at].to_owned(), &text[at..]),
+            None => (text.to_owned(), ""),
+        };
         for secret in &self.secrets {
-            if text.contains(secret.as_str()) {
-                text = text.replace(secret.as_str(), &format!("<{}>", self.hash(secret)));
+            if shown.contains(secret.as_str()) {
+                shown = shown.replace(secret.as_str(), &format!("<{}>", self.hash(secret)));
             }
         }
-        match text.split_once('=') {
-            Some((name, value)) if is_secret(name) => format!("{name}=<{}>", self.hash(value)),
-            _ => text,
+        let mut shown = with_users(&shown, |user| format!("<{}>", self.hash(user)));
+        if !secret.is_empty() {
+            shown.push_str(&format!("<{}>", self.hash(secret)));
         }
+        shown
+    }
+
+    /// The same for a command line, where a secret may be the word after its name.
+    pub fn shown_words(&self, words: &[String]) -> Vec<String> {
+        let mut is_named = false;
+        let words = words.iter().map(|word| {
+            // They hand on the next word.
+            if word.starts_with("-X") {
+                return self.shown(word);
+            }
+            let shown = match is_named {
+                true => format!("<{}>", self.hash(word)),
+                false => self.shown(word),
+            };
+            let names = word.starts_with('-') && !word.contains([' ', '=']);
+            is_named = names && is_secret(word);
+            shown
+        });
+        words.collect()
     }
 
     /// The value of a variable, as it may be kept.
@@ -155,12 +178,76 @@ pub fn digest(bytes: &[u8]) -> String {
     blake3::hash(bytes).to_hex()[..DIGITS].to_owned()
 }
 
+/// A text without the users and passwords of its URLs.
+pub fn without_users(text: &str) -> String {
+    with_users(text, |_| "***".to_owned())
+}
+
+/// A text with something else in the places of the users and passwords of its URLs.
+fn with_users(text: &str, instead: impl Fn(&str) -> String) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("://") {
+        let (before, after) = rest.split_at(at + 3);
+        out.push_str(before);
+        let is_end = |one: char| one.is_whitespace() || "/?#\"<>".contains(one);
+        let authority = &after[..after.find(is_end).unwrap_or(after.len())];
+        rest = match authority.rfind('@') {
+            Some(at) => {
+                out.push_str(&instead(&after[..at]));
+                &after[at..]
+            }
+            None => after,
+        };
+    }
+    out.push_str(rest);
+    out
+}
+
+/// Where the value of what calls itself a secret begins: behind `--token=`, `--token ` or `"token":`.
+fn secret_value(text: &str) -> Option<usize> {
+    let mut begin = 0;
+    for (at, one) in text.char_indices() {
+        let name = &text[begin..at];
+        let ends_name = match one {
+            '=' => true,
+            // `::` is in the names of lints.
+            ':' => !text[at + 1..].starts_with([':', '/']),
+            ',' => name.starts_with('-'),
+            _ if one.is_whitespace() => name.starts_with('-'),
+            _ => false,
+        };
+        if ends_name && is_secret(name) {
+            return Some(at + 1).filter(|at| *at < text.len());
+        }
+        // A closing quote is no end of the name before a colon.
+        let is_quoted = one == '"' && text[at + 1..].starts_with(':');
+        if !is_quoted && (one.is_whitespace() || "=:,;&?\"'(){}[]/".contains(one)) {
+            begin = at + one.len_utf8();
+        }
+    }
+    None
+}
+
 /// Whether a name says that its value is to be kept to oneself.
 pub fn is_secret(name: &str) -> bool {
     let name = name.to_ascii_uppercase();
-    ["TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL", "KEY"]
-        .iter()
-        .any(|part| name.contains(part))
+    // Who has written it, and where a client's entries lie, is no secret.
+    let name = name.replace("AUTHOR", "").replace("KEY_PREFIX", "");
+    let parts = [
+        "TOKEN",
+        "SECRET",
+        "PASSWORD",
+        "PASSWD",
+        "PASSPHRASE",
+        "CREDENTIAL",
+        "KEY",
+        "AUTH",
+        "COOKIE",
+        "BEARER",
+    ];
+    let ends = ["_PASS", "-PASS", "_PWD", "-PWD"];
+    parts.iter().any(|part| name.contains(part)) || ends.iter().any(|end| name.ends_with(end))
 }
 
 /// Whether the value of a variable of this name may be kept as it is.
@@ -173,6 +260,8 @@ fn is_plain(name: &str) -> bool {
         "CARGO_PRIMARY_PACKAGE",
         "CARGO_TARGET_DIR",
         "CARGO_TERM_COLOR",
+        "IPHONEOS_DEPLOYMENT_TARGET",
+        "MACOSX_DEPLOYMENT_TARGET",
         "OUT_DIR",
     ];
     let families = ["CARGO_PKG_", "CARGO_PROFILE_", "CARGO_CFG_"];
@@ -192,6 +281,27 @@ pub fn is_in_keys(name: &str) -> bool {
             "CARGO_ENCODED_RUSTFLAGS",
         ]
         .contains(&name)
+}
+
+/// Whether a variable is part of the keys of C: by itself, or by the headers that are found.
+///
+/// Source: `CACHED_ENV_VARS` in `src/compiler/c.rs` and `src/compiler/preprocessor_cache.rs` of sccache 0.19.0.
+pub fn is_in_keys_of_c(name: &str) -> bool {
+    [
+        "CCC_OVERRIDE_OPTIONS",
+        "CPATH",
+        "CPLUS_INCLUDE_PATH",
+        "C_INCLUDE_PATH",
+        "IPHONEOS_DEPLOYMENT_TARGET",
+        "MACOSX_DEPLOYMENT_TARGET",
+        "OBJCPLUS_INCLUDE_PATH",
+        "OBJC_INCLUDE_PATH",
+        "SCCACHE_C_CUSTOM_CACHE_BUSTER",
+        "SDKROOT",
+        "TVOS_DEPLOYMENT_TARGET",
+        "WATCHOS_DEPLOYMENT_TARGET",
+    ]
+    .contains(&name)
 }
 
 #[cfg(test)]
@@ -241,6 +351,13 @@ mod tests {
             "--cfg token=\"hunter2hunter2\"",
             "-C link-arg=hunter2hunter2",
             "api_key=\"some\"",
+            "-C link-arg=--password=some",
+            "-C link-args=-O1 --password some -x",
+            "-C link-arg=-Wl,--pass-phrase,-auth,some",
+            "-DHEADER={\"auth\":\"some\"}",
+            "-DURL=\"https://me:some@host/x\"",
+            "registry = sparse+https://some@host, and http://me:so@me:some@other",
+            "https://host/?api_token=some&x=1",
         ] {
             let shown = hasher.shown(text);
             assert!(
@@ -248,8 +365,47 @@ mod tests {
                 "{shown}"
             );
         }
-        assert_eq!(hasher.shown("-C opt-level=3"), "-C opt-level=3");
-        assert_eq!(hasher.shown("abc"), "abc");
+        for text in [
+            "-C opt-level=3",
+            "abc",
+            "-W clippy::missing_key",
+            "-W keys::all",
+            "/home/monkey/project/src/lib.rs",
+            "--remap-path-prefix /home/monkey/x=/src",
+            "feature=\"std\"",
+            "https://host/a@b",
+        ] {
+            assert_eq!(hasher.shown(text), text);
+        }
+        // The word's hash is that of the whole value, whatever else is known.
+        let tail = hasher.hash("hunter2hunter2");
+        assert_eq!(
+            hasher.shown("--key=hunter2hunter2"),
+            format!("--key=<{tail}>")
+        );
+        let words = [
+            "--password",
+            "some",
+            "-Xlinker",
+            "--token",
+            "-Xlinker",
+            "some",
+            "-c",
+        ];
+        let words = hasher.shown_words(&words.map(str::to_owned));
+        assert!(!words.iter().any(|word| word == "some"), "{words:?}");
+        assert_eq!(
+            (&*words[0], &*words[2], &*words[6]),
+            ("--password", "-Xlinker", "-c")
+        );
+        for name in [
+            "CARGO_PKG_AUTHORS",
+            "SCCACHE_WEBDAV_KEY_PREFIX",
+            "PWD",
+            "-C passes",
+        ] {
+            assert!(!is_secret(name), "{name}");
+        }
         let other = Hasher::new([8; 32]);
         assert_ne!(other.hash("x"), hasher.hash("x"), "it is keyed");
         assert!(matches!(

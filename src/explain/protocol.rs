@@ -3,7 +3,10 @@
 use super::print::Print;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+/// A client that builds says so as often as that.
+pub const BEAT: Duration = Duration::from_secs(30);
 /// Longest body of the request that ends a build, in bytes.
 pub const LONGEST_BUILD: usize = 16 << 20;
 /// Most compiles of one build that are explained.
@@ -27,6 +30,8 @@ pub struct Labels {
 pub enum Request {
     /// A build begins.
     Begin(Labels),
+    /// The build with this id goes on.
+    Beat(String),
     /// A build has ended.
     End(Box<End>),
 }
@@ -129,6 +134,9 @@ pub struct Unit {
     pub exit: Option<i32>,
     /// Why sccache does not cache it, in its own words.
     pub not_cached: Option<String>,
+    /// Outputs of its dependencies by their names, where the build has several of one name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub needs: BTreeMap<String, Vec<String>>,
     /// The parts of its key.
     pub print: Print,
 }
@@ -170,6 +178,15 @@ pub struct Daemon {
     pub not_cached: BTreeMap<String, u64>,
     /// By level, the nearest first; empty with one level.
     pub levels: Vec<Level>,
+}
+
+impl Daemon {
+    /// Hits of the client's own disk, where that is a level of its own.
+    pub fn own_hits(&self) -> u64 {
+        let first = self.levels.first();
+        let disk = first.filter(|level| level.name.to_lowercase().contains("disk"));
+        disk.map_or(0, |level| level.hits)
+    }
 }
 
 /// One level of a chain of caches.

@@ -9,19 +9,14 @@ use std::fmt::Write as _;
 /// Compiles that were no hits, as many as are shown of them.
 const SLOWEST: usize = 10;
 
+/// Number of the schema of its JSON.
+const SCHEMA: u32 = 1;
+
 /// Seconds with one digit, or more where there are many.
 fn seconds(ms: u64) -> String {
     match ms {
         0..60_000 => format!("{}.{} s", ms / 1000, ms % 1000 / 100),
         _ => span(ms as f64 / 1000.0),
-    }
-}
-
-/// `serde 1.0.0`.
-fn name(row: &Row) -> String {
-    match row.version.as_str() {
-        "" => row.name.clone(),
-        version => format!("{} {version}", row.name),
     }
 }
 
@@ -85,6 +80,18 @@ fn figures(report: &Report) -> Vec<(&'static str, String)> {
             count(wire.writes)
         ),
     ));
+    if report.shared > 0 {
+        figures.push((
+            "At the same time",
+            format!(
+                "{} with the same token on this machine; what went over the network may be in part theirs",
+                match report.shared {
+                    1 => "another build".to_owned(),
+                    more => format!("{} other builds", count(more)),
+                }
+            ),
+        ));
+    }
     if let Some((all, used, size)) = report.prefetched {
         figures.push((
             "Prefetched",
@@ -162,7 +169,7 @@ pub fn text(report: &Report) -> String {
                 out,
                 "  {:>8}  {:<28} {}",
                 seconds(row.took_ms),
-                name(row),
+                row.full_name(),
                 why(row)
             );
         }
@@ -184,7 +191,14 @@ pub fn rows(report: &Report, wanted: Option<&str>) -> String {
             Outcome::Hit | Outcome::OwnDisk => String::new(),
             Outcome::Miss | Outcome::NotCached | Outcome::Failed => why(row),
         };
-        let line = format!("{} ({}): {}", name(row), row.kind, row.outcome.text());
+        let is_hit = matches!(row.outcome, Outcome::Hit | Outcome::OwnDisk);
+        let probably = if row.probably && is_hit {
+            "probably a "
+        } else {
+            ""
+        };
+        let outcome = row.outcome.text();
+        let line = format!("{} ({}): {probably}{outcome}", row.full_name(), row.kind);
         let _ = match detail.is_empty() {
             true => writeln!(out, "{line}"),
             false => writeln!(out, "{line}: {detail}"),
@@ -199,7 +213,7 @@ pub fn misses(report: &Report) -> String {
         .rows
         .iter()
         .filter(|row| row.outcome == Outcome::Miss);
-    let lines = misses.map(|row| format!("{}: {}\n", name(row), why(row)));
+    let lines = misses.map(|row| format!("{}: {}\n", row.full_name(), why(row)));
     let lines: String = lines.collect();
     match lines.is_empty() {
         true => lines,
@@ -212,6 +226,14 @@ pub fn is_wanted(row: &Row, wanted: Option<&str>) -> bool {
     let Some(wanted) = wanted else {
         return true;
     };
+    // As cargo names packages: `serde@1.0.0`.
+    let (wanted, version) = match wanted.split_once('@') {
+        Some((name, version)) => (name, Some(version)),
+        None => (wanted, None),
+    };
+    if version.is_some_and(|version| version != row.version) {
+        return false;
+    }
     let plain = |name: &str| name.replace('-', "_");
     let file = wanted.rsplit('/').next().unwrap_or(wanted);
     plain(&row.name) == plain(wanted) || row.name.rsplit('/').next() == Some(file)
@@ -256,7 +278,7 @@ pub fn markdown(report: &Report) -> String {
                 out,
                 "| {} | {} | {} |",
                 seconds(row.took_ms),
-                escaped(&name(row)),
+                escaped(&row.full_name()),
                 escaped(&why(row))
             );
         }
@@ -292,7 +314,7 @@ pub fn body(report: &Report) -> Markup {
                     tbody {
                         @for row in slowest_first(report) {
                             tr {
-                                th scope="row" { (name(row)) }
+                                th scope="row" { (row.full_name()) }
                                 td data-name="Kind" { (row.kind) }
                                 td.number data-name="Time" { (seconds(row.took_ms)) }
                                 td data-name="Outcome" { (row.outcome.text()) }
@@ -346,7 +368,7 @@ pub fn trace(report: &Report) -> String {
         tracks[track] = row.start_ms + row.took_ms;
         events.push(json!({
             "ph": "X",
-            "name": name(row),
+            "name": row.full_name(),
             "cat": row.outcome.text(),
             "pid": 1,
             "tid": track + 1,
@@ -369,9 +391,10 @@ pub fn trace(report: &Report) -> String {
     format!("{trace}\n")
 }
 
-/// For programs.
+/// For programs: `docs/schemas/explain.json`.
 pub fn json(report: &Report) -> String {
-    let value = serde_json::to_value(report).unwrap_or_default();
+    let mut value = serde_json::to_value(report).unwrap_or_default();
+    value["schema"] = SCHEMA.into();
     format!("{value:#}\n")
 }
 
@@ -400,6 +423,8 @@ Slowest of 3 that were no hits:
             rows(&report(), Some("hit")),
             "hit 1.0.0 (lib): hit: saved 0.5 s\n"
         );
+        assert_eq!(rows(&report(), Some("miss@1.0.0")), one);
+        assert_eq!(rows(&report(), Some("miss@2.0.0")), "");
         assert_eq!(rows(&report(), None).lines().count(), 5);
     }
 

@@ -1,10 +1,12 @@
 //! A build, explained: what each compile was, and what all of them come to. Pure.
 
-use super::decide::{Earlier, decide, follow};
+use super::decide::{Compiles, Earlier, decide};
 use super::protocol::{Daemon, End, Labels, Unit};
 use super::reason::Reason;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+
+const FORGOTTEN: &str = "it was restarted during the build, or heard nothing of it for minutes";
 
 /// What the cache knows of one compile.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -46,6 +48,8 @@ pub enum Seen {
     Hit,
     /// The entry was asked for in vain, or stored.
     Miss,
+    /// Nobody knows: the cache has forgotten the build.
+    Forgotten,
 }
 
 /// What a compile was.
@@ -129,6 +133,9 @@ pub struct Report {
     pub exit: i32,
     pub ended_unix_seconds: u64,
     pub wall_ms: u64,
+    /// Other builds at the same time, by the same token and machine: requests of theirs may be in `wire`.
+    #[serde(skip_serializing_if = "is_none")]
+    pub shared: u64,
     pub wire: Wire,
     /// What the client's daemon counted.
     pub daemon: Option<Daemon>,
@@ -137,6 +144,10 @@ pub struct Report {
     pub sums: Sums,
     /// Empty without a recorder.
     pub rows: Vec<Row>,
+}
+
+fn is_none(number: &u64) -> bool {
+    *number == 0
 }
 
 /// What all compiles of a build come to.
@@ -154,6 +165,16 @@ pub struct Sums {
     pub untimed: u64,
     /// Misses by reason.
     pub reasons: BTreeMap<String, u64>,
+}
+
+impl Row {
+    /// With the version: `serde 1.0.0`.
+    pub fn full_name(&self) -> String {
+        match self.version.as_str() {
+            "" => self.name.clone(),
+            version => format!("{} {version}", self.name),
+        }
+    }
 }
 
 impl Report {
@@ -190,14 +211,7 @@ pub fn assess(end: &End, facts: Vec<Facts>, wire: Wire, now: u64) -> Report {
         .map(|(unit, facts)| row(unit, facts, now))
         .collect();
     settle_unseen(end, &facts, &mut rows);
-    let reasons: BTreeMap<String, Reason> = rows
-        .iter()
-        .filter_map(|row| Some((row.name.clone(), row.why.clone()?)))
-        .filter(|(_, reason)| !matches!(reason, Reason::NotCacheable { .. }))
-        .collect();
-    for row in &mut rows {
-        row.why = row.why.as_ref().map(|reason| follow(reason, &reasons));
-    }
+    follow(&end.units, &mut rows);
     let sums = sum(&rows);
     Report {
         build: end.build.clone(),
@@ -207,6 +221,7 @@ pub fn assess(end: &End, facts: Vec<Facts>, wire: Wire, now: u64) -> Report {
         exit: end.exit,
         ended_unix_seconds: now,
         wall_ms: end.wall_ms,
+        shared: 0,
         wire,
         daemon: end.daemon.clone(),
         prefetched: end.prefetched.as_ref().map(|it| {
@@ -215,6 +230,49 @@ pub fn assess(end: &End, facts: Vec<Facts>, wire: Wire, now: u64) -> Report {
         }),
         sums,
         rows,
+    }
+}
+
+/// Names for each miss that follows a dependency's where that began.
+fn follow(units: &[Unit], rows: &mut [Row]) {
+    let (mut by_name, mut by_output) = (BTreeMap::new(), BTreeMap::new());
+    for (at, unit) in units.iter().take(rows.len()).enumerate() {
+        let places: &mut Vec<usize> = by_name.entry(unit.name.as_str()).or_default();
+        places.push(at);
+        by_output.insert(unit.output.as_str(), at);
+    }
+    let names: Vec<String> = (rows.iter())
+        .map(|row| {
+            let namesakes = by_name[row.name.as_str()].iter();
+            match namesakes.clone().all(|at| rows[*at].version == row.version) {
+                true => row.name.clone(),
+                false => row.full_name(),
+            }
+        })
+        .collect();
+    let reasons: Vec<Option<Reason>> = (rows.iter())
+        .map(|row| row.why.clone())
+        .map(|why| why.filter(|reason| !matches!(reason, Reason::NotCacheable { .. })))
+        .collect();
+    let find = |at: usize, name: &str| -> Vec<usize> {
+        match units[at].needs.get(name) {
+            Some(outputs) => {
+                let outputs = outputs.iter().map(String::as_str);
+                outputs
+                    .filter_map(|it| by_output.get(it).copied())
+                    .collect()
+            }
+            None => by_name.get(name).cloned().unwrap_or_default(),
+        }
+    };
+    let compiles = Compiles {
+        names: &names,
+        reasons: &reasons,
+        find: &find,
+    };
+    let found: Vec<Option<Reason>> = (0..rows.len()).map(|at| compiles.follow(at)).collect();
+    for (row, found) in rows.iter_mut().zip(found) {
+        row.why = found.or(row.why.take());
     }
 }
 
@@ -227,7 +285,7 @@ fn row(unit: &Unit, facts: &Facts, now: u64) -> Row {
         }
         (None, Some(0), Seen::Hit) => (Outcome::Hit, (None, Vec::new())),
         // Settled when all are known.
-        (None, Some(0), Seen::Nothing) => (Outcome::OwnDisk, (None, Vec::new())),
+        (None, Some(0), Seen::Nothing | Seen::Forgotten) => (Outcome::OwnDisk, (None, Vec::new())),
         (None, Some(0), Seen::Miss) => (Outcome::Miss, miss(unit, facts, now)),
         (None, ..) => {
             let reason = Reason::CompileFailed;
@@ -257,7 +315,12 @@ fn miss(unit: &Unit, facts: &Facts, now: u64) -> (Option<Reason>, Vec<Reason>) {
         return (Some(Reason::Broken { seconds_ago: None }), Vec::new());
     }
     let kept_by = facts.lost.and_then(|lost| lost.kept_by);
-    let (first, also) = decide(&unit.print, &facts.earlier, kept_by, now);
+    let (mut first, mut also) = decide(&unit.print, &facts.earlier, kept_by, now);
+    // Whether a key of C holds a path depends on how sccache runs; what else differs is in it for certain.
+    if unit.kind == "c" && matches!(first, Reason::Path { .. }) && !also.is_empty() {
+        also.push(first);
+        first = also.remove(0);
+    }
     let is_fate = matches!(
         first,
         Reason::Evicted { .. }
@@ -283,25 +346,35 @@ fn miss(unit: &Unit, facts: &Facts, now: u64) -> (Option<Reason>, Vec<Reason>) {
 /// Tells apart what a client had on its own disk from what it could not ask for: over the wire both are nothing. Its
 /// daemon knows how many hits there were.
 fn settle_unseen(end: &End, facts: &[Facts], rows: &mut [Row]) {
+    let is_forgotten = facts.iter().any(|it| it.seen == Seen::Forgotten);
     let mut unseen: Vec<usize> = (0..rows.len())
-        .filter(|at| rows[*at].outcome == Outcome::OwnDisk && facts[*at].seen == Seen::Nothing)
+        .filter(|at| rows[*at].outcome == Outcome::OwnDisk)
         .collect();
     let remote = rows
         .iter()
         .filter(|row| row.outcome == Outcome::Hit)
         .count();
-    let own = match (&end.away, &end.daemon) {
-        (None, None) => unseen.len(),
-        (_, Some(daemon)) => usize::try_from(daemon.hits)
-            .unwrap_or(usize::MAX)
-            .saturating_sub(remote),
-        (Some(_), None) => 0,
+    let number = |it: u64| usize::try_from(it).unwrap_or(usize::MAX);
+    let hits = match &end.daemon {
+        Some(daemon) => number(daemon.hits).saturating_sub(remote),
+        None if is_forgotten || end.away.is_some() => 0,
+        None => unseen.len(),
+    };
+    let own = match &end.daemon {
+        Some(daemon) if is_forgotten => number(daemon.own_hits()),
+        _ => hits,
     };
     // What took long was compiled.
     unseen.sort_by_key(|at| rows[*at].took_ms);
-    for at in unseen.into_iter().skip(own) {
+    for (place, at) in unseen.into_iter().enumerate().skip(own.min(hits)) {
+        let row = &mut rows[at];
+        if place < hits {
+            row.outcome = Outcome::Hit;
+            continue;
+        }
         let cause = match (&end.away, &end.daemon) {
             (Some(cause), _) => cause.clone(),
+            _ if is_forgotten => FORGOTTEN.to_owned(),
             (None, Some(daemon)) if daemon.timeouts > 0 => {
                 format!("{} look-ups took longer than a minute", daemon.timeouts)
             }
@@ -310,9 +383,9 @@ fn settle_unseen(end: &End, facts: &[Facts], rows: &mut [Row]) {
             }
             (None, _) => "nothing was asked of it for this compile".to_owned(),
         };
-        rows[at].outcome = Outcome::Miss;
-        rows[at].why = Some(Reason::Away { cause });
-        rows[at].saved_ms = 0;
+        row.outcome = Outcome::Miss;
+        row.why = Some(Reason::Away { cause });
+        row.saved_ms = 0;
     }
 }
 
@@ -351,110 +424,4 @@ fn sum(rows: &[Row]) -> Sums {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-
-    fn unit(name: &str, took_ms: u64) -> Unit {
-        Unit {
-            name: name.into(),
-            version: "1.0.0".into(),
-            kind: "lib".into(),
-            took_ms,
-            exit: Some(0),
-            ..Unit::default()
-        }
-    }
-
-    fn seen(seen: Seen) -> Facts {
-        Facts {
-            seen,
-            bytes: 10,
-            compile_ms: Some(500),
-            ..Facts::default()
-        }
-    }
-
-    /// One of each kind.
-    pub(crate) fn report() -> Report {
-        let end = End {
-            build: "b1".into(),
-            command: "cargo".into(),
-            wall_ms: 2000,
-            units: vec![
-                unit("hit", 5),
-                unit("miss", 400),
-                unit("own", 4),
-                Unit {
-                    not_cached: Some("crate-type, bin".into()),
-                    ..unit("program", 300)
-                },
-                Unit {
-                    exit: Some(1),
-                    ..unit("broken", 20)
-                },
-            ],
-            ..End::default()
-        };
-        let facts = [
-            Seen::Hit,
-            Seen::Miss,
-            Seen::Nothing,
-            Seen::Nothing,
-            Seen::Nothing,
-        ];
-        let wire = Wire {
-            hits: 1,
-            misses: 1,
-            writes: 1,
-            read_bytes: 10,
-            written_bytes: 10,
-            ..Wire::default()
-        };
-        assess(&end, facts.map(seen).into(), wire, 1_790_000_000)
-    }
-
-    #[test]
-    fn each_compile_is_told_and_summed() {
-        let report = report();
-        let outcomes: Vec<_> = report.rows.iter().map(|row| row.outcome).collect();
-        use Outcome::*;
-        assert_eq!(outcomes, [Hit, Miss, OwnDisk, NotCached, Failed]);
-        let sums = &report.sums;
-        assert_eq!((sums.hits, sums.own_disk, sums.misses), (1, 1, 1));
-        assert_eq!((sums.not_cached, sums.failed, sums.saved_ms), (1, 1, 1000));
-        assert_eq!(sums.reasons["never_built"], 1);
-        assert_eq!(report.hit_percent().map(f64::round), Some(67.0));
-        assert_eq!(report.slowest()[0].name, "miss");
-        let json = serde_json::to_string(&report).unwrap();
-        assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), report);
-    }
-
-    #[test]
-    fn what_nobody_asked_for_is_a_hit_only_if_the_daemon_says_so() {
-        let mut end = End {
-            units: vec![unit("slow", 900), unit("fast", 3)],
-            daemon: Some(Daemon {
-                hits: 1,
-                misses: 1,
-                errors: 1,
-                ..Daemon::default()
-            }),
-            ..End::default()
-        };
-        let outcomes = |end: &End| {
-            let report = assess(end, vec![Facts::default(); 2], Wire::default(), 1);
-            let rows = report.rows.into_iter();
-            rows.map(|row| (row.outcome, row.why)).collect::<Vec<_>>()
-        };
-        let away = |cause: &str| {
-            let cause = cause.to_owned();
-            (Outcome::Miss, Some(Reason::Away { cause }))
-        };
-        let own = (Outcome::OwnDisk, None);
-        assert_eq!(outcomes(&end), [away("1 look-ups failed"), own.clone()]);
-        end.daemon = None;
-        assert_eq!(outcomes(&end), [own.clone(), own]);
-        end.away = Some("gone".into());
-        assert_eq!(outcomes(&end), [away("gone"), away("gone")]);
-    }
-}
+pub(crate) mod tests;

@@ -8,21 +8,22 @@
 //! identities        what is compiled -> ids of its fingerprints, the latest first
 //! ages              time of last use, id -> nothing: the oldest fingerprints go first
 //! results           key's id -> fingerprint's id, fate
-//! orders            repository, job, branch -> keys in the order in which a build asked for them
+//! orders            repository, job, branch -> keys in the order in which builds ask for them
 //! ```
 //!
 //! Builds of guests (see [`Partition`]) have tables of their own: whatever they report, and however often, nothing of the
 //! others' goes for it. Everything is bounded. Calls block: they belong on a thread that may.
 
 mod file;
+mod orders;
 mod whose;
 
 use self::file::{bytes_of, decode, encode, open_file, point_of};
+pub use self::orders::{Asked, Order};
 pub use self::whose::Whose;
 use crate::contract::paths;
 use crate::explain::decide::{Earlier, Fate};
 use crate::explain::print::Print;
-use crate::explain::protocol::Labels;
 use crate::explain::report::Report;
 use crate::gateway::history::{Point, Range};
 use crate::store::{Removal, RemovalCause};
@@ -97,8 +98,6 @@ const DETAILS_KEPT: u64 = 100;
 const LONGEST_DETAIL: usize = 4 << 20;
 /// Longest fingerprint, as text.
 const LONGEST_PRINT: usize = 64 << 10;
-/// Lists of keys.
-const ORDERS_KEPT: u64 = 200;
 /// One fingerprint for so many bytes of the budget, within bounds: about a 250th of it, on disk.
 const BUDGET_PER_PRINT: u64 = 1 << 20;
 const PRINTS_KEPT: (u64, u64) = (4000, 100_000);
@@ -173,13 +172,6 @@ pub struct Learned {
     pub refused: Option<String>,
     /// The key is in a namespace to which the build writes.
     pub is_own: bool,
-}
-
-/// Keys in the order in which a build asked for them.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Order {
-    pub unix_seconds: u64,
-    pub keys: Vec<String>,
 }
 
 impl Database {
@@ -352,13 +344,13 @@ impl Database {
         Ok(())
     }
 
-    /// Remembers the compiles of a build, its report, and the order of its keys.
+    /// Remembers the compiles of a build, its report, and the keys that it asked for.
     pub fn learn(
         &self,
         partition: &Partition,
         learned: Vec<Learned>,
         report: &Report,
-        order: Option<(&Labels, Order)>,
+        asked: Option<Asked<'_>>,
     ) -> Result<()> {
         let (write, tables) = (self.begin_write()?, partition.tables());
         {
@@ -444,58 +436,11 @@ impl Database {
                 details.pop_first()?;
             }
         }
-        if let Some((labels, order)) = order {
-            let mut orders = write.open_table(tables.orders)?;
-            orders.insert(
-                &*order_name(&partition.name, labels),
-                encode(&order).as_slice(),
-            )?;
-            while orders.len()? > ORDERS_KEPT {
-                let mut oldest = None;
-                for row in orders.iter()? {
-                    let (name, order) = row?;
-                    let at = decode::<Order>(order.value()).map_or(0, |order| order.unix_seconds);
-                    if oldest.as_ref().is_none_or(|(least, _)| at < *least) {
-                        oldest = Some((at, name.value().to_owned()));
-                    }
-                }
-                let Some((_, name)) = oldest else { break };
-                orders.remove(&*name)?;
-            }
+        if let Some(asked) = asked {
+            orders::write(&write, partition, &asked, report.ended_unix_seconds)?;
         }
         write.commit()?;
         Ok(())
-    }
-
-    /// The keys that a build with these labels asked for the last time, in its order; those of another branch if there
-    /// was none on this one.
-    pub fn order(&self, partition: &Partition, labels: &Labels) -> Result<Option<Order>> {
-        let read = self.file.begin_read()?;
-        let orders = read.open_table(partition.tables().orders)?;
-        let partition = &partition.name;
-        if let Some(order) = orders.get(&*order_name(partition, labels))? {
-            return Ok(decode(order.value()));
-        }
-        let any_branch = Labels {
-            branch: None,
-            ..labels.clone()
-        };
-        let prefix = order_name(partition, &any_branch);
-        let mut latest: Option<Order> = None;
-        for row in orders.range(&*prefix..)? {
-            let (name, order) = row?;
-            if !name.value().starts_with(&prefix) {
-                break;
-            }
-            let order = decode::<Order>(order.value()).unwrap_or_default();
-            if latest
-                .as_ref()
-                .is_none_or(|it| it.unix_seconds < order.unix_seconds)
-            {
-                latest = Some(order);
-            }
-        }
-        Ok(latest)
     }
 
     /// The last builds, the latest first, without their compiles.
@@ -556,21 +501,6 @@ fn forget(
         results.remove(result)?;
     }
     Ok(())
-}
-
-/// Sorted by job and repository, so that branches of one job lie together.
-fn order_name(partition: &str, labels: &Labels) -> String {
-    let part = |part: &Option<String>| part.clone().unwrap_or_default().replace('\0', "");
-    let branch = labels
-        .branch
-        .as_ref()
-        .map(|branch| branch.replace('\0', ""));
-    format!(
-        "{partition}\0{}\0{}\0{}",
-        part(&labels.repository),
-        part(&labels.job),
-        branch.unwrap_or_default()
-    )
 }
 
 fn id_of(identity: &str) -> Id {

@@ -17,11 +17,11 @@ mod taken;
 pub(super) use self::taken::Taken;
 use self::taken::{Request, identity};
 use super::access::Scope;
-use super::database::{Database, Lifetime, Partition};
+use super::database::{Asked, Database, Lifetime, Partition};
 use crate::base::time::unix_seconds;
 use crate::contract::gateway_status::Totals;
 use crate::contract::key::Key;
-use crate::explain::protocol::{Begun, End, MOST_UNITS, Unit};
+use crate::explain::protocol::{BEAT, Begun, End, MOST_UNITS, Unit};
 use crate::explain::report::{Facts, Lost, Report, assess};
 use crate::gateway::history::Point;
 use crate::store::{self, Store};
@@ -41,10 +41,12 @@ const OPEN: usize = 256;
 const OPEN_OF_ONE: usize = 16;
 /// After this time nobody ends a build any more.
 const LONGEST: Duration = Duration::from_secs(12 * 60 * 60);
+/// The same if its client has said nothing for so long.
+const SILENT: Duration = Duration::from_secs(5 * 60);
+/// For so long after it was heard of, a build is taken to go on.
+const ALIVE: Duration = BEAT.saturating_add(Duration::from_secs(15));
 /// How far clocks of client and gateway may differ within a build, in milliseconds.
 const SLACK: u64 = 150;
-/// Keys in the list of one build.
-const ORDER_KEYS: usize = 20_000;
 
 /// Who has sent a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,6 +92,11 @@ struct Open {
     sender: Sender,
     began: Instant,
     writes: bool,
+    /// When its client last said that it goes on; the last request, where a client says nothing of the kind.
+    heard: Instant,
+    beats: bool,
+    /// Builds that have ended meanwhile, and whose requests cannot be told from its own.
+    met: u64,
     /// What its sender has asked for since.
     events: VecDeque<Event>,
 }
@@ -121,6 +128,17 @@ impl State {
         let crowd = places.max_by_key(|place| of_one(&self.open[*place].sender.token));
         crowd.unwrap_or_default()
     }
+}
+
+/// By what a build is explained.
+#[derive(Debug)]
+pub(in crate::gateway) struct Memory {
+    /// Where it is remembered.
+    pub(super) own: Partition,
+    /// Whose builds it is compared with besides.
+    pub(super) others: Vec<Partition>,
+    /// Where lists of keys are looked for.
+    pub(super) lists: Vec<Partition>,
 }
 
 /// Builds, and what outlives the gateway.
@@ -217,6 +235,9 @@ impl Journal {
             Did::Hit(_) | Did::Write(_) | Did::Refused(_) => None,
         };
         for one in open.iter_mut().filter(|one| one.sender.matches(&sender)) {
+            if !one.beats {
+                one.heard = at;
+            }
             one.events.push_back(Event {
                 at,
                 key: key.clone(),
@@ -255,6 +276,9 @@ impl Journal {
             sender,
             began,
             writes,
+            heard: began,
+            beats: false,
+            met: 0,
             events: VecDeque::new(),
         });
         self.watching.store(true, Relaxed);
@@ -267,14 +291,25 @@ impl Journal {
         }
     }
 
-    /// To be called now and then: forgets builds that nobody ends, and what is needed by none.
-    pub(crate) fn tidy(&self) {
-        self.forget_older(LONGEST);
+    /// A build goes on.
+    pub(crate) fn beat(&self, id: &str, sender: &Sender) {
+        let mut state = self.state();
+        let mut all = state.open.iter_mut();
+        if let Some(open) = all.find(|open| open.id == id && open.sender == *sender) {
+            (open.heard, open.beats) = (Instant::now(), true);
+        }
     }
 
-    fn forget_older(&self, longest: Duration) {
+    /// To be called now and then: forgets builds that nobody ends, and what is needed by none.
+    pub(crate) fn tidy(&self) {
+        self.forget_older(LONGEST, SILENT);
+    }
+
+    fn forget_older(&self, longest: Duration, silent: Duration) {
         let mut state = self.state();
-        state.open.retain(|open| open.began.elapsed() < longest);
+        state
+            .open
+            .retain(|open| open.began.elapsed() < longest && open.heard.elapsed() < silent);
         state.events = state.open.iter().map(|open| open.events.len()).sum();
         if state.open.is_empty() {
             *state = State::default();
@@ -293,6 +328,12 @@ impl Journal {
         let Some(open) = place.map(|place| state.remove(place)) else {
             return Taken::default();
         };
+        let mut shared = open.met;
+        let others = state.open.iter_mut();
+        for other in others.filter(|other| other.sender.matches(sender)) {
+            other.met += 1;
+            shared += u64::from(other.heard + ALIVE > open.began);
+        }
         drop(state);
         let events = open.events.into_iter();
         let events = events.filter(|event| scope.reads(event.key.namespace()));
@@ -309,29 +350,31 @@ impl Journal {
             events,
             writes: open.writes,
             known: true,
+            shared,
             token: open.sender.token,
         }
     }
 
-    /// Explains a build by what builds of its own partition and of `others` have done before, and remembers it in its own.
-    /// `names` are those of the members of the entries of `taken.keys()`. Blocks.
+    /// Explains a build, and remembers it. `names` are those of the members of the entries of `taken.keys()`. Blocks.
     pub(super) fn explain(
         &self,
-        (own, others): (&Partition, &[Partition]),
+        memory: &Memory,
         mut end: End,
-        taken: &Taken,
+        mut taken: Taken,
         names: &[Vec<String>],
         removals: &[store::Removal],
     ) -> Report {
         end.units.truncate(MOST_UNITS);
         let now = unix_seconds();
-        let outputs = taken.outputs(names);
+        let (outputs, gone) = (taken.outputs(names), taken.gone(names));
+        taken.drop_others(&end.units, &outputs);
         if let Some(database) = &self.database
             && let Err(cause) = database.note_removals(removals, self.budget)
         {
             warn!("cannot write history: {cause}");
         }
-        let partitions: Vec<&Partition> = std::iter::once(own).chain(others).collect();
+        let own = &memory.own;
+        let partitions: Vec<&Partition> = std::iter::once(own).chain(&memory.others).collect();
         let mut joined = taken.join(&end.units, &outputs);
         for (unit, (facts, key)) in end.units.iter().zip(&mut joined) {
             facts.lost = facts.lost.map(|lost| Lost {
@@ -347,18 +390,23 @@ impl Journal {
         let learned = taken.learned(own, &end.units, &facts, &keys);
         let report = Report {
             token: taken.token.clone(),
+            shared: taken.shared,
             ..assess(&end, facts, taken.wire(), now)
         };
         // One that was not begun here, because the gateway was restarted, is explained and not kept.
         if let Some(database) = self.database.as_ref().filter(|_| taken.known) {
             // A build that had most on its own disk says little about what the next runner needs.
             let is_poor = end.prefetched.is_none() && report.sums.own_disk > report.sums.hits;
-            let order = taken.order(&end, now);
-            let order = order.filter(|_| taken.writes && !is_poor);
-            let order = order.map(|order| (&end.labels, order));
-            let kept = database.learn(own, learned, &report, order);
+            let keys = taken.order(&end);
+            let asked = Asked {
+                labels: &end.labels,
+                keys: &keys,
+                is_whole: end.exit == 0,
+                lists: &memory.lists,
+            };
+            let asked = (taken.writes && !is_poor && !keys.is_empty()).then_some(asked);
+            let kept = database.learn(own, learned, &report, asked);
             // What went before the end of its own build was not known when it went.
-            let gone = taken.gone(names);
             let gone = removals.iter().filter(|it| gone.contains(&it.id));
             let gone: Vec<store::Removal> = gone.copied().collect();
             let kept = kept.and_then(|()| database.note_removals(&gone, self.budget));

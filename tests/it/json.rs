@@ -67,12 +67,13 @@ fn every_command_prints_what_its_schema_says() {
         conforms(schema, &value);
         seen.insert(schema.to_owned());
     }
-    // The only one that finds nothing here; the session of `login` is held against its schema where there is one.
+    // The only one that finds nothing here; the session of `login` and the build of `explain` are held against their
+    // schemas where there are such.
     let key = "0".repeat(64);
     let output = dock.command(&["blob", &key, "--json"]);
     assert_eq!(output.status.code(), Some(1));
     conforms("blob", &value(&output));
-    seen.extend(["blob", "login"].map(str::to_owned));
+    seen.extend(["blob", "explain", "login"].map(str::to_owned));
     // The schemas refuse what is something else.
     let set = value(&dock.command(&["client-env", "--json"]));
     assert_eq!(set["variables"]["SCCACHE_WEBDAV_TOKEN"], dock.token());

@@ -36,21 +36,25 @@ pub(super) fn is_client_side(text: &str) -> bool {
     variables.is_some_and(|variables| client_side_by(|name| value(variables, name)))
 }
 
-/// The wrapper of rustc that cargo would use: `files` are texts and paths of its config files, the nearest first.
+/// The wrapper of rustc that cargo would use in `cwd`: `files` are texts and paths of its config files, the nearest first.
 pub(super) fn wrapper(
     variable: impl Fn(&str) -> Option<OsString>,
     files: &[(String, PathBuf)],
+    cwd: &Path,
 ) -> Option<OsString> {
     let in_environment = ["RUSTC_WRAPPER", "CARGO_BUILD_RUSTC_WRAPPER"];
     let set = in_environment.into_iter().find_map(variable);
+    let set = set.map(|wrapper| match wrapper.to_str() {
+        Some(wrapper) => cargo_config::program(wrapper, cwd).into(),
+        None => wrapper,
+    });
     let in_files = || {
         files.iter().find_map(|(text, file)| {
             let config: Table = text.parse().ok()?;
             let wrapper = config.get("build")?.get("rustc-wrapper")?.as_str()?;
-            // A bare name is looked for in PATH, another one from the folder that holds `.cargo`.
-            let folder = file.parent().and_then(Path::parent);
-            let folder = folder.filter(|_| wrapper.contains('/'));
-            Some(folder.map_or(wrapper.into(), |folder| folder.join(wrapper).into()))
+            // From the folder that holds `.cargo`.
+            let folder = file.parent().and_then(Path::parent).unwrap_or(file);
+            Some(cargo_config::program(wrapper, folder).into())
         })
     };
     set.or_else(in_files).filter(|wrapper| !wrapper.is_empty())
@@ -127,20 +131,24 @@ mod tests {
             ),
         ];
         let set = |name: &'static str, value: &'static str| {
-            wrapper(move |one| (one == name).then(|| value.into()), &files)
+            let variable = move |one: &str| (one == name).then(|| value.into());
+            wrapper(variable, &files, Path::new("/work/b"))
         };
         assert_eq!(
             set("RUSTC_WRAPPER", "/opt/sccache"),
             Some("/opt/sccache".into())
         );
+        let relative = set("RUSTC_WRAPPER", "../tools/sccache");
+        assert_eq!(relative, Some("/work/b/../tools/sccache".into()));
         assert_eq!(set("RUSTC_WRAPPER", ""), None, "turned off");
         assert_eq!(
             set("CARGO_BUILD_RUSTC_WRAPPER", "kept"),
             Some("kept".into())
         );
         assert_eq!(set("OTHER", "x"), Some("/work/tools/sccache".into()));
-        assert_eq!(wrapper(|_| None, &files[2..]), Some("sccache".into()));
-        assert_eq!(wrapper(|_| None, &files[..1]), None);
+        let none = |files| wrapper(|_| None, files, Path::new("/work"));
+        assert_eq!(none(&files[2..]), Some("sccache".into()));
+        assert_eq!(none(&files[..1]), None);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! After a build: the records, completed by what its files say.
 
 use super::daemon::Sccache;
+use super::headers::Headers;
 use super::record::{RECORDS, Record};
 use crate::explain::print::{Hasher, Held, Places, Value, digest};
 use crate::explain::protocol::Unit;
@@ -26,18 +27,27 @@ pub(super) struct Collected {
     pub(super) files: Vec<Vec<String>>,
 }
 
-/// Reads the records in `folder` of a build that began at a time.
-pub(super) fn collect(folder: &Path, began: SystemTime, sccache: &Sccache) -> Collected {
+/// Reads the records in `folder` of a build that began at a time in an environment.
+pub(super) fn collect(
+    folder: &Path,
+    began: SystemTime,
+    sccache: &Sccache,
+    environment: &BTreeMap<String, String>,
+) -> Collected {
     let text = fs::read_to_string(folder.join(RECORDS)).unwrap_or_default();
     let setup = super::record::setup(folder);
     let records = text
         .lines()
         .filter_map(|line| serde_json::from_str::<Record>(line).ok());
     let began = micros(began);
+    let mut hasher = Hasher::new(super::record::key(&setup.key));
+    let all = environment.iter();
+    hasher.hide(all.map(|(name, value)| (name.as_str(), value.as_str())));
     let mut known = Known {
-        hasher: Hasher::new(super::record::key(&setup.key)),
+        hasher,
         places: setup.places,
         files: BTreeMap::new(),
+        headers: Headers::default(),
         compilers: BTreeMap::new(),
     };
     let version = sccache.version();
@@ -47,6 +57,14 @@ pub(super) fn collect(folder: &Path, began: SystemTime, sccache: &Sccache) -> Co
         unit.print.sccache.clone_from(&version);
         collected.units.push(unit);
         collected.files.push(files);
+    }
+    let mut number: BTreeMap<String, usize> = BTreeMap::new();
+    for unit in &collected.units {
+        *number.entry(unit.name.clone()).or_default() += 1;
+    }
+    for unit in &mut collected.units {
+        unit.needs
+            .retain(|name, _| number.get(name).is_some_and(|number| *number > 1));
     }
     collected
 }
@@ -61,6 +79,7 @@ struct Known {
     hasher: Hasher,
     places: Places,
     files: BTreeMap<PathBuf, Option<String>>,
+    headers: Headers,
     compilers: BTreeMap<(String, Option<String>), String>,
 }
 
@@ -83,6 +102,8 @@ impl Known {
             let stem = stem.strip_prefix("lib").unwrap_or(&stem);
             // The hash in its name says what is in the key anyway.
             let name = stem.rsplit_once('-').map_or(stem, |(name, _)| name);
+            let outputs = unit.needs.entry(name.to_owned()).or_default();
+            outputs.push(stem.to_owned());
             if let Some(digest) = self.file(path) {
                 by_name.entry(name.to_owned()).or_default().push(digest);
             }
@@ -104,6 +125,11 @@ impl Known {
         let mut sources: Vec<PathBuf> = sources(&dep_info).map(|it| record.cwd.join(it)).collect();
         if sources.is_empty() {
             sources.push(record.source.clone());
+        }
+        if unit.kind == "c" {
+            sources.extend(record.included.iter().cloned());
+            let headers = self.headers.of(&sources, &record.folders);
+            sources.extend(headers);
         }
         sources.sort();
         let mut files = Vec::new();
@@ -180,9 +206,25 @@ impl Known {
             Some(host) => format!("{line}, {host}"),
             None => line.to_owned(),
         };
+        // What it says of itself is no part of the keys of C, its bytes are.
+        let bytes = (!rust).then(|| self.file(&program(record)?)).flatten();
+        let line = match bytes {
+            Some(digest) => format!("{line}, {digest}"),
+            None => line,
+        };
         self.compilers.insert(asked, line.clone());
         line
     }
+}
+
+/// The compiler that was called.
+fn program(record: &Record) -> Option<PathBuf> {
+    if record.compiler.contains('/') {
+        return Some(record.cwd.join(&record.compiler));
+    }
+    let path = std::env::var_os("PATH")?;
+    let mut programs = std::env::split_paths(&path).map(|it| it.join(&record.compiler));
+    programs.find(|it| it.is_file())
 }
 
 /// When a compile's output was written, and whether that is exact. Cargo sets the time of metadata back to the begin of

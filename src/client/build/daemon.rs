@@ -47,9 +47,9 @@ impl Counts {
 
 impl Sccache {
     /// The one that cargo would use, with what its config files set.
-    pub(super) fn new(wrapper: Option<&String>, seen: &BTreeMap<String, String>) -> Sccache {
+    pub(super) fn new(wrapper: String, seen: &BTreeMap<String, String>) -> Sccache {
         Sccache {
-            program: wrapper.cloned().unwrap_or("sccache".to_owned()),
+            program: wrapper,
             variables: seen.clone(),
         }
     }

@@ -3,17 +3,19 @@
 //! Nobody stands in between afterwards, so that signals, exit codes and what is printed are the compiler's own. When a
 //! compile has ended is told later by the times of its outputs.
 //!
-//! Its name is `sccache`: the crate `cc` has C compiled through `RUSTC_WRAPPER` only where it has that name. Its path is
-//! always the same, because cargo asks a wrapper that it does not know for the compiler's version once more.
+//! Its name is that of what it stands before: the crate `cc` has C compiled through `RUSTC_WRAPPER` only where it is
+//! called `sccache`. Its path is always the same, because cargo asks a wrapper that it does not know for the compiler's
+//! version once more.
 
 use super::Error;
 use crate::explain::arguments;
-use crate::explain::print::{Hasher, Held, Places, Print, is_in_keys};
+use crate::explain::print::{Hasher, Held, Places, Print, is_in_keys, is_in_keys_of_c};
 use crate::explain::protocol::Unit;
 use serde::{Deserialize, Serialize};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, symlink};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -22,9 +24,9 @@ use std::time::SystemTime;
 
 /// The recorder's path, by which this program knows that it is called as one.
 const RECORDER: &str = "SCCACHE_DOCK_RECORDER";
-/// What stood before sccache without it.
+/// What stood before sccache without it. Where one recorded command is part of another, a line for each, the inner first.
 const WRAPPED: &str = "SCCACHE_DOCK_RECORDED";
-/// Where records are written.
+/// Where records are written, in the same way.
 const FOLDER: &str = "SCCACHE_DOCK_RECORDS";
 const SETUP: &str = "setup.json";
 pub(super) const RECORDS: &str = "records.jsonl";
@@ -56,6 +58,7 @@ mod places {
 
 /// A compile as it begins.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(super) struct Record {
     pub(super) unit: Unit,
     /// In microseconds since 1970.
@@ -67,6 +70,9 @@ pub(super) struct Record {
     pub(super) cwd: PathBuf,
     pub(super) source: PathBuf,
     pub(super) externs: Vec<PathBuf>,
+    /// Of C: where headers are looked for, and those that the command line names.
+    pub(super) folders: Vec<PathBuf>,
+    pub(super) included: Vec<PathBuf>,
     /// Where rustc writes which files it has read.
     pub(super) dep_info: Option<PathBuf>,
     /// Any of these tells the end.
@@ -78,11 +84,12 @@ pub(super) struct Record {
 pub(super) struct Folder {
     path: PathBuf,
     recorder: PathBuf,
+    wrapped: OsString,
 }
 
 impl Folder {
-    /// Makes it, and the recorder, where there is none yet.
-    pub(super) fn prepare(setup: &Setup) -> Result<Folder, Error> {
+    /// Makes it, and the recorder that stands before `wrapped`, where there is none yet.
+    pub(super) fn prepare(setup: &Setup, wrapped: &str) -> Result<Folder, Error> {
         let base = super::saved::folder();
         let failed = |path: &Path| {
             let path = path.to_owned();
@@ -91,12 +98,17 @@ impl Folder {
         let record = base.join("record");
         let private = |path: &Path| DirBuilder::new().recursive(true).mode(0o700).create(path);
         private(&record).map_err(failed(&record))?;
-        let recorder = record.join("sccache");
+        let name = Path::new(wrapped).file_name();
+        let recorder = record.join(name.unwrap_or("sccache".as_ref()));
         link(&recorder).map_err(failed(&recorder))?;
         let number = getrandom::u64().unwrap_or_default();
         let path = record.join(format!("{number:016x}"));
         private(&path).map_err(failed(&path))?;
-        let folder = Folder { path, recorder };
+        let folder = Folder {
+            path,
+            recorder,
+            wrapped: wrapped.into(),
+        };
         let text = serde_json::to_vec(setup).unwrap_or_default();
         let file = folder.path.join(SETUP);
         write_new(&file, &text).map_err(failed(&file))?;
@@ -107,16 +119,33 @@ impl Folder {
         &self.path
     }
 
-    /// What puts the recorder before `wrapped`.
-    pub(super) fn variables(&self, wrapped: &str) -> [(&'static str, OsString); 4] {
+    /// What makes cargo use the recorder.
+    pub(super) fn variables(&self) -> [(&'static str, OsString); 4] {
         let recorder = self.recorder.clone().into_os_string();
         [
             ("RUSTC_WRAPPER", recorder.clone()),
             (RECORDER, recorder),
-            (WRAPPED, wrapped.into()),
-            (FOLDER, self.path.clone().into_os_string()),
+            (WRAPPED, before(self.wrapped.clone(), WRAPPED)),
+            (FOLDER, before(self.path.clone().into_os_string(), FOLDER)),
         ]
     }
+}
+
+/// What is said first, and then what a command around this one has said.
+fn before(mut first: OsString, name: &str) -> OsString {
+    if let Some(rest) = std::env::var_os(name) {
+        first.push("\n");
+        first.push(rest);
+    }
+    first
+}
+
+/// The first line of a variable, and the others.
+fn lines(name: &str) -> Option<(OsString, Option<OsString>)> {
+    let value = std::env::var_os(name)?;
+    let mut lines = value.as_bytes().splitn(2, |byte| *byte == b'\n');
+    let mut line = || Some(OsStr::from_bytes(lines.next()?).to_owned());
+    Some((line()?, line()))
 }
 
 impl Drop for Folder {
@@ -161,7 +190,8 @@ pub(super) fn setup(folder: &Path) -> Setup {
 pub fn recorded() -> Option<OsString> {
     let called = std::env::args_os().next()?;
     let recorder = std::env::var_os(RECORDER)?;
-    std::env::var_os(WRAPPED).filter(|_| called == recorder)
+    let (wrapped, _) = lines(WRAPPED)?;
+    (called == recorder).then_some(wrapped)
 }
 
 /// Writes a record and becomes `wrapped` with this program's arguments; gives why it could not.
@@ -169,11 +199,18 @@ pub fn record(wrapped: &OsStr) -> io::Error {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     // A build does not fail for what is only written down.
     let _ = write(&arguments);
-    Command::new(wrapped).args(arguments).exec()
+    let mut command = Command::new(wrapped);
+    // What comes next may be the recorder of the command around this one, which has the same name.
+    for name in [WRAPPED, FOLDER] {
+        if let Some((_, Some(others))) = lines(name) {
+            command.env(name, others);
+        }
+    }
+    command.args(arguments).exec()
 }
 
 fn write(arguments: &[OsString]) -> Option<()> {
-    let folder = PathBuf::from(std::env::var_os(FOLDER)?);
+    let folder = PathBuf::from(lines(FOLDER)?.0);
     let setup = fs::read(folder.join(SETUP)).ok()?;
     let setup: Setup = serde_json::from_slice(&setup).ok()?;
     let words: Option<Vec<String>> = arguments
@@ -226,7 +263,11 @@ fn read(
         cwd: cwd.to_owned(),
         ..Record::default()
     };
-    let shown = |text: &str, held: &mut Held| setup.places.shorten(&hasher.shown(text), held);
+    // First the paths: a part of one may look like what is to be hidden.
+    let short = |words: &[String], held: &mut Held| -> Vec<String> {
+        let words = words.iter().map(|word| setup.places.shorten(word, held));
+        hasher.shown_words(&words.collect::<Vec<_>>())
+    };
     let mut print = Print::default();
     if name == "rustc" || name == "clippy-driver" {
         let found = arguments::rust(rest)?;
@@ -237,12 +278,8 @@ fn read(
         {
             return None;
         }
-        print.flags = found.flags.iter().map(|it| shown(it, &mut held)).collect();
-        print.features = found
-            .features
-            .iter()
-            .map(|it| shown(it, &mut held))
-            .collect();
+        print.flags = short(&found.flags, &mut held);
+        print.features = short(&found.features, &mut held);
         let in_key = variables.iter().filter(|(name, _)| is_in_keys(name));
         for (name, value) in in_key {
             // Where it lies is told by itself.
@@ -294,10 +331,17 @@ fn read(
             Some(path) => cwd.join(path),
             None => cwd.join(Path::new(&found.source).with_extension("o").file_name()?),
         };
-        print.flags = found.flags.iter().map(|it| shown(it, &mut held)).collect();
+        print.flags = short(&found.flags, &mut held);
+        let in_key = variables.iter().filter(|(name, _)| is_in_keys_of_c(name));
+        for (name, value) in in_key {
+            let value = hasher.value(name, &setup.places.shorten(value, &mut held));
+            print.variables.insert(name.clone(), value);
+        }
         record.source = cwd.join(&found.source);
+        record.folders = found.folders.iter().map(|it| cwd.join(it)).collect();
+        record.included = found.included.iter().map(|it| cwd.join(it)).collect();
         record.unit = Unit {
-            name: shown(&found.source, &mut held),
+            name: hasher.shown(&setup.places.shorten(&found.source, &mut held)),
             kind: "c".to_owned(),
             output: object.file_name()?.to_string_lossy().into_owned(),
             not_cached: found.not_cached,

@@ -1,10 +1,20 @@
 use super::*;
+use crate::explain::protocol::Labels;
 
 /// Of those who may do everything.
 fn all() -> Partition {
     Partition {
         name: String::new(),
         is_guest: false,
+    }
+}
+
+fn asked<'a>(labels: &'a Labels, keys: &'a [String]) -> Asked<'a> {
+    Asked {
+        labels,
+        keys,
+        is_whole: true,
+        lists: &[],
     }
 }
 
@@ -51,10 +61,7 @@ fn everything_is_there_after_a_restart() {
         branch: Some("main".into()),
         ..Labels::default()
     };
-    let order = Order {
-        unix_seconds: 9,
-        keys: vec!["a/b/c/x".into()],
-    };
+    let keys = ["a/b/c/x".to_owned()];
     let secret = {
         let database = open(folder.path());
         let points = [
@@ -63,9 +70,13 @@ fn everything_is_there_after_a_restart() {
         ];
         database.write_points(&points, &lifetime).unwrap();
         let one = learned("x", "-O", Some(1));
-        let order = Some((&labels, order.clone()));
         database
-            .learn(&all(), vec![one], &build("b1", 10), order)
+            .learn(
+                &all(),
+                vec![one],
+                &build("b1", 10),
+                Some(asked(&labels, &keys)),
+            )
             .unwrap();
         database.secret().unwrap()
     };
@@ -87,10 +98,9 @@ fn everything_is_there_after_a_restart() {
         database.build(Whose::Anybodys, "b1").unwrap(),
         Some(build("b1", 10))
     );
-    assert_eq!(
-        database.order(&all(), &labels).unwrap(),
-        Some(order.clone())
-    );
+    let order = database.order(&all(), &labels).unwrap();
+    let order = order.unwrap();
+    assert_eq!((order.unix_seconds, &order.keys[..]), (10, &keys[..]));
     let other = Labels {
         branch: Some("other".into()),
         ..labels.clone()
@@ -221,14 +231,11 @@ fn guests_change_nothing_that_others_remember() {
         is_guest: true,
     };
     let labels = Labels::default();
-    let order = |unix_seconds| Order {
-        unix_seconds,
-        keys: vec!["a/b/c/x".into()],
-    };
+    let keys = ["a/b/c/x".to_owned()];
     let own = learned("x", "-O", Some(1));
     let report = build("0", 1);
     database
-        .learn(&all(), vec![own], &report, Some((&labels, order(1))))
+        .learn(&all(), vec![own], &report, Some(asked(&labels, &keys)))
         .unwrap();
     for number in 0..DETAILS_KEPT + 20 {
         // It has hit the same entry, which it does not write.
@@ -239,8 +246,8 @@ fn guests_change_nothing_that_others_remember() {
             ..Labels::default()
         };
         let report = build(&format!("1{number:03}"), number + 10);
-        let order = Some((&labels, order(number + 10)));
-        database.learn(&guest, vec![one], &report, order).unwrap();
+        let asked = Some(asked(&labels, &keys));
+        database.learn(&guest, vec![one], &report, asked).unwrap();
     }
     let print = learned("x", "-O", None).print;
     let known = |partition: &Partition| database.earlier(partition, "x", &print).unwrap();
@@ -249,10 +256,46 @@ fn guests_change_nothing_that_others_remember() {
     assert_eq!(known(&guest).0.len(), VARIANTS);
     let stored = database.result(&[1; 16]).unwrap();
     assert_eq!(stored, Some((Some(100), print.id("x"))));
-    assert_eq!(database.order(&all(), &labels).unwrap(), Some(order(1)));
+    let order = database.order(&all(), &labels).unwrap().unwrap();
+    assert_eq!(order.unix_seconds, 1);
     assert_eq!(database.order(&guest, &labels).unwrap(), None);
     assert_eq!(database.build(Whose::Anybodys, "0").unwrap(), Some(report));
     let listed = database.builds(Whose::Anybodys, 500).unwrap();
     assert_eq!(listed.len() as u64, DETAILS_KEPT + 21);
     assert_eq!(listed.last().unwrap().build, "0");
+}
+
+#[test]
+fn branch_goes_on_with_the_list_that_it_was_given() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = open(folder.path());
+    let branch = |name: &str| Labels {
+        branch: Some(name.into()),
+        ..Labels::default()
+    };
+    let keys = ["a/b/c/x", "a/b/c/y", "a/b/c/z"].map(str::to_owned);
+    let guest = Partition {
+        name: "pr/42".into(),
+        is_guest: true,
+    };
+    let learn = |partition: &Partition, name: &str, keys: &[String]| {
+        let labels = branch(name);
+        let asked = Asked {
+            lists: &[all()],
+            ..asked(&labels, keys)
+        };
+        let report = build(name, 10);
+        database
+            .learn(partition, Vec::new(), &report, Some(asked))
+            .unwrap();
+        let order = database.order(partition, &labels).unwrap();
+        order.unwrap().keys
+    };
+    learn(&all(), "main", &keys);
+    // The first build of a branch, or of a pull request, is one of a single crate.
+    let expected = [2, 0, 1].map(|at| keys[at].clone());
+    assert_eq!(learn(&all(), "other", &keys[2..]), expected);
+    assert_eq!(learn(&guest, "main", &keys[2..]), expected);
+    let main = database.order(&all(), &branch("main")).unwrap();
+    assert_eq!(main.unwrap().keys, keys);
 }

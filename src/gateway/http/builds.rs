@@ -12,13 +12,14 @@ use crate::gateway::access::{Caller, Need, Scope, Verdict};
 use crate::gateway::body::{Piecewise, short_body, whole_body};
 use crate::gateway::database::Partition;
 use crate::gateway::disk::Download;
-use crate::gateway::journal::Sender;
+use crate::gateway::journal::{Memory, Sender};
 use crate::gateway::metrics::Protocol;
 use crate::gateway::peer::Peer;
 use bytes::Bytes;
 use http_body_util::Either;
 use hyper::http::request::Parts;
 use hyper::{StatusCode, header};
+use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -144,6 +145,10 @@ pub(super) async fn take(
             let writes = caller.may(Need::Write) == Verdict::Allowed;
             json(&gateway.journal.begin(sender, writes))
         }
+        Request::Beat(build) => {
+            gateway.journal.beat(&build, &sender);
+            json(&())
+        }
         Request::End(end) => {
             let report = end_of(gateway, &sender, caller, *end).await?;
             drop(turn);
@@ -165,13 +170,15 @@ async fn end_of(
     let taken = gateway.journal.take(&end.build, sender, caller.scope());
     let names = gateway.disk.member_names(taken.keys()).await?;
     let removals = gateway.disk.take_removals();
-    let own = own_partition(gateway, caller);
-    let others = other_partitions(caller);
+    let memory = Memory {
+        own: own_partition(gateway, caller),
+        others: other_partitions(caller),
+        lists: orders(gateway, caller),
+    };
     let gateway = Arc::clone(gateway);
     let explained = spawn_blocking(move || {
-        gateway
-            .journal
-            .explain((&own, &others), end, &taken, &names, &removals)
+        let journal = &gateway.journal;
+        journal.explain(&memory, end, taken, &names, &removals)
     });
     explained.await.map_err(broken)
 }
@@ -235,7 +242,7 @@ pub(super) fn show(
     }
 }
 
-/// The entries that a build with these labels asked for the last time, in its order: for each the length of its key (two
+/// The entries that builds with these labels ask for, in their order: for each the length of its key (two
 /// bytes), the key, the length of its body (eight bytes) and the body, until the body of the answer ends. Numbers are
 /// big-endian. Where a list is wanted, it comes first, in the form of an entry without a name.
 pub(super) async fn prefetch(
@@ -259,7 +266,9 @@ pub(super) async fn prefetch(
     let order = order.await.map_err(broken)?.map_err(broken)?;
     let keys = order.map(|order| order.keys).unwrap_or_default();
     let places = keys.iter().filter_map(|key| places(caller, key));
-    let keys: Vec<Vec<Key>> = places.collect();
+    let mut seen = HashSet::new();
+    // One that builds have found in several layers is sent once.
+    let keys: Vec<Vec<Key>> = places.filter(|them| seen.insert(them.clone())).collect();
     let (pieces, receiver) = mpsc::channel(PIECES);
     if wanted.listed {
         // Those of all places: which of them it is turns out when it is sent.

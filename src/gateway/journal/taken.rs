@@ -1,7 +1,7 @@
 //! A build whose end has come: its requests, joined with its compiles. Pure.
 
-use super::super::database::{Learned, Order, Partition};
-use super::{Did, ORDER_KEYS, SLACK};
+use super::super::database::{Learned, Partition};
+use super::{Did, SLACK};
 use crate::contract::key::Key;
 use crate::explain::protocol::{End, Unit};
 use crate::explain::report::{Facts, Lost, Seen, Wire};
@@ -27,6 +27,8 @@ pub(in crate::gateway) struct Taken {
     pub(super) writes: bool,
     /// It was begun with this gateway.
     pub(super) known: bool,
+    /// Other builds of its sender at the same time: their requests are among these.
+    pub(super) shared: u64,
     /// Name of the token with which it was begun.
     pub(super) token: Option<String>,
 }
@@ -69,6 +71,26 @@ impl Taken {
         outputs
     }
 
+    /// Leaves out what only other builds at the same time can have asked for: entries of what this one did not compile.
+    pub(super) fn drop_others(&mut self, units: &[Unit], outputs: &BTreeMap<String, Vec<Key>>) {
+        if self.shared == 0 || units.is_empty() {
+            return;
+        }
+        let own: BTreeSet<&str> = units.iter().map(|unit| unit.output.as_str()).collect();
+        let (mine, others): (Vec<_>, Vec<_>) = outputs
+            .iter()
+            .partition(|(output, _)| own.contains(output.as_str()));
+        let keys = |of: Vec<(&String, &Vec<Key>)>| -> BTreeSet<String> {
+            let keys = of.into_iter().flat_map(|(_, keys)| keys);
+            keys.map(|key| key.as_str().to_owned()).collect()
+        };
+        let (mine, others) = (keys(mine), keys(others));
+        self.events.retain(|event| {
+            let key = event.key.as_str();
+            mine.contains(key) || !others.contains(key)
+        });
+    }
+
     /// What went over the wire for each compile: by name; what has none, by time.
     pub(super) fn join(&self, units: &[Unit], outputs: &BTreeMap<String, Vec<Key>>) -> Vec<Joined> {
         let named: BTreeSet<&str> = outputs.values().flatten().map(Key::as_str).collect();
@@ -80,7 +102,7 @@ impl Taken {
             .collect();
         let by_name = units.iter().map(|unit| {
             let keys = outputs.get(&unit.output).filter(|_| unit.kind != "c");
-            keys.map(|keys| self.facts_of(keys))
+            keys.map(|keys| self.facts_of(keys, unit))
         });
         let mut joined: Vec<Option<Joined>> = by_name.collect();
         // Each request goes to the compile that ends first of those during which it came: no other choice leaves fewer
@@ -90,24 +112,40 @@ impl Taken {
             .collect();
         free.sort_by_key(|at| units[*at].start_ms + units[*at].took_ms);
         for event in rest {
-            let during = |unit: &Unit| {
-                let begin = unit.start_ms.saturating_sub(SLACK);
-                (begin..=unit.start_ms + unit.took_ms + SLACK).contains(&event.at_ms)
-            };
-            let place = free.iter().position(|at| during(&units[*at]));
+            let place = free.iter().position(|at| during(&units[*at], event));
             if let Some(at) = place.map(|place| free.remove(place)) {
-                let (mut facts, key) = self.facts_of(std::slice::from_ref(&event.key));
+                let (mut facts, key) = self.facts_of(std::slice::from_ref(&event.key), &units[at]);
                 facts.probably = true;
                 joined[at] = Some((facts, key));
             }
         }
-        joined.into_iter().map(Option::unwrap_or_default).collect()
+        let nothing = Facts {
+            seen: match self.known {
+                true => Seen::Nothing,
+                false => Seen::Forgotten,
+            },
+            ..Facts::default()
+        };
+        let joined = joined.into_iter();
+        joined
+            .map(|it| it.unwrap_or_else(|| (nothing.clone(), None)))
+            .collect()
     }
 
-    fn facts_of(&self, keys: &[Key]) -> Joined {
+    fn facts_of(&self, keys: &[Key], unit: &Unit) -> Joined {
         let mut facts = Facts::default();
         let mut found = None;
-        for event in self.events.iter().filter(|event| keys.contains(&event.key)) {
+        let mut events: Vec<&Request> = self.events.iter().collect();
+        events.retain(|event| keys.contains(&event.key));
+        if self.shared > 0 {
+            // At another time, another build has asked for it.
+            if events.iter().any(|event| during(unit, event)) {
+                events.retain(|event| during(unit, event));
+            }
+            let is_hit = |event: &&Request| matches!(event.did, Did::Hit(_));
+            facts.probably = events.iter().any(is_hit) && !events.iter().all(is_hit);
+        }
+        for event in events {
             let (seen, bytes) = match event.did {
                 Did::Hit(bytes) => (Seen::Hit, bytes),
                 Did::Write(bytes) => (Seen::Miss, bytes),
@@ -198,8 +236,8 @@ impl Taken {
     }
 
     /// The keys in the order in which they were wanted. What was fetched ahead was not asked for here; what of it was
-    /// used keeps its place, the rest is dropped.
-    pub(super) fn order(&self, end: &End, now: u64) -> Option<Order> {
+    /// used keeps its place.
+    pub(super) fn order(&self, end: &End) -> Vec<String> {
         let used = end.prefetched.iter().flat_map(|it| {
             let times = it.used_ms.iter().copied().chain(std::iter::repeat(0));
             times.zip(it.used.iter().map(String::as_str))
@@ -220,17 +258,15 @@ impl Taken {
         let mut keys: Vec<(u64, &str)> = used.chain(asked).collect();
         keys.sort_by_key(|(at, _)| *at);
         let mut seen = BTreeSet::new();
-        let keys: Vec<String> = keys
-            .into_iter()
-            .filter(|(_, key)| seen.insert(*key))
-            .take(ORDER_KEYS)
-            .map(|(_, key)| key.to_owned())
-            .collect();
-        (!keys.is_empty()).then_some(Order {
-            unix_seconds: now,
-            keys,
-        })
+        let keys = keys.into_iter().filter(|(_, key)| seen.insert(*key));
+        keys.map(|(_, key)| key.to_owned()).collect()
     }
+}
+
+/// Whether a request came while something was compiled.
+fn during(unit: &Unit, event: &Request) -> bool {
+    let begin = unit.start_ms.saturating_sub(SLACK);
+    (begin..=unit.start_ms + unit.took_ms + SLACK).contains(&event.at_ms)
 }
 
 /// What is compiled, and for whom it is known.

@@ -1,6 +1,6 @@
 use super::*;
 use crate::explain::print::Print;
-use crate::explain::protocol::Prefetched;
+use crate::explain::protocol::{Daemon, Prefetched};
 use crate::explain::report::Outcome;
 
 fn key(number: u8) -> Key {
@@ -49,6 +49,14 @@ fn all() -> Partition {
     }
 }
 
+fn memory() -> Memory {
+    Memory {
+        own: all(),
+        others: Vec::new(),
+        lists: Vec::new(),
+    }
+}
+
 struct Scene {
     journal: Journal,
     _folder: tempfile::TempDir,
@@ -78,8 +86,7 @@ impl Scene {
         };
         let taken = self.journal.take(&end.build, &client, &Scope::All);
         let names = names(outputs);
-        self.journal
-            .explain((&all(), &[]), end, &taken, &names, &[])
+        self.journal.explain(&memory(), end, taken, &names, &[])
     }
 }
 
@@ -163,7 +170,7 @@ async fn builds_that_nobody_ends_are_given_up() {
     assert!((EVENTS / 2..=EVENTS).contains(&all), "{all}");
     scene.journal.tidy();
     assert!(scene.journal.is_watching());
-    scene.journal.forget_older(Duration::ZERO);
+    scene.journal.forget_older(Duration::ZERO, SILENT);
     assert!(!scene.journal.is_watching());
     assert!(scene.journal.state().events == 0);
 }
@@ -217,7 +224,7 @@ fn what_came_ahead_keeps_the_place_at_which_it_was_asked_for() {
         }),
         ..End::default()
     };
-    let keys = |used_ms: &[u64]| taken.order(&end(used_ms), 0).unwrap().keys;
+    let keys = |used_ms: &[u64]| taken.order(&end(used_ms));
     assert_eq!(keys(&[15, 40]), [1, 3, 2, 4].map(name));
     // Nobody knows: it was there before the build.
     assert_eq!(keys(&[]), [3, 4, 1, 2].map(name));
@@ -243,9 +250,7 @@ async fn evicted_key_is_told_even_if_nobody_recorded_its_compile() {
     };
     let taken = scene.journal.take(&end.build, &client, &Scope::All);
     let names = names(&["one-01"]);
-    let report = scene
-        .journal
-        .explain((&all(), &[]), end, &taken, &names, &[]);
+    let report = scene.journal.explain(&memory(), end, taken, &names, &[]);
     let why = report.rows[0].why.as_ref().unwrap();
     assert_eq!(
         why.text(),
@@ -300,4 +305,112 @@ async fn what_is_not_the_callers_to_see_is_no_part_of_its_build() {
         .map(|event| (event.key.namespace(), event.is_own))
         .collect();
     assert_eq!(seen, [("pr/42", true), ("", false)]);
+}
+
+/// Ends a build whose entries have these outputs.
+fn end(scene: &Scene, begun: Begun, units: Vec<Unit>, outputs: &[&str]) -> Report {
+    let client = sender("10.0.0.1", Some("auth"));
+    let end = End {
+        build: begun.build,
+        units,
+        ..End::default()
+    };
+    let taken = scene.journal.take(&end.build, &client, &Scope::All);
+    let names = names(outputs);
+    scene.journal.explain(&memory(), end, taken, &names, &[])
+}
+
+#[tokio::test]
+async fn builds_at_the_same_time_do_not_claim_each_others_requests() {
+    let scene = Scene::new();
+    let client = sender("10.0.0.1", Some("auth"));
+    let (one, two) = (
+        scene.journal.begin(client.clone(), true),
+        scene.journal.begin(client.clone(), true),
+    );
+    let stranger = scene.journal.begin(sender("10.0.0.2", Some("auth")), true);
+    for (number, did) in [
+        (1, Did::Hit(5)),
+        (2, Did::Miss),
+        (2, Did::Write(9)),
+        // Both compile it.
+        (3, Did::Miss),
+        (3, Did::Write(7)),
+        (3, Did::Hit(7)),
+    ] {
+        scene.journal.note(|| client.clone(), &key(number), did);
+    }
+    let outputs = ["one-01", "two-02", "both-03"];
+    let units = vec![unit("one-01", 0, 5), unit("both-03", 0, 5)];
+    let report = end(&scene, one, units, &outputs);
+    assert_eq!(report.shared, 1);
+    assert_eq!((report.wire.hits, report.wire.misses), (2, 1));
+    assert!(!report.rows[0].probably && report.rows[1].probably);
+    let units = vec![unit("two-02", 0, 5), unit("both-03", 0, 5)];
+    let report = end(&scene, two, units, &outputs);
+    assert_eq!(report.shared, 1, "it has ended meanwhile");
+    assert_eq!((report.wire.hits, report.wire.misses), (1, 2));
+    assert_eq!(report.rows[0].outcome, Outcome::Miss);
+    let taken = (scene.journal).take(
+        &stranger.build,
+        &sender("10.0.0.2", Some("auth")),
+        &Scope::All,
+    );
+    assert_eq!(taken.shared, 0);
+    let alone = scene.journal.begin(client, true);
+    assert_eq!(end(&scene, alone, Vec::new(), &[]).shared, 0);
+}
+
+#[tokio::test]
+async fn build_whose_client_was_killed_is_given_up() {
+    let scene = Scene::new();
+    let client = sender("10.0.0.1", Some("auth"));
+    let begin = || scene.journal.begin(client.clone(), true);
+    let ago = |begun: &Begun, time: Duration| {
+        let mut state = scene.journal.state();
+        let mut all = state.open.iter_mut();
+        let open = all.find(|open| open.id == begun.build).unwrap();
+        (open.began, open.heard) = (open.began - time, open.heard - time);
+    };
+    let (killed, other, silent) = (begin(), begin(), begin());
+    for begun in [&killed, &other] {
+        scene.journal.beat(&begun.build, &client);
+        ago(begun, SILENT);
+    }
+    ago(&silent, SILENT);
+    scene.journal.beat(&other.build, &client);
+    // A client that does not say that it goes on is known by its requests.
+    scene.journal.note(|| client.clone(), &key(1), Did::Miss);
+    let short = begin();
+    let take = |begun: &Begun| scene.journal.take(&begun.build, &client, &Scope::All);
+    assert_eq!(
+        take(&short).shared,
+        2,
+        "the killed one does not count any more"
+    );
+    assert!(!take(&killed).known, "taking one has tidied up");
+    assert!(take(&other).known && take(&silent).known);
+    assert!(!scene.journal.is_watching());
+}
+
+#[tokio::test]
+async fn build_that_was_begun_with_another_gateway_is_told_by_its_daemon() {
+    let scene = Scene::new();
+    let end = End {
+        build: "before".into(),
+        units: vec![unit("slow-01", 0, 900), unit("fast-02", 0, 3)],
+        daemon: Some(Daemon {
+            hits: 1,
+            misses: 1,
+            ..Daemon::default()
+        }),
+        ..End::default()
+    };
+    let client = sender("10.0.0.1", Some("auth"));
+    let taken = scene.journal.take(&end.build, &client, &Scope::All);
+    let report = scene.journal.explain(&memory(), end, taken, &[], &[]);
+    let outcomes: Vec<_> = report.rows.iter().map(|row| row.outcome).collect();
+    assert_eq!(outcomes, [Outcome::Miss, Outcome::Hit]);
+    let why = report.rows[0].why.as_ref().unwrap().text();
+    assert!(why.contains("it was restarted during the build"), "{why}");
 }

@@ -86,6 +86,17 @@ fn what_differs_in_the_client_is_named() {
         text.contains("CARGO_TERM_COLOR is always, and was unset"),
         "{text}"
     );
+    // Nor in flags, whatever form the report has.
+    let flags = format!(
+        "export RUSTFLAGS='-Clink-arg=--password={SECRET} -Clink-arg=https://me:{SECRET}@host'"
+    );
+    all_are(&client.build(&flags, ""), "flags");
+    let text = explained(&client, "leaf1");
+    assert!(text.contains("link-arg=--password=<"), "{text}");
+    let forms = "--report html=page.html --report trace=trace.json --report markdown=page.md";
+    let forms = client.sh(&format!("sccache-dock explain {forms}"));
+    assert_eq!(forms.code, Some(0), "{}", forms.output);
+    client.sh("rm -rf target");
     nowhere(
         SECRET,
         &[gateway.folder.path(), &client.machine.work().join("..")],
@@ -267,4 +278,65 @@ fn what_was_never_stored_and_what_could_not_be_asked_for_is_told() {
     all_are(&report, "away");
     let text = explained(&client, "leaf1");
     assert!(text.contains("the cache could not be asked"), "{text}");
+}
+
+#[test]
+fn causes_of_misses_of_c_are_named_as_probable() {
+    let gateway = Gateway::start();
+    let client = Client::new(&gateway);
+    let machine = &client.machine;
+    machine.write("Cargo.toml", "[workspace]\n");
+    machine.write(
+        "src/it.c",
+        "#include \"it.h\"\n#include <deep.h>\nint it = VALUE + DEEP;\n",
+    );
+    machine.write("src/it.h", "#define VALUE 1\n");
+    machine.write("include/deep.h", "#define DEEP 1\n");
+    machine.write(
+        "compile",
+        "rm -f it.o; $RUSTC_WRAPPER ${CC:-gcc} -Iinclude $FLAGS -c src/it.c -o it.o\n",
+    );
+    let told = |before: &str| {
+        let outcome = client.sh(&format!(
+            "{before}; sccache-dock build --report json=r.json -- sh compile && sccache-dock explain src/it.c"
+        ));
+        assert_eq!(outcome.code, Some(0), "{}", outcome.output);
+        outcome.output
+    };
+    let miss = "it.c (c): miss: probably: ";
+    let check = |before: &str, expected: &str| {
+        let text = told(before);
+        assert!(text.contains(&format!("{miss}{expected}")), "{text}");
+        let again = told(before);
+        assert!(again.contains("it.c (c): probably a hit"), "{again}");
+    };
+    check("true", "never built anywhere");
+    machine.write("include/deep.h", "#define DEEP 2\n");
+    check("true", "source changed: $ROOT/include/deep.h");
+    machine.write("src/it.h", "#define VALUE 2\n");
+    check("true", "source changed: $ROOT/src/it.h");
+    machine.write("src/it.c", "#include \"it.h\"\nint it = VALUE;\n");
+    check(
+        "true",
+        "source changed: $ROOT/include/deep.h, $ROOT/src/it.c",
+    );
+    check("export FLAGS=-DX=1", "other flags or features: with -DX=1");
+    check(
+        "export SCCACHE_C_CUSTOM_CACHE_BUSTER=2",
+        "the variable SCCACHE_C_CUSTOM_CACHE_BUSTER is set, and was unset",
+    );
+    // The same version, and other bytes.
+    machine.write("bin/gcc", "#!/bin/sh\nexec gcc \"$@\"\n");
+    let compiler = "chmod +x bin/gcc; export CC=$PWD/bin/gcc";
+    check(compiler, "another compiler: ");
+    let answer = gateway.request("POST", "/api/purge", b"{}");
+    assert_eq!(answer.code, 200, "{}", answer.text());
+    let purged = told("true");
+    assert!(purged.contains(&format!("{miss}purged ")), "{purged}");
+    let failed = client.sh("sccache-dock build -- sh -c 'CC=gcc FLAGS=-Dit= sh compile'; sccache-dock explain src/it.c");
+    assert!(
+        failed.output.contains("failed: the compiler found errors"),
+        "{}",
+        failed.output
+    );
 }

@@ -50,16 +50,36 @@ fn fresh_machine_has_all_before_it_asks() {
     let report = build(&first, "--prefetch");
     assert_eq!(report["sums"]["own_disk"], 104, "{:#}", report["sums"]);
 
-    // What is not needed any more is dropped from the list.
-    fresh("a smaller project");
+    // A build of one crate, or one that fails, takes nothing from the list; what that crate depends on has other keys,
+    // without CARGO_PRIMARY_PACKAGE.
+    for (command, code) in [
+        ("cargo check --offline --quiet -p top", 0),
+        ("sh -c 'cargo check --offline --quiet -p base; exit 1'", 1),
+    ] {
+        fresh(command);
+        let script = format!("rm -rf target; sccache-dock build {LABELS} -- {command}");
+        let outcome = first.sh(&script);
+        assert_eq!(outcome.code, Some(code), "{}", outcome.output);
+    }
+    fresh("what some builds have not used");
+    // What is not needed any more is dropped from the list after some builds.
     for number in 0..50 {
         let folder = first.machine.work().join(format!("crates/leaf{number}"));
         std::fs::remove_dir_all(folder).unwrap();
     }
-    let report = build(&first, "--prefetch");
-    assert_eq!(report["prefetched"][0], 104);
-    assert_eq!(report["prefetched"][1], 54);
-    fresh("the last one");
+    for round in 0..5 {
+        let outcome = first.sh(&format!("sccache-dock prefetch {LABELS}"));
+        let expected = "prefetched 106 entries";
+        assert!(
+            outcome.output.starts_with(expected),
+            "{round}: {}",
+            outcome.output
+        );
+        let report = build(&first, "");
+        assert_eq!(report["prefetched"][0], 106);
+        assert_eq!(report["prefetched"][1], 54);
+        fresh("the next one");
+    }
     let outcome = first.sh(&format!("sccache-dock prefetch {LABELS}"));
     assert!(
         outcome.output.starts_with("prefetched 54 entries"),

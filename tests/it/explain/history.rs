@@ -1,9 +1,11 @@
 //! What outlives the gateway's process.
 
 use super::{Client, checkout};
-use crate::harness::{Gateway, READER};
+use crate::harness::{Gateway, READER, wait_for};
+use crate::json::conforms;
 use nix::sys::signal::Signal;
 use serde_json::Value;
+use std::time::Duration;
 
 fn end(gateway: &mut Gateway, signal: Signal) {
     gateway.process.signal(signal);
@@ -154,6 +156,20 @@ fn report_has_the_forms_that_people_and_programs_want() {
     assert!(outcome.output.contains("code 101"), "{}", outcome.output);
     let report: Value = serde_json::from_str(&read("r.json")).unwrap();
     assert_eq!(super::told(&report, "base"), ("failed", "compile_failed"));
+    conforms("explain", &report);
+    let outcome = client.sh("sccache-dock explain --json");
+    conforms("explain", &serde_json::from_str(&outcome.output).unwrap());
+    // One that compiles nothing, and one whose cache forgets it.
+    let nothing =
+        client.sh("sccache-dock build --report json=r.json -- true; sccache-dock explain");
+    assert!(
+        nothing.output.contains("No compile was recorded."),
+        "{}",
+        nothing.output
+    );
+    let report: Value = serde_json::from_str(&read("r.json")).unwrap();
+    assert!(report["rows"].as_array().unwrap().is_empty(), "{report:#}");
+    conforms("explain", &report);
 }
 
 #[test]
@@ -176,5 +192,160 @@ fn c_of_build_scripts_goes_through_the_recorder() {
             (row["outcome"].as_str(), row["probably"].as_bool()),
             (Some(expected), Some(true))
         );
+    }
+}
+
+#[test]
+fn wrapper_may_be_relative_and_may_be_a_recorder() {
+    let gateway = Gateway::start();
+    let client = Client::new(&gateway);
+    checkout(&client.machine);
+    client.machine.write("deep/er/it", "");
+    client.machine.write(
+        "deep/.cargo/config.toml",
+        "[build]\nrustc-wrapper = '../tools/sccache'\n",
+    );
+    let script = "#!/bin/sh\necho $1 >> $HOME/wrapped\nexec $REAL_SCCACHE \"$@\"\n";
+    client.machine.write("tools/sccache", script);
+    // Cargo runs compilers in the workspace's folder, wherever it is itself.
+    let build = |before: &str, nested: &str| {
+        let outcome = client.sh(&format!(
+            "export REAL_SCCACHE=$(command -v sccache); chmod +x tools/sccache; rm -rf target $HOME/wrapped\n\
+             cd deep/er; {before}\n\
+             sccache-dock build --report json=$HOME/r.json -- {nested} \
+             cargo check --offline --quiet --manifest-path $HOME/work/Cargo.toml -p top && cat $HOME/wrapped"
+        ));
+        assert_eq!(outcome.code, Some(0), "{before}: {}", outcome.output);
+        let is_wrapped = outcome.output.lines().any(|line| line.ends_with("rustc"));
+        assert!(is_wrapped, "{before}: {}", outcome.output);
+        let report = super::read(&client.machine.work().join("../r.json"));
+        assert_eq!(
+            report["rows"].as_array().unwrap().len(),
+            3,
+            "{before}: {report:#}"
+        );
+        assert!(report["daemon"].is_object(), "{before}: {report:#}");
+        report
+    };
+    build("export RUSTC_WRAPPER=../../tools/sccache", "");
+    build("export CARGO_BUILD_RUSTC_WRAPPER=../../tools/sccache", "");
+    build(
+        "export PATH=$HOME/work/tools:$PATH RUSTC_WRAPPER=sccache",
+        "",
+    );
+    build("true", "");
+    // A build in another has the same compiles in its own report.
+    let outer = build(
+        "true",
+        "sccache-dock build --report json=$HOME/inner.json --",
+    );
+    let inner = super::read(&client.machine.work().join("../inner.json"));
+    assert_eq!(inner["rows"].as_array().unwrap().len(), 3, "{inner:#}");
+    assert_eq!(outer["sums"], inner["sums"]);
+}
+
+#[test]
+fn password_of_basic_authentication_is_a_token() {
+    let gateway = Gateway::start();
+    let client = Client::new(&gateway);
+    checkout(&client.machine);
+    let login = "unset SCCACHE_WEBDAV_TOKEN; export SCCACHE_WEBDAV_USERNAME=me SCCACHE_WEBDAV_PASSWORD=writer-token";
+    for options in ["", "--prefetch"] {
+        let outcome = client.sh(&format!(
+            "rm -rf target; {login}\nsccache-dock build {options} --report json=r.json -- \
+             cargo check --offline --quiet -p top"
+        ));
+        assert_eq!(outcome.code, Some(0), "{}", outcome.output);
+        assert!(!outcome.output.contains("warning"), "{}", outcome.output);
+        let report = super::read(&client.machine.work().join("r.json"));
+        let requests =
+            report["wire"]["hits"].as_u64().unwrap() + report["wire"]["writes"].as_u64().unwrap();
+        let ahead = report["prefetched"][1].as_u64().unwrap_or(0);
+        assert_eq!(requests + ahead, 3, "{report:#}");
+        client.stop_daemon();
+    }
+    let fetched = client.with_disk();
+    let outcome = fetched.sh(&format!("{login}\nsccache-dock prefetch"));
+    assert!(
+        outcome.output.starts_with("prefetched 3 entries"),
+        "{}",
+        outcome.output
+    );
+}
+
+#[test]
+fn hits_of_a_build_whose_cache_went_away_are_none_of_its_own_disk() {
+    let mut gateway = Gateway::start();
+    let client = Client::new(&gateway);
+    checkout(&client.machine);
+    client.build("", "");
+    // The cache goes away when all was asked for.
+    let wait = "touch compiled; while [ -e compiled ]; do sleep 0.1; done";
+    let script = client.script(&format!(
+        "rm -rf target; exec sccache-dock build --report json=r.json -- sh -c \
+         'cargo check --offline --quiet --workspace; {wait}'"
+    ));
+    let mut process = client.machine.command(&script).spawn().unwrap();
+    let compiled = client.machine.work().join("compiled");
+    wait_for("the compiles", Duration::from_secs(100), || {
+        compiled.exists().then_some(())
+    });
+    end(&mut gateway, Signal::SIGKILL);
+    std::fs::remove_file(compiled).unwrap();
+    assert_eq!(finished(&mut process), Some(0));
+    let report = super::read(&client.machine.work().join("r.json"));
+    let sums = &report["sums"];
+    assert_eq!(
+        (&sums["hits"], &sums["own_disk"]),
+        (&104.into(), &0.into()),
+        "{sums:#}"
+    );
+    conforms("explain", &report);
+}
+
+fn finished(process: &mut std::process::Child) -> Option<i32> {
+    let status = wait_for("the end of the build", Duration::from_secs(60), || {
+        process.try_wait().unwrap()
+    });
+    status.code()
+}
+
+#[test]
+fn builds_at_one_time_say_so_and_do_not_claim_each_others_requests() {
+    let gateway = Gateway::start();
+    let client = Client::new(&gateway);
+    checkout(&client.machine);
+    client.machine.write(
+        "build",
+        "cargo check --offline --quiet --target-dir t$1 -p $2; touch compiled$1; while [ -e compiled$1 ]; do sleep 0.1; done\n",
+    );
+    let start = |number: u32, package: &str| {
+        let script = client.script(&format!(
+            "exec sccache-dock build --report json=r{number}.json -- sh build {number} {package}"
+        ));
+        client.machine.command(&script).spawn().unwrap()
+    };
+    let compiled = |number: u32| client.machine.work().join(format!("compiled{number}"));
+    let (mut one, mut two) = (start(1, "mid"), start(2, "leaf1"));
+    for number in [1, 2] {
+        wait_for("the compiles", Duration::from_secs(100), || {
+            compiled(number).exists().then_some(())
+        });
+    }
+    let report = |number: u32, process: &mut std::process::Child| {
+        std::fs::remove_file(compiled(number)).unwrap();
+        assert_eq!(finished(process), Some(0));
+        super::read(&client.machine.work().join(format!("r{number}.json")))
+    };
+    let (one, two) = (report(1, &mut one), report(2, &mut two));
+    for (report, writes) in [(one, 2), (two, 1)] {
+        assert_eq!(report["shared"], 1, "{report:#}");
+        let wire = &report["wire"];
+        assert_eq!(
+            (&wire["writes"], &wire["hits"]),
+            (&writes.into(), &0.into()),
+            "{report:#}"
+        );
+        conforms("explain", &report);
     }
 }
