@@ -379,6 +379,15 @@ impl Registry {
         }
     }
 
+    /// The job has ended, also where its builder could not report it.
+    pub fn over(&mut self, job: u64) {
+        if let Some(over) = self.jobs.remove(job)
+            && let Some(builder) = self.builders.get_mut(&over.builder)
+        {
+            builder.failed += 1;
+        }
+    }
+
     /// A job's process runs on the builder: its toolchain is unpacked.
     pub fn runs(&mut self, address: &SocketAddr) {
         let Some(builder) = self.builders.get_mut(address) else {

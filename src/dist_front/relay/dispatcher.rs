@@ -428,7 +428,8 @@ mod tests {
                     }
                     Event::Abandon(one) if !running.is_empty() => {
                         let (job, attempt, builder, _) = running.remove(one % running.len());
-                        dispatcher.pool.abandon(now, &builder, true);
+                        dispatcher.pool.abandon(now, attempt, &builder);
+                        dispatcher.pool.blame(now, &builder);
                         dispatcher.queue.remove(job);
                         ghosts.push((attempt, builder));
                     }

@@ -91,7 +91,7 @@ impl Failure {
 }
 
 /// A slot of a builder, for one attempt. Dropped before its end, it is free if the builder never got the job, and else
-/// when the builder says that the job is complete.
+/// when the builder says that the job is complete, or that it has it no more.
 #[derive(Debug)]
 pub(super) struct Slot {
     front: Arc<Front>,
@@ -130,23 +130,27 @@ impl Slot {
                 .pool
                 .end(Instant::now(), self.number, &self.client.at, how);
         }
+        // Its builder may not have been able to say so.
+        self.front.registry().over(self.number);
     }
 
     /// The builder may have gone on with it, and is at fault.
-    fn abandon(self) {
+    fn blame(self) {
         if let Some(relay) = self.front.relay() {
             let mut dispatcher = relay.dispatcher();
-            let at = &self.client.at;
-            dispatcher.pool.abandon(Instant::now(), at, true);
+            dispatcher.pool.blame(Instant::now(), &self.client.at);
         }
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        if let Some(relay) = self.front.relay().filter(|_| !self.over && !self.sent) {
-            let mut dispatcher = relay.dispatcher();
-            dispatcher.pool.complete(self.number, &self.client.at);
+        if let Some(relay) = self.front.relay().filter(|_| !self.over) {
+            let (mut dispatcher, at) = (relay.dispatcher(), &self.client.at);
+            match self.sent {
+                true => dispatcher.pool.abandon(Instant::now(), self.number, at),
+                false => dispatcher.pool.complete(self.number, at),
+            }
         }
     }
 }
@@ -326,7 +330,7 @@ impl Front {
         };
         // Not ended by a whole answer: it may go on there.
         if let Some(slot) = slot {
-            slot.abandon();
+            slot.blame();
         }
         let late = |_| Attempt::Fallback(Fallback::new("late", "the job took too long"));
         outcome.unwrap_or_else(late)
@@ -354,7 +358,7 @@ impl Front {
             Fault::Cut(_) => Attempt::NotRun("cut", fault.to_string()),
         };
         let asked = async {
-            let mut connection = client.connect().await?;
+            let mut connection = client.connect(Some(number)).await?;
             let body = short(wire::toolchain(toolchain));
             let answer = connection.post("assign_job", number, body, false).await?;
             Ok::<_, Fault>((connection, answer))
@@ -392,7 +396,7 @@ impl Front {
             }
         }
         if !connection.is_usable() {
-            connection = match client.connect().await {
+            connection = match client.connect(Some(number)).await {
                 Ok(connection) => connection,
                 Err(fault) => {
                     end(slot, Ended::Fault);

@@ -162,7 +162,7 @@ fn abandoned_attempt_fills_its_slot_until_the_builder_says_that_it_is_over() {
     let mut pool = pool(now, &[1]);
     pool.begin(now, 1, &at(1));
     pool.begin(now, 2, &at(1));
-    pool.abandon(now, &at(1), false);
+    pool.abandon(now, 1, &at(1));
     assert_eq!(chosen(&pool, now), None);
     pool.complete(1, &at(1));
     assert_eq!(chosen(&pool, now), Some(1));
@@ -173,6 +173,27 @@ fn abandoned_attempt_fills_its_slot_until_the_builder_says_that_it_is_over() {
     pool.sign(now, &at(1));
     pool.expire(now);
     assert_eq!(chosen(&pool, now), Some(1));
+}
+
+#[test]
+fn abandoned_attempt_that_the_builder_does_not_have_is_over() {
+    let (now, bound) = (Instant::now(), Duration::from_secs(9));
+    let mut pool = pool(now, &[1]);
+    for attempt in 1..3 {
+        pool.begin(now, attempt, &at(1));
+    }
+    assert!(pool.doubtful(now, bound).is_empty());
+    // Their connection may be on its way: they are somebody's.
+    assert!(pool.has(now, &at(1), &[]).is_empty());
+    pool.abandon(now, 1, &at(1));
+    assert_eq!(pool.doubtful(now, bound), [at(1)]);
+    assert!(pool.has(now, &at(1), &[1, 2]).is_empty(), "it goes on");
+    let before = now.checked_sub(Duration::from_millis(1)).unwrap();
+    assert!(pool.has(before, &at(1), &[]).is_empty(), "an old answer");
+    assert_eq!(chosen(&pool, now), None);
+    assert_eq!(pool.has(now, &at(1), &[2]), [1]);
+    assert_eq!(chosen(&pool, now), Some(1));
+    assert!(pool.doubtful(now, bound).is_empty());
 }
 
 #[test]
@@ -206,7 +227,7 @@ fn silent_leaving_and_lost_builders_get_no_jobs() {
     let mut pool = pool(now, &[4]);
     pool.silent(&at(1));
     assert_eq!(chosen(&pool, now), None);
-    assert_eq!(pool.quiet(now, Duration::from_secs(9)), [at(1)]);
+    assert_eq!(pool.doubtful(now, Duration::from_secs(9)), [at(1)]);
     pool.sign(now, &at(1));
     assert_eq!(chosen(&pool, now), Some(1));
     assert_eq!(chosen(&pool, now + LOST), None);
