@@ -2,7 +2,7 @@
 
 use super::builder_client::{BuilderClient, Fault, read, short};
 use super::pool::Ended;
-use super::queue::{Full, QueuedJob, Toolchain};
+use super::queue::{Full, Need, QueuedJob, Toolchain};
 use super::spool::Spool;
 use super::ticket::Ticket;
 use super::wire::{self, RunResult};
@@ -229,8 +229,10 @@ impl Front {
         let info = QueuedJob {
             tenant: job.ticket.tenant,
             arrived: job.began,
-            toolchain: job.ticket.toolchain.clone(),
-            avoid: Vec::new(),
+            need: Need {
+                toolchain: job.ticket.toolchain.clone(),
+                avoid: Vec::new(),
+            },
         };
         let (tell, mut told) = oneshot::channel();
         relay.waiting().insert(job.number, tell);

@@ -9,7 +9,7 @@
 //! A job goes only where its toolchain is unpacked: `sccache-dist` spoils a toolchain for ever when a job comes before the
 //! archive, and stands still while it unpacks.
 
-use super::queue::{QueuedJob, Toolchain};
+use super::queue::{Need, Toolchain};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -307,23 +307,17 @@ impl Pool {
     }
 
     /// Which builder gets a job that needs a toolchain for this kind of processor.
-    pub(super) fn choose(
-        &self,
-        now: Instant,
-        job_info: &QueuedJob,
-        machine: Option<Machine>,
-    ) -> Choice {
+    pub(super) fn choose(&self, now: Instant, need: &Need, machine: Option<Machine>) -> Choice {
         if machine.is_none() && self.is_mixed() {
             return Choice::Wait;
         }
         let (mut best, mut later) = (None, false);
         for (at, builder) in &self.builders {
-            let avoided =
-                job_info.avoid.contains(&(*at, builder.is.nonce)) && builder.gone.is_none();
+            let avoided = need.avoid.contains(&(*at, builder.is.nonce)) && builder.gone.is_none();
             if avoided
                 || !builder.suits(machine)
                 || !builder.is_expected(now)
-                || builder.cannot_take(&job_info.toolchain)
+                || builder.cannot_take(&need.toolchain)
             {
                 continue;
             }
@@ -334,7 +328,7 @@ impl Pool {
                 && builder.is_there(now)
                 && builder.free() > 0
                 && !builder.backs_off(now)
-                && builder.toolchains.contains(&job_info.toolchain)
+                && builder.toolchains.contains(&need.toolchain)
                 && builder.has_memory(now)
             {
                 best = Some((load, *at, builder.is.nonce));
