@@ -168,6 +168,11 @@ impl Relay {
         self.builders().get(at).cloned()
     }
 
+    /// A builder may have no jobs, or may again.
+    pub(super) fn bar(&self, at: &SocketAddr, is_barred: bool) {
+        self.dispatcher().pool.bar(at, is_barred);
+    }
+
     /// For the status.
     pub(super) fn status(&self) -> RelayStatus {
         let (dispatcher, now) = (self.dispatcher(), Instant::now());

@@ -82,6 +82,8 @@ struct Builder {
     is: BuilderInfo,
     last_sign: Instant,
     leaving: bool,
+    /// With what it has joined is good no more.
+    barred: bool,
     /// Its port does not answer: its process stands still.
     silent: bool,
     /// It died.
@@ -106,6 +108,7 @@ impl Builder {
             is,
             last_sign: now,
             leaving: false,
+            barred: false,
             silent: false,
             gone: None,
             toolchains: HashSet::new(),
@@ -122,6 +125,7 @@ impl Builder {
 
     fn is_there(&self, now: Instant) -> bool {
         !self.leaving
+            && !self.barred
             && !self.silent
             && self.gone.is_none()
             && now.duration_since(self.last_sign) < LOST
@@ -129,7 +133,8 @@ impl Builder {
 
     fn is_expected(&self, now: Instant) -> bool {
         let back_soon = |since: Instant| now.duration_since(since) < EXPECTED;
-        self.is_there(now) || (!self.leaving && self.gone.is_some_and(back_soon))
+        let stays_away = self.leaving || self.barred;
+        self.is_there(now) || (!stays_away && self.gone.is_some_and(back_soon))
     }
 
     fn backs_off(&self, now: Instant) -> bool {
@@ -229,6 +234,13 @@ impl Pool {
     pub(super) fn leave(&mut self, at: &SocketAddr) {
         if let Some(builder) = self.builders.get_mut(at) {
             builder.leaving = true;
+        }
+    }
+
+    /// It may have no jobs, or may again.
+    pub(super) fn bar(&mut self, at: &SocketAddr, is_barred: bool) {
+        if let Some(builder) = self.builders.get_mut(at) {
+            builder.barred = is_barred;
         }
     }
 

@@ -295,5 +295,10 @@ fn builder_joins_by_a_token_of_the_file_until_it_is_taken_out() {
     let built = cluster.client("sccache cc -c z.c -o z.o");
     assert_eq!(built.code, Some(0), "{}", built.output);
     assert_eq!(cluster.figure("slots"), 2, "those of the other builder");
+    std::fs::write(&file, &named).unwrap();
+    eventually("it gets jobs again", || {
+        let is_ready = find().as_deref() == Some("ready");
+        (is_ready && cluster.figure("slots") == 4).then_some(())
+    });
     assert!(!cluster.dock.log().contains(TOKEN));
 }

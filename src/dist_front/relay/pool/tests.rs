@@ -225,6 +225,11 @@ fn silent_leaving_and_lost_builders_get_no_jobs() {
     pool.sign(now, &at(1));
     assert_eq!(chosen(&pool, now), Some(1));
     assert_eq!(chosen(&pool, now + LOST), None);
+    pool.bar(&at(1), true);
+    assert_eq!(chosen(&pool, now), None);
+    assert_eq!(pool.totals(now), Totals::default());
+    pool.bar(&at(1), false);
+    assert_eq!(chosen(&pool, now), Some(1));
     pool.leave(&at(1));
     assert_eq!(chosen(&pool, now), None);
     assert_eq!(pool.totals(now), Totals::default());
