@@ -3,7 +3,7 @@
 use super::builder_client::{BuilderClient, Fault, read, short};
 use super::pool::Ended;
 use super::queue::{Full, Need, QueuedJob, Toolchain};
-use super::spool::Spool;
+use super::spool::{self, Spool};
 use super::ticket::Ticket;
 use super::wire::{self, RunResult};
 use super::{Front, Relay, Verdict};
@@ -48,6 +48,16 @@ impl Fallback {
     pub(super) fn new(outcome: &'static str, message: impl ToString) -> Fallback {
         let message = message.to_string();
         Fallback { outcome, message }
+    }
+
+    /// What could not be kept here, and why.
+    pub(super) fn of(fault: &spool::Fault, what: &str) -> Fallback {
+        let outcome = match fault {
+            spool::Fault::TooLarge(_) => "too_large",
+            spool::Fault::Disk(_) => "disk",
+            spool::Fault::Slow | spool::Fault::Cut(_) => "body",
+        };
+        Fallback::new(outcome, format!("{what}: {fault}"))
     }
 }
 
@@ -426,6 +436,11 @@ impl Front {
         let mut body = answer.into_body();
         let result = match Spool::fill(&relay.settings.spool, &mut body, RESULT).await {
             Ok(result) => result,
+            // The builder has done its part, and so would any other.
+            Err(fault @ (spool::Fault::Disk(_) | spool::Fault::TooLarge(_))) => {
+                end(slot, Ended::Job);
+                return Attempt::Fallback(Fallback::of(&fault, "its result"));
+            }
             Err(cause) => return self.lost(relay, client, &cause.to_string()).await,
         };
         let head = &result.head[..result.head.len().min(wire::RESULT_HEAD)];

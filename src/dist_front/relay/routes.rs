@@ -246,7 +246,7 @@ impl Exchange<'_> {
         let _room = relay.reserve(length)?;
         let dir = &relay.settings.spool;
         let taken = Spool::fill(dir, body, length).await;
-        let body = taken.map_err(|cause| Fallback::new("body", cause))?;
+        let body = taken.map_err(|fault| Fallback::of(&fault, "the job"))?;
         let executable = executable(&body.head)?;
         let deadline = began + relay.settings.queue_time().max(LONGEST / 2);
         if !relay.archives.wait_for(&toolchain, deadline).await {
