@@ -224,6 +224,16 @@ impl Dispatcher {
             .collect()
     }
 
+    /// The toolchain is here (again): what could not be done without it is tried at once.
+    pub(super) fn arrived(&mut self, toolchain: &Toolchain) {
+        self.pool.fits_again(toolchain);
+        if let Some(known) = self.toolchains.get_mut(toolchain)
+            && known.machine == Kind::Unclear
+        {
+            known.machine = Kind::Unknown;
+        }
+    }
+
     /// The toolchain is for this kind of processor.
     pub(super) fn identified(&mut self, toolchain: &Toolchain, machine: Option<Machine>) {
         if let Some(known) = self.toolchains.get_mut(toolchain) {
@@ -358,6 +368,32 @@ mod tests {
         assert_eq!(went(&mut dispatcher), [200]);
         dispatcher.pool.sign(later, &at(2));
         assert_eq!(went(&mut dispatcher), [0, 1], "they are still there");
+    }
+
+    #[test]
+    fn toolchain_that_was_gone_and_is_sent_again_is_brought_to_its_builders_at_once() {
+        let (mut dispatcher, now) = (Dispatcher::new(LIMITS, 0), Instant::now());
+        for (number, machine) in [(1, 62), (2, 183)] {
+            dispatcher.pool.heartbeat(now, at(number), is(1, machine));
+        }
+        let toolchain: Toolchain = "t".into();
+        dispatcher.learn(now, &toolchain, "/usr/bin/cc");
+        dispatcher.unidentified();
+        dispatcher.identified(&toolchain, None);
+        dispatcher.queue.push(1, job("t", now));
+        let home = dispatcher.unplaceable(now);
+        assert_eq!(home, [Decision::Fallback { job: 1 }], "nobody can tell");
+        dispatcher.arrived(&toolchain);
+        assert_eq!(dispatcher.unidentified().len(), 1);
+        dispatcher.identified(&toolchain, Some(Machine(62)));
+        for _ in 0..3 {
+            assert_eq!(dispatcher.pushes(now).len(), 1);
+            dispatcher.pool.unprepared(now, &at(1), 1, &toolchain);
+            assert!(dispatcher.pushes(now).is_empty());
+            dispatcher.arrived(&toolchain);
+        }
+        dispatcher.queue.push(2, job("t", now));
+        assert_eq!(dispatcher.unplaceable(now), []);
     }
 
     #[test]

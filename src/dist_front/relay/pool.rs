@@ -287,6 +287,13 @@ impl Pool {
         }
     }
 
+    /// What was wrong with the toolchain may not be any more.
+    pub(super) fn fits_again(&mut self, toolchain: &Toolchain) {
+        for builder in self.builders.values_mut() {
+            builder.unfit.remove(toolchain);
+        }
+    }
+
     /// The builder has thrown the toolchain away.
     pub(super) fn lost_toolchain(&mut self, at: &SocketAddr, nonce: u64, toolchain: &Toolchain) {
         if let Some(builder) = self.process(at, nonce) {

@@ -188,6 +188,8 @@ impl Exchange<'_> {
             Ok(bytes) => {
                 let millis = began.elapsed().as_millis();
                 info!("toolchain {toolchain:.8} is here bytes={bytes} took_ms={millis}");
+                relay.dispatcher().arrived(&toolchain);
+                self.front.provide();
                 Submitted::Success
             }
             Err(cause) => {
