@@ -119,8 +119,9 @@ impl Relay {
         connections: usize,
         disk: Disk,
     ) -> io::Result<Relay> {
-        let mut first = [0; 8];
+        let (mut first, mut key) = ([0; 8], [0; 32]);
         getrandom::fill(&mut first)?;
+        getrandom::fill(&mut key)?;
         let opened = Authority::open(&settings.authority, unix_seconds());
         let (authority, lost) = opened.map_err(io::Error::other)?;
         if let Some(cause) = lost {
@@ -145,7 +146,7 @@ impl Relay {
             archives: Archives::new(disk),
             arrivals: Mutex::default(),
             names: Names::default(),
-            tickets: ticket::Tickets::new(authority.secret),
+            tickets: ticket::Tickets::new(key),
             authority,
             metrics: RelayMetrics::default(),
             settings,
