@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod builder_config;
+pub mod builder_port;
 pub mod control;
 pub mod dist_config;
 pub mod gateway_config;

@@ -33,7 +33,7 @@ use self::metrics::Metrics;
 use self::registry::Registry;
 use self::relay::Relay;
 use self::reports::Reports;
-use self::revocation::Proof;
+use self::revocation::Joined;
 use self::upstream::UpstreamClient;
 use crate::contract::gateway_config::Dist;
 use crate::contract::gateway_status::DistStatus;
@@ -149,7 +149,7 @@ pub(crate) struct Front {
     connections: usize,
     relay: Option<Relay>,
     /// Entries of the file with which builders have joined.
-    proofs: Mutex<HashMap<SocketAddr, Proof>>,
+    proofs: Mutex<HashMap<SocketAddr, Joined>>,
 }
 
 impl Front {

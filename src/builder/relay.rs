@@ -15,8 +15,11 @@ mod handshakes;
 mod hello;
 mod permits;
 
+use crate::contract::builder_port;
+use crate::dist_front::upstream::keep_alive;
 use handshakes::HandshakeQueue;
 use hello::Records;
+use parking_lot::Mutex;
 use permits::{ConnectionPermit, ConnectionPermits};
 use std::convert::Infallible;
 use std::io;
@@ -49,8 +52,6 @@ const LINGER: Duration = Duration::from_secs(2);
 const BUFFER: usize = 16 << 10;
 /// Pause after the kernel refused to accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// What the front of the scheduler asks to find out whether a builder is awake, and what begins no TLS.
-const QUESTION: &[u8] = b"GET / HTTP/1.0\r\n\r\n";
 
 /// A request of more bytes may have been a toolchain.
 const LARGE: u64 = 1 << 20;
@@ -92,6 +93,44 @@ impl Drop for Request {
     }
 }
 
+/// Jobs of the relay whose connections are here, by their numbers.
+#[derive(Debug, Clone, Default)]
+struct Jobs(Arc<Mutex<Vec<u64>>>);
+
+/// One of them, until it is dropped.
+#[derive(Debug)]
+struct Job(Jobs, u64);
+
+impl Jobs {
+    fn begin(&self, job: u64) -> Job {
+        self.0.lock().push(job);
+        Job(self.clone(), job)
+    }
+
+    fn all(&self) -> Vec<u64> {
+        self.0.lock().clone()
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        let mut jobs = self.0.0.lock();
+        if let Some(at) = jobs.iter().position(|job| *job == self.1) {
+            jobs.swap_remove(at);
+        }
+    }
+}
+
+/// What a peer begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum First {
+    Hello,
+    /// Whether the server is awake.
+    Question,
+    /// That, and which jobs it has.
+    JobsQuestion,
+}
+
 /// Takes connections for `server`, on a thread of its own, for as long as this process lives.
 ///
 /// # Errors
@@ -114,6 +153,7 @@ pub(super) fn start(
         permits: ConnectionPermits::new(),
         turns: HandshakeQueue::new(handshakes::PAUSE),
         in_flight: InFlight::default(),
+        jobs: Jobs::default(),
         bound,
     });
     let in_flight = relay.in_flight.clone();
@@ -130,6 +170,7 @@ struct Relay {
     permits: ConnectionPermits,
     turns: Arc<HandshakeQueue>,
     in_flight: InFlight,
+    jobs: Jobs,
     bound: Bound,
 }
 
@@ -173,15 +214,23 @@ impl Relay {
     ) -> io::Result<()> {
         // What cannot be set is only slower.
         let _ = stream.set_nodelay(true);
-        let _ = rustix::net::sockopt::set_socket_keepalive(&stream, true);
+        // A peer that was cut off and still owes a part of its job keeps nobody waiting for it.
+        keep_alive(&stream);
         let mut records = Records::default();
-        let is_question = in_time(FIRST, first_message(&mut stream, &mut records)).await?;
+        let first = in_time(FIRST, first_message(&mut stream, &mut records)).await?;
+        // Until the server has ended the connection, whatever becomes of the peer: so long its job may run.
+        let _job = records.job().map(|job| self.jobs.begin(job));
         let turn = in_time(WAIT, async { Ok(self.turns.mine(peer.ip()).await) }).await?;
         let begin = Instant::now();
         let mut upstream = in_time(HANDSHAKE, TcpStream::connect(self.server)).await?;
         let _ = upstream.set_nodelay(true);
-        if is_question {
-            return in_time(HANDSHAKE, hand_question_on(&mut stream, &mut upstream)).await;
+        if first != First::Hello {
+            in_time(HANDSHAKE, hand_question_on(&mut upstream)).await?;
+            if first == First::JobsQuestion {
+                let answer = builder_port::answer(&self.jobs.all());
+                in_time(HANDSHAKE, stream.write_all(&answer)).await?;
+            }
+            return Ok(());
         }
         let others_wait = async {
             sleep(SLOW).await;
@@ -226,16 +275,22 @@ async fn in_time<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) 
     }
 }
 
-/// Reads until the peer's ClientHello is there; true if it asks our question instead.
-async fn first_message(stream: &mut TcpStream, records: &mut Records) -> io::Result<bool> {
+/// Reads until the peer's ClientHello is there, or a question of ours instead.
+async fn first_message(stream: &mut TcpStream, records: &mut Records) -> io::Result<First> {
+    let questions = [
+        (builder_port::AWAKE, First::Question),
+        (builder_port::JOBS, First::JobsQuestion),
+    ];
     loop {
         read_more(stream, records).await?;
-        if records.bytes().starts_with(QUESTION) {
-            return Ok(true);
+        let bytes = records.bytes();
+        let asked = questions.iter().find(|(text, _)| bytes.starts_with(text));
+        if let Some((_, asked)) = asked {
+            return Ok(*asked);
         }
-        let may_ask = QUESTION.starts_with(records.bytes());
+        let may_ask = questions.iter().any(|(text, _)| text.starts_with(bytes));
         if !may_ask && records.has_hello()? {
-            return Ok(false);
+            return Ok(First::Hello);
         }
     }
 }
@@ -248,14 +303,14 @@ async fn read_more(stream: &mut TcpStream, records: &mut Records) -> io::Result<
     }
 }
 
-/// The other side answers by hanging up; so do we.
-async fn hand_question_on(stream: &mut TcpStream, upstream: &mut TcpStream) -> io::Result<()> {
-    upstream.write_all(QUESTION).await?;
+/// The server answers by hanging up.
+async fn hand_question_on(upstream: &mut TcpStream) -> io::Result<()> {
+    upstream.write_all(builder_port::AWAKE).await?;
     let mut buffer = [0; 1 << 10];
     loop {
         match upstream.read(&mut buffer).await {
             Ok(0) | Err(_) => return Ok(()),
-            Ok(length) => stream.write_all(&buffer[..length]).await?,
+            Ok(_) => {}
         }
     }
 }
@@ -353,7 +408,11 @@ async fn pass(
     let (mut from_server, mut to_server) = upstream.split();
     let up = async {
         in_time(TAKE, to_server.write_all(&rest)).await?;
-        copy(&mut from_peer, &mut to_server, |count| sent.add(count)).await?;
+        let copied = copy(&mut from_peer, &mut to_server, |count| sent.add(count)).await;
+        if sent.is_too_much() {
+            return copied;
+        }
+        // However the peer's side has ended, the server goes on with what it has, and this is its job until it has ended.
         to_server.shutdown().await?;
         // The answer is still to come.
         std::future::pending::<io::Result<()>>().await

@@ -1,9 +1,9 @@
 //! Who may ask what of the scheduler's port: clients by the tokens of the cache or by ID tokens, builders by tokens of their
 //! own or by JWT.
 
-use super::exchange::{Exchange, Refusal, credentials};
+use super::exchange::{Exchange, Refusal, bearer, credentials};
 use super::revocation::Proof;
-use super::{jwt, wire};
+use super::{Front, jwt, wire};
 use crate::base::secret::Secret;
 use crate::contract::gateway_config::WrongToken;
 use crate::gateway::access::{self, Caller, Need, Verdict};
@@ -11,35 +11,63 @@ use crate::gateway::connection_limit;
 use crate::gateway::http::Wire;
 use crate::gateway::tls::Presented;
 use hyper::StatusCode;
-use hyper::header::{self, HeaderValue};
+use hyper::header;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// Longest version that is shown.
 const VERSION: usize = 32;
 
+/// What a client has shown of itself.
+#[derive(Debug, Default)]
+pub(super) struct Shown {
+    /// The header of this name.
+    authorization: Option<Secret>,
+    /// The certificate of its connection.
+    presented: Option<Arc<Presented>>,
+}
+
+impl Front {
+    /// Whether whoever has shown this may use the cluster now, and who it is.
+    pub(super) async fn may_distribute(&self, shown: &Shown) -> (Verdict, Caller) {
+        let given = shown.authorization.as_ref().map(Secret::reveal);
+        let presented = shown.presented.as_deref();
+        let caller = self.identity.caller(given.map(str::as_bytes), presented);
+        let verdict = match (caller.may_distribute(), given.and_then(bearer)) {
+            // A JWT of an issuer that a rule lets use the cluster: what `jwt_validate` is to sccache's scheduler, but `aud`
+            // and `iss` must be there.
+            (Verdict::Unauthorized, Some(token)) if jwt::is_one(token) => {
+                match self.identity.may_distribute(token).await {
+                    true => Verdict::Allowed,
+                    false => Verdict::Unauthorized,
+                }
+            }
+            (verdict, _) => verdict,
+        };
+        (verdict, caller)
+    }
+}
+
 impl Exchange<'_> {
-    pub(super) async fn check_client(&self) -> Result<(), Refusal> {
+    /// With what the client that sends this may use the cluster.
+    pub(super) async fn check_client(&self) -> Result<Shown, Refusal> {
         let authorization = self.parts.headers.get(header::AUTHORIZATION);
-        let given = authorization.map(HeaderValue::as_bytes);
-        let caller = self
-            .front
-            .identity
-            .caller(given, self.presented().map(Arc::as_ref));
-        let message = match caller.may_distribute() {
+        let shown = Shown {
+            authorization: authorization
+                .map(|given| Secret::new(&String::from_utf8_lossy(given.as_bytes()))),
+            presented: self.presented().cloned(),
+        };
+        let (verdict, caller) = self.front.may_distribute(&shown).await;
+        let message = match verdict {
             Verdict::Allowed => {
                 connection_limit::recognized();
-                return Ok(());
+                return Ok(shown);
             }
             Verdict::Forbidden => format!(
                 "token {:?} may not use the cluster (hint: `distribute = true` in its table or rule in \
                  SCCACHE_TOKENS_FILE, or use the token that `client-env` prints)",
                 caller.name().unwrap_or_default()
             ),
-            Verdict::Unauthorized if self.shows_id_token().await => {
-                connection_limit::recognized();
-                return Ok(());
-            }
             Verdict::Unauthorized | Verdict::Misdirected => "the client's token is not this scheduler's, or its session \
                 is over (hint: log in again, or write the client's file anew with `client-env --lane dist`)"
                 .to_owned(),
@@ -50,16 +78,6 @@ impl Exchange<'_> {
             WrongToken::Fallback => StatusCode::SERVICE_UNAVAILABLE,
         };
         Err(Refusal::new(status, "dist_client_token", message))
-    }
-
-    /// Whether the client's token is a JWT of an issuer that a rule lets use the cluster: what `jwt_validate` is to sccache's
-    /// scheduler, but `aud` and `iss` must be there.
-    async fn shows_id_token(&self) -> bool {
-        let given = credentials(&self.parts.headers).filter(|given| jwt::is_one(given));
-        match given {
-            Some(given) => self.front.identity.may_distribute(given).await,
-            None => false,
-        }
     }
 
     /// The certificate of its connection.

@@ -5,6 +5,7 @@
 
 use super::{Front, wire};
 use crate::base::private_file;
+use crate::contract::builder_port::AWAKE;
 use crate::dist_front::registry::SavedHeartbeat;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -80,7 +81,7 @@ fn unix_time() -> Duration {
 pub(super) async fn answers(builder: SocketAddr) -> bool {
     let talk = async {
         let mut stream = TcpStream::connect(builder).await?;
-        stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await?;
+        stream.write_all(AWAKE).await?;
         stream.read(&mut [0]).await
     };
     match timeout(SILENCE, talk).await {

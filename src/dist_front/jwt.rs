@@ -3,9 +3,8 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use hmac::{Hmac, KeyInit, Mac};
+use ring::hmac;
 use serde::Deserialize;
-use sha2::Sha256;
 use std::net::SocketAddr;
 
 #[derive(Deserialize)]
@@ -37,9 +36,8 @@ pub(super) fn builder(token: &str, key: &[u8]) -> Option<SocketAddr> {
     if header.alg != "HS256" {
         return None;
     }
-    let mut mac = Hmac::<Sha256>::new_from_slice(key).ok()?;
-    mac.update(signed.as_bytes());
-    mac.verify_slice(&decode(signature)?).ok()?;
+    let key = hmac::Key::new(hmac::HMAC_SHA256, key);
+    hmac::verify(&key, signed.as_bytes(), &decode(signature)?).ok()?;
     let claims: Claims = serde_json::from_slice(&decode(claims)?).ok()?;
     Some(claims.server_id)
 }
@@ -51,9 +49,8 @@ mod tests {
     fn token(header: &str, claims: &str, key: &[u8]) -> String {
         let signed = [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part));
         let signed = signed.join(".");
-        let mut mac = Hmac::<Sha256>::new_from_slice(key).unwrap();
-        mac.update(signed.as_bytes());
-        let signature = URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes());
+        let key = hmac::Key::new(hmac::HMAC_SHA256, key);
+        let signature = URL_SAFE_NO_PAD.encode(hmac::sign(&key, signed.as_bytes()));
         format!("{signed}.{signature}")
     }
 

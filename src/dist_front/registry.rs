@@ -96,6 +96,8 @@ struct Builder {
     /// Since when its port does not answer: its process stands still.
     silent: Option<Instant>,
     leaving: bool,
+    /// With what it has joined is good no more.
+    barred: bool,
     /// The name of its token.
     token: Option<String>,
     /// The version of its machine's sccache-dock.
@@ -168,6 +170,7 @@ impl Registry {
             last_sign: now,
             silent: None,
             leaving: false,
+            barred: false,
             token: None,
             version: None,
             retired,
@@ -198,6 +201,18 @@ impl Registry {
     pub fn leave(&mut self, address: &SocketAddr) -> bool {
         let builder = self.builders.get_mut(address);
         builder.map(|builder| builder.leaving = true).is_some()
+    }
+
+    /// With what the builder has joined is good no more, or again.
+    pub fn bar(&mut self, address: &SocketAddr, is_barred: bool) {
+        if let Some(builder) = self.builders.get_mut(address) {
+            builder.barred = is_barred;
+        }
+    }
+
+    /// Those of all builders that are known.
+    pub fn addresses(&self) -> HashSet<SocketAddr> {
+        self.builders.keys().copied().collect()
     }
 
     /// A new scheduler has taken the place of the one that knew the jobs.
@@ -254,7 +269,7 @@ impl Registry {
     /// Heartbeats that tell a new scheduler of all builders that are there, as far as anybody knows.
     pub fn heartbeats(&self, now: Instant) -> Vec<SavedHeartbeat> {
         let there = |builder: &&Builder| {
-            !builder.leaving && now.duration_since(builder.last_sign) < REPLAYED
+            builder.may_have_jobs() && now.duration_since(builder.last_sign) < REPLAYED
         };
         let builders = self.builders.iter();
         builders
@@ -317,7 +332,7 @@ impl Registry {
         let Some(builder) = self.builders.get_mut(&address) else {
             return Assignment::Taken;
         };
-        if builder.leaving {
+        if !builder.may_have_jobs() {
             self.jobs.remove(job);
             return Assignment::Leaving;
         }
@@ -379,6 +394,15 @@ impl Registry {
         }
     }
 
+    /// The job has ended, also where its builder could not report it.
+    pub fn over(&mut self, job: u64) {
+        if let Some(over) = self.jobs.remove(job)
+            && let Some(builder) = self.builders.get_mut(&over.builder)
+        {
+            builder.failed += 1;
+        }
+    }
+
     /// A job's process runs on the builder: its toolchain is unpacked.
     pub fn runs(&mut self, address: &SocketAddr) {
         let Some(builder) = self.builders.get_mut(address) else {
@@ -401,7 +425,7 @@ impl Registry {
                 state: match builder {
                     builder if !builder.is_alive(now) => BuilderState::Lost,
                     builder if builder.silent.is_some() => BuilderState::Silent,
-                    builder if builder.leaving => BuilderState::Leaving,
+                    builder if !builder.may_have_jobs() => BuilderState::Leaving,
                     builder if builder.preparing.is_some() => BuilderState::Preparing,
                     _ => BuilderState::Ready,
                 },
@@ -453,6 +477,10 @@ impl Builder {
     fn sign(&mut self, now: Instant) {
         self.last_sign = now;
         self.silent = None;
+    }
+
+    fn may_have_jobs(&self) -> bool {
+        !self.leaving && !self.barred
     }
 
     fn is_shunned(&self, now: Instant) -> bool {

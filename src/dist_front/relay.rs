@@ -38,7 +38,7 @@ pub(super) use tls::shake_hands;
 use self::archives::Archives;
 use self::arrivals::Arrivals;
 use self::authority::Authority;
-use self::builder_client::BuilderClient;
+use self::builder_client::{BuilderClient, Says};
 use self::dispatcher::{Decision, Dispatcher};
 use self::job::Slot;
 use self::metrics::RelayMetrics;
@@ -119,8 +119,9 @@ impl Relay {
         connections: usize,
         disk: Disk,
     ) -> io::Result<Relay> {
-        let mut first = [0; 8];
+        let (mut first, mut key) = ([0; 8], [0; 32]);
         getrandom::fill(&mut first)?;
+        getrandom::fill(&mut key)?;
         let opened = Authority::open(&settings.authority, unix_seconds());
         let (authority, lost) = opened.map_err(io::Error::other)?;
         if let Some(cause) = lost {
@@ -145,7 +146,7 @@ impl Relay {
             archives: Archives::new(disk),
             arrivals: Mutex::default(),
             names: Names::default(),
-            tickets: ticket::Tickets::new(authority.secret),
+            tickets: ticket::Tickets::new(key),
             authority,
             metrics: RelayMetrics::default(),
             settings,
@@ -166,6 +167,11 @@ impl Relay {
 
     fn builder(&self, at: &SocketAddr) -> Option<Arc<BuilderClient>> {
         self.builders().get(at).cloned()
+    }
+
+    /// A builder may have no jobs, or may again.
+    pub(super) fn bar(&self, at: &SocketAddr, is_barred: bool) {
+        self.dispatcher().pool.bar(at, is_barred);
     }
 
     /// For the status.
@@ -350,28 +356,38 @@ impl Front {
         loop {
             look.tick().await;
             let Some(relay) = self.relay() else { return };
-            let quiet = relay.dispatcher().pool.quiet(Instant::now(), QUIET);
-            let asked = quiet.into_iter().filter_map(|at| relay.builder(&at));
-            let asked = asked.map(|client| async move { (client.is_awake().await, client) });
+            let asked_at = Instant::now();
+            let doubtful = relay.dispatcher().pool.doubtful(asked_at, QUIET);
+            let asked = doubtful.into_iter().filter_map(|at| relay.builder(&at));
+            let asked = asked.map(|client| async move { (client.ask().await, client) });
             {
                 let (dispatcher, mut builders) = (relay.dispatcher(), relay.builders());
                 builders.retain(|at, _| dispatcher.pool.knows(at));
                 relay.tunnels.prune(|at| builders.contains_key(at));
             }
-            for (is_awake, client) in futures_util::future::join_all(asked).await {
-                self.heard(relay, is_awake, &client);
+            for (says, client) in futures_util::future::join_all(asked).await {
+                self.heard(relay, asked_at, says, &client);
             }
             self.dispatch();
         }
     }
 
-    /// A builder was asked whether it is awake.
-    fn heard(&self, relay: &Relay, is_awake: bool, client: &BuilderClient) {
+    /// A builder was asked at this time how it is.
+    fn heard(&self, relay: &Relay, asked: Instant, says: Says, client: &BuilderClient) {
         let (at, now) = (client.at, Instant::now());
-        if is_awake {
+        if says != Says::Nothing {
             client.answered();
-            relay.dispatcher().pool.sign(now, &at);
-            self.registry().awake(&at);
+            let mut over = Vec::new();
+            {
+                let pool = &mut relay.dispatcher().pool;
+                pool.sign(now, &at);
+                if let Says::Has(attempts) = says {
+                    over = pool.has(asked, &at, &attempts);
+                }
+            }
+            let mut registry = self.registry();
+            registry.awake(&at);
+            over.into_iter().for_each(|attempt| registry.over(attempt));
         } else if client.asked_in_vain() == QUESTIONS {
             warn!(
                 "builder {at} does not answer on its port: its jobs go to others, and it gets no more until it does \

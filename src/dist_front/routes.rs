@@ -150,7 +150,7 @@ pub(super) async fn answer(
             exchange.relay_runs(relay, job, &mut body).await
         }
         Route::Relay if let Some(relay) = front.relay() => match exchange.check_client().await {
-            Ok(()) => Ok(exchange.relay_tells_address(relay).await),
+            Ok(_) => Ok(exchange.relay_tells_address(relay).await),
             Err(refusal) => Err(refusal),
         },
         Route::SubmitToolchain(_) | Route::RunJob(_) | Route::Tunnel | Route::Relay => {
@@ -177,7 +177,7 @@ pub(super) async fn answer(
 
 impl Exchange<'_> {
     async fn allocate(&self, body: &mut Incoming) -> Result<Answer, Refusal> {
-        self.check_client().await?;
+        let shown = self.check_client().await?;
         let body = whole(body, SMALL).await?;
         let toolchain =
             wire::toolchain(&body).map_err(|cause| Refusal::passing("dist_body", cause))?;
@@ -187,7 +187,7 @@ impl Exchange<'_> {
             return Err(Refusal::passing("dist_route", message));
         }
         if let Some(relay) = front.relay() {
-            return self.relay_allocates(relay, &toolchain).await;
+            return self.relay_allocates(relay, shown, &toolchain).await;
         }
         self.await_scheduler().await?;
         let Some(AdmissionPermit { thread, single }) = front.admit(&toolchain).await else {

@@ -11,12 +11,13 @@ use super::upstream::UpstreamError;
 use bytes::Bytes;
 use hyper::header::{self, HeaderValue};
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
 use tracing::{info, warn};
 
@@ -33,44 +34,60 @@ impl Front {
         let Some(builder) = self.config.tunnels_to else {
             return std::future::pending().await;
         };
-        let waiting = Arc::new(Semaphore::new(WAITING));
-        let mut fault = None;
-        loop {
-            // It fails only when the semaphore is closed, which nobody does.
-            let Ok(turn) = Arc::clone(&waiting).acquire_owned().await else {
-                return;
-            };
-            let mut request = self.builders_request(builder, TUNNEL, Bytes::new());
-            let headers = request.headers_mut();
-            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-            headers.insert(header::UPGRADE, PROTOCOL);
-            let tunnel = match self.link.upgrade(request).await {
-                Ok(tunnel) => tunnel,
-                Err(cause) => {
-                    let words = words(&cause);
-                    if fault.as_ref() != Some(&words) {
-                        warn!("cannot keep connections to the relay open: {words}");
-                    }
-                    fault = Some(words);
-                    drop(turn);
-                    sleep(PAUSE).await;
-                    continue;
+        let fault = Arc::default();
+        side_by_side(WAITING, |turn| {
+            let (front, fault) = (Arc::clone(self), Arc::clone(&fault));
+            async move { front.keep_tunnel(builder, turn, &fault).await }
+        })
+        .await;
+    }
+
+    /// Opens a connection, and uses it when the relay does; the turn is over as soon as it does not wait for that any more.
+    async fn keep_tunnel(
+        &self,
+        builder: SocketAddr,
+        turn: OwnedSemaphorePermit,
+        fault: &Mutex<Option<String>>,
+    ) {
+        let mut request = self.builders_request(builder, TUNNEL, Bytes::new());
+        let headers = request.headers_mut();
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, PROTOCOL);
+        let tunnel = match self.link.upgrade(request).await {
+            Ok(tunnel) => tunnel,
+            Err(cause) => {
+                let words = words(&cause);
+                if fault.lock().replace(words.clone()).as_ref() != Some(&words) {
+                    warn!("cannot keep connections to the relay open: {words}");
                 }
-            };
-            if fault.take().is_some() {
-                info!("connections to the relay are open again");
+                return sleep(PAUSE).await;
             }
-            tokio::spawn(async move {
-                let mut tunnel = TokioIo::new(tunnel);
-                let mut first = [0; 4 << 10];
-                // How a conversation ends, its two sides know.
-                let Ok(length @ 1..) = tunnel.read(&mut first).await else {
-                    return drop(turn);
-                };
-                drop(turn);
-                let _ = lead(&mut tunnel, builder, &first[..length]).await;
-            });
+        };
+        if fault.lock().take().is_some() {
+            info!("connections to the relay are open again");
         }
+        let mut tunnel = TokioIo::new(tunnel);
+        let mut first = [0; 4 << 10];
+        let Ok(length @ 1..) = tunnel.read(&mut first).await else {
+            // The relay has ended, and the next one does not know the builder.
+            self.link.started();
+            return;
+        };
+        drop(turn);
+        // How a conversation ends, its two sides know.
+        let _ = lead(&mut tunnel, builder, &first[..length]).await;
+    }
+}
+
+/// Does one thing again and again for ever, so many at a time: one that takes long delays no others.
+async fn side_by_side<F>(most: usize, one: impl Fn(OwnedSemaphorePermit) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let turns = Arc::new(Semaphore::new(most));
+    // It fails only when the semaphore is closed, which nobody does.
+    while let Ok(turn) = Arc::clone(&turns).acquire_owned().await {
+        tokio::spawn(one(turn));
     }
 }
 
@@ -95,5 +112,43 @@ fn words(cause: &UpstreamError) -> String {
                 .to_owned()
         }
         cause => cause.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    use tokio::sync::Notify;
+    use tokio::time::timeout;
+
+    #[tokio::test]
+    async fn slow_connection_delays_no_other_and_there_are_so_many_at_most() {
+        let (begun, now, most) = (
+            Arc::new(AtomicUsize::new(0)),
+            Arc::new(AtomicUsize::new(0)),
+            Arc::new(AtomicUsize::new(0)),
+        );
+        let enough = Arc::new(Notify::new());
+        let one = |turn: OwnedSemaphorePermit| {
+            let number = begun.fetch_add(1, Relaxed);
+            let (now, most, enough) = (Arc::clone(&now), Arc::clone(&most), Arc::clone(&enough));
+            async move {
+                most.fetch_max(now.fetch_add(1, Relaxed) + 1, Relaxed);
+                match number {
+                    0 => std::future::pending().await,
+                    20 => enough.notify_one(),
+                    _ => tokio::task::yield_now().await,
+                }
+                now.fetch_sub(1, Relaxed);
+                drop(turn);
+            }
+        };
+        let minute = Duration::from_secs(60);
+        tokio::select! {
+            () = side_by_side(3, one) => {}
+            enough = timeout(minute, enough.notified()) => enough.unwrap(),
+        }
+        assert_eq!(most.load(Relaxed), 3);
     }
 }

@@ -322,7 +322,7 @@ fn broken(cause: hyper::Error) -> UpstreamError {
 
 /// Has the system find out within two minutes that the other side is gone, and networks between keep the connection in
 /// mind. What cannot be set is only slower.
-pub(super) fn keep_alive(stream: &TcpStream) {
+pub(crate) fn keep_alive(stream: &TcpStream) {
     use rustix::net::sockopt;
     let _ = sockopt::set_socket_keepalive(stream, true);
     let _ = sockopt::set_tcp_keepidle(stream, Duration::from_secs(45));

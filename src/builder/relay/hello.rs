@@ -1,5 +1,6 @@
 //! What a peer of TLS has sent so far, as far as it can be read without a key (RFC 8446, 4.1.2 and 5.1). Pure.
 
+use crate::contract::builder_port;
 use std::io;
 
 /// Head of a record: its kind, two bytes of version, its length.
@@ -15,6 +16,8 @@ const CLIENT_HELLO: u8 = 1;
 /// The extension with which a peer sends data before the handshake is over; a server that wants none skips what it cannot
 /// read, so that nobody else can tell when the handshake ends.
 const EARLY_DATA: u16 = 42;
+/// The extension that names protocols (RFC 7301, 3.1).
+const PROTOCOLS: u16 = 16;
 /// Most bytes of a peer that are held: a record and the beginning of the next.
 const MOST: usize = 2 * LONGEST;
 
@@ -46,6 +49,32 @@ impl Records {
     /// # Errors
     /// It is none, or one that announces early data.
     pub(super) fn has_hello(&self) -> io::Result<bool> {
+        let Some(body) = self.hello()? else {
+            return Ok(false);
+        };
+        match extension(&body, EARLY_DATA) {
+            Some(None) => Ok(true),
+            Some(Some(_)) => Err(strange("early data")),
+            None => Err(strange("a ClientHello without sense")),
+        }
+    }
+
+    /// The job that the ClientHello names, if it does and is there as a whole.
+    pub(super) fn job(&self) -> Option<u64> {
+        let body = self.hello().ok()??;
+        let (mut named, _) = sized::<2>(extension(&body, PROTOCOLS)??)?;
+        while !named.is_empty() {
+            let protocol;
+            (protocol, named) = sized::<1>(named)?;
+            if let Some(job) = builder_port::job_of(protocol) {
+                return Some(job);
+            }
+        }
+        None
+    }
+
+    /// The ClientHello without its head, once it is there as a whole.
+    fn hello(&self) -> io::Result<Option<Vec<u8>>> {
         let mut message = Vec::new();
         for record in self.whole() {
             let (kind, payload) = record?;
@@ -55,21 +84,15 @@ impl Records {
             message.extend_from_slice(payload);
         }
         let Some((head, rest)) = message.split_first_chunk::<4>() else {
-            return Ok(false);
+            return Ok(None);
         };
         let [kind, length @ ..] = *head;
         if kind != CLIENT_HELLO {
             return Err(strange("no ClientHello"));
         }
         let [high, middle, low] = length.map(usize::from);
-        let Some(body) = rest.get(..high << 16 | middle << 8 | low) else {
-            return Ok(false);
-        };
-        match has_early_data(body) {
-            Some(false) => Ok(true),
-            Some(true) => Err(strange("early data")),
-            None => Err(strange("a ClientHello without sense")),
-        }
+        let body = rest.get(..high << 16 | middle << 8 | low);
+        Ok(body.map(<[u8]>::to_vec))
     }
 
     /// How many whole encrypted records are there.
@@ -124,8 +147,8 @@ fn strange(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
-/// Looks through the extensions of a ClientHello; `None` where it has no sense.
-fn has_early_data(body: &[u8]) -> Option<bool> {
+/// Looks for this extension in a ClientHello; `None` where that has no sense.
+fn extension(body: &[u8], wanted: u16) -> Option<Option<&[u8]>> {
     // Version and random, then session, ciphers and compression, each with its length.
     let (_, body) = body.split_at_checked(2 + 32)?;
     let (_, body) = sized::<1>(body)?;
@@ -133,17 +156,18 @@ fn has_early_data(body: &[u8]) -> Option<bool> {
     let (_, body) = sized::<1>(body)?;
     // One of TLS 1.2 may end here (RFC 5246, 7.4.1.2).
     if body.is_empty() {
-        return Some(false);
+        return Some(None);
     }
     let (mut extensions, _) = sized::<2>(body)?;
     while !extensions.is_empty() {
         let (kind, rest) = extensions.split_first_chunk::<2>()?;
-        if u16::from_be_bytes(*kind) == EARLY_DATA {
-            return Some(true);
+        let content;
+        (content, extensions) = sized::<2>(rest)?;
+        if u16::from_be_bytes(*kind) == wanted {
+            return Some(Some(content));
         }
-        (_, extensions) = sized::<2>(rest)?;
     }
-    Some(false)
+    Some(None)
 }
 
 /// Bytes behind a length of `N` bytes, and the rest.
@@ -165,9 +189,9 @@ mod tests {
         let mut body = vec![3, 3];
         body.extend([7; 32]);
         body.extend([0, 0, 2, 0, 0x9c, 1, 0]);
-        assert_eq!(has_early_data(&body), Some(false));
+        assert_eq!(extension(&body, EARLY_DATA), Some(None));
         body.push(0);
-        assert_eq!(has_early_data(&body), None);
+        assert_eq!(extension(&body, EARLY_DATA), None);
     }
 
     /// A ClientHello with these extensions, in one record.
@@ -212,6 +236,29 @@ mod tests {
     }
 
     #[test]
+    fn hello_names_its_job_among_other_protocols() {
+        let job = |extensions: &[(u16, &[u8])]| {
+            let mut records = Records::default();
+            records.add(&hello(extensions)).unwrap();
+            records.job()
+        };
+        let protocols = |names: &[&[u8]]| {
+            let names: Vec<u8> = names
+                .iter()
+                .flat_map(|name| [&[name.len() as u8], *name].concat())
+                .collect();
+            [&(names.len() as u16).to_be_bytes()[..], &names].concat()
+        };
+        let named = protocols(&[b"http/1.1", &builder_port::protocol(77)]);
+        assert_eq!(job(&[(43, &[2, 3, 4]), (16, &named)]), Some(77));
+        assert_eq!(job(&[(16, &protocols(&[b"http/1.1"]))]), None);
+        assert_eq!(job(&[(43, &[2, 3, 4])]), None);
+        for cut in 0..named.len() {
+            assert_eq!(job(&[(16, &named[..cut])]), None, "{cut}");
+        }
+    }
+
+    #[test]
     fn what_is_no_hello_is_refused() {
         let early = hello(&[(43, &[2, 3, 4]), (42, &[])]);
         let mut other = hello(&[]);
@@ -247,7 +294,7 @@ mod tests {
         fn any_bytes_are_judged(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let mut records = Records::default();
             records.add(&bytes).unwrap();
-            let _ = (records.has_hello(), records.encrypted());
+            let _ = (records.has_hello(), records.job(), records.encrypted());
             let before = bytes.len();
             if let Ok(whole) = records.take_whole() {
                 prop_assert_eq!(whole.len() + records.rest().len(), before);

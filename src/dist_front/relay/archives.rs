@@ -25,10 +25,10 @@ use tracing::warn;
 const NAMESPACE: &str = "toolchains";
 /// So long what the store said of a toolchain is believed.
 const FRESH: Duration = Duration::from_secs(30);
-/// How long a client may take to begin with an upload that it was asked for.
+/// How long a client may take to begin with an upload that it was asked for, and the next one after an upload that failed.
 const BEGINS: Duration = Duration::from_secs(20);
-/// How long an upload may take: sccache's client gives up a request after 20 minutes.
-const UPLOAD: Duration = Duration::from_secs(20 * 60);
+/// How long an upload may take before another client is asked too: the first one may never come to its end.
+const ALONE: Duration = Duration::from_secs(120);
 /// How long the next bytes may take to come.
 const PAUSE: Duration = Duration::from_secs(30);
 /// How long nobody is asked again for what the store has refused: it may be larger than the whole cache.
@@ -69,10 +69,36 @@ pub(super) struct Archives {
 struct State {
     /// Those that were here a moment ago.
     here: HashMap<Toolchain, Instant>,
-    /// Those that a client was asked for, and until when it is waited for.
-    awaited: HashMap<Toolchain, Instant>,
+    /// Those that are on their way, or are to come.
+    awaited: HashMap<Toolchain, Uploads>,
     /// Those that the store has refused, and until when nobody is asked for them.
     refused: HashMap<Toolchain, Instant>,
+}
+
+/// What is known of one that is not here yet.
+#[derive(Debug)]
+struct Uploads {
+    /// How many clients send it.
+    running: usize,
+    /// Until when one is waited for that has not begun.
+    begins: Instant,
+    /// From when on another client is asked.
+    next: Instant,
+}
+
+impl Uploads {
+    /// Somebody was asked for it, or is to be asked next.
+    fn expected(now: Instant, next: Instant) -> Uploads {
+        Uploads {
+            running: 0,
+            begins: now + BEGINS,
+            next,
+        }
+    }
+
+    fn is_on_its_way(&self, now: Instant) -> bool {
+        self.running > 0 || now < self.begins
+    }
 }
 
 impl Archives {
@@ -113,11 +139,13 @@ impl Archives {
     pub(super) fn ask_for(&self, toolchain: &Toolchain) -> bool {
         let now = Instant::now();
         let mut state = self.state();
-        state.awaited.retain(|_, until| now < *until);
-        if state.awaited.contains_key(toolchain) {
+        state.awaited.retain(|_, one| one.is_on_its_way(now));
+        let uploads = state.awaited.entry(toolchain.clone());
+        let uploads = uploads.or_insert(Uploads::expected(now, now));
+        if now < uploads.next {
             return false;
         }
-        state.awaited.insert(toolchain.clone(), now + BEGINS);
+        (uploads.begins, uploads.next) = (now + BEGINS, now + BEGINS);
         true
     }
 
@@ -129,19 +157,30 @@ impl Archives {
         state.refused.contains_key(toolchain)
     }
 
-    /// Waits until the toolchain is here, or nobody sends it any more.
+    /// Waits until the toolchain is here, or the store has refused it, or nobody sends it. After an upload that failed, the
+    /// next client that asks for a builder is asked for it, and so this waits for that one too.
     pub(super) async fn wait_for(&self, toolchain: &Toolchain, deadline: Instant) -> bool {
         loop {
             let ended = self.ended.notified();
             if self.has(toolchain).await {
                 return true;
             }
-            let until = self.state().awaited.get(toolchain).copied();
             let now = Instant::now();
-            let Some(until) = until.filter(|until| now < *until && now < deadline) else {
+            if now >= deadline || self.is_refused(toolchain) {
                 return false;
+            }
+            let until = {
+                let mut state = self.state();
+                // It was here when its client asked, and is not any more.
+                let uploads = state.awaited.entry(toolchain.clone());
+                let uploads = uploads.or_insert(Uploads::expected(now, now));
+                match uploads.running {
+                    0 if now >= uploads.begins => return false,
+                    0 => uploads.begins.min(deadline),
+                    _ => deadline,
+                }
             };
-            let _ = timeout_at(until.min(deadline), ended).await;
+            let _ = timeout_at(until, ended).await;
         }
     }
 
@@ -159,14 +198,13 @@ impl Archives {
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::fmt::Display,
     {
-        let until = Instant::now() + UPLOAD;
-        self.state().awaited.insert(toolchain.clone(), until);
-        let awaited = Awaited(self, toolchain);
+        let upload = Upload::begin(self, toolchain);
         let taken = self.store(toolchain, body, most).await;
         let (mut state, now) = (self.state(), Instant::now());
         match &taken {
             Ok(_) => {
                 state.here.insert(toolchain.clone(), now);
+                state.awaited.remove(toolchain);
             }
             Err(Fault::Store(_) | Fault::TooLarge(_)) => {
                 state.refused.insert(toolchain.clone(), now + REFUSED);
@@ -174,7 +212,7 @@ impl Archives {
             Err(Fault::Mismatch | Fault::Slow | Fault::Cut(_)) => {}
         }
         drop(state);
-        drop(awaited);
+        drop(upload);
         taken
     }
 
@@ -242,12 +280,29 @@ impl Archives {
     }
 }
 
-/// Ends an upload for those who wait for it, however it ended.
-struct Awaited<'a>(&'a Archives, &'a Toolchain);
+/// An upload, which ends for those who wait for it when this is dropped, however it ended.
+struct Upload<'a>(&'a Archives, &'a Toolchain);
 
-impl Drop for Awaited<'_> {
+impl Upload<'_> {
+    fn begin<'a>(archives: &'a Archives, toolchain: &'a Toolchain) -> Upload<'a> {
+        let (mut state, now) = (archives.state(), Instant::now());
+        let uploads = state.awaited.entry(toolchain.clone());
+        let uploads = uploads.or_insert(Uploads::expected(now, now));
+        uploads.running += 1;
+        uploads.next = now + ALONE;
+        drop(state);
+        Upload(archives, toolchain)
+    }
+}
+
+impl Drop for Upload<'_> {
     fn drop(&mut self) {
-        self.0.state().awaited.remove(self.1);
+        let (mut state, now) = (self.0.state(), Instant::now());
+        if let Some(uploads) = state.awaited.get_mut(self.1) {
+            uploads.running = uploads.running.saturating_sub(1);
+            (uploads.begins, uploads.next) = (now + BEGINS, now);
+        }
+        drop(state);
         self.0.ended.notify_waiters();
     }
 }
@@ -281,4 +336,103 @@ fn name_of(hash: &blake3::Hash) -> String {
     bytes
         .map(|byte| format!("{:02x}", byte.rotate_left(4)))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Options, Store};
+    use futures_util::stream;
+    use http_body_util::{Full, StreamBody};
+    use hyper::body::Frame;
+    use std::pin::pin;
+    use std::sync::Arc;
+    use tokio::time::sleep;
+
+    fn archives(folder: &std::path::Path) -> Archives {
+        let options = Options {
+            dir: folder.join("cache"),
+            budget_bytes: 64 << 20,
+            policies: Default::default(),
+        };
+        Archives::new(Disk::new(Store::open(options).unwrap()))
+    }
+
+    /// A body that ends before its end.
+    fn cut(bytes: &'static [u8]) -> impl Body<Data = Bytes, Error = &'static str> + Unpin {
+        let pieces = [Ok(Frame::data(Bytes::from_static(bytes))), Err("cut")];
+        StreamBody::new(stream::iter(pieces))
+    }
+
+    fn far_away() -> Instant {
+        Instant::now() + Duration::from_secs(600)
+    }
+
+    #[tokio::test]
+    async fn upload_that_fails_sends_no_other_client_home() {
+        let folder = tempfile::tempdir().unwrap();
+        let archives = Arc::new(archives(folder.path()));
+        let toolchain: Toolchain = name_of(&blake3::hash(b"compiler")).into();
+        assert!(archives.ask_for(&toolchain));
+        assert!(!archives.ask_for(&toolchain), "one is enough");
+        let waits = {
+            let (archives, toolchain) = (Arc::clone(&archives), toolchain.clone());
+            tokio::spawn(async move { archives.wait_for(&toolchain, far_away()).await })
+        };
+        for _ in 0..3 {
+            let taken = archives.take(&toolchain, &mut cut(b"comp"), 100).await;
+            assert!(matches!(taken, Err(Fault::Cut(_))), "{taken:?}");
+            let mut other = Full::new(Bytes::from_static(b"something else"));
+            let taken = archives.take(&toolchain, &mut other, 100).await;
+            assert!(matches!(taken, Err(Fault::Mismatch)), "{taken:?}");
+            sleep(Duration::from_millis(50)).await;
+            assert!(!waits.is_finished());
+            assert!(archives.ask_for(&toolchain), "the next one is asked");
+            assert!(!archives.ask_for(&toolchain));
+        }
+        let mut whole = Full::new(Bytes::from_static(b"compiler"));
+        archives.take(&toolchain, &mut whole, 100).await.unwrap();
+        assert!(waits.await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn upload_that_fails_ends_no_other_of_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let archives = archives(folder.path());
+        let toolchain: Toolchain = name_of(&blake3::hash(b"compiler")).into();
+        let (end, ends) = tokio::sync::oneshot::channel::<()>();
+        let last = stream::once(async {
+            let _ = ends.await;
+            Ok::<_, &str>(Frame::data(Bytes::from_static(b"compiler")))
+        });
+        let mut slow = StreamBody::new(Box::pin(last));
+        let mut slow = pin!(archives.take(&toolchain, &mut slow, 100));
+        // It has begun as soon as it waits for its body.
+        while archives.state().awaited.is_empty() {
+            assert!(futures_util::poll!(&mut slow).is_pending());
+        }
+        let mut waits = pin!(archives.wait_for(&toolchain, far_away()));
+        let taken = archives.take(&toolchain, &mut cut(b"comp"), 100).await;
+        assert!(matches!(taken, Err(Fault::Cut(_))), "{taken:?}");
+        let running = archives.state().awaited[&toolchain].running;
+        assert_eq!(running, 1);
+        assert!(futures_util::poll!(&mut waits).is_pending());
+        end.send(()).unwrap();
+        slow.await.unwrap();
+        assert!(waits.await);
+    }
+
+    #[tokio::test]
+    async fn what_the_store_refuses_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let archives = archives(folder.path());
+        let toolchain: Toolchain = name_of(&blake3::hash(b"compiler")).into();
+        assert!(archives.ask_for(&toolchain));
+        let mut waits = pin!(archives.wait_for(&toolchain, far_away()));
+        assert!(futures_util::poll!(&mut waits).is_pending());
+        let mut large = Full::new(Bytes::from_static(b"compiler"));
+        let taken = archives.take(&toolchain, &mut large, 7).await;
+        assert!(matches!(taken, Err(Fault::TooLarge(7))), "{taken:?}");
+        assert!(!waits.await);
+    }
 }

@@ -56,8 +56,6 @@ pub(super) struct Authority {
     pub(super) pem: String,
     /// Tells one root from another; clients ask again when it changes.
     pub(super) digest: [u8; 32],
-    /// Known to nobody else, and the same for the next gateway in this folder.
-    pub(super) secret: [u8; 32],
     // A plain mutex: held while a leaf is made, a fraction of a millisecond.
     leaf: Mutex<Leaf>,
 }
@@ -106,14 +104,11 @@ impl Authority {
 
     fn new(key: KeyPair, pem: String, now: u64) -> Authority {
         let digest = *blake3::hash(pem.as_bytes()).as_bytes();
-        let secret =
-            blake3::derive_key("sccache-dock relay: tickets of jobs", &key.serialize_der());
         let issuer = Issuer::new(root(&key, now, now), key);
         Authority {
             issuer,
             pem,
             digest,
-            secret,
             leaf: Mutex::default(),
         }
     }
@@ -239,7 +234,6 @@ mod tests {
         assert!(trusts(&first, "127.0.0.1").await);
         let (second, _) = Authority::open(&path, now()).unwrap();
         assert_eq!((&first.pem, first.digest), (&second.pem, second.digest));
-        assert_eq!(first.secret, second.secret);
         // A leaf of the second is as good for whoever knows the first.
         second.announce([127, 0, 0, 1].into());
         assert!(trusts(&second, "127.0.0.1").await);

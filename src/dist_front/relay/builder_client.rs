@@ -3,6 +3,7 @@
 use super::spool::Outgoing;
 use super::tunnels::{Tunnels, Way};
 use super::wire::{self, Credentials};
+use crate::contract::builder_port;
 use crate::dist_front::heartbeats::SILENCE;
 use crate::dist_front::upstream::keep_alive;
 use crate::gateway::socket::Prompt;
@@ -72,6 +73,17 @@ impl std::fmt::Debug for BuilderClient {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "BuilderClient({})", self.at)
     }
+}
+
+/// What the process behind a builder's port says when it is asked.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Says {
+    /// Nothing: it stands still, or is not there.
+    Nothing,
+    /// That it is awake, as a stock one does.
+    Awake,
+    /// That, and the numbers of the attempts that it has.
+    Has(Vec<u64>),
 }
 
 /// One connection to a builder. It ends when this is dropped.
@@ -168,19 +180,31 @@ impl BuilderClient {
         Ok(Box::new(Prompt(stream)))
     }
 
-    /// Whether its process is awake: it ends a conversation that is no TLS. That a connection can be made says nothing,
-    /// because the kernel does that for a process that stands still.
-    pub(super) async fn is_awake(&self) -> bool {
+    /// Asks whether its process is awake: it ends a conversation that is no TLS. That a connection can be made says
+    /// nothing, because the kernel does that for a process that stands still.
+    pub(super) async fn ask(&self) -> Says {
         let talk = async {
             let mut stream = self.reach().await.ok()?;
-            stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await.ok()?;
-            match stream.read(&mut [0]).await {
-                Ok(_) => Some(()),
-                Err(cause) if cause.kind() == io::ErrorKind::ConnectionReset => Some(()),
-                Err(_) => None,
+            stream.write_all(builder_port::JOBS).await.ok()?;
+            let (mut answer, mut buffer) = (Vec::new(), [0; 1 << 10]);
+            loop {
+                let length = match stream.read(&mut buffer).await {
+                    Ok(length) => length,
+                    Err(cause) if cause.kind() == io::ErrorKind::ConnectionReset => 0,
+                    Err(_) => return None,
+                };
+                answer.extend_from_slice(&buffer[..length]);
+                let is_one = answer.starts_with(builder_port::ANSWER);
+                if length == 0 || !is_one || answer.len() > builder_port::LONGEST_ANSWER {
+                    return Some(builder_port::jobs(&answer));
+                }
             }
         };
-        matches!(timeout(SILENCE, talk).await, Ok(Some(())))
+        match timeout(SILENCE, talk).await {
+            Ok(Some(Some(jobs))) => Says::Has(jobs),
+            Ok(Some(None)) => Says::Awake,
+            Ok(None) | Err(_) => Says::Nothing,
+        }
     }
 
     /// Whether nobody is there any more, at the end of a conversation that broke off.
@@ -189,20 +213,23 @@ impl BuilderClient {
             Ok(Err(Fault::Refused(_))) => true,
             // Our end of a builder's connection stands as long as its machine does.
             Ok(Ok(_)) if self.tunnels.has(&self.at) => {
-                matches!(self.connect().await, Err(Fault::Unreachable(cause)) if cause.kind() == io::ErrorKind::UnexpectedEof)
+                matches!(self.connect(None).await, Err(Fault::Unreachable(cause)) if cause.kind() == io::ErrorKind::UnexpectedEof)
             }
             Ok(_) | Err(_) => false,
         }
     }
 
-    /// Connects.
+    /// Connects, for an attempt with this number, of which a machine of ours takes note.
     ///
     /// # Errors
     /// It is gone, cannot be reached, or is somebody else.
-    pub(super) async fn connect(&self) -> Result<Connection, Fault> {
+    pub(super) async fn connect(&self, attempt: Option<u64>) -> Result<Connection, Fault> {
         let stream = self.reach().await?;
         let name = ServerName::from(self.at.ip());
-        let shaken = timeout(HANDSHAKE, self.connector.connect(name, stream)).await;
+        let attempt = attempt.map(builder_port::protocol);
+        let protocols = attempt.map(|attempt| vec![b"http/1.1".to_vec(), attempt]);
+        let connector = self.connector.with_alpn(protocols.unwrap_or_default());
+        let shaken = timeout(HANDSHAKE, connector.connect(name, stream)).await;
         let stream = match shaken {
             Ok(Ok(stream)) => stream,
             Ok(Err(cause)) => return Err(Fault::Unreachable(cause)),

@@ -1,7 +1,7 @@
 //! Queue and pool together: which job goes to which builder now. Pure: the time is an argument.
 
 use super::pool::{Choice, Machine, Pool};
-use super::queue::{Full, Limits, Queue, Toolchain};
+use super::queue::{Full, Limits, Need, Queue, Toolchain};
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,8 +13,6 @@ const RECENT: Duration = Duration::from_secs(3600);
 const TOOLCHAINS: usize = 256;
 /// How long a slot is kept for a client that was told to send its job.
 const COMES: Duration = Duration::from_secs(10);
-/// Jobs that are looked at for one that can go now.
-const LOOKS: usize = 64;
 
 /// What is to be done with a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,32 +138,26 @@ impl Dispatcher {
     /// What goes where now.
     pub(super) fn dispatch(&mut self, now: Instant) -> Vec<Decision> {
         let mut decisions = Vec::new();
-        // Toolchains for whose jobs there is no builder now.
-        let mut in_vain = HashSet::<Toolchain>::new();
+        // Needs for which there is no builder now.
+        let mut in_vain = HashSet::<Need>::new();
         while self.queue.waiting() > 0 && self.pool.has_room(now) {
-            let next = self
-                .queue
-                .in_order()
-                .take(LOOKS)
-                .find_map(|(job, job_info)| {
-                    let toolchain = &job_info.toolchain;
-                    if in_vain.contains(toolchain) {
-                        return None;
+            let next = self.queue.next(now, |need| {
+                if in_vain.contains(need) {
+                    return None;
+                }
+                match self.pool.choose(now, need, self.machine(&need.toolchain)) {
+                    Choice::Builder(builder, nonce) => Some((builder, nonce)),
+                    Choice::Wait | Choice::Never => {
+                        in_vain.insert(need.clone());
+                        None
                     }
-                    match self.pool.choose(now, job_info, self.machine(toolchain)) {
-                        Choice::Builder(builder, nonce) => return Some((job, builder, nonce)),
-                        Choice::Wait | Choice::Never if job_info.avoid.is_empty() => {
-                            in_vain.insert(toolchain.clone());
-                        }
-                        Choice::Wait | Choice::Never => {}
-                    }
-                    None
-                });
-            let Some((job, builder, nonce)) = next else {
+                }
+            });
+            let Some((job, (builder, nonce))) = next else {
                 break;
             };
             let attempt = self.number();
-            self.queue.start(job);
+            self.queue.start(now, job);
             self.pool.begin(now, attempt, &builder);
             decisions.push(Decision::Assign {
                 job,
@@ -181,22 +173,11 @@ impl Dispatcher {
     pub(super) fn unplaceable(&mut self, now: Instant) -> Vec<Decision> {
         self.expected
             .retain(|_, since| now.duration_since(*since) < COMES);
-        let mut by_toolchain = HashMap::<&Toolchain, bool>::new();
-        let waiting = self.queue.in_order();
-        let unplaceable: Vec<u64> = waiting
-            .filter(|(_, job_info)| {
-                let toolchain = &job_info.toolchain;
-                let ask = || {
-                    self.is_unclear(toolchain)
-                        || self.pool.choose(now, job_info, self.machine(toolchain)) == Choice::Never
-                };
-                match job_info.avoid.is_empty() {
-                    true => *by_toolchain.entry(toolchain).or_insert_with(ask),
-                    false => ask(),
-                }
-            })
-            .map(|(job, _)| job)
-            .collect();
+        let unplaceable = self.queue.of(|need| {
+            let toolchain = &need.toolchain;
+            self.is_unclear(toolchain)
+                || self.pool.choose(now, need, self.machine(toolchain)) == Choice::Never
+        });
         let home = |job: u64| {
             self.queue.remove(job);
             Decision::Fallback { job }
@@ -241,6 +222,16 @@ impl Dispatcher {
                 (name.clone(), known.executable.clone())
             })
             .collect()
+    }
+
+    /// The toolchain is here (again): what could not be done without it is tried at once.
+    pub(super) fn arrived(&mut self, toolchain: &Toolchain) {
+        self.pool.fits_again(toolchain);
+        if let Some(known) = self.toolchains.get_mut(toolchain)
+            && known.machine == Kind::Unclear
+        {
+            known.machine = Kind::Unknown;
+        }
     }
 
     /// The toolchain is for this kind of processor.
@@ -295,6 +286,12 @@ mod tests {
                 address: [10, 0, 0, 9].into(),
             },
             arrived,
+            need: need(toolchain),
+        }
+    }
+
+    fn need(toolchain: &str) -> Need {
+        Need {
             toolchain: toolchain.into(),
             avoid: Vec::new(),
         }
@@ -308,7 +305,7 @@ mod tests {
         for (name, machine) in [("amd", 62), ("arm", 183)] {
             dispatcher.learn(now, &name.into(), "/usr/bin/cc");
             assert_eq!(dispatcher.unidentified().len(), 1);
-            let before = dispatcher.pool.choose(now, &job(name, now), None);
+            let before = dispatcher.pool.choose(now, &need(name), None);
             assert_eq!(before, Choice::Wait, "never by a guess");
             dispatcher.identified(&name.into(), Some(Machine(machine)));
         }
@@ -342,6 +339,61 @@ mod tests {
         let mut went: Vec<_> = went.collect();
         went.sort_unstable();
         assert_eq!(went, [(0, 1), (1, 2)]);
+    }
+
+    #[test]
+    fn jobs_for_a_builder_that_is_full_or_away_keep_no_others_waiting() {
+        let (mut dispatcher, now) = (Dispatcher::new(LIMITS, 0), Instant::now());
+        for (number, name, machine) in [(1, "amd", 62), (2, "arm", 183)] {
+            dispatcher.pool.heartbeat(now, at(number), is(1, machine));
+            dispatcher.learn(now, &name.into(), "/usr/bin/cc");
+            dispatcher.unidentified();
+            dispatcher.identified(&name.into(), Some(Machine(machine)));
+            dispatcher.pool.prepared(&at(number), 1, &name.into());
+        }
+        dispatcher.pool.silent(&at(2));
+        for number in 0..200 {
+            dispatcher.queue.push(number, job("arm", now));
+        }
+        let later = now + Duration::from_millis(1);
+        dispatcher.queue.push(200, job("amd", later));
+        let went = |dispatcher: &mut Dispatcher| -> Vec<u64> {
+            let decisions = dispatcher.dispatch(later).into_iter();
+            let assigned = decisions.map(|decision| match decision {
+                Decision::Assign { job, .. } => job,
+                Decision::Fallback { .. } => panic!("{decision:?}"),
+            });
+            assigned.collect()
+        };
+        assert_eq!(went(&mut dispatcher), [200]);
+        dispatcher.pool.sign(later, &at(2));
+        assert_eq!(went(&mut dispatcher), [0, 1], "they are still there");
+    }
+
+    #[test]
+    fn toolchain_that_was_gone_and_is_sent_again_is_brought_to_its_builders_at_once() {
+        let (mut dispatcher, now) = (Dispatcher::new(LIMITS, 0), Instant::now());
+        for (number, machine) in [(1, 62), (2, 183)] {
+            dispatcher.pool.heartbeat(now, at(number), is(1, machine));
+        }
+        let toolchain: Toolchain = "t".into();
+        dispatcher.learn(now, &toolchain, "/usr/bin/cc");
+        dispatcher.unidentified();
+        dispatcher.identified(&toolchain, None);
+        dispatcher.queue.push(1, job("t", now));
+        let home = dispatcher.unplaceable(now);
+        assert_eq!(home, [Decision::Fallback { job: 1 }], "nobody can tell");
+        dispatcher.arrived(&toolchain);
+        assert_eq!(dispatcher.unidentified().len(), 1);
+        dispatcher.identified(&toolchain, Some(Machine(62)));
+        for _ in 0..3 {
+            assert_eq!(dispatcher.pushes(now).len(), 1);
+            dispatcher.pool.unprepared(now, &at(1), 1, &toolchain);
+            assert!(dispatcher.pushes(now).is_empty());
+            dispatcher.arrived(&toolchain);
+        }
+        dispatcher.queue.push(2, job("t", now));
+        assert_eq!(dispatcher.unplaceable(now), []);
     }
 
     #[test]
@@ -410,7 +462,7 @@ mod tests {
                         dispatcher.queue.push(next, job("t", now));
                     }
                     Event::Leave(one) => {
-                        let waiting: Vec<u64> = dispatcher.queue.in_order().map(|(job, _)| job).collect();
+                        let waiting = dispatcher.queue.of(|_| true);
                         if let Some(job) = waiting.get(one) {
                             dispatcher.queue.remove(*job);
                         }
@@ -428,7 +480,8 @@ mod tests {
                     }
                     Event::Abandon(one) if !running.is_empty() => {
                         let (job, attempt, builder, _) = running.remove(one % running.len());
-                        dispatcher.pool.abandon(now, &builder, true);
+                        dispatcher.pool.abandon(now, attempt, &builder);
+                        dispatcher.pool.blame(now, &builder);
                         dispatcher.queue.remove(job);
                         ghosts.push((attempt, builder));
                     }
@@ -467,10 +520,11 @@ mod tests {
                 let totals = dispatcher.pool.totals(now);
                 prop_assert!(totals.jobs <= totals.slots, "{:?}", totals);
                 // Nothing waits while somebody idle could take it.
-                let idle = dispatcher.queue.in_order().any(|(_, job_info)| {
-                    matches!(dispatcher.pool.choose(now, job_info, None), Choice::Builder(..))
+                let idle = dispatcher.queue.next(now, |need| {
+                    let choice = dispatcher.pool.choose(now, need, None);
+                    matches!(choice, Choice::Builder(..)).then_some(())
                 });
-                prop_assert!(!idle);
+                prop_assert_eq!(idle, None);
             }
         }
     }

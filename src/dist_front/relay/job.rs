@@ -2,8 +2,8 @@
 
 use super::builder_client::{BuilderClient, Fault, read, short};
 use super::pool::Ended;
-use super::queue::{Full, QueuedJob, Toolchain};
-use super::spool::Spool;
+use super::queue::{Full, Need, QueuedJob, Toolchain};
+use super::spool::{self, Spool};
 use super::ticket::Ticket;
 use super::wire::{self, RunResult};
 use super::{Front, Relay, Verdict};
@@ -49,6 +49,16 @@ impl Fallback {
         let message = message.to_string();
         Fallback { outcome, message }
     }
+
+    /// What could not be kept here, and why.
+    pub(super) fn of(fault: &spool::Fault, what: &str) -> Fallback {
+        let outcome = match fault {
+            spool::Fault::TooLarge(_) => "too_large",
+            spool::Fault::Disk(_) => "disk",
+            spool::Fault::Slow | spool::Fault::Cut(_) => "body",
+        };
+        Fallback::new(outcome, format!("{what}: {fault}"))
+    }
 }
 
 impl From<Full> for Fallback {
@@ -91,7 +101,7 @@ impl Failure {
 }
 
 /// A slot of a builder, for one attempt. Dropped before its end, it is free if the builder never got the job, and else
-/// when the builder says that the job is complete.
+/// when the builder says that the job is complete, or that it has it no more.
 #[derive(Debug)]
 pub(super) struct Slot {
     front: Arc<Front>,
@@ -130,23 +140,27 @@ impl Slot {
                 .pool
                 .end(Instant::now(), self.number, &self.client.at, how);
         }
+        // Its builder may not have been able to say so.
+        self.front.registry().over(self.number);
     }
 
     /// The builder may have gone on with it, and is at fault.
-    fn abandon(self) {
+    fn blame(self) {
         if let Some(relay) = self.front.relay() {
             let mut dispatcher = relay.dispatcher();
-            let at = &self.client.at;
-            dispatcher.pool.abandon(Instant::now(), at, true);
+            dispatcher.pool.blame(Instant::now(), &self.client.at);
         }
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        if let Some(relay) = self.front.relay().filter(|_| !self.over && !self.sent) {
-            let mut dispatcher = relay.dispatcher();
-            dispatcher.pool.complete(self.number, &self.client.at);
+        if let Some(relay) = self.front.relay().filter(|_| !self.over) {
+            let (mut dispatcher, at) = (relay.dispatcher(), &self.client.at);
+            match self.sent {
+                true => dispatcher.pool.abandon(Instant::now(), self.number, at),
+                false => dispatcher.pool.complete(self.number, at),
+            }
         }
     }
 }
@@ -225,8 +239,10 @@ impl Front {
         let info = QueuedJob {
             tenant: job.ticket.tenant,
             arrived: job.began,
-            toolchain: job.ticket.toolchain.clone(),
-            avoid: Vec::new(),
+            need: Need {
+                toolchain: job.ticket.toolchain.clone(),
+                avoid: Vec::new(),
+            },
         };
         let (tell, mut told) = oneshot::channel();
         relay.waiting().insert(job.number, tell);
@@ -326,7 +342,7 @@ impl Front {
         };
         // Not ended by a whole answer: it may go on there.
         if let Some(slot) = slot {
-            slot.abandon();
+            slot.blame();
         }
         let late = |_| Attempt::Fallback(Fallback::new("late", "the job took too long"));
         outcome.unwrap_or_else(late)
@@ -354,7 +370,7 @@ impl Front {
             Fault::Cut(_) => Attempt::NotRun("cut", fault.to_string()),
         };
         let asked = async {
-            let mut connection = client.connect().await?;
+            let mut connection = client.connect(Some(number)).await?;
             let body = short(wire::toolchain(toolchain));
             let answer = connection.post("assign_job", number, body, false).await?;
             Ok::<_, Fault>((connection, answer))
@@ -392,7 +408,7 @@ impl Front {
             }
         }
         if !connection.is_usable() {
-            connection = match client.connect().await {
+            connection = match client.connect(Some(number)).await {
                 Ok(connection) => connection,
                 Err(fault) => {
                     end(slot, Ended::Fault);
@@ -420,6 +436,11 @@ impl Front {
         let mut body = answer.into_body();
         let result = match Spool::fill(&relay.settings.spool, &mut body, RESULT).await {
             Ok(result) => result,
+            // The builder has done its part, and so would any other.
+            Err(fault @ (spool::Fault::Disk(_) | spool::Fault::TooLarge(_))) => {
+                end(slot, Ended::Job);
+                return Attempt::Fallback(Fallback::of(&fault, "its result"));
+            }
             Err(cause) => return self.lost(relay, client, &cause.to_string()).await,
         };
         let head = &result.head[..result.head.len().min(wire::RESULT_HEAD)];

@@ -2,13 +2,14 @@
 //!
 //! ```text
 //! toolchain on a builder: lacking -> preparing (sent, unpacked by a job of our own) -> there
-//! attempt:                begun -> over | abandoned, which fills its slot until the builder says that it is complete
+//! attempt:                begun -> over | abandoned, which fills its slot until the builder says that it is complete, or
+//!                         that it does not have it (any more): nothing else may come of a connection that broke
 //! ```
 //!
 //! A job goes only where its toolchain is unpacked: `sccache-dist` spoils a toolchain for ever when a job comes before the
 //! archive, and stands still while it unpacks.
 
-use super::queue::{QueuedJob, Toolchain};
+use super::queue::{Need, Toolchain};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -69,11 +70,20 @@ pub(super) struct BuilderInfo {
     pub(super) machine: Machine,
 }
 
+#[derive(Debug, Clone, Copy)]
+struct Attempt {
+    began: Instant,
+    /// Nobody waits for it any more.
+    abandoned: Option<Instant>,
+}
+
 #[derive(Debug)]
 struct Builder {
     is: BuilderInfo,
     last_sign: Instant,
     leaving: bool,
+    /// With what it has joined is good no more.
+    barred: bool,
     /// Its port does not answer: its process stands still.
     silent: bool,
     /// It died.
@@ -82,7 +92,7 @@ struct Builder {
     preparing: Option<Toolchain>,
     /// Toolchains that it could not take, how often, and until when nobody tries again.
     unfit: HashMap<Toolchain, (u32, Instant)>,
-    attempts: HashMap<u64, Instant>,
+    attempts: HashMap<u64, Attempt>,
     /// Bytes that were free when it last told.
     memory: Option<u64>,
     done: u64,
@@ -98,6 +108,7 @@ impl Builder {
             is,
             last_sign: now,
             leaving: false,
+            barred: false,
             silent: false,
             gone: None,
             toolchains: HashSet::new(),
@@ -114,6 +125,7 @@ impl Builder {
 
     fn is_there(&self, now: Instant) -> bool {
         !self.leaving
+            && !self.barred
             && !self.silent
             && self.gone.is_none()
             && now.duration_since(self.last_sign) < LOST
@@ -121,7 +133,8 @@ impl Builder {
 
     fn is_expected(&self, now: Instant) -> bool {
         let back_soon = |since: Instant| now.duration_since(since) < EXPECTED;
-        self.is_there(now) || (!self.leaving && self.gone.is_some_and(back_soon))
+        let stays_away = self.leaving || self.barred;
+        self.is_there(now) || (!stays_away && self.gone.is_some_and(back_soon))
     }
 
     fn backs_off(&self, now: Instant) -> bool {
@@ -145,7 +158,7 @@ impl Builder {
 
     /// Whether one more job finds memory. One alone always may try.
     fn has_memory(&self, now: Instant) -> bool {
-        let young = |since: &&Instant| now.duration_since(**since) < YOUNG;
+        let young = |one: &&Attempt| now.duration_since(one.began) < YOUNG;
         let wanted = || MEMORY_OF_A_JOB * (1 + self.attempts.values().filter(young).count() as u64);
         self.attempts.is_empty() || self.memory.is_none_or(|free| free >= wanted())
     }
@@ -224,6 +237,13 @@ impl Pool {
         }
     }
 
+    /// It may have no jobs, or may again.
+    pub(super) fn bar(&mut self, at: &SocketAddr, is_barred: bool) {
+        if let Some(builder) = self.builders.get_mut(at) {
+            builder.barred = is_barred;
+        }
+    }
+
     /// Its port does not answer.
     pub(super) fn silent(&mut self, at: &SocketAddr) {
         if let Some(builder) = self.builders.get_mut(at) {
@@ -267,6 +287,13 @@ impl Pool {
         }
     }
 
+    /// What was wrong with the toolchain may not be any more.
+    pub(super) fn fits_again(&mut self, toolchain: &Toolchain) {
+        for builder in self.builders.values_mut() {
+            builder.unfit.remove(toolchain);
+        }
+    }
+
     /// The builder has thrown the toolchain away.
     pub(super) fn lost_toolchain(&mut self, at: &SocketAddr, nonce: u64, toolchain: &Toolchain) {
         if let Some(builder) = self.process(at, nonce) {
@@ -299,23 +326,17 @@ impl Pool {
     }
 
     /// Which builder gets a job that needs a toolchain for this kind of processor.
-    pub(super) fn choose(
-        &self,
-        now: Instant,
-        job_info: &QueuedJob,
-        machine: Option<Machine>,
-    ) -> Choice {
+    pub(super) fn choose(&self, now: Instant, need: &Need, machine: Option<Machine>) -> Choice {
         if machine.is_none() && self.is_mixed() {
             return Choice::Wait;
         }
         let (mut best, mut later) = (None, false);
         for (at, builder) in &self.builders {
-            let avoided =
-                job_info.avoid.contains(&(*at, builder.is.nonce)) && builder.gone.is_none();
+            let avoided = need.avoid.contains(&(*at, builder.is.nonce)) && builder.gone.is_none();
             if avoided
                 || !builder.suits(machine)
                 || !builder.is_expected(now)
-                || builder.cannot_take(&job_info.toolchain)
+                || builder.cannot_take(&need.toolchain)
             {
                 continue;
             }
@@ -326,7 +347,7 @@ impl Pool {
                 && builder.is_there(now)
                 && builder.free() > 0
                 && !builder.backs_off(now)
-                && builder.toolchains.contains(&job_info.toolchain)
+                && builder.toolchains.contains(&need.toolchain)
                 && builder.has_memory(now)
             {
                 best = Some((load, *at, builder.is.nonce));
@@ -363,7 +384,10 @@ impl Pool {
     /// An attempt begins there.
     pub(super) fn begin(&mut self, now: Instant, attempt: u64, at: &SocketAddr) {
         if let Some(builder) = self.builders.get_mut(at) {
-            builder.attempts.insert(attempt, now);
+            let (began, abandoned) = (now, None);
+            builder
+                .attempts
+                .insert(attempt, Attempt { began, abandoned });
         }
     }
 
@@ -389,11 +413,32 @@ impl Pool {
         }
     }
 
-    /// Nobody waits for the attempt any more, but its builder goes on with it.
-    pub(super) fn abandon(&mut self, now: Instant, at: &SocketAddr, is_its_fault: bool) {
-        if let Some(builder) = self.builders.get_mut(at).filter(|_| is_its_fault) {
+    /// Nobody waits for the attempt any more, but its builder may go on with it.
+    pub(super) fn abandon(&mut self, now: Instant, attempt: u64, at: &SocketAddr) {
+        let builder = self.builders.get_mut(at);
+        if let Some(attempt) = builder.and_then(|builder| builder.attempts.get_mut(&attempt)) {
+            attempt.abandoned = Some(now);
+        }
+    }
+
+    /// An attempt came to nothing by the builder's fault.
+    pub(super) fn blame(&mut self, now: Instant, at: &SocketAddr) {
+        if let Some(builder) = self.builders.get_mut(at) {
             builder.has_failed(now);
         }
+    }
+
+    /// The builder was asked at this time which attempts it has. Of those that were abandoned before, the others are over:
+    /// their slots are free, and they are given back.
+    pub(super) fn has(&mut self, asked: Instant, at: &SocketAddr, told: &[u64]) -> Vec<u64> {
+        let Some(builder) = self.builders.get_mut(at) else {
+            return Vec::new();
+        };
+        let is_over = |number: &u64, attempt: &mut Attempt| {
+            attempt.abandoned.is_some_and(|since| since <= asked) && !told.contains(number)
+        };
+        let over = builder.attempts.extract_if(is_over);
+        over.map(|(number, _)| number).collect()
     }
 
     /// The builder says that an attempt has ended.
@@ -407,7 +452,7 @@ impl Pool {
     pub(super) fn expire(&mut self, now: Instant) {
         for builder in self.builders.values_mut() {
             let attempts = &mut builder.attempts;
-            attempts.retain(|_, since| now.duration_since(*since) < LONGEST_ATTEMPT);
+            attempts.retain(|_, one| now.duration_since(one.began) < LONGEST_ATTEMPT);
         }
         let before = self.builders.len();
         self.builders
@@ -417,14 +462,17 @@ impl Pool {
         }
     }
 
-    /// Builders with attempts and without a sign of life for so long.
-    pub(super) fn quiet(&self, now: Instant, bound: Duration) -> Vec<SocketAddr> {
-        let quiet = |one: &Builder| {
-            one.silent || (!one.attempts.is_empty() && now.duration_since(one.last_sign) >= bound)
+    /// Builders that are to be asked how they are: those with attempts and without a sign of life for so long, and those
+    /// with abandoned ones, of which nobody else tells whether they go on.
+    pub(super) fn doubtful(&self, now: Instant, bound: Duration) -> Vec<SocketAddr> {
+        let is_doubtful = |one: &Builder| {
+            let is_quiet = now.duration_since(one.last_sign) >= bound;
+            let mut attempts = one.attempts.values();
+            one.silent || attempts.any(|one| is_quiet || one.abandoned.is_some())
         };
         let builders = self.builders.iter();
-        let quiet = builders.filter(|(_, one)| one.gone.is_none() && quiet(one));
-        quiet.map(|(at, _)| *at).collect()
+        let doubtful = builders.filter(|(_, one)| one.gone.is_none() && is_doubtful(one));
+        doubtful.map(|(at, _)| *at).collect()
     }
 
     /// Builders that take jobs, their processors, and jobs on them.

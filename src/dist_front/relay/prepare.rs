@@ -87,7 +87,7 @@ impl Front {
             .begin(Instant::now(), number, &client.at);
         let mut slot = Slot::new(self, Arc::clone(client), number);
         let text = |fault: Fault| fault.to_string();
-        let mut connection = client.connect().await.map_err(text)?;
+        let mut connection = client.connect(Some(number)).await.map_err(text)?;
         let body = short(wire::toolchain(toolchain));
         let assigned = connection.post("assign_job", number, body, true).await;
         let assigned = whole(assigned.map_err(text)?).await?;
@@ -97,7 +97,7 @@ impl Front {
             let archive = relay.archives.open(toolchain).await;
             let archive = archive.ok_or("the cache does not have it any more")?;
             sent = archive.length;
-            let mut connection = client.connect().await.map_err(text)?;
+            let mut connection = client.connect(Some(number)).await.map_err(text)?;
             let body = (sent, outgoing(archive));
             let taken = connection
                 .post("submit_toolchain", number, body, true)
@@ -108,7 +108,7 @@ impl Front {
                 refused => return Err(format!("it does not take the archive: {refused:?}")),
             }
         }
-        let mut connection = client.connect().await.map_err(text)?;
+        let mut connection = client.connect(Some(number)).await.map_err(text)?;
         let body = short(wire::unpacking_job(&push.executable));
         slot.send(toolchain);
         let ran = connection.post("run_job", number, body, true).await;

@@ -2,11 +2,19 @@
 //!
 //! Whoever has the fewest jobs running comes next: first by token, then by the address that uses it, because a team may
 //! share one token. Of the same tenant, and of tenants that have as few, the job that arrived first.
+//!
+//! Jobs that need different builders wait in different lines: one that nobody can take stands in nobody's way. And a token,
+//! or an address, that got nothing in a line for a while comes first there, whatever it has running elsewhere: it would
+//! wait for ever behind those that always have a little less.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::Instant;
+
+/// How long a token, or an address, gets nothing in a line before it comes first.
+const STARVES: Duration = Duration::from_secs(30);
 
 /// A toolchain's name, 64 hexadecimal digits.
 pub(super) type Toolchain = Arc<str>;
@@ -19,14 +27,20 @@ pub(super) struct Tenant {
     pub(super) address: IpAddr,
 }
 
+/// What decides which builders can take a job.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Need {
+    pub(super) toolchain: Toolchain,
+    /// Processes of builders on which it came to nothing.
+    pub(super) avoid: Vec<(SocketAddr, u64)>,
+}
+
 /// What is known of a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct QueuedJob {
     pub(super) tenant: Tenant,
     pub(super) arrived: Instant,
-    pub(super) toolchain: Toolchain,
-    /// Processes of builders on which it came to nothing.
-    pub(super) avoid: Vec<(SocketAddr, u64)>,
+    pub(super) need: Need,
 }
 
 /// Most of everything.
@@ -47,22 +61,56 @@ pub(super) enum Full {
     Bytes(u64),
 }
 
+/// The place of a job in the line of its tenant.
+type Place = (Instant, u64);
+
 /// By which tenants of one token come first: how many of their jobs run, then the job that waits for longest.
-type Turn = (usize, (Instant, u64), Tenant);
+type Turn = (usize, Place, Tenant);
+
+/// What a token, or a tenant, goes by; the least comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Claim {
+    /// It got nothing since then.
+    Starves(Instant),
+    /// It has so many jobs running.
+    Runs(usize),
+}
+
+/// How many jobs of whom run.
+#[derive(Debug, Clone, Default)]
+struct Running {
+    by_tenant: HashMap<Tenant, usize>,
+    by_token: HashMap<u64, usize>,
+}
+
+/// The tenants of one token that wait in a line.
+#[derive(Debug, Clone, Default)]
+struct Turns {
+    by_running: BTreeSet<Turn>,
+    by_wait: BTreeSet<(Instant, Tenant)>,
+}
+
+/// Jobs of one need. Tenants and tokens are kept in order, because with thousands of tenants nobody can sort them whenever
+/// a slot is free.
+#[derive(Debug, Clone, Default)]
+struct Line {
+    places: HashMap<Tenant, BTreeSet<Place>>,
+    turns: HashMap<u64, Turns>,
+    by_running: BTreeSet<(usize, Turn)>,
+    by_wait: BTreeSet<(Instant, u64)>,
+    /// When those who wait were last given a builder.
+    served: HashMap<Tenant, Instant>,
+    served_token: HashMap<u64, Instant>,
+}
 
 /// The queue, and how many jobs of whom run.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Queue {
     limits: Limits,
     waiting: HashMap<u64, QueuedJob>,
-    lines: HashMap<Tenant, BTreeSet<(Instant, u64)>>,
-    /// Tenants whose jobs wait, by token, and the tokens of those: kept in order, because with thousands of tenants
-    /// nobody can sort them whenever a slot is free.
-    turns: HashMap<u64, BTreeSet<Turn>>,
-    tokens: BTreeSet<(usize, Turn)>,
+    lines: HashMap<Need, Line>,
     running: HashMap<u64, QueuedJob>,
-    by_tenant: HashMap<Tenant, usize>,
-    by_token: HashMap<u64, usize>,
+    counts: Running,
     bytes: u64,
 }
 
@@ -72,11 +120,8 @@ impl Queue {
             limits,
             waiting: HashMap::new(),
             lines: HashMap::new(),
-            turns: HashMap::new(),
-            tokens: BTreeSet::new(),
             running: HashMap::new(),
-            by_tenant: HashMap::new(),
-            by_token: HashMap::new(),
+            counts: Running::default(),
             bytes: 0,
         }
     }
@@ -112,46 +157,60 @@ impl Queue {
 
     /// Lets a new job wait.
     pub(super) fn push(&mut self, job: u64, info: QueuedJob) {
-        self.line_up(job, info);
+        let (tenant, place) = (info.tenant, (info.arrived, job));
+        let line = self.lines.entry(info.need.clone()).or_default();
+        line.change(&self.counts, tenant, |line| {
+            line.places.entry(tenant).or_default().insert(place);
+        });
+        self.waiting.insert(job, info);
     }
 
     /// Lets a job that ran wait again, in its old place, but for the process on which it came to nothing.
     pub(super) fn again(&mut self, job: u64, avoid: Option<(SocketAddr, u64)>) {
         if let Some(mut job_info) = self.stop(job) {
-            job_info.avoid.extend(avoid);
-            self.line_up(job, job_info);
+            job_info.need.avoid.extend(avoid);
+            self.push(job, job_info);
         }
     }
 
     /// Forgets a job, whether it waits or runs.
     pub(super) fn remove(&mut self, job: u64) {
-        if self.leave_line(job).is_none() {
+        if self.leave_line(job, None).is_none() {
             self.stop(job);
         }
     }
 
     /// A job that waits has been given a builder.
-    pub(super) fn start(&mut self, job: u64) {
-        if let Some(job_info) = self.leave_line(job) {
-            let tenant = job_info.tenant;
-            self.reorder(tenant, |queue| {
-                *queue.by_tenant.entry(tenant).or_default() += 1;
-                *queue.by_token.entry(tenant.token).or_default() += 1;
+    pub(super) fn start(&mut self, now: Instant, job: u64) {
+        if let Some(job_info) = self.leave_line(job, Some(now)) {
+            self.count(job_info.tenant, |running, tenant| {
+                *running.by_tenant.entry(tenant).or_default() += 1;
+                *running.by_token.entry(tenant.token).or_default() += 1;
             });
             self.running.insert(job, job_info);
         }
     }
 
-    /// Those that wait, in the order in which they are to be given builders.
-    pub(super) fn in_order(&self) -> impl Iterator<Item = (u64, &QueuedJob)> {
-        let tokens = self.tokens.iter();
-        let turns = tokens.filter_map(|(_, (_, _, tenant))| self.turns.get(&tenant.token));
-        let lines = turns
-            .flatten()
-            .filter_map(|(_, _, tenant)| self.lines.get(tenant));
-        lines
-            .flatten()
-            .filter_map(|(_, job)| Some((*job, self.waiting.get(job)?)))
+    /// The next job that fits, and what it was found to fit. Jobs of one need are asked about once.
+    pub(super) fn next<T>(
+        &self,
+        now: Instant,
+        mut fits: impl FnMut(&Need) -> Option<T>,
+    ) -> Option<(u64, T)> {
+        let lines = self.lines.iter();
+        let mut heads: Vec<_> = lines
+            .filter_map(|(need, line)| Some((line.head(now)?, need)))
+            .collect();
+        heads.sort_unstable_by_key(|(head, _)| *head);
+        let mut heads = heads.into_iter();
+        heads.find_map(|((_, _, (_, job)), need)| Some((job, fits(need)?)))
+    }
+
+    /// The jobs of all needs that are such.
+    pub(super) fn of(&self, mut is_such: impl FnMut(&Need) -> bool) -> Vec<u64> {
+        let lines = self.lines.iter().filter(|(need, _)| is_such(need));
+        let places = lines.flat_map(|(_, line)| line.places.values().flatten());
+        places.map(|(_, job)| *job).collect()
     }
 
     /// How many wait.
@@ -171,76 +230,132 @@ impl Queue {
 
     /// When the job that waits for longest arrived.
     pub(super) fn oldest(&self) -> Option<Instant> {
-        let firsts = self.lines.values().filter_map(BTreeSet::first);
+        let lines = self.lines.values();
+        let firsts = lines.flat_map(|line| line.places.values().filter_map(BTreeSet::first));
         firsts.map(|(arrived, _)| *arrived).min()
     }
 
-    fn line_up(&mut self, job: u64, job_info: QueuedJob) {
-        let place = (job_info.arrived, job);
-        self.reorder(job_info.tenant, |queue| {
-            queue
-                .lines
-                .entry(job_info.tenant)
-                .or_default()
-                .insert(place);
-        });
-        self.waiting.insert(job, job_info);
-    }
-
-    fn leave_line(&mut self, job: u64) -> Option<QueuedJob> {
+    /// Takes a job out of its line, because it was given a builder at that time, or for another reason.
+    fn leave_line(&mut self, job: u64, served: Option<Instant>) -> Option<QueuedJob> {
         let job_info = self.waiting.remove(&job)?;
-        let tenant = job_info.tenant;
-        self.reorder(tenant, |queue| {
-            if let Some(line) = queue.lines.get_mut(&tenant) {
-                line.remove(&(job_info.arrived, job));
-                if line.is_empty() {
-                    queue.lines.remove(&tenant);
-                }
+        let (tenant, place) = (job_info.tenant, (job_info.arrived, job));
+        let line = self.lines.get_mut(&job_info.need)?;
+        line.change(&self.counts, tenant, |line| {
+            if let Some(places) = line.places.get_mut(&tenant) {
+                places.remove(&place);
+            }
+            if let Some(served) = served {
+                line.served.insert(tenant, served);
+                line.served_token.insert(tenant.token, served);
             }
         });
+        if line.places.is_empty() {
+            self.lines.remove(&job_info.need);
+        }
         Some(job_info)
     }
 
     fn stop(&mut self, job: u64) -> Option<QueuedJob> {
         let job_info = self.running.remove(&job)?;
-        let tenant = job_info.tenant;
-        self.reorder(tenant, |queue| {
-            count_down(&mut queue.by_tenant, tenant);
-            count_down(&mut queue.by_token, tenant.token);
+        self.count(job_info.tenant, |running, tenant| {
+            count_down(&mut running.by_tenant, tenant);
+            count_down(&mut running.by_token, tenant.token);
         });
         Some(job_info)
     }
 
+    /// Changes how many jobs of a tenant run, by which it comes first or last in every line.
+    fn count(&mut self, tenant: Tenant, change: impl FnOnce(&mut Running, Tenant)) {
+        for line in self.lines.values_mut() {
+            line.take_out(&self.counts, tenant);
+        }
+        change(&mut self.counts, tenant);
+        for line in self.lines.values_mut() {
+            line.put_in(&self.counts, tenant);
+        }
+    }
+}
+
+impl Line {
     /// Changes what decides about a tenant's turn.
-    fn reorder(&mut self, tenant: Tenant, change: impl FnOnce(&mut Queue)) {
-        let token = tenant.token;
-        let (before, of_token) = (self.turn(tenant), self.turn_of_token(token));
+    fn change(&mut self, running: &Running, tenant: Tenant, change: impl FnOnce(&mut Line)) {
+        self.take_out(running, tenant);
         change(self);
-        let after = self.turn(tenant);
-        let turns = self.turns.entry(token).or_default();
-        if let Some(before) = before {
-            turns.remove(&before);
+        if self.places.get(&tenant).is_some_and(BTreeSet::is_empty) {
+            self.places.remove(&tenant);
+            self.served.remove(&tenant);
         }
-        turns.extend(after);
-        if turns.is_empty() {
-            self.turns.remove(&token);
-        }
-        if let Some(of_token) = of_token {
-            self.tokens.remove(&of_token);
-        }
-        self.tokens.extend(self.turn_of_token(token));
+        self.put_in(running, tenant);
     }
 
-    fn turn(&self, tenant: Tenant) -> Option<Turn> {
-        let first = self.lines.get(&tenant)?.first()?;
-        let running = self.by_tenant.get(&tenant).copied().unwrap_or(0);
-        Some((running, *first, tenant))
+    /// Who comes first here: by its token, then by its address, then by the job.
+    fn head(&self, now: Instant) -> Option<(Claim, Claim, Place)> {
+        let starves = |since: Instant| now.duration_since(since) >= STARVES;
+        let (since, token) = *self.by_wait.first()?;
+        let (by_token, token) = match starves(since) {
+            true => (Claim::Starves(since), token),
+            false => {
+                let (running, (_, _, tenant)) = *self.by_running.first()?;
+                (Claim::Runs(running), tenant.token)
+            }
+        };
+        let turns = self.turns.get(&token)?;
+        let (since, tenant) = *turns.by_wait.first()?;
+        let (by_tenant, tenant) = match starves(since) {
+            true => (Claim::Starves(since), tenant),
+            false => {
+                let (running, _, tenant) = *turns.by_running.first()?;
+                (Claim::Runs(running), tenant)
+            }
+        };
+        Some((by_token, by_tenant, *self.places.get(&tenant)?.first()?))
     }
 
-    fn turn_of_token(&self, token: u64) -> Option<(usize, Turn)> {
-        let first = self.turns.get(&token)?.first()?;
-        let running = self.by_token.get(&token).copied().unwrap_or(0);
-        Some((running, *first))
+    fn take_out(&mut self, running: &Running, tenant: Tenant) {
+        if let Some((by_running, by_wait)) = self.of_token(running, tenant.token) {
+            self.by_running.remove(&by_running);
+            self.by_wait.remove(&by_wait);
+        }
+        if let Some((by_running, by_wait)) = self.of_tenant(running, tenant)
+            && let Some(turns) = self.turns.get_mut(&tenant.token)
+        {
+            turns.by_running.remove(&by_running);
+            turns.by_wait.remove(&by_wait);
+        }
+    }
+
+    fn put_in(&mut self, running: &Running, tenant: Tenant) {
+        if let Some((by_running, by_wait)) = self.of_tenant(running, tenant) {
+            let turns = self.turns.entry(tenant.token).or_default();
+            turns.by_running.insert(by_running);
+            turns.by_wait.insert(by_wait);
+        }
+        if let Some((by_running, by_wait)) = self.of_token(running, tenant.token) {
+            self.by_running.insert(by_running);
+            self.by_wait.insert(by_wait);
+        } else {
+            self.turns.remove(&tenant.token);
+            self.served_token.remove(&tenant.token);
+        }
+    }
+
+    fn of_tenant(&self, running: &Running, tenant: Tenant) -> Option<(Turn, (Instant, Tenant))> {
+        let first = *self.places.get(&tenant)?.first()?;
+        let running = running.by_tenant.get(&tenant).copied().unwrap_or(0);
+        let served = self.served.get(&tenant).copied();
+        let since = first.0.max(served.unwrap_or(first.0));
+        Some(((running, first, tenant), (since, tenant)))
+    }
+
+    fn of_token(&self, running: &Running, token: u64) -> Option<((usize, Turn), (Instant, u64))> {
+        let turns = self.turns.get(&token)?;
+        let (first, (since, _)) = (*turns.by_running.first()?, *turns.by_wait.first()?);
+        let running = running.by_token.get(&token).copied().unwrap_or(0);
+        let served = self.served_token.get(&token).copied();
+        Some((
+            (running, first),
+            (since.max(served.unwrap_or(since)), token),
+        ))
     }
 }
 
@@ -254,147 +369,4 @@ fn count_down<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, usize>, key: K) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use std::time::Duration;
-
-    fn tenant(token: u64, host: u8) -> Tenant {
-        Tenant {
-            token,
-            address: IpAddr::from([10, 0, 0, host]),
-        }
-    }
-
-    fn job_info(tenant: Tenant, arrived: Instant) -> QueuedJob {
-        QueuedJob {
-            tenant,
-            arrived,
-            toolchain: "t".into(),
-            avoid: Vec::new(),
-        }
-    }
-
-    fn queue() -> Queue {
-        Queue::new(Limits {
-            jobs: 100,
-            bytes: 1000,
-        })
-    }
-
-    fn order(queue: &Queue) -> Vec<u64> {
-        queue.in_order().map(|(job, _)| job).collect()
-    }
-
-    #[test]
-    fn whoever_has_least_running_comes_next_and_of_equals_the_oldest() {
-        let (mut queue, start) = (queue(), Instant::now());
-        let at = |millis| start + Duration::from_millis(millis);
-        // One host floods, another of the same token and one of another token have one job each.
-        for job in 0..4 {
-            let flood = job_info(tenant(1, 1), at(job));
-            queue.push(job, flood);
-        }
-        queue.push(10, job_info(tenant(1, 2), at(10)));
-        queue.push(20, job_info(tenant(2, 3), at(20)));
-        assert_eq!(order(&queue), [0, 1, 2, 3, 10, 20]);
-        queue.start(0);
-        assert_eq!(order(&queue), [20, 10, 1, 2, 3]);
-        queue.start(20);
-        assert_eq!(order(&queue), [10, 1, 2, 3]);
-        queue.remove(0);
-        assert_eq!(order(&queue), [1, 2, 3, 10]);
-    }
-
-    #[test]
-    fn job_that_comes_back_has_its_old_place_and_knows_where_it_failed() {
-        let (mut queue, start) = (queue(), Instant::now());
-        for job in 0..3 {
-            let arrived = start + Duration::from_secs(job);
-            queue.push(job, job_info(tenant(1, 1), arrived));
-        }
-        queue.start(0);
-        let builder = SocketAddr::from(([10, 0, 0, 1], 10501));
-        queue.again(0, Some((builder, 7)));
-        assert_eq!(order(&queue), [0, 1, 2]);
-        assert_eq!(
-            queue.in_order().next().unwrap().1.avoid,
-            [(builder, 7)].to_vec()
-        );
-    }
-
-    #[test]
-    fn jobs_and_bytes_are_bounded() {
-        let limits = Limits { jobs: 2, bytes: 30 };
-        let (mut queue, now) = (Queue::new(limits), Instant::now());
-        for job in 0..2 {
-            queue.reserve(10).unwrap();
-            queue.push(job, job_info(tenant(1, 1), now));
-        }
-        queue.start(0);
-        assert_eq!(queue.reserve(10), Err(Full::Jobs(2)), "one waits, one runs");
-        queue.remove(0);
-        assert_eq!(queue.has_room(1), Err(Full::Jobs(2)), "one is to come");
-        queue.reserve(10).unwrap();
-        assert_eq!(queue.reserve(1), Err(Full::Bytes(30)));
-        queue.release(10);
-        queue.reserve(1).unwrap();
-    }
-
-    #[derive(Debug, Clone)]
-    enum Event {
-        Push(u64, u64, u8),
-        Start,
-        Again(u64),
-        Remove(u64),
-    }
-
-    fn events() -> impl Strategy<Value = Vec<Event>> {
-        let event = prop_oneof![
-            3 => (0..12_u64, 0..3_u64, 0..2_u8).prop_map(|(job, token, host)| Event::Push(job, token, host)),
-            3 => Just(Event::Start),
-            1 => (0..12_u64).prop_map(Event::Again),
-            2 => (0..12_u64).prop_map(Event::Remove),
-        ];
-        proptest::collection::vec(event, 0..80)
-    }
-
-    proptest! {
-        #[test]
-        fn counts_are_those_of_a_look_at_every_job(events in events()) {
-            let (mut queue, start) = (queue(), Instant::now());
-            for (number, event) in events.into_iter().enumerate() {
-                match event {
-                    Event::Push(job, token, host) => {
-                        if !queue.waiting.contains_key(&job) && !queue.running.contains_key(&job) {
-                            let arrived = start + Duration::from_millis(number as u64);
-                            queue.push(job, job_info(tenant(token, host), arrived));
-                        }
-                    }
-                    Event::Start => {
-                        let next = queue.in_order().next().map(|(job, _)| job);
-                        if let Some(job) = next {
-                            queue.start(job);
-                        }
-                    }
-                    Event::Again(job) => queue.again(job, None),
-                    Event::Remove(job) => queue.remove(job),
-                }
-                prop_assert_eq!(queue.in_order().count(), queue.waiting());
-                let next = queue.waiting.iter().min_by_key(|(job, job_info)| {
-                    let tenant = &job_info.tenant;
-                    let running = queue.by_tenant.get(tenant).copied().unwrap_or(0);
-                    let of_token = queue.by_token.get(&tenant.token).copied().unwrap_or(0);
-                    (of_token, running, job_info.arrived, **job)
-                });
-                prop_assert_eq!(queue.in_order().next().map(|(job, _)| job), next.map(|(job, _)| *job));
-                prop_assert_eq!(queue.tokens.len(), queue.turns.len());
-                prop_assert_eq!(queue.by_tenant.values().sum::<usize>(), queue.running());
-                prop_assert_eq!(queue.by_token.values().sum::<usize>(), queue.running());
-                prop_assert!(queue.by_tenant.values().all(|count| *count > 0));
-                let oldest = queue.waiting.values().map(|job_info| job_info.arrived).min();
-                prop_assert_eq!(queue.oldest(), oldest);
-            }
-        }
-    }
-}
+mod tests;

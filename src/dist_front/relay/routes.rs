@@ -4,11 +4,13 @@ use super::arrivals::Next;
 use super::job::{Fallback, Job, LONGEST};
 use super::queue::{Tenant, Toolchain};
 use super::spool::Spool;
-use super::ticket::Ticket;
+use super::ticket::{Ticket, Tickets};
 use super::wire::{self, Submitted};
 use super::{Front, Relay};
+use crate::dist_front::auth::Shown;
 use crate::dist_front::exchange::{Answer, Exchange, JSON, OCTETS, Refusal, reply};
 use crate::dist_front::tunnels::PROTOCOL;
+use crate::gateway::access::Verdict;
 use crate::gateway::connection_limit::{self, owner};
 use crate::gateway::http::Wire;
 use crate::gateway::peer::Peer;
@@ -41,6 +43,7 @@ impl Exchange<'_> {
     pub(in crate::dist_front) async fn relay_allocates(
         &self,
         relay: &Relay,
+        shown: Shown,
         toolchain: &str,
     ) -> Result<Answer, Refusal> {
         let now = Instant::now();
@@ -96,7 +99,12 @@ impl Exchange<'_> {
             token: relay.tickets.number(token),
             address: client,
         };
-        let ticket = relay.tickets.issue(job, &Ticket { toolchain, tenant });
+        let ticket = Ticket {
+            toolchain,
+            tenant,
+            shown: Arc::new(shown),
+        };
+        let ticket = relay.tickets.issue(now, job, ticket);
         let digest = &relay.authority.digest;
         let body = wire::allocated(&ticket, job, server, needs_toolchain, digest);
         self.front.metrics.allocation("relayed");
@@ -180,7 +188,7 @@ impl Exchange<'_> {
         job: u64,
         body: &mut Incoming,
     ) -> Result<Answer, Refusal> {
-        let ticket = self.ticket(relay, job)?;
+        let ticket = self.ticket(relay, job, Tickets::check).await?;
         let (toolchain, began) = (ticket.toolchain, Instant::now());
         let most = relay.settings.archive_bytes;
         let taken = relay.archives.take(&toolchain, body, most).await;
@@ -188,6 +196,8 @@ impl Exchange<'_> {
             Ok(bytes) => {
                 let millis = began.elapsed().as_millis();
                 info!("toolchain {toolchain:.8} is here bytes={bytes} took_ms={millis}");
+                relay.dispatcher().arrived(&toolchain);
+                self.front.provide();
                 Submitted::Success
             }
             Err(cause) => {
@@ -209,7 +219,7 @@ impl Exchange<'_> {
         body: &mut Incoming,
     ) -> Result<Answer, Refusal> {
         let began = Instant::now();
-        let ticket = self.ticket(relay, job)?;
+        let ticket = self.ticket(relay, job, Tickets::use_up).await?;
         relay.dispatcher().came(job);
         let outcome = self.relay_runs_job(relay, job, ticket, body, began).await;
         match outcome {
@@ -246,7 +256,7 @@ impl Exchange<'_> {
         let _room = relay.reserve(length)?;
         let dir = &relay.settings.spool;
         let taken = Spool::fill(dir, body, length).await;
-        let body = taken.map_err(|cause| Fallback::new("body", cause))?;
+        let body = taken.map_err(|fault| Fallback::of(&fault, "the job"))?;
         let executable = executable(&body.head)?;
         let deadline = began + relay.settings.queue_time().max(LONGEST / 2);
         if !relay.archives.wait_for(&toolchain, deadline).await {
@@ -289,26 +299,27 @@ impl Exchange<'_> {
         answer
     }
 
-    /// What a client of ours shows; 503 for anything else, because with 401 its build would fail: it may have been let in
-    /// by the gateway before us.
-    fn ticket(&self, relay: &Relay, job: u64) -> Result<Ticket, Refusal> {
+    /// What the ticket stands for that a client of ours shows, as `find` finds it; 503 for anything else, because with 401
+    /// its build would fail: it may have been let in by the gateway before us, or its token may be good no more.
+    async fn ticket(
+        &self,
+        relay: &Relay,
+        job: u64,
+        find: impl Fn(&Tickets, Instant, u64, &str) -> Option<Ticket>,
+    ) -> Result<Ticket, Refusal> {
+        let now = Instant::now();
         let text = crate::dist_front::exchange::credentials(&self.parts.headers);
-        match text.and_then(|text| relay.tickets.check(job, text)) {
-            Some(ticket) => {
-                connection_limit::recognized();
-                let (now, client) = (Instant::now(), ticket.tenant.address);
-                relay.arrivals.lock().arrived(now, client);
-                Ok(ticket)
-            }
-            None => {
-                let message = "this job is none that the relay has let in";
-                Err(Refusal::new(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "dist_ticket",
-                    message,
-                ))
-            }
+        let ticket = text.and_then(|text| find(&relay.tickets, now, job, text));
+        let refused = |message| Err(Refusal::passing("dist_ticket", message));
+        let Some(ticket) = ticket else {
+            return refused("this job is none that the relay has let in");
+        };
+        if self.front.may_distribute(&ticket.shown).await.0 != Verdict::Allowed {
+            return refused("the token with which this job was let in is good no more");
         }
+        connection_limit::recognized();
+        relay.arrivals.lock().arrived(now, ticket.tenant.address);
+        Ok(ticket)
     }
 }
 

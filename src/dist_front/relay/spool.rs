@@ -33,7 +33,7 @@ pub(super) enum Fault {
     Slow,
     #[error("the connection ended: {0}")]
     Cut(String),
-    #[error("it cannot be kept: {0}")]
+    #[error("it cannot be kept: {0} (hint: is there room on the disk of SCCACHE_DIR?)")]
     Disk(io::Error),
 }
 

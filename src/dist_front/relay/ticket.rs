@@ -1,23 +1,45 @@
-//! What a client gets for a job and brings back with it: everything that the relay must know then, signed, so that it
-//! need not be remembered. To the client it is opaque (`auth` of `AllocJobHttpResponse`).
+//! What a client gets for a job and brings back with it (`auth` of `AllocJobHttpResponse`). To the client, and to whoever
+//! reads along, it says nothing: what it stands for is remembered here. It is good for its job, once, for as long as
+//! sccache's client may take for one, and while that with which its client asked for it is. Pure: the time is an argument.
+//!
+//! The next gateway does not know the tickets of this one: the few clients that were about to send a job compile it.
 
 use super::queue::{Tenant, Toolchain};
+use crate::dist_front::auth::Shown;
+use parking_lot::Mutex;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
 
-/// Digits of a ticket's seal.
-const SEAL: usize = 64;
+/// How long a ticket is good: sccache's client gives up a request after 20 minutes.
+const VALID: Duration = Duration::from_secs(20 * 60);
+/// Most tickets: clients with a right token ask for them, and need not use them. Of too many, the oldest goes.
+const TICKETS: usize = 1 << 16;
 
 /// Makes and checks tickets.
 pub(super) struct Tickets {
+    /// Known to nobody else, and to no other process.
     key: [u8; 32],
+    // A plain mutex: held for a look-up.
+    open: Mutex<Open>,
 }
 
-/// A ticket that was checked.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Default)]
+struct Open {
+    by_job: HashMap<u64, Ticket>,
+    /// In the order in which they end. Those that were used are still here.
+    ends: VecDeque<(Instant, u64)>,
+}
+
+/// What a ticket stands for.
+#[derive(Debug, Clone)]
 pub(super) struct Ticket {
     pub(super) toolchain: Toolchain,
     pub(super) tenant: Tenant,
+    /// With what its client has asked for it.
+    pub(super) shown: Arc<Shown>,
 }
 
 impl fmt::Debug for Tickets {
@@ -28,7 +50,8 @@ impl fmt::Debug for Tickets {
 
 impl Tickets {
     pub(super) fn new(key: [u8; 32]) -> Tickets {
-        Tickets { key }
+        let open = Mutex::default();
+        Tickets { key, open }
     }
 
     /// A number for a token, which does not tell the token.
@@ -41,33 +64,48 @@ impl Tickets {
         u64::from_le_bytes(*number)
     }
 
-    /// The ticket of this job.
-    pub(super) fn issue(&self, job: u64, ticket: &Ticket) -> String {
-        let Ticket { toolchain, tenant } = ticket;
-        let text = format!("{toolchain}/{:x}/{}", tenant.token, tenant.address);
-        format!("{}/{text}", self.seal(job, &text).to_hex())
+    /// The ticket of this job, which had none.
+    pub(super) fn issue(&self, now: Instant, job: u64, ticket: Ticket) -> String {
+        let mut open = self.open.lock();
+        open.expire(now, TICKETS - 1);
+        open.by_job.insert(job, ticket);
+        open.ends.push_back((now + VALID, job));
+        self.text(job).to_hex().to_string()
     }
 
-    /// The ticket of this job, if it is one of ours.
-    pub(super) fn check(&self, job: u64, ticket: &str) -> Option<Ticket> {
-        let (seal, text) = ticket.split_at_checked(SEAL)?;
-        let text = text.strip_prefix('/')?;
+    /// What the ticket of this job stands for, if this is it.
+    pub(super) fn check(&self, now: Instant, job: u64, text: &str) -> Option<Ticket> {
         // The comparison of hashes takes the same time wherever they differ.
-        if blake3::Hash::from_hex(seal).ok()? != self.seal(job, text) {
+        if blake3::Hash::from_hex(text).ok()? != self.text(job) {
             return None;
         }
-        let mut parts = text.split('/');
-        let toolchain = parts.next()?.into();
-        let token = u64::from_str_radix(parts.next()?, 16).ok()?;
-        let address: IpAddr = parts.next()?.parse().ok()?;
-        let tenant = Tenant { token, address };
-        Some(Ticket { toolchain, tenant })
+        let mut open = self.open.lock();
+        open.expire(now, TICKETS);
+        open.by_job.get(&job).cloned()
     }
 
-    fn seal(&self, job: u64, text: &str) -> blake3::Hash {
+    /// The same, and it is used up.
+    pub(super) fn use_up(&self, now: Instant, job: u64, text: &str) -> Option<Ticket> {
+        self.check(now, job, text)?;
+        self.open.lock().by_job.remove(&job)
+    }
+
+    fn text(&self, job: u64) -> blake3::Hash {
         let mut hasher = blake3::Hasher::new_keyed(&self.key);
-        hasher.update(&job.to_le_bytes()).update(text.as_bytes());
+        hasher.update(b"job").update(&job.to_le_bytes());
         hasher.finalize()
+    }
+}
+
+impl Open {
+    /// Forgets those that have ended, and the oldest beyond so many.
+    fn expire(&mut self, now: Instant, most: usize) {
+        while let Some((end, job)) = self.ends.front().copied()
+            && (end <= now || self.ends.len() > most)
+        {
+            self.ends.pop_front();
+            self.by_job.remove(&job);
+        }
     }
 }
 
@@ -75,28 +113,52 @@ impl Tickets {
 mod tests {
     use super::*;
 
+    fn ticket(address: &str) -> Ticket {
+        Ticket {
+            toolchain: "ab".repeat(32).into(),
+            tenant: Tenant {
+                token: 7,
+                address: address.parse().unwrap(),
+            },
+            shown: Arc::default(),
+        }
+    }
+
     #[test]
-    fn ticket_is_good_for_its_job_and_its_relay_only() {
-        let tickets = Tickets::new([1; 32]);
-        for address in ["10.0.0.9", "fd00::9"] {
-            let ticket = Ticket {
-                toolchain: "ab".repeat(32).into(),
-                tenant: Tenant {
-                    token: tickets.number(b"Bearer secret"),
-                    address: address.parse().unwrap(),
-                },
-            };
-            let text = tickets.issue(7, &ticket);
-            assert!(!text.contains("secret"));
-            assert!(hyper::header::HeaderValue::from_str(&text).is_ok());
-            assert_eq!(tickets.check(7, &text), Some(ticket));
-            assert_eq!(tickets.check(8, &text), None);
-            assert_eq!(Tickets::new([2; 32]).check(7, &text), None);
-            let other = text.replace("abab", "cdcd");
-            assert_eq!(tickets.check(7, &other), None);
-        }
+    fn ticket_is_good_for_its_job_once_and_at_its_relay_only_and_says_nothing() {
+        let (tickets, now) = (Tickets::new([1; 32]), Instant::now());
+        let (first, second) = (ticket("10.0.0.9"), ticket("fd00::9"));
+        let (one, two) = (Some(first.tenant), Some(second.tenant));
+        let text = tickets.issue(now, 7, first);
+        let other = tickets.issue(now, 8, second);
+        assert!(text.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        assert!(!text.contains("abab"), "{text}");
+        let tenant = |found: Option<Ticket>| found.map(|found| found.tenant);
+        assert_eq!(tenant(tickets.check(now, 7, &text)), one);
+        assert_eq!(tenant(tickets.check(now, 7, &other)), None);
+        let successor = Tickets::new([2; 32]);
+        assert_eq!(tenant(successor.check(now, 7, &text)), None);
+        assert_eq!(tenant(tickets.use_up(now, 7, &other)), None);
+        assert_eq!(tenant(tickets.use_up(now, 7, &text)), one);
+        assert_eq!(tenant(tickets.use_up(now, 7, &text)), None, "twice");
+        assert_eq!(tenant(tickets.check(now, 7, &text)), None);
+        assert_eq!(tenant(tickets.use_up(now, 8, &other)), two);
         for text in ["", "/", "é", &"0".repeat(64), &"0".repeat(200)] {
-            assert_eq!(tickets.check(7, text), None, "{text}");
+            assert!(tickets.check(now, 9, text).is_none(), "{text}");
         }
+    }
+
+    #[test]
+    fn ticket_ends_and_so_does_the_memory_of_those_that_nobody_uses() {
+        let (tickets, now) = (Tickets::new([1; 32]), Instant::now());
+        let text = tickets.issue(now, 0, ticket("10.0.0.9"));
+        let last = now + VALID - Duration::from_millis(1);
+        assert!(tickets.check(last, 0, &text).is_some());
+        assert!(tickets.use_up(now + VALID, 0, &text).is_none());
+        for job in 1..TICKETS as u64 + 10 {
+            tickets.issue(last, job, ticket("10.0.0.9"));
+        }
+        let open = tickets.open.lock();
+        assert_eq!((open.by_job.len(), open.ends.len()), (TICKETS, TICKETS));
     }
 }

@@ -7,8 +7,7 @@
 use crate::dist_front::wire::{Malformed, Reader};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use hmac::{Hmac, KeyInit, Mac};
-use sha2::Sha256;
+use ring::hmac;
 use std::net::SocketAddr;
 
 /// Bytes of a builder's key.
@@ -199,12 +198,8 @@ pub(super) fn unpacking_job(executable: &str) -> Vec<u8> {
 pub(super) fn job_token(key: &[u8; KEY], job: u64) -> String {
     let claims = URL_SAFE_NO_PAD.encode(format!("{{\"exp\":0,\"job_id\":{job}}}"));
     let signed = format!("{HEADER}.{claims}");
-    // HMAC takes keys of any length.
-    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) else {
-        return signed;
-    };
-    mac.update(signed.as_bytes());
-    let signature = URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes());
+    let key = hmac::Key::new(hmac::HMAC_SHA256, key);
+    let signature = URL_SAFE_NO_PAD.encode(hmac::sign(&key, signed.as_bytes()));
     format!("{signed}.{signature}")
 }
 

@@ -206,6 +206,17 @@ fn builder_that_nobody_reaches_takes_jobs_through_its_own_connections() {
     let built = cluster.client("sccache cc -c z.c -o z.o");
     assert_eq!(built.code, Some(0), "{}", built.output);
     assert_eq!(cluster.done(), (14, 0), "{}", cluster.dock.log());
+    // The relay's process dies, and the next one hears of the builder before its next heartbeat.
+    let (told, back) = ("builders_told=1/1", &cluster.builders[0]);
+    let before = back.log().matches(told).count();
+    kill(cluster.dock.pid_of("gateway"), Signal::SIGKILL).unwrap();
+    eventually("the builder tells the next relay of itself", || {
+        (back.log().matches(told).count() > before).then_some(())
+    });
+    eventually("both are there", || {
+        let status = cluster.dock.status()?;
+        (status["cache"]["dist"]["relay"]["slots"] == 4).then_some(())
+    });
 }
 
 #[test]
@@ -295,5 +306,10 @@ fn builder_joins_by_a_token_of_the_file_until_it_is_taken_out() {
     let built = cluster.client("sccache cc -c z.c -o z.o");
     assert_eq!(built.code, Some(0), "{}", built.output);
     assert_eq!(cluster.figure("slots"), 2, "those of the other builder");
+    std::fs::write(&file, &named).unwrap();
+    eventually("it gets jobs again", || {
+        let is_ready = find().as_deref() == Some("ready");
+        (is_ready && cluster.figure("slots") == 4).then_some(())
+    });
     assert!(!cluster.dock.log().contains(TOKEN));
 }

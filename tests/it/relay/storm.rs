@@ -27,14 +27,14 @@ const PART: usize = 200;
 const LONGEST: u64 = 15_000;
 
 /// The network between the relay and a builder.
-struct Wire {
-    address: SocketAddr,
+pub(super) struct Wire {
+    pub(super) address: SocketAddr,
     is_cut: Arc<AtomicBool>,
     ends: Arc<Mutex<Vec<TcpStream>>>,
 }
 
 impl Wire {
-    fn to(builder: SocketAddr) -> Wire {
+    pub(super) fn to(builder: SocketAddr) -> Wire {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let wire = Wire {
             address: listener.local_addr().unwrap(),
@@ -54,14 +54,14 @@ impl Wire {
     }
 
     /// Ends all connections, and takes no more until it is mended.
-    fn cut(&self) {
+    pub(super) fn cut(&self) {
         self.is_cut.store(true, Relaxed);
         for end in self.ends.lock().unwrap().drain(..) {
             let _ = end.shutdown(Shutdown::Both);
         }
     }
 
-    fn mend(&self) {
+    pub(super) fn mend(&self) {
         self.is_cut.store(false, Relaxed);
     }
 }

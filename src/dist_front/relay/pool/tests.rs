@@ -1,4 +1,3 @@
-use super::super::queue::Tenant;
 use super::*;
 
 const AMD64: Machine = Machine(62);
@@ -16,13 +15,8 @@ fn is(nonce: u64, cores: u64) -> BuilderInfo {
     }
 }
 
-fn job_info(avoid: &[(SocketAddr, u64)]) -> QueuedJob {
-    QueuedJob {
-        tenant: Tenant {
-            token: 1,
-            address: [10, 0, 0, 9].into(),
-        },
-        arrived: Instant::now(),
+fn need(avoid: &[(SocketAddr, u64)]) -> Need {
+    Need {
         toolchain: "t".into(),
         avoid: avoid.to_vec(),
     }
@@ -39,7 +33,7 @@ fn pool(now: Instant, cores: &[u64]) -> Pool {
 }
 
 fn chosen(pool: &Pool, now: Instant) -> Option<u16> {
-    match pool.choose(now, &job_info(&[]), Some(AMD64)) {
+    match pool.choose(now, &need(&[]), Some(AMD64)) {
         Choice::Builder(at, _) => Some(at.port()),
         Choice::Wait | Choice::Never => None,
     }
@@ -49,14 +43,14 @@ fn chosen(pool: &Pool, now: Instant) -> Option<u16> {
 fn job_goes_only_where_its_toolchain_is_and_there_is_room() {
     let now = Instant::now();
     let mut pool = Pool::default();
-    assert_eq!(pool.choose(now, &job_info(&[]), None), Choice::Never);
+    assert_eq!(pool.choose(now, &need(&[]), None), Choice::Never);
     pool.heartbeat(now, at(1), is(1, 1));
-    assert_eq!(pool.choose(now, &job_info(&[]), None), Choice::Wait);
+    assert_eq!(pool.choose(now, &need(&[]), None), Choice::Wait);
     let toolchain: Toolchain = "t".into();
     assert_eq!(pool.prepare(now, &toolchain, Some(ARM64)), None);
     assert_eq!(pool.prepare(now, &toolchain, Some(AMD64)), Some((at(1), 1)));
     assert_eq!(pool.prepare(now, &toolchain, Some(AMD64)), None, "at it");
-    assert_eq!(pool.choose(now, &job_info(&[]), None), Choice::Wait);
+    assert_eq!(pool.choose(now, &need(&[]), None), Choice::Wait);
     pool.prepared(&at(1), 1, &toolchain);
     assert_eq!(chosen(&pool, now), Some(1));
     for attempt in 0..2 {
@@ -66,7 +60,7 @@ fn job_goes_only_where_its_toolchain_is_and_there_is_room() {
     assert!(!pool.has_room(now));
     pool.complete(0, &at(1));
     assert_eq!(chosen(&pool, now), Some(1));
-    let arm = pool.choose(now, &job_info(&[]), Some(ARM64));
+    let arm = pool.choose(now, &need(&[]), Some(ARM64));
     assert_eq!(arm, Choice::Never);
 }
 
@@ -120,7 +114,7 @@ fn builder_that_fails_rests_longer_each_time_and_is_forgiven() {
         pool.end(now, attempt, &at(1), Ended::Fault);
         let failed = now;
         while chosen(&pool, now).is_none() {
-            assert_eq!(pool.choose(now, &job_info(&[]), None), Choice::Wait);
+            assert_eq!(pool.choose(now, &need(&[]), None), Choice::Wait);
             now += Duration::from_millis(100);
         }
         backs_off.push((now - failed).as_millis());
@@ -137,13 +131,13 @@ fn builder_that_fails_rests_longer_each_time_and_is_forgiven() {
 fn process_on_which_a_job_failed_is_avoided_and_its_successor_is_not() {
     let now = Instant::now();
     let mut pool = pool(now, &[8, 8]);
-    let first = job_info(&[(at(1), 1)]);
+    let first = need(&[(at(1), 1)]);
     assert_eq!(
         pool.choose(now, &first, None),
         Choice::Builder(at(2), 1),
         "the other one"
     );
-    let both = job_info(&[(at(1), 1), (at(2), 1)]);
+    let both = need(&[(at(1), 1), (at(2), 1)]);
     assert_eq!(pool.choose(now, &both, None), Choice::Never);
     // One that died is expected back, for a while.
     pool.begin(now, 1, &at(1));
@@ -162,7 +156,7 @@ fn abandoned_attempt_fills_its_slot_until_the_builder_says_that_it_is_over() {
     let mut pool = pool(now, &[1]);
     pool.begin(now, 1, &at(1));
     pool.begin(now, 2, &at(1));
-    pool.abandon(now, &at(1), false);
+    pool.abandon(now, 1, &at(1));
     assert_eq!(chosen(&pool, now), None);
     pool.complete(1, &at(1));
     assert_eq!(chosen(&pool, now), Some(1));
@@ -173,6 +167,27 @@ fn abandoned_attempt_fills_its_slot_until_the_builder_says_that_it_is_over() {
     pool.sign(now, &at(1));
     pool.expire(now);
     assert_eq!(chosen(&pool, now), Some(1));
+}
+
+#[test]
+fn abandoned_attempt_that_the_builder_does_not_have_is_over() {
+    let (now, bound) = (Instant::now(), Duration::from_secs(9));
+    let mut pool = pool(now, &[1]);
+    for attempt in 1..3 {
+        pool.begin(now, attempt, &at(1));
+    }
+    assert!(pool.doubtful(now, bound).is_empty());
+    // Their connection may be on its way: they are somebody's.
+    assert!(pool.has(now, &at(1), &[]).is_empty());
+    pool.abandon(now, 1, &at(1));
+    assert_eq!(pool.doubtful(now, bound), [at(1)]);
+    assert!(pool.has(now, &at(1), &[1, 2]).is_empty(), "it goes on");
+    let before = now.checked_sub(Duration::from_millis(1)).unwrap();
+    assert!(pool.has(before, &at(1), &[]).is_empty(), "an old answer");
+    assert_eq!(chosen(&pool, now), None);
+    assert_eq!(pool.has(now, &at(1), &[2]), [1]);
+    assert_eq!(chosen(&pool, now), Some(1));
+    assert!(pool.doubtful(now, bound).is_empty());
 }
 
 #[test]
@@ -206,10 +221,15 @@ fn silent_leaving_and_lost_builders_get_no_jobs() {
     let mut pool = pool(now, &[4]);
     pool.silent(&at(1));
     assert_eq!(chosen(&pool, now), None);
-    assert_eq!(pool.quiet(now, Duration::from_secs(9)), [at(1)]);
+    assert_eq!(pool.doubtful(now, Duration::from_secs(9)), [at(1)]);
     pool.sign(now, &at(1));
     assert_eq!(chosen(&pool, now), Some(1));
     assert_eq!(chosen(&pool, now + LOST), None);
+    pool.bar(&at(1), true);
+    assert_eq!(chosen(&pool, now), None);
+    assert_eq!(pool.totals(now), Totals::default());
+    pool.bar(&at(1), false);
+    assert_eq!(chosen(&pool, now), Some(1));
     pool.leave(&at(1));
     assert_eq!(chosen(&pool, now), None);
     assert_eq!(pool.totals(now), Totals::default());
@@ -229,13 +249,13 @@ fn toolchain_that_a_builder_cannot_take_is_tried_again_later() {
     // Jobs wait for a while, and then no longer; whether it can take it is still tried.
     let mut last = later;
     for _ in 1..FAILED_ATTEMPTS {
-        assert_eq!(pool.choose(last, &job_info(&[]), None), Choice::Wait);
+        assert_eq!(pool.choose(last, &need(&[]), None), Choice::Wait);
         pool.unprepared(last, &at(1), 1, &toolchain);
         last += LONGEST_BACKOFF;
         pool.sign(last, &at(1));
         assert!(pool.prepare(last, &toolchain, None).is_some());
     }
-    assert_eq!(pool.choose(last, &job_info(&[]), None), Choice::Never);
+    assert_eq!(pool.choose(last, &need(&[]), None), Choice::Never);
     pool.prepared(&at(1), 1, &toolchain);
     assert_eq!(chosen(&pool, last), Some(1));
     // What comes late from a process that is no more does not count.
