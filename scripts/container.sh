@@ -21,16 +21,59 @@ check_mode() {
         http://* | https://*) ;;
         *) fail "mode \"builder\" needs the URL of a scheduler" "for example: $me start builder http://build-cache:10600" 2 ;;
         esac
-        [ -n "${SCCACHE_SERVER_TOKEN:-}${SCCACHE_SERVER_TOKEN_FILE:-}" ] || fail "mode \"builder\" needs SCCACHE_SERVER_TOKEN" \
-            "take it from the scheduler's machine: docker exec $container cat /var/sccache/state/server-token" 2
+        [ -n "${SCCACHE_SERVER_TOKEN:-}${SCCACHE_SERVER_TOKEN_FILE:-}${SCCACHE_TLS_CLIENT_CERT:-}" ] ||
+            fail "mode \"builder\" needs SCCACHE_SERVER_TOKEN, or a certificate in SCCACHE_TLS_CLIENT_CERT" \
+                "take the token from the scheduler's machine: docker exec $container cat /var/sccache/state/server-token" 2
         ;;
     '') fail "start needs a mode" "the simplest: $me start ephemeral" 2 ;;
     *) fail "cannot start mode \"$mode\"" "choose ephemeral, persistent, distributed-ephemeral, distributed-persistent or builder" 2 ;;
     esac
+}
+
+whole() { case $1 in /*) echo "$1" ;; *) echo "$PWD/$1" ;; esac; }
+
+# The files of this machine that the container gets, a line each: the variable that names it, and its whole path. With a "="
+# before it where the container has the file in its own folder, by whose path there the setting names it.
+named_files() {
     for setting in $settings; do
-        file=$(printenv "${setting}_FILE") || continue
-        [ -r "$file" ] || fail "cannot read \"$file\", which ${setting}_FILE names" "give the whole path of a file of this machine" 2
+        case $setting in
+        SCCACHE_TLS_CERT | SCCACHE_TLS_KEY | SCCACHE_TLS_CLIENT_* | SCCACHE_TOKENS_FILE) names="$setting ${setting}_FILE" ;;
+        *) names=${setting}_FILE ;;
+        esac
+        for variable in $names; do
+            file=$(printenv "$variable") || continue
+            case $variable:$mode:$file in
+            *:) ;;
+            "$setting":*persistent:/var/sccache/*) echo "=$variable $folder/${file#/var/sccache/}" ;;
+            *) echo "$variable $(whole "$file")" ;;
+            esac
+        done
     done
+    # The authorities of those that it connects to by TLS.
+    case "${SCCACHE_UPSTREAM:-} $folder" in
+    *https://* | rediss://*) [ -z "${SSL_CERT_FILE:-}" ] || echo "SSL_CERT_FILE $(whole "$SSL_CERT_FILE")" ;;
+    esac
+}
+
+# May the container's user, who is no root there, read file $1? Nobody asks for the way to it, which the container has not.
+may_read() {
+    if [ "$(id -u)" -ne 0 ] || ! setpriv --reuid="${user%:*}" --regid="${user#*:}" --clear-groups true 2>/dev/null; then
+        [ -r "$1" ]
+    else
+        setpriv --reuid="${user%:*}" --regid="${user#*:}" --clear-groups --bounding-set=-all \
+            test -r /proc/self/fd/3 2>/dev/null 3<"$1"
+    fi
+}
+
+# Before anything takes long.
+check_files() {
+    named_files >"$work/files"
+    while read -r variable file; do
+        what="cannot read \"$file\", which ${variable#=} names"
+        [ -e "$file" ] || fail "$what: there is no such file" "give the whole path of a file of this machine" 2
+        [ -f "$file" ] || fail "$what: it is a folder, or no ordinary file" "give the whole path of a file of this machine" 2
+        may_read "$file" || fail "$what, as user $user of the container" "chown ${user%:*} \"$file\", or SCCACHE_USER=uid:gid" 2
+    done <"$work/files"
 }
 
 # The user of the container: the caller, so that its files are the caller's. Root respects who owns the cache's folder.
@@ -114,10 +157,14 @@ only_this_machine() {
 
 create() {
     reached=
+    id=
+    work=$(mktemp -d)
+    trap sweep EXIT
+    choose_user
+    check_files
     has_image || "$repo/images/build.sh"
     # Podman's socket finds by no shorter name what has just been made.
     has_image || image=localhost/$image
-    choose_user
     (umask 077 && own_folder "$sockets")
     # Whoever may enter it may use the cache. Nobody else can have changed the way to root's own, which goes to whom the
     # container runs as now.
@@ -128,9 +175,6 @@ create() {
         chmod 700 "$sockets"
     fi
     # No restart policy until it has been healthy once: a container that cannot start says so once, and stays down.
-    id=
-    work=$(mktemp -d)
-    trap sweep EXIT
     set -- create --name "$container" --hostname "$container" --user "$user" --env "MODE=$mode" \
         --label "sccache-dock.mode=$mode" --label "sccache-dock.folder=$folder" --label "sccache-dock.sockets=$sockets" \
         --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges \
@@ -189,18 +233,13 @@ create() {
     for setting in $settings; do
         # By name alone: values would stand in the list of processes.
         [ "$mode:$setting" != builder:SCCACHE_SCHEDULER_URL ] || continue
-        ! printenv "$setting" >/dev/null || set -- "$@" --env "$setting"
-        file=$(printenv "${setting}_FILE") || continue
-        set -- "$@" --env "${setting}_FILE=/run/secrets/$setting" \
-            --mount "type=bind,readonly,source=$(realpath "$file"),target=/run/secrets/$setting"
+        ! printenv "$setting" >/dev/null || grep -q "^$setting " "$work/files" || set -- "$@" --env "$setting"
     done
-    # The authorities of those that it connects to by TLS.
-    case "${SCCACHE_UPSTREAM:-} $folder" in
-    *https://* | rediss://*)
-        [ -z "${SSL_CERT_FILE:-}" ] || set -- "$@" --env SSL_CERT_FILE=/run/secrets/authorities \
-            --mount "type=bind,readonly,source=$(realpath "$SSL_CERT_FILE"),target=/run/secrets/authorities"
-        ;;
-    esac
+    while read -r variable file; do
+        case $variable in =*) continue ;; esac
+        set -- "$@" --env "$variable=/run/secrets/${variable%_FILE}" \
+            --mount "type=bind,readonly,source=$file,target=/run/secrets/${variable%_FILE}"
+    done <"$work/files"
     # The keys of that store, by the names that every client of it knows. Files of this machine are not there.
     case ${SCCACHE_UPSTREAM:-} in
     s3://*)
