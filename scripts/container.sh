@@ -162,6 +162,7 @@ create() {
     trap sweep EXIT
     choose_user
     check_files
+    [ -z "${remembered:-}" ] || say "taking \"$image\", as the last start did; SCCACHE_DOCK_IMAGE= builds an image instead"
     has_image || "$repo/images/build.sh"
     # Podman's socket finds by no shorter name what has just been made.
     has_image || image=localhost/$image
@@ -261,6 +262,7 @@ create() {
     *) fail "cannot start container \"$container\": $(cat "$work/problem")" ;;
     esac
     created=$id
+    note_image
 }
 
 # What this run has made and could not start goes with it; nothing is removed by its name, which may be another's.
@@ -284,8 +286,32 @@ port_is_taken() {
         "stop who has it (often a local sccache: sccache --stop-server), or choose another: $other $me start $mode${folder:+ $folder}"
 }
 
+# A container that was made from a pulled image goes on with that: the name is kept here, where no container can write, until
+# the variables name another. What another user has put here counts for nothing.
+remember_image() {
+    image_note=$state/$container.image
+    [ -z "${SCCACHE_DOCK_IMAGE+set}${SCCACHE_IMAGE_NAME:-}" ] || return 0
+    [ "$(stat -c %u "$image_note" 2>/dev/null)" = "$(id -u)" ] || return 0
+    SCCACHE_DOCK_IMAGE=$(cat "$image_note")
+    export SCCACHE_DOCK_IMAGE
+    image=$SCCACHE_DOCK_IMAGE
+    remembered=yes
+}
+
+# Keeps it for the next time, for a caller whom nobody can have put a link in the way.
+note_image() {
+    [ "$(id -u)" -ne 0 ] || [ "$(holder "$image_note")" = 0 ] || return 0
+    if [ -n "${SCCACHE_DOCK_IMAGE:-}" ]; then
+        mkdir -p "$state" && printf '%s\n' "$SCCACHE_DOCK_IMAGE" >"$image_note"
+    else
+        rm -f "$image_note"
+    fi || say "cannot write \"$image_note\": the next start takes SCCACHE_DOCK_IMAGE from the environment again"
+}
+
 # Whether the container was made from an older image than the one of that name now.
 older() {
+    [ -n "${SCCACHE_DOCK_IMAGE:-}${SCCACHE_IMAGE_NAME:-}" ] ||
+        image=$(docker inspect --type container --format '{{.Config.Image}}' "$container")
     has_image || return 0
     is=$(docker inspect --type container --format '{{.Image}}' "$container")
     [ "$is" = "$(docker image inspect --format '{{.Id}}' "$image")" ] || printf ', from an older image than "%s"' "$image"
@@ -307,7 +333,8 @@ start_again() {
             "a build may start an sccache there again and again: when it has ended, or what else has the port, $me restart"
         [ "$tries" -gt 1 ] || say "a client may have started an sccache of its own on port $at: it is told to end"
         # The image's own variables name the socket of its container.
-        docker run --rm --network host --cap-drop ALL --env "SCCACHE_SERVER_PORT=$at" --entrypoint env "$image" \
+        docker run --rm --network host --cap-drop ALL --env "SCCACHE_SERVER_PORT=$at" --entrypoint env \
+            "$(docker inspect --type container --format '{{.Image}}' "$container")" \
             -u SCCACHE_SERVER_UDS timeout 20 sccache --stop-server >/dev/null 2>&1 || true
     done
 }

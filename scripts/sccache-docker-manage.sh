@@ -30,7 +30,9 @@ SCCACHE_TLS_CLIENT_CERT SCCACHE_TLS_CLIENT_KEY SCCACHE_TOKENS_FILE"
 . "$repo/scripts/run-local.sh"
 # Not below XDG_RUNTIME_DIR: that is gone after a reboot, when Docker starts the container again before anyone logs in.
 # No cache: whoever empties theirs must not take the running container its sockets.
-sockets=${SCCACHE_SOCKET_DIR:-${XDG_STATE_HOME:-$home/.local/state}/sccache-dock/$container}
+state=${XDG_STATE_HOME:-$home/.local/state}/sccache-dock
+sockets=${SCCACHE_SOCKET_DIR:-$state/$container}
+remember_image
 
 state_of_container() {
     # docker inspect prints an empty line before it fails.
