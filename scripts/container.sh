@@ -181,6 +181,8 @@ create() {
         --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges \
         --mount "type=bind,source=$sockets,target=/var/sccache/run"
     [ -z "$userns" ] || set -- "$@" --userns "$userns"
+    # SELinux lets a container read and write no file of this machine. New labels for them would take them from who has them now.
+    case $(security) in *name=selinux*) set -- "$@" --security-opt label=disable ;; esac
     case $mode in
     builder | distributed-*)
         # What the builder needs to isolate jobs without privileges: the image knows the system calls.

@@ -89,5 +89,5 @@ by_podman() { docker version 2>/dev/null | grep -q 'Podman Engine'; }
 # What the daemon says of its security, "name=rootless" among it; Podman's own command has other fields than its socket.
 security() {
     docker info --format '{{.SecurityOptions}}' 2>/dev/null || docker info --format \
-        '{{if .Host.Security.AppArmorEnabled}}name=apparmor{{end}} {{if .Host.Security.Rootless}}name=rootless{{end}}'
+        '{{with .Host.Security}}{{if .AppArmorEnabled}}name=apparmor {{end}}{{if .SELinuxEnabled}}name=selinux {{end}}{{if .Rootless}}name=rootless{{end}}{{end}}'
 }
