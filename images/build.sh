@@ -21,7 +21,7 @@ registry_answers() {
     say "asking the image registry for $1"
     # Bounded: a firewall that drops packets would hold the answer back for minutes.
     for wanted in "$1" "$(base_of build)"; do
-        have_image "$wanted" || timeout 20 docker manifest inspect "$wanted" >/dev/null 2>&1 || return 1
+        have_image "$wanted" || bounded 20 docker manifest inspect "$wanted" || return 1
     done
 }
 

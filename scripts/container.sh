@@ -319,6 +319,25 @@ older() {
     [ "$is" = "$(docker image inspect --format '{{.Id}}' "$image")" ] || printf ', from an older image than "%s"' "$image"
 }
 
+# Nothing of Podman's runs at the start of a machine, but for a service of systemd that many have switched off; before version 5.8
+# it starts only what has the policy "always".
+start_after_reboot() {
+    policy=unless-stopped
+    ! by_podman || policy=always
+    if ! docker update --restart "$policy" "$container" >/dev/null 2>&1; then
+        say "after a reboot it has to be started: $me start"
+    elif by_podman; then
+        whose=
+        [ "$(id -u)" -eq 0 ] || whose=' --user'
+        # Words, split on purpose.
+        # shellcheck disable=SC2086
+        systemctl $whose is-enabled podman-restart.service >/dev/null 2>&1 ||
+            say "after a reboot Podman starts it only if you say so, once: systemctl$whose enable podman-restart.service"
+        [ -z "$whose" ] || loginctl show-user --property Linger "$(id -un)" 2>/dev/null | grep -q yes ||
+            say "and before you have logged in, only after: loginctl enable-linger"
+    fi
+}
+
 # Starts the container once more, by docker's word $1. While it was away, a client of the lane ipc or with default settings
 # may have started a daemon of its own on the port, for which Docker does not wait: it is told to end.
 start_again() {

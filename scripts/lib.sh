@@ -69,6 +69,19 @@ long() {
     say "$called: done after $(elapsed "$since")"
 }
 
+# Runs a command for at most $1 seconds, without what it prints; not every machine has "timeout".
+bounded() (
+    patience=$1
+    shift
+    "$@" >/dev/null 2>&1 &
+    asked=$!
+    { sleep "$patience" && kill "$asked"; } >/dev/null 2>&1 &
+    code=0
+    wait "$asked" 2>/dev/null || code=$?
+    kill $! 2>/dev/null || true
+    exit "$code"
+)
+
 # Podman where there is no Docker.
 if ! command -v docker >/dev/null 2>&1 && command -v podman >/dev/null 2>&1; then
     PATH=$PATH:$repo/scripts/podman

@@ -91,8 +91,7 @@ wait_until_healthy() {
         sleep 1
     done
     unshow
-    docker update --restart unless-stopped "$container" >/dev/null 2>&1 ||
-        say "after a reboot it has to be started: $me start"
+    start_after_reboot
     # Whatever it still counts, it serves already.
     say "container \"$container\" is $health"
 }
