@@ -156,7 +156,7 @@ only_this_machine() {
 }
 
 create() {
-    reached=
+    builder_port=10501
     id=
     work=$(mktemp -d)
     trap sweep EXIT
@@ -201,6 +201,12 @@ create() {
         # own, which this machine reaches with nothing published, but for that of a rootless daemon.
         reached=${SCCACHE_PUBLIC_ADDR:-}
         [ "$mode" = builder ] || [ "${SCCACHE_RELAY:-on}" = off ] || reached=none
+        # Of IP[:PORT]; an IPv6 address has colons of its own.
+        case $reached in
+        *]:*) builder_port=${reached##*:} ;;
+        *:*:*) ;;
+        *:*) builder_port=${reached##*:} ;;
+        esac
         case $reached in
         '')
             if [ "$mode" != builder ] && is_rootless; then
@@ -210,8 +216,7 @@ create() {
             ;;
         # Nobody comes to it: it keeps connections to the scheduler's machine open, or the relay is in its container.
         none) ;;
-        *:*) set -- "$@" --publish "${SCCACHE_BIND:+$bind:}${reached##*:}:10501" ;;
-        *) set -- "$@" --publish "${SCCACHE_BIND:+$bind:}10501:10501" ;;
+        *) set -- "$@" --publish "${SCCACHE_BIND:+$bind:}$builder_port:10501" ;;
         esac
         ;;
     esac
@@ -276,8 +281,7 @@ sweep() {
 # Says which port it is that Docker could not have, who has it, and which variable chooses another.
 port_is_taken() {
     taken=
-    for one in "SCCACHE_DEFAULT_PORT:$port" "SCCACHE_SCHEDULER_PORT:$scheduler_port" "SCCACHE_PUBLIC_ADDR:${reached##*:}" \
-        SCCACHE_PUBLIC_ADDR:10501; do
+    for one in "SCCACHE_DEFAULT_PORT:$port" "SCCACHE_SCHEDULER_PORT:$scheduler_port" "SCCACHE_PUBLIC_ADDR:$builder_port"; do
         case $(cat "$work/problem") in *:"${one#*:}"[!0-9]*) taken=${one#*:} chosen_by=${one%%:*} && break ;; esac
     done
     [ -n "$taken" ] || fail "cannot run container \"$container\": a port is in use: $(cat "$work/problem")"

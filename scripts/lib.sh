@@ -2,6 +2,21 @@
 # shellcheck shell=sh
 
 home=${HOME:-/tmp}
+# Address $1 as it stands before a port: one of IPv6 in brackets.
+before_port() {
+    case $1 in \[*) echo "$1" ;; *:*) echo "[$1]" ;; *) echo "$1" ;; esac
+}
+
+# Address and port $1 as this machine's own clients reach them, where all addresses are meant.
+reached_at() {
+    at=$(before_port "${1%:*}")
+    case $at in
+    0.0.0.0) at=127.0.0.1 ;;
+    '[::]') at='[::1]' ;;
+    esac
+    echo "${1:+$at:${1##*:}}"
+}
+
 # What the last long work printed.
 log=${XDG_CACHE_HOME:-$home/.cache}/sccache-dock/build.log
 

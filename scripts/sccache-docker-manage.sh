@@ -10,7 +10,6 @@ container=${SCCACHE_CONTAINER_NAME:-sccache-server}
 image=${SCCACHE_DOCK_IMAGE:-${SCCACHE_IMAGE_NAME:-sccache-arch}}
 port=${SCCACHE_DEFAULT_PORT:-4226}
 scheduler_port=${SCCACHE_SCHEDULER_PORT:-10600}
-bind=${SCCACHE_BIND:-127.0.0.1}
 # The id of a container that this run has created.
 created=
 # Settings of the container. A client's variables share the prefix and must not leak into it, hence a list.
@@ -28,6 +27,7 @@ SCCACHE_TLS_CLIENT_CERT SCCACHE_TLS_CLIENT_KEY SCCACHE_TOKENS_FILE"
 . "$repo/scripts/container.sh"
 # shellcheck source=scripts/run-local.sh
 . "$repo/scripts/run-local.sh"
+bind=$(before_port "${SCCACHE_BIND:-127.0.0.1}")
 # Not below XDG_RUNTIME_DIR: that is gone after a reboot, when Docker starts the container again before anyone logs in.
 # No cache: whoever empties theirs must not take the running container its sockets.
 state=${XDG_STATE_HOME:-$home/.local/state}/sccache-dock
@@ -64,13 +64,7 @@ need_container() {
 }
 
 # Host and port at which this machine reaches port $1 of the container; nothing where it is not published.
-published() {
-    at=$(docker port "$container" "$1/tcp" 2>/dev/null | head -n 1)
-    case $at in
-    0.0.0.0:* | :::* | '[::]':*) echo "127.0.0.1:${at##*:}" ;;
-    *) echo "$at" ;;
-    esac
-}
+published() { reached_at "$(docker port "$container" "$1/tcp" 2>/dev/null | head -n 1)"; }
 
 # A container that was created just now is removed if it does not come up, by its id: the name may be another's by then.
 wait_until_healthy() {
