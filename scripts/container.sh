@@ -6,15 +6,22 @@
 check_mode() {
     case $mode in
     ephemeral | distributed-ephemeral)
-        [ -z "$folder" ] || fail "mode \"$mode\" takes no folder" "for a cache in a folder: $me start ${mode%ephemeral}persistent $folder" 2
+        [ -z "$folder" ] || fail "mode \"$mode\" takes no folder" "for a cache in a folder: $me start ${mode%ephemeral}persistent $(quoted "$folder")" 2
         ;;
     persistent | distributed-persistent)
         case $folder in
-        *,*) fail "cannot mount \"$folder\": its name has a comma" "choose a folder without one" 2 ;;
-        /*) ;;
-        '') fail "mode \"$mode\" needs a folder" "for example: $me start $mode $home/sccache" 2 ;;
-        *) fail "cannot mount \"$folder\": the path is relative" "give it whole: $me start $mode $PWD/${folder#./}" 2 ;;
+        '') fail "mode \"$mode\" needs a folder" "for example: $me start $mode $(quoted "$home/sccache")" 2 ;;
+        *[!/]*) ;;
+        *) fail "cannot take all of this machine for a cache" "for example: $me start $mode $(quoted "$home/sccache")" 2 ;;
         esac
+        case $folder in
+        /*) ;;
+        *) fail "cannot mount \"$folder\": the path is relative" \
+            "give it whole: $me start $mode $(quoted "$(whole "${folder#./}")")" 2 ;;
+        esac
+        # As it is compared with that of a container that is there.
+        while [ "$folder" != "${folder%/}" ]; do folder=${folder%/}; done
+        can_mount "$folder"
         ;;
     builder)
         case $folder in
@@ -28,6 +35,11 @@ check_mode() {
     '') fail "start needs a mode" "the simplest: $me start ephemeral" 2 ;;
     *) fail "cannot start mode \"$mode\"" "choose ephemeral, persistent, distributed-ephemeral, distributed-persistent or builder" 2 ;;
     esac
+}
+
+# Docker splits what it is told to mount at commas, and takes quotes for its own.
+can_mount() {
+    case $1 in *[,\"]*) fail "cannot mount \"$1\": its name has a comma or a quote" "choose one without" 2 ;; esac
 }
 
 whole() { case $1 in /*) echo "$1" ;; *) echo "$PWD/$1" ;; esac; }
@@ -70,9 +82,10 @@ check_files() {
     named_files >"$work/files"
     while read -r variable file; do
         what="cannot read \"$file\", which ${variable#=} names"
+        can_mount "$file"
         [ -e "$file" ] || fail "$what: there is no such file" "give the whole path of a file of this machine" 2
         [ -f "$file" ] || fail "$what: it is a folder, or no ordinary file" "give the whole path of a file of this machine" 2
-        may_read "$file" || fail "$what, as user $user of the container" "chown ${user%:*} \"$file\", or SCCACHE_USER=uid:gid" 2
+        may_read "$file" || fail "$what, as user $user of the container" "chown ${user%:*} $(quoted "$file"), or SCCACHE_USER=uid:gid" 2
     done <"$work/files"
 }
 
@@ -166,6 +179,13 @@ create() {
     has_image || "$repo/images/build.sh"
     # Podman's socket finds by no shorter name what has just been made.
     has_image || image=localhost/$image
+    can_mount "$sockets"
+    # Nobody but the container's user has a use for it from now on, so that it may be no folder that others have.
+    case $(ls -A "$sockets" 2>/dev/null) in
+    '' | *control.sock*) ;;
+    *) [ "$(stat -c %a "$sockets")" = 700 ] || fail "cannot take \"$sockets\" for the sockets: it has other things in it" \
+        "name a folder for them alone: SCCACHE_SOCKET_DIR=/absolute/path" ;;
+    esac
     (umask 077 && own_folder "$sockets")
     # Whoever may enter it may use the cache. Nobody else can have changed the way to root's own, which goes to whom the
     # container runs as now.
@@ -231,7 +251,7 @@ create() {
         case $(id -u):${user%:*}:$(stat -c %u:%A "$folder") in
         0:0:* | 0:*:0:????????w?) ;;
         0:*:0:*) fail "cannot use folder \"$folder\" for user \"$user\": root owns it" \
-            "chown -R $user $folder, or name a folder that is not there yet" ;;
+            "chown -R $user $(quoted "$folder"), or name a folder that is not there yet" ;;
         esac
         # The mount point of the sockets, which Docker would make for root.
         own_folder "$folder/run"
@@ -289,7 +309,7 @@ port_is_taken() {
     other=$chosen_by=$((taken + 100))
     [ "$chosen_by" != SCCACHE_PUBLIC_ADDR ] || other="$chosen_by=ADDRESS:$((taken + 100))"
     fail "cannot publish port $taken: it is in use${by:+ by container \"$by\"}" \
-        "stop who has it (often a local sccache: sccache --stop-server), or choose another: $other $me start $mode${folder:+ $folder}"
+        "stop who has it (often a local sccache: sccache --stop-server), or choose another: $other $me start $mode${folder:+ $(quoted "$folder")}"
 }
 
 # A container that was made from a pulled image goes on with that: the name is kept here, where no container can write, until
@@ -345,6 +365,10 @@ start_after_reboot() {
 # Starts the container once more, by docker's word $1. While it was away, a client of the lane ipc or with default settings
 # may have started a daemon of its own on the port, for which Docker does not wait: it is told to end.
 start_again() {
+    if [ "$(state_of_container)" = paused ]; then
+        docker unpause "$container" >/dev/null
+        return
+    fi
     tries=0
     until problem=$(docker "$1" "$container" 2>&1 >/dev/null); do
         case $problem in

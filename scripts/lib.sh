@@ -1,7 +1,21 @@
 # What the scripts here and in images/ share; sourced, with "name" as the script's own in messages.
 # shellcheck shell=sh
 
-home=${HOME:-/tmp}
+# Services and containers may have no HOME.
+home=${HOME:-$(getent passwd "$(id -u)" 2>/dev/null | cut -d : -f 6)}
+home=${home:-/tmp}
+# A shell that a signal ends runs no EXIT trap, and would leave what that removes.
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
+# $1 as a shell takes it as one word.
+quoted() {
+    case $1 in
+    *[!A-Za-z0-9_./=:,@%+-]*) printf "'%s'" "$(printf '%s' "$1" | sed "s/'/'\\\\''/g")" ;;
+    *) printf '%s' "$1" ;;
+    esac
+}
+
 # Address $1 as it stands before a port: one of IPv6 in brackets.
 before_port() {
     case $1 in \[*) echo "$1" ;; *:*) echo "[$1]" ;; *) echo "$1" ;; esac
@@ -58,12 +72,11 @@ step_of() {
 long() {
     called=$1
     shift
-    [ -t 2 ] || {
+    # Nor where the log cannot be written.
+    if [ ! -t 2 ] || ! { mkdir -p "${log%/*}" && : >"$log"; } 2>/dev/null; then
         "$@" >&2
         return
-    }
-    mkdir -p "$(dirname "$log")"
-    : >"$log"
+    fi
     since=$(date +%s)
     # It ends with this script, however that ends.
     while kill -0 $$ 2>/dev/null; do

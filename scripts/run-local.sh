@@ -21,11 +21,12 @@ local_environment() {
 }
 
 run_local() {
+    at_most 2 "$@"
     # Both modes keep the folder here; "persistent" also insists that no container's end takes it away.
     folder=${2:-${XDG_DATA_HOME:-$home/.local/share}/sccache-dock}
     case $folder in
     /*) ;;
-    *) fail "cannot use folder \"$folder\": the path is relative" "give it whole: $PWD/${folder#./}" 2 ;;
+    *) fail "cannot use folder \"$folder\": the path is relative" "give it whole: $(quoted "$(whole "${folder#./}")")" 2 ;;
     esac
     programs=$("$repo/images/build.sh" programs)
     mkdir -p "$folder" "$(dirname "$local_note")"
