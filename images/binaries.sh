@@ -103,18 +103,37 @@ pin() {
     done
 }
 
+# Compiles as nobody has asked otherwise: what the caller's variables and cargo's configuration files say of compilers, wrappers,
+# flags, targets and folders is for their own builds, and would change our programs or put them where nobody looks. Each of
+# these is the word above an entry of the files; the target and its folder are said on the command line.
+need_cargo() {
+    has cargo || fail "cannot compile $1: there is no cargo" "install Rust: https://rustup.rs"
+    unset CARGO_ENCODED_RUSTFLAGS
+    export RUSTC=rustc RUSTC_WRAPPER='' RUSTC_WORKSPACE_WRAPPER='' RUSTFLAGS='' CARGO_INCREMENTAL=0
+    triple=$(cd "$root" && cargo -vV | sed -n 's/^host: //p')
+    # As the caller has it from here, and not from the source tree.
+    target_folder=${CARGO_TARGET_DIR:-$root/target}
+    case $target_folder in /*) ;; *) target_folder=$PWD/$target_folder ;; esac
+}
+
+without_lto() {
+    [ "${SCCACHE_LTO:-0}" = 1 ] || export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
+}
+
+# Ours, with these arguments, into "built".
+compile() {
+    (cd "$root" && cargo build --locked --target "$triple" --target-dir "$target_folder" --profile "$@" >&2)
+    built=$target_folder/$triple/$1
+}
+
 from_source() {
-    command -v cargo >/dev/null 2>&1 || fail "cannot compile sccache: there is no cargo" "install Rust: https://rustup.rs"
+    need_cargo sccache
     # Found out here, and not after minutes.
     openssl || fail "cannot compile sccache: there is no OpenSSL to link with" "apt-get install pkg-config libssl-dev, or set OPENSSL_DIR"
-    if [ "${SCCACHE_LTO:-0}" != 1 ]; then
-        export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
-    fi
-    # A wrapper or incremental compilation of the caller's would get in the way of its own build.
-    unset RUSTC_WRAPPER CARGO_BUILD_RUSTC_WRAPPER CARGO_INCREMENTAL
+    without_lto
     # Beside the result: /tmp is often small.
-    cargo install --locked --force --features all,dist-server --root "$work" --target-dir "$work/target" \
-        sccache@"$version" >&2
+    cargo install --locked --force --features all,dist-server --root "$work" --target "$triple" \
+        --target-dir "$work/target" sccache@"$version" >&2
     mv "$work/bin/sccache" "$work/bin/sccache-dist" "$out/"
 }
 
@@ -149,11 +168,10 @@ dock() {
         cp "$prebuilt/sccache-dock" "$prebuilt/sccache-dock-run" "$prebuilt/sccache-dock-gateway" "$out/"
         return
     fi
-    command -v cargo >/dev/null 2>&1 || fail "cannot compile sccache-dock: there is no cargo" "install Rust: https://rustup.rs"
+    need_cargo sccache-dock
     profile=local
     [ "${SCCACHE_LTO:-0}" != 1 ] || profile=release
-    (cd "$here/.." && cargo build --profile "$profile" --locked --bins >&2)
-    built=${CARGO_TARGET_DIR:-$here/../target}/$profile
+    compile "$profile" --bins
     cp "$built/sccache-dock" "$built/sccache-dock-run" "$built/sccache-dock-gateway" "$out/"
 }
 
@@ -163,22 +181,18 @@ client() {
         cp "$prebuilt/client/sccache" "$prebuilt/client/sccache-dock" "$prebuilt/client/sccache-dock-gateway" "$out/"
         return
     fi
-    command -v cargo >/dev/null 2>&1 || fail "cannot compile the client's programs: there is no cargo" "install Rust: https://rustup.rs"
-    unset RUSTC_WRAPPER CARGO_BUILD_RUSTC_WRAPPER CARGO_INCREMENTAL
+    need_cargo "the client's programs"
+    without_lto
     # Build scripts and macros are for this machine, which a target of its own keeps apart.
     triple=$(uname -m)-unknown-linux-gnu
     export RUSTFLAGS="-C target-feature=+crt-static" CARGO_PROFILE_RELEASE_OPT_LEVEL=s CARGO_PROFILE_RELEASE_STRIP=symbols
-    if [ "${SCCACHE_LTO:-0}" != 1 ]; then
-        export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
-    fi
     if [ ! -x "$out/sccache" ]; then
         cargo install --locked --force --no-default-features --features webdav,dist-client --root "$work" \
             --target-dir "$work/target" --target "$triple" sccache@"$version" >&2
         mv "$work/bin/sccache" "$out/"
     fi
     # The gateway is for `build --prefetch`.
-    (cd "$here/.." && cargo build --release --locked --target "$triple" --bin sccache-dock --bin sccache-dock-gateway >&2)
-    built=${CARGO_TARGET_DIR:-$here/../target}/$triple/release
+    compile release --bin sccache-dock --bin sccache-dock-gateway
     cp "$built/sccache-dock" "$built/sccache-dock-gateway" "$out/"
 }
 
@@ -192,6 +206,7 @@ client_is_small() {
 
 name=binaries.sh
 here=$(cd "$(dirname "$(readlink -f "$0")")" && pwd)
+root=${here%/*}
 prebuilt=$here/prebuilt
 # shellcheck source=images/common.sh
 . "$here/common.sh"

@@ -21,7 +21,7 @@ registry_answers() {
     say "asking the image registry for $1"
     # Bounded: a firewall that drops packets would hold the answer back for minutes.
     for wanted in "$1" "$(base_of build)"; do
-        have_image "$wanted" || timeout 20 docker manifest inspect "$wanted" >/dev/null 2>&1 || return 1
+        have_image "$wanted" || bounded 20 docker manifest inspect "$wanted" || return 1
     done
 }
 
@@ -51,13 +51,11 @@ get_both() {
     setsid "$repo/images/binaries.sh" sccache "$sccache_bin" "$version" &
     beside=$!
     trap 'kill -- "-$beside" 2>/dev/null' EXIT
-    trap 'exit 130' INT
-    trap 'exit 143' TERM
     code=0
     "$repo/images/binaries.sh" dock "${dock%/*}" || code=$?
     [ "$code" -eq 0 ] || kill -- "-$beside" 2>/dev/null || true
     wait "$beside" || code=$?
-    trap - EXIT INT TERM
+    trap - EXIT
     return "$code"
 }
 
@@ -126,7 +124,10 @@ wants_compiler() {
 # What programs() needs for what is not there yet.
 wants_programs() {
     has_sccache || choose_way
-    [ -n "${SCCACHE_DOCK_PROGRAM:-}" ] || wants_room 1500 "${CARGO_TARGET_DIR:-$repo/target}" "compiling sccache-dock"
+    [ -n "${SCCACHE_DOCK_PROGRAM:-}" ] || {
+        wants_room 1500 "${CARGO_TARGET_DIR:-$repo/target}" "compiling sccache-dock"
+        [ -w "$folder" ] || lacks "a folder for compiling sccache-dock that can be written to: not $folder; CARGO_TARGET_DIR names another"
+    }
     if [ -z "${SCCACHE_DOCK_PROGRAM:-}" ] || [ "$way" = source ]; then wants_compiler; fi
     case $way in
     source)

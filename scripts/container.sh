@@ -6,31 +6,87 @@
 check_mode() {
     case $mode in
     ephemeral | distributed-ephemeral)
-        [ -z "$folder" ] || fail "mode \"$mode\" takes no folder" "for a cache in a folder: $me start ${mode%ephemeral}persistent $folder" 2
+        [ -z "$folder" ] || fail "mode \"$mode\" takes no folder" "for a cache in a folder: $me start ${mode%ephemeral}persistent $(quoted "$folder")" 2
         ;;
     persistent | distributed-persistent)
         case $folder in
-        *,*) fail "cannot mount \"$folder\": its name has a comma" "choose a folder without one" 2 ;;
-        /*) ;;
-        '') fail "mode \"$mode\" needs a folder" "for example: $me start $mode $home/sccache" 2 ;;
-        *) fail "cannot mount \"$folder\": the path is relative" "give it whole: $me start $mode $PWD/${folder#./}" 2 ;;
+        '') fail "mode \"$mode\" needs a folder" "for example: $me start $mode $(quoted "$home/sccache")" 2 ;;
+        *[!/]*) ;;
+        *) fail "cannot take all of this machine for a cache" "for example: $me start $mode $(quoted "$home/sccache")" 2 ;;
         esac
+        case $folder in
+        /*) ;;
+        *) fail "cannot mount \"$folder\": the path is relative" \
+            "give it whole: $me start $mode $(quoted "$(whole "${folder#./}")")" 2 ;;
+        esac
+        # As it is compared with that of a container that is there.
+        while [ "$folder" != "${folder%/}" ]; do folder=${folder%/}; done
+        can_mount "$folder"
         ;;
     builder)
         case $folder in
         http://* | https://*) ;;
         *) fail "mode \"builder\" needs the URL of a scheduler" "for example: $me start builder http://build-cache:10600" 2 ;;
         esac
-        [ -n "${SCCACHE_SERVER_TOKEN:-}${SCCACHE_SERVER_TOKEN_FILE:-}" ] || fail "mode \"builder\" needs SCCACHE_SERVER_TOKEN" \
-            "take it from the scheduler's machine: docker exec $container cat /var/sccache/state/server-token" 2
+        [ -n "${SCCACHE_SERVER_TOKEN:-}${SCCACHE_SERVER_TOKEN_FILE:-}${SCCACHE_TLS_CLIENT_CERT:-}" ] ||
+            fail "mode \"builder\" needs SCCACHE_SERVER_TOKEN, or a certificate in SCCACHE_TLS_CLIENT_CERT" \
+                "take the token from the scheduler's machine: docker exec $container cat /var/sccache/state/server-token" 2
         ;;
     '') fail "start needs a mode" "the simplest: $me start ephemeral" 2 ;;
     *) fail "cannot start mode \"$mode\"" "choose ephemeral, persistent, distributed-ephemeral, distributed-persistent or builder" 2 ;;
     esac
+}
+
+# Docker splits what it is told to mount at commas, and takes quotes for its own.
+can_mount() {
+    case $1 in *[,\"]*) fail "cannot mount \"$1\": its name has a comma or a quote" "choose one without" 2 ;; esac
+}
+
+whole() { case $1 in /*) echo "$1" ;; *) echo "$PWD/$1" ;; esac; }
+
+# The files of this machine that the container gets, a line each: the variable that names it, and its whole path. With a "="
+# before it where the container has the file in its own folder, by whose path there the setting names it.
+named_files() {
     for setting in $settings; do
-        file=$(printenv "${setting}_FILE") || continue
-        [ -r "$file" ] || fail "cannot read \"$file\", which ${setting}_FILE names" "give the whole path of a file of this machine" 2
+        case $setting in
+        SCCACHE_TLS_CERT | SCCACHE_TLS_KEY | SCCACHE_TLS_CLIENT_* | SCCACHE_TOKENS_FILE) names="$setting ${setting}_FILE" ;;
+        *) names=${setting}_FILE ;;
+        esac
+        for variable in $names; do
+            file=$(printenv "$variable") || continue
+            case $variable:$mode:$file in
+            *:) ;;
+            "$setting":*persistent:/var/sccache/*) echo "=$variable $folder/${file#/var/sccache/}" ;;
+            *) echo "$variable $(whole "$file")" ;;
+            esac
+        done
     done
+    # The authorities of those that it connects to by TLS.
+    case "${SCCACHE_UPSTREAM:-} $folder" in
+    *https://* | rediss://*) [ -z "${SSL_CERT_FILE:-}" ] || echo "SSL_CERT_FILE $(whole "$SSL_CERT_FILE")" ;;
+    esac
+}
+
+# May the container's user, who is no root there, read file $1? Nobody asks for the way to it, which the container has not.
+may_read() {
+    if [ "$(id -u)" -ne 0 ] || ! setpriv --reuid="${user%:*}" --regid="${user#*:}" --clear-groups true 2>/dev/null; then
+        [ -r "$1" ]
+    else
+        setpriv --reuid="${user%:*}" --regid="${user#*:}" --clear-groups --bounding-set=-all \
+            test -r /proc/self/fd/3 2>/dev/null 3<"$1"
+    fi
+}
+
+# Before anything takes long.
+check_files() {
+    named_files >"$work/files"
+    while read -r variable file; do
+        what="cannot read \"$file\", which ${variable#=} names"
+        can_mount "$file"
+        [ -e "$file" ] || fail "$what: there is no such file" "give the whole path of a file of this machine" 2
+        [ -f "$file" ] || fail "$what: it is a folder, or no ordinary file" "give the whole path of a file of this machine" 2
+        may_read "$file" || fail "$what, as user $user of the container" "chown ${user%:*} $(quoted "$file"), or SCCACHE_USER=uid:gid" 2
+    done <"$work/files"
 }
 
 # The user of the container: the caller, so that its files are the caller's. Root respects who owns the cache's folder.
@@ -113,11 +169,23 @@ only_this_machine() {
 }
 
 create() {
-    reached=
+    builder_port=10501
+    id=
+    work=$(mktemp -d)
+    trap sweep EXIT
+    choose_user
+    check_files
+    [ -z "${remembered:-}" ] || say "taking \"$image\", as the last start did; SCCACHE_DOCK_IMAGE= builds an image instead"
     has_image || "$repo/images/build.sh"
     # Podman's socket finds by no shorter name what has just been made.
     has_image || image=localhost/$image
-    choose_user
+    can_mount "$sockets"
+    # Nobody but the container's user has a use for it from now on, so that it may be no folder that others have.
+    case $(ls -A "$sockets" 2>/dev/null) in
+    '' | *control.sock*) ;;
+    *) [ "$(stat -c %a "$sockets")" = 700 ] || fail "cannot take \"$sockets\" for the sockets: it has other things in it" \
+        "name a folder for them alone: SCCACHE_SOCKET_DIR=/absolute/path" ;;
+    esac
     (umask 077 && own_folder "$sockets")
     # Whoever may enter it may use the cache. Nobody else can have changed the way to root's own, which goes to whom the
     # container runs as now.
@@ -128,14 +196,13 @@ create() {
         chmod 700 "$sockets"
     fi
     # No restart policy until it has been healthy once: a container that cannot start says so once, and stays down.
-    id=
-    work=$(mktemp -d)
-    trap sweep EXIT
     set -- create --name "$container" --hostname "$container" --user "$user" --env "MODE=$mode" \
         --label "sccache-dock.mode=$mode" --label "sccache-dock.folder=$folder" --label "sccache-dock.sockets=$sockets" \
         --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges \
         --mount "type=bind,source=$sockets,target=/var/sccache/run"
     [ -z "$userns" ] || set -- "$@" --userns "$userns"
+    # SELinux lets a container read and write no file of this machine. New labels for them would take them from who has them now.
+    case $(security) in *name=selinux*) set -- "$@" --security-opt label=disable ;; esac
     case $mode in
     builder | distributed-*)
         # What the builder needs to isolate jobs without privileges: the image knows the system calls.
@@ -154,6 +221,12 @@ create() {
         # own, which this machine reaches with nothing published, but for that of a rootless daemon.
         reached=${SCCACHE_PUBLIC_ADDR:-}
         [ "$mode" = builder ] || [ "${SCCACHE_RELAY:-on}" = off ] || reached=none
+        # Of IP[:PORT]; an IPv6 address has colons of its own.
+        case $reached in
+        *]:*) builder_port=${reached##*:} ;;
+        *:*:*) ;;
+        *:*) builder_port=${reached##*:} ;;
+        esac
         case $reached in
         '')
             if [ "$mode" != builder ] && is_rootless; then
@@ -163,8 +236,7 @@ create() {
             ;;
         # Nobody comes to it: it keeps connections to the scheduler's machine open, or the relay is in its container.
         none) ;;
-        *:*) set -- "$@" --publish "${SCCACHE_BIND:+$bind:}${reached##*:}:10501" ;;
-        *) set -- "$@" --publish "${SCCACHE_BIND:+$bind:}10501:10501" ;;
+        *) set -- "$@" --publish "${SCCACHE_BIND:+$bind:}$builder_port:10501" ;;
         esac
         ;;
     esac
@@ -179,7 +251,7 @@ create() {
         case $(id -u):${user%:*}:$(stat -c %u:%A "$folder") in
         0:0:* | 0:*:0:????????w?) ;;
         0:*:0:*) fail "cannot use folder \"$folder\" for user \"$user\": root owns it" \
-            "chown -R $user $folder, or name a folder that is not there yet" ;;
+            "chown -R $user $(quoted "$folder"), or name a folder that is not there yet" ;;
         esac
         # The mount point of the sockets, which Docker would make for root.
         own_folder "$folder/run"
@@ -189,18 +261,13 @@ create() {
     for setting in $settings; do
         # By name alone: values would stand in the list of processes.
         [ "$mode:$setting" != builder:SCCACHE_SCHEDULER_URL ] || continue
-        ! printenv "$setting" >/dev/null || set -- "$@" --env "$setting"
-        file=$(printenv "${setting}_FILE") || continue
-        set -- "$@" --env "${setting}_FILE=/run/secrets/$setting" \
-            --mount "type=bind,readonly,source=$(realpath "$file"),target=/run/secrets/$setting"
+        ! printenv "$setting" >/dev/null || grep -q "^$setting " "$work/files" || set -- "$@" --env "$setting"
     done
-    # The authorities of those that it connects to by TLS.
-    case "${SCCACHE_UPSTREAM:-} $folder" in
-    *https://* | rediss://*)
-        [ -z "${SSL_CERT_FILE:-}" ] || set -- "$@" --env SSL_CERT_FILE=/run/secrets/authorities \
-            --mount "type=bind,readonly,source=$(realpath "$SSL_CERT_FILE"),target=/run/secrets/authorities"
-        ;;
-    esac
+    while read -r variable file; do
+        case $variable in =*) continue ;; esac
+        set -- "$@" --env "$variable=/run/secrets/${variable%_FILE}" \
+            --mount "type=bind,readonly,source=$file,target=/run/secrets/${variable%_FILE}"
+    done <"$work/files"
     # The keys of that store, by the names that every client of it knows. Files of this machine are not there.
     case ${SCCACHE_UPSTREAM:-} in
     s3://*)
@@ -222,6 +289,7 @@ create() {
     *) fail "cannot start container \"$container\": $(cat "$work/problem")" ;;
     esac
     created=$id
+    note_image
 }
 
 # What this run has made and could not start goes with it; nothing is removed by its name, which may be another's.
@@ -233,8 +301,7 @@ sweep() {
 # Says which port it is that Docker could not have, who has it, and which variable chooses another.
 port_is_taken() {
     taken=
-    for one in "SCCACHE_DEFAULT_PORT:$port" "SCCACHE_SCHEDULER_PORT:$scheduler_port" "SCCACHE_PUBLIC_ADDR:${reached##*:}" \
-        SCCACHE_PUBLIC_ADDR:10501; do
+    for one in "SCCACHE_DEFAULT_PORT:$port" "SCCACHE_SCHEDULER_PORT:$scheduler_port" "SCCACHE_PUBLIC_ADDR:$builder_port"; do
         case $(cat "$work/problem") in *:"${one#*:}"[!0-9]*) taken=${one#*:} chosen_by=${one%%:*} && break ;; esac
     done
     [ -n "$taken" ] || fail "cannot run container \"$container\": a port is in use: $(cat "$work/problem")"
@@ -242,19 +309,66 @@ port_is_taken() {
     other=$chosen_by=$((taken + 100))
     [ "$chosen_by" != SCCACHE_PUBLIC_ADDR ] || other="$chosen_by=ADDRESS:$((taken + 100))"
     fail "cannot publish port $taken: it is in use${by:+ by container \"$by\"}" \
-        "stop who has it (often a local sccache: sccache --stop-server), or choose another: $other $me start $mode${folder:+ $folder}"
+        "stop who has it (often a local sccache: sccache --stop-server), or choose another: $other $me start $mode${folder:+ $(quoted "$folder")}"
+}
+
+# A container that was made from a pulled image goes on with that: the name is kept here, where no container can write, until
+# the variables name another. What another user has put here counts for nothing.
+remember_image() {
+    image_note=$state/$container.image
+    [ -z "${SCCACHE_DOCK_IMAGE+set}${SCCACHE_IMAGE_NAME:-}" ] || return 0
+    [ "$(stat -c %u "$image_note" 2>/dev/null)" = "$(id -u)" ] || return 0
+    SCCACHE_DOCK_IMAGE=$(cat "$image_note")
+    export SCCACHE_DOCK_IMAGE
+    image=$SCCACHE_DOCK_IMAGE
+    remembered=yes
+}
+
+# Keeps it for the next time, for a caller whom nobody can have put a link in the way.
+note_image() {
+    [ "$(id -u)" -ne 0 ] || [ "$(holder "$image_note")" = 0 ] || return 0
+    if [ -n "${SCCACHE_DOCK_IMAGE:-}" ]; then
+        mkdir -p "$state" && printf '%s\n' "$SCCACHE_DOCK_IMAGE" >"$image_note"
+    else
+        rm -f "$image_note"
+    fi || say "cannot write \"$image_note\": the next start takes SCCACHE_DOCK_IMAGE from the environment again"
 }
 
 # Whether the container was made from an older image than the one of that name now.
 older() {
+    [ -n "${SCCACHE_DOCK_IMAGE:-}${SCCACHE_IMAGE_NAME:-}" ] ||
+        image=$(docker inspect --type container --format '{{.Config.Image}}' "$container")
     has_image || return 0
     is=$(docker inspect --type container --format '{{.Image}}' "$container")
     [ "$is" = "$(docker image inspect --format '{{.Id}}' "$image")" ] || printf ', from an older image than "%s"' "$image"
 }
 
+# Nothing of Podman's runs at the start of a machine, but for a service of systemd that many have switched off; before version 5.8
+# it starts only what has the policy "always".
+start_after_reboot() {
+    policy=unless-stopped
+    ! by_podman || policy=always
+    if ! docker update --restart "$policy" "$container" >/dev/null 2>&1; then
+        say "after a reboot it has to be started: $me start"
+    elif by_podman; then
+        whose=
+        [ "$(id -u)" -eq 0 ] || whose=' --user'
+        # Words, split on purpose.
+        # shellcheck disable=SC2086
+        systemctl $whose is-enabled podman-restart.service >/dev/null 2>&1 ||
+            say "after a reboot Podman starts it only if you say so, once: systemctl$whose enable podman-restart.service"
+        [ -z "$whose" ] || loginctl show-user --property Linger "$(id -un)" 2>/dev/null | grep -q yes ||
+            say "and before you have logged in, only after: loginctl enable-linger"
+    fi
+}
+
 # Starts the container once more, by docker's word $1. While it was away, a client of the lane ipc or with default settings
 # may have started a daemon of its own on the port, for which Docker does not wait: it is told to end.
 start_again() {
+    if [ "$(state_of_container)" = paused ]; then
+        docker unpause "$container" >/dev/null
+        return
+    fi
     tries=0
     until problem=$(docker "$1" "$container" 2>&1 >/dev/null); do
         case $problem in
@@ -268,7 +382,8 @@ start_again() {
             "a build may start an sccache there again and again: when it has ended, or what else has the port, $me restart"
         [ "$tries" -gt 1 ] || say "a client may have started an sccache of its own on port $at: it is told to end"
         # The image's own variables name the socket of its container.
-        docker run --rm --network host --cap-drop ALL --env "SCCACHE_SERVER_PORT=$at" --entrypoint env "$image" \
+        docker run --rm --network host --cap-drop ALL --env "SCCACHE_SERVER_PORT=$at" --entrypoint env \
+            "$(docker inspect --type container --format '{{.Image}}' "$container")" \
             -u SCCACHE_SERVER_UDS timeout 20 sccache --stop-server >/dev/null 2>&1 || true
     done
 }

@@ -1,7 +1,36 @@
 # What the scripts here and in images/ share; sourced, with "name" as the script's own in messages.
 # shellcheck shell=sh
 
-home=${HOME:-/tmp}
+# Services and containers may have no HOME.
+home=${HOME:-$(getent passwd "$(id -u)" 2>/dev/null | cut -d : -f 6)}
+home=${home:-/tmp}
+# A shell that a signal ends runs no EXIT trap, and would leave what that removes.
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
+# $1 as a shell takes it as one word.
+quoted() {
+    case $1 in
+    *[!A-Za-z0-9_./=:,@%+-]*) printf "'%s'" "$(printf '%s' "$1" | sed "s/'/'\\\\''/g")" ;;
+    *) printf '%s' "$1" ;;
+    esac
+}
+
+# Address $1 as it stands before a port: one of IPv6 in brackets.
+before_port() {
+    case $1 in \[*) echo "$1" ;; *:*) echo "[$1]" ;; *) echo "$1" ;; esac
+}
+
+# Address and port $1 as this machine's own clients reach them, where all addresses are meant.
+reached_at() {
+    at=$(before_port "${1%:*}")
+    case $at in
+    0.0.0.0) at=127.0.0.1 ;;
+    '[::]') at='[::1]' ;;
+    esac
+    echo "${1:+$at:${1##*:}}"
+}
+
 # What the last long work printed.
 log=${XDG_CACHE_HOME:-$home/.cache}/sccache-dock/build.log
 
@@ -43,12 +72,11 @@ step_of() {
 long() {
     called=$1
     shift
-    [ -t 2 ] || {
+    # Nor where the log cannot be written.
+    if [ ! -t 2 ] || ! { mkdir -p "${log%/*}" && : >"$log"; } 2>/dev/null; then
         "$@" >&2
         return
-    }
-    mkdir -p "$(dirname "$log")"
-    : >"$log"
+    fi
     since=$(date +%s)
     # It ends with this script, however that ends.
     while kill -0 $$ 2>/dev/null; do
@@ -68,6 +96,19 @@ long() {
     fi
     say "$called: done after $(elapsed "$since")"
 }
+
+# Runs a command for at most $1 seconds, without what it prints; not every machine has "timeout".
+bounded() (
+    patience=$1
+    shift
+    "$@" >/dev/null 2>&1 &
+    asked=$!
+    { sleep "$patience" && kill "$asked"; } >/dev/null 2>&1 &
+    code=0
+    wait "$asked" 2>/dev/null || code=$?
+    kill $! 2>/dev/null || true
+    exit "$code"
+)
 
 # Podman where there is no Docker.
 if ! command -v docker >/dev/null 2>&1 && command -v podman >/dev/null 2>&1; then
@@ -89,5 +130,5 @@ by_podman() { docker version 2>/dev/null | grep -q 'Podman Engine'; }
 # What the daemon says of its security, "name=rootless" among it; Podman's own command has other fields than its socket.
 security() {
     docker info --format '{{.SecurityOptions}}' 2>/dev/null || docker info --format \
-        '{{if .Host.Security.AppArmorEnabled}}name=apparmor{{end}} {{if .Host.Security.Rootless}}name=rootless{{end}}'
+        '{{with .Host.Security}}{{if .AppArmorEnabled}}name=apparmor {{end}}{{if .SELinuxEnabled}}name=selinux {{end}}{{if .Rootless}}name=rootless{{end}}{{end}}'
 }

@@ -1,6 +1,6 @@
 # The cache without Docker, for sccache-docker-manage.sh, which sources this.
 # shellcheck shell=sh
-# Its variables, and "say" and "die" of lib.sh, are set there.
+# Its variables, and "say" and "fail" of lib.sh, are set there.
 # shellcheck disable=SC2154
 
 # Remembers folder, mode and programs of run-local, so that status, env and doctor find them.
@@ -21,11 +21,12 @@ local_environment() {
 }
 
 run_local() {
+    at_most 2 "$@"
     # Both modes keep the folder here; "persistent" also insists that no container's end takes it away.
     folder=${2:-${XDG_DATA_HOME:-$home/.local/share}/sccache-dock}
     case $folder in
     /*) ;;
-    *) fail "cannot use folder \"$folder\": the path is relative" "give it whole: $PWD/${folder#./}" 2 ;;
+    *) fail "cannot use folder \"$folder\": the path is relative" "give it whole: $(quoted "$(whole "${folder#./}")")" 2 ;;
     esac
     programs=$("$repo/images/build.sh" programs)
     mkdir -p "$folder" "$(dirname "$local_note")"
@@ -33,7 +34,7 @@ run_local() {
     printf '%s\n' "$folder" "${1:-ephemeral}" "$programs" >"$local_note"
     local_environment "$folder"
     say "running in the foreground, folder $folder; Ctrl-C stops it. In another terminal:"
-    next_steps 127.0.0.1:"$port" "$(sed -n 4p "$local_note")" >&2
+    next_steps "$(reached_at "$bind:$port")" "$(sed -n 4p "$local_note")" >&2
     exec "$(sed -n 4p "$local_note")" run
 }
 

@@ -3,14 +3,11 @@
 set -eu
 
 name=sccache-docker-manage.sh
-me=$0
-export me
 repo=$(cd "$(dirname "$(readlink -f "$0")")/.." && pwd)
 container=${SCCACHE_CONTAINER_NAME:-sccache-server}
 image=${SCCACHE_DOCK_IMAGE:-${SCCACHE_IMAGE_NAME:-sccache-arch}}
 port=${SCCACHE_DEFAULT_PORT:-4226}
 scheduler_port=${SCCACHE_SCHEDULER_PORT:-10600}
-bind=${SCCACHE_BIND:-127.0.0.1}
 # The id of a container that this run has created.
 created=
 # Settings of the container. A client's variables share the prefix and must not leak into it, hence a list.
@@ -28,9 +25,19 @@ SCCACHE_TLS_CLIENT_CERT SCCACHE_TLS_CLIENT_KEY SCCACHE_TOKENS_FILE"
 . "$repo/scripts/container.sh"
 # shellcheck source=scripts/run-local.sh
 . "$repo/scripts/run-local.sh"
+me=$(quoted "$0")
+export me
+# It is part of paths.
+case $container in
+[!A-Za-z0-9]* | *[!A-Za-z0-9_.-]*) fail "\"$container\" is no name of a container" \
+    "SCCACHE_CONTAINER_NAME has letters, digits, \"_\", \".\" and \"-\"" 2 ;;
+esac
+bind=$(before_port "${SCCACHE_BIND:-127.0.0.1}")
 # Not below XDG_RUNTIME_DIR: that is gone after a reboot, when Docker starts the container again before anyone logs in.
 # No cache: whoever empties theirs must not take the running container its sockets.
-sockets=${SCCACHE_SOCKET_DIR:-${XDG_STATE_HOME:-$home/.local/state}/sccache-dock/$container}
+state=${XDG_STATE_HOME:-$home/.local/state}/sccache-dock
+sockets=${SCCACHE_SOCKET_DIR:-$state/$container}
+remember_image
 
 state_of_container() {
     # docker inspect prints an empty line before it fails.
@@ -56,19 +63,19 @@ need_own_container() {
         "choose a name for its own: SCCACHE_CONTAINER_NAME=sccache-cache $me start ephemeral"
 }
 
+# There are at most $1 words in "$@" after it: a path with a space in it, without quotes, would be taken for another.
+at_most() {
+    [ $# -le $(($1 + 1)) ] || fail "there are more words than \"$command\" takes: $(shift "$1" && shift && echo "$*")" \
+        "quote a path that has spaces; another container is named by SCCACHE_CONTAINER_NAME" 2
+}
+
 need_container() {
     need_docker
     [ "$(state_of_container)" != absent ] || fail "there is no container \"$container\"" "start it: $me start ephemeral"
 }
 
 # Host and port at which this machine reaches port $1 of the container; nothing where it is not published.
-published() {
-    at=$(docker port "$container" "$1/tcp" 2>/dev/null | head -n 1)
-    case $at in
-    0.0.0.0:* | :::* | '[::]':*) echo "127.0.0.1:${at##*:}" ;;
-    *) echo "$at" ;;
-    esac
-}
+published() { reached_at "$(docker port "$container" "$1/tcp" 2>/dev/null | head -n 1)"; }
 
 # A container that was created just now is removed if it does not come up, by its id: the name may be another's by then.
 wait_until_healthy() {
@@ -89,13 +96,13 @@ wait_until_healthy() {
         sleep 1
     done
     unshow
-    docker update --restart unless-stopped "$container" >/dev/null 2>&1 ||
-        say "after a reboot it has to be started: $me start"
+    start_after_reboot
     # Whatever it still counts, it serves already.
     say "container \"$container\" is $health"
 }
 
 start() {
+    at_most 2 "$@"
     mode=${1:-}
     folder=${2:-}
     check_mode
@@ -154,11 +161,13 @@ env_of_client() {
 }
 
 install_client() {
-    to=${1:-$home/.local/bin}
+    at_most 1 "$@"
+    to=$(whole "${1:-$home/.local/bin}")
     mkdir -p "$to"
     # A folder, not another name for the file: under any other name sccache takes itself for a compiler.
     fresh=$(mktemp -d "$to/.new.XXXXXX")
-    trap 'rm -rf "$fresh"' EXIT
+    source=
+    trap '[ -z "$source" ] || docker rm --volumes "$source" >/dev/null 2>&1; rm -rf "$fresh"' EXIT
     [ -z "${SCCACHE_DOCK_IMAGE:-}" ] || has_image || "$repo/images/build.sh"
     if command -v docker >/dev/null 2>&1 && has_image; then
         source=$(docker create "$image")
@@ -167,7 +176,6 @@ install_client() {
             docker cp "$source:/usr/local/bin/$program" "$fresh/$program" >/dev/null 2>&1 ||
                 docker cp "$source:/$program" "$fresh/$program" >/dev/null
         done
-        docker rm --volumes "$source" >/dev/null
     else
         programs=$("$repo/images/build.sh" programs)
         echo "$programs" | while read -r program; do cp "$program" "$fresh/${program##*/}"; done
@@ -184,7 +192,9 @@ install_client() {
 }
 
 usage() {
-    sed "s|@me@|$me|g; s|@sockets@|$sockets|" "$repo/scripts/usage.txt"
+    # Whatever sed would take for its own.
+    set -- "$(printf '%s' "$me" | sed 's/[&|\\]/\\&/g')" "$(printf '%s' "$sockets" | sed 's/[&|\\]/\\&/g')"
+    sed "s|@me@|$1|g; s|@sockets@|$2|" "$repo/scripts/usage.txt"
 }
 
 command=${1:-help}
@@ -193,17 +203,20 @@ case $command in
 build) exec "$repo/images/build.sh" "$@" ;;
 start) start "$@" ;;
 stop)
+    at_most 0 "$@"
     need_own_container
     docker stop "$container" >/dev/null
     say "container \"$container\" is stopped, its cache kept"
     ;;
 restart)
+    [ $# -eq 0 ] || ask restart "$@"
     need_own_container
     # Where it runs, in its place: what lets go of a port may lose it to a client.
     docker exec "$container" sccache-dock restart >/dev/null 2>&1 || start_again restart
     wait_until_healthy
     ;;
 remove)
+    at_most 0 "$@"
     need_own_container
     docker stop "$container" >/dev/null
     docker rm --volumes "$container" >/dev/null

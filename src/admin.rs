@@ -29,7 +29,7 @@ use crate::gateway::tls;
 use crate::supervisor::state_dir;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -329,7 +329,7 @@ fn endpoint_of_clients(settings: &Settings, lane: client::Lane, published: Optio
             let bound = report(&settings.installation())
                 .ok()
                 .and_then(|report| report.listen.parse::<SocketAddr>().ok());
-            format!("127.0.0.1:{}", bound.unwrap_or(settings.listen).port())
+            reached_here(bound.unwrap_or(settings.listen)).to_string()
         },
         str::to_owned,
     );
@@ -344,6 +344,16 @@ fn endpoint_of_clients(settings: &Settings, lane: client::Lane, published: Optio
         }
         Some(_) | None => format!("http://{address}"),
     }
+}
+
+/// Where this machine reaches what listens at `bound`: on its loopback, if that is on all addresses.
+fn reached_here(bound: SocketAddr) -> SocketAddr {
+    let ip = match bound.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, bound.port())
 }
 
 /// Prints what to type for a first cached build.

@@ -81,11 +81,19 @@ impl Endpoint {
     /// Another port of the same host, without a path.
     pub(crate) fn with_port(&self, port: u16) -> String {
         let scheme = if self.tls { "https" } else { "http" };
+        format!("{scheme}://{}", self.place_of(port))
+    }
+
+    /// Host and port, as messages name them.
+    pub(crate) fn place(&self) -> String {
+        self.place_of(self.port)
+    }
+
+    fn place_of(&self, port: u16) -> String {
         let host = &self.host;
-        if host.contains(':') {
-            format!("{scheme}://[{host}]:{port}")
-        } else {
-            format!("{scheme}://{host}:{port}")
+        match host.contains(':') {
+            true => format!("[{host}]:{port}"),
+            false => format!("{host}:{port}"),
         }
     }
 

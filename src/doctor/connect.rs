@@ -11,7 +11,7 @@ pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Whether anything accepts connections at `endpoint`.
 pub(super) fn connect(what: &str, endpoint: &Endpoint, checks: &mut Vec<Check>) -> bool {
-    let place = format!("{}:{}", endpoint.host, endpoint.port);
+    let place = endpoint.place();
     let addresses: Vec<SocketAddr> = match (endpoint.host.as_str(), endpoint.port).to_socket_addrs()
     {
         Ok(addresses) => addresses.collect(),

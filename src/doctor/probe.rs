@@ -80,8 +80,8 @@ fn other_scheme(endpoint: &Endpoint) -> Option<Check> {
         Ok(_) | Err(_) => return None,
     }
     let found = format!(
-        "the endpoint says {says}, but {}:{} speaks {speaks}",
-        endpoint.host, endpoint.port
+        "the endpoint says {says}, but {} speaks {speaks}",
+        endpoint.place()
     );
     let hint = match endpoint.tls {
         true => format!(

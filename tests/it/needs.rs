@@ -129,3 +129,76 @@ fn ways_that_there_are_not_are_refused() {
         ],
     );
 }
+
+/// A project with programs of our names, a rustc that works and a home whose cargo is set up for something else.
+#[test]
+fn what_the_user_has_told_cargo_does_not_reach_our_programs() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let file = folder.path().join(name);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, text).unwrap();
+    };
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for file in ["binaries.sh", "common.sh", "sccache.sha256"] {
+        let to = folder.path().join("project/images").join(file);
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::copy(root.join("images").join(file), to).unwrap();
+    }
+    let programs = ["sccache-dock", "sccache-dock-run", "sccache-dock-gateway"];
+    let bins = programs.map(|it| format!("[[bin]]\nname = \"{it}\"\npath = \"main.rs\"\n"));
+    let package = "[package]\nname = \"ours\"\nversion = \"1.0.0\"\nedition = \"2024\"\n";
+    let profile = "[profile.local]\ninherits = \"release\"\n[workspace]\n";
+    write(
+        "project/Cargo.toml",
+        &format!("{package}{}{profile}", bins.concat()),
+    );
+    write(
+        "project/Cargo.lock",
+        "version = 4\n\n[[package]]\nname = \"ours\"\nversion = \"1.0.0\"\n",
+    );
+    write("project/main.rs", "fn main() { println!(\"ours\") }\n");
+    let config = "[build]\ntarget = \"wasm32-unknown-unknown\"\ntarget-dir = \"elsewhere\"\n\
+        rustc = \"/no/such/rustc\"\nrustc-wrapper = \"/no/such/wrapper\"\n\
+        rustc-workspace-wrapper = \"/no/such/wrapper\"\nrustflags = [\"--no-such-flag\"]\n";
+    write("with-config/config.toml", config);
+    write("without/empty", "");
+    let variables = [
+        ("CARGO_BUILD_TARGET", "wasm32-unknown-unknown"),
+        ("CARGO_TARGET_DIR", "somewhere"),
+        ("CARGO_BUILD_TARGET_DIR", "elsewhere"),
+        ("RUSTFLAGS", "--no-such-flag"),
+        ("CARGO_ENCODED_RUSTFLAGS", "--no-such-flag"),
+        ("RUSTC", "/no/such/rustc"),
+        ("CARGO_BUILD_RUSTC", "/no/such/rustc"),
+        ("RUSTC_WRAPPER", "/no/such/wrapper"),
+        ("RUSTC_WORKSPACE_WRAPPER", "/no/such/wrapper"),
+        ("CARGO_BUILD_RUSTC_WRAPPER", "/no/such/wrapper"),
+    ];
+    let path = format!(
+        "{}/bin:{}",
+        crate::site::sysroot().display(),
+        std::env::var("PATH").unwrap()
+    );
+    let none: &[(&str, &str)] = &[];
+    for (home, set) in [("with-config", none), ("without", &variables[..])] {
+        let out = folder.path().join("out").join(home);
+        let mut command = clean(folder.path().join("project/images/binaries.sh"));
+        command
+            .args(["dock", out.to_str().unwrap()])
+            .current_dir(folder.path())
+            .env("CARGO_HOME", folder.path().join(home))
+            .env("PATH", &path)
+            .envs(set.iter().copied());
+        let ran = run(&mut command, PATIENCE);
+        assert_eq!(ran.code, Some(0), "{home}: {}", ran.stderr);
+        for program in programs {
+            assert_eq!(run(&mut clean(out.join(program)), PATIENCE).ok(), "ours");
+        }
+    }
+    let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    for place in ["project/target", "somewhere"] {
+        let built = folder.path().join(place).join(&triple).join("local");
+        assert!(built.join("sccache-dock").exists(), "{built:?}");
+    }
+}

@@ -51,9 +51,12 @@ struct Bare<'a> {
 
 impl<'a> Bare<'a> {
     fn new(site: &'a Site) -> Option<Bare<'a>> {
-        let built = root().join("target/local");
-        if !built.join("sccache-dock").exists() {
-            return skip("our programs are not compiled: cargo build --profile local --bins");
+        // Programs of this machine's kind, and beside them what their compilation needs on it.
+        let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+        let [host, programs] = ["local".to_owned(), format!("{triple}/local")];
+        let target = root().join("target");
+        if !target.join(&programs).join("sccache-dock").exists() {
+            return skip("our programs are not compiled: images/binaries.sh dock FOLDER");
         }
         let Some(base) = site.base() else {
             return skip("no base image");
@@ -61,8 +64,15 @@ impl<'a> Bare<'a> {
         let folder = tempfile::tempdir().unwrap();
         let inside = folder.path().display().to_string();
         does("chmod", &["755", &inside]);
-        let copy = format!("{inside}/local");
-        does("cp", &["-a", built.to_str().unwrap(), &copy]);
+        let copy = format!("{inside}/target");
+        fs::create_dir_all(Path::new(&copy).join(triple)).unwrap();
+        for kept in [host, programs] {
+            let from = target.join(&kept);
+            does(
+                "cp",
+                &["-a", from.to_str().unwrap(), &format!("{copy}/{kept}")],
+            );
+        }
         let machine = Container {
             docker: &site.docker,
             name: site.name("bare"),
@@ -77,7 +87,7 @@ impl<'a> Bare<'a> {
             // At the same places as on the host: cargo compares them.
             format!("{0}:{0}:ro", cargo_home().display()),
             format!("{repo}:{repo}:ro"),
-            format!("{copy}:{repo}/target/local"),
+            format!("{copy}:{repo}/target"),
             format!("{inside}:{inside}"),
         ];
         let mut args = vec!["run", "--detach", "--init", "--network=host"];
@@ -151,7 +161,7 @@ impl<'a> Bare<'a> {
     /// What README's quick start tells, word by word, and one more command that asks what came of it.
     #[track_caller]
     fn quick_start(&self, user: u32) {
-        give(&self.folder.path().join("local"), user);
+        give(&self.folder.path().join("target"), user);
         let readme = blocks(&guide("README"));
         let quick: Vec<&Block> = readme.iter().filter(|it| it.is_typed()).take(2).collect();
         assert!(quick[0].text.contains(START) && quick[1].text.contains("cargo build"));
