@@ -1,12 +1,12 @@
 //! The gateway as a client's commands ask it: where it is, and its JSON.
 
 use super::endpoint::Endpoint;
+use super::sccache_file;
 use crate::base::secret::Secret;
 use crate::contract::gateway_config::ClientCertificate;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 use ureq::tls::TlsConfig;
 
@@ -68,12 +68,9 @@ pub(crate) fn find(
     environment: &BTreeMap<String, String>,
     given: Option<&str>,
 ) -> Result<Remote, Error> {
-    let set = |name: &str| environment.get(name).filter(|it| !it.is_empty()).cloned();
-    let conf = conf(environment);
-    let in_conf = |name: &str| {
-        let webdav = conf.as_ref()?.get("cache")?.get("webdav")?;
-        Some(webdav.get(name)?.as_str()?.to_owned())
-    };
+    let seen = sccache_file::load(environment).map(|conf| conf.under(environment));
+    let seen = seen.as_ref().unwrap_or(environment);
+    let set = |name: &str| seen.get(name).filter(|it| !it.is_empty()).cloned();
     let own_port = || {
         // Clients that speak sccache's own protocol reach the same port.
         set("SCCACHE_CLIENT_SIDE")?;
@@ -82,11 +79,10 @@ pub(crate) fn find(
     let endpoint = given
         .map(str::to_owned)
         .or_else(|| set("SCCACHE_WEBDAV_ENDPOINT"))
-        .or_else(|| in_conf("endpoint"))
         .or_else(own_port)
         .ok_or(Error::NotSet)?;
     let endpoint = Endpoint::parse(&endpoint).map_err(Error::Endpoint)?;
-    let token = set("SCCACHE_WEBDAV_TOKEN").or_else(|| in_conf("token"));
+    let token = set("SCCACHE_WEBDAV_TOKEN").map(|token| Secret::new(&token));
     let certificate = super::tls::own_files()?;
     let tls = super::tls::config(certificate.as_ref())?;
     Ok(Remote {
@@ -95,12 +91,10 @@ pub(crate) fn find(
         certificate,
         // The cache's own pages are at its root, whatever path its blobs have.
         base: endpoint.with_port(endpoint.port),
-        token: token.map(|token| Secret::new(&token)),
+        token,
         folder: [
             endpoint.path(),
-            &set("SCCACHE_WEBDAV_KEY_PREFIX")
-                .or_else(|| in_conf("key_prefix"))
-                .unwrap_or_default(),
+            &set("SCCACHE_WEBDAV_KEY_PREFIX").unwrap_or_default(),
         ]
         .map(|part| part.trim_matches('/'))
         .join("/")
@@ -119,21 +113,6 @@ fn agent(tls: &TlsConfig, limit: Option<Duration>) -> ureq::Agent {
         .max_redirects(0)
         .build()
         .into()
-}
-
-/// sccache's config file.
-fn conf(environment: &BTreeMap<String, String>) -> Option<toml::Table> {
-    let path = match environment.get("SCCACHE_CONF") {
-        Some(path) => PathBuf::from(path),
-        None => {
-            let folder = match environment.get("XDG_CONFIG_HOME") {
-                Some(folder) if Path::new(folder).is_absolute() => PathBuf::from(folder),
-                _ => Path::new(environment.get("HOME")?).join(".config"),
-            };
-            folder.join("sccache/config")
-        }
-    };
-    std::fs::read_to_string(path).ok()?.parse().ok()
 }
 
 impl Remote {

@@ -178,7 +178,15 @@ pub(super) fn docker(set: &Set) -> String {
             None => writeln!(out, "{name}"),
         };
     }
-    out
+    // An image may have some of its own.
+    out + &neutral(set)
+}
+
+fn neutral(set: &Set) -> String {
+    let lines = set
+        .neutral()
+        .map(|(name, value)| format!("{name}={value}\n"));
+    lines.collect()
 }
 
 /// No comments: the runner takes every line for a variable.
@@ -189,10 +197,7 @@ pub(super) fn github(set: &Set) -> String {
             let _ = writeln!(out, "{name}={text}");
         }
     }
-    for (name, value) in set.neutral() {
-        let _ = writeln!(out, "{name}={value}");
-    }
-    out
+    out + &neutral(set)
 }
 
 /// Where nothing expands `$HOME`: a container's or a runner's own `/tmp`.
@@ -212,7 +217,8 @@ fn literal(set: &Set, value: &Value) -> Option<String> {
 pub(super) fn cargo(set: &Set) -> String {
     let mut out = format!(
         "# {}\n# use: append to ~/.cargo/config.toml, or to .cargo/config.toml of a project; undo: remove it again\n\
-         # variables of the environment beat this file, so that a container or a shell can choose another cache\n",
+         # variables of the environment beat this file, so that a container or a shell can choose another cache;\n\
+         # sccache-dock doctor names those that are left over\n",
         about(set)
     );
     if !matches!(set.lane, Lane::Webdav | Lane::Dist) {
@@ -225,11 +231,10 @@ pub(super) fn cargo(set: &Set) -> String {
             // CARGO_INCREMENTAL stays, though `incremental` says the same: as a variable it is part of every key.
             Value::Text(_) if *name == "RUSTC_WRAPPER" => continue,
             // Sccache's default folder for toolchains is as good.
-            Value::Inherited | Value::Toolchains | Value::OwnConf => continue,
+            // As is sccache's own folder: below, a setting of the disk level is neutral, and one is enough to have it.
+            Value::Inherited | Value::Toolchains | Value::OwnConf | Value::Folder => continue,
             // Not beside this file, where a checkout may be read-only: a compiler needs `/tmp` anyway.
             Value::EmptyFolder => (*name, empty_folder(set)),
-            // Sccache's default folder: naming any setting of the disk level is enough to have one.
-            Value::Folder => ("SCCACHE_LOCAL_RW_MODE", "READ_WRITE".to_owned()),
             // A file that several people, containers and systems share names no path.
             Value::OwnSocket if set.is_shared() => continue,
             Value::OwnSocket => {
@@ -276,6 +281,10 @@ pub(super) fn toml(set: &Set) -> String {
             }
         };
         let _ = writeln!(out, "#   export {name}={value}");
+    }
+    out.push_str("# and these must not be set there:\n");
+    for names in set.strays.chunks(3) {
+        let _ = writeln!(out, "#   unset {}", names.join(" "));
     }
     out.push_str("# a daemon that runs already keeps its old settings: stop it once with sccache --stop-server\n\n");
     out + &conf::text(set)

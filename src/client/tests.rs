@@ -36,8 +36,10 @@ fn evaluated(shell: &[&str], line: &str) -> Option<String> {
         .args(["-c", script])
         .env("SET", text(line).unwrap())
         .env("HOME", home.path())
-        .env("SCCACHE_BUCKET", "stray")
+        .env("SCCACHE_BUCKET", "left-over")
         .env("SCCACHE_LOG", "debug")
+        .env("SCCACHE_CONF", "/left-over")
+        .env("SCCACHE_C_CUSTOM_CACHE_BUSTER", "left-over")
         .output()
         .ok()?;
     assert!(output.status.success(), "{shell:?}: {output:?}");
@@ -100,7 +102,8 @@ fn every_shell_here_sees_the_whole_set_and_no_stray() {
             seen.contains("\nSCCACHE_SERVER_UDS=~/.cache/sccache-dock/"),
             "{seen}"
         );
-        assert!(!seen.contains("SCCACHE_BUCKET"), "{shell:?}: {seen}");
+        assert!(!seen.contains("left-over"), "{shell:?}: {seen}");
+        assert!(seen.contains("\nSCCACHE_CONF=/dev/null\n"), "{seen}");
     }
     assert!(seen_by.contains(&"sh"), "{seen_by:?}");
 }
@@ -215,7 +218,8 @@ fn lines_for_docker_and_github_are_assignments() {
                 name.chars().all(|c| c.is_ascii_uppercase() || c == '_'),
                 "{line}"
             );
-            assert!(!value.is_empty(), "{line}");
+            let is_unset = name == "SCCACHE_CLIENT_SIDE";
+            assert_eq!(value.is_empty(), is_unset, "{line}");
         }
         assert_eq!(text.contains('#'), format == "docker", "{text}");
     }
@@ -294,9 +298,41 @@ fn basedirs_are_taken_away_where_direct_mode_has_entries() {
         let unset = text.lines().next().unwrap();
         assert_eq!(unset.contains(" SCCACHE_BASEDIRS "), is_unset, "{text}");
     }
-    for format in ["github", "cargo"] {
-        let text = text(&format!("--format {format}")).unwrap();
-        assert!(text.contains("SCCACHE_BASEDIRS"), "{text}");
+}
+
+#[test]
+fn formats_without_unset_set_what_does_nothing() {
+    for format in ["docker", "github", "cargo"] {
+        for lane in ["webdav", "ipc"] {
+            let text = text(&format!("--lane {lane} --format {format}")).unwrap();
+            let text = text.replace('"', "").replace(" = ", "=");
+            for line in [
+                "SCCACHE_BASEDIRS=/nonexistent",
+                "SCCACHE_CONF=/dev/null",
+                "SCCACHE_DIRECT=true",
+                "SCCACHE_GHA_ENABLED=false",
+                "SCCACHE_NO_DAEMON=0",
+                "SCCACHE_START_SERVER=0",
+                "SCCACHE_WEBDAV_RW_MODE=READ_WRITE",
+            ] {
+                let count = text.lines().filter(|it| *it == line).count();
+                assert_eq!(count, 1, "{line} in {format}, {lane}: {text}");
+            }
+            let is_unset = text.lines().any(|it| it == "SCCACHE_CLIENT_SIDE=");
+            assert_eq!(is_unset, lane == "webdav", "{text}");
+        }
+    }
+    let toml = text("--format toml").unwrap();
+    assert!(toml.lines().all(|line| line.len() < 128), "{toml}");
+    for name in ["SCCACHE_NO_CACHE", "SCCACHE_CLIENT_SIDE"] {
+        assert!(toml.contains(name), "{toml}");
+    }
+    let line = Line::try_parse_from(["client-env"]).unwrap();
+    let value = serde_json::to_value(env_value(&line.args, &facts()).unwrap()).unwrap();
+    assert_eq!(value["variables"]["SCCACHE_CONF"], "/dev/null");
+    for name in value["unset"].as_array().unwrap() {
+        let name = name.as_str().unwrap();
+        assert_eq!(value["variables"].get(name), None, "{name}");
     }
 }
 

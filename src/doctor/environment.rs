@@ -37,21 +37,6 @@ const WRAPPER: &[&str] = &[
     "SCCACHE_USER",
 ];
 
-/// What makes sccache choose another store than WebDAV, where no chain names the store.
-const OTHER_STORES: &[&str] = &[
-    "SCCACHE_AZURE_BLOB_CONTAINER",
-    "SCCACHE_AZURE_CONNECTION_STRING",
-    "SCCACHE_BUCKET",
-    "SCCACHE_GCS_BUCKET",
-    "SCCACHE_GHA_ENABLED",
-    "SCCACHE_GHA_VERSION",
-    "SCCACHE_MEMCACHED",
-    "SCCACHE_MEMCACHED_ENDPOINT",
-    "SCCACHE_REDIS",
-    "SCCACHE_REDIS_CLUSTER_ENDPOINTS",
-    "SCCACHE_REDIS_ENDPOINT",
-];
-
 /// Flags that sccache refuses to start with, if they are neither true nor false.
 const FLAGS: &[&str] = &[
     "SCCACHE_CLIENT_SIDE",
@@ -95,7 +80,6 @@ pub(super) fn judge(
         }
         Some(Lane::Webdav | Lane::Dist) => {
             webdav(environment, endpoint, &mut checks);
-            other_stores(environment, &mut checks);
             proxy(environment, endpoint, &mut checks);
         }
         Some(Lane::Ipc | Lane::Socket) => own_protocol(environment, &mut checks),
@@ -170,17 +154,17 @@ fn is_beaten(config: &cargo_config::Config, environment: &Environment, name: &st
     config.variables.get(name).is_some_and(differs)
 }
 
-fn value<'a>(environment: &'a Environment, name: &str) -> Option<&'a str> {
+pub(super) fn value<'a>(environment: &'a Environment, name: &str) -> Option<&'a str> {
     let value = environment.get(name)?;
     (!value.is_empty()).then_some(value)
 }
 
-fn is_on(environment: &Environment, name: &str) -> bool {
+pub(super) fn is_on(environment: &Environment, name: &str) -> bool {
     value(environment, name)
         .is_some_and(|it| ["1", "on", "true"].contains(&it.to_ascii_lowercase().as_str()))
 }
 
-fn is_off(environment: &Environment, name: &str) -> bool {
+pub(super) fn is_off(environment: &Environment, name: &str) -> bool {
     value(environment, name)
         .is_some_and(|it| ["0", "off", "false"].contains(&it.to_ascii_lowercase().as_str()))
 }
@@ -336,12 +320,6 @@ fn flags(environment: &Environment, checks: &mut Vec<Check>) {
             "unset SCCACHE_START_SERVER",
         ));
     }
-    for name in ["SCCACHE_NO_CACHE", "SCCACHE_RECACHE"] {
-        if environment.contains_key(name) {
-            let found = "set, be it to nothing: every compile misses";
-            checks.push(Check::warn(name, found, format!("unset {name}")));
-        }
-    }
 }
 
 fn webdav(environment: &Environment, endpoint: &Endpoint, checks: &mut Vec<Check>) {
@@ -416,24 +394,6 @@ fn chain(environment: &Environment, checks: &mut Vec<Check>) {
             "not set: each put is waited for, and nothing is kept on this machine",
             WHOLE_SET,
         )),
-    }
-}
-
-fn other_stores(environment: &Environment, checks: &mut Vec<Check>) {
-    let has_chain = value(environment, "SCCACHE_MULTILEVEL_CHAIN").is_some();
-    for name in OTHER_STORES {
-        let is_off = *name == "SCCACHE_GHA_ENABLED" && !is_on(environment, name);
-        if value(environment, name).is_none() || is_off {
-            continue;
-        }
-        let hint = format!("unset {name}");
-        checks.push(if has_chain {
-            let found = "chooses another store where sccache does not support chains (before 0.16)";
-            Check::warn(name, found, hint)
-        } else {
-            let found = "chooses another store: sccache prefers it to WebDAV";
-            Check::fail(name, found, hint)
-        });
     }
 }
 

@@ -1,6 +1,6 @@
 //! The edges of the doctor: asks the gateway, runs sccache, looks at files. Each step is bounded in time.
 
-use super::cluster::{self, Cluster, Conf};
+use super::cluster::{self, Cluster};
 use super::connect::connect;
 use super::daemon::Stats;
 use super::http::{Http, refused_certificate};
@@ -10,13 +10,14 @@ use crate::base::secret::Secret;
 use crate::client::cargo_config;
 use crate::client::endpoint::Endpoint;
 use crate::client::run::{Ended, Running};
+use crate::client::sccache_file::{self, Conf};
 use crate::client::{Lane, SOCKET_PATH_MAX};
 use crate::contract::sccache::Version;
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, access};
 use serde::Deserialize;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -305,12 +306,6 @@ pub(super) fn cargo(environment: &Environment) -> cargo_config::Config {
     }
 }
 
-/// The config file that sccache reads, if there is one and it can be read.
-pub(super) fn conf(environment: &Environment) -> Option<Conf> {
-    let path = config_file(environment)?;
-    Conf::parse(&path, &std::fs::read_to_string(&path).ok()?)
-}
-
 /// Files that decide whether the client works: the folder of its socket, sccache's config file.
 pub(super) fn files(
     environment: &Environment,
@@ -333,7 +328,7 @@ pub(super) fn files(
     checks.extend(temporary(environment));
     checks.extend(own_level(environment));
     let what = "config file";
-    match (conf, config_file(environment)) {
+    match (conf, sccache_file::path(environment)) {
         (Some(conf), _) => checks.extend(judge_config(conf, environment, lane)),
         (None, Some(path)) if path.exists() => {
             let path = path.display();
@@ -404,17 +399,6 @@ fn own_level(environment: &Environment) -> Option<Check> {
         let hint = format!("free space there, or remove {}", folder.display());
         Check::warn(what, found, hint)
     })
-}
-
-fn config_file(environment: &Environment) -> Option<PathBuf> {
-    if let Some(path) = environment.get("SCCACHE_CONF") {
-        return Some(PathBuf::from(path));
-    }
-    let folder = match environment.get("XDG_CONFIG_HOME") {
-        Some(folder) if Path::new(folder).is_absolute() => PathBuf::from(folder),
-        _ => Path::new(environment.get("HOME")?).join(".config"),
-    };
-    Some(folder.join("sccache/config"))
 }
 
 fn judge_config(conf: &Conf, environment: &Environment, lane: Option<Lane>) -> Vec<Check> {

@@ -1,6 +1,7 @@
 //! A client in trouble of its own: what it lacks costs neither its build nor its team.
 
 use crate::dock::{Dock, eventually};
+use crate::docker::counts;
 use crate::machine::Machine;
 
 /// Twelve files of C whose objects do not compress, and the rules to compile them.
@@ -138,5 +139,58 @@ fn doctor_names_a_proxy_just_where_sccache_asks_it() {
         let is_asked = asked.load(std::sync::atomic::Ordering::SeqCst);
         let is_named = said.contains("through this proxy");
         assert_eq!(is_named, is_asked, "{exceptions:?}: {said}");
+    }
+}
+
+/// What somebody may have left over of another cache, in variables that a file for containers or for a workflow sets to
+/// something else, and in sccache's config file.
+const LEFT_OVER: &str = "export SCCACHE_CLIENT_SIDE=1 SCCACHE_DIRECT=false SCCACHE_NO_DAEMON=1 SCCACHE_GHA_ENABLED=true \
+     SCCACHE_WEBDAV_RW_MODE=READ_ONLY SCCACHE_LOCAL_RW_MODE=READ_ONLY SCCACHE_BASEDIRS=relative\n\
+     mkdir -p $HOME/.config/sccache\n\
+     cat >$HOME/.config/sccache/config <<END\nbasedirs = ['/']\nclient_side_mode = true\n\
+     [cache.s3]\nbucket = 'b'\nno_credentials = true\n[dist]\nscheduler_url = 'http://127.0.0.1:1'\nEND\n";
+
+#[test]
+fn what_is_left_over_of_another_cache_changes_nothing() {
+    let dock = Dock::start(&[]);
+    let source = "int it(void) { return 42; }\n";
+    let ours = Machine::new();
+    ours.write("it.c", source);
+    let compile = "sccache cc -c it.c -o it.o";
+    let plain = ours.with_env(&dock, "--lane webdav", compile);
+    assert_eq!(plain.code, Some(0), "{}", plain.output);
+    eventually("the object", || (stored(&dock) == 1).then_some(()));
+    let hits = || counts(&dock.status().unwrap()).0;
+    for arguments in [
+        "--format sh",
+        "--format docker",
+        "--format github",
+        "--format github --no-disk",
+        "--lane ipc --format sh",
+        "--lane ipc --format docker",
+    ] {
+        let theirs = Machine::new();
+        theirs.write("it.c", source);
+        let words: Vec<&str> = arguments.split(' ').collect();
+        let printed = dock.command(&[&["client-env"], &*words].concat());
+        assert!(printed.status.success(), "{printed:?}");
+        theirs.write("set", &String::from_utf8(printed.stdout).unwrap());
+        let read = match arguments.contains("--format sh") {
+            true => "eval \"$(cat set)\"",
+            false => "set -a; . ./set; SCCACHE_DIR=$PWD/disk",
+        };
+        let ask = match arguments.contains("ipc") {
+            true => "",
+            false => "SCCACHE_SERVER_UDS=$PWD/s; sccache --dist-status | grep Disabled &&",
+        };
+        // Allowed there, and its own.
+        let read = match arguments.contains("--no-disk") {
+            true => format!("{read}; unset SCCACHE_BASEDIRS"),
+            false => read.to_owned(),
+        };
+        let before = hits();
+        let said = theirs.sh(&format!("{LEFT_OVER}{read}\n{ask} {compile}"));
+        assert_eq!(said.code, Some(0), "{arguments}: {}", said.output);
+        assert_eq!(hits(), before + 1, "{arguments}: {}", said.output);
     }
 }
