@@ -7,10 +7,10 @@ use crate::base::secret::Secret;
 use crate::contract::sccache;
 use std::path::Path;
 
-/// The port of the client's own daemon where sccache knows no Unix sockets.
-const OWN_PORT: &str = "4227";
-/// Where [`Set::shared_port`] lies: below the ports that Linux gives to outgoing connections.
-const SHARED_PORTS: std::ops::Range<u16> = 20_000..30_000;
+/// Where the ports of clients' own daemons begin: below those that Linux gives to outgoing connections.
+pub(super) const FIRST_PORT: u16 = 20_000;
+/// How many there are.
+pub(super) const PORTS: u16 = 10_000;
 /// A daemon that a client starts because the gateway is away sits on the gateway's own address: it must soon be gone.
 const FALLBACK_IDLE_SECONDS: &str = "60";
 
@@ -89,6 +89,8 @@ pub(super) enum Value {
     EmptyFolder,
     /// The socket of the client's own daemon.
     OwnSocket,
+    /// Its port where sccache knows no Unix sockets.
+    OwnPort,
     /// The folder of packed toolchains.
     Toolchains,
     /// The config file that the text itself writes.
@@ -238,7 +240,7 @@ impl Set {
             ("SCCACHE_WEBDAV_DISABLE_CREATE_DIR", text("1")),
             ("SCCACHE_IGNORE_SERVER_IO_ERROR", text("1")),
             ("SCCACHE_SERVER_UDS", Value::OwnSocket),
-            ("SCCACHE_SERVER_PORT", text(OWN_PORT)),
+            ("SCCACHE_SERVER_PORT", Value::OwnPort),
         ]);
     }
 
@@ -276,11 +278,10 @@ impl Set {
             .any(|(_, value)| *value == Value::Inherited)
     }
 
-    /// The port of the client's own daemon where no socket can be named: daemons of other settings have others.
-    pub(super) fn shared_port(&self) -> u16 {
+    /// The port of the client's own daemon where nothing says whose it is: daemons of other settings have others.
+    pub(super) fn port(&self) -> u16 {
         let id = u32::from_str_radix(&self.id, 16).unwrap_or(0);
-        SHARED_PORTS.start
-            + u16::try_from(id % u32::from(SHARED_PORTS.end - SHARED_PORTS.start)).unwrap_or(0)
+        FIRST_PORT + u16::try_from(id % u32::from(PORTS)).unwrap_or(0)
     }
 
     /// What a format without `unset` sets on top.
