@@ -16,6 +16,7 @@ pub mod explain;
 pub mod login;
 pub mod next;
 pub mod prefetch;
+pub(crate) mod proxy;
 pub(crate) mod remote;
 mod render;
 pub(crate) mod run;

@@ -13,7 +13,9 @@ mod environment;
 mod http;
 mod keys;
 mod leftovers;
+mod neighbour;
 mod probe;
+mod proxy;
 mod results;
 
 use crate::admin::machine;
@@ -248,10 +250,13 @@ pub fn client(args: &Args, environment: &Environment) -> Report {
     let lane = environment::lane(seen, scheduler);
 
     let mut checks = Vec::new();
-    let status = probe::gateway(&endpoint, token.as_ref(), &mut checks);
-    certificate::judge(&endpoint, environment, &mut checks);
+    let prefix = seen.get("SCCACHE_WEBDAV_KEY_PREFIX");
+    let place = probe::Place::look(endpoint, prefix, lane, environment, &mut checks);
+    let status = probe::gateway(&place, token.as_ref(), &mut checks);
+    certificate::judge(&place, environment, &mut checks);
+    let endpoint = place.endpoint;
     if let (Some(conf), Some(url), Some(Lane::Dist)) = (&conf, scheduler, lane) {
-        cluster::examine(conf, url, status.dist.as_ref(), &mut checks);
+        cluster::examine(conf, url, status.dist.as_ref(), environment, &mut checks);
     }
     let version = probe::sccache_version(Path::new("sccache"), &mut checks);
     if let Some(version) = version {
@@ -267,6 +272,7 @@ pub fn client(args: &Args, environment: &Environment) -> Report {
     let place = keys::Paths::look(environment);
     checks.extend(keys::judge(place.as_ref(), seen, conf.as_ref(), lane));
     checks.extend(probe::files(environment, conf.as_ref(), lane));
+    checks.extend(neighbour::judge(environment, lane));
     if version.is_some() {
         let stats = probe::stats(environment);
         checks.push(daemon::judge(&stats, lane));

@@ -1,7 +1,7 @@
 //! The gateway as a client's commands ask it: where it is, and its JSON.
 
 use super::endpoint::Endpoint;
-use super::sccache_file;
+use super::{proxy, sccache_file};
 use crate::base::secret::Secret;
 use crate::contract::gateway_config::ClientCertificate;
 use serde::Serialize;
@@ -22,6 +22,7 @@ const LONGEST: u64 = 256 << 20;
 pub(crate) struct Remote {
     agent: ureq::Agent,
     tls: TlsConfig,
+    proxy: Option<ureq::Proxy>,
     certificate: Option<ClientCertificate>,
     base: String,
     token: Option<Secret>,
@@ -85,9 +86,11 @@ pub(crate) fn find(
     let token = set("SCCACHE_WEBDAV_TOKEN").map(|token| Secret::new(&token));
     let certificate = super::tls::own_files()?;
     let tls = super::tls::config(certificate.as_ref())?;
+    let proxy = proxy::for_agent(seen, &endpoint.url);
     Ok(Remote {
-        agent: agent(&tls, Some(TIMEOUT)),
+        agent: agent(&tls, proxy.as_ref(), Some(TIMEOUT)),
         tls,
+        proxy,
         certificate,
         // The cache's own pages are at its root, whatever path its blobs have.
         base: endpoint.with_port(endpoint.port),
@@ -103,13 +106,13 @@ pub(crate) fn find(
     })
 }
 
-fn agent(tls: &TlsConfig, limit: Option<Duration>) -> ureq::Agent {
+fn agent(tls: &TlsConfig, proxy: Option<&ureq::Proxy>, limit: Option<Duration>) -> ureq::Agent {
     ureq::Agent::config_builder()
         .tls_config(tls.clone())
         .http_status_as_error(false)
         .timeout_connect(Some(CONNECT_TIMEOUT))
         .timeout_global(limit)
-        .proxy(None)
+        .proxy(proxy.cloned())
         .max_redirects(0)
         .build()
         .into()
@@ -139,7 +142,7 @@ impl Remote {
     /// The same with more patience.
     pub(crate) fn within(&self, limit: Duration) -> Remote {
         Remote {
-            agent: agent(&self.tls, Some(limit)),
+            agent: agent(&self.tls, self.proxy.as_ref(), Some(limit)),
             ..self.clone()
         }
     }
@@ -147,7 +150,7 @@ impl Remote {
     /// The same for an answer that may take any time.
     pub(crate) fn without_limit(&self) -> Remote {
         Remote {
-            agent: agent(&self.tls, None),
+            agent: agent(&self.tls, self.proxy.as_ref(), None),
             ..self.clone()
         }
     }

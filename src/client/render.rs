@@ -243,7 +243,10 @@ pub(super) fn cargo(set: &Set) -> String {
         out.push_str("# SCCACHE_LOG turns client-side mode off, and this file cannot unset it\n");
     }
     if set.is_shared() {
-        out.push_str("# on a machine with several users, each of them: export SCCACHE_SERVER_UDS=\"$HOME/.cache/sccache-daemon\"\n");
+        out.push_str(
+            "# on a machine with several users, each of them: export \
+             SCCACHE_SERVER_UDS=\"$HOME/.cache/sccache-daemon\"\n",
+        );
     }
     let _ = writeln!(out, "# {}", daemon(set.lane));
     out.push_str("[build]\nrustc-wrapper = \"sccache\"\nincremental = false\n\n[env]\n");

@@ -52,6 +52,9 @@ pub(super) struct Builder {
     pub(super) last_sign_seconds: u64,
 }
 
+/// Where a scheduler says how much it has, to everybody.
+const STATUS: &str = "/api/v1/scheduler/status";
+
 const WHOLE_FILE: &str =
     "eval the output of sccache-dock client-env --lane dist, which writes the whole file";
 
@@ -100,7 +103,13 @@ struct Capacity {
 }
 
 /// Asks the scheduler as sccache does, then looks for each builder.
-pub(super) fn examine(conf: &Conf, url: &str, cluster: Option<&Cluster>, checks: &mut Vec<Check>) {
+pub(super) fn examine(
+    conf: &Conf,
+    url: &str,
+    cluster: Option<&Cluster>,
+    environment: &Environment,
+    checks: &mut Vec<Check>,
+) {
     let what = "scheduler";
     let endpoint = match Endpoint::parse(url) {
         Ok(endpoint) if !endpoint.has_path() => endpoint,
@@ -110,6 +119,8 @@ pub(super) fn examine(conf: &Conf, url: &str, cluster: Option<&Cluster>, checks:
             return;
         }
     };
+    let page = format!("{}{STATUS}", endpoint.url);
+    super::proxy::judge(environment, &endpoint, &[page], checks);
     if !super::connect::connect(what, &endpoint, checks) {
         return;
     }
@@ -219,7 +230,7 @@ pub(super) fn judge_relay(at: SocketAddr, greeted: io::Result<u8>, url: &str) ->
 
 fn status(http: &Http, endpoint: &Endpoint, checks: &mut Vec<Check>) -> Option<Capacity> {
     let what = "scheduler";
-    let capacity = match http.get("/api/v1/scheduler/status") {
+    let capacity = match http.get(STATUS) {
         Ok(answer) if answer.code == 200 => serde_json::from_str::<Capacity>(&answer.body).ok(),
         Ok(answer) => {
             let found = format!("{} answers {}", endpoint.url, answer.code);

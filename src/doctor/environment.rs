@@ -6,7 +6,6 @@ use crate::client::endpoint::{Endpoint, GATEWAY_PORT};
 use crate::client::{Lane, NO_BASEDIRS, SOCKET_PATH_MAX};
 use crate::config::variables::{SCCACHE_OWN, instead_of, suggest};
 use crate::contract::sccache::{SAFE_BASEDIRS, Version};
-use hyper_util::client::proxy::matcher::Matcher;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -75,13 +74,8 @@ pub(super) fn judge(
     flags(environment, &mut checks);
     match lane {
         // The config file alone may say everything.
-        Some(Lane::Dist) if value(environment, "SCCACHE_WEBDAV_ENDPOINT").is_none() => {
-            proxy(environment, endpoint, &mut checks);
-        }
-        Some(Lane::Webdav | Lane::Dist) => {
-            webdav(environment, endpoint, &mut checks);
-            proxy(environment, endpoint, &mut checks);
-        }
+        Some(Lane::Dist) if value(environment, "SCCACHE_WEBDAV_ENDPOINT").is_none() => {}
+        Some(Lane::Webdav | Lane::Dist) => webdav(environment, endpoint, &mut checks),
         Some(Lane::Ipc | Lane::Socket) => own_protocol(environment, &mut checks),
         None => checks.push(Check::fail(
             "lane",
@@ -111,6 +105,13 @@ pub(super) fn cargo_files(config: &cargo_config::Config, environment: &Environme
             .iter()
             .any(|it| name.starts_with(it))
         {
+            continue;
+        }
+        if name == cargo_config::WRAPPER {
+            let file = variable.file.display();
+            let found = format!("{file} sets it below [env], where cargo does not look for it");
+            let hint = "write it below [build], as rustc-wrapper";
+            checks.push(Check::warn(name, found, hint));
             continue;
         }
         set.entry(&variable.file).or_default().push(name);
@@ -407,34 +408,6 @@ fn own_protocol(environment: &Environment, checks: &mut Vec<Check>) {
             "SCCACHE_LOG",
             "set: turns client-side mode off without a word, so that nothing is shared",
             "unset SCCACHE_LOG",
-        ));
-    }
-}
-
-/// Sccache honours the proxy variables for the cache too, by the rules of the library that is asked here.
-fn proxy(environment: &Environment, endpoint: &Endpoint, checks: &mut Vec<Check>) {
-    let of = |names: [&'static str; 2]| {
-        let mut set = names
-            .into_iter()
-            .map(|name| (name, value(environment, name)));
-        set.find_map(|(name, value)| Some((name, value?)))
-    };
-    let (name, proxy) = match of(["ALL_PROXY", "all_proxy"]) {
-        all if endpoint.tls => of(["HTTPS_PROXY", "https_proxy"]).or(all),
-        all => of(["HTTP_PROXY", "http_proxy"]).or(all),
-    }
-    .unwrap_or_default();
-    let exceptions = of(["NO_PROXY", "no_proxy"]).unwrap_or_default().1;
-    let rules = Matcher::builder().all(proxy).no(exceptions).build();
-    let Ok(target) = endpoint.url.parse() else {
-        return;
-    };
-    if rules.intercept(&target).is_some() {
-        let host = &endpoint.host;
-        checks.push(Check::warn(
-            name,
-            format!("sccache talks to {host} through this proxy"),
-            format!("export NO_PROXY=\"${{NO_PROXY:+$NO_PROXY,}}{host}\""),
         ));
     }
 }

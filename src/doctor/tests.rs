@@ -288,18 +288,6 @@ fn port_must_be_the_gateways_for_ipc_and_must_not_be_for_webdav() {
     check(Lane::Ipc, &[("SCCACHE_SERVER_PORT", "(unset)")], &[]);
 }
 
-#[test]
-fn proxy_without_exception_is_a_warning() {
-    let proxy = ("http_proxy", "http://proxy:3128");
-    check(Lane::Webdav, &[proxy], &[("http_proxy", Verdict::Warn)]);
-    check(
-        Lane::Webdav,
-        &[proxy, ("NO_PROXY", "localhost, 127.0.0.1")],
-        &[],
-    );
-    check(Lane::Ipc, &[proxy], &[]);
-}
-
 fn check_version(ours: &str, theirs: Option<&str>, lane: Lane, expected: &[Verdict]) {
     let version = crate::contract::sccache::Version::parse(ours).unwrap();
     let checks = daemon::versions(version, theirs, Some(lane));
@@ -351,7 +339,12 @@ fn daemon_with_other_settings_is_told_from_a_good_one() {
 
 fn gateway_checks(endpoint: &str) -> Vec<Check> {
     let mut checks = Vec::new();
-    probe::gateway(&Endpoint::parse(endpoint).unwrap(), None, &mut checks);
+    let place = probe::Place {
+        endpoint: Endpoint::parse(endpoint).unwrap(),
+        folder: String::new(),
+        between: None,
+    };
+    probe::gateway(&place, None, &mut checks);
     checks
 }
 
