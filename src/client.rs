@@ -16,10 +16,13 @@ pub mod explain;
 pub mod login;
 pub mod next;
 pub mod prefetch;
+pub(crate) mod proxy;
 pub(crate) mod remote;
 mod render;
 pub(crate) mod run;
+pub(crate) mod sccache_file;
 mod set;
+pub(crate) mod strays;
 pub(crate) mod tls;
 pub mod warm;
 pub mod whence;
@@ -189,6 +192,7 @@ pub fn env_value(args: &EnvArgs, facts: &Facts) -> Result<EnvValue, Error> {
     let pairs = lines.filter_map(|line| line.split_once('='));
     Ok(EnvValue {
         variables: pairs
+            .filter(|(name, _)| !set.strays.contains(name))
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect(),
         unset: set.strays.iter().map(ToString::to_string).collect(),

@@ -12,7 +12,10 @@ mod daemon;
 mod environment;
 mod http;
 mod keys;
+mod leftovers;
+mod neighbour;
 mod probe;
+mod proxy;
 mod results;
 
 use crate::admin::machine;
@@ -21,6 +24,7 @@ use crate::base::secret::Secret;
 use crate::base::terminal::{PIPE, Screen, Tint};
 use crate::client::Lane;
 use crate::client::endpoint::{Endpoint, GATEWAY_PORT};
+use crate::client::sccache_file;
 use crate::config::settings;
 use crate::config::settings::{Loaded, Problems};
 use crate::contract::paths;
@@ -32,7 +36,6 @@ use std::io::{self, Write as _};
 use std::path::Path;
 
 pub use self::container::inside;
-use cluster::Conf;
 
 /// Columns that a check's text and its verdict want beside the widest name.
 const ROOM: usize = 40;
@@ -221,15 +224,17 @@ pub fn client(args: &Args, environment: &Environment) -> Report {
     let cargo = probe::cargo(environment);
     let from_files = environment::cargo_files(&cargo, environment);
     let environment = &cargo.over(environment);
+    let conf = sccache_file::load(environment);
+    // What sccache makes of both.
+    let seen = &conf
+        .as_ref()
+        .map_or_else(|| environment.clone(), |conf| conf.under(environment));
     let default = format!("http://127.0.0.1:{GATEWAY_PORT}");
-    let conf = probe::conf(environment);
-    let in_conf = |field: fn(&Conf) -> Option<&String>| conf.as_ref().and_then(field);
     let given = args
         .endpoint
         .as_ref()
-        .or(environment.get("SCCACHE_WEBDAV_ENDPOINT"))
-        .or(in_conf(|it| it.webdav.as_ref()))
-        .unwrap_or(&default);
+        .or(seen.get("SCCACHE_WEBDAV_ENDPOINT"));
+    let given = given.unwrap_or(&default);
     let endpoint = match Endpoint::parse(given) {
         Ok(endpoint) => endpoint,
         Err(error) => {
@@ -239,21 +244,19 @@ pub fn client(args: &Args, environment: &Environment) -> Report {
             return Report { checks };
         }
     };
-    let from_environment = environment.get("SCCACHE_WEBDAV_TOKEN");
-    let from_environment = from_environment.filter(|it| !it.is_empty());
-    let token = args
-        .token
-        .clone()
-        .or(from_environment.map(|it| Secret::new(it)))
-        .or(conf.as_ref().and_then(|it| it.webdav_token.clone()));
-    let scheduler = in_conf(|it| it.scheduler.as_ref());
-    let lane = environment::lane(environment, scheduler.map(String::as_str));
+    let set = seen.get("SCCACHE_WEBDAV_TOKEN").filter(|it| !it.is_empty());
+    let token = args.token.clone().or(set.map(|it| Secret::new(it)));
+    let scheduler = conf.as_ref().and_then(|it| it.scheduler.as_deref());
+    let lane = environment::lane(seen, scheduler);
 
     let mut checks = Vec::new();
-    let status = probe::gateway(&endpoint, token.as_ref(), &mut checks);
-    certificate::judge(&endpoint, environment, &mut checks);
+    let prefix = seen.get("SCCACHE_WEBDAV_KEY_PREFIX");
+    let place = probe::Place::look(endpoint, prefix, lane, environment, &mut checks);
+    let status = probe::gateway(&place, token.as_ref(), &mut checks);
+    certificate::judge(&place, environment, &mut checks);
+    let endpoint = place.endpoint;
     if let (Some(conf), Some(url), Some(Lane::Dist)) = (&conf, scheduler, lane) {
-        cluster::examine(conf, url, status.dist.as_ref(), &mut checks);
+        cluster::examine(conf, url, status.dist.as_ref(), environment, &mut checks);
     }
     let version = probe::sccache_version(Path::new("sccache"), &mut checks);
     if let Some(version) = version {
@@ -261,19 +264,21 @@ pub fn client(args: &Args, environment: &Environment) -> Report {
         checks.extend(daemon::versions(version, theirs, lane));
     }
     checks.extend(from_files);
-    checks.extend(environment::judge(environment, &endpoint, lane));
+    checks.extend(environment::judge(seen, &endpoint, lane));
+    checks.extend(leftovers::judge(environment, conf.as_ref(), lane));
     let in_conf = conf.as_ref().is_some_and(|it| it.has_basedirs);
-    checks.extend(environment::basedirs(environment, in_conf, version, lane));
-    checks.extend(results::judge(environment, &cargo, lane));
+    checks.extend(environment::basedirs(seen, in_conf, version, lane));
+    checks.extend(results::judge(seen, &cargo, lane));
     let place = keys::Paths::look(environment);
     checks.extend(keys::judge(
         place.as_ref(),
-        environment,
+        seen,
         &cargo,
         conf.as_ref(),
         lane,
     ));
     checks.extend(probe::files(environment, conf.as_ref(), lane));
+    checks.extend(neighbour::judge(environment, lane));
     if version.is_some() {
         let stats = probe::stats(environment);
         checks.push(daemon::judge(&stats, lane));

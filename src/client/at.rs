@@ -110,6 +110,12 @@ pub enum Error {
         /// What has to be changed.
         hint: String,
     },
+    /// Nothing is shared, so that nothing can be kept apart.
+    #[error(
+        "cannot keep the results of {0} apart: cargo has no wrapper for rustc here, and nothing is shared\n\
+         hint: eval the output of sccache-dock client-env in this shell, or leave --own-results out"
+    )]
+    NoWrapper(String),
     /// No wrapper for the crates of `own_results`.
     #[error("cannot keep the results of these crates apart: {0}")]
     OwnResults(io::Error),
@@ -175,6 +181,9 @@ pub fn run(args: &Args) -> Result<Infallible, Error> {
     // Inside another `at` the wrapper is ours.
     let wrapper = own::before()
         .or_else(|| config::wrapper(|name| std::env::var_os(name), &files, &layout.cwd));
+    if wrapper.is_none() && !args.own_results.is_empty() {
+        return Err(Error::NoWrapper(args.own_results.join(", ")));
+    }
     let wrapper = wrapper.filter(|_| !names.is_empty());
     if needs_daemon || wrapper.is_some() {
         let own = daemon::Own::prepare().map_err(Error::Daemon)?;

@@ -6,6 +6,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
+/// What names the wrapper, before `build.rustc-wrapper`.
+pub(crate) const WRAPPER: &str = "RUSTC_WRAPPER";
+
 /// Files that include each other for ever are followed this far.
 const DEEPEST_INCLUDE: usize = 8;
 
@@ -112,14 +115,18 @@ impl Config {
     pub(crate) fn over(&self, environment: &BTreeMap<String, String>) -> BTreeMap<String, String> {
         let mut seen = environment.clone();
         for (name, variable) in &self.variables {
+            // Cargo itself reads it, and gives `[env]` only to what it starts.
+            if name == WRAPPER {
+                continue;
+            }
             if variable.force || !seen.contains_key(name) {
                 seen.insert(name.clone(), variable.value.clone());
             }
         }
         let wrapper = environment.get("CARGO_BUILD_RUSTC_WRAPPER");
         let wrapper = wrapper.or(self.wrapper.as_ref().map(|(wrapper, _)| wrapper));
-        if let (None, Some(wrapper)) = (environment.get("RUSTC_WRAPPER"), wrapper) {
-            seen.insert("RUSTC_WRAPPER".to_owned(), wrapper.clone());
+        if let (None, Some(wrapper)) = (environment.get(WRAPPER), wrapper) {
+            seen.insert(WRAPPER.to_owned(), wrapper.clone());
         }
         seen
     }
@@ -253,6 +260,7 @@ mod tests {
             Some("x")
         );
         assert_eq!(of(&[("RUSTC_WRAPPER", "y")]).as_deref(), Some("y"));
+        assert_eq!(of(&[("RUSTC_WRAPPER", "")]).as_deref(), Some(""));
         let files = [(
             "a/.cargo/config.toml",
             "[build]\nrustc-wrapper = 'tools/sccache'\n",
@@ -261,6 +269,13 @@ mod tests {
         let expected = folder.path().join("a/tools/sccache").display().to_string();
         let seen = config.over(&BTreeMap::new());
         assert_eq!(seen["RUSTC_WRAPPER"], expected);
+    }
+
+    #[test]
+    fn wrapper_among_the_variables_of_a_file_is_none() {
+        let text = "[env]\nRUSTC_WRAPPER = { value = 'sccache', force = true }\n";
+        let (_folder, config) = loaded(&[("a/.cargo/config.toml", text)]);
+        assert_eq!(config.over(&BTreeMap::new()).get("RUSTC_WRAPPER"), None);
     }
 
     #[test]

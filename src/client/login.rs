@@ -116,7 +116,7 @@ pub fn run(args: &Args) -> Result<u8, Error> {
     let host_end = endpoint[scheme_end..]
         .find('/')
         .map_or(endpoint.len(), |at| scheme_end + at);
-    let answer = agent()?
+    let answer = agent(&endpoint)?
         .post(format!("{}/api/session", &endpoint[..host_end]))
         .send(id_token.trim())
         .map_err(|error| fail(error.to_string()))?;
@@ -167,7 +167,7 @@ fn id_token(variable: &str, audience: &str) -> Result<String, Error> {
     let [Some(url), Some(secret)] = GITHUB.map(set) else {
         return Err(Error::NoToken(variable.to_owned()));
     };
-    let asked = agent()?
+    let asked = agent(&url)?
         .get(url)
         .query("audience", audience)
         .header("Authorization", format!("Bearer {secret}"))
@@ -189,11 +189,13 @@ fn read(mut answer: ureq::http::Response<ureq::Body>) -> Result<String, String> 
     body.read_to_string().map_err(|error| error.to_string())
 }
 
-fn agent() -> Result<ureq::Agent, Error> {
+/// For requests to the server of `url`.
+fn agent(url: &str) -> Result<ureq::Agent, Error> {
     let tls = super::tls::config(super::tls::own_files()?.as_ref())?;
     let config = ureq::Agent::config_builder()
         .tls_config(tls)
         .timeout_global(Some(PATIENCE))
+        .proxy(super::proxy::for_agent(&std::env::vars().collect(), url))
         .http_status_as_error(false)
         // What is sent is for whom it is sent to.
         .max_redirects(0);

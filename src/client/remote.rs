@@ -1,12 +1,12 @@
 //! The gateway as a client's commands ask it: where it is, and its JSON.
 
 use super::endpoint::Endpoint;
+use super::{proxy, sccache_file};
 use crate::base::secret::Secret;
 use crate::contract::gateway_config::ClientCertificate;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 use ureq::tls::TlsConfig;
 
@@ -22,6 +22,7 @@ const LONGEST: u64 = 256 << 20;
 pub(crate) struct Remote {
     agent: ureq::Agent,
     tls: TlsConfig,
+    proxy: Option<ureq::Proxy>,
     certificate: Option<ClientCertificate>,
     base: String,
     token: Option<Secret>,
@@ -68,12 +69,9 @@ pub(crate) fn find(
     environment: &BTreeMap<String, String>,
     given: Option<&str>,
 ) -> Result<Remote, Error> {
-    let set = |name: &str| environment.get(name).filter(|it| !it.is_empty()).cloned();
-    let conf = conf(environment);
-    let in_conf = |name: &str| {
-        let webdav = conf.as_ref()?.get("cache")?.get("webdav")?;
-        Some(webdav.get(name)?.as_str()?.to_owned())
-    };
+    let seen = sccache_file::load(environment).map(|conf| conf.under(environment));
+    let seen = seen.as_ref().unwrap_or(environment);
+    let set = |name: &str| seen.get(name).filter(|it| !it.is_empty()).cloned();
     let own_port = || {
         // Clients that speak sccache's own protocol reach the same port.
         set("SCCACHE_CLIENT_SIDE")?;
@@ -82,29 +80,26 @@ pub(crate) fn find(
     let endpoint = given
         .map(str::to_owned)
         .or_else(|| set("SCCACHE_WEBDAV_ENDPOINT"))
-        .or_else(|| in_conf("endpoint"))
         .or_else(own_port)
         .ok_or(Error::NotSet)?;
     let endpoint = Endpoint::parse(&endpoint).map_err(Error::Endpoint)?;
     // A password is as good: the cache takes it for the token. Sccache sends it where there is no token.
-    let token = set("SCCACHE_WEBDAV_TOKEN")
-        .or_else(|| set("SCCACHE_WEBDAV_PASSWORD"))
-        .or_else(|| in_conf("token"))
-        .or_else(|| in_conf("password"));
+    let token = set("SCCACHE_WEBDAV_TOKEN").or_else(|| set("SCCACHE_WEBDAV_PASSWORD"));
+    let token = token.map(|token| Secret::new(&token));
     let certificate = super::tls::own_files()?;
     let tls = super::tls::config(certificate.as_ref())?;
+    let proxy = proxy::for_agent(seen, &endpoint.url);
     Ok(Remote {
-        agent: agent(&tls, Some(TIMEOUT)),
+        agent: agent(&tls, proxy.as_ref(), Some(TIMEOUT)),
         tls,
+        proxy,
         certificate,
         // The cache's own pages are at its root, whatever path its blobs have.
         base: endpoint.with_port(endpoint.port),
-        token: token.map(|token| Secret::new(&token)),
+        token,
         folder: [
             endpoint.path(),
-            &set("SCCACHE_WEBDAV_KEY_PREFIX")
-                .or_else(|| in_conf("key_prefix"))
-                .unwrap_or_default(),
+            &set("SCCACHE_WEBDAV_KEY_PREFIX").unwrap_or_default(),
         ]
         .map(|part| part.trim_matches('/'))
         .join("/")
@@ -113,31 +108,16 @@ pub(crate) fn find(
     })
 }
 
-fn agent(tls: &TlsConfig, limit: Option<Duration>) -> ureq::Agent {
+fn agent(tls: &TlsConfig, proxy: Option<&ureq::Proxy>, limit: Option<Duration>) -> ureq::Agent {
     ureq::Agent::config_builder()
         .tls_config(tls.clone())
         .http_status_as_error(false)
         .timeout_connect(Some(CONNECT_TIMEOUT))
         .timeout_global(limit)
-        .proxy(None)
+        .proxy(proxy.cloned())
         .max_redirects(0)
         .build()
         .into()
-}
-
-/// sccache's config file.
-fn conf(environment: &BTreeMap<String, String>) -> Option<toml::Table> {
-    let path = match environment.get("SCCACHE_CONF") {
-        Some(path) => PathBuf::from(path),
-        None => {
-            let folder = match environment.get("XDG_CONFIG_HOME") {
-                Some(folder) if Path::new(folder).is_absolute() => PathBuf::from(folder),
-                _ => Path::new(environment.get("HOME")?).join(".config"),
-            };
-            folder.join("sccache/config")
-        }
-    };
-    std::fs::read_to_string(path).ok()?.parse().ok()
 }
 
 impl Remote {
@@ -164,7 +144,7 @@ impl Remote {
     /// The same with more patience.
     pub(crate) fn within(&self, limit: Duration) -> Remote {
         Remote {
-            agent: agent(&self.tls, Some(limit)),
+            agent: agent(&self.tls, self.proxy.as_ref(), Some(limit)),
             ..self.clone()
         }
     }
@@ -172,7 +152,7 @@ impl Remote {
     /// The same for an answer that may take any time.
     pub(crate) fn without_limit(&self) -> Remote {
         Remote {
-            agent: agent(&self.tls, None),
+            agent: agent(&self.tls, self.proxy.as_ref(), None),
             ..self.clone()
         }
     }

@@ -3,9 +3,8 @@
 //! In the shells' text the comments come last: `eval $(..)` without quotes joins all lines to one, and a comment at
 //! the front would swallow the rest.
 
-use super::set::{Set, Value};
+use super::set::{FIRST_PORT, PORTS, Set, Value, empty_folder};
 use super::{Lane, SOCKET_PATH_MAX, conf};
-use crate::client::set::empty_folder;
 use crate::contract::sccache::{ANY_VERSION, OWN_PROTOCOL};
 use std::fmt::Write as _;
 
@@ -14,8 +13,13 @@ pub(super) const HOME_FOLDER: &str = ".cache/sccache-dock";
 /// The shell's name for that folder while it evaluates the text; one in `/tmp` where there is no home, where it cannot be
 /// written to, or where its path is too long for a socket in it.
 const FOLDER: &str = "sccache_dock_folder";
-/// The name of a socket in that folder takes 14 bytes more.
-const FOLDER_MAX: usize = SOCKET_PATH_MAX - 14;
+/// The name of a socket in that folder takes up to 25 bytes more.
+const FOLDER_MAX: usize = SOCKET_PATH_MAX - 25;
+/// The shell's name for a number that tells daemons apart: users, machines and containers may share the folder and all
+/// settings, and a daemon would compile what it sees itself.
+const NUMBER: &str = "sccache_dock_number";
+/// Words for a shell that print what the number is made from.
+const WHO: &str = "id -u; uname -n; readlink /proc/self/ns/mnt 2>/dev/null || :";
 
 pub(super) fn sh(set: &Set) -> String {
     let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
@@ -27,6 +31,7 @@ pub(super) fn sh(set: &Set) -> String {
          && [ -w \"${FOLDER}\" ]; }} || {{ {FOLDER}=\"/tmp/sccache-dock-$(id -u)\"; mkdir -p -m 700 \"${FOLDER}\"; \
          [ -O \"${FOLDER}\" ] || {FOLDER}=$(mktemp -d); }};"
     );
+    let _ = writeln!(out, "{NUMBER}=$({{ {WHO}; }} | cksum | cut -d' ' -f1);");
     if let Some(lines) = own_conf(set, quoted) {
         // By way of a name of this shell's own: a daemon that starts meanwhile reads all of it or nothing.
         let _ = writeln!(
@@ -36,11 +41,15 @@ pub(super) fn sh(set: &Set) -> String {
         );
     }
     for (name, value) in &set.variables {
-        if let Some(word) = shell_word(set, value, quoted) {
+        let word = match value {
+            Value::OwnPort => Some(format!("$(({FIRST_PORT} + {NUMBER} % {PORTS}))")),
+            value => shell_word(set, value, quoted),
+        };
+        if let Some(word) = word {
             let _ = writeln!(out, "export {name}={word};");
         }
     }
-    let _ = writeln!(out, "unset {FOLDER};");
+    let _ = writeln!(out, "unset {FOLDER} {NUMBER};");
     let undo = format!("unset {}", names(set));
     out + &shell_comment(set, "eval \"$(this command)\"", &undo)
 }
@@ -56,6 +65,10 @@ pub(super) fn fish(set: &Set) -> String {
          or set -g {FOLDER} /tmp/sccache-dock-(id -u); mkdir -p -m 700 \"${FOLDER}\"; \
          test -O \"${FOLDER}\"; or set -g {FOLDER} (mktemp -d);"
     );
+    let _ = writeln!(
+        out,
+        "set -g {NUMBER} (begin; {WHO}; end | cksum | cut -d' ' -f1);"
+    );
     if let Some(lines) = own_conf(set, quoted) {
         let _ = writeln!(
             out,
@@ -65,11 +78,15 @@ pub(super) fn fish(set: &Set) -> String {
         );
     }
     for (name, value) in &set.variables {
-        if let Some(word) = shell_word(set, value, quoted) {
+        let word = match value {
+            Value::OwnPort => Some(format!("(math {FIRST_PORT} + ${NUMBER} % {PORTS})")),
+            value => shell_word(set, value, quoted),
+        };
+        if let Some(word) = word {
             let _ = writeln!(out, "set -gx {name} {word};");
         }
     }
-    let _ = writeln!(out, "set -e {FOLDER};");
+    let _ = writeln!(out, "set -e {FOLDER} {NUMBER};");
     let undo = format!("set -e {}", names(set));
     out + &shell_comment(set, "this command | source", &undo)
 }
@@ -78,10 +95,10 @@ fn shell_word(set: &Set, value: &Value, quoted: impl Fn(&str) -> String) -> Opti
     match value {
         Value::Text(text) => Some(quoted(text)),
         Value::Token(token) => Some(quoted(token.reveal())),
-        Value::Inherited => None,
+        Value::Inherited | Value::OwnPort => None,
         Value::Folder => Some(format!("\"${FOLDER}/disk-{}\"", set.place)),
         Value::EmptyFolder => Some(format!("\"${FOLDER}/empty\"")),
-        Value::OwnSocket => Some(format!("\"${FOLDER}/{}.sock\"", set.id)),
+        Value::OwnSocket => Some(format!("\"${FOLDER}/{}-${NUMBER}.sock\"", set.id)),
         Value::Toolchains => Some(format!("\"${FOLDER}/dist-{}\"", set.place)),
         Value::OwnConf => Some(format!("{}\"", own_conf_path(set))),
     }
@@ -178,7 +195,15 @@ pub(super) fn docker(set: &Set) -> String {
             None => writeln!(out, "{name}"),
         };
     }
-    out
+    // An image may have some of its own.
+    out + &neutral(set)
+}
+
+fn neutral(set: &Set) -> String {
+    let lines = set
+        .neutral()
+        .map(|(name, value)| format!("{name}={value}\n"));
+    lines.collect()
 }
 
 /// No comments: the runner takes every line for a variable.
@@ -189,10 +214,7 @@ pub(super) fn github(set: &Set) -> String {
             let _ = writeln!(out, "{name}={text}");
         }
     }
-    for (name, value) in set.neutral() {
-        let _ = writeln!(out, "{name}={value}");
-    }
-    out
+    out + &neutral(set)
 }
 
 /// Where nothing expands `$HOME`: a container's or a runner's own `/tmp`.
@@ -204,6 +226,7 @@ fn literal(set: &Set, value: &Value) -> Option<String> {
         Value::Folder => Some(format!("/tmp/sccache-dock-{}", set.place)),
         Value::EmptyFolder => Some(empty_folder(set)),
         Value::OwnSocket => Some(format!("/tmp/sccache-dock-{}.sock", set.id)),
+        Value::OwnPort => Some(set.port().to_string()),
         Value::Toolchains => Some(format!("/tmp/sccache-dock-dist-{}", set.place)),
         Value::OwnConf => None,
     }
@@ -212,11 +235,18 @@ fn literal(set: &Set, value: &Value) -> Option<String> {
 pub(super) fn cargo(set: &Set) -> String {
     let mut out = format!(
         "# {}\n# use: append to ~/.cargo/config.toml, or to .cargo/config.toml of a project; undo: remove it again\n\
-         # variables of the environment beat this file, so that a container or a shell can choose another cache\n",
+         # variables of the environment beat this file, so that a container or a shell can choose another cache;\n\
+         # sccache-dock doctor names those that are left over\n",
         about(set)
     );
     if !matches!(set.lane, Lane::Webdav | Lane::Dist) {
         out.push_str("# SCCACHE_LOG turns client-side mode off, and this file cannot unset it\n");
+    }
+    if set.is_shared() {
+        out.push_str(
+            "# on a machine with several users, each of them: export \
+             SCCACHE_SERVER_UDS=\"$HOME/.cache/sccache-daemon\"\n",
+        );
     }
     let _ = writeln!(out, "# {}", daemon(set.lane));
     out.push_str("[build]\nrustc-wrapper = \"sccache\"\nincremental = false\n\n[env]\n");
@@ -225,22 +255,20 @@ pub(super) fn cargo(set: &Set) -> String {
             // CARGO_INCREMENTAL stays, though `incremental` says the same: as a variable it is part of every key.
             Value::Text(_) if *name == "RUSTC_WRAPPER" => continue,
             // Sccache's default folder for toolchains is as good.
-            Value::Inherited | Value::Toolchains | Value::OwnConf => continue,
+            // As is sccache's own folder: below, a setting of the disk level is neutral, and one is enough to have it.
+            Value::Inherited | Value::Toolchains | Value::OwnConf | Value::Folder => continue,
             // Not beside this file, where a checkout may be read-only: a compiler needs `/tmp` anyway.
             Value::EmptyFolder => (*name, empty_folder(set)),
-            // Sccache's default folder: naming any setting of the disk level is enough to have one.
-            Value::Folder => ("SCCACHE_LOCAL_RW_MODE", "READ_WRITE".to_owned()),
             // A file that several people, containers and systems share names no path.
             Value::OwnSocket if set.is_shared() => continue,
+            // In a folder that each container has for itself, whose paths are short; and each print of this file, which
+            // is one user's, has another name.
             Value::OwnSocket => {
-                // Beside the `.cargo` folder that holds this file.
-                let socket = format!(".sccache-dock-{}.sock", set.id);
-                let _ = writeln!(out, "{name} = {{ value = \"{socket}\", relative = true }}");
-                continue;
+                let random = getrandom::u32().unwrap_or_default();
+                let socket = format!("/tmp/sccache-dock-{}-{random:08x}.sock", set.id);
+                (*name, socket)
             }
-            Value::Text(_) if set.is_shared() && *name == "SCCACHE_SERVER_PORT" => {
-                (*name, set.shared_port().to_string())
-            }
+            Value::OwnPort => (*name, set.port().to_string()),
             Value::Text(text) => (*name, text.clone()),
             Value::Token(token) => (*name, token.reveal().to_owned()),
         };
@@ -264,7 +292,8 @@ pub(super) fn toml(set: &Set) -> String {
         let value = match value {
             Value::Text(_) if conf::covers(name) => continue,
             Value::Text(text) => text.clone(),
-            Value::OwnSocket => format!("\"$HOME/.sccache-dock-{}.sock\"", set.id),
+            Value::OwnSocket => format!("\"$HOME/.sccache-dock-{}-$(uname -n).sock\"", set.id),
+            Value::OwnPort => set.port().to_string(),
             Value::Token(_)
             | Value::Folder
             | Value::EmptyFolder
@@ -276,6 +305,10 @@ pub(super) fn toml(set: &Set) -> String {
             }
         };
         let _ = writeln!(out, "#   export {name}={value}");
+    }
+    out.push_str("# and these must not be set there:\n");
+    for names in set.strays.chunks(3) {
+        let _ = writeln!(out, "#   unset {}", names.join(" "));
     }
     out.push_str("# a daemon that runs already keeps its old settings: stop it once with sccache --stop-server\n\n");
     out + &conf::text(set)

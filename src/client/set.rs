@@ -1,73 +1,18 @@
 //! The set of variables for a lane, before it is written in a format; checked.
 
 use super::endpoint::{BadEndpoint, Endpoint};
-use super::{EnvArgs, Facts, Format, Lane, NO_BASEDIRS, SOCKET_PATH_MAX};
+use super::strays::{BASEDIRS, STRAYS, STRAYS_OWN_PROTOCOL, STRAYS_WEBDAV, neutral_value};
+use super::{EnvArgs, Facts, Format, Lane, SOCKET_PATH_MAX, sccache_file};
 use crate::base::secret::Secret;
 use crate::contract::sccache;
 use std::path::Path;
 
-/// The port of the client's own daemon where sccache knows no Unix sockets.
-const OWN_PORT: &str = "4227";
-/// Where [`Set::shared_port`] lies: below the ports that Linux gives to outgoing connections.
-const SHARED_PORTS: std::ops::Range<u16> = 20_000..30_000;
+/// Where the ports of clients' own daemons begin: below those that Linux gives to outgoing connections.
+pub(super) const FIRST_PORT: u16 = 20_000;
+/// How many there are.
+pub(super) const PORTS: u16 = 10_000;
 /// A daemon that a client starts because the gateway is away sits on the gateway's own address: it must soon be gone.
 const FALLBACK_IDLE_SECONDS: &str = "60";
-
-/// Unset in every lane: they choose another store, or make sccache refuse to work, or turn the cache off.
-const STRAYS: &[&str] = &[
-    "CARGO_BUILD_INCREMENTAL",
-    "SCCACHE_AZURE_BLOB_CONTAINER",
-    "SCCACHE_AZURE_CONNECTION_STRING",
-    "SCCACHE_BUCKET",
-    "SCCACHE_CONF",
-    "SCCACHE_COS_BUCKET",
-    "SCCACHE_ENDPOINT",
-    "SCCACHE_GCS_BUCKET",
-    "SCCACHE_GCS_CREDENTIALS_URL",
-    "SCCACHE_GCS_KEY_PATH",
-    "SCCACHE_GCS_OAUTH_URL",
-    "SCCACHE_GHA_ENABLED",
-    "SCCACHE_GHA_VERSION",
-    "SCCACHE_LOCAL_RW_MODE",
-    "SCCACHE_MEMCACHED",
-    "SCCACHE_MEMCACHED_ENDPOINT",
-    "SCCACHE_MULTILEVEL_WRITE_ERROR_POLICY",
-    "SCCACHE_NO_CACHE",
-    "SCCACHE_NO_DAEMON",
-    "SCCACHE_OSS_BUCKET",
-    "SCCACHE_RECACHE",
-    "SCCACHE_REDIS",
-    "SCCACHE_REDIS_CLUSTER_ENDPOINTS",
-    "SCCACHE_REDIS_ENDPOINT",
-    "SCCACHE_REDIS_EXPIRATION",
-    "SCCACHE_REDIS_TTL",
-    "SCCACHE_STARTUP_NOTIFY",
-    "SCCACHE_START_SERVER",
-    "SCCACHE_WEBDAV_PASSWORD",
-    "SCCACHE_WEBDAV_RW_MODE",
-    "SCCACHE_WEBDAV_USERNAME",
-];
-
-/// Unset where sccache's own protocol is spoken. `SCCACHE_LOG` turns client-side mode off without a word.
-const STRAYS_OWN_PROTOCOL: &[&str] = &[
-    "SCCACHE_LOG",
-    "SCCACHE_MULTILEVEL_CHAIN",
-    "SCCACHE_WEBDAV_DISABLE_CREATE_DIR",
-    "SCCACHE_WEBDAV_ENDPOINT",
-    "SCCACHE_WEBDAV_KEY_PREFIX",
-    "SCCACHE_WEBDAV_TOKEN",
-];
-
-/// For formats that cannot unset: the strays that matter in spite of the chain, with a value that does nothing.
-///
-/// Not an empty value: sccache 0.10 takes that for a setting. The other stores need no entry, because the chain names
-/// the store; only sccache 0.10, which has no chain, would prefer them.
-const NEUTRAL: &[(&str, &str)] = &[
-    ("SCCACHE_BASEDIRS", NO_BASEDIRS),
-    ("SCCACHE_CLIENT_SIDE", "false"),
-    ("SCCACHE_GHA_ENABLED", "false"),
-    ("SCCACHE_WEBDAV_RW_MODE", "READ_WRITE"),
-];
 
 /// Why a set cannot be made.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -144,6 +89,8 @@ pub(super) enum Value {
     EmptyFolder,
     /// The socket of the client's own daemon.
     OwnSocket,
+    /// Its port where sccache knows no Unix sockets.
+    OwnPort,
     /// The folder of packed toolchains.
     Toolchains,
     /// The config file that the text itself writes.
@@ -219,8 +166,10 @@ impl Set {
             variables: vec![
                 ("RUSTC_WRAPPER", text("sccache")),
                 ("CARGO_INCREMENTAL", text("0")),
+                // The user's own may name another store, or a scheduler, which turns client-side mode off.
+                ("SCCACHE_CONF", text(sccache_file::NONE)),
             ],
-            strays: STRAYS.to_vec(),
+            strays: STRAYS.iter().map(|it| it.name).collect(),
             id,
             place,
         };
@@ -250,14 +199,14 @@ impl Set {
             Lane::Ipc | Lane::Socket => true,
         };
         if has_direct_entries && sccache::SHIPPED < sccache::SAFE_BASEDIRS {
-            set.strays.push("SCCACHE_BASEDIRS");
+            set.strays.push(BASEDIRS.name);
         }
         set.strays.sort_unstable();
         Ok(set)
     }
 
     fn webdav(&mut self, token: Option<Value>) {
-        self.strays.push("SCCACHE_CLIENT_SIDE");
+        self.strays.extend(STRAYS_WEBDAV.iter().map(|it| it.name));
         // It names the store too, so that no stray variable can choose another.
         self.variables
             .push(("SCCACHE_MULTILEVEL_CHAIN", text("disk,webdav")));
@@ -291,7 +240,7 @@ impl Set {
             ("SCCACHE_WEBDAV_DISABLE_CREATE_DIR", text("1")),
             ("SCCACHE_IGNORE_SERVER_IO_ERROR", text("1")),
             ("SCCACHE_SERVER_UDS", Value::OwnSocket),
-            ("SCCACHE_SERVER_PORT", text(OWN_PORT)),
+            ("SCCACHE_SERVER_PORT", Value::OwnPort),
         ]);
     }
 
@@ -302,7 +251,7 @@ impl Set {
     }
 
     fn cluster(&mut self, conf: Value) {
-        self.strays.retain(|name| *name != "SCCACHE_CONF");
+        self.variables.retain(|(name, _)| *name != "SCCACHE_CONF");
         self.variables.extend([
             ("SCCACHE_CONF", conf),
             ("SCCACHE_DIST_CLIENT_CACHE_DIR", Value::Toolchains),
@@ -310,7 +259,8 @@ impl Set {
     }
 
     fn own_protocol(&mut self, address: (&'static str, Value), other_address: &'static str) {
-        self.strays.extend(STRAYS_OWN_PROTOCOL);
+        self.strays
+            .extend(STRAYS_OWN_PROTOCOL.iter().map(|it| it.name));
         self.strays.push(other_address);
         self.variables.extend([
             ("SCCACHE_CLIENT_SIDE", text("1")),
@@ -328,19 +278,17 @@ impl Set {
             .any(|(_, value)| *value == Value::Inherited)
     }
 
-    /// The port of the client's own daemon where no socket can be named: daemons of other settings have others.
-    pub(super) fn shared_port(&self) -> u16 {
+    /// The port of the client's own daemon where nothing says whose it is: daemons of other settings have others.
+    pub(super) fn port(&self) -> u16 {
         let id = u32::from_str_radix(&self.id, 16).unwrap_or(0);
-        SHARED_PORTS.start
-            + u16::try_from(id % u32::from(SHARED_PORTS.end - SHARED_PORTS.start)).unwrap_or(0)
+        FIRST_PORT + u16::try_from(id % u32::from(PORTS)).unwrap_or(0)
     }
 
     /// What a format without `unset` sets on top.
-    pub(super) fn neutral(&self) -> impl Iterator<Item = &'static (&'static str, &'static str)> {
-        let has_chain = matches!(self.lane, Lane::Webdav | Lane::Dist);
-        NEUTRAL
+    pub(super) fn neutral(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        self.strays
             .iter()
-            .filter(move |(name, _)| has_chain && self.strays.contains(name))
+            .filter_map(|name| Some((*name, neutral_value(name)?)))
     }
 }
 

@@ -1,9 +1,8 @@
 //! The client's certificate, which our own commands present and sccache itself cannot.
 
 use super::http::Http;
-use super::probe::{NO_TOKEN, PROBE_PATH, PROBE_TEXT};
+use super::probe::{NO_TOKEN, PROBE_TEXT, Place};
 use super::{Check, Environment, Verdict};
-use crate::client::endpoint::Endpoint;
 use crate::client::tls;
 use std::path::PathBuf;
 
@@ -11,7 +10,8 @@ const WHAT: &str = "client certificate";
 
 /// Tries what the certificate alone is good for at the gateway, after it was asked without one; `checks` is what was found
 /// then. Adds nothing if the environment names no certificate.
-pub(super) fn judge(endpoint: &Endpoint, environment: &Environment, checks: &mut Vec<Check>) {
+pub(super) fn judge(place: &Place, environment: &Environment, checks: &mut Vec<Check>) {
+    let (endpoint, probe) = (&place.endpoint, &place.probe());
     let set = |name: &str| environment.get(name).map(PathBuf::from);
     let files = match tls::files(set) {
         Ok(None) => return,
@@ -37,10 +37,10 @@ pub(super) fn judge(endpoint: &Endpoint, environment: &Environment, checks: &mut
     }
     let needs_one = failed("gateway");
     // Without a token: that would decide in place of the certificate.
-    let http = Http::with(&endpoint.url, None, tls);
-    let check = match http.get(PROBE_PATH) {
+    let http = Http::with(&endpoint.url, None, tls, None);
+    let check = match http.get(probe) {
         Ok(answer) if [200, 404].contains(&answer.code) => {
-            let may = match http.put(PROBE_PATH, PROBE_TEXT) {
+            let may = match http.put(probe, PROBE_TEXT) {
                 Ok(200 | 201 | 204) => "may read and write",
                 Ok(_) | Err(_) => "may read",
             };

@@ -8,13 +8,13 @@ use super::http::{Http, refused_certificate};
 use super::{Check, Environment, Verdict};
 use crate::base::secret::Secret;
 use crate::client::endpoint::Endpoint;
+use crate::client::sccache_file::Conf;
 use crate::contract::gateway_status::LocalJobs;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
 
 /// What it says about the cluster, in the modes that distribute.
 #[derive(Default, Deserialize)]
@@ -52,54 +52,11 @@ pub(super) struct Builder {
     pub(super) last_sign_seconds: u64,
 }
 
+/// Where a scheduler says how much it has, to everybody.
+const STATUS: &str = "/api/v1/scheduler/status";
+
 const WHOLE_FILE: &str =
     "eval the output of sccache-dock client-env --lane dist, which writes the whole file";
-
-/// What sccache's config file says, as far as it matters here.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Conf {
-    pub(super) path: PathBuf,
-    pub(super) scheduler: Option<String>,
-    /// The scheduler's.
-    pub(super) token: Option<Secret>,
-    /// The endpoint of the cache.
-    pub(super) webdav: Option<String>,
-    pub(super) webdav_token: Option<Secret>,
-    /// It names folders that sccache leaves out of the keys of C and C++.
-    pub(super) has_basedirs: bool,
-    /// It names toolchains of its own.
-    pub(super) has_toolchains: bool,
-}
-
-fn is_filled(list: Option<&toml::Value>) -> bool {
-    let list = list.and_then(toml::Value::as_array);
-    list.is_some_and(|list| !list.is_empty())
-}
-
-impl Conf {
-    /// Nothing when it is not TOML.
-    pub(super) fn parse(path: &Path, text: &str) -> Option<Conf> {
-        let table: toml::Table = text.parse().ok()?;
-        let find = |names: &[&str]| {
-            let (last, tables) = names.split_last()?;
-            let mut at = &table;
-            for name in tables {
-                at = at.get(*name)?.as_table()?;
-            }
-            at.get(*last)?.as_str().map(str::to_owned)
-        };
-        let secret = |names: &[&str]| find(names).map(|it| Secret::new(&it));
-        Some(Conf {
-            path: path.to_owned(),
-            scheduler: find(&["dist", "scheduler_url"]),
-            token: secret(&["dist", "auth", "token"]),
-            webdav: find(&["cache", "webdav", "endpoint"]),
-            webdav_token: secret(&["cache", "webdav", "token"]),
-            has_basedirs: is_filled(table.get("basedirs")),
-            has_toolchains: is_filled(table.get("dist").and_then(|dist| dist.get("toolchains"))),
-        })
-    }
-}
 
 /// The config file of a client that distributes.
 pub(super) fn judge_conf(conf: &Conf, environment: &Environment) -> Vec<Check> {
@@ -146,7 +103,13 @@ struct Capacity {
 }
 
 /// Asks the scheduler as sccache does, then looks for each builder.
-pub(super) fn examine(conf: &Conf, url: &str, cluster: Option<&Cluster>, checks: &mut Vec<Check>) {
+pub(super) fn examine(
+    conf: &Conf,
+    url: &str,
+    cluster: Option<&Cluster>,
+    environment: &Environment,
+    checks: &mut Vec<Check>,
+) {
     let what = "scheduler";
     let endpoint = match Endpoint::parse(url) {
         Ok(endpoint) if !endpoint.has_path() => endpoint,
@@ -156,6 +119,8 @@ pub(super) fn examine(conf: &Conf, url: &str, cluster: Option<&Cluster>, checks:
             return;
         }
     };
+    let page = format!("{}{STATUS}", endpoint.url);
+    super::proxy::judge(environment, &endpoint, &[page], checks);
     if !super::connect::connect(what, &endpoint, checks) {
         return;
     }
@@ -265,7 +230,7 @@ pub(super) fn judge_relay(at: SocketAddr, greeted: io::Result<u8>, url: &str) ->
 
 fn status(http: &Http, endpoint: &Endpoint, checks: &mut Vec<Check>) -> Option<Capacity> {
     let what = "scheduler";
-    let capacity = match http.get("/api/v1/scheduler/status") {
+    let capacity = match http.get(STATUS) {
         Ok(answer) if answer.code == 200 => serde_json::from_str::<Capacity>(&answer.body).ok(),
         Ok(answer) => {
             let found = format!("{} answers {}", endpoint.url, answer.code);

@@ -6,7 +6,6 @@ use crate::client::endpoint::{Endpoint, GATEWAY_PORT};
 use crate::client::{Lane, NO_BASEDIRS, SOCKET_PATH_MAX};
 use crate::config::variables::{SCCACHE_OWN, instead_of, suggest};
 use crate::contract::sccache::{SAFE_BASEDIRS, Version};
-use hyper_util::client::proxy::matcher::Matcher;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -35,21 +34,6 @@ const WRAPPER: &[&str] = &[
     "SCCACHE_TLS_CLIENT_CERT",
     "SCCACHE_TLS_CLIENT_KEY",
     "SCCACHE_USER",
-];
-
-/// What makes sccache choose another store than WebDAV, where no chain names the store.
-const OTHER_STORES: &[&str] = &[
-    "SCCACHE_AZURE_BLOB_CONTAINER",
-    "SCCACHE_AZURE_CONNECTION_STRING",
-    "SCCACHE_BUCKET",
-    "SCCACHE_GCS_BUCKET",
-    "SCCACHE_GHA_ENABLED",
-    "SCCACHE_GHA_VERSION",
-    "SCCACHE_MEMCACHED",
-    "SCCACHE_MEMCACHED_ENDPOINT",
-    "SCCACHE_REDIS",
-    "SCCACHE_REDIS_CLUSTER_ENDPOINTS",
-    "SCCACHE_REDIS_ENDPOINT",
 ];
 
 /// Flags that sccache refuses to start with, if they are neither true nor false.
@@ -90,14 +74,8 @@ pub(super) fn judge(
     flags(environment, &mut checks);
     match lane {
         // The config file alone may say everything.
-        Some(Lane::Dist) if value(environment, "SCCACHE_WEBDAV_ENDPOINT").is_none() => {
-            proxy(environment, endpoint, &mut checks);
-        }
-        Some(Lane::Webdav | Lane::Dist) => {
-            webdav(environment, endpoint, &mut checks);
-            other_stores(environment, &mut checks);
-            proxy(environment, endpoint, &mut checks);
-        }
+        Some(Lane::Dist) if value(environment, "SCCACHE_WEBDAV_ENDPOINT").is_none() => {}
+        Some(Lane::Webdav | Lane::Dist) => webdav(environment, endpoint, &mut checks),
         Some(Lane::Ipc | Lane::Socket) => own_protocol(environment, &mut checks),
         None => checks.push(Check::fail(
             "lane",
@@ -127,6 +105,13 @@ pub(super) fn cargo_files(config: &cargo_config::Config, environment: &Environme
             .iter()
             .any(|it| name.starts_with(it))
         {
+            continue;
+        }
+        if name == cargo_config::WRAPPER {
+            let file = variable.file.display();
+            let found = format!("{file} sets it below [env], where cargo does not look for it");
+            let hint = "write it below [build], as rustc-wrapper";
+            checks.push(Check::warn(name, found, hint));
             continue;
         }
         set.entry(&variable.file).or_default().push(name);
@@ -170,17 +155,17 @@ fn is_beaten(config: &cargo_config::Config, environment: &Environment, name: &st
     config.variables.get(name).is_some_and(differs)
 }
 
-fn value<'a>(environment: &'a Environment, name: &str) -> Option<&'a str> {
+pub(super) fn value<'a>(environment: &'a Environment, name: &str) -> Option<&'a str> {
     let value = environment.get(name)?;
     (!value.is_empty()).then_some(value)
 }
 
-fn is_on(environment: &Environment, name: &str) -> bool {
+pub(super) fn is_on(environment: &Environment, name: &str) -> bool {
     value(environment, name)
         .is_some_and(|it| ["1", "on", "true"].contains(&it.to_ascii_lowercase().as_str()))
 }
 
-fn is_off(environment: &Environment, name: &str) -> bool {
+pub(super) fn is_off(environment: &Environment, name: &str) -> bool {
     value(environment, name)
         .is_some_and(|it| ["0", "off", "false"].contains(&it.to_ascii_lowercase().as_str()))
 }
@@ -336,12 +321,6 @@ fn flags(environment: &Environment, checks: &mut Vec<Check>) {
             "unset SCCACHE_START_SERVER",
         ));
     }
-    for name in ["SCCACHE_NO_CACHE", "SCCACHE_RECACHE"] {
-        if environment.contains_key(name) {
-            let found = "set, be it to nothing: every compile misses";
-            checks.push(Check::warn(name, found, format!("unset {name}")));
-        }
-    }
 }
 
 fn webdav(environment: &Environment, endpoint: &Endpoint, checks: &mut Vec<Check>) {
@@ -419,24 +398,6 @@ fn chain(environment: &Environment, checks: &mut Vec<Check>) {
     }
 }
 
-fn other_stores(environment: &Environment, checks: &mut Vec<Check>) {
-    let has_chain = value(environment, "SCCACHE_MULTILEVEL_CHAIN").is_some();
-    for name in OTHER_STORES {
-        let is_off = *name == "SCCACHE_GHA_ENABLED" && !is_on(environment, name);
-        if value(environment, name).is_none() || is_off {
-            continue;
-        }
-        let hint = format!("unset {name}");
-        checks.push(if has_chain {
-            let found = "chooses another store where sccache does not support chains (before 0.16)";
-            Check::warn(name, found, hint)
-        } else {
-            let found = "chooses another store: sccache prefers it to WebDAV";
-            Check::fail(name, found, hint)
-        });
-    }
-}
-
 fn own_protocol(environment: &Environment, checks: &mut Vec<Check>) {
     checks.push(Check::ok(
         "SCCACHE_CLIENT_SIDE",
@@ -447,34 +408,6 @@ fn own_protocol(environment: &Environment, checks: &mut Vec<Check>) {
             "SCCACHE_LOG",
             "set: turns client-side mode off without a word, so that nothing is shared",
             "unset SCCACHE_LOG",
-        ));
-    }
-}
-
-/// Sccache honours the proxy variables for the cache too, by the rules of the library that is asked here.
-fn proxy(environment: &Environment, endpoint: &Endpoint, checks: &mut Vec<Check>) {
-    let of = |names: [&'static str; 2]| {
-        let mut set = names
-            .into_iter()
-            .map(|name| (name, value(environment, name)));
-        set.find_map(|(name, value)| Some((name, value?)))
-    };
-    let (name, proxy) = match of(["ALL_PROXY", "all_proxy"]) {
-        all if endpoint.tls => of(["HTTPS_PROXY", "https_proxy"]).or(all),
-        all => of(["HTTP_PROXY", "http_proxy"]).or(all),
-    }
-    .unwrap_or_default();
-    let exceptions = of(["NO_PROXY", "no_proxy"]).unwrap_or_default().1;
-    let rules = Matcher::builder().all(proxy).no(exceptions).build();
-    let Ok(target) = endpoint.url.parse() else {
-        return;
-    };
-    if rules.intercept(&target).is_some() {
-        let host = &endpoint.host;
-        checks.push(Check::warn(
-            name,
-            format!("sccache talks to {host} through this proxy"),
-            format!("export NO_PROXY=\"${{NO_PROXY:+$NO_PROXY,}}{host}\""),
         ));
     }
 }

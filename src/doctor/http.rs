@@ -39,16 +39,21 @@ impl Answer {
 impl<'a> Http<'a> {
     /// As sccache makes them: without a certificate.
     pub(super) fn new(base: &str, token: Option<&'a Secret>) -> Http<'a> {
-        Http::with(base, token, tls::anonymous())
+        Http::with(base, token, tls::anonymous(), None)
     }
 
-    pub(super) fn with(base: &str, token: Option<&'a Secret>, tls: TlsConfig) -> Http<'a> {
+    pub(super) fn with(
+        base: &str,
+        token: Option<&'a Secret>,
+        tls: TlsConfig,
+        proxy: Option<ureq::Proxy>,
+    ) -> Http<'a> {
         Http {
             agent: ureq::Agent::config_builder()
                 .tls_config(tls)
                 .http_status_as_error(false)
                 .timeout_global(Some(ANSWER_TIMEOUT))
-                .proxy(None)
+                .proxy(proxy)
                 .max_redirects(0)
                 .build()
                 .into(),

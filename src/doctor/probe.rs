@@ -1,28 +1,31 @@
 //! The edges of the doctor: asks the gateway, runs sccache, looks at files. Each step is bounded in time.
 
-use super::cluster::{self, Cluster, Conf};
+use super::cluster::{self, Cluster};
 use super::connect::connect;
 use super::daemon::Stats;
 use super::http::{Http, refused_certificate};
+use super::proxy;
 use super::{Check, Environment};
 use crate::base::human;
 use crate::base::secret::Secret;
 use crate::client::cargo_config;
 use crate::client::endpoint::Endpoint;
+use crate::client::proxy::Between;
 use crate::client::run::{Ended, Running};
-use crate::client::{Lane, SOCKET_PATH_MAX};
+use crate::client::sccache_file::{self, Conf};
+use crate::client::{Lane, SOCKET_PATH_MAX, tls};
 use crate::contract::sccache::Version;
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, access};
 use serde::Deserialize;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 const RUN_TIMEOUT: Duration = Duration::from_secs(10);
 /// What sccache writes to see whether it may, on the path that it uses.
-pub(super) const PROBE_PATH: &str = "/.sccache_check";
+const PROBE_PATH: &str = "/.sccache_check";
 pub(super) const PROBE_TEXT: &str = "Hello, World!";
 
 /// What is found of a client without a token that needs one.
@@ -35,36 +38,111 @@ pub(super) struct Status {
     pub(super) dist: Option<Cluster>,
 }
 
-/// Reaches the gateway, and tries what a client does there.
-pub(super) fn gateway(
-    endpoint: &Endpoint,
-    token: Option<&Secret>,
-    checks: &mut Vec<Check>,
-) -> Status {
-    if !connect("connection", endpoint, checks) {
-        return Status::default();
+/// Where a client's entries are.
+pub(super) struct Place {
+    pub(super) endpoint: Endpoint,
+    /// The namespace, empty or such as `team/x`.
+    pub(super) folder: String,
+    /// The proxy that leads there.
+    pub(super) between: Option<Between>,
+}
+
+impl Place {
+    /// Finds the proxy, and says what becomes of requests there.
+    pub(super) fn look(
+        endpoint: Endpoint,
+        prefix: Option<&String>,
+        lane: Option<Lane>,
+        environment: &Environment,
+        checks: &mut Vec<Check>,
+    ) -> Place {
+        let pages: Vec<String> = bases(&endpoint)
+            .map(|base| format!("{base}/healthz"))
+            .collect();
+        let between = match lane {
+            Some(Lane::Webdav | Lane::Dist) => proxy::judge(environment, &endpoint, &pages, checks),
+            // Sccache's own protocol knows no proxies.
+            Some(Lane::Ipc | Lane::Socket) | None => None,
+        };
+        // As sccache writes it.
+        let names = prefix
+            .map_or("", |it| it)
+            .split('/')
+            .filter(|name| !name.is_empty());
+        Place {
+            endpoint,
+            folder: names.collect::<Vec<_>>().join("/"),
+            between,
+        }
     }
-    let http = Http::new(&endpoint.url, token);
-    match http.get("/healthz") {
-        Ok(answer) if answer.code == 200 => {}
-        Ok(answer) => {
+
+    fn http<'a>(&self, base: &str, token: Option<&'a Secret>, is_direct: bool) -> Http<'a> {
+        let proxy = self.between.as_ref().filter(|_| !is_direct);
+        Http::with(
+            base,
+            token,
+            tls::anonymous(),
+            proxy.and_then(Between::for_agent),
+        )
+    }
+
+    /// What sccache reads and writes first.
+    pub(super) fn probe(&self) -> String {
+        match self.folder.as_str() {
+            "" => PROBE_PATH.to_owned(),
+            folder => format!("/{folder}{PROBE_PATH}"),
+        }
+    }
+}
+
+/// Where the gateway's own pages may be: where a reverse proxy serves it below a path, and at its root, whatever folder
+/// the endpoint names.
+fn bases(endpoint: &Endpoint) -> impl Iterator<Item = String> {
+    let root = endpoint.with_port(endpoint.port);
+    let below = endpoint.has_path().then(|| endpoint.url.clone());
+    below.into_iter().chain([root])
+}
+
+/// Reaches the gateway, and tries what a client does there.
+pub(super) fn gateway(place: &Place, token: Option<&Secret>, checks: &mut Vec<Check>) -> Status {
+    let endpoint = &place.endpoint;
+    let is_direct = connect("connection", endpoint, checks);
+    if !is_direct {
+        let Some(between) = &place.between else {
+            return Status::default();
+        };
+        checks.pop();
+        let found = format!("only by the proxy of {}", between.variable);
+        checks.push(Check::ok("connection", found));
+    }
+    let mut last = None;
+    for base in bases(endpoint) {
+        let http = place.http(&base, token, is_direct);
+        match http.get("/healthz") {
+            Ok(answer) if answer.code == 200 => {
+                let status = identify(&http, endpoint, checks);
+                if status.is_some() {
+                    let http = place.http(&endpoint.url, token, is_direct);
+                    rights(&http, &place.probe(), &place.folder, checks);
+                }
+                return status.unwrap_or_default();
+            }
+            answer => last = Some(answer),
+        }
+    }
+    let check = match last {
+        Some(Ok(answer)) => other_scheme(endpoint).unwrap_or_else(|| {
             let found = format!("{} answers {} to /healthz", endpoint.url, answer.code);
             let hint = "this is another server, or a proxy whose server is away: check the endpoint and the container";
-            let check = other_scheme(endpoint);
-            checks.push(check.unwrap_or_else(|| Check::fail("gateway", found, hint)));
-            return Status::default();
-        }
-        Err(error) => {
-            let check = refused_certificate(&error, endpoint).or_else(|| other_scheme(endpoint));
-            checks.push(check.unwrap_or_else(|| silent(endpoint, &error)));
-            return Status::default();
-        }
-    }
-    let status = identify(&http, endpoint, checks);
-    if status.is_some() {
-        rights(&http, checks);
-    }
-    status.unwrap_or_default()
+            Check::fail("gateway", found, hint)
+        }),
+        Some(Err(error)) => refused_certificate(&error, endpoint)
+            .or_else(|| other_scheme(endpoint))
+            .unwrap_or_else(|| silent(endpoint, &error)),
+        None => return Status::default(),
+    };
+    checks.push(check);
+    Status::default()
 }
 
 /// Says so, if the server speaks the other one of HTTP and HTTPS. No token is sent.
@@ -159,17 +237,21 @@ fn identify(http: &Http, endpoint: &Endpoint, checks: &mut Vec<Check>) -> Option
     }
 }
 
-/// Reads and writes as a client does when it starts.
-fn rights(http: &Http, checks: &mut Vec<Check>) {
+/// Reads and writes as a client does when it starts, and where it does.
+fn rights(http: &Http, probe: &str, folder: &str, checks: &mut Vec<Check>) {
+    let place = match folder {
+        "" => String::new(),
+        folder => format!(" in {folder}"),
+    };
     let token_mend = "take the token from sccache-dock client-env on the gateway's host";
-    match http.get(PROBE_PATH) {
+    match http.get(probe) {
         Ok(answer) if [200, 404].contains(&answer.code) => {
             let found = if http.token.is_some() {
                 "may read"
             } else {
                 "none, and none needed to read"
             };
-            checks.push(Check::ok("token", found));
+            checks.push(Check::ok("token", format!("{found}{place}")));
         }
         Ok(answer) if answer.code == 401 => {
             let found = if http.token.is_some() {
@@ -181,7 +263,11 @@ fn rights(http: &Http, checks: &mut Vec<Check>) {
             return;
         }
         Ok(answer) if answer.code == 403 => {
-            checks.push(Check::fail("token", "may not read (403)", token_mend));
+            checks.push(Check::fail(
+                "token",
+                format!("may not read{place} (403)"),
+                token_mend,
+            ));
             return;
         }
         Ok(answer) if answer.code == 429 => {
@@ -207,11 +293,11 @@ fn rights(http: &Http, checks: &mut Vec<Check>) {
         }
     }
     let log = "look at the container's log and at sccache-dock status";
-    checks.push(match http.put(PROBE_PATH, PROBE_TEXT) {
-        Ok(200 | 201 | 204) => Check::ok("writes", "allowed"),
+    checks.push(match http.put(probe, PROBE_TEXT) {
+        Ok(200 | 201 | 204) => Check::ok("writes", format!("allowed{place}")),
         Ok(401 | 403) => Check::warn(
             "writes",
-            "not allowed: this client only reads",
+            format!("not allowed{place}: this client only reads"),
             "use the token for reading and writing, unless that is meant",
         ),
         Ok(507) => Check::fail(
@@ -305,12 +391,6 @@ pub(super) fn cargo(environment: &Environment) -> cargo_config::Config {
     }
 }
 
-/// The config file that sccache reads, if there is one and it can be read.
-pub(super) fn conf(environment: &Environment) -> Option<Conf> {
-    let path = config_file(environment)?;
-    Conf::parse(&path, &std::fs::read_to_string(&path).ok()?)
-}
-
 /// Files that decide whether the client works: the folder of its socket, sccache's config file.
 pub(super) fn files(
     environment: &Environment,
@@ -333,7 +413,7 @@ pub(super) fn files(
     checks.extend(temporary(environment));
     checks.extend(own_level(environment));
     let what = "config file";
-    match (conf, config_file(environment)) {
+    match (conf, sccache_file::path(environment)) {
         (Some(conf), _) => checks.extend(judge_config(conf, environment, lane)),
         (None, Some(path)) if path.exists() => {
             let path = path.display();
@@ -404,17 +484,6 @@ fn own_level(environment: &Environment) -> Option<Check> {
         let hint = format!("free space there, or remove {}", folder.display());
         Check::warn(what, found, hint)
     })
-}
-
-fn config_file(environment: &Environment) -> Option<PathBuf> {
-    if let Some(path) = environment.get("SCCACHE_CONF") {
-        return Some(PathBuf::from(path));
-    }
-    let folder = match environment.get("XDG_CONFIG_HOME") {
-        Some(folder) if Path::new(folder).is_absolute() => PathBuf::from(folder),
-        _ => Path::new(environment.get("HOME")?).join(".config"),
-    };
-    Some(folder.join("sccache/config"))
 }
 
 fn judge_config(conf: &Conf, environment: &Environment, lane: Option<Lane>) -> Vec<Check> {

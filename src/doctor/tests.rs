@@ -1,4 +1,5 @@
 use super::*;
+use crate::client::sccache_file::Conf;
 use crate::client::{EnvArgs, Format, Lane, env_text};
 use std::net::TcpListener;
 
@@ -42,7 +43,9 @@ fn whole_set(lane: Lane) -> Environment {
 
 fn judged(environment: &Environment, scheduler: Option<&str>) -> Vec<Check> {
     let lane = environment::lane(environment, scheduler);
-    environment::judge(environment, &Endpoint::parse(ENDPOINT).unwrap(), lane)
+    let mut checks = environment::judge(environment, &Endpoint::parse(ENDPOINT).unwrap(), lane);
+    checks.extend(leftovers::judge(environment, None, lane));
+    checks
 }
 
 /// Adds `pairs` to a good environment for `lane`; expects exactly these verdicts beside the good ones.
@@ -122,28 +125,6 @@ fn names_of_the_management_script_are_no_strangers() {
         &[("SCCACHE_CONTAINER_NAME", "x"), ("SCCACHE_BIND", "0.0.0.0")],
         &[],
     );
-}
-
-#[test]
-fn another_store_is_fatal_only_where_no_chain_names_the_store() {
-    check(
-        Lane::Webdav,
-        &[("SCCACHE_BUCKET", "b")],
-        &[("SCCACHE_BUCKET", Verdict::Warn)],
-    );
-    check(
-        Lane::Webdav,
-        &[
-            ("SCCACHE_BUCKET", "b"),
-            ("SCCACHE_MULTILEVEL_CHAIN", "(unset)"),
-        ],
-        &[
-            ("SCCACHE_MULTILEVEL_CHAIN", Verdict::Warn),
-            ("SCCACHE_BUCKET", Verdict::Fail),
-        ],
-    );
-    check(Lane::Webdav, &[("SCCACHE_GHA_ENABLED", "false")], &[]);
-    check(Lane::Ipc, &[("SCCACHE_BUCKET", "b")], &[]);
 }
 
 #[test]
@@ -254,6 +235,7 @@ fn basedirs_fail_where_direct_mode_has_entries_of_an_old_sccache() {
     let set = ("SCCACHE_BASEDIRS", "/home/me");
     let verdict = |lane: Option<Lane>, pairs: &[(&str, &str)], in_conf, version: &str| {
         let mut environment = lane.map_or_else(Environment::new, whole_set);
+        environment.remove("SCCACHE_BASEDIRS");
         environment.extend(environment_of(pairs));
         let version = crate::contract::sccache::Version::parse(version);
         environment::basedirs(&environment, in_conf, version, lane).map(|it| it.verdict)
@@ -304,18 +286,6 @@ fn port_must_be_the_gateways_for_ipc_and_must_not_be_for_webdav() {
     check(Lane::Webdav, &[unset, ("SCCACHE_SERVER_PORT", "4227")], &[]);
     check(Lane::Ipc, &[("SCCACHE_SERVER_PORT", "4227")], &fail);
     check(Lane::Ipc, &[("SCCACHE_SERVER_PORT", "(unset)")], &[]);
-}
-
-#[test]
-fn proxy_without_exception_is_a_warning() {
-    let proxy = ("http_proxy", "http://proxy:3128");
-    check(Lane::Webdav, &[proxy], &[("http_proxy", Verdict::Warn)]);
-    check(
-        Lane::Webdav,
-        &[proxy, ("NO_PROXY", "localhost, 127.0.0.1")],
-        &[],
-    );
-    check(Lane::Ipc, &[proxy], &[]);
 }
 
 fn check_version(ours: &str, theirs: Option<&str>, lane: Lane, expected: &[Verdict]) {
@@ -369,7 +339,12 @@ fn daemon_with_other_settings_is_told_from_a_good_one() {
 
 fn gateway_checks(endpoint: &str) -> Vec<Check> {
     let mut checks = Vec::new();
-    probe::gateway(&Endpoint::parse(endpoint).unwrap(), None, &mut checks);
+    let place = probe::Place {
+        endpoint: Endpoint::parse(endpoint).unwrap(),
+        folder: String::new(),
+        between: None,
+    };
+    probe::gateway(&place, None, &mut checks);
     checks
 }
 
@@ -442,7 +417,7 @@ fn missing_folder_of_the_socket_and_a_scheduler_in_the_config_file_are_found() {
         ("SCCACHE_SERVER_UDS", &text("gone/s.sock")),
         ("SCCACHE_CLIENT_SIDE", "1"),
     ]);
-    let conf = probe::conf(&environment);
+    let conf = sccache_file::load(&environment);
     let lane = conf.as_ref().and_then(|it| it.scheduler.as_deref());
     let lane = environment::lane(&environment, lane);
     let checks = probe::files(&environment, conf.as_ref(), lane);

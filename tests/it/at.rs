@@ -528,6 +528,11 @@ fn what_cannot_be_done_is_said_with_its_hint() {
         &["cannot show anything at /usr", "another path"],
     );
     refused("exec sccache-dock at work -- true", 125, &["not absolute"]);
+    refused(
+        &format!("exec sccache-dock {AT} --own-results one,two -- true"),
+        125,
+        &["results of one, two apart", "no wrapper", "client-env"],
+    );
     let gone = "mkdir -p gone/.git && cd gone && rmdir .git ../gone";
     refused(&format!("{gone} && {at} true"), 125, &["current folder"]);
 }

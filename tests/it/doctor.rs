@@ -56,6 +56,45 @@ fn wrong_missing_and_reading_tokens_are_told_apart() {
     }
 }
 
+#[test]
+fn folder_that_the_client_uses_is_the_one_that_is_tried() {
+    let folder = tempfile::tempdir().unwrap();
+    let tokens = folder.path().join("tokens.toml");
+    let text = "[[token]]\nname = 'team'\ntoken = 'a-token-for-a-team'\naccess = 'write'\nnamespaces = ['team/x']\n";
+    std::fs::write(&tokens, text).unwrap();
+    let dock = Dock::start(&[("SCCACHE_TOKENS_FILE", tokens.to_str().unwrap())]);
+    let judged = |path: &str, prefix: &str| {
+        let environment: Environment = [
+            (
+                "SCCACHE_WEBDAV_ENDPOINT",
+                format!("http://{}{path}", dock.address()),
+            ),
+            ("SCCACHE_WEBDAV_KEY_PREFIX", prefix.to_owned()),
+            ("SCCACHE_WEBDAV_TOKEN", "a-token-for-a-team".to_owned()),
+        ]
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect();
+        let args = Args {
+            endpoint: None,
+            token: None,
+            json: false,
+        };
+        let report = client(&args, &environment);
+        let verdict = |what| find(&report, what).map(|check| check.verdict);
+        assert_eq!(verdict("gateway"), Some(Verdict::Ok), "{}", report.table());
+        (verdict("token"), verdict("writes"))
+    };
+    let allowed = (Some(Verdict::Ok), Some(Verdict::Ok));
+    assert_eq!(judged("", "/team//x/"), allowed);
+    assert_eq!(judged("/team", "x"), allowed);
+    assert_eq!(judged("/team/x", ""), allowed);
+    for (path, prefix) in [("", ""), ("", "team/y"), ("/team", "")] {
+        let refused = (Some(Verdict::Fail), None);
+        assert_eq!(judged(path, prefix), refused, "{path} {prefix}");
+    }
+}
+
 /// The command as it is typed, with `ca` as what this machine trusts.
 fn typed(endpoint: &str, token: &str, ca: &Path) -> Outcome {
     let mut command = clean(program());

@@ -1,7 +1,12 @@
 //! A client in trouble of its own: what it lacks costs neither its build nor its team.
 
 use crate::dock::{Dock, eventually};
+use crate::docker::counts;
 use crate::machine::Machine;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Twelve files of C whose objects do not compress, and the rules to compile them.
 const SOURCES: &str = "
@@ -101,16 +106,30 @@ fn small_temporary_folder_is_named() {
     );
 }
 
-/// A proxy that forwards nothing and tells whether it was asked.
-fn proxy() -> (String, std::sync::Arc<std::sync::atomic::AtomicBool>) {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+/// A proxy that tells whether it was asked for a whole URL; it forwards to the gateway at `target`, or breaks everything.
+fn proxy(target: Option<SocketAddr>) -> (String, Arc<AtomicBool>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
-    let asked = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let tell = std::sync::Arc::clone(&asked);
+    let asked = Arc::new(AtomicBool::new(false));
+    let tell = Arc::clone(&asked);
     std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            tell.store(true, std::sync::atomic::Ordering::SeqCst);
-            drop(stream);
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            tell.store(true, Ordering::SeqCst);
+            let Some(target) = target else { continue };
+            let mut line = Vec::new();
+            let mut byte = [0];
+            while stream.read(&mut byte).is_ok_and(|read| read == 1) && byte != *b"\n" {
+                line.push(byte[0]);
+            }
+            // The path alone: `GET http://HOST:PORT/x HTTP/1.1`.
+            let line = String::from_utf8(line).unwrap();
+            let line = line.replacen(&format!("http://{target}"), "", 1);
+            let mut server = TcpStream::connect(target).unwrap();
+            server.write_all(format!("{line}\n").as_bytes()).unwrap();
+            let mut back = server.try_clone().unwrap();
+            let mut out = stream.try_clone().unwrap();
+            std::thread::spawn(move || std::io::copy(&mut stream, &mut server));
+            std::thread::spawn(move || std::io::copy(&mut back, &mut out));
         }
     });
     (address, asked)
@@ -119,24 +138,121 @@ fn proxy() -> (String, std::sync::Arc<std::sync::atomic::AtomicBool>) {
 #[test]
 fn doctor_names_a_proxy_just_where_sccache_asks_it() {
     let dock = Dock::start(&[]);
-    for exceptions in [
-        "",
-        "127.0.0.0/8",
-        "10.0.0.0/8",
-        "localhost, 127.0.0.1",
-        "*",
-        "0.0.0.1",
+    for (name, exceptions) in [
+        ("HTTP_PROXY", ""),
+        ("HTTP_PROXY", "127.0.0.0/8"),
+        ("HTTP_PROXY", "10.0.0.0/8"),
+        ("http_proxy", "localhost, 127.0.0.1"),
+        ("ALL_PROXY", "*"),
+        ("ALL_PROXY", "0.0.0.1"),
+        ("HTTPS_PROXY", ""),
+        ("HTTP_PROXY= http_proxy", ""),
+        ("REQUEST_METHOD=GET HTTP_PROXY", ""),
     ] {
-        let (address, asked) = proxy();
+        let (address, asked) = proxy(None);
         let machine = Machine::new();
         machine.write("it.c", "int it(void) { return 1; }\n");
-        let script = format!(
-            "export HTTP_PROXY={address} NO_PROXY='{exceptions}'; sccache cc -c it.c -o it.o && \
-             sccache --stop-server >/dev/null; sccache-dock doctor --endpoint \"$SCCACHE_WEBDAV_ENDPOINT\""
-        );
-        let said = machine.with_env(&dock, "--no-disk", &script).output;
-        let is_asked = asked.load(std::sync::atomic::Ordering::SeqCst);
+        let set = format!("export {name}={address} NO_PROXY='{exceptions}'\n");
+        let compile = "sccache cc -c it.c -o it.o && sccache --stop-server >/dev/null";
+        let compiled = machine.with_env(&dock, "--no-disk", &format!("{set}{compile}"));
+        assert_eq!(compiled.code, Some(0), "{}", compiled.output);
+        let is_asked = asked.load(Ordering::SeqCst);
+        let said = machine.with_env(&dock, "--no-disk", &format!("{set}sccache-dock doctor"));
+        let said = said.output;
         let is_named = said.contains("through this proxy");
-        assert_eq!(is_named, is_asked, "{exceptions:?}: {said}");
+        assert_eq!(is_named, is_asked, "{name} {exceptions:?}: {said}");
+        // Nothing passes this proxy.
+        assert_eq!(said.contains("nothing is shared"), is_asked, "{said}");
+        assert_eq!(said.contains("export NO_PROXY="), is_asked, "{said}");
+    }
+}
+
+#[test]
+fn proxy_that_leads_to_the_cache_is_a_warning() {
+    let dock = Dock::start(&[]);
+    let (address, asked) = proxy(Some(dock.address()));
+    let machine = Machine::new();
+    let script = format!("export http_proxy={address}; sccache-dock doctor");
+    let said = machine.with_env(&dock, "--no-disk", &script).output;
+    assert!(
+        said.contains("warn  http_proxy") && !said.contains("FAIL  http_proxy"),
+        "{said}"
+    );
+    assert!(asked.load(Ordering::SeqCst));
+}
+
+#[test]
+fn own_commands_take_the_proxy_that_sccache_takes() {
+    let dock = Dock::start(&[]);
+    for (exceptions, is_taken) in [("", true), ("127.0.0.1", false)] {
+        let (address, asked) = proxy(None);
+        let machine = Machine::new();
+        machine.write(".git/HEAD", "");
+        let script =
+            format!("export ALL_PROXY={address} NO_PROXY={exceptions}; sccache-dock prefetch");
+        let said = machine.with_env(&dock, "", &script);
+        assert_eq!(asked.load(Ordering::SeqCst), is_taken, "{}", said.output);
+        assert_eq!(said.code, Some(i32::from(is_taken)), "{}", said.output);
+        let script = format!(
+            "export ALL_PROXY={address} https_proxy= NO_PROXY={exceptions} SCCACHE_ID_TOKEN=x; sccache-dock login --oidc"
+        );
+        let said = machine.with_env(&dock, "", &script);
+        let is_refused = said.output.contains("401")
+            || said.output.contains("403")
+            || said.output.contains("404");
+        assert_eq!(is_refused, !is_taken, "{}", said.output);
+    }
+}
+
+/// What somebody may have left over of another cache, in variables that a file for containers or for a workflow sets to
+/// something else, and in sccache's config file.
+const LEFT_OVER: &str = "export SCCACHE_CLIENT_SIDE=1 SCCACHE_DIRECT=false SCCACHE_NO_DAEMON=1 SCCACHE_GHA_ENABLED=true \
+     SCCACHE_WEBDAV_RW_MODE=READ_ONLY SCCACHE_LOCAL_RW_MODE=READ_ONLY SCCACHE_BASEDIRS=relative\n\
+     mkdir -p $HOME/.config/sccache\n\
+     cat >$HOME/.config/sccache/config <<END\nbasedirs = ['/']\nclient_side_mode = true\n\
+     [cache.s3]\nbucket = 'b'\nno_credentials = true\n[dist]\nscheduler_url = 'http://127.0.0.1:1'\nEND\n";
+
+#[test]
+fn what_is_left_over_of_another_cache_changes_nothing() {
+    let dock = Dock::start(&[]);
+    let source = "int it(void) { return 42; }\n";
+    let ours = Machine::new();
+    ours.write("it.c", source);
+    let compile = "sccache cc -c it.c -o it.o";
+    let plain = ours.with_env(&dock, "--lane webdav", compile);
+    assert_eq!(plain.code, Some(0), "{}", plain.output);
+    eventually("the object", || (stored(&dock) == 1).then_some(()));
+    let hits = || counts(&dock.status().unwrap()).0;
+    for arguments in [
+        "--format sh",
+        "--format docker",
+        "--format github",
+        "--format github --no-disk",
+        "--lane ipc --format sh",
+        "--lane ipc --format docker",
+    ] {
+        let theirs = Machine::new();
+        theirs.write("it.c", source);
+        let words: Vec<&str> = arguments.split(' ').collect();
+        let printed = dock.command(&[&["client-env"], &*words].concat());
+        assert!(printed.status.success(), "{printed:?}");
+        theirs.write("set", &String::from_utf8(printed.stdout).unwrap());
+        let read = match arguments.contains("--format sh") {
+            true => "eval \"$(cat set)\"",
+            false => "set -a; . ./set; SCCACHE_DIR=$PWD/disk",
+        };
+        let ask = match arguments.contains("ipc") {
+            true => "",
+            false => "SCCACHE_SERVER_UDS=$PWD/s; sccache --dist-status | grep Disabled &&",
+        };
+        // Allowed there, and its own.
+        let read = match arguments.contains("--no-disk") {
+            true => format!("{read}; unset SCCACHE_BASEDIRS"),
+            false => read.to_owned(),
+        };
+        let before = hits();
+        let said = theirs.sh(&format!("{LEFT_OVER}{read}\n{ask} {compile}"));
+        assert_eq!(said.code, Some(0), "{arguments}: {}", said.output);
+        assert_eq!(hits(), before + 1, "{arguments}: {}", said.output);
     }
 }

@@ -5,6 +5,9 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
+/// So many folders below the checkout manifests are looked for.
+const DEEPEST_MANIFEST: usize = 6;
+
 /// A folder, and where it is to be seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Bind {
@@ -21,7 +24,7 @@ pub(super) struct Layout {
     pub(super) cwd: PathBuf,
     /// `CARGO_HOME` as the command sees it.
     pub(super) cargo_home: PathBuf,
-    /// Crates that the workspace's manifest names, see `own.rs`.
+    /// Crates that the manifests of its workspaces name, see `own.rs`.
     pub(super) own_results: Vec<String>,
     /// In the order in which they are to be made. Empty where everything is in its place.
     pub(super) binds: Vec<Bind>,
@@ -48,6 +51,11 @@ impl Layout {
             Some(given) => named(given, cwd)?,
             None => around.root().ok_or_else(|| Error::NoRoot(cwd.into()))?,
         };
+        let manifests = manifests(&root);
+        let workspace = around
+            .workspace
+            .as_ref()
+            .or_else(|| only_workspace(&manifests));
         let place = |real: &Path| real.strip_prefix(&root).map(|rest| joined(&path, rest));
         let mut binds = vec![Bind {
             from: root.clone(),
@@ -59,7 +67,7 @@ impl Layout {
         });
         let target = ["CARGO_TARGET_DIR", "CARGO_BUILD_TARGET_DIR"];
         let target = target.iter().find_map(|name| variable(name));
-        if let (Some(target), Some(workspace)) = (target, &around.workspace)
+        if let (Some(target), Some(workspace)) = (target, workspace)
             && let Ok(to) = place(&workspace.join("target"))
         {
             // The folder that hides below the mount must be there.
@@ -73,10 +81,9 @@ impl Layout {
         for bind in &binds {
             free(&bind.to, &path, &root)?;
         }
-        let manifest = around.workspace.as_ref();
-        let manifest = manifest.and_then(|it| fs::read_to_string(it.join("Cargo.toml")).ok());
+        let texts = manifests.iter().map(|(_, text)| own::named_in(text));
         Ok(Layout {
-            own_results: manifest.map_or_else(Vec::new, |text| own::named_in(&text)),
+            own_results: texts.flatten().collect(),
             cwd: place(cwd).unwrap_or_else(|_| path.clone()),
             root,
             cargo_home,
@@ -130,6 +137,41 @@ impl Around {
             .flatten()
             .min_by_key(|path| path.components().count());
         outer.cloned()
+    }
+}
+
+/// The manifests of a checkout, whose workspaces may lie below the folder in which a command runs, with their folders.
+/// Not looked at are hidden folders and what can be made anew.
+fn manifests(root: &Path) -> Vec<(PathBuf, String)> {
+    let (mut found, mut folders) = (Vec::new(), vec![(root.to_owned(), 0)]);
+    while let Some((folder, depth)) = folders.pop() {
+        if let Ok(text) = fs::read_to_string(folder.join("Cargo.toml")) {
+            found.push((folder.clone(), text));
+        }
+        if depth == DEEPEST_MANIFEST || folder.join(own::CACHE_TAG).exists() {
+            continue;
+        }
+        let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
+        let below = entries.filter(|entry| {
+            let is_folder = entry.file_type().is_ok_and(|it| it.is_dir());
+            is_folder && !entry.file_name().as_encoded_bytes().starts_with(b".")
+        });
+        folders.extend(below.map(|entry| (entry.path(), depth + 1)));
+    }
+    found.sort();
+    found
+}
+
+/// The folder of the workspace that a checkout has, if it has one.
+fn only_workspace(manifests: &[(PathBuf, String)]) -> Option<&PathBuf> {
+    let mut workspaces = manifests.iter().filter(|(_, text)| is_workspace(text));
+    let first = workspaces.next();
+    let only = first.filter(|_| workspaces.next().is_none());
+    // A package alone is one of its own.
+    let lone = || Some(&manifests.first()?.0).filter(|_| manifests.len() == 1);
+    match first {
+        Some(_) => only.map(|(folder, _)| folder),
+        None => lone(),
     }
 }
 
@@ -321,6 +363,37 @@ mod tests {
         let set = [("CARGO_TARGET_DIR", "target")];
         let found = layout(&args("/no-such-work"), &root, "a", &set).unwrap();
         assert_eq!(found.binds.len(), 2, "{:?}", found.binds);
+    }
+
+    #[test]
+    fn workspaces_below_the_current_folder_are_found() {
+        let named = "[workspace]\n[workspace.metadata.sccache-dock]\nown-results = ['reads']\n";
+        let (_dir, root) = tree(&[
+            ("a/.git/HEAD", ""),
+            ("a/rust/Cargo.toml", named),
+            (
+                "a/rust/one/Cargo.toml",
+                "[package]\n[package.metadata.sccache-dock]\nown-results = ['one']",
+            ),
+            ("a/rust/target/CACHEDIR.TAG", ""),
+            ("a/rust/target/package/x/Cargo.toml", named),
+        ]);
+        let outside = root.join("elsewhere");
+        let set = [("CARGO_TARGET_DIR", outside.to_str().unwrap())];
+        let found = layout(&args("/no-such-work"), &root, "a", &set).unwrap();
+        assert_eq!(found.own_results, ["reads", "one"]);
+        let target = found.binds.last().unwrap();
+        assert_eq!(target.to, Path::new("/no-such-work/rust/target"));
+        fs::create_dir_all(root.join("a/tools")).unwrap();
+        fs::write(root.join("a/tools/Cargo.toml"), WORKSPACE).unwrap();
+        let found = layout(&args("/no-such-work"), &root, "a", &set).unwrap();
+        assert_eq!(found.own_results, ["reads", "one"]);
+        assert_eq!(
+            found.binds.len(),
+            2,
+            "nobody says whose target folder: {:?}",
+            found.binds
+        );
     }
 
     #[test]

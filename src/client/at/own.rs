@@ -26,7 +26,7 @@ const ROOT: &str = "SCCACHE_DOCK_ROOT";
 /// Part of the keys of the crates that are named.
 const IDENTITY: &str = "CARGO_SCCACHE_DOCK_ID";
 /// Marks folders that anybody may remove, such as cargo's target folders.
-const CACHE_TAG: &str = "CACHEDIR.TAG";
+pub(super) const CACHE_TAG: &str = "CACHEDIR.TAG";
 
 /// What puts this program before `wrapped`: a link in `folder`, and variables.
 pub(super) fn install(

@@ -1,0 +1,88 @@
+//! What keeps clients apart: from what is left over of another cache, from other users and from other containers.
+
+use super::*;
+
+#[test]
+fn formats_without_unset_set_what_does_nothing() {
+    for format in ["docker", "github", "cargo"] {
+        for lane in ["webdav", "ipc"] {
+            let text = text(&format!("--lane {lane} --format {format}")).unwrap();
+            let text = text.replace('"', "").replace(" = ", "=");
+            for line in [
+                "SCCACHE_BASEDIRS=/nonexistent",
+                "SCCACHE_CONF=/dev/null",
+                "SCCACHE_DIRECT=true",
+                "SCCACHE_GHA_ENABLED=false",
+                "SCCACHE_NO_DAEMON=0",
+                "SCCACHE_START_SERVER=0",
+                "SCCACHE_WEBDAV_RW_MODE=READ_WRITE",
+            ] {
+                let count = text.lines().filter(|it| *it == line).count();
+                assert_eq!(count, 1, "{line} in {format}, {lane}: {text}");
+            }
+            let is_unset = text.lines().any(|it| it == "SCCACHE_CLIENT_SIDE=");
+            assert_eq!(is_unset, lane == "webdav", "{text}");
+        }
+    }
+    let toml = text("--format toml").unwrap();
+    assert!(toml.lines().all(|line| line.len() < 128), "{toml}");
+    for name in ["SCCACHE_NO_CACHE", "SCCACHE_CLIENT_SIDE"] {
+        assert!(toml.contains(name), "{toml}");
+    }
+    let line = Line::try_parse_from(["client-env"]).unwrap();
+    let value = serde_json::to_value(env_value(&line.args, &facts()).unwrap()).unwrap();
+    assert_eq!(value["variables"]["SCCACHE_CONF"], "/dev/null");
+    for name in value["unset"].as_array().unwrap() {
+        let name = name.as_str().unwrap();
+        assert_eq!(value["variables"].get(name), None, "{name}");
+    }
+}
+
+#[test]
+fn another_user_and_another_container_have_another_daemon() {
+    let home = tempfile::tempdir().unwrap();
+    let seen_by = |who: &[&str], format: &str, shell: &str| {
+        let script = match shell {
+            "fish" => "printf %s $SET | source; env",
+            _ => "eval \"$SET\"; env",
+        };
+        let output = Command::new("unshare")
+            .arg("--user")
+            .args(who)
+            .args([shell, "-c", script])
+            .env("SET", text(&format!("--format {format}")).unwrap())
+            .env("HOME", home.path())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        address(&String::from_utf8(output.stdout).unwrap())
+    };
+    for (format, shell) in [("sh", "sh"), ("fish", "fish")] {
+        let here = seen_by(&["--map-current-user"], format, shell);
+        assert_eq!(here, seen_by(&["--map-current-user"], format, shell));
+        let other_user = seen_by(&["--map-user=4711"], format, shell);
+        let container = seen_by(&["--map-current-user", "--mount"], format, shell);
+        let all: BTreeSet<_> = [&here, &other_user, &container].into();
+        assert_eq!(all.len(), 3, "{all:?}");
+        for address in all.iter().flat_map(|it| it.iter()) {
+            let (_, value) = address.split_once('=').unwrap();
+            assert!(value.len() <= SOCKET_PATH_MAX, "{value}");
+        }
+        let ports: BTreeSet<_> = all.iter().map(|it| &it[0]).collect();
+        assert_eq!(ports.len(), 3, "{ports:?}");
+    }
+    let of_cargo = |line: &str| {
+        let cargo: toml::Table = text(line).unwrap().parse().unwrap();
+        cargo["env"]["SCCACHE_SERVER_UDS"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    // The checkout that holds the file may be seen by several containers.
+    let one = of_cargo("--format cargo");
+    assert!(
+        one.starts_with("/tmp/") && one.len() <= SOCKET_PATH_MAX,
+        "{one}"
+    );
+    assert_ne!(one, of_cargo("--format cargo"));
+}
