@@ -218,7 +218,7 @@ fn secret_value(text: &str) -> Option<usize> {
             _ => false,
         };
         if ends_name && is_secret(name) {
-            return Some(at + 1).filter(|at| *at < text.len());
+            return Some(at + one.len_utf8()).filter(|at| *at < text.len());
         }
         // A closing quote is no end of the name before a colon.
         let is_quoted = one == '"' && text[at + 1..].starts_with(':');
@@ -358,6 +358,7 @@ mod tests {
             "-DURL=\"https://me:some@host/x\"",
             "registry = sparse+https://some@host, and http://me:so@me:some@other",
             "https://host/?api_token=some&x=1",
+            "-C link-args=--token\u{a0}some",
         ] {
             let shown = hasher.shown(text);
             assert!(

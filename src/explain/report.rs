@@ -300,7 +300,8 @@ fn row(unit: &Unit, facts: &Facts, now: u64) -> Row {
         start_ms: unit.start_ms,
         took_ms: unit.took_ms,
         outcome,
-        probably: facts.probably,
+        // Of the others, what went over the wire says nothing.
+        probably: facts.probably && matches!(outcome, Outcome::Hit | Outcome::Miss),
         why,
         also,
         bytes: facts.bytes,

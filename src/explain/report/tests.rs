@@ -78,6 +78,25 @@ fn each_compile_is_told_and_summed() {
 }
 
 #[test]
+fn what_the_compiler_says_itself_is_certain() {
+    let failed = Unit {
+        exit: Some(1),
+        ..unit("x.c", 5)
+    };
+    let end = End {
+        units: vec![unit("y.c", 5), failed],
+        ..End::default()
+    };
+    let facts = Facts {
+        probably: true,
+        ..seen(Seen::Miss)
+    };
+    let report = assess(&end, vec![facts; 2], Wire::default(), 1);
+    assert_eq!(report.rows[1].outcome, Outcome::Failed);
+    assert!(report.rows[0].probably && !report.rows[1].probably);
+}
+
+#[test]
 fn path_is_the_last_reason_of_c() {
     let mut end = End {
         units: vec![unit("x.c", 5)],

@@ -70,9 +70,8 @@ fn row(job: &[&Report], now_unix: u64) -> Markup {
     let sums = &last.sums;
     let hits = sums.hits + sums.own_disk;
     let oldest_first = || job.iter().rev();
-    let rates: Vec<f64> = oldest_first()
-        .map(|it| it.hit_percent().unwrap_or(0.0))
-        .collect();
+    // Of one that compiled nothing there is none.
+    let rates: Vec<f64> = oldest_first().filter_map(|it| it.hit_percent()).collect();
     let savings: Vec<f64> = oldest_first().map(|it| it.sums.saved_ms as f64).collect();
     let most = savings.iter().copied().fold(1.0, f64::max);
     html! {
@@ -112,6 +111,13 @@ mod tests {
         let html = section(&builds, false, 10).into_string();
         assert_eq!(html.matches("<tr>").count(), 3);
         assert!(html.contains("href=\"/api/builds/3\""));
+        let mut one = builds.clone();
+        one[2].sums.hits = 1;
+        let html = section(&one, false, 10).into_string();
+        assert!(
+            html.contains("<path class=\"rate\" d=\"M0 0h1\">"),
+            "{html}"
+        );
         let none = section(&[], false, 10).into_string();
         assert!(none.contains("sccache-dock build"));
     }
