@@ -25,6 +25,11 @@ pub(crate) const KNOWN: &[Known] = &[
         why: "direct mode: compares no dates",
     },
     Known {
+        row: "folder-of-programs",
+        cells: &[("webdav no-disk ipc socket dist at", "3,5,6")],
+        why: "upstream: what is in the folder of -B is in no key",
+    },
+    Known {
         row: "header-asked-for",
         cells: &[("webdav dist at", "4,6")],
         why: "direct mode: knows what was found, not what was looked for",
@@ -93,6 +98,11 @@ pub(crate) const KNOWN: &[Known] = &[
         row: "source-date-epoch",
         cells: &[("webdav no-disk ipc socket dist at", "1,2,3,4,5,6")],
         why: "upstream: sccache's client drops SOURCE_DATE_EPOCH",
+    },
+    Known {
+        row: "specs",
+        cells: &[("webdav no-disk ipc socket dist at", "3,5,6")],
+        why: "upstream: what the file of -specs= says is in no key",
     },
     Known {
         row: "time-stamp",

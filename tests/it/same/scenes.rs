@@ -203,10 +203,11 @@ impl<'a> Stage<'a> {
             script += "\nexport CACHE=sccache\n";
             // A daemon of yesterday has the clock of yesterday.
             if self.group.folder == "clock" {
-                script += "[ -n \"${SCCACHE_CLIENT_SIDE:-}\" ] || sccache --stop-server >/dev/null 2>&1\n";
+                script += "[ \"${SCCACHE_CLIENT_SIDE:-false}\" = 1 ] || sccache --stop-server >/dev/null 2>&1\n";
             }
         } else {
-            script += "export CACHE= CARGO_INCREMENTAL=0\n";
+            // Empty, so that no wrapper of cargo's files counts either.
+            script += "export CACHE= RUSTC_WRAPPER= CARGO_INCREMENTAL=0\n";
         }
         script += &self.drive(scene.content, scene.content);
         let ran = run(&mut self.people[scene.who].command(&script), LONG);
