@@ -3,7 +3,7 @@
 #
 #   images/binaries.sh sccache DIR [VERSION]    sccache and sccache-dist
 #   images/binaries.sh dock DIR                 sccache-dock, -run and -gateway, from the source tree around this file
-#   images/binaries.sh client DIR [VERSION]     sccache, sccache-dock and -gateway for clients, static: for any C library
+#   images/binaries.sh client DIR [VERSION]     sccache and sccache-dock for clients, static: for any C library
 #   images/binaries.sh version                  says which version of sccache it would be
 #   images/binaries.sh way [VERSION]            says which of the ways below it would go
 #   images/binaries.sh openssl                  fails where there is none to compile sccache with
@@ -178,7 +178,7 @@ dock() {
 # Static programs of the GNU C library, which take the names of hosts as the image has them. Only what the lanes of clients take.
 client() {
     if [ -x "$prebuilt/client/sccache" ]; then
-        cp "$prebuilt/client/sccache" "$prebuilt/client/sccache-dock" "$prebuilt/client/sccache-dock-gateway" "$out/"
+        cp "$prebuilt/client/sccache" "$prebuilt/client/sccache-dock" "$out/"
         return
     fi
     need_cargo "the client's programs"
@@ -191,14 +191,13 @@ client() {
             --target-dir "$work/target" --target "$triple" sccache@"$version" >&2
         mv "$work/bin/sccache" "$out/"
     fi
-    # The gateway is for `build --prefetch`.
-    compile release --bin sccache-dock --bin sccache-dock-gateway
-    cp "$built/sccache-dock" "$built/sccache-dock-gateway" "$out/"
+    compile release --bin sccache-dock
+    cp "$built/sccache-dock" "$out/"
 }
 
 # Every image that builds carries them.
 client_is_small() {
-    bytes=$(cat "$out/sccache" "$out/sccache-dock" "$out/sccache-dock-gateway" | wc -c)
+    bytes=$(cat "$out/sccache" "$out/sccache-dock" | wc -c)
     echo "binaries.sh: the client's programs have $bytes bytes" >&2
     [ "${SCCACHE_LTO:-0}" != 1 ] || [ "$bytes" -le 20000000 ] ||
         fail "the client's programs have $bytes bytes, and a release of them at most 20,000,000" "see what has grown: cargo bloat, or fewer features"

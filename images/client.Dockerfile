@@ -1,7 +1,7 @@
 # docker build --file images/client.Dockerfile --tag sccache-client .
 #
 # What an image that builds takes: COPY --from=sccache-client / /usr/local/bin/
-# Three static programs and nothing else. Files in images/prebuilt/client/ replace compilations.
+# Two static programs and nothing else. Files in images/prebuilt/client/ replace compilations.
 ARG BUILD_IMAGE=rust:1.95-bookworm
 
 FROM ${BUILD_IMAGE} AS build

@@ -347,7 +347,7 @@ fn programs_of_a_released_client_fit_into_20_mb() {
     for file in ["binaries.sh", "common.sh", "sccache.sha256"] {
         fs::copy(root().join("images").join(file), images.join(file)).unwrap();
     }
-    for name in ["sccache-dock", "sccache-dock-gateway", "sccache"] {
+    for name in ["sccache-dock", "sccache"] {
         fs::write(prebuilt.join(name), "#!/bin/sh\n").unwrap();
         fs::set_permissions(prebuilt.join(name), fs::Permissions::from_mode(0o755)).unwrap();
     }

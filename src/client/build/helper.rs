@@ -76,7 +76,8 @@ pub(super) enum Error {
     },
     /// It ended at once.
     #[error(
-        "cannot prefetch: cannot start \"{}\": {said}\nhint: it must be in the folder of sccache-dock",
+        "cannot prefetch: cannot start \"{}\": {said}\nhint: it must be in the folder of sccache-dock, where \
+         install-client and the packages put it; \"sccache-dock prefetch\" does without",
         program.display()
     )]
     Ended {

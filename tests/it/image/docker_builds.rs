@@ -128,10 +128,7 @@ fn client_image(site: &Site) -> String {
     for file in ["binaries.sh", "common.sh", "sccache.sha256"] {
         fs::copy(images.join(file), context.path().join("images").join(file)).unwrap();
     }
-    let stripped = stripped(site);
-    for name in ["sccache-dock", "sccache-dock-gateway"] {
-        fs::copy(stripped.with_file_name(name), prebuilt.join(name)).unwrap();
-    }
+    fs::copy(stripped(site), prebuilt.join("sccache-dock")).unwrap();
     fs::copy(crate::harness::sccache_bin(), prebuilt.join("sccache")).unwrap();
     let image = format!("{}-client", site.image);
     let mut build = docker_with_plugins("docker");
