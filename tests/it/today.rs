@@ -298,6 +298,14 @@ fn script(machine: &Machine, site: &Site, runtime: &Runtime, table: &mut Table) 
             started.stderr
         );
         let took = begin.elapsed();
+        // Docker starts it after a reboot by itself.
+        let after_reboot = started.stderr.contains("enable podman-restart.service");
+        let is_podman = runtime.name.starts_with("Podman");
+        assert_eq!(
+            after_reboot, is_podman,
+            "{}: {}",
+            runtime.name, started.stderr
+        );
         let used = call(
             "$me doctor; eval \"$($me env)\"; export PATH=$HOME/.local/bin:$PATH\n\
              curl --silent --fail --header \"Authorization: Bearer $SCCACHE_WEBDAV_TOKEN\" --upload-file /etc/os-release \

@@ -41,7 +41,39 @@ fn image_of_a_registry_is_pulled_instead_of_built() {
         name
     );
     call(&name, &["install-client"]).ok();
-    call(&name, &["remove"]).ok();
+
+    // Whoever types the next commands elsewhere has not set the variable: the image is the same, after an update too.
+    let without = |image: Option<&str>, args: &[&str]| {
+        let mut command = script.command();
+        command
+            .env_remove("SCCACHE_DOCK_PROGRAM")
+            .env_remove("SCCACHE_IMAGE_NAME");
+        command.envs(image.map(|image| ("SCCACHE_IMAGE_NAME", image)));
+        run(command.args(args), PATIENCE * 2)
+    };
+    let again = without(None, &["start", "ephemeral"]);
+    assert!(!again.stderr.contains("an older image"), "{again:?}");
+    script.docker.ok(&["stop", &script.container]);
+    without(None, &["restart"]).ok();
+    without(None, &["install-client"]).ok();
+    without(None, &["remove"]).ok();
+    site.docker.ok(&["rmi", &name]);
+    let anew = without(None, &["start", "ephemeral"]);
+    let said = format!("taking \"{name}\", as the last start did");
+    anew.refused(0, &[&said, &format!("pulling \"{name}\"")]);
+    let used = || {
+        script
+            .docker
+            .inspect(&script.container, "{{.Config.Image}}")
+    };
+    assert_eq!(used(), name);
+    without(None, &["remove"]).ok();
+    // Another name is the last word.
+    without(Some(&site.image), &["start", "ephemeral"]).ok();
+    assert_eq!(used(), site.image);
+    let again = without(None, &["start", "ephemeral"]);
+    assert!(!again.stderr.contains("taking "), "{again:?}");
+    without(None, &["remove"]).ok();
     site.docker.ok(&["rmi", &name]);
 
     // Nothing else is made or started in its place.

@@ -245,11 +245,8 @@ fn cache_with_a_certificate_is_named_as_clients_reach_it() {
     }
 }
 
-#[test]
-fn builder_joins_by_tls_of_a_private_authority_and_publishes_no_port() {
-    let Some(site) = Site::open() else { return };
-    let (first, builder) = (site.script("first"), site.script("builder"));
-    // This host, as containers of Docker's own network reach it.
+/// This host, as containers of Docker's own network reach it.
+pub(crate) fn host_of_bridge(site: &Site) -> String {
     let route = [
         "--rm",
         "--entrypoint",
@@ -262,7 +259,14 @@ fn builder_joins_by_tls_of_a_private_authority_and_publishes_no_port() {
         let fields: Vec<&str> = line.split_whitespace().collect();
         (fields[1] == "00000000").then(|| u32::from_str_radix(fields[2], 16).unwrap())
     });
-    let host = Ipv4Addr::from(gateway.unwrap().swap_bytes()).to_string();
+    Ipv4Addr::from(gateway.unwrap().swap_bytes()).to_string()
+}
+
+#[test]
+fn builder_joins_by_tls_of_a_private_authority_and_publishes_no_port() {
+    let Some(site) = Site::open() else { return };
+    let (first, builder) = (site.script("first"), site.script("builder"));
+    let host = host_of_bridge(&site);
     let folder = tempfile::tempdir().unwrap();
     let tls = folder.path().join("tls");
     std::fs::create_dir(&tls).unwrap();

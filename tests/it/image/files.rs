@@ -1,0 +1,105 @@
+//! Files of this machine that the host's script gives the container: certificates, authorities and secrets.
+
+use crate::access::Authority;
+use crate::dock::eventually;
+use crate::docker::{LONG, PATIENCE, run};
+use crate::image::script::host_of_bridge;
+use crate::site::{Site, free_port};
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::Path;
+use std::process::Command;
+
+/// Whom a builder's container runs as, where root starts it, has these files.
+fn give(folder: &Path) {
+    if nix::unistd::getuid().is_root() {
+        for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            chown(entry.path(), Some(10426), Some(10426)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn builder_joins_by_its_certificate_in_a_folder_of_this_machine() {
+    let Some(site) = Site::open() else { return };
+    let (first, builder) = (site.script("certified"), site.script("rack"));
+    let host = host_of_bridge(&site);
+    let authority = Authority::new();
+    let [server, rack] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    authority.certificate(server.path(), &host);
+    authority.certificate(rack.path(), "rack-7.example");
+    let tokens =
+        "[[token]]\nname = \"rack-7\"\ncertificate = \"rack-7.example\"\naccess = \"build\"\n";
+    fs::write(server.path().join("tokens.toml"), tokens).unwrap();
+    [&server, &rack].iter().for_each(|it| give(it.path()));
+    let port = free_port().to_string();
+    let mut command = first.command();
+    command
+        .env("SCCACHE_BIND", "0.0.0.0")
+        .env("SCCACHE_SCHEDULER_PORT", &port)
+        .args(["start", "distributed-ephemeral"]);
+    for (name, file) in [
+        ("SCCACHE_TLS_CERT", "cert.pem"),
+        ("SCCACHE_TLS_KEY", "key.pem"),
+        ("SCCACHE_TLS_CLIENT_CA", "ca.pem"),
+        ("SCCACHE_TOKENS_FILE", "tokens.toml"),
+    ] {
+        command.env(name, server.path().join(file));
+    }
+    run(&mut command, LONG).ok();
+    let mut command = builder.command();
+    command
+        .env("SCCACHE_PUBLIC_ADDR", "none")
+        .env("SCCACHE_TLS_CLIENT_CERT", rack.path().join("cert.pem"))
+        .env("SCCACHE_TLS_CLIENT_KEY", rack.path().join("key.pem"))
+        .env("SSL_CERT_FILE", rack.path().join("ca.pem"))
+        .args(["start", "builder", &format!("https://{host}:{port}")]);
+    run(&mut command, LONG).ok();
+    eventually("both machines' builders are there", || {
+        let status = first.status();
+        (status["cache"]["dist"]["builders"].as_array()?.len() == 2).then_some(())
+    });
+}
+
+#[test]
+fn files_that_nobody_can_read_are_refused_before_an_image_is_made() {
+    let Some(site) = Site::open() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let secret = folder.path().join("secret");
+    fs::write(&secret, "a-token-of-a-test\n").unwrap();
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0)).unwrap();
+    let script = site
+        .script("unreadable-files")
+        .with_image("no-such-image-of-a-test");
+    let refused = |set: &[(&str, &Path)], args: &[&str], parts: &[&str]| {
+        let mut command: Command = script.command();
+        let ran = run(command.args(args).envs(set.iter().copied()), PATIENCE);
+        ran.refused(2, parts);
+        assert!(!ran.stderr.contains("registry"), "{}", ran.stderr);
+    };
+    let names = "which SCCACHE_AUTH_TOKEN_FILE names";
+    let ephemeral = ["start", "ephemeral"];
+    let read = |file| [("SCCACHE_AUTH_TOKEN_FILE", file)];
+    let is_folder = [names, "it is a folder, or no ordinary file", "hint: "];
+    refused(&read(folder.path()), &ephemeral, &is_folder);
+    let of_user = [names, ", as user ", " of the container", "hint: chown "];
+    refused(&read(&secret), &ephemeral, &of_user);
+    let gone = folder.path().join("gone");
+    refused(&read(&gone), &ephemeral, &[names, "there is no such file"]);
+    // Certificates of the cache's own folder, by their path in the container.
+    let kept = folder.path().join("cache");
+    fs::create_dir(&kept).unwrap();
+    let cert = Path::new("/var/sccache/tls/cert.pem");
+    let place = format!("{}/tls/cert.pem", kept.display());
+    let persistent = ["start", "persistent", kept.to_str().unwrap()];
+    let set = [("SCCACHE_TLS_CERT", cert)];
+    refused(&set, &persistent, &[&place, "which SCCACHE_TLS_CERT names"]);
+    let set = [
+        ("SCCACHE_TLS_CLIENT_CERT", gone.as_path()),
+        ("SSL_CERT_FILE", &secret),
+    ];
+    let builder = ["start", "builder", "https://build-cache:10600"];
+    refused(&set, &builder, &["which SCCACHE_TLS_CLIENT_CERT names"]);
+    fs::write(&gone, "").unwrap();
+    refused(&set, &builder, &["which SSL_CERT_FILE names"]);
+}
