@@ -5,7 +5,7 @@
 
 use super::{TokensFile, shown};
 
-/// Stands for the number of a pull or merge request.
+/// Stands for the number of a pull request, which nobody chooses: a token may be for a certain one.
 const REF_NUMBER: &str = "${ref_number}";
 /// In the place of a name.
 const LOCAL: &str = "[[local]]";
@@ -65,9 +65,8 @@ fn are_alike(one: &str, other: &str) -> bool {
         (None, Some((before, behind))) => {
             let rest = one.strip_prefix(&other[..before]);
             let value = rest.and_then(|rest| rest.strip_suffix(&other[other.len() - behind..]));
-            let is_number = |value: &str| value.bytes().all(|byte| byte.is_ascii_digit());
-            let wants_number = other[before..].starts_with(REF_NUMBER);
-            value.is_some_and(|value| !value.is_empty() && (!wants_number || is_number(value)))
+            let is_chosen = &other[before..other.len() - behind] != REF_NUMBER;
+            is_chosen && value.is_some_and(|value| !value.is_empty())
         }
         (Some((before, behind)), Some((other_before, other_behind))) => {
             let begins = before.min(other_before);
@@ -91,7 +90,8 @@ mod tests {
             ("branch/${ref}", "branch", false),
             ("branch/${ref}", "branch/main/x", false),
             ("branch/${ref}", "branches/main", false),
-            ("pr/${ref_number}", "pr/42", true),
+            ("pr/${ref_number}", "pr/42", false),
+            ("pr/${ref}", "pr/42", true),
             ("pr/${ref_number}", "pr/main", false),
             ("pr/${ref_number}", "pr/${ref}", true),
             ("pr/n-${ref}", "pr/main", false),

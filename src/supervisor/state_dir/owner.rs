@@ -7,7 +7,7 @@
 use crate::base::regular_file;
 use crate::contract::service::RunAs;
 use nix::unistd::{setfsgid, setfsuid};
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, fstat, openat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, openat};
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 use std::fs::{self, File, Metadata};
@@ -276,14 +276,37 @@ pub(in crate::supervisor) fn open_to_append(path: &Path) -> io::Result<File> {
         uid: other.uid(),
         gid: other.gid(),
     };
-    let _user = AsUser::of(Some(user));
-    let file = options
-        .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK)
-        .open(path)
-        .map_err(|cause| match cause.raw_os_error() {
-            Some(nix::libc::ELOOP) => not_a("file"),
-            _ => cause,
-        })?;
+    let opened = {
+        let _user = AsUser::of(Some(user));
+        options
+            .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK)
+            .open(path)
+    };
+    match opened {
+        Ok(file) => one_of_one_name(file),
+        Err(cause) if cause.raw_os_error() == Some(nix::libc::ELOOP) => Err(not_a("file")),
+        Err(cause) if cause.kind() == io::ErrorKind::PermissionDenied => {
+            take_over(path, user).map_err(|_| cause)
+        }
+        Err(cause) => Err(cause),
+    }
+}
+
+/// Opens a log that an earlier run has left as root's in the folder of this user, and gives it to them. Nobody can have put a
+/// file of root's there from elsewhere: no part of the path is a link, and the file has no other name.
+fn take_over(path: &Path, user: RunAs) -> io::Result<File> {
+    let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let no_links = ResolveFlags::NO_SYMLINKS;
+    let file = rustix::fs::openat2(rustix::fs::CWD, path, flags, Mode::empty(), no_links)?;
+    let file = one_of_one_name(file.into())?;
+    if fstat(&file)?.st_uid != 0 {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    rustix::fs::fchown(&file, Some(uid(user)), Some(gid(user)))?;
+    Ok(file)
+}
+
+fn one_of_one_name(file: File) -> io::Result<File> {
     regular_file::check(&file)?;
     match file.metadata()?.nlink() {
         0 | 1 => Ok(file),
@@ -445,6 +468,10 @@ mod tests {
         chown(folder.path(), Some(ALICE.uid), Some(ALICE.gid)).unwrap();
         open_to_append(&at("log")).unwrap();
         assert_eq!(owner(&at("log")), ALICE.uid);
+        // What an earlier version has left.
+        fs::write(at("old"), "x").unwrap();
+        open_to_append(&at("old")).unwrap();
+        assert_eq!(owner(&at("old")), ALICE.uid);
         let secret = victim.path().join("secret");
         fs::write(&secret, "x").unwrap();
         symlink(&secret, at("link")).unwrap();
@@ -455,6 +482,7 @@ mod tests {
             assert!(open_to_append(&at(name)).is_err(), "{name}");
         }
         assert!(!victim.path().join("none").exists());
+        assert_eq!(owner(&secret), 0);
         // A folder of root's own may have links, such as /dev/stderr.
         symlink(&secret, victim.path().join("own")).unwrap();
         assert!(open_to_append(&victim.path().join("own")).is_ok());
