@@ -44,6 +44,14 @@ pub(super) fn judge(environment: &Environment, cargo: &Config, lane: Option<Lane
             "unset it, or compile what depends on it without sccache: RUSTC_WRAPPER= for Rust, plain cc for C",
         ));
     }
+    let name = "RUSTC_BOOTSTRAP";
+    if environment.contains_key(name) {
+        checks.push(Check::warn(
+            name,
+            "it is in no key: what compiles only with it is a hit for those who have not set it, and would have an error",
+            "unset it, set it alike everywhere, or part the keys by any CARGO_* variable beside it: CARGO_BOOTSTRAP=1",
+        ));
+    }
     for (name, flags) in environment.iter().filter(|(name, _)| is_of_c(name)) {
         let flags: Vec<&str> = flags.split_whitespace().collect();
         if flags.iter().any(|it| COVERAGE.contains(it)) {
@@ -169,6 +177,10 @@ mod tests {
         assert_eq!(
             found(&[("SOURCE_DATE_EPOCH", "0")]),
             warned("SOURCE_DATE_EPOCH")
+        );
+        assert_eq!(
+            found(&[("RUSTC_BOOTSTRAP", "1")]),
+            warned("RUSTC_BOOTSTRAP")
         );
         assert_eq!(found(&[("CXXFLAGS", "-O2 --coverage")]), warned("CXXFLAGS"));
         assert_eq!(found(&[("CFLAGS", "-O2 -g")]), []);

@@ -15,6 +15,11 @@ pub(crate) const KNOWN: &[Known] = &[
         why: "upstream: mozilla/sccache 2795, the assembler reads the file",
     },
     Known {
+        row: "check-cfg",
+        cells: &[("webdav no-disk ipc socket dist", "5,6"), ("at", "3,5,6")],
+        why: "upstream: --check-cfg is in no key",
+    },
+    Known {
         row: "coverage",
         cells: &[("webdav no-disk ipc socket dist", "4,5,6")],
         why: "upstream: the object names the folder of its counts, which is in no key",
@@ -70,6 +75,14 @@ pub(crate) const KNOWN: &[Known] = &[
         why: "upstream: mozilla/sccache 2971, the library is in no key",
     },
     Known {
+        row: "library-found",
+        cells: &[
+            ("webdav no-disk ipc socket dist", "4!,5!,6!"),
+            ("at", "3!,5!,6!"),
+        ],
+        why: "upstream: what is in the folders of -L is in no key",
+    },
+    Known {
         row: "library-whole-archive",
         cells: &[("webdav no-disk ipc socket dist", "4,5,6"), ("at", "3,5,6")],
         why: "upstream: mozilla/sccache 2971, the library is in no key",
@@ -93,6 +106,11 @@ pub(crate) const KNOWN: &[Known] = &[
         row: "macro-runs-program",
         cells: &[("webdav no-disk ipc socket dist", "4,5,6")],
         why: "upstream: rustc is not told, so sccache cannot know",
+    },
+    Known {
+        row: "rustc-bootstrap",
+        cells: &[("webdav no-disk ipc socket dist", "5,6"), ("at", "3,5,6")],
+        why: "upstream: RUSTC_BOOTSTRAP is in no key",
     },
     Known {
         row: "source-date-epoch",
