@@ -67,7 +67,7 @@ fn files_that_nobody_can_read_are_refused_before_an_image_is_made() {
     let folder = tempfile::tempdir().unwrap();
     let secret = folder.path().join("secret");
     fs::write(&secret, "a-token-of-a-test\n").unwrap();
-    fs::set_permissions(&secret, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o000)).unwrap();
     let script = site
         .script("unreadable-files")
         .with_image("no-such-image-of-a-test");
