@@ -2,11 +2,13 @@
 //! bubblewrap and compilers.
 
 mod addresses;
+mod cuts;
 mod jobs;
 mod jwt;
 mod losses;
 mod sessions;
 mod storm;
+mod tickets;
 mod tls;
 
 use crate::distributed::{CLIENT, client_file, distributed, is_possible, statistics};

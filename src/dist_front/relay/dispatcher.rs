@@ -1,7 +1,7 @@
 //! Queue and pool together: which job goes to which builder now. Pure: the time is an argument.
 
 use super::pool::{Choice, Machine, Pool};
-use super::queue::{Full, Limits, Need, Queue, Toolchain};
+use super::queue::{Full, Limits, Need, Queue, Tenant, Toolchain};
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -97,12 +97,13 @@ impl Dispatcher {
         self.expected.remove(&job);
     }
 
-    /// Whether one more job may come, beside those that are here and those whose clients were told to send them.
+    /// Whether one more job of this client may come, beside those that are here and those whose clients were told to send
+    /// them.
     ///
     /// # Errors
     /// It may not.
-    pub(super) fn has_room(&self) -> Result<(), Full> {
-        self.queue.has_room(self.expected.len())
+    pub(super) fn has_room(&self, tenant: Tenant) -> Result<(), Full> {
+        self.queue.has_room(tenant, self.expected.len())
     }
 
     /// Whether there is a slot that nobody has, waits for, or was let in for.
@@ -258,7 +259,7 @@ impl Dispatcher {
 #[cfg(test)]
 mod tests {
     use super::super::pool::{BuilderInfo, Ended};
-    use super::super::queue::{QueuedJob, Tenant};
+    use super::super::queue::QueuedJob;
     use super::*;
     use proptest::prelude::*;
 

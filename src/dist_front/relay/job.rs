@@ -2,7 +2,7 @@
 
 use super::builder_client::{BuilderClient, Fault, read, short};
 use super::pool::Ended;
-use super::queue::{Full, Need, QueuedJob, Toolchain};
+use super::queue::{Full, Need, QueuedJob, Tenant, Toolchain};
 use super::spool::{self, Spool};
 use super::ticket::Ticket;
 use super::wire::{self, RunResult};
@@ -168,23 +168,29 @@ impl Drop for Slot {
 /// Bytes that a job may take, until this is dropped.
 pub(super) struct Reservation<'a> {
     relay: &'a Relay,
+    tenant: Tenant,
     bytes: u64,
 }
 
 impl Relay {
-    /// Room for a job of so many bytes.
+    /// Room for a job of this client, of so many bytes.
     ///
     /// # Errors
     /// There is none.
-    pub(super) fn reserve(&self, bytes: u64) -> Result<Reservation<'_>, Full> {
-        self.dispatcher().queue.reserve(bytes)?;
-        Ok(Reservation { relay: self, bytes })
+    pub(super) fn reserve(&self, tenant: Tenant, bytes: u64) -> Result<Reservation<'_>, Full> {
+        self.dispatcher().queue.reserve(tenant, bytes)?;
+        Ok(Reservation {
+            relay: self,
+            tenant,
+            bytes,
+        })
     }
 }
 
 impl Drop for Reservation<'_> {
     fn drop(&mut self) {
-        self.relay.dispatcher().queue.release(self.bytes);
+        let mut dispatcher = self.relay.dispatcher();
+        dispatcher.queue.release(self.tenant, self.bytes);
     }
 }
 

@@ -59,6 +59,8 @@ pub(super) enum Full {
     Jobs(usize),
     #[error("the jobs that wait have {} MiB", .0 >> 20)]
     Bytes(u64),
+    #[error("the queue is almost full, and this client has half of it")]
+    Share,
 }
 
 /// The place of a job in the line of its tenant.
@@ -112,6 +114,8 @@ pub(super) struct Queue {
     running: HashMap<u64, QueuedJob>,
     counts: Running,
     bytes: u64,
+    /// Jobs and bytes of each client, of which nobody may leave too little to the others.
+    held: HashMap<Tenant, (usize, u64)>,
 }
 
 impl Queue {
@@ -123,36 +127,52 @@ impl Queue {
             running: HashMap::new(),
             counts: Running::default(),
             bytes: 0,
+            held: HashMap::new(),
         }
     }
 
-    /// Whether one more job may wait, beside those that are here and so many others.
+    /// Whether one more job of this client may wait, beside those that are here and so many others.
     ///
     /// # Errors
     /// It may not.
-    pub(super) fn has_room(&self, others: usize) -> Result<(), Full> {
+    pub(super) fn has_room(&self, tenant: Tenant, others: usize) -> Result<(), Full> {
+        let most = self.limits.jobs;
+        let (own, _) = self.held.get(&tenant).copied().unwrap_or_default();
         match self.waiting.len() + self.running.len() + others {
-            jobs if jobs >= self.limits.jobs => Err(Full::Jobs(jobs)),
+            jobs if jobs >= most => Err(Full::Jobs(jobs)),
+            jobs if jobs >= most - most / 8 && own >= most / 2 => Err(Full::Share),
             _ => Ok(()),
         }
     }
 
-    /// Reserves room for one more job whose body has so many bytes, until they are released.
+    /// Reserves room for one more job of this client, whose body has so many bytes, until they are released.
     ///
     /// # Errors
     /// There is none.
-    pub(super) fn reserve(&mut self, bytes: u64) -> Result<(), Full> {
-        self.has_room(0)?;
-        if self.bytes.saturating_add(bytes) > self.limits.bytes {
-            return Err(Full::Bytes(self.bytes));
+    pub(super) fn reserve(&mut self, tenant: Tenant, bytes: u64) -> Result<(), Full> {
+        self.has_room(tenant, 0)?;
+        let most = self.limits.bytes;
+        let (jobs, own) = self.held.get(&tenant).copied().unwrap_or_default();
+        match self.bytes.saturating_add(bytes) {
+            all if all > most => return Err(Full::Bytes(self.bytes)),
+            all if jobs > 0 && all > most - most / 8 && own + bytes > most / 2 => {
+                return Err(Full::Share);
+            }
+            all => self.bytes = all,
         }
-        self.bytes += bytes;
+        self.held.insert(tenant, (jobs + 1, own + bytes));
         Ok(())
     }
 
     /// The body of a job is gone.
-    pub(super) fn release(&mut self, bytes: u64) {
+    pub(super) fn release(&mut self, tenant: Tenant, bytes: u64) {
         self.bytes = self.bytes.saturating_sub(bytes);
+        if let Some((jobs, own)) = self.held.get_mut(&tenant) {
+            (*jobs, *own) = (jobs.saturating_sub(1), own.saturating_sub(bytes));
+            if *jobs == 0 {
+                self.held.remove(&tenant);
+            }
+        }
     }
 
     /// Lets a new job wait.

@@ -48,11 +48,18 @@ impl Exchange<'_> {
     ) -> Result<Answer, Refusal> {
         let now = Instant::now();
         let toolchain: Toolchain = toolchain.into();
+        let client = address(self.peer);
+        let token = self.parts.headers.get(header::AUTHORIZATION);
+        let token = token.map_or(&b""[..], HeaderValue::as_bytes);
+        let tenant = Tenant {
+            token: relay.tickets.number(token),
+            address: client,
+        };
         let refusal = {
             let mut dispatcher = relay.dispatcher();
             if !dispatcher.pool.has_builders(now) {
                 Some(("no_builder", "there is no builder".to_owned()))
-            } else if let Err(full) = dispatcher.has_room() {
+            } else if let Err(full) = dispatcher.has_room(tenant) {
                 Some(("queue_full", full.to_string()))
             } else if relay.settings.queue_time() == Duration::ZERO
                 && !dispatcher.has_free_slot(now)
@@ -66,7 +73,7 @@ impl Exchange<'_> {
             relay.metrics.job(outcome);
             return Ok(self.no_capacity(outcome, &message));
         }
-        let (server, client) = (self.own_address(relay).await, address(self.peer));
+        let server = self.own_address(relay).await;
         relay.authority.announce(server.ip());
         if let Next::TurnAway { is_news } = relay.arrivals.lock().next(now, client) {
             let message = format!(
@@ -92,12 +99,6 @@ impl Exchange<'_> {
             let job = dispatcher.number();
             dispatcher.let_in(now, job);
             job
-        };
-        let token = self.parts.headers.get(header::AUTHORIZATION);
-        let token = token.map_or(&b""[..], HeaderValue::as_bytes);
-        let tenant = Tenant {
-            token: relay.tickets.number(token),
-            address: client,
         };
         let ticket = Ticket {
             toolchain,
@@ -253,7 +254,7 @@ impl Exchange<'_> {
         let length = length
             .filter(|length| *length <= LARGEST)
             .ok_or_else(|| Fallback::new("too_large", "a job has a length, and at most a GiB"))?;
-        let _room = relay.reserve(length)?;
+        let _room = relay.reserve(ticket.tenant, length)?;
         let dir = &relay.settings.spool;
         let taken = Spool::fill(dir, body, length).await;
         let body = taken.map_err(|fault| Fallback::of(&fault, "the job"))?;

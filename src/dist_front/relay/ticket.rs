@@ -101,10 +101,13 @@ impl Open {
     /// Forgets those that have ended, and the oldest beyond so many.
     fn expire(&mut self, now: Instant, most: usize) {
         while let Some((end, job)) = self.ends.front().copied()
-            && (end <= now || self.ends.len() > most)
+            && (end <= now || self.by_job.len() > most)
         {
             self.ends.pop_front();
             self.by_job.remove(&job);
+        }
+        if self.ends.len() > 2 * TICKETS {
+            self.ends.retain(|(_, job)| self.by_job.contains_key(job));
         }
     }
 }
@@ -158,7 +161,18 @@ mod tests {
         for job in 1..TICKETS as u64 + 10 {
             tickets.issue(last, job, ticket("10.0.0.9"));
         }
-        let open = tickets.open.lock();
-        assert_eq!((open.by_job.len(), open.ends.len()), (TICKETS, TICKETS));
+        assert_eq!(tickets.open.lock().by_job.len(), TICKETS);
+        // Those that are used take no place of others.
+        let (tickets, mut open) = (Tickets::new([1; 32]), Vec::new());
+        for job in 0..4 * TICKETS as u64 {
+            let text = tickets.issue(last, job, ticket("10.0.0.9"));
+            match job % 1000 {
+                0 => open.push((job, text)),
+                _ => drop(tickets.use_up(last, job, &text)),
+            }
+        }
+        let is_open = |(job, text): &(u64, String)| tickets.check(last, *job, text).is_some();
+        assert!(open.iter().all(is_open));
+        assert!(tickets.open.lock().ends.len() <= 2 * TICKETS + 1);
     }
 }

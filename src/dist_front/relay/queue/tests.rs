@@ -135,17 +135,54 @@ fn jobs_and_bytes_are_bounded() {
     let limits = Limits { jobs: 2, bytes: 30 };
     let (mut queue, start) = (Queue::new(limits), Instant::now());
     for job in 0..2 {
-        queue.reserve(10).unwrap();
+        queue.reserve(tenant(1, 1), 10).unwrap();
         queue.push(job, job_info(tenant(1, 1), start));
     }
     queue.start(start, 0);
-    assert_eq!(queue.reserve(10), Err(Full::Jobs(2)), "one waits, one runs");
+    assert_eq!(
+        queue.reserve(tenant(1, 1), 10),
+        Err(Full::Jobs(2)),
+        "one waits, one runs"
+    );
     queue.remove(0);
-    assert_eq!(queue.has_room(1), Err(Full::Jobs(2)), "one is to come");
-    queue.reserve(10).unwrap();
-    assert_eq!(queue.reserve(1), Err(Full::Bytes(30)));
-    queue.release(10);
-    queue.reserve(1).unwrap();
+    assert_eq!(
+        queue.has_room(tenant(1, 1), 1),
+        Err(Full::Jobs(2)),
+        "one is to come"
+    );
+    queue.reserve(tenant(1, 2), 10).unwrap();
+    assert_eq!(queue.reserve(tenant(1, 2), 1), Err(Full::Bytes(30)));
+    queue.release(tenant(1, 2), 10);
+    queue.reserve(tenant(1, 2), 1).unwrap();
+}
+
+#[test]
+fn no_client_fills_the_queue_for_others() {
+    let limits = Limits {
+        jobs: 80,
+        bytes: 800,
+    };
+    let (mut queue, start) = (Queue::new(limits), Instant::now());
+    let (many, few) = (tenant(1, 1), tenant(1, 2));
+    let refused = (0..80).find_map(|job| match queue.reserve(many, 1) {
+        Ok(()) => {
+            queue.push(job, job_info(many, start));
+            None
+        }
+        Err(full) => Some((job, full)),
+    });
+    assert_eq!(refused, Some((70, Full::Share)));
+    assert_eq!(queue.has_room(many, 0), Err(Full::Share));
+    assert_eq!(queue.has_room(few, 0), Ok(()));
+    // The same with bytes.
+    let mut queue = Queue::new(limits);
+    queue.reserve(many, 700).unwrap();
+    assert_eq!(queue.reserve(many, 1), Err(Full::Share));
+    queue.reserve(few, 100).unwrap();
+    assert_eq!(queue.reserve(few, 1), Err(Full::Bytes(800)));
+    queue.release(many, 700);
+    queue.release(few, 100);
+    assert!(queue.held.is_empty() && queue.bytes() == 0);
 }
 
 #[derive(Debug, Clone)]
