@@ -23,6 +23,11 @@ pub fn read(_: TokenStream) -> TokenStream {
     format!("{text:?}").parse().unwrap()
 }
 #[proc_macro]
+pub fn made(_: TokenStream) -> TokenStream {
+    let text = std::fs::read_to_string(std::env::var("OUT_DIR").unwrap() + "/made.txt").unwrap();
+    format!("{text:?}").parse().unwrap()
+}
+#[proc_macro]
 pub fn described(_: TokenStream) -> TokenStream {
     let git = std::process::Command::new("git").args(["describe", "--tags", "--dirty"]).output().unwrap();
     format!("{:?}", String::from_utf8(git.stdout).unwrap().trim()).parse().unwrap()
@@ -147,6 +152,34 @@ fn result_of_another_commit_or_tag_is_not_taken() {
     // The same files, committed.
     git("git commit -qm three; git tag v4");
     shown("v4, three", 5);
+}
+
+/// What a macro reads may depend on more than the checkout.
+#[test]
+fn result_of_another_output_of_the_build_script_is_not_taken() {
+    let dock = Dock::start(&[]);
+    let machine = Machine::new();
+    checkout(&machine, &["a"], "one", "");
+    machine.write(
+        "the-uses/src/lib.rs",
+        "pub const LISTED: &str = macros::made!();\npub const READ: &str = macros::read!();\n",
+    );
+    machine.write(
+        "the-uses/build.rs",
+        "fn main() {
+            let text = std::fs::read(std::env::var(\"HOME\").unwrap() + \"/made.txt\").unwrap();
+            std::fs::write(std::env::var(\"OUT_DIR\").unwrap() + \"/made.txt\", text).unwrap();
+        }",
+    );
+    let locked = machine.sh("cargo generate-lockfile --offline");
+    assert_eq!(locked.code, Some(0), "{}", locked.output);
+    for (made, expected) in [("x", 0), ("y", 1), ("x", 3)] {
+        fs::write(machine.work().join("../made.txt"), made).unwrap();
+        let lane = "--lane webdav --no-disk";
+        let built = shown(&machine, &dock, lane, "--own-results the-uses");
+        assert_eq!(built, format!("{made}, one"));
+        assert_eq!(hits(&dock), expected);
+    }
 }
 
 #[test]

@@ -78,7 +78,8 @@ pub fn wrap(wrapped: &OsStr) -> io::Error {
     if is_named(&names, &arguments, package.as_deref())
         && let Some(root) = std::env::var_os(ROOT)
     {
-        command.env(IDENTITY, identity(Path::new(&root)));
+        let generated = std::env::var_os("OUT_DIR").map(PathBuf::from);
+        command.env(IDENTITY, identity(Path::new(&root), generated.as_deref()));
     }
     command.exec()
 }
@@ -99,9 +100,10 @@ fn is_named(names: &str, arguments: &[OsString], package: Option<&OsStr>) -> boo
 }
 
 /// Says what is in the checkout at `root`, by the names, sizes and times of its files: it changes when one of them is
-/// written, and no two checkouts have it in common. What can be made anew is not looked at, and of git only what it says
-/// about the checkout: macros ask it for the commit, for tags, and whether anything is changed.
-fn identity(root: &Path) -> String {
+/// written, and no two checkouts have it in common. What can be made anew is not looked at but for the content of what the
+/// crate's build script has `generated`, and of git only what it says about the checkout: macros ask it for the commit, for
+/// tags, and whether anything is changed.
+fn identity(root: &Path, generated: Option<&Path>) -> String {
     let mut hasher = blake3::Hasher::new();
     let mut folders = vec![root.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -139,7 +141,31 @@ fn identity(root: &Path) -> String {
             }
         }
     }
+    if let Some(folder) = generated {
+        note_content(&mut hasher, folder);
+    }
     hasher.finalize().to_hex()[..32].to_owned()
+}
+
+/// The names and contents of all files in a folder that is written anew by each clean build.
+fn note_content(hasher: &mut blake3::Hasher, folder: &Path) {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    paths.sort_unstable();
+    for path in paths {
+        note(hasher, &path, [0; 5]);
+        let is_folder = path.symlink_metadata().is_ok_and(|it| it.is_dir());
+        if is_folder {
+            note_content(hasher, &path);
+        } else if let Ok(metadata) = path.metadata()
+            && metadata.is_file()
+            && let Ok(file) = fs::File::open(&path)
+        {
+            hasher.update(&metadata.size().to_le_bytes());
+            // What cannot be read here, a macro cannot read either.
+            let _ = hasher.update_reader(file);
+        }
+    }
 }
 
 fn note(hasher: &mut blake3::Hasher, path: &Path, numbers: [i64; 5]) {
@@ -207,7 +233,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path();
         write(root, "src/lib.rs", "");
-        let first = identity(root);
+        let first = identity(root, None);
         for name in [
             "target/CACHEDIR.TAG",
             "target/debug/x",
@@ -216,7 +242,7 @@ mod tests {
         ] {
             write(root, name, "");
         }
-        assert_eq!(identity(root), first);
+        assert_eq!(identity(root, None), first);
         for name in [
             "assets/b.txt",
             "src/lib.rs",
@@ -224,13 +250,31 @@ mod tests {
             ".git/index",
             ".git/refs/tags/v1",
         ] {
-            let before = identity(root);
+            let before = identity(root, None);
             write(root, name, "");
-            assert_ne!(identity(root), before, "{name}");
+            assert_ne!(identity(root, None), before, "{name}");
         }
-        let before = identity(root);
+        let before = identity(root, None);
         fs::create_dir(root.join("assets/empty")).unwrap();
-        assert_ne!(identity(root), before, "a folder that a macro lists");
+        assert_ne!(identity(root, None), before, "a folder that a macro lists");
+    }
+
+    #[test]
+    fn identity_has_the_content_of_what_is_generated_and_not_its_times() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        for tag in ["target", "target/out/sub"] {
+            write(root, &format!("{tag}/CACHEDIR.TAG"), "");
+        }
+        let out = root.join("target/out");
+        let made = |text: &str| {
+            write(root, "target/out/sub/made.rs", text);
+            identity(root, Some(&out))
+        };
+        let first = made("one");
+        assert_eq!(made("one"), first);
+        assert_ne!(made("two"), first);
+        assert_eq!(made("one"), first);
     }
 
     #[test]
@@ -246,9 +290,9 @@ mod tests {
             "own/.git/refs/heads/main".to_owned(),
             "own/.git/packed-refs".to_owned(),
         ] {
-            let before = identity(&root);
+            let before = identity(&root, None);
             write(folder.path(), &name, "");
-            assert_ne!(identity(&root), before, "{name}");
+            assert_ne!(identity(&root, None), before, "{name}");
         }
     }
 
