@@ -199,6 +199,13 @@ pub fn env_value(args: &EnvArgs, facts: &Facts) -> Result<EnvValue, Error> {
     })
 }
 
+/// The environment of this process, but for what is not UTF-8: nothing of it matters to sccache or to us.
+pub(crate) fn environment() -> BTreeMap<String, String> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}
+
 /// Writes the config file that `--write` asks for, and gives the arguments with which the text names it.
 ///
 /// # Errors

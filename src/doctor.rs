@@ -192,7 +192,7 @@ pub fn run(args: &Args) -> io::Result<u8> {
     let report = if args.endpoint.is_none() && is_ours(&loaded) {
         inside(loaded)
     } else {
-        client(args, &std::env::vars().collect())
+        client(args, &crate::client::environment())
     };
     let text = if args.json {
         report.json()

@@ -29,7 +29,6 @@ use crate::exit;
 use crate::explain::print::Places;
 use crate::explain::protocol::{BEAT, Begun, End, Labels, Request};
 use crate::explain::report::{Facts, Report, Seen, Wire, assess};
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::os::unix::process::ExitStatusExt as _;
@@ -113,9 +112,7 @@ impl Error {
 /// The command was not run, or a file of the report cannot be written.
 pub fn run(args: &Args) -> Result<u8, Error> {
     let cwd = std::env::current_dir().map_err(Error::CurrentFolder)?;
-    let environment: BTreeMap<String, String> = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .collect();
+    let environment = super::environment();
     let cargo_home = cargo_config::home(&environment);
     let config = cargo_config::Config::load(&cwd, cargo_home.as_deref());
     let mut seen = config.over(&environment);

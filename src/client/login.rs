@@ -195,7 +195,7 @@ fn agent(url: &str) -> Result<ureq::Agent, Error> {
     let config = ureq::Agent::config_builder()
         .tls_config(tls)
         .timeout_global(Some(PATIENCE))
-        .proxy(super::proxy::for_agent(&std::env::vars().collect(), url))
+        .proxy(super::proxy::for_agent(&super::environment(), url))
         .http_status_as_error(false)
         // What is sent is for whom it is sent to.
         .max_redirects(0);

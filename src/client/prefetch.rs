@@ -124,9 +124,7 @@ pub fn run(args: &Args) -> Result<u8, Error> {
 
 /// What cargo's compilers would see here, and the checkout.
 fn surroundings() -> (BTreeMap<String, String>, PathBuf) {
-    let environment: BTreeMap<String, String> = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .collect();
+    let environment = super::environment();
     let cwd = std::env::current_dir().unwrap_or_default();
     let home = cargo_config::home(&environment);
     let config = cargo_config::Config::load(&cwd, home.as_deref());

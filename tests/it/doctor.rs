@@ -57,6 +57,14 @@ fn wrong_missing_and_reading_tokens_are_told_apart() {
 }
 
 #[test]
+fn variable_that_is_no_text_is_not_in_the_way() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let strange = std::ffi::OsStr::from_bytes(b"\xff");
+    let said = finish(clean(program()).arg("doctor").env("STRANGE", strange));
+    has(&said, &["connection", "failure"]);
+}
+
+#[test]
 fn folder_that_the_client_uses_is_the_one_that_is_tried() {
     let folder = tempfile::tempdir().unwrap();
     let tokens = folder.path().join("tokens.toml");
