@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 mod network;
 mod releases;
+mod secrets;
 
 /// Helm itself, as a library for Python; `None`, and a line, where it is not installed.
 fn helm() -> Option<PathBuf> {
