@@ -110,6 +110,14 @@ capabilities:
 {{- end -}}
 {{- end -}}
 
+{{/* A quantity of Kubernetes, such as 1.5Gi, as a number. */}}
+{{- define "sccache-dock.bytes" -}}
+{{- $units := dict "" 1 "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 -}}
+{{- $units = merge $units (dict "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776) -}}
+{{- $number := regexFind "^[0-9.]+" . -}}
+{{- mulf $number (get $units (trimPrefix $number .)) | int64 -}}
+{{- end -}}
+
 {{- define "sccache-dock.http" -}}
 {{- if .Values.tls.secret }}https{{ else }}http{{ end -}}
 {{- end -}}
