@@ -12,6 +12,7 @@ mod checks;
 mod network;
 mod releases;
 mod secrets;
+mod values;
 
 /// Helm itself, as a library for Python; `None`, and a line, where it is not installed.
 fn helm() -> Option<PathBuf> {

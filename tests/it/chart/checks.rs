@@ -85,6 +85,26 @@ fn combinations_that_cannot_work_are_refused() {
             "builders.env.SCCACHE_LISTEN: the chart sets this itself: remove it",
         ),
         (
+            json!({"cache": {"extraEnv": [{"name": "SCCACHE_DIR", "value": "/srv"}]}}),
+            "SCCACHE_DIR: the chart sets this itself",
+        ),
+        (
+            json!({"cache": {"env": {"AWS_REGION": "a"}, "extraEnv": [{"name": "AWS_REGION", "value": "b"}]}}),
+            "cache.extraEnv: AWS_REGION is in cache.env too",
+        ),
+        (
+            json!({"tls": {"secret": "tls"}, "builders": {"env": {"SSL_CERT_FILE": "/etc/ssl/all.pem"}}}),
+            "builders.env.SSL_CERT_FILE: builders go by tls.caKey",
+        ),
+        (
+            json!({"cache": {"service": {"loadBalancerSourceRanges": ["10.0.0.0/8"]}}}),
+            "loadBalancerSourceRanges need the type LoadBalancer",
+        ),
+        (
+            json!({"cache": {"service": {"externalTrafficPolicy": "Local"}}}),
+            "cache.service.externalTrafficPolicy needs the type",
+        ),
+        (
             json!({"cache": {"env": {"SCCACHE_RELAY": false}}}),
             "cache.env.SCCACHE_RELAY: to YAML, on and off without quotes are true and false",
         ),
