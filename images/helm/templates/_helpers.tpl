@@ -5,16 +5,37 @@
 {{- .Values.fullnameOverride | default $prefixed -}}
 {{- end -}}
 
-{{/* What every object of a release has, and no other release's. */}}
-{{- define "sccache-dock.labels" -}}
+{{/* What every object of a release has, and no other release's. Selectors and volume claims may never change. */}}
+{{- define "sccache-dock.release" -}}
 app.kubernetes.io/name: sccache-dock
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
+{{- define "sccache-dock.labels" -}}
+{{ include "sccache-dock.release" . }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
 {{/* Selects the pods of one component of one release; called with (list . "cache") or (list . "builder"). */}}
 {{- define "sccache-dock.selector" -}}
-{{ include "sccache-dock.labels" (index . 0) }}
+{{ include "sccache-dock.release" (index . 0) }}
 app.kubernetes.io/component: {{ index . 1 }}
+{{- end -}}
+
+{{/* Labels and annotations of a pod; called with (list . "cache" its values). */}}
+{{- define "sccache-dock.podMetadata" -}}
+{{- $component := index . 2 -}}
+labels:
+  {{- include "sccache-dock.selector" . | nindent 2 }}
+  {{- with mergeOverwrite (dict) (index . 0).Values.commonLabels $component.podLabels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with $component.podAnnotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end -}}
 
 {{- define "sccache-dock.image" -}}
@@ -27,10 +48,16 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- .Values.tokens.existingSecret | default (printf "%s-tokens" (include "sccache-dock.fullname" .)) -}}
 {{- end -}}
 
-{{/* What every pod has; called with the component's values and the whole. */}}
+{{/* What every pod has; called with the component's values, the name of its service account and the whole. */}}
 {{- define "sccache-dock.pod" -}}
 automountServiceAccountToken: false
 enableServiceLinks: false
+terminationGracePeriodSeconds: {{ .component.terminationGracePeriodSeconds }}
+{{- with .component.serviceAccount }}
+{{- with .name | default (ternary $.account "" .create) }}
+serviceAccountName: {{ . }}
+{{- end }}
+{{- end }}
 {{- with .root.Values.image.pullSecrets }}
 imagePullSecrets:
   {{- range . }}
@@ -77,16 +104,38 @@ capabilities:
     - ALL
 {{- end -}}
 
+{{/* Settings of both components, which a component's own come before; called with its values. */}}
 {{- define "sccache-dock.podEnv" -}}
+{{- $own := keys .env -}}
+{{- range .extraEnv }}{{ $own = append $own .name }}{{ end -}}
+# Before the pod is killed.
+- name: SCCACHE_STOP_GRACE
+  value: {{ sub .terminationGracePeriodSeconds 10 }}s
+{{- if not (has "SCCACHE_LOG_FORMAT" $own) }}
+- name: SCCACHE_LOG_FORMAT
+  value: json
+{{- end }}
+{{- if not (has "SCCACHE_PUBLIC_ADDR" $own) }}
 - name: SCCACHE_PUBLIC_ADDR
   valueFrom:
     fieldRef:
       fieldPath: status.podIP
+{{- end }}
+{{- if not (has "SCCACHE_BUILDER_SLOTS" $own) }}
 # A limit is a quota and hides no processor.
 - name: SCCACHE_BUILDER_SLOTS
   valueFrom:
     resourceFieldRef:
       resource: limits.cpu
+{{- end }}
+{{- range $name, $value := .env }}
+- name: {{ $name }}
+  # As JSON: 4294967296 would be 4.294967296e+09 otherwise.
+  value: {{ kindIs "string" $value | ternary $value (toJson $value) | quote }}
+{{- end }}
+{{- with .extraEnv }}
+{{ toYaml . }}
+{{- end }}
 {{- end -}}
 
 {{/* Without the relay, clients send their jobs to the builders themselves. */}}
@@ -108,6 +157,14 @@ capabilities:
 {{ toYaml . }}
 {{- end }}
 {{- end -}}
+{{- end -}}
+
+{{/* A quantity of Kubernetes, such as 1.5Gi, as a number. */}}
+{{- define "sccache-dock.bytes" -}}
+{{- $units := dict "" 1 "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 -}}
+{{- $units = merge $units (dict "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776) -}}
+{{- $number := regexFind "^[0-9.]+" . -}}
+{{- mulf $number (get $units (trimPrefix $number .)) | int64 -}}
 {{- end -}}
 
 {{- define "sccache-dock.http" -}}

@@ -12,6 +12,7 @@ fn everything() -> Value {
         "cache": {"ingress": {"enabled": true, "host": "cache.example.com"}},
         "builders": {"autoscaling": {"enabled": true}},
         "podMonitor": {"enabled": true},
+        "networkPolicy": {"cacheIngress": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]},
     })
 }
 

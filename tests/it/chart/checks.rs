@@ -1,0 +1,155 @@
+//! Values that the cluster would refuse, or that would never work in it, are refused before anything changes.
+
+use super::{helm, render, render_as};
+use serde_json::json;
+
+#[test]
+fn combinations_that_cannot_work_are_refused() {
+    let Some(helm) = helm() else { return };
+    let joined = json!({
+        "tls": {"secret": "tls", "clientCaSecret": "ca"},
+        "builders": {"clientCertificateSecret": "builder"},
+    });
+    let no_policy = json!({"enabled": false});
+    let ingress = json!({"enabled": true, "host": "cache.example.com"});
+    for (values, expected) in [
+        (
+            json!({"cache": {"ingress": {"enabled": true}}}),
+            "cache.ingress.enabled needs cache.ingress.host",
+        ),
+        (
+            json!({"cache": {"ingress": ingress}}),
+            "need networkPolicy.cacheIngress",
+        ),
+        (
+            json!({"cache": {"service": {"type": "LoadBalancer"}}}),
+            "need networkPolicy.cacheIngress",
+        ),
+        (
+            json!({"cache": {"env": {"SCCACHE_UPSTREAM": "redis://redis:6379"}}}),
+            "allow them in networkPolicy.cacheEgress",
+        ),
+        (
+            json!({"cache": {"service": {"nodePort": 30426}}}),
+            "node ports need the type NodePort or LoadBalancer",
+        ),
+        (
+            json!({
+                "networkPolicy": no_policy,
+                "cache": {"service": {"type": "NodePort", "nodePort": 30426, "schedulerNodePort": 30426}},
+            }),
+            "nodePort and schedulerNodePort must differ",
+        ),
+        (
+            json!({"cache": {"env": {"SCCACHE_RELAY": "off"}}, "builders": {"autoscaling": {"enabled": true}}}),
+            "builders.autoscaling needs the relay",
+        ),
+        (
+            json!({"builders": {"autoscaling": {"enabled": true, "minReplicas": 30}}}),
+            "minReplicas is larger than maxReplicas",
+        ),
+        (
+            json!({"image": {"tag": ""}}),
+            "image.tag: set it, or image.digest",
+        ),
+        (
+            json!({"cache": {"size": "100G"}}),
+            "cache.size, 100GiB, must be smaller than cache.storage.size, 100Gi",
+        ),
+        (
+            json!({"cache": {"storage": {"size": "85G"}}}),
+            "cache.size, 80GiB, must be smaller than cache.storage.size, 85G",
+        ),
+        (
+            json!({"builders": {"workSize": "80Gi"}}),
+            "builders.workSize, 80Gi: a builder is evicted at",
+        ),
+        (
+            json!({"tls": {"clientCaSecret": "ca"}}),
+            "tls.clientCaSecret needs tls.secret",
+        ),
+        (
+            json!({"builders": {"clientCertificateSecret": "builder"}}),
+            "builders.clientCertificateSecret needs tls.clientCaSecret",
+        ),
+        (
+            joined,
+            "builders.clientCertificateSecret needs tokens.namedSecret",
+        ),
+        (
+            json!({"cache": {"env": {"SCCACHE_CACHE_SIZE": "10G"}}}),
+            "cache.env.SCCACHE_CACHE_SIZE: the chart sets this itself: use cache.size",
+        ),
+        (
+            json!({"builders": {"env": {"SCCACHE_LISTEN": "0.0.0.0:80"}}}),
+            "builders.env.SCCACHE_LISTEN: the chart sets this itself: remove it",
+        ),
+        (
+            json!({"cache": {"extraEnv": [{"name": "SCCACHE_DIR", "value": "/srv"}]}}),
+            "SCCACHE_DIR: the chart sets this itself",
+        ),
+        (
+            json!({"cache": {"env": {"AWS_REGION": "a"}, "extraEnv": [{"name": "AWS_REGION", "value": "b"}]}}),
+            "cache.extraEnv: AWS_REGION is in cache.env too",
+        ),
+        (
+            json!({"tls": {"secret": "tls"}, "builders": {"env": {"SSL_CERT_FILE": "/etc/ssl/all.pem"}}}),
+            "builders.env.SSL_CERT_FILE: builders go by tls.caKey",
+        ),
+        (
+            json!({"cache": {"service": {"loadBalancerSourceRanges": ["10.0.0.0/8"]}}}),
+            "loadBalancerSourceRanges need the type LoadBalancer",
+        ),
+        (
+            json!({"cache": {"service": {"externalTrafficPolicy": "Local"}}}),
+            "cache.service.externalTrafficPolicy needs the type",
+        ),
+        (
+            json!({"cache": {"env": {"SCCACHE_RELAY": false}}}),
+            "cache.env.SCCACHE_RELAY: to YAML, on and off without quotes are true and false",
+        ),
+    ] {
+        let ran = render(&helm, &values);
+        assert_ne!(ran.code, Some(0), "{values} is taken");
+        assert!(ran.stderr.contains(expected), "{values}: {}", ran.stderr);
+    }
+    // Next to each stands what works.
+    for values in [
+        json!({"cache": {"ingress": ingress}, "networkPolicy": no_policy}),
+        json!({"cache": {"service": {"type": "NodePort", "nodePort": 30426}}, "networkPolicy": no_policy}),
+        json!({"cache": {"size": "79G", "storage": {"size": "85G"}}}),
+        json!({"cache": {"size": "1T", "storage": {"size": "1.5Ti"}}}),
+        json!({"builders": {"workSize": "80Gi", "resources": {"limits": {"ephemeral-storage": "80Gi"}}}}),
+        json!({"builders": {"workSize": "80Gi", "resources": {"limits": null}}}),
+    ] {
+        render(&helm, &values).ok();
+    }
+}
+
+#[test]
+fn all_that_cannot_work_is_said_at_once() {
+    let Some(helm) = helm() else { return };
+    let values =
+        json!({"image": {"tag": ""}, "cache": {"size": "100G", "service": {"nodePort": 30426}}});
+    let ran = render(&helm, &values);
+    for expected in ["image.tag", "cache.size", "cache.service"] {
+        assert!(ran.stderr.contains(expected), "{expected}: {}", ran.stderr);
+    }
+}
+
+#[test]
+fn names_that_kubernetes_would_refuse_are_refused() {
+    let Some(helm) = helm() else { return };
+    let long = "a".repeat(53);
+    for (release, fullname) in [("1st", ""), (&*long, ""), ("one", "Cache"), ("one", "a.b")] {
+        let ran = render_as(&helm, release, &json!({"fullnameOverride": fullname}));
+        assert!(
+            ran.stderr.contains("fullnameOverride: "),
+            "{release}, {fullname}: {}",
+            ran.stderr
+        );
+    }
+    for (release, fullname) in [("1st", "first"), (&*long, &long[1..]), ("one", "")] {
+        render_as(&helm, release, &json!({"fullnameOverride": fullname})).ok();
+    }
+}
