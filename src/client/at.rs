@@ -184,7 +184,8 @@ pub fn run(args: &Args) -> Result<Infallible, Error> {
     if wrapper.is_none() && !args.own_results.is_empty() {
         return Err(Error::NoWrapper(args.own_results.join(", ")));
     }
-    let wrapper = wrapper.filter(|_| !names.is_empty());
+    // Whoever has turned it off shares nothing on purpose.
+    let wrapper = wrapper.filter(|it| !it.is_empty() && !names.is_empty());
     if needs_daemon || wrapper.is_some() {
         let own = daemon::Own::prepare().map_err(Error::Daemon)?;
         if needs_daemon {

@@ -533,6 +533,8 @@ fn what_cannot_be_done_is_said_with_its_hint() {
         125,
         &["results of one, two apart", "no wrapper", "client-env"],
     );
+    let turned_off = format!("RUSTC_WRAPPER= sccache-dock {AT} --own-results one,two -- true");
+    assert_eq!(person.sh(&turned_off), "");
     let gone = "mkdir -p gone/.git && cd gone && rmdir .git ../gone";
     refused(&format!("{gone} && {at} true"), 125, &["current folder"]);
 }

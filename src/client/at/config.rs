@@ -36,7 +36,8 @@ pub(super) fn is_client_side(text: &str) -> bool {
     variables.is_some_and(|variables| client_side_by(|name| value(variables, name)))
 }
 
-/// The wrapper of rustc that cargo would use in `cwd`: `files` are texts and paths of its config files, the nearest first.
+/// The wrapper of rustc that cargo would use in `cwd`, empty where there is to be none: `files` are texts and paths of its
+/// config files, the nearest first.
 pub(super) fn wrapper(
     variable: impl Fn(&str) -> Option<OsString>,
     files: &[(String, PathBuf)],
@@ -57,7 +58,7 @@ pub(super) fn wrapper(
             Some(cargo_config::program(wrapper, folder).into())
         })
     };
-    set.or_else(in_files).filter(|wrapper| !wrapper.is_empty())
+    set.or_else(in_files)
 }
 
 /// The text with `settings` in the place of its own; nothing where it has none of them.
@@ -140,7 +141,7 @@ mod tests {
         );
         let relative = set("RUSTC_WRAPPER", "../tools/sccache");
         assert_eq!(relative, Some("/work/b/../tools/sccache".into()));
-        assert_eq!(set("RUSTC_WRAPPER", ""), None, "turned off");
+        assert_eq!(set("RUSTC_WRAPPER", ""), Some("".into()), "turned off");
         assert_eq!(
             set("CARGO_BUILD_RUSTC_WRAPPER", "kept"),
             Some("kept".into())
