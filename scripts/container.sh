@@ -215,6 +215,8 @@ create() {
                 fail "cannot get the seccomp profile from image \"$image\"" "it is older than this script: $me build"
             set -- "$@" --security-opt "seccomp=$work/seccomp.json"
         fi
+        # The caller, as root of a rootless daemon, makes no namespaces of jobs without it. It has no power outside the daemon's.
+        case ${user%:*} in 0) ! is_rootless || set -- "$@" --cap-add SETFCAP ;; esac
         armor=$(apparmor)
         [ -z "$armor" ] || set -- "$@" --security-opt "apparmor=$armor"
         # On all interfaces, unless SCCACHE_BIND is set. Without a public address the builder is known by the container's
@@ -302,7 +304,7 @@ sweep() {
 port_is_taken() {
     taken=
     for one in "SCCACHE_DEFAULT_PORT:$port" "SCCACHE_SCHEDULER_PORT:$scheduler_port" "SCCACHE_PUBLIC_ADDR:$builder_port"; do
-        case $(cat "$work/problem") in *:"${one#*:}"[!0-9]*) taken=${one#*:} chosen_by=${one%%:*} && break ;; esac
+        case $(cat "$work/problem") in *[:/]"${one#*:}"[!0-9]*) taken=${one#*:} chosen_by=${one%%:*} && break ;; esac
     done
     [ -n "$taken" ] || fail "cannot run container \"$container\": a port is in use: $(cat "$work/problem")"
     by=$(docker ps --filter "publish=$taken" --format '{{.Names}}' 2>/dev/null | head -n 1)
@@ -381,6 +383,11 @@ start_again() {
         [ "$tries" -le 3 ] || fail "cannot $1 container \"$container\": port $at, or another of its, is in use" \
             "a build may start an sccache there again and again: when it has ended, or what else has the port, $me restart"
         [ "$tries" -gt 1 ] || say "a client may have started an sccache of its own on port $at: it is told to end"
+        # The host network of a rootless Docker is the daemon's own, in which this machine's clients are not.
+        if is_rootless && ! by_podman; then
+            bounded 20 env -u SCCACHE_SERVER_UDS "SCCACHE_SERVER_PORT=$at" sccache --stop-server || true
+            continue
+        fi
         # The image's own variables name the socket of its container.
         docker run --rm --network host --cap-drop ALL --env "SCCACHE_SERVER_PORT=$at" --entrypoint env \
             "$(docker inspect --type container --format '{{.Image}}' "$container")" \

@@ -5,7 +5,7 @@ use super::mount::{Loss, in_container, lost};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
-use nix::unistd::chroot;
+use nix::unistd::{chroot, geteuid};
 use std::fs;
 use std::path::Path;
 
@@ -13,6 +13,8 @@ use std::path::Path;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Surroundings {
     pub(crate) in_container: bool,
+    /// We are root, with capabilities or without.
+    pub(crate) is_root: bool,
     /// A filter denies the system calls that create namespaces and mounts.
     pub(crate) filtered: bool,
     /// The AppArmor profile that confines us.
@@ -46,6 +48,7 @@ impl Surroundings {
         let apparmor = apparmor.trim_matches(['\0', '\n', ' ']);
         Surroundings {
             in_container: in_container(),
+            is_root: geteuid().is_root(),
             filtered: is_filtered(),
             apparmor: (!apparmor.is_empty() && apparmor != "unconfined")
                 .then(|| apparmor.to_owned()),

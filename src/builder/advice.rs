@@ -88,6 +88,12 @@ fn hint(isolation: Isolation, failure: &Failure, around: &Surroundings) -> Hint 
         Step::MountOverlay if failure.cause.contains("EINVAL") => here(
             "the file system of the builder's folder takes no overlay: put SCCACHE_DIR on ext4, on xfs with ftype=1 or on a tmpfs",
         ),
+        Step::MapUser if isolation != Isolation::Root && around.in_container && around.is_root => {
+            here(
+                "root makes no namespaces of jobs without the capability SETFCAP, any other user does: leave out --user, or, where the \
+             daemon is rootless and its root owns the folder, add --cap-add SETFCAP",
+            )
+        }
         Step::BeRoot => here("root isolation needs a container that runs as root"),
         Step::StepDown => here("the container may not change its user: give it one with --user"),
         Step::Folder => here("the builder's folder must be writable for the user of the services"),
@@ -209,6 +215,21 @@ mod tests {
                 "kernel.apparmor_restrict_unprivileged_userns to 0, for every program",
                 "  docker run --rm sccache-arch apparmor --parser \"$(apparmor_parser --version)\" >/etc/apparmor.d/sccache-dock\n  apparmor_parser --replace",
                 "seccomp=sccache-userns.json --security-opt apparmor=sccache-dock",
+            ],
+        );
+        check(
+            Isolation::Userns,
+            Step::MapUser,
+            "Operation not permitted (os error 1)",
+            Surroundings {
+                is_root: true,
+                filtered: false,
+                ..container()
+            },
+            &[
+                "leave out --user, or, where the daemon is rootless",
+                "add --cap-add SETFCAP",
+                "-e MODE=distributed-ephemeral --security-opt seccomp=sccache-userns.json",
             ],
         );
         check(

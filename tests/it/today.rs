@@ -1,4 +1,5 @@
-//! The container tools of today: Docker 28, Podman 5 and systemd 262, in a Debian that is booted in namespaces of its own.
+//! The container tools of today: Docker 28 and Podman 5, both also without root, and systemd 262, in a Debian that is booted in
+//! namespaces of its own.
 //!
 //! `scripts/test` makes its root once. One test boots it and goes through all that runs there, one after the other: a boot
 //! takes seconds, and the images are loaded once. At the end it prints which runtime ran which mode.
@@ -184,6 +185,7 @@ enum Who {
 /// What gives the script its containers.
 struct Runtime {
     name: &'static str,
+    modes: &'static [&'static str],
     who: Who,
     /// Shell text before each command.
     prepare: &'static str,
@@ -193,28 +195,57 @@ struct Runtime {
 const PODMAN_ALONE: &str = "mkdir -p /tmp/$UID; for f in /usr/bin/*; do case $f in */docker*) ;; *) \
     ln -sf \"$f\" /tmp/$UID/;; esac; done; export PATH=/tmp/$UID:/usr/sbin";
 
-const RUNTIMES: [Runtime; 4] = [
+const ALL: &[&str] = &[
+    "ephemeral",
+    "persistent",
+    "distributed-ephemeral",
+    "distributed-persistent",
+];
+
+const RUNTIMES: [Runtime; 6] = [
     Runtime {
         name: "Docker",
+        modes: ALL,
         who: Who::Root,
         prepare: "",
     },
     Runtime {
+        name: "Docker, rootless",
+        modes: ALL,
+        who: Who::Dev,
+        prepare: ROOTLESS_DOCKER,
+    },
+    Runtime {
         name: "Podman",
+        modes: ALL,
         who: Who::Root,
         prepare: PODMAN_ALONE,
     },
     Runtime {
         name: "Podman, rootless",
+        modes: ALL,
         who: Who::Dev,
         prepare: PODMAN_ALONE,
     },
     Runtime {
         name: "Podman by its socket",
+        modes: ALL,
         who: Who::Root,
         prepare: "systemctl start podman.socket; export DOCKER_HOST=unix:///run/podman/podman.sock",
     },
+    Runtime {
+        name: "Podman by its socket, rootless",
+        modes: &["distributed-persistent"],
+        who: Who::Dev,
+        prepare: "systemctl --user start podman.socket\n\
+            export DOCKER_HOST=unix:///run/user/$UID/podman/podman.sock",
+    },
 ];
+
+/// The daemon of the ordinary user, without what its tool for setting it up asks of the kernel's modules: there are none here.
+const ROOTLESS_DOCKER: &str = "export DOCKER_HOST=unix:///run/user/$UID/docker.sock\n\
+    systemctl --user --quiet is-active docker-of-dev || systemd-run --user --quiet --unit=docker-of-dev -p Type=notify \
+    -p NotifyAccess=all -p Delegate=yes --setenv=PATH=$PATH /usr/share/docker.io/contrib/dockerd-rootless.sh";
 
 /// Which runtime ran which mode, as a table.
 #[derive(Default)]
@@ -250,9 +281,11 @@ fn every_mode_runs_by_the_runtimes_of_today() {
             .root(&format!("{load} --quiet --input /kit/image.tar"))
             .ok();
     }
-    machine
-        .dev("podman load --quiet --input /kit/image.tar")
-        .ok();
+    for load in ["podman load", &format!("{ROOTLESS_DOCKER}\ndocker load")] {
+        machine
+            .dev(&format!("{load} --quiet --input /kit/image.tar"))
+            .ok();
+    }
 
     package_of_arch(&machine);
     unit(&machine, &mut table);
@@ -287,9 +320,13 @@ fn script(machine: &Machine, site: &Site, runtime: &Runtime, table: &mut Table) 
     };
     // What the client has, from the image; by a real client a blob is written and comes back.
     call("$me install-client").ok();
-    for mode in ["ephemeral", &kept[0].0, "distributed-ephemeral", &kept[1].0] {
+    let words = ["ephemeral", &kept[0].0, "distributed-ephemeral", &kept[1].0];
+    for (mode, words) in ALL.iter().copied().zip(words) {
+        if !runtime.modes.contains(&mode) {
+            continue;
+        }
         let begin = now();
-        let started = call(&format!("$me start {mode}"));
+        let started = call(&format!("$me start {words}"));
         assert_eq!(
             started.code,
             Some(0),
@@ -316,7 +353,6 @@ fn script(machine: &Machine, site: &Site, runtime: &Runtime, table: &mut Table) 
         );
         let said = format!("{}\n{}", used.stdout, used.stderr);
         assert_eq!(used.code, Some(0), "{}: {mode}: {said}", runtime.name);
-        let mode = mode.split(' ').next().unwrap();
         if mode.starts_with("distributed") {
             // Clients of this machine reach it too.
             let reach = call("eval \"$($me env --lane dist)\"; export PATH=$HOME/.local/bin:$PATH; sccache-dock doctor").ok();
@@ -326,11 +362,30 @@ fn script(machine: &Machine, site: &Site, runtime: &Runtime, table: &mut Table) 
             assert!(!reach.contains("FAIL"), "{}: {reach}", runtime.name);
         }
         call("$me restart").ok();
+        if runtime.who == Who::Dev && mode == "ephemeral" {
+            // The port is this machine's, though the containers' host network may be the daemon's own.
+            let back = call(
+                "$me stop; export PATH=$HOME/.local/bin:$PATH\n\
+                 SCCACHE_CONF=/dev/null SCCACHE_SERVER_PORT=4226 sccache --start-server\n\
+                 SCCACHE_CONTAINER_NAME=second $me start ephemeral && exit 9\n$me start ephemeral",
+            );
+            let name = runtime.name;
+            assert_eq!(back.code, Some(0), "{name}: {}", back.stderr);
+            for part in [
+                "cannot publish port 4226: it is in use",
+                "it is told to end",
+            ] {
+                assert!(back.stderr.contains(part), "{name}: {}", back.stderr);
+            }
+        }
         call("$me remove").ok();
         table.note(runtime.name, mode, format!("healthy after {took:.1?}"));
     }
     // What a rootless container has written is its caller's.
-    for (_, folder) in kept.iter().filter(|_| runtime.who == Who::Dev) {
+    for (_, folder) in kept.iter().filter(|(words, _)| {
+        let is_used = runtime.modes.iter().any(|mode| words.starts_with(mode));
+        runtime.who == Who::Dev && is_used
+    }) {
         let token = machine.kit.path().join(folder).join("state/auth-token");
         assert_eq!(fs::metadata(token).unwrap().uid(), DEV);
     }
