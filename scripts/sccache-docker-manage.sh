@@ -172,9 +172,11 @@ install_client() {
     if command -v docker >/dev/null 2>&1 && has_image; then
         source=$(docker create "$image")
         for program in sccache sccache-dock sccache-dock-gateway; do
-            # The image of the client alone has nothing but these, at its root.
+            # The image of the client alone has but two, at its root.
             docker cp "$source:/usr/local/bin/$program" "$fresh/$program" >/dev/null 2>&1 ||
-                docker cp "$source:/$program" "$fresh/$program" >/dev/null
+                docker cp "$source:/$program" "$fresh/$program" >/dev/null 2>"$fresh/problem" ||
+                [ "$program" = sccache-dock-gateway ] || fail "cannot take $program from image \"$image\": $(cat "$fresh/problem")" \
+                "choose an image of sccache-dock, or build one: SCCACHE_DOCK_IMAGE= $me install-client"
         done
     else
         programs=$("$repo/images/build.sh" programs)
@@ -182,6 +184,12 @@ install_client() {
         cp "$(echo "$programs" | tail -n 1)-gateway" "$fresh/sccache-dock-gateway"
     fi
     for program in sccache sccache-dock sccache-dock-gateway; do
+        if ! [ -e "$fresh/$program" ]; then
+            # One of an earlier image is of another version.
+            rm -f "$to/$program"
+            say "image \"$image\" has no $program, which \"sccache-dock build --prefetch\" needs"
+            continue
+        fi
         version=$("$fresh/$program" --version) || fail "cannot run the image's $program on this machine" \
             "its C library is older than the image's; compile one of the same version: cargo install --locked sccache@0.19.0"
         mv -f "$fresh/$program" "$to/$program"
