@@ -356,7 +356,7 @@ port_is_taken() {
 remember_image() {
     image_note=$state/$container.image
     [ -z "${SCCACHE_DOCK_IMAGE+set}${SCCACHE_IMAGE_NAME:-}" ] || return 0
-    [ "$(stat -c %u "$image_note" 2>/dev/null)" = "$(id -u)" ] || return 0
+    [ -s "$image_note" ] && [ "$(stat -c %u "$image_note")" = "$(id -u)" ] || return 0
     SCCACHE_DOCK_IMAGE=$(cat "$image_note")
     export SCCACHE_DOCK_IMAGE
     image=$SCCACHE_DOCK_IMAGE

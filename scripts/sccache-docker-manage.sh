@@ -208,7 +208,11 @@ usage() {
 command=${1:-help}
 [ $# -eq 0 ] || shift
 case $command in
-build) exec "$repo/images/build.sh" "$@" ;;
+build)
+    # A name asks for an image of its own, not for the one that is remembered.
+    [ -z "${remembered:-}" ] || [ $# -eq 0 ] || unset SCCACHE_DOCK_IMAGE
+    exec "$repo/images/build.sh" "$@"
+    ;;
 start) start "$@" ;;
 stop)
     at_most 0 "$@"
