@@ -96,7 +96,7 @@ wait_until_healthy() {
         sleep 1
     done
     unshow
-    start_after_reboot
+    [ -z "$(label mode)" ] || start_after_reboot
     # Whatever it still counts, it serves already.
     say "container \"$container\" is $health"
 }
@@ -222,9 +222,12 @@ stop)
     ;;
 restart)
     [ $# -eq 0 ] || ask restart "$@"
-    need_own_container
-    # Where it runs, in its place: what lets go of a port may lose it to a client.
-    docker exec "$container" sccache-dock restart >/dev/null 2>&1 || start_again restart
+    need_container
+    # Where it runs, in its place: what lets go of a port may lose it to a client. A quadlet's and Compose's too.
+    docker exec "$container" sccache-dock restart >/dev/null 2>&1 || {
+        need_own_container
+        start_again restart
+    }
     wait_until_healthy
     ;;
 remove)

@@ -42,6 +42,24 @@ fn container_of_somebody_else_is_neither_started_nor_stopped_nor_removed() {
     assert_eq!(site.docker.inspect(&id, IS_RUNNING), "true");
 }
 
+/// As a quadlet, Compose or plain Docker has started it: what starts it after a reboot is theirs.
+#[test]
+fn cache_that_the_script_has_not_started_is_restarted_in_its_place() {
+    let Some(site) = Site::open() else { return };
+    let container = site.container("quadlet", &[]);
+    container.wait_healthy();
+    let script = site.script("quadlet");
+    let pids = site.docker.pids(&container.name);
+    script.call(&["restart"]).ok();
+    assert_ne!(site.docker.pids(&container.name), pids);
+    let policy = "{{.HostConfig.RestartPolicy.Name}}";
+    assert_eq!(site.docker.inspect(&container.name, policy), "no");
+    site.docker.ok(&["stop", &container.name]);
+    script
+        .call(&["restart"])
+        .refused(1, &["was not started by this script"]);
+}
+
 /// Another start is quicker, between the look for a container and its creation.
 #[test]
 fn start_that_loses_against_another_uses_what_that_one_has_made() {
