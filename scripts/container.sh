@@ -3,6 +3,9 @@
 # Its variables, and "say" and "fail" of lib.sh, are set there.
 # shellcheck disable=SC2154
 
+# $1 as it is compared with what a container has, of which older scripts have kept slashes at the end.
+slashless() { printf '%s' "$1" | sed 's|/*$||'; }
+
 check_mode() {
     case $mode in
     ephemeral | distributed-ephemeral)
@@ -19,8 +22,7 @@ check_mode() {
         *) fail "cannot mount \"$folder\": the path is relative" \
             "give it whole: $me start $mode $(quoted "$(whole "${folder#./}")")" 2 ;;
         esac
-        # As it is compared with that of a container that is there.
-        while [ "$folder" != "${folder%/}" ]; do folder=${folder%/}; done
+        folder=$(slashless "$folder")
         can_mount "$folder"
         ;;
     builder)

@@ -110,8 +110,8 @@ start() {
     [ "$(state_of_container)" != absent ] || create
     if [ -z "$created" ]; then
         need_own_container
-        is="mode $(label mode) $(label folder)"
-        [ "$is" = "mode $mode $folder" ] || fail "container \"$container\" exists with ${is% }, not with mode $mode $folder" \
+        is=$(slashless "mode $(label mode) $(label folder)")
+        [ "$is" = "$(slashless "mode $mode $folder")" ] || fail "container \"$container\" exists with ${is% }, not with mode $mode $folder" \
             "remove it first ($me remove), or give this one a name and a port: SCCACHE_CONTAINER_NAME=NAME SCCACHE_DEFAULT_PORT=4326"
         if runs; then
             say "container \"$container\" runs already$(older) (a new image or changed settings need: $me remove, then start)"

@@ -42,6 +42,28 @@ fn container_of_somebody_else_is_neither_started_nor_stopped_nor_removed() {
     assert_eq!(site.docker.inspect(&id, IS_RUNNING), "true");
 }
 
+#[test]
+fn slash_at_the_end_of_a_folder_makes_no_other_folder() {
+    let Some(site) = Site::open() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_str().unwrap();
+    let script = site.script("slash");
+    // As the script's containers were before it took slashes away.
+    let user = format!("--user={}:{}", nix::unistd::getuid(), nix::unistd::getgid());
+    let volume = format!("--volume={path}:/var/sccache");
+    let label = format!("--label=sccache-dock.folder={path}/");
+    let labels = ["--label=sccache-dock.mode=persistent", &label];
+    let flags = [&user, &volume, "--env=MODE=persistent"];
+    let container = site.container("slash", &[&flags[..], &labels].concat());
+    container.wait_healthy();
+    for typed in [path.to_owned(), format!("{path}//")] {
+        let ran = script.call(&["start", "persistent", &typed]);
+        ran.refused(0, &["runs already"]);
+    }
+    let other = script.call(&["start", "persistent", &format!("{path}/other")]);
+    other.refused(1, &["exists with mode persistent"]);
+}
+
 /// As a quadlet, Compose or plain Docker has started it: what starts it after a reboot is theirs.
 #[test]
 fn cache_that_the_script_has_not_started_is_restarted_in_its_place() {
