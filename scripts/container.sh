@@ -392,8 +392,9 @@ start_after_reboot() {
     if ! docker update --restart "$policy" "$container" >/dev/null 2>&1; then
         say "after a reboot it has to be started: $me start"
     elif by_podman; then
+        # Whose Podman it is counts, not who asks it.
         whose=
-        [ "$(id -u)" -eq 0 ] || whose=' --user'
+        ! is_rootless || whose=' --user'
         # Words, split on purpose.
         # shellcheck disable=SC2086
         systemctl $whose is-enabled podman-restart.service >/dev/null 2>&1 ||

@@ -3,7 +3,7 @@
 use crate::docker::{LONG, run};
 use crate::site::{Script, Site};
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 
 const IS_RUNNING: &str = "{{.State.Running}}";
 
@@ -145,4 +145,27 @@ fn who_has_the_port_and_what_differs_is_named() {
     command.env("SCCACHE_SCHEDULER_PORT", &port);
     let ran = run(command.args(["start", "distributed-ephemeral"]), LONG);
     ran.refused(1, &["cannot publish port ", "SCCACHE_SCHEDULER_PORT="]);
+}
+
+/// Docker that calls itself Podman, of a user and of root: the advice goes by that, whoever starts the container.
+#[test]
+fn what_podman_needs_for_a_reboot_goes_by_whose_podman_it_is() {
+    let Some(site) = Site::open() else { return };
+    let script = site.script("reboot");
+    for (security, enable) in [
+        ("name=rootless", "once: systemctl --user enable"),
+        ("name=seccomp", "once: systemctl enable"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let says = format!(
+            "case $1 in version) echo Podman Engine; exit ;; info) echo '[{security}]'; exit ;; esac"
+        );
+        let path = docker_that(&folder, &says);
+        // Nothing is enabled on this machine.
+        symlink("/bin/false", folder.path().join("systemctl")).unwrap();
+        let mut command = script.command();
+        let ran = run(command.args(["start", "ephemeral"]).env("PATH", path), LONG);
+        ran.refused(0, &[&format!("{enable} podman-restart.service")]);
+        script.call(&["remove"]).ok();
+    }
 }
