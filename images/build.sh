@@ -230,7 +230,7 @@ build() {
     if [ -n "${SCCACHE_DOCK_IMAGE:-}" ]; then
         say "pulling \"$SCCACHE_DOCK_IMAGE\""
         long "pulling the image" docker pull "$SCCACHE_DOCK_IMAGE" ||
-            fail "cannot pull image \"$SCCACHE_DOCK_IMAGE\"" "the lines above say why; without SCCACHE_DOCK_IMAGE one is built here"
+            fail "cannot pull image \"$SCCACHE_DOCK_IMAGE\"" "the lines above say why; SCCACHE_DOCK_IMAGE= (empty) builds one here"
         return
     fi
     choose_programs

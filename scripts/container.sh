@@ -3,6 +3,9 @@
 # Its variables, and "say" and "fail" of lib.sh, are set there.
 # shellcheck disable=SC2154
 
+# $1 as it is compared with what a container has, of which older scripts have kept slashes at the end.
+slashless() { printf '%s' "$1" | sed 's|/*$||'; }
+
 check_mode() {
     case $mode in
     ephemeral | distributed-ephemeral)
@@ -19,8 +22,7 @@ check_mode() {
         *) fail "cannot mount \"$folder\": the path is relative" \
             "give it whole: $me start $mode $(quoted "$(whole "${folder#./}")")" 2 ;;
         esac
-        # As it is compared with that of a container that is there.
-        while [ "$folder" != "${folder%/}" ]; do folder=${folder%/}; done
+        folder=$(slashless "$folder")
         can_mount "$folder"
         ;;
     builder)
@@ -67,13 +69,37 @@ named_files() {
     esac
 }
 
-# May the container's user, who is no root there, read file $1? Nobody asks for the way to it, which the container has not.
-may_read() {
+# May the container's user, who is no root there, read (-r) file $2, or enter (-x) folder $2? Nobody asks for the way to it,
+# which the container has not.
+may() {
     if [ "$(id -u)" -ne 0 ] || ! setpriv --reuid="${user%:*}" --regid="${user#*:}" --clear-groups true 2>/dev/null; then
-        [ -r "$1" ]
+        test "$1" "$2"
     else
         setpriv --reuid="${user%:*}" --regid="${user#*:}" --clear-groups --bounding-set=-all \
-            test -r /proc/self/fd/3 2>/dev/null 3<"$1"
+            test "$1" /proc/self/fd/3 2>/dev/null 3<"$2"
+    fi
+}
+
+may_enter() {
+    # Of another user than the caller only root can ask.
+    by=$(id -u)
+    case "$by ${SCCACHE_USER:-$by:} $(stat -c %A "$1")" in
+    "0 "* | "$by $by:"* | *[xt]) may -x "$1" ;;
+    *) false ;;
+    esac
+}
+
+# Why the container gets file $2 alone, and not its folder $1, in which it would see another file in its place; nothing where
+# it can have the folder. What settings do not name is none of its business.
+alone() {
+    if [ -L "$1" ] || [ -L "$2" ]; then
+        echo "it or its folder is a link"
+    elif ! [ -r "$1" ] || ! may_enter "$1"; then
+        echo "user $user of the container may not enter its folder"
+    else
+        cut -d ' ' -f 2- "$work/files" >"$work/named"
+        other=$(find "$1" -mindepth 1 -maxdepth 1 | grep -vxF -f "$work/named" | head -n 1)
+        [ -z "$other" ] || echo "its folder has \"${other##*/}\" too"
     fi
 }
 
@@ -85,7 +111,7 @@ check_files() {
         can_mount "$file"
         [ -e "$file" ] || fail "$what: there is no such file" "give the whole path of a file of this machine" 2
         [ -f "$file" ] || fail "$what: it is a folder, or no ordinary file" "give the whole path of a file of this machine" 2
-        may_read "$file" || fail "$what, as user $user of the container" "chown ${user%:*} $(quoted "$file"), or SCCACHE_USER=uid:gid" 2
+        may -r "$file" || fail "$what, as user $user of the container" "chown ${user%:*} $(quoted "$file"), or SCCACHE_USER=uid:gid" 2
     done <"$work/files"
 }
 
@@ -265,11 +291,26 @@ create() {
         [ "$mode:$setting" != builder:SCCACHE_SCHEDULER_URL ] || continue
         ! printenv "$setting" >/dev/null || grep -q "^$setting " "$work/files" || set -- "$@" --env "$setting"
     done
+    lonely=
     while read -r variable file; do
         case $variable in =*) continue ;; esac
-        set -- "$@" --env "$variable=/run/secrets/${variable%_FILE}" \
-            --mount "type=bind,readonly,source=$file,target=/run/secrets/${variable%_FILE}"
+        target=/run/secrets/${variable%_FILE}
+        place=$(dirname "$file")
+        why=$(alone "$place" "$file")
+        if [ -z "$why" ]; then
+            set -- "$@" --env "$variable=$target/${file##*/}" --mount "type=bind,readonly,source=$place,target=$target"
+        else
+            # The very file: whatever gets its name later is another.
+            set -- "$@" --env "$variable=$target" --mount "type=bind,readonly,source=$file,target=$target"
+            say "\"$file\" ($variable) is mounted alone: $why"
+            lonely=yes
+        fi
     done <"$work/files"
+    if [ -n "$lonely" ]; then
+        say "the container sees what is written to such a file (cp), but not what is put in its place (mv, sed -i, certbot):"
+        say "a token that is removed so remains valid until $me stop, and a start"
+        say "hint: the container follows files in a folder that has nothing else in it"
+    fi
     # The keys of that store, by the names that every client of it knows. Files of this machine are not there.
     case ${SCCACHE_UPSTREAM:-} in
     s3://*)
@@ -319,7 +360,7 @@ port_is_taken() {
 remember_image() {
     image_note=$state/$container.image
     [ -z "${SCCACHE_DOCK_IMAGE+set}${SCCACHE_IMAGE_NAME:-}" ] || return 0
-    [ "$(stat -c %u "$image_note" 2>/dev/null)" = "$(id -u)" ] || return 0
+    [ -s "$image_note" ] && [ "$(stat -c %u "$image_note")" = "$(id -u)" ] || return 0
     SCCACHE_DOCK_IMAGE=$(cat "$image_note")
     export SCCACHE_DOCK_IMAGE
     image=$SCCACHE_DOCK_IMAGE
@@ -353,8 +394,9 @@ start_after_reboot() {
     if ! docker update --restart "$policy" "$container" >/dev/null 2>&1; then
         say "after a reboot it has to be started: $me start"
     elif by_podman; then
+        # Whose Podman it is counts, not who asks it.
         whose=
-        [ "$(id -u)" -eq 0 ] || whose=' --user'
+        ! is_rootless || whose=' --user'
         # Words, split on purpose.
         # shellcheck disable=SC2086
         systemctl $whose is-enabled podman-restart.service >/dev/null 2>&1 ||

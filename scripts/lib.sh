@@ -72,8 +72,8 @@ step_of() {
 long() {
     called=$1
     shift
-    # Nor where the log cannot be written.
-    if [ ! -t 2 ] || ! { mkdir -p "${log%/*}" && : >"$log"; } 2>/dev/null; then
+    # Nor where the log cannot be written; ":" would end the shell there, as a special builtin.
+    if [ ! -t 2 ] || ! { mkdir -p "${log%/*}" && true >"$log"; } 2>/dev/null; then
         "$@" >&2
         return
     fi

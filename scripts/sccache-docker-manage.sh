@@ -96,7 +96,7 @@ wait_until_healthy() {
         sleep 1
     done
     unshow
-    start_after_reboot
+    [ -z "$(label mode)" ] || start_after_reboot
     # Whatever it still counts, it serves already.
     say "container \"$container\" is $health"
 }
@@ -110,8 +110,8 @@ start() {
     [ "$(state_of_container)" != absent ] || create
     if [ -z "$created" ]; then
         need_own_container
-        is="mode $(label mode) $(label folder)"
-        [ "$is" = "mode $mode $folder" ] || fail "container \"$container\" exists with ${is% }, not with mode $mode $folder" \
+        is=$(slashless "mode $(label mode) $(label folder)")
+        [ "$is" = "$(slashless "mode $mode $folder")" ] || fail "container \"$container\" exists with ${is% }, not with mode $mode $folder" \
             "remove it first ($me remove), or give this one a name and a port: SCCACHE_CONTAINER_NAME=NAME SCCACHE_DEFAULT_PORT=4326"
         if runs; then
             say "container \"$container\" runs already$(older) (a new image or changed settings need: $me remove, then start)"
@@ -172,9 +172,11 @@ install_client() {
     if command -v docker >/dev/null 2>&1 && has_image; then
         source=$(docker create "$image")
         for program in sccache sccache-dock sccache-dock-gateway; do
-            # The image of the client alone has nothing but these, at its root.
+            # The image of the client alone has but two, at its root.
             docker cp "$source:/usr/local/bin/$program" "$fresh/$program" >/dev/null 2>&1 ||
-                docker cp "$source:/$program" "$fresh/$program" >/dev/null
+                docker cp "$source:/$program" "$fresh/$program" >/dev/null 2>"$fresh/problem" ||
+                [ "$program" = sccache-dock-gateway ] || fail "cannot take $program from image \"$image\": $(cat "$fresh/problem")" \
+                "choose an image of sccache-dock, or build one: SCCACHE_DOCK_IMAGE= $me install-client"
         done
     else
         programs=$("$repo/images/build.sh" programs)
@@ -182,6 +184,12 @@ install_client() {
         cp "$(echo "$programs" | tail -n 1)-gateway" "$fresh/sccache-dock-gateway"
     fi
     for program in sccache sccache-dock sccache-dock-gateway; do
+        if ! [ -e "$fresh/$program" ]; then
+            # One of an earlier image is of another version.
+            rm -f "$to/$program"
+            say "image \"$image\" has no $program, which \"sccache-dock build --prefetch\" needs"
+            continue
+        fi
         version=$("$fresh/$program" --version) || fail "cannot run the image's $program on this machine" \
             "its C library is older than the image's; compile one of the same version: cargo install --locked sccache@0.19.0"
         mv -f "$fresh/$program" "$to/$program"
@@ -200,7 +208,11 @@ usage() {
 command=${1:-help}
 [ $# -eq 0 ] || shift
 case $command in
-build) exec "$repo/images/build.sh" "$@" ;;
+build)
+    # A name asks for an image of its own, not for the one that is remembered.
+    [ -z "${remembered:-}" ] || [ $# -eq 0 ] || unset SCCACHE_DOCK_IMAGE
+    exec "$repo/images/build.sh" "$@"
+    ;;
 start) start "$@" ;;
 stop)
     at_most 0 "$@"
@@ -210,9 +222,12 @@ stop)
     ;;
 restart)
     [ $# -eq 0 ] || ask restart "$@"
-    need_own_container
-    # Where it runs, in its place: what lets go of a port may lose it to a client.
-    docker exec "$container" sccache-dock restart >/dev/null 2>&1 || start_again restart
+    need_container
+    # Where it runs, in its place: what lets go of a port may lose it to a client. A quadlet's and Compose's too.
+    docker exec "$container" sccache-dock restart >/dev/null 2>&1 || {
+        need_own_container
+        start_again restart
+    }
     wait_until_healthy
     ;;
 remove)

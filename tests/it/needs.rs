@@ -130,6 +130,24 @@ fn ways_that_there_are_not_are_refused() {
     );
 }
 
+/// On a terminal, as "script" makes one.
+#[test]
+fn long_work_is_done_where_its_log_cannot_be_written() {
+    let cache = tempfile::tempdir().unwrap();
+    // Which root cannot write either.
+    fs::create_dir_all(cache.path().join("sccache-dock/build.log")).unwrap();
+    let repo = env!("CARGO_MANIFEST_DIR");
+    let text = format!(
+        "sh -euc 'name=it repo={repo}; . \"$repo/scripts/lib.sh\"; long \"a work\" echo done; echo and after'"
+    );
+    let mut command = clean("script");
+    command
+        .args(["--quiet", "--return", "--command", &text, "/dev/null"])
+        .env("XDG_CACHE_HOME", cache.path());
+    let said = run(&mut command, PATIENCE).ok();
+    assert_eq!(said.lines().collect::<Vec<_>>(), ["done", "and after"]);
+}
+
 /// A project with programs of our names, a rustc that works and a home whose cargo is set up for something else.
 #[test]
 fn what_the_user_has_told_cargo_does_not_reach_our_programs() {

@@ -3,7 +3,7 @@
 use crate::docker::{LONG, run};
 use crate::site::{Script, Site};
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 
 const IS_RUNNING: &str = "{{.State.Running}}";
 
@@ -40,6 +40,46 @@ fn container_of_somebody_else_is_neither_started_nor_stopped_nor_removed() {
             .refused(1, &["was not started by this script", hint]);
     }
     assert_eq!(site.docker.inspect(&id, IS_RUNNING), "true");
+}
+
+#[test]
+fn slash_at_the_end_of_a_folder_makes_no_other_folder() {
+    let Some(site) = Site::open() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_str().unwrap();
+    let script = site.script("slash");
+    // As the script's containers were before it took slashes away.
+    let user = format!("--user={}:{}", nix::unistd::getuid(), nix::unistd::getgid());
+    let volume = format!("--volume={path}:/var/sccache");
+    let label = format!("--label=sccache-dock.folder={path}/");
+    let labels = ["--label=sccache-dock.mode=persistent", &label];
+    let flags = [&user, &volume, "--env=MODE=persistent"];
+    let container = site.container("slash", &[&flags[..], &labels].concat());
+    container.wait_healthy();
+    for typed in [path.to_owned(), format!("{path}//")] {
+        let ran = script.call(&["start", "persistent", &typed]);
+        ran.refused(0, &["runs already"]);
+    }
+    let other = script.call(&["start", "persistent", &format!("{path}/other")]);
+    other.refused(1, &["exists with mode persistent"]);
+}
+
+/// As a quadlet, Compose or plain Docker has started it: what starts it after a reboot is theirs.
+#[test]
+fn cache_that_the_script_has_not_started_is_restarted_in_its_place() {
+    let Some(site) = Site::open() else { return };
+    let container = site.container("quadlet", &[]);
+    container.wait_healthy();
+    let script = site.script("quadlet");
+    let pids = site.docker.pids(&container.name);
+    script.call(&["restart"]).ok();
+    assert_ne!(site.docker.pids(&container.name), pids);
+    let policy = "{{.HostConfig.RestartPolicy.Name}}";
+    assert_eq!(site.docker.inspect(&container.name, policy), "no");
+    site.docker.ok(&["stop", &container.name]);
+    script
+        .call(&["restart"])
+        .refused(1, &["was not started by this script"]);
 }
 
 /// Another start is quicker, between the look for a container and its creation.
@@ -105,4 +145,27 @@ fn who_has_the_port_and_what_differs_is_named() {
     command.env("SCCACHE_SCHEDULER_PORT", &port);
     let ran = run(command.args(["start", "distributed-ephemeral"]), LONG);
     ran.refused(1, &["cannot publish port ", "SCCACHE_SCHEDULER_PORT="]);
+}
+
+/// Docker that calls itself Podman, of a user and of root: the advice goes by that, whoever starts the container.
+#[test]
+fn what_podman_needs_for_a_reboot_goes_by_whose_podman_it_is() {
+    let Some(site) = Site::open() else { return };
+    let script = site.script("reboot");
+    for (security, enable) in [
+        ("name=rootless", "once: systemctl --user enable"),
+        ("name=seccomp", "once: systemctl enable"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let says = format!(
+            "case $1 in version) echo Podman Engine; exit ;; info) echo '[{security}]'; exit ;; esac"
+        );
+        let path = docker_that(&folder, &says);
+        // Nothing is enabled on this machine.
+        symlink("/bin/false", folder.path().join("systemctl")).unwrap();
+        let mut command = script.command();
+        let ran = run(command.args(["start", "ephemeral"]).env("PATH", path), LONG);
+        ran.refused(0, &[&format!("{enable} podman-restart.service")]);
+        script.call(&["remove"]).ok();
+    }
 }

@@ -95,7 +95,8 @@ fn build_by_buildkit_takes_from_the_cache_and_keeps_no_token() {
     site.docker.ok(&["rm", &container]);
     let mut files: Vec<&str> = files.stdout.lines().collect();
     files.sort_unstable();
-    assert_eq!(files, ["sccache", "sccache-dock", "sccache-dock-gateway"]);
+    assert_eq!(files, ["sccache", "sccache-dock"]);
+    install_both(&site, &client);
     site.docker.ok(&["rmi", &client]);
     // Nobody who has the image has the token.
     let token = script.token();
@@ -117,6 +118,25 @@ fn build_by_buildkit_takes_from_the_cache_and_keeps_no_token() {
         "{}",
         ran.stderr
     );
+}
+
+/// A step of CI takes its programs from the client's image, and leaves no other version's gateway beside them.
+fn install_both(site: &Site, client: &str) {
+    let bin = site.home.path().join("ci-bin");
+    fs::create_dir(&bin).unwrap();
+    fs::write(bin.join("sccache-dock-gateway"), "of an older image").unwrap();
+    let mut command = site.script("step").command();
+    command
+        .env("SCCACHE_DOCK_IMAGE", client)
+        .arg("install-client");
+    let ran = run(command.arg(&bin), LONG);
+    ran.refused(0, &["has no sccache-dock-gateway, which"]);
+    let mut installed: Vec<_> = fs::read_dir(&bin)
+        .unwrap()
+        .map(|it| it.unwrap().file_name())
+        .collect();
+    installed.sort_unstable();
+    assert_eq!(installed, ["sccache", "sccache-dock"]);
 }
 
 /// The client's image, with programs of this machine: static ones take minutes to compile.

@@ -2,9 +2,9 @@
 
 use crate::access::Authority;
 use crate::dock::eventually;
-use crate::docker::{LONG, PATIENCE, run};
+use crate::docker::{LONG, PATIENCE, Ran, TOKEN, run};
 use crate::image::script::host_of_bridge;
-use crate::site::{Site, free_port};
+use crate::site::{Script, Site, free_port};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
@@ -102,4 +102,63 @@ fn files_that_nobody_can_read_are_refused_before_an_image_is_made() {
     refused(&set, &builder, &["which SCCACHE_TLS_CLIENT_CERT names"]);
     fs::write(&gone, "").unwrap();
     refused(&set, &builder, &["which SSL_CERT_FILE names"]);
+}
+
+/// The code of the answer to a read with the token that these tests take away.
+fn read(script: &Script) -> u16 {
+    let answer = script
+        .docker
+        .request(&script.container, "GET", "/cas/none", b"");
+    answer.code
+}
+
+fn start_with_tokens(script: &Script, file: &Path) -> Ran {
+    let mut command = script.command();
+    command.env("SCCACHE_TOKENS_FILE", file);
+    let ran = run(command.args(["start", "ephemeral"]), LONG);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    ran
+}
+
+/// As `sed -i`, certbot and editors do it.
+fn replace(file: &Path, text: &str) {
+    let new = file.with_extension("new");
+    fs::write(&new, text).unwrap();
+    fs::rename(new, file).unwrap();
+}
+
+#[test]
+fn token_that_a_new_file_lacks_is_refused_by_the_running_container_or_the_start_says_when() {
+    let Some(site) = Site::open() else { return };
+    let tokens = format!("[[token]]\nname = \"old\"\ntoken = \"{TOKEN}\"\naccess = \"read\"\n");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("named tokens.toml");
+    fs::write(&file, &tokens).unwrap();
+    let script = site.script("followed");
+    let ran = start_with_tokens(&script, &file);
+    assert!(!ran.stderr.contains("mounted alone"), "{}", ran.stderr);
+    assert_eq!(read(&script), 404);
+    replace(&file, "");
+    eventually("the token is refused", || {
+        (read(&script) == 401).then_some(())
+    });
+    script.call(&["remove"]).ok();
+
+    // The container has no business with what else is there: then the file is mounted alone, and that has a price.
+    fs::write(&file, &tokens).unwrap();
+    fs::write(folder.path().join("id_rsa"), "").unwrap();
+    let ran = start_with_tokens(&script, &file);
+    let why =
+        format!("{file:?} (SCCACHE_TOKENS_FILE) is mounted alone: its folder has \"id_rsa\" too");
+    let price = "a token that is removed so remains valid";
+    ran.refused(0, &[&why, price, "hint: the container follows files in"]);
+    let seen = script
+        .docker
+        .ok(&["exec", &script.container, "ls", "/run/secrets"]);
+    assert_eq!(seen, "SCCACHE_TOKENS");
+    assert_eq!(read(&script), 404);
+    replace(&file, "");
+    script.call(&["stop"]).ok();
+    start_with_tokens(&script, &file);
+    assert_eq!(read(&script), 401);
 }

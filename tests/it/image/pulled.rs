@@ -1,8 +1,10 @@
 //! An image by its name in a registry is pulled, and nothing is built.
 
+use super::conflicts::docker_that;
 use crate::docker::{PATIENCE, run};
 use crate::registry::Registry;
 use crate::site::Site;
+use std::fs;
 
 #[test]
 fn image_of_a_registry_is_pulled_instead_of_built() {
@@ -84,4 +86,36 @@ fn image_of_a_registry_is_pulled_instead_of_built() {
         &["cannot pull image", &wrong, "hint: ", "manifest unknown"],
     );
     assert!(!refused.stderr.contains("compiling"), "{}", refused.stderr);
+}
+
+#[test]
+fn remembered_image_is_not_taken_for_one_that_is_asked_for_by_name() {
+    let Some(site) = Site::open() else { return };
+    let script = site.script("noted");
+    let state = site.home.path().join(".local/state/sccache-dock");
+    fs::create_dir_all(&state).unwrap();
+    let note = state.join(format!("{}.image", script.container));
+    // Docker that has no registry, and builds nothing.
+    let folder = tempfile::tempdir().unwrap();
+    let path = docker_that(
+        &folder,
+        "case $1 in pull | manifest | build) exit 9 ;; esac",
+    );
+    let call = |args: &[&str]| {
+        let mut command = script.command();
+        command
+            .env("PATH", &path)
+            .env("SCCACHE_BASE_IMAGE", site.base().unwrap())
+            .env_remove("SCCACHE_IMAGE_NAME");
+        run(command.args(args), PATIENCE * 2)
+    };
+    fs::write(&note, "registry.example/cache:1\n").unwrap();
+    let builds = "SCCACHE_DOCK_IMAGE= (empty) builds one here";
+    let pulls = "cannot pull image \"registry.example/cache:1\"";
+    call(&["build"]).refused(1, &[pulls, builds]);
+    call(&["build", "debian"]).refused(1, &["cannot build image \"sccache-debian\""]);
+    // As a full disk leaves it.
+    fs::write(&note, "").unwrap();
+    let started = call(&["start", "ephemeral"]);
+    assert!(!started.stderr.contains("taking"), "{}", started.stderr);
 }
