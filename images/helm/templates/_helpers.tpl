@@ -138,9 +138,17 @@ capabilities:
 {{- end }}
 {{- end -}}
 
+{{/* All settings of a component by name, as JSON: those of extraEnv may have no value here. Called with its values. */}}
+{{- define "sccache-dock.settings" -}}
+{{- $settings := deepCopy .env -}}
+{{- range .extraEnv }}{{ $_ := set $settings .name (get . "value") }}{{ end -}}
+{{- toJson $settings -}}
+{{- end -}}
+
 {{/* Without the relay, clients send their jobs to the builders themselves. */}}
 {{- define "sccache-dock.clientsReachBuilders" -}}
-{{- if eq (get .Values.cache.env "SCCACHE_RELAY" | toString) "off" -}}true{{- end -}}
+{{- $settings := include "sccache-dock.settings" .Values.cache | fromJson -}}
+{{- if eq (get $settings "SCCACHE_RELAY" | toString) "off" -}}true{{- end -}}
 {{- end -}}
 
 {{/* Who may use the cache, as the peers of a network policy. */}}

@@ -53,8 +53,14 @@ fn who_reaches_the_cache_is_a_value() {
             false,
         ),
     ] {
-        for relay in ["on", "off"] {
-            let all = json!({"networkPolicy": values, "cache": {"env": {"SCCACHE_RELAY": relay}}});
+        let more = |value: &str| json!({"extraEnv": [{"name": "SCCACHE_RELAY", "value": value}]});
+        for (relay, settings) in [
+            ("on", json!({"env": {"SCCACHE_RELAY": "on"}})),
+            ("off", json!({"env": {"SCCACHE_RELAY": "off"}})),
+            ("on", more("on")),
+            ("off", more("off")),
+        ] {
+            let all = json!({"networkPolicy": values, "cache": settings});
             let made = objects(&render(&helm, &all).ok());
             let cache = of(&made, "NetworkPolicy", "sccache-cache");
             let builder = of(&made, "NetworkPolicy", "sccache-builder");
