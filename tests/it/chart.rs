@@ -49,6 +49,13 @@ fn render_as(folder: &Path, release: &str, values: &Value) -> Ran {
     with_helm(folder, script, &[&values.to_string(), release])
 }
 
+/// What Helm would install in a cluster that has these secrets and stateful sets already: see `cluster.py`.
+fn install(folder: &Path, release: &str, values: &Value, secrets: &Value, sets: &Value) -> Ran {
+    let [values, secrets, sets] = [values, secrets, sets].map(Value::to_string);
+    let arguments = [release, &values, &secrets, &sets];
+    with_helm(folder, include_str!("chart/cluster.py"), &arguments)
+}
+
 type Objects = BTreeMap<(String, String), Value>;
 
 /// Manifests by kind and name, without their namespace.

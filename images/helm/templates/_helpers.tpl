@@ -138,9 +138,17 @@ capabilities:
 {{- end }}
 {{- end -}}
 
+{{/* All settings of a component by name, as JSON: those of extraEnv may have no value here. Called with its values. */}}
+{{- define "sccache-dock.settings" -}}
+{{- $settings := deepCopy .env -}}
+{{- range .extraEnv }}{{ $_ := set $settings .name (get . "value") }}{{ end -}}
+{{- toJson $settings -}}
+{{- end -}}
+
 {{/* Without the relay, clients send their jobs to the builders themselves. */}}
 {{- define "sccache-dock.clientsReachBuilders" -}}
-{{- if eq (get .Values.cache.env "SCCACHE_RELAY" | toString) "off" -}}true{{- end -}}
+{{- $settings := include "sccache-dock.settings" .Values.cache | fromJson -}}
+{{- if eq (get $settings "SCCACHE_RELAY" | toString) "off" -}}true{{- end -}}
 {{- end -}}
 
 {{/* Who may use the cache, as the peers of a network policy. */}}
@@ -159,12 +167,15 @@ capabilities:
 {{- end -}}
 {{- end -}}
 
-{{/* A quantity of Kubernetes, such as 1.5Gi, as a number. */}}
+{{/* A quantity of Kubernetes, such as 1.5Gi or 50e9, as a number; nothing for what is none. */}}
 {{- define "sccache-dock.bytes" -}}
-{{- $units := dict "" 1 "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 -}}
+{{- $units := dict "n" 1e-9 "u" 1e-6 "m" 1e-3 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "E" 1e18 -}}
 {{- $units = merge $units (dict "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776) -}}
-{{- $number := regexFind "^[0-9.]+" . -}}
-{{- mulf $number (get $units (trimPrefix $number .)) | int64 -}}
+{{- $units = merge $units (dict "" 1 "Pi" 1125899906842624 "Ei" 1152921504606846976) -}}
+{{- if regexMatch "^[+]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][-+]?[0-9]+|[numkMGTPE]|[KMGTPE]i)?$" . -}}
+{{- $unit := regexFind "([numkMGTPE]|[KMGTPE]i)$" . -}}
+{{- mulf (trimSuffix $unit .) (get $units $unit) -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "sccache-dock.http" -}}

@@ -1,7 +1,7 @@
 //! Values that the cluster would refuse, or that would never work in it, are refused before anything changes.
 
 use super::{helm, render, render_as};
-use serde_json::json;
+use serde_json::{Value, json};
 
 #[test]
 fn combinations_that_cannot_work_are_refused() {
@@ -86,7 +86,7 @@ fn combinations_that_cannot_work_are_refused() {
         ),
         (
             json!({"cache": {"extraEnv": [{"name": "SCCACHE_DIR", "value": "/srv"}]}}),
-            "SCCACHE_DIR: the chart sets this itself",
+            "cache.extraEnv.SCCACHE_DIR: the chart sets this itself",
         ),
         (
             json!({"cache": {"env": {"AWS_REGION": "a"}, "extraEnv": [{"name": "AWS_REGION", "value": "b"}]}}),
@@ -103,6 +103,14 @@ fn combinations_that_cannot_work_are_refused() {
         (
             json!({"cache": {"service": {"externalTrafficPolicy": "Local"}}}),
             "cache.service.externalTrafficPolicy needs the type",
+        ),
+        (
+            json!({"cache": {"serviceAccount": {"name": "ours", "annotations": {"a": "b"}}}}),
+            "cache.serviceAccount.annotations needs create",
+        ),
+        (
+            json!({"builders": {"serviceAccount": {"annotations": {"a": "b"}}}}),
+            "builders.serviceAccount.annotations needs create",
         ),
         (
             json!({"cache": {"env": {"SCCACHE_RELAY": false}}}),
@@ -152,4 +160,83 @@ fn names_that_kubernetes_would_refuse_are_refused() {
     for (release, fullname) in [("1st", "first"), (&*long, &long[1..]), ("one", "")] {
         render_as(&helm, release, &json!({"fullnameOverride": fullname})).ok();
     }
+}
+
+#[test]
+fn sizes_are_compared_as_kubernetes_reads_them() {
+    let Some(helm) = helm() else { return };
+    let limit =
+        |size: Value| json!({"builders": {"resources": {"limits": {"ephemeral-storage": size}}}});
+    for values in [
+        limit(json!(53_687_091_200_u64)),
+        limit(json!("53687091200")),
+        limit(json!("50e9")),
+        limit(json!("5.0E+10")),
+        limit(json!("1P")),
+        limit(json!("1Pi")),
+        limit(json!("1E")),
+        limit(json!("1Ei")),
+        limit(json!("16Ei")),
+        limit(json!("50000000000000m")),
+        // What is no size is for Kubernetes to refuse, with its reason.
+        limit(json!("50GB")),
+        limit(Value::Null),
+        json!({"cache": {"storage": {"size": "1Pi"}}}),
+    ] {
+        render(&helm, &values).ok();
+    }
+    for (size, said) in [
+        (json!(10_737_418_240_u64), "10737418240"),
+        (json!("40e9"), "40e9"),
+        (json!("39.9Gi"), "39.9Gi"),
+        (json!("40000000000000m"), "40000000000000m"),
+        (json!(0), "0"),
+    ] {
+        let ran = render(&helm, &limit(size));
+        let said =
+            format!("limits.ephemeral-storage of builders.resources, {said}: raise that too");
+        assert!(ran.stderr.contains(&said), "{said}: {}", ran.stderr);
+    }
+}
+
+#[test]
+fn settings_of_extra_env_count_as_those_of_env() {
+    let Some(helm) = helm() else { return };
+    let scaled = json!({"autoscaling": {"enabled": true}});
+    let cache = |name: &str, value: Value| {
+        let more = json!([{"name": name, "value": value}]);
+        json!({"cache": {"extraEnv": more}, "builders": scaled})
+    };
+    let secret = json!({"secretKeyRef": {"name": "upstream", "key": "url"}});
+    let authorities = json!([{"name": "SSL_CERT_FILE", "value": "/etc/ssl/all.pem"}]);
+    for (values, expected) in [
+        (
+            cache("SCCACHE_RELAY", json!("off")),
+            "builders.autoscaling needs the relay",
+        ),
+        (
+            cache("SCCACHE_RELAY", json!(false)),
+            "cache.extraEnv.SCCACHE_RELAY: to YAML, on and off",
+        ),
+        (
+            json!({"cache": {"extraEnv": [{"name": "SCCACHE_UPSTREAM", "valueFrom": secret}]}}),
+            "allow them in networkPolicy.cacheEgress",
+        ),
+        (
+            cache("https_proxy", json!("http://proxy:3128")),
+            "allow them in networkPolicy.cacheEgress",
+        ),
+        (
+            json!({"tls": {"secret": "tls"}, "builders": {"extraEnv": authorities}}),
+            "builders go by tls.caKey",
+        ),
+    ] {
+        let ran = render(&helm, &values);
+        assert!(ran.stderr.contains(expected), "{values}: {}", ran.stderr);
+    }
+    render(&helm, &cache("SCCACHE_RELAY", json!("on"))).ok();
+    render(&helm, &cache("NO_PROXY", json!("example.com"))).ok();
+    let mut open = cache("HTTPS_PROXY", json!("http://proxy:3128"));
+    open["networkPolicy"] = json!({"enabled": false});
+    render(&helm, &open).ok();
 }

@@ -1,5 +1,6 @@
-# A Kubernetes API with some secrets and nothing else, for what the chart looks up: `helm`, `chart` and the imports are there
-# already. Arguments: values, and secrets as {name: {key: text}}. Prints the manifests that Helm would install.
+# A Kubernetes API with some secrets and stateful sets and nothing else, for what the chart looks up: `helm`, `chart` and the
+# imports are there already. Arguments: release, values, secrets as {name: {key: text}}, and stateful sets as
+# {name: {"release": name, "selector": labels}}. Prints the manifests that Helm would install.
 import base64
 import http.server
 import threading
@@ -10,7 +11,8 @@ KINDS = {
     "policy/v1": ["PodDisruptionBudget"],
     "networking.k8s.io/v1": ["NetworkPolicy"],
 }
-values, secrets = (json.loads(text) for text in sys.argv[1:])
+release = sys.argv[1]
+values, secrets, sets = (json.loads(text) for text in sys.argv[2:])
 
 
 def resources(version):
@@ -25,12 +27,21 @@ def groups():
     return {"kind": "APIGroupList", "groups": found}
 
 
+def metadata(name, owner):
+    # Helm's own marks, so that it would update the object.
+    marks = {"meta.helm.sh/release-name": owner, "meta.helm.sh/release-namespace": "sccache"}
+    return {"name": name, "labels": {"app.kubernetes.io/managed-by": "Helm"}, "annotations": marks}
+
+
 def secret(name):
-    # Helm's own marks, so that it would update the secret.
-    marks = {"meta.helm.sh/release-name": "sccache", "meta.helm.sh/release-namespace": "sccache"}
-    metadata = {"name": name, "labels": {"app.kubernetes.io/managed-by": "Helm"}, "annotations": marks}
     data = {key: base64.b64encode(text.encode()).decode() for key, text in secrets[name].items()}
-    return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata} | ({"data": data} if data else {})
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata(name, release)} | ({"data": data} if data else {})
+
+
+def stateful_set(name):
+    spec = {"selector": {"matchLabels": sets[name]["selector"]}}
+    marks = metadata(name, sets[name]["release"])
+    return {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": marks, "spec": spec}
 
 
 class Api(http.server.BaseHTTPRequestHandler):
@@ -40,6 +51,7 @@ class Api(http.server.BaseHTTPRequestHandler):
         served |= {"/api": {"kind": "APIVersions", "versions": ["v1"]}, "/apis": groups()}
         served |= {("/apis/" if "/" in version else "/api/") + version: resources(version) for version in KINDS}
         served |= {"/api/v1/namespaces/sccache/secrets/" + name: secret(name) for name in secrets}
+        served |= {"/apis/apps/v1/namespaces/sccache/statefulsets/" + name: stateful_set(name) for name in sets}
         # No schemas: of an empty document Helm says nothing.
         missing = {"kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404}
         body = b"" if path == "/openapi/v2" else json.dumps(served.get(path, missing)).encode()
@@ -60,4 +72,4 @@ empty = "apiVersion: v1\nkind: Config\n"
 cluster = helm.Config(
     kube_apiserver=address, kubeconfig_content=empty, namespace="sccache", storage_driver="memory"
 )
-print(cluster.install(chart, "sccache", values, dry_run="server")["manifest"])
+print(cluster.install(chart, release, values, dry_run="server")["manifest"])

@@ -1,6 +1,6 @@
 //! Whom the network policies of the chart let in and out.
 
-use super::{helm, objects, of, render};
+use super::{helm, objects, of, render, with_helm};
 use serde_json::{Value, json};
 
 /// The peers of the rules for `port`, `from` them or `to` them.
@@ -53,8 +53,14 @@ fn who_reaches_the_cache_is_a_value() {
             false,
         ),
     ] {
-        for relay in ["on", "off"] {
-            let all = json!({"networkPolicy": values, "cache": {"env": {"SCCACHE_RELAY": relay}}});
+        let more = |value: &str| json!({"extraEnv": [{"name": "SCCACHE_RELAY", "value": value}]});
+        for (relay, settings) in [
+            ("on", json!({"env": {"SCCACHE_RELAY": "on"}})),
+            ("off", json!({"env": {"SCCACHE_RELAY": "off"}})),
+            ("on", more("on")),
+            ("off", more("off")),
+        ] {
+            let all = json!({"networkPolicy": values, "cache": settings});
             let made = objects(&render(&helm, &all).ok());
             let cache = of(&made, "NetworkPolicy", "sccache-cache");
             let builder = of(&made, "NetworkPolicy", "sccache-builder");
@@ -88,5 +94,35 @@ fn dns_of_the_cluster_is_a_value() {
         let made = objects(&render(&helm, &json!({"networkPolicy": values})).ok());
         let policy = of(&made, "NetworkPolicy", "sccache");
         assert_eq!(peers(policy, "to", &json!(53)), [expected], "{values}");
+    }
+}
+
+#[test]
+fn notes_say_who_is_kept_out_by_a_nodes_address() {
+    let Some(helm) = helm() else { return };
+    let office = json!([{"ipBlock": {"cidr": "10.0.0.0/8"}}]);
+    let nginx = json!([{"namespaceSelector": {}}]);
+    let service = |kind: &str, policy: &str, peers: &Value| {
+        json!({
+            "cache": {"service": {"type": kind, "externalTrafficPolicy": policy}},
+            "networkPolicy": {"cacheIngress": peers},
+        })
+    };
+    let mut open = service("NodePort", "", &office);
+    open["networkPolicy"]["enabled"] = json!(false);
+    for (values, said) in [
+        (service("LoadBalancer", "", &office), true),
+        (service("NodePort", "Cluster", &office), true),
+        (service("LoadBalancer", "Local", &office), false),
+        (service("NodePort", "", &nginx), false),
+        (service("ClusterIP", "", &office), false),
+        (open, false),
+    ] {
+        let script = "made = chart.render(json.loads(sys.argv[1]), name='one', namespace='two')\n\
+            print(*(text for name, text in made.items() if name.endswith('NOTES.txt')))";
+        let notes = with_helm(&helm, script, &[&values.to_string()]).ok();
+        assert!(notes.contains("client-env"), "{notes}");
+        let warns = notes.contains("cache.service.externalTrafficPolicy=Local");
+        assert_eq!(warns, said, "{values}: {notes}");
     }
 }

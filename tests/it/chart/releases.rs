@@ -1,6 +1,6 @@
 //! Two releases of the chart in one namespace have nothing to do with each other.
 
-use super::{Objects, helm, objects, render_as};
+use super::{Objects, helm, install, objects, render_as};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -127,5 +127,37 @@ fn two_releases_in_a_namespace_share_no_name() {
             made.contains_key(&("Deployment".into(), format!("{name}-builder"))),
             "{values}"
         );
+    }
+}
+
+/// An upgrade that fails at the stateful set has changed the service by then, which selects no pod any more.
+#[test]
+fn a_release_of_a_former_chart_is_refused_whole() {
+    let Some(helm) = helm() else { return };
+    let former = json!({"app.kubernetes.io/component": "cache"});
+    let ours = json!({
+        "app.kubernetes.io/name": "sccache-dock",
+        "app.kubernetes.io/instance": "team",
+        "app.kubernetes.io/component": "cache",
+    });
+    let delete = "kubectl --namespace sccache delete statefulset/sccache";
+    let unchanged =
+        format!("statefulset/sccache is of a former chart, and cannot be changed: {delete} (its");
+    let renamed = format!("set sccache, or delete that first: {delete}");
+    for (release, fullname, of, selector, refused) in [
+        ("sccache", "", "sccache", &former, Some(&unchanged)),
+        ("team", "sccache", "team", &former, Some(&unchanged)),
+        ("team", "", "team", &former, Some(&renamed)),
+        ("team", "sccache", "team", &ours, None),
+        // Of a release that has nothing to do with this one.
+        ("team", "", "sccache", &former, None),
+    ] {
+        let values = json!({"fullnameOverride": fullname});
+        let sets = json!({"sccache": {"release": of, "selector": selector}});
+        let ran = install(&helm, release, &values, &json!({}), &sets);
+        match refused {
+            Some(said) => assert!(ran.stderr.contains(said), "{said}: {}", ran.stderr),
+            None => assert_eq!(ran.code, Some(0), "{values}: {}", ran.stderr),
+        }
     }
 }

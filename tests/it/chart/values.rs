@@ -260,3 +260,33 @@ fn pods_are_what_the_values_say() {
         assert_ne!(render(&helm, &refused).code, Some(0), "{refused}");
     }
 }
+
+#[test]
+fn probes_have_the_times_of_kubernetes_where_the_values_have_none() {
+    let Some(helm) = helm() else { return };
+    let no_times = json!({
+        "initialDelaySeconds": null, "periodSeconds": null, "timeoutSeconds": null, "failureThreshold": null,
+    });
+    for times in [no_times, Value::Null] {
+        let values = json!({
+            "cache": {"startupProbe": times, "livenessProbe": times, "readinessProbe": times},
+            "builders": {"livenessProbe": times, "readinessProbe": times},
+        });
+        let text = render(&helm, &values).ok();
+        kubernetes_takes(&text);
+        let made = objects(&text);
+        for (kind, name, probe, asks) in [
+            ("StatefulSet", "sccache", "startupProbe", "httpGet"),
+            ("StatefulSet", "sccache", "livenessProbe", "httpGet"),
+            ("StatefulSet", "sccache", "readinessProbe", "httpGet"),
+            ("Deployment", "sccache-builder", "livenessProbe", "httpGet"),
+            ("Deployment", "sccache-builder", "readinessProbe", "exec"),
+        ] {
+            let containers = &of(&made, kind, name)["spec"]["template"]["spec"]["containers"];
+            let probe = containers[0][probe].as_object().unwrap();
+            let set: Vec<_> = probe.iter().filter(|(_, value)| !value.is_null()).collect();
+            assert_eq!(set.len(), 1, "{name}: {probe:?}");
+            assert!(probe.contains_key(asks), "{name}: {probe:?}");
+        }
+    }
+}
