@@ -15,6 +15,8 @@ pub(super) const HOME_FOLDER: &str = ".cache/sccache-dock";
 const FOLDER: &str = "sccache_dock_folder";
 /// The name of a socket in that folder takes up to 25 bytes more.
 const FOLDER_MAX: usize = SOCKET_PATH_MAX - 25;
+/// The same for the folder that holds `.cargo`.
+const CARGO_FOLDER_MAX: usize = SOCKET_PATH_MAX - "/.sccache-dock-01234567-01234567.sock".len();
 /// The shell's name for a number that tells daemons apart: users, machines and containers may share the folder and all
 /// settings, and a daemon would compile what it sees itself.
 const NUMBER: &str = "sccache_dock_number";
@@ -242,10 +244,17 @@ pub(super) fn cargo(set: &Set) -> String {
     if !matches!(set.lane, Lane::Webdav | Lane::Dist) {
         out.push_str("# SCCACHE_LOG turns client-side mode off, and this file cannot unset it\n");
     }
+    let export = "export SCCACHE_SERVER_UDS=\"$HOME/.cache/sccache-daemon\"";
     if set.is_shared() {
-        out.push_str(
-            "# on a machine with several users, each of them: export \
-             SCCACHE_SERVER_UDS=\"$HOME/.cache/sccache-daemon\"\n",
+        let _ = writeln!(
+            out,
+            "# on a machine with several users, each of them: {export}"
+        );
+    } else if matches!(set.lane, Lane::Webdav | Lane::Dist) {
+        let _ = writeln!(
+            out,
+            "# the daemon's socket is in the folder that holds .cargo; if that one is read-only, has a path of more than \
+             {CARGO_FOLDER_MAX}\n# bytes, or is shared by containers, each of them: {export}"
         );
     }
     let _ = writeln!(out, "# {}", daemon(set.lane));
@@ -261,12 +270,13 @@ pub(super) fn cargo(set: &Set) -> String {
             Value::EmptyFolder => (*name, empty_folder(set)),
             // A file that several people, containers and systems share names no path.
             Value::OwnSocket if set.is_shared() => continue,
-            // In a folder that each container has for itself, whose paths are short; and each print of this file, which
-            // is one user's, has another name.
+            // Beside the `.cargo` folder that holds this file: in `/tmp` any user could bind the name first, and would be
+            // sent the whole environment. Each print has another name, as machines may share the folder.
             Value::OwnSocket => {
                 let random = getrandom::u32().unwrap_or_default();
-                let socket = format!("/tmp/sccache-dock-{}-{random:08x}.sock", set.id);
-                (*name, socket)
+                let socket = format!(".sccache-dock-{}-{random:08x}.sock", set.id);
+                let _ = writeln!(out, "{name} = {{ value = \"{socket}\", relative = true }}");
+                continue;
             }
             Value::OwnPort => (*name, set.port().to_string()),
             Value::Text(text) => (*name, text.clone()),

@@ -71,18 +71,29 @@ fn another_user_and_another_container_have_another_daemon() {
         let ports: BTreeSet<_> = all.iter().map(|it| &it[0]).collect();
         assert_eq!(ports.len(), 3, "{ports:?}");
     }
-    let of_cargo = |line: &str| {
-        let cargo: toml::Table = text(line).unwrap().parse().unwrap();
-        cargo["env"]["SCCACHE_SERVER_UDS"]
-            .as_str()
-            .unwrap()
-            .to_owned()
+}
+
+/// In `/tmp` another user could take the name first, and be sent the environment of every compile.
+#[test]
+fn socket_in_the_file_for_cargo_is_beside_it_and_has_another_name_each_time() {
+    let printed = || {
+        let text = text("--format cargo").unwrap();
+        let cargo: toml::Table = text.parse().unwrap();
+        let socket = cargo["env"]["SCCACHE_SERVER_UDS"].clone();
+        assert_eq!(socket["relative"].as_bool(), Some(true), "{socket}");
+        let name = socket["value"].as_str().unwrap().to_owned();
+        assert!(!name.contains('/'), "{name}");
+        // Where it does not do.
+        let longest = SOCKET_PATH_MAX - 1 - name.len();
+        for part in [
+            format!("more than {longest}\n"),
+            "export SCCACHE_SERVER_UDS=\"$HOME/".to_owned(),
+        ] {
+            assert!(text.contains(&part), "{part:?} in {text}");
+        }
+        name
     };
-    // The checkout that holds the file may be seen by several containers.
-    let one = of_cargo("--format cargo");
-    assert!(
-        one.starts_with("/tmp/") && one.len() <= SOCKET_PATH_MAX,
-        "{one}"
-    );
-    assert_ne!(one, of_cargo("--format cargo"));
+    assert_ne!(printed(), printed());
+    let other = text("--lane socket --socket /s --format cargo").unwrap();
+    assert!(!other.contains("export"), "{other}");
 }
