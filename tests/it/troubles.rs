@@ -206,7 +206,7 @@ fn own_commands_take_the_proxy_that_sccache_takes() {
 
 /// What somebody may have left over of another cache, in variables that a file for containers or for a workflow sets to
 /// something else, and in sccache's config file.
-const LEFT_OVER: &str = "export SCCACHE_CLIENT_SIDE=1 SCCACHE_DIRECT=false SCCACHE_NO_DAEMON=1 SCCACHE_GHA_ENABLED=true \
+const LEFT_OVER: &str = "export SCCACHE_CLIENT_SIDE=1 SCCACHE_NO_DAEMON=1 SCCACHE_GHA_ENABLED=true \
      SCCACHE_WEBDAV_RW_MODE=READ_ONLY SCCACHE_LOCAL_RW_MODE=READ_ONLY SCCACHE_BASEDIRS=relative\n\
      mkdir -p $HOME/.config/sccache\n\
      cat >$HOME/.config/sccache/config <<END\nbasedirs = ['/']\nclient_side_mode = true\n\

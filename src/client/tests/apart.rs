@@ -11,7 +11,6 @@ fn formats_without_unset_set_what_does_nothing() {
             for line in [
                 "SCCACHE_BASEDIRS=/nonexistent",
                 "SCCACHE_CONF=/dev/null",
-                "SCCACHE_DIRECT=true",
                 "SCCACHE_GHA_ENABLED=false",
                 "SCCACHE_NO_DAEMON=0",
                 "SCCACHE_START_SERVER=0",
@@ -35,6 +34,19 @@ fn formats_without_unset_set_what_does_nothing() {
     for name in value["unset"].as_array().unwrap() {
         let name = name.as_str().unwrap();
         assert_eq!(value["variables"].get(name), None, "{name}");
+    }
+}
+
+/// Docs and doctor name them where results of kinds of machines, or direct mode, are to be kept apart.
+#[test]
+fn variables_that_part_keys_on_purpose_stay() {
+    for format in ["sh", "fish", "docker", "github", "cargo", "toml"] {
+        for lane in ["webdav", "dist --conf /c", "ipc"] {
+            let text = text(&format!("--lane {lane} --format {format}")).unwrap();
+            for name in ["SCCACHE_C_CUSTOM_CACHE_BUSTER", "SCCACHE_DIRECT"] {
+                assert!(!text.contains(name), "{name} in {format}, {lane}: {text}");
+            }
+        }
     }
 }
 
