@@ -17,11 +17,15 @@ const FOLDER: &str = "sccache_dock_folder";
 const FOLDER_MAX: usize = SOCKET_PATH_MAX - 25;
 /// The same for the folder that holds `.cargo`.
 const CARGO_FOLDER_MAX: usize = SOCKET_PATH_MAX - "/.sccache-dock-01234567-01234567.sock".len();
-/// The shell's name for a number that tells daemons apart: users, machines and containers may share the folder and all
-/// settings, and a daemon would compile what it sees itself.
+/// The shell's name for a number that tells disk levels apart, each of which has one owner: users and machines may share
+/// the folder. It stays the same from start to start, or the level would be lost.
+const OWNER: &str = "sccache_dock_owner";
+/// Words for a shell that print what it is made from.
+const WHO: &str = "id -u; uname -n";
+/// The same for daemons: containers may share the folder, the name and all settings too, and a daemon would compile what
+/// it sees itself.
 const NUMBER: &str = "sccache_dock_number";
-/// Words for a shell that print what the number is made from.
-const WHO: &str = "id -u; uname -n; readlink /proc/self/ns/mnt 2>/dev/null || :";
+const WHERE: &str = "readlink /proc/self/ns/mnt 2>/dev/null";
 
 pub(super) fn sh(set: &Set) -> String {
     let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
@@ -33,7 +37,11 @@ pub(super) fn sh(set: &Set) -> String {
          && [ -w \"${FOLDER}\" ]; }} || {{ {FOLDER}=\"/tmp/sccache-dock-$(id -u)\"; mkdir -p -m 700 \"${FOLDER}\"; \
          [ -O \"${FOLDER}\" ] || {FOLDER}=$(mktemp -d); }};"
     );
-    let _ = writeln!(out, "{NUMBER}=$({{ {WHO}; }} | cksum | cut -d' ' -f1);");
+    let _ = writeln!(
+        out,
+        "{OWNER}=$({{ {WHO}; }} | cksum | cut -d' ' -f1); \
+         {NUMBER}=$({{ {WHO}; {WHERE} || :; }} | cksum | cut -d' ' -f1);"
+    );
     if let Some(lines) = own_conf(set, quoted) {
         // By way of a name of this shell's own: a daemon that starts meanwhile reads all of it or nothing.
         let _ = writeln!(
@@ -51,7 +59,7 @@ pub(super) fn sh(set: &Set) -> String {
             let _ = writeln!(out, "export {name}={word};");
         }
     }
-    let _ = writeln!(out, "unset {FOLDER} {NUMBER};");
+    let _ = writeln!(out, "unset {FOLDER} {OWNER} {NUMBER};");
     let undo = format!("unset {}", names(set));
     out + &shell_comment(set, "eval \"$(this command)\"", &undo)
 }
@@ -69,7 +77,8 @@ pub(super) fn fish(set: &Set) -> String {
     );
     let _ = writeln!(
         out,
-        "set -g {NUMBER} (begin; {WHO}; end | cksum | cut -d' ' -f1);"
+        "set -g {OWNER} (begin; {WHO}; end | cksum | cut -d' ' -f1); \
+         set -g {NUMBER} (begin; {WHO}; {WHERE} || :; end | cksum | cut -d' ' -f1);"
     );
     if let Some(lines) = own_conf(set, quoted) {
         let _ = writeln!(
@@ -88,7 +97,7 @@ pub(super) fn fish(set: &Set) -> String {
             let _ = writeln!(out, "set -gx {name} {word};");
         }
     }
-    let _ = writeln!(out, "set -e {FOLDER} {NUMBER};");
+    let _ = writeln!(out, "set -e {FOLDER} {OWNER} {NUMBER};");
     let undo = format!("set -e {}", names(set));
     out + &shell_comment(set, "this command | source", &undo)
 }
@@ -98,10 +107,10 @@ fn shell_word(set: &Set, value: &Value, quoted: impl Fn(&str) -> String) -> Opti
         Value::Text(text) => Some(quoted(text)),
         Value::Token(token) => Some(quoted(token.reveal())),
         Value::Inherited | Value::OwnPort => None,
-        Value::Folder => Some(format!("\"${FOLDER}/disk-{}\"", set.place)),
+        Value::Folder => Some(format!("\"${FOLDER}/disk-{}-${OWNER}\"", set.place)),
         Value::EmptyFolder => Some(format!("\"${FOLDER}/empty\"")),
         Value::OwnSocket => Some(format!("\"${FOLDER}/{}-${NUMBER}.sock\"", set.id)),
-        Value::Toolchains => Some(format!("\"${FOLDER}/dist-{}\"", set.place)),
+        Value::Toolchains => Some(format!("\"${FOLDER}/dist-{}-${OWNER}\"", set.place)),
         Value::OwnConf => Some(format!("{}\"", own_conf_path(set))),
     }
 }

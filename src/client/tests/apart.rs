@@ -85,6 +85,47 @@ fn another_user_and_another_container_have_another_daemon() {
     }
 }
 
+/// Sccache takes a disk level for its own alone. It outlives a start of the machine or container, with its mounts.
+#[test]
+fn another_user_and_another_machine_have_another_disk_level() {
+    let home = tempfile::tempdir().unwrap();
+    let folders = |who: &[&str], before: &str, format: &str, shell: &str| {
+        let script = match shell {
+            "fish" => "printf %s $SET | source; env",
+            _ => "eval \"$SET\"; env",
+        };
+        let set = text(&format!("--lane dist --conf /c --format {format}")).unwrap();
+        let output = Command::new("unshare")
+            .arg("--user")
+            .args(who)
+            .args([shell, "-c", &format!("{before}{script}")])
+            .env("SET", set)
+            .env("HOME", home.path())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let seen = String::from_utf8(output.stdout).unwrap();
+        ["SCCACHE_DIR=", "SCCACHE_DIST_CLIENT_CACHE_DIR="].map(|name| {
+            let mut lines = seen.lines();
+            let folder = lines.find_map(|line| line.strip_prefix(name)).unwrap();
+            assert!(Path::new(folder).starts_with(home.path()), "{folder}");
+            folder.to_owned()
+        })
+    };
+    for (format, shell) in [("sh", "sh"), ("fish", "fish")] {
+        let here = folders(&["--map-root-user"], "", format, shell);
+        let restarted = folders(&["--map-root-user", "--mount"], "", format, shell);
+        assert_eq!(here, restarted);
+        let other_user = folders(&["--map-user=4711"], "", format, shell);
+        let machine = ["--map-root-user", "--uts"];
+        let other_machine = folders(&machine, "hostname another-one; ", format, shell);
+        for at in [0, 1] {
+            let all: BTreeSet<_> = [&here[at], &other_user[at], &other_machine[at]].into();
+            assert_eq!(all.len(), 3, "{all:?}");
+        }
+    }
+}
+
 /// In `/tmp` another user could take the name first, and be sent the environment of every compile.
 #[test]
 fn socket_in_the_file_for_cargo_is_beside_it_and_has_another_name_each_time() {
