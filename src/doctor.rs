@@ -244,7 +244,9 @@ pub fn client(args: &Args, environment: &Environment) -> Report {
             return Report { checks };
         }
     };
-    let set = seen.get("SCCACHE_WEBDAV_TOKEN").filter(|it| !it.is_empty());
+    let set = |name: &str| seen.get(name).filter(|it| !it.is_empty());
+    // The cache takes a password for the token.
+    let set = set("SCCACHE_WEBDAV_TOKEN").or_else(|| set("SCCACHE_WEBDAV_PASSWORD"));
     let token = args.token.clone().or(set.map(|it| Secret::new(it)));
     let scheduler = conf.as_ref().and_then(|it| it.scheduler.as_deref());
     let lane = environment::lane(seen, scheduler);
