@@ -325,7 +325,9 @@ pub(super) fn toml(set: &Set) -> String {
         };
         let _ = writeln!(out, "#   export {name}={value}");
     }
-    out.push_str("# and these must not be set there:\n");
+    out.push_str(
+        "# and these must not be set there:\n#   unset SCCACHE_CONF, unless it names this file\n",
+    );
     for names in set.strays.chunks(3) {
         let _ = writeln!(out, "#   unset {}", names.join(" "));
     }

@@ -25,7 +25,11 @@ fn formats_without_unset_set_what_does_nothing() {
     }
     let toml = text("--format toml").unwrap();
     assert!(toml.lines().all(|line| line.len() < 128), "{toml}");
-    for name in ["SCCACHE_NO_CACHE", "SCCACHE_CLIENT_SIDE"] {
+    for name in [
+        "SCCACHE_NO_CACHE",
+        "SCCACHE_CLIENT_SIDE",
+        "unset SCCACHE_CONF,",
+    ] {
         assert!(toml.contains(name), "{toml}");
     }
     let line = Line::try_parse_from(["client-env"]).unwrap();
