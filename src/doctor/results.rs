@@ -28,6 +28,8 @@ const NAMED_BY_RUST: [&str; 4] = [
     "profile-sample-use=",
     "profile-use=",
 ];
+/// Variables that name folders of a compiler's programs.
+const FOLDERS: [&str; 2] = ["COMPILER_PATH", "GCC_EXEC_PREFIX"];
 /// The CPU of the machine that compiles, as values of `-C` or `-Z`.
 const NATIVE: [&str; 2] = ["target-cpu=native", "tune-cpu=native"];
 /// Flags for objects that name the folder in which they were compiled.
@@ -56,6 +58,15 @@ pub(super) fn judge(environment: &Environment, cargo: &Config, lane: Option<Lane
             "it is in no key: what compiles only with it is a hit for those who have not set it, and would have an error",
             "unset it, set it alike everywhere, or part the keys by any CARGO_* variable beside it: CARGO_BOOTSTRAP=1",
         ));
+    }
+    for name in FOLDERS {
+        if environment.get(name).is_some_and(|it| !it.is_empty()) {
+            checks.push(Check::warn(
+                name,
+                "compilers look there for their programs, and it is in no key: others get what was compiled with these",
+                "unset it, or compile what needs it without sccache",
+            ));
+        }
     }
     for (name, flags) in environment.iter().filter(|(name, _)| is_of_c(name)) {
         let flags: Vec<&str> = flags.split_whitespace().collect();
@@ -220,6 +231,9 @@ mod tests {
             found(&[("RUSTC_BOOTSTRAP", "1")]),
             warned("RUSTC_BOOTSTRAP")
         );
+        for name in ["COMPILER_PATH", "GCC_EXEC_PREFIX"] {
+            assert_eq!(found(&[(name, "/opt/own/bin/")]), warned(name));
+        }
         assert_eq!(found(&[("CXXFLAGS", "-O2 --coverage")]), warned("CXXFLAGS"));
         assert_eq!(found(&[("CFLAGS", "-O2 -g")]), []);
         let chain = ("SCCACHE_MULTILEVEL_CHAIN", "disk,webdav");
