@@ -78,7 +78,7 @@ pub(super) fn fish(set: &Set) -> String {
     let _ = writeln!(
         out,
         "set -g {OWNER} (begin; {WHO}; end | cksum | cut -d' ' -f1); \
-         set -g {NUMBER} (begin; {WHO}; {WHERE} || :; end | cksum | cut -d' ' -f1);"
+         set -g {NUMBER} (begin; {WHO}; {WHERE}; end | cksum | cut -d' ' -f1);"
     );
     if let Some(lines) = own_conf(set, quoted) {
         let _ = writeln!(

@@ -41,6 +41,15 @@ fn formats_without_unset_set_what_does_nothing() {
     }
 }
 
+/// Before 3.0 these are errors of its grammar, and nothing at all is set.
+#[test]
+fn text_for_fish_has_no_operators_that_old_ones_do_not_know() {
+    for lane in ["webdav", "ipc", "socket --socket /s", "dist"] {
+        let text = text(&format!("--format fish --lane {lane}")).unwrap();
+        assert!(!text.contains("||") && !text.contains("&&"), "{text}");
+    }
+}
+
 /// Docs and doctor name them where results of kinds of machines, or direct mode, are to be kept apart.
 #[test]
 fn variables_that_part_keys_on_purpose_stay() {
