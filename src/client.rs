@@ -10,7 +10,7 @@
 pub mod at;
 pub mod build;
 pub mod cargo_config;
-mod conf;
+pub(crate) mod conf;
 pub(crate) mod endpoint;
 pub mod explain;
 pub mod login;

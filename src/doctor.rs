@@ -244,7 +244,9 @@ pub fn client(args: &Args, environment: &Environment) -> Report {
             return Report { checks };
         }
     };
-    let set = seen.get("SCCACHE_WEBDAV_TOKEN").filter(|it| !it.is_empty());
+    let set = |name: &str| seen.get(name).filter(|it| !it.is_empty());
+    // The cache takes a password for the token.
+    let set = set("SCCACHE_WEBDAV_TOKEN").or_else(|| set("SCCACHE_WEBDAV_PASSWORD"));
     let token = args.token.clone().or(set.map(|it| Secret::new(it)));
     let scheduler = conf.as_ref().and_then(|it| it.scheduler.as_deref());
     let lane = environment::lane(seen, scheduler);
@@ -269,6 +271,7 @@ pub fn client(args: &Args, environment: &Environment) -> Report {
     let in_conf = conf.as_ref().is_some_and(|it| it.has_basedirs);
     checks.extend(environment::basedirs(seen, in_conf, version, lane));
     checks.extend(results::judge(seen, &cargo, lane));
+    let parted = results::parted(seen, &cargo);
     let place = keys::Paths::look(environment);
     checks.extend(keys::judge(
         place.as_ref(),
@@ -277,6 +280,8 @@ pub fn client(args: &Args, environment: &Environment) -> Report {
         conf.as_ref(),
         lane,
     ));
+    // Also in a file of cargo's own, as it differs between machines.
+    checks.retain(|it| !parted.contains(&it.what.strip_prefix("env.").unwrap_or(&it.what)));
     checks.extend(probe::files(environment, conf.as_ref(), lane));
     checks.extend(neighbour::judge(environment, lane));
     if version.is_some() {

@@ -9,7 +9,7 @@ use crate::base::secret::Secret;
 use serde::Serialize;
 
 /// The first line of every file that we write, by which we know it again.
-pub(super) const MARK: &str = "# written by sccache-dock client-env";
+pub(crate) const MARK: &str = "# written by sccache-dock client-env";
 
 /// Before it listens, a daemon asks the scheduler: a slow answer must not fail the build that waits for the daemon.
 const STARTUP_MILLISECONDS: u32 = 30_000;

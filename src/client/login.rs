@@ -4,6 +4,7 @@
 //! page "ID token authentication".
 
 use super::endpoint::Endpoint;
+use super::proxy;
 use crate::contract::gateway_status::LoginAnswer;
 use crate::exit;
 use clap::ValueEnum;
@@ -116,10 +117,15 @@ pub fn run(args: &Args) -> Result<u8, Error> {
     let host_end = endpoint[scheme_end..]
         .find('/')
         .map_or(endpoint.len(), |at| scheme_end + at);
-    let answer = agent(&endpoint)?
-        .post(format!("{}/api/session", &endpoint[..host_end]))
-        .send(id_token.trim())
-        .map_err(|error| fail(error.to_string()))?;
+    let agent = agent(&endpoint)?;
+    let answer = proxy::or_direct(&endpoint[..host_end], |is_direct| {
+        let mut request = agent.post(format!("{}/api/session", &endpoint[..host_end]));
+        if is_direct {
+            request = request.config().proxy(None).build();
+        }
+        request.send(id_token.trim())
+    });
+    let answer = answer.map_err(|error| fail(error.to_string()))?;
     let code = answer.status();
     let text = read(answer).map_err(&fail)?;
     if !code.is_success() {
@@ -195,7 +201,7 @@ fn agent(url: &str) -> Result<ureq::Agent, Error> {
     let config = ureq::Agent::config_builder()
         .tls_config(tls)
         .timeout_global(Some(PATIENCE))
-        .proxy(super::proxy::for_agent(&super::environment(), url))
+        .proxy(proxy::for_agent(&super::environment(), url))
         .http_status_as_error(false)
         // What is sent is for whom it is sent to.
         .max_redirects(0);

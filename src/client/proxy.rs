@@ -4,6 +4,8 @@
 use hyper::Uri;
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use std::collections::BTreeMap;
+use std::io::{self, Write as _};
+use std::sync::Once;
 
 const ALL: [&str; 2] = ["ALL_PROXY", "all_proxy"];
 
@@ -50,6 +52,28 @@ pub(crate) fn between(environment: &BTreeMap<String, String>, url: &str) -> Opti
 /// The same for a request of this process.
 pub(crate) fn for_agent(environment: &BTreeMap<String, String>, url: &str) -> Option<ureq::Proxy> {
     between(environment, url)?.for_agent()
+}
+
+/// What `send` gets for a request to `url`: by the proxy of its agent, which is asked for a tunnel. Many make none to ports
+/// other than 443, though they take plain HTTP to them: then directly, which is what `send` is told.
+pub(crate) fn or_direct<T>(
+    url: &str,
+    send: impl Fn(bool) -> Result<T, ureq::Error>,
+) -> Result<T, ureq::Error> {
+    static SAID: Once = Once::new();
+    match send(false) {
+        Err(cause @ ureq::Error::ConnectProxyFailed(_)) if url.starts_with("http://") => {
+            SAID.call_once(|| {
+                let _ = writeln!(
+                    io::stderr(),
+                    "warning: the proxy makes no tunnel to {url} ({cause}): it is asked directly\n\
+                     hint: name its host in NO_PROXY"
+                );
+            });
+            send(true)
+        }
+        answer => answer,
+    }
 }
 
 impl Between {

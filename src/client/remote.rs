@@ -178,12 +178,18 @@ impl Remote {
             base: self.base.clone(),
             cause: cause.to_string(),
         })?;
-        let mut request = self.agent.post(format!("{}{path}", self.base));
-        request = request.header("Content-Type", "application/json");
-        if let Some(token) = &self.token {
-            request = request.header("Authorization", format!("Bearer {}", token.reveal()));
-        }
-        let response = request.send(&body[..]).map_err(|cause| self.away(cause))?;
+        let response = proxy::or_direct(&self.base, |is_direct| {
+            let mut request = self.agent.post(format!("{}{path}", self.base));
+            if is_direct {
+                request = request.config().proxy(None).build();
+            }
+            request = request.header("Content-Type", "application/json");
+            if let Some(token) = &self.token {
+                request = request.header("Authorization", format!("Bearer {}", token.reveal()));
+            }
+            request.send(&body[..])
+        });
+        let response = response.map_err(|cause| self.away(cause))?;
         let code = response.status().as_u16();
         let mut body = response.into_body();
         if code == 200 {
@@ -208,6 +214,9 @@ impl Remote {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+    use std::net::TcpListener;
+    use std::sync::mpsc;
 
     fn found(pairs: &[(&str, &str)]) -> Result<(String, bool), String> {
         let pairs = pairs.iter();
@@ -218,6 +227,50 @@ mod tests {
         found
             .map(|it| (it.base, it.token.is_some()))
             .map_err(|cause| cause.to_string())
+    }
+
+    /// Answers each request with the first line of `answer`, and tells what was asked.
+    fn server(answer: &'static str) -> (std::net::SocketAddr, mpsc::Receiver<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (tell, asked) = mpsc::channel();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().map_while(Result::ok) {
+                let mut head = String::new();
+                let mut lines = BufReader::new(stream.try_clone().unwrap());
+                while lines.read_line(&mut head).unwrap() > 2 {}
+                let length = head.lines().find_map(|it| {
+                    let (name, value) = it.split_once(": ")?;
+                    let is_it = name.eq_ignore_ascii_case("content-length");
+                    is_it.then(|| value.parse().unwrap())
+                });
+                let mut body = vec![0; length.unwrap_or(0)];
+                lines.read_exact(&mut body).unwrap();
+                let _ = tell.send(head.lines().next().unwrap_or_default().to_owned());
+                let rest = "Content-Length: 2\r\nConnection: close\r\n\r\n{}";
+                let _ = write!(stream, "HTTP/1.1 {answer}\r\n{rest}");
+            }
+        });
+        (address, asked)
+    }
+
+    #[test]
+    fn proxy_that_makes_no_tunnel_is_not_in_the_way_of_plain_http() {
+        let (cache, at_cache) = server("200 OK");
+        let (proxy, at_proxy) = server("403 Forbidden");
+        let environment = [
+            ("SCCACHE_WEBDAV_ENDPOINT", format!("http://{cache}")),
+            ("http_proxy", format!("http://{proxy}")),
+        ];
+        let environment = environment
+            .map(|(name, value)| (name.to_owned(), value))
+            .into();
+        let remote = find(&environment, None).unwrap();
+        let answer: serde_json::Value = remote.post("/x", &"text").unwrap();
+        assert_eq!(answer, serde_json::json!({}));
+        let asked = at_proxy.recv().unwrap();
+        assert_eq!(asked, format!("CONNECT {cache} HTTP/1.1"));
+        assert_eq!(at_cache.recv().unwrap(), "POST /x HTTP/1.1");
     }
 
     #[test]

@@ -15,11 +15,17 @@ pub(super) const HOME_FOLDER: &str = ".cache/sccache-dock";
 const FOLDER: &str = "sccache_dock_folder";
 /// The name of a socket in that folder takes up to 25 bytes more.
 const FOLDER_MAX: usize = SOCKET_PATH_MAX - 25;
-/// The shell's name for a number that tells daemons apart: users, machines and containers may share the folder and all
-/// settings, and a daemon would compile what it sees itself.
+/// The same for the folder that holds `.cargo`.
+const CARGO_FOLDER_MAX: usize = SOCKET_PATH_MAX - "/.sccache-dock-01234567-01234567.sock".len();
+/// The shell's name for a number that tells disk levels apart, each of which has one owner: users and machines may share
+/// the folder. It stays the same from start to start, or the level would be lost.
+const OWNER: &str = "sccache_dock_owner";
+/// Words for a shell that print what it is made from.
+const WHO: &str = "id -u; uname -n";
+/// The same for daemons: containers may share the folder, the name and all settings too, and a daemon would compile what
+/// it sees itself.
 const NUMBER: &str = "sccache_dock_number";
-/// Words for a shell that print what the number is made from.
-const WHO: &str = "id -u; uname -n; readlink /proc/self/ns/mnt 2>/dev/null || :";
+const WHERE: &str = "readlink /proc/self/ns/mnt 2>/dev/null";
 
 pub(super) fn sh(set: &Set) -> String {
     let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
@@ -31,7 +37,11 @@ pub(super) fn sh(set: &Set) -> String {
          && [ -w \"${FOLDER}\" ]; }} || {{ {FOLDER}=\"/tmp/sccache-dock-$(id -u)\"; mkdir -p -m 700 \"${FOLDER}\"; \
          [ -O \"${FOLDER}\" ] || {FOLDER}=$(mktemp -d); }};"
     );
-    let _ = writeln!(out, "{NUMBER}=$({{ {WHO}; }} | cksum | cut -d' ' -f1);");
+    let _ = writeln!(
+        out,
+        "{OWNER}=$({{ {WHO}; }} | cksum | cut -d' ' -f1); \
+         {NUMBER}=$({{ {WHO}; {WHERE} || :; }} | cksum | cut -d' ' -f1);"
+    );
     if let Some(lines) = own_conf(set, quoted) {
         // By way of a name of this shell's own: a daemon that starts meanwhile reads all of it or nothing.
         let _ = writeln!(
@@ -49,7 +59,7 @@ pub(super) fn sh(set: &Set) -> String {
             let _ = writeln!(out, "export {name}={word};");
         }
     }
-    let _ = writeln!(out, "unset {FOLDER} {NUMBER};");
+    let _ = writeln!(out, "unset {FOLDER} {OWNER} {NUMBER};");
     let undo = format!("unset {}", names(set));
     out + &shell_comment(set, "eval \"$(this command)\"", &undo)
 }
@@ -67,7 +77,8 @@ pub(super) fn fish(set: &Set) -> String {
     );
     let _ = writeln!(
         out,
-        "set -g {NUMBER} (begin; {WHO}; end | cksum | cut -d' ' -f1);"
+        "set -g {OWNER} (begin; {WHO}; end | cksum | cut -d' ' -f1); \
+         set -g {NUMBER} (begin; {WHO}; {WHERE}; end | cksum | cut -d' ' -f1);"
     );
     if let Some(lines) = own_conf(set, quoted) {
         let _ = writeln!(
@@ -86,7 +97,7 @@ pub(super) fn fish(set: &Set) -> String {
             let _ = writeln!(out, "set -gx {name} {word};");
         }
     }
-    let _ = writeln!(out, "set -e {FOLDER} {NUMBER};");
+    let _ = writeln!(out, "set -e {FOLDER} {OWNER} {NUMBER};");
     let undo = format!("set -e {}", names(set));
     out + &shell_comment(set, "this command | source", &undo)
 }
@@ -96,10 +107,10 @@ fn shell_word(set: &Set, value: &Value, quoted: impl Fn(&str) -> String) -> Opti
         Value::Text(text) => Some(quoted(text)),
         Value::Token(token) => Some(quoted(token.reveal())),
         Value::Inherited | Value::OwnPort => None,
-        Value::Folder => Some(format!("\"${FOLDER}/disk-{}\"", set.place)),
+        Value::Folder => Some(format!("\"${FOLDER}/disk-{}-${OWNER}\"", set.place)),
         Value::EmptyFolder => Some(format!("\"${FOLDER}/empty\"")),
         Value::OwnSocket => Some(format!("\"${FOLDER}/{}-${NUMBER}.sock\"", set.id)),
-        Value::Toolchains => Some(format!("\"${FOLDER}/dist-{}\"", set.place)),
+        Value::Toolchains => Some(format!("\"${FOLDER}/dist-{}-${OWNER}\"", set.place)),
         Value::OwnConf => Some(format!("{}\"", own_conf_path(set))),
     }
 }
@@ -242,10 +253,17 @@ pub(super) fn cargo(set: &Set) -> String {
     if !matches!(set.lane, Lane::Webdav | Lane::Dist) {
         out.push_str("# SCCACHE_LOG turns client-side mode off, and this file cannot unset it\n");
     }
+    let export = "export SCCACHE_SERVER_UDS=\"$HOME/.cache/sccache-daemon\"";
     if set.is_shared() {
-        out.push_str(
-            "# on a machine with several users, each of them: export \
-             SCCACHE_SERVER_UDS=\"$HOME/.cache/sccache-daemon\"\n",
+        let _ = writeln!(
+            out,
+            "# on a machine with several users, each of them: {export}"
+        );
+    } else if matches!(set.lane, Lane::Webdav | Lane::Dist) {
+        let _ = writeln!(
+            out,
+            "# the daemon's socket is in the folder that holds .cargo; if that one is read-only, has a path of more than \
+             {CARGO_FOLDER_MAX}\n# bytes, or is shared by containers, each of them: {export}"
         );
     }
     let _ = writeln!(out, "# {}", daemon(set.lane));
@@ -261,12 +279,13 @@ pub(super) fn cargo(set: &Set) -> String {
             Value::EmptyFolder => (*name, empty_folder(set)),
             // A file that several people, containers and systems share names no path.
             Value::OwnSocket if set.is_shared() => continue,
-            // In a folder that each container has for itself, whose paths are short; and each print of this file, which
-            // is one user's, has another name.
+            // Beside the `.cargo` folder that holds this file: in `/tmp` any user could bind the name first, and would be
+            // sent the whole environment. Each print has another name, as machines may share the folder.
             Value::OwnSocket => {
                 let random = getrandom::u32().unwrap_or_default();
-                let socket = format!("/tmp/sccache-dock-{}-{random:08x}.sock", set.id);
-                (*name, socket)
+                let socket = format!(".sccache-dock-{}-{random:08x}.sock", set.id);
+                let _ = writeln!(out, "{name} = {{ value = \"{socket}\", relative = true }}");
+                continue;
             }
             Value::OwnPort => (*name, set.port().to_string()),
             Value::Text(text) => (*name, text.clone()),
@@ -306,7 +325,9 @@ pub(super) fn toml(set: &Set) -> String {
         };
         let _ = writeln!(out, "#   export {name}={value}");
     }
-    out.push_str("# and these must not be set there:\n");
+    out.push_str(
+        "# and these must not be set there:\n#   unset SCCACHE_CONF, unless it names this file\n",
+    );
     for names in set.strays.chunks(3) {
         let _ = writeln!(out, "#   unset {}", names.join(" "));
     }

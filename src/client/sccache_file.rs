@@ -49,6 +49,11 @@ pub(crate) fn path(environment: &BTreeMap<String, String>) -> Option<PathBuf> {
     if let Some(path) = environment.get("SCCACHE_CONF") {
         return (path != NONE).then(|| PathBuf::from(path));
     }
+    usual_path(environment)
+}
+
+/// The same where `SCCACHE_CONF` is not set.
+pub(crate) fn usual_path(environment: &BTreeMap<String, String>) -> Option<PathBuf> {
     let folder = match environment.get("XDG_CONFIG_HOME") {
         Some(folder) if Path::new(folder).is_absolute() => PathBuf::from(folder),
         _ => {

@@ -16,8 +16,6 @@ pub(crate) enum Harm {
     With(&'static str),
     /// Every compile misses, be it set to nothing.
     Misses,
-    /// Makes keys of C and C++ that nobody else has.
-    Keys,
     /// Something else, which is said where the variable belongs, or nothing bad.
     Other,
 }
@@ -48,15 +46,14 @@ const fn neutral(name: &'static str, harm: Harm, value: &'static str) -> Stray {
     }
 }
 
-/// Unset in every lane that does not set them itself.
+/// Unset in every lane that does not set them itself. Not `SCCACHE_C_CUSTOM_CACHE_BUSTER` and `SCCACHE_DIRECT`, which
+/// part keys where somebody means that: `doctor` says what they do.
 pub(crate) const STRAYS: &[Stray] = &[
     stray("CARGO_BUILD_INCREMENTAL", Harm::Other),
     stray("SCCACHE_AZURE_BLOB_CONTAINER", Harm::Store("azure")),
     stray("SCCACHE_AZURE_CONNECTION_STRING", Harm::Store("azure")),
     stray("SCCACHE_BUCKET", Harm::Store("s3")),
     stray("SCCACHE_COS_BUCKET", Harm::Other),
-    stray("SCCACHE_C_CUSTOM_CACHE_BUSTER", Harm::Keys),
-    neutral("SCCACHE_DIRECT", Harm::Keys, "true"),
     stray("SCCACHE_ENDPOINT", Harm::Other),
     stray("SCCACHE_GCS_BUCKET", Harm::Store("gcs")),
     stray(

@@ -1,6 +1,6 @@
 //! What is left over of another cache: variables, and lines of sccache's config file. Pure.
 
-use super::environment::{is_off, is_on, value};
+use super::environment::{is_on, value};
 use super::{Check, Environment};
 use crate::client::Lane;
 use crate::client::sccache_file::Conf;
@@ -57,10 +57,6 @@ fn variable(
             .contains_key(other)
             .then(|| refuses(format!("sccache refuses to run with it and {other}"))),
         Harm::Misses => warn("set, be it to nothing: every compile misses"),
-        Harm::Keys if name == "SCCACHE_DIRECT" && !is_off(environment, name) => None,
-        Harm::Keys => {
-            warn("changes the keys of C and C++: no hits from clients that do not have it")
-        }
         Harm::Other if name == "SCCACHE_NO_DAEMON" && text == "1" => warn(
             "the daemon stays in the foreground of the build that starts it, which does not end, or takes it along",
         ),
@@ -160,20 +156,9 @@ mod tests {
             check(lane, &[key], "", &[("SCCACHE_GCS_KEY_PATH", Fail)]);
             check(lane, &two, "", &[("SCCACHE_REDIS_EXPIRATION", Fail)]);
             check(lane, &two[..1], "", &[]);
-            for name in [
-                "SCCACHE_NO_CACHE",
-                "SCCACHE_RECACHE",
-                "SCCACHE_C_CUSTOM_CACHE_BUSTER",
-            ] {
+            for name in ["SCCACHE_NO_CACHE", "SCCACHE_RECACHE"] {
                 check(lane, &[(name, "")], "", &[(name, Warn)]);
             }
-            check(
-                lane,
-                &[("SCCACHE_DIRECT", "off")],
-                "",
-                &[("SCCACHE_DIRECT", Warn)],
-            );
-            check(lane, &[("SCCACHE_DIRECT", "true")], "", &[]);
             check(
                 lane,
                 &[("SCCACHE_NO_DAEMON", "1")],

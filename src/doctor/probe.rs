@@ -7,8 +7,10 @@ use super::http::{Http, refused_certificate};
 use super::proxy;
 use super::{Check, Environment};
 use crate::base::human;
+use crate::base::regular_file;
 use crate::base::secret::Secret;
 use crate::client::cargo_config;
+use crate::client::conf::MARK;
 use crate::client::endpoint::Endpoint;
 use crate::client::proxy::Between;
 use crate::client::run::{Ended, Running};
@@ -412,6 +414,7 @@ pub(super) fn files(
     }
     checks.extend(temporary(environment));
     checks.extend(own_level(environment));
+    checks.extend(passed_over(environment));
     let what = "config file";
     match (conf, sccache_file::path(environment)) {
         (Some(conf), _) => checks.extend(judge_config(conf, environment, lane)),
@@ -484,6 +487,27 @@ fn own_level(environment: &Environment) -> Option<Check> {
         let hint = format!("free space there, or remove {}", folder.display());
         Check::warn(what, found, hint)
     })
+}
+
+/// What `client-env --format toml` printed, and sccache does not read, as another of our formats keeps it from all files.
+fn passed_over(environment: &Environment) -> Option<Check> {
+    let (name, none) = ("SCCACHE_CONF", sccache_file::NONE);
+    environment.get(name).filter(|it| *it == none)?;
+    let path = sccache_file::usual_path(environment)?;
+    let text = String::from_utf8(regular_file::read(&path).ok()?).ok()?;
+    let file = Conf::parse(&path, &text).filter(|_| text.starts_with(MARK))?;
+    let is_set = |name: &str| environment.get(name).filter(|it| !it.is_empty());
+    let is_said = match &file.webdav {
+        Some(endpoint) => is_set("SCCACHE_WEBDAV_ENDPOINT") == Some(endpoint),
+        None => is_set("SCCACHE_CLIENT_SIDE").is_some(),
+    };
+    if is_said && file.scheduler.is_none() {
+        return None;
+    }
+    let path = path.display();
+    let found = format!("{none}: sccache does not read {path}, which client-env printed");
+    let hint = format!("unset {name}, or remove the file if the variables of this shell are meant");
+    Some(Check::warn(name, found, hint))
 }
 
 fn judge_config(conf: &Conf, environment: &Environment, lane: Option<Lane>) -> Vec<Check> {

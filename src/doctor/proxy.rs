@@ -59,8 +59,8 @@ fn ask(between: &Between, endpoint: &Endpoint, page: &str) -> Result<u16, String
     let authorization =
         authorization.map_or_else(String::new, |it| format!("Proxy-Authorization: {it}\r\n"));
     let request = format!(
-        "GET {page} HTTP/1.1\r\nHost: {}:{}\r\nConnection: close\r\n{authorization}\r\n",
-        endpoint.host, endpoint.port
+        "GET {page} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{authorization}\r\n",
+        endpoint.place()
     );
     let status = plain(host.trim_matches(['[', ']']), port.unwrap_or(80), &request);
     let status = status.map_err(|cause| cause.to_string())?;
@@ -81,4 +81,34 @@ fn plain(host: &str, port: u16, request: &str) -> Result<String, Error> {
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line)?;
     Ok(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    #[test]
+    fn proxy_is_told_the_host_as_urls_have_it() {
+        for place in ["[fd00::1]:4226", "build-cache:4226"] {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let proxy = format!("http://{}", listener.local_addr().unwrap());
+            let asked = std::thread::spawn(move || {
+                let (mut stream, _) = listener.accept().unwrap();
+                let lines = BufReader::new(stream.try_clone().unwrap()).lines();
+                let lines = lines.map_while(Result::ok);
+                let head: Vec<String> = lines.take_while(|it| !it.is_empty()).collect();
+                stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+                head
+            });
+            let environment = [("http_proxy".to_owned(), proxy)].into();
+            let endpoint = Endpoint::parse(&format!("http://{place}")).unwrap();
+            let between = proxy::between(&environment, &endpoint.url).unwrap();
+            let page = format!("http://{place}/healthz");
+            assert_eq!(ask(&between, &endpoint, &page), Ok(200));
+            let head = asked.join().unwrap();
+            assert_eq!(head[0], format!("GET {page} HTTP/1.1"));
+            assert_eq!(head[1], format!("Host: {place}"));
+        }
+    }
 }

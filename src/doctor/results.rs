@@ -28,10 +28,17 @@ const NAMED_BY_RUST: [&str; 4] = [
     "profile-sample-use=",
     "profile-use=",
 ];
+/// Variables that name folders of a compiler's programs.
+const FOLDERS: [&str; 2] = ["COMPILER_PATH", "GCC_EXEC_PREFIX"];
 /// The CPU of the machine that compiles, as values of `-C` or `-Z`.
 const NATIVE: [&str; 2] = ["target-cpu=native", "tune-cpu=native"];
 /// Flags for objects that name the folder in which they were compiled.
 const COVERAGE: [&str; 3] = ["--coverage", "-fprofile-arcs", "-ftest-coverage"];
+
+/// What part the keys, where it is set as [`judge`] says.
+const PARTS_C: &str = "SCCACHE_C_CUSTOM_CACHE_BUSTER";
+const PARTS_RUST: &str = "CARGO_HOST_CPU";
+const PARTS_BOOTSTRAP: &str = "CARGO_BOOTSTRAP";
 
 /// Findings about a client of this lane, with this environment, and these files of cargo's in its folder.
 pub(super) fn judge(environment: &Environment, cargo: &Config, lane: Option<Lane>) -> Vec<Check> {
@@ -45,12 +52,21 @@ pub(super) fn judge(environment: &Environment, cargo: &Config, lane: Option<Lane
         ));
     }
     let name = "RUSTC_BOOTSTRAP";
-    if environment.contains_key(name) {
+    if environment.contains_key(name) && !environment.contains_key(PARTS_BOOTSTRAP) {
         checks.push(Check::warn(
             name,
             "it is in no key: what compiles only with it is a hit for those who have not set it, and would have an error",
             "unset it, set it alike everywhere, or part the keys by any CARGO_* variable beside it: CARGO_BOOTSTRAP=1",
         ));
+    }
+    for name in FOLDERS {
+        if environment.get(name).is_some_and(|it| !it.is_empty()) {
+            checks.push(Check::warn(
+                name,
+                "compilers look there for their programs, and it is in no key: others get what was compiled with these",
+                "unset it, or compile what needs it without sccache",
+            ));
+        }
     }
     for (name, flags) in environment.iter().filter(|(name, _)| is_of_c(name)) {
         let flags: Vec<&str> = flags.split_whitespace().collect();
@@ -59,13 +75,16 @@ pub(super) fn judge(environment: &Environment, cargo: &Config, lane: Option<Lane
             let hint = "compile with coverage below sccache-dock at, or without sccache";
             checks.push(Check::warn(name, found, hint));
         }
-        let native = flags
-            .iter()
-            .find(|it| it.starts_with("-m") && it.ends_with("=native"));
+        let native = flags.iter().find(|it| is_native_c(it));
         let named = flags
             .iter()
             .find(|it| NAMED.iter().any(|one| it.starts_with(one)));
-        checks.extend(flaws(name, native, named, "SCCACHE_C_CUSTOM_CACHE_BUSTER"));
+        let native = native.map(|flag| of_native(name, flag, environment, PARTS_C));
+        checks.extend(
+            native
+                .into_iter()
+                .chain(named.map(|flag| of_named(name, flag))),
+        );
     }
     for (name, flags) in of_rust(environment, cargo) {
         let flags: Vec<&str> = flags.iter().map(|it| after_option(it)).collect();
@@ -73,7 +92,12 @@ pub(super) fn judge(environment: &Environment, cargo: &Config, lane: Option<Lane
         let named = flags
             .iter()
             .find(|it| NAMED_BY_RUST.iter().any(|one| it.starts_with(one)));
-        checks.extend(flaws(&name, native, named, "CARGO_HOST_CPU"));
+        let native = native.map(|flag| of_native(&name, flag, environment, PARTS_RUST));
+        checks.extend(
+            native
+                .into_iter()
+                .chain(named.map(|flag| of_named(&name, flag))),
+        );
     }
     if has_direct_entries(environment, lane) {
         let found = "on: a new header earlier in the search path, and __DATE__ in a header, may be noticed late; not with \
@@ -83,24 +107,49 @@ pub(super) fn judge(environment: &Environment, cargo: &Config, lane: Option<Lane
     checks
 }
 
-/// What is wrong with results by the flags that `what` sets. `variable` can part the keys.
-fn flaws(what: &str, native: Option<&&str>, named: Option<&&str>, variable: &str) -> Vec<Check> {
-    let native = native.map(|flag| {
-        let found = format!(
-            "{flag}: the key has the word and not the CPU, so that another kind of machine gets these results, and may not \
-             be able to run them"
-        );
-        let hint = format!(
-            "name a CPU that all machines have, such as x86-64-v3; or set {variable} to another value for each kind of machine"
-        );
-        Check::warn(what, found, hint)
-    });
-    let named = named.map(|flag| {
-        let found = format!("{flag}: the key has this name, and not what the files say: a change in them is not noticed");
-        let hint = "use another name after each change, or compile what needs it without sccache";
-        Check::warn(what, found, hint)
-    });
-    native.into_iter().chain(named).collect()
+/// The variables that are set as [`judge`] says: that they part the keys is their purpose.
+pub(super) fn parted(environment: &Environment, cargo: &Config) -> Vec<&'static str> {
+    let mut c = environment.iter().filter(|(name, _)| is_of_c(name));
+    let c = c.any(|(_, flags)| flags.split_whitespace().any(is_native_c));
+    let mut rust = of_rust(environment, cargo).into_iter();
+    let rust = rust.any(|(_, flags)| flags.iter().any(|it| NATIVE.contains(&after_option(it))));
+    let bootstrap = environment.contains_key("RUSTC_BOOTSTRAP");
+    let all = [
+        (c, PARTS_C),
+        (rust, PARTS_RUST),
+        (bootstrap, PARTS_BOOTSTRAP),
+    ];
+    let meant = all.into_iter().filter(|(is_meant, _)| *is_meant);
+    meant.map(|(_, name)| name).collect()
+}
+
+fn is_native_c(flag: &str) -> bool {
+    flag.starts_with("-m") && flag.ends_with("=native")
+}
+
+/// What is wrong with results by a flag that `what` sets. `variable` can part the keys.
+fn of_native(what: &str, flag: &str, environment: &Environment, variable: &str) -> Check {
+    if environment.contains_key(variable) {
+        let found =
+            format!("{flag}: {variable} parts the keys, if each kind of machine has another value");
+        return Check::ok(what, found);
+    }
+    let found = format!(
+        "{flag}: the key has the word and not the CPU, so that another kind of machine gets these results, and may not \
+         be able to run them"
+    );
+    let hint = format!(
+        "name a CPU that all machines have, such as x86-64-v3; or set {variable} to another value for each kind of machine"
+    );
+    Check::warn(what, found, hint)
+}
+
+fn of_named(what: &str, flag: &str) -> Check {
+    let found = format!(
+        "{flag}: the key has this name, and not what the files say: a change in them is not noticed"
+    );
+    let hint = "use another name after each change, or compile what needs it without sccache";
+    Check::warn(what, found, hint)
 }
 
 /// `CFLAGS`, `CFLAGS_x86_64_unknown_linux_gnu`, `HOST_CFLAGS` and the like.
@@ -182,12 +231,47 @@ mod tests {
             found(&[("RUSTC_BOOTSTRAP", "1")]),
             warned("RUSTC_BOOTSTRAP")
         );
+        for name in ["COMPILER_PATH", "GCC_EXEC_PREFIX"] {
+            assert_eq!(found(&[(name, "/opt/own/bin/")]), warned(name));
+        }
         assert_eq!(found(&[("CXXFLAGS", "-O2 --coverage")]), warned("CXXFLAGS"));
         assert_eq!(found(&[("CFLAGS", "-O2 -g")]), []);
         let chain = ("SCCACHE_MULTILEVEL_CHAIN", "disk,webdav");
         assert_eq!(found(&[chain]), [("direct mode".to_owned(), Verdict::Ok)]);
         assert_eq!(found(&[chain, ("SCCACHE_LOCAL_RW_MODE", "READ_ONLY")]), []);
     }
+
+    #[test]
+    fn variable_that_parts_the_keys_as_advised_is_no_finding() {
+        let cargo = Config::default();
+        for (name, flags, variable) in [
+            (
+                "CFLAGS",
+                "-O2 -march=native",
+                "SCCACHE_C_CUSTOM_CACHE_BUSTER",
+            ),
+            ("RUSTFLAGS", "-C target-cpu=native", "CARGO_HOST_CPU"),
+            ("RUSTC_BOOTSTRAP", "1", "CARGO_BOOTSTRAP"),
+        ] {
+            let mut environment: Environment = [(name.to_owned(), flags.to_owned())].into();
+            let advice = judge(&environment, &cargo, Some(Lane::Webdav));
+            assert_eq!(advice[0].verdict, Verdict::Warn);
+            assert!(
+                advice[0].hint.as_ref().unwrap().contains(variable),
+                "{advice:?}"
+            );
+            environment.insert(variable.to_owned(), "1".to_owned());
+            let checks = judge(&environment, &cargo, Some(Lane::Webdav));
+            assert!(
+                checks.iter().all(|it| it.verdict == Verdict::Ok),
+                "{checks:?}"
+            );
+            assert_eq!(parted(&environment, &cargo), [variable]);
+            environment.remove(name);
+            assert_eq!(parted(&environment, &cargo), [""; 0]);
+        }
+    }
+
     #[test]
     fn flags_of_which_the_key_has_the_words_alone_are_named() {
         let found = |pairs: &[(&str, &str)], file: &str| -> Vec<String> {

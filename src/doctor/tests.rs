@@ -567,3 +567,27 @@ fn daemon_without_the_scheduler_is_told_from_a_connected_one() {
     assert_eq!(by_relay, "4 compiles on builders, by way of the relay");
     assert_eq!(judged(2, false).verdict, Verdict::Warn);
 }
+
+#[test]
+fn file_of_ours_that_is_not_read_is_named() {
+    let home = tempfile::tempdir().unwrap();
+    let folder = home.path().join(".config/sccache");
+    std::fs::create_dir_all(&folder).unwrap();
+    let home = ("HOME", home.path().to_str().unwrap());
+    let none = ("SCCACHE_CONF", "/dev/null");
+    let is_named = |mark: &str, pairs: &[(&str, &str)]| {
+        let file = format!("{mark}\n[cache.webdav]\nendpoint = '{ENDPOINT}'\n");
+        std::fs::write(folder.join("config"), file).unwrap();
+        let checks = probe::files(&environment_of(pairs), None, None);
+        let mut checks = checks.iter();
+        checks.any(|it| it.what == "SCCACHE_CONF" && it.verdict == Verdict::Warn)
+    };
+    let ours = crate::client::conf::MARK;
+    assert!(is_named(ours, &[home, none]));
+    assert!(!is_named("", &[home, none]));
+    assert!(!is_named(ours, &[home]));
+    // The variables say the same.
+    let endpoint = |url| ("SCCACHE_WEBDAV_ENDPOINT", url);
+    assert!(!is_named(ours, &[home, none, endpoint(ENDPOINT)]));
+    assert!(is_named(ours, &[home, none, endpoint("http://other:4226")]));
+}

@@ -37,6 +37,23 @@ fn right_token_reads_and_writes_and_leaves_nothing_behind() {
 }
 
 #[test]
+fn password_is_as_good_as_the_token() {
+    let dock = Dock::start(&[]);
+    let args = Args {
+        endpoint: Some(format!("http://{}", dock.address())),
+        token: None,
+        json: false,
+    };
+    let set = [
+        ("SCCACHE_WEBDAV_USERNAME", "me".to_owned()),
+        ("SCCACHE_WEBDAV_PASSWORD", dock.token()),
+    ];
+    let report = client(&args, &set.map(|(name, it)| (name.to_owned(), it)).into());
+    let check = find(&report, "token").unwrap();
+    assert_eq!(check.verdict, Verdict::Ok, "{}", report.table());
+}
+
+#[test]
 fn wrong_missing_and_reading_tokens_are_told_apart() {
     let dock = Dock::start(&[("SCCACHE_READ_TOKEN", "for-reading-only")]);
     for (token, what, verdict, part) in [
