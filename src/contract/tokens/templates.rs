@@ -6,14 +6,55 @@
 use super::{TokensFile, shown};
 
 /// Stands for the number of a pull request, which nobody chooses: a token may be for a certain one.
-const REF_NUMBER: &str = "${ref_number}";
+const REF_NUMBER: &str = "ref_number";
 /// In the place of a name.
 const LOCAL: &str = "[[local]]";
 
+/// A folder of a template.
+#[derive(Debug, Default)]
+struct Folder<'a> {
+    /// What stands before its first placeholder; all of it where there is none.
+    before: &'a str,
+    /// The claims of its placeholders.
+    claims: Vec<&'a str>,
+    /// What stands behind the last one.
+    behind: &'a str,
+}
+
+/// The folders of a template. A slash in a claim's name, which may be a URL, begins none.
+fn folders(template: &str) -> Vec<Folder<'_>> {
+    let mut done = Vec::new();
+    let mut folder = Folder::default();
+    let mut rest = template;
+    loop {
+        let (text, placeholder) = match rest.split_once("${") {
+            Some((text, placeholder)) => (text, Some(placeholder)),
+            None => (rest, None),
+        };
+        for (number, text) in text.split('/').enumerate() {
+            if number > 0 {
+                done.push(std::mem::take(&mut folder));
+            }
+            match folder.claims.is_empty() {
+                true => folder.before = text,
+                false => folder.behind = text,
+            }
+        }
+        let Some((claim, behind)) = placeholder.and_then(|text| text.split_once('}')) else {
+            done.push(folder);
+            return done;
+        };
+        folder.claims.push(claim);
+        rest = behind;
+    }
+}
+
 /// Whether a placeholder stands in the first folder.
 pub(super) fn is_open(template: &str) -> bool {
-    let first = template.split('/').next().unwrap_or_default();
-    first.contains("${")
+    let folders = folders(template);
+    folders
+        .first()
+        .is_some_and(|first| !first.claims.is_empty())
 }
 
 /// What is wrong with the namespaces of rules beside those that others write: no claim may have a value with which its
@@ -49,30 +90,29 @@ pub(super) fn check_namespaces(file: &TokensFile, faults: &mut Vec<String>) {
 
 /// Whether two different templates can be filled to be the same name.
 fn may_meet(one: &str, other: &str) -> bool {
-    let folders = |template: &str| template.matches('/').count();
-    let mut both = one.split('/').zip(other.split('/'));
-    one != other && folders(one) == folders(other) && both.all(|(one, other)| are_alike(one, other))
+    let (folders, others) = (folders(one), folders(other));
+    one != other
+        && folders.len() == others.len()
+        && folders
+            .iter()
+            .zip(&others)
+            .all(|(one, other)| are_alike(one, other))
 }
 
-/// The same for a folder of each, by what stands before its first placeholder and behind its last one.
-fn are_alike(one: &str, other: &str) -> bool {
-    let ends = |folder: &'_ str| -> Option<(usize, usize)> {
-        Some((folder.find("${")?, folder.len() - folder.rfind('}')? - 1))
-    };
-    match (ends(one), ends(other)) {
-        (None, None) => one == other,
-        (Some(_), None) => are_alike(other, one),
-        (None, Some((before, behind))) => {
-            let rest = one.strip_prefix(&other[..before]);
-            let value = rest.and_then(|rest| rest.strip_suffix(&other[other.len() - behind..]));
-            let is_chosen = &other[before..other.len() - behind] != REF_NUMBER;
-            is_chosen && value.is_some_and(|value| !value.is_empty())
+/// Whether these folders can be the same.
+fn are_alike(one: &Folder<'_>, other: &Folder<'_>) -> bool {
+    match (one.claims.as_slice(), other.claims.as_slice()) {
+        ([], []) => one.before == other.before,
+        (_, []) => are_alike(other, one),
+        ([], claims) => {
+            let rest = one.before.strip_prefix(other.before);
+            let value = rest.and_then(|rest| rest.strip_suffix(other.behind));
+            claims != [REF_NUMBER] && value.is_some_and(|value| !value.is_empty())
         }
-        (Some((before, behind)), Some((other_before, other_behind))) => {
-            let begins = before.min(other_before);
-            let ends = behind.min(other_behind);
-            one[..begins] == other[..begins]
-                && one[one.len() - ends..] == other[other.len() - ends..]
+        (_, _) => {
+            let begins = |one: &str, other: &str| one.starts_with(other) || other.starts_with(one);
+            let ends = |one: &str, other: &str| one.ends_with(other) || other.ends_with(one);
+            begins(one.before, other.before) && ends(one.behind, other.behind)
         }
     }
 }
@@ -80,6 +120,7 @@ fn are_alike(one: &str, other: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn templates_that_can_be_one_name_are_told() {
@@ -103,9 +144,43 @@ mod tests {
             ("pr/${a}-${b}", "pr/x-y", true),
             ("pr/${a}/${b}", "pr/1/2", true),
             ("main", "main", false),
+            // Slashes in a claim's name begin no folder.
+            ("branch/${https://corp/branch}", "branch/main", true),
+            ("branch/${https://corp/branch}", "branch/main/x", false),
+            ("x/${a/}y${b/}", "x/1y2", true),
+            ("x/${a/}y${b/}", "x/1/2", false),
+            ("x/${a/z/}", "x/main", true),
+            ("x/${a/}y${b/}", "x/${a/z/}", true),
+            ("x/${a/z/}-", "x/${b}-${c/}", true),
+            ("x/${a/z/}-y/m", "x/${b}/m", true),
         ] {
             assert_eq!(may_meet(one, other), meet, "{one} {other}");
             assert_eq!(may_meet(other, one), meet, "{other} {one}");
+        }
+    }
+
+    #[test]
+    fn nobody_chooses_the_first_folder() {
+        for (template, open) in [
+            ("main", false),
+            ("branch/${ref}", false),
+            ("${ref}/main", true),
+            ("p${ref}/main", true),
+            ("${https://corp/branch}", true),
+            ("${https://corp/branch}/main", true),
+        ] {
+            assert_eq!(is_open(template), open, "{template}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_templates_are_compared(
+            one in "([a-c/-]|\\$\\{[a-c/$\\{]{0,3}\\}?){0,6}",
+            other in "([a-c/-]|\\$\\{[a-c/]{0,2}\\}){0,6}",
+        ) {
+            prop_assert_eq!(may_meet(&one, &other), may_meet(&other, &one));
+            let _ = is_open(&one);
         }
     }
 }
