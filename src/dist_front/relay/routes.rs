@@ -90,7 +90,10 @@ impl Exchange<'_> {
         let is_here = relay.archives.has(&toolchain).await;
         if !is_here && relay.archives.is_refused(&toolchain) {
             relay.metrics.job("toolchain");
-            let message = format!("the cache has no room for toolchain {toolchain:.8}");
+            let message = format!(
+                "toolchain {toolchain:.8} could not be kept: its jobs are compiled locally for a minute (hint: the log has the \
+                 cause, in a line \"cannot keep toolchain\")"
+            );
             return Ok(self.no_capacity("toolchain", &message));
         }
         let needs_toolchain = !is_here && relay.archives.ask_for(&toolchain);
