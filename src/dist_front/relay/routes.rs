@@ -49,10 +49,8 @@ impl Exchange<'_> {
         let now = Instant::now();
         let toolchain: Toolchain = toolchain.into();
         let client = address(self.peer);
-        let token = self.parts.headers.get(header::AUTHORIZATION);
-        let token = token.map_or(&b""[..], HeaderValue::as_bytes);
         let tenant = Tenant {
-            token: relay.tickets.number(token),
+            token: relay.tickets.number(shown.identity()),
             address: client,
         };
         let refusal = {
@@ -100,7 +98,7 @@ impl Exchange<'_> {
         let job = {
             let mut dispatcher = relay.dispatcher();
             let job = dispatcher.number();
-            dispatcher.let_in(now, job);
+            dispatcher.let_in(now, job, tenant);
             job
         };
         let ticket = Ticket {
