@@ -108,8 +108,17 @@ impl Uploads {
 }
 
 impl State {
+    /// Nobody is asked for it, unless another one is on its way, which may come to a better end.
     fn refuse(&mut self, toolchain: &Toolchain, now: Instant) {
-        self.refused.insert(toolchain.clone(), now + REFUSED);
+        let uploads = self.awaited.get(toolchain);
+        if uploads.is_none_or(|uploads| uploads.running <= 1) {
+            self.refused.insert(toolchain.clone(), now + REFUSED);
+        }
+    }
+
+    fn is_refused(&mut self, toolchain: &Toolchain, now: Instant) -> bool {
+        self.refused.retain(|_, until| now < *until);
+        self.refused.contains_key(toolchain)
     }
 }
 
@@ -163,10 +172,7 @@ impl Archives {
 
     /// Whether the store has just refused it, or it failed too often: to send it again would be in vain.
     pub(super) fn is_refused(&self, toolchain: &Toolchain) -> bool {
-        let now = Instant::now();
-        let mut state = self.state();
-        state.refused.retain(|_, until| now < *until);
-        state.refused.contains_key(toolchain)
+        self.state().is_refused(toolchain, Instant::now())
     }
 
     /// Waits until the toolchain is here, or the store has refused it, or nobody sends it. After an upload that failed, the
@@ -178,16 +184,17 @@ impl Archives {
                 return true;
             }
             let now = Instant::now();
-            if now >= deadline || self.is_refused(toolchain) {
+            if now >= deadline {
                 return false;
             }
             let until = {
                 let mut state = self.state();
+                let is_refused = state.is_refused(toolchain, now);
                 // It was here when its client asked, and is not any more.
                 let uploads = state.awaited.entry(toolchain.clone());
                 let uploads = uploads.or_insert(Uploads::expected(now, now));
                 match uploads.running {
-                    0 if now >= uploads.begins => return false,
+                    0 if is_refused || now >= uploads.begins => return false,
                     0 => uploads.begins.min(deadline),
                     _ => deadline,
                 }
@@ -452,9 +459,14 @@ mod tests {
         let mut waits = pin!(archives.wait_for(&toolchain, far_away()));
         let taken = archives.take(&toolchain, &mut cut(b"comp"), 100).await;
         assert!(matches!(taken, Err(Fault::Cut(_))), "{taken:?}");
+        let mut large = Full::new(Bytes::from_static(b"compiler"));
+        let taken = archives.take(&toolchain, &mut large, 7).await;
+        assert!(matches!(taken, Err(Fault::TooLarge(7))), "{taken:?}");
         let running = archives.state().awaited[&toolchain].running;
         assert_eq!(running, 1);
-        assert!(futures_util::poll!(&mut waits).is_pending());
+        assert!(!archives.is_refused(&toolchain), "the first may come");
+        let still = timeout(Duration::from_millis(200), &mut waits).await;
+        assert!(still.is_err(), "{still:?}");
         end.send(()).unwrap();
         slow.await.unwrap();
         assert!(waits.await);
