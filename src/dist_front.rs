@@ -33,7 +33,7 @@ use self::metrics::Metrics;
 use self::registry::Registry;
 use self::relay::Relay;
 use self::reports::Reports;
-use self::revocation::Joined;
+use self::revocation::Proofs;
 use self::upstream::UpstreamClient;
 use crate::contract::gateway_config::Dist;
 use crate::contract::gateway_status::DistStatus;
@@ -50,7 +50,6 @@ use bytes::Bytes;
 use hyper::StatusCode;
 use hyper::service::service_fn;
 use parking_lot::{Mutex, MutexGuard};
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -149,7 +148,7 @@ pub(crate) struct Front {
     connections: usize,
     relay: Option<Relay>,
     /// Entries of the file with which builders have joined.
-    proofs: Mutex<HashMap<SocketAddr, Joined>>,
+    proofs: Proofs,
 }
 
 impl Front {
@@ -172,7 +171,7 @@ impl Front {
             identity: shared.identity,
             refusals: shared.refusals,
             relay,
-            proofs: Mutex::default(),
+            proofs: Proofs::default(),
             link: UpstreamClient::new(config.scheduler.clone(), config.client_certificate.clone()),
             config,
             registry: Mutex::default(),

@@ -257,7 +257,7 @@ impl Relay {
         permit.keep();
         let _request = self.in_flight.request();
         let sent = Sent::new(&self.bound);
-        let passed = pass(stream, upstream, records.rest(), &sent).await;
+        let passed = pass(stream, upstream, records.rest(), &sent, TAKE).await;
         if sent.is_too_much() {
             warn!(
                 "a request of more than {} MiB was cut off: no toolchain may be larger than all of them together (SCCACHE_TOOLCHAIN_CACHE_SIZE) peer={peer}",
@@ -397,20 +397,23 @@ impl Drop for Sent<'_> {
     }
 }
 
-/// Passes bytes on both ways until both sides, or the server, have ended.
+/// Passes bytes on both ways until both sides, or the server, have ended; either may leave them standing for so long.
 async fn pass(
     mut stream: TcpStream,
     mut upstream: TcpStream,
     rest: Vec<u8>,
     sent: &Sent<'_>,
+    take: Duration,
 ) -> io::Result<()> {
     let (mut from_peer, mut to_peer) = stream.split();
     let (mut from_server, mut to_server) = upstream.split();
     let up = async {
-        in_time(TAKE, to_server.write_all(&rest)).await?;
-        let copied = copy(&mut from_peer, &mut to_server, |count| sent.add(count)).await;
-        if sent.is_too_much() {
-            return copied;
+        in_time(take, to_server.write_all(&rest)).await?;
+        let count = |count| sent.add(count);
+        match copy(&mut from_peer, &mut to_server, count, take).await {
+            // It would take a part of the request for the whole, and its answer to that would be no fault of the builder.
+            Err(Broken::NotTaken(cause)) => return Err(cause),
+            Ok(()) | Err(Broken::NotRead(_)) => {}
         }
         // However the peer's side has ended, the server goes on with what it has, and this is its job until it has ended.
         to_server.shutdown().await?;
@@ -422,7 +425,7 @@ async fn pass(
             sent.answered();
             Ok(())
         };
-        copy(&mut from_server, &mut to_peer, answered).await?;
+        copy(&mut from_server, &mut to_peer, answered, take).await?;
         to_peer.shutdown().await
     };
     tokio::select! {
@@ -435,19 +438,74 @@ async fn pass(
     Ok(())
 }
 
+/// Which side of a connection has ended it.
+#[derive(Debug)]
+enum Broken {
+    /// That which sends.
+    NotRead(io::Error),
+    /// That which takes, or more came than it may.
+    NotTaken(io::Error),
+}
+
+impl From<Broken> for io::Error {
+    fn from(broken: Broken) -> io::Error {
+        match broken {
+            Broken::NotRead(cause) | Broken::NotTaken(cause) => cause,
+        }
+    }
+}
+
 async fn copy(
     from: &mut ReadHalf<'_>,
     to: &mut WriteHalf<'_>,
     count: impl Fn(usize) -> io::Result<()>,
-) -> io::Result<()> {
+    take: Duration,
+) -> Result<(), Broken> {
     let mut buffer = vec![0; BUFFER];
     loop {
-        match in_time(SILENCE, from.read(&mut buffer)).await? {
+        let read = in_time(SILENCE, from.read(&mut buffer)).await;
+        match read.map_err(Broken::NotRead)? {
             0 => return Ok(()),
             length => {
-                count(length)?;
-                in_time(TAKE, to.write_all(&buffer[..length])).await?;
+                count(length).map_err(Broken::NotTaken)?;
+                let written = in_time(take, to.write_all(&buffer[..length])).await;
+                written.map_err(Broken::NotTaken)?;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Both ends of a connection.
+    async fn connection() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap());
+        let (near, far) = tokio::join!(near, listener.accept());
+        (near.unwrap(), far.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn server_that_takes_nothing_gets_no_end_of_a_request_that_is_cut_off() {
+        let (mut client, stream) = connection().await;
+        let (upstream, _server) = connection().await;
+        let bound = Bound {
+            most: u64::MAX,
+            uploaded: std::sync::mpsc::channel().0,
+        };
+        let sent = Sent::new(&bound);
+        let moment = Duration::from_millis(100);
+        let passed = async {
+            let passed = pass(stream, upstream, Vec::new(), &sent, moment);
+            timeout(Duration::from_secs(20), passed).await
+        };
+        // More than the kernel holds, until nobody takes it any more.
+        let sends = async { while client.write_all(&[0; BUFFER]).await.is_ok() {} };
+        let (passed, ()) = tokio::join!(passed, sends);
+        let passed = passed.map_err(|_| "it waits for the answer to a part of the request");
+        let kind = passed.unwrap().unwrap_err().kind();
+        assert_eq!(kind, io::ErrorKind::TimedOut);
     }
 }

@@ -175,12 +175,7 @@ pub fn run(terms: &str, arguments: Vec<OsString>) -> io::Result<u8> {
     let exit = status
         .code()
         .unwrap_or(128 + status.signal().unwrap_or_default());
-    // A compiler that fails at more than the limit has run out of memory; if not, the client's own finds out the same.
-    let starved = exit != 0 && peak > terms.memory_bytes;
-    let limit = end
-        .limit
-        .or(starved.then_some(Limit::Memory))
-        .or_else(|| left_over(&terms, folder.as_ref()?, exit));
+    let limit = end.limit(&terms, folder.as_ref(), exit, peak);
     reports.send(&Report::Ended {
         job,
         exit,
@@ -194,15 +189,7 @@ pub fn run(terms: &str, arguments: Vec<OsString>) -> io::Result<u8> {
         limit,
         home: end.home.clone(),
     });
-    let signal = if limit.is_some() {
-        KILLED
-    } else if end.home.is_some() {
-        SENT_HOME
-    } else if status.code().is_some_and(|code| (1..128).contains(&code)) {
-        COMPILER_FAILED
-    } else if exit != 0 {
-        KILLED
-    } else {
+    let Some(signal) = end.signal(limit) else {
         return Ok(0);
     };
     if let Some(folder) = folder {
@@ -232,6 +219,8 @@ fn refused(terms: &JobSpec, arguments: &[OsString]) -> Option<SentHome> {
 
 /// How a job ended.
 struct End {
+    /// Whether it was run at all.
+    began: bool,
     status: ExitStatus,
     limit: Option<Limit>,
     home: Option<SentHome>,
@@ -242,10 +231,43 @@ struct End {
 impl End {
     fn before_its_begin(home: SentHome) -> End {
         End {
+            began: false,
             status: ExitStatus::from_raw(Signal::SIGKILL as i32),
             limit: None,
             home: Some(home),
             seen_bytes: 0,
+        }
+    }
+
+    /// The limit that it has passed, if any; `peak` is the most memory that it had.
+    fn limit(
+        &self,
+        terms: &JobSpec,
+        folder: Option<&Folder>,
+        exit: i32,
+        peak: u64,
+    ) -> Option<Limit> {
+        // A compiler that fails at more than the limit has run out of memory; if not, the client's own finds out the same.
+        let starved = exit != 0 && peak > terms.memory_bytes;
+        self.limit
+            .or(starved.then_some(Limit::Memory))
+            .or_else(|| left_over(terms, folder.filter(|_| self.began)?, exit))
+    }
+
+    /// The signal that tells why the job came to nothing; `None` where it did not.
+    fn signal(&self, limit: Option<Limit>) -> Option<i32> {
+        if limit.is_some() {
+            Some(KILLED)
+        } else if self.home.is_some() {
+            Some(SENT_HOME)
+        } else if self
+            .status
+            .code()
+            .is_some_and(|code| (1..128).contains(&code))
+        {
+            Some(COMPILER_FAILED)
+        } else {
+            (!self.status.success()).then_some(KILLED)
         }
     }
 }
@@ -330,6 +352,7 @@ impl Sandbox {
         let unseen = watch.filter(|_| status.success());
         let unseen = unseen.and_then(|watch| watch.unseen());
         Ok(End {
+            began: true,
             status,
             limit: limit.or(self.output.is_too_much().then_some(Limit::Output)),
             home: home.or(unseen),
@@ -505,65 +528,4 @@ pub fn complain(error: &io::Error) -> ! {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::contract::sent_home::Reason;
-
-    #[test]
-    fn job_is_named_after_its_folder() {
-        let words = |text: &str| -> Vec<OsString> { text.split(' ').map(Into::into).collect() };
-        let call = "--unshare-net --bind /b/builds/0123456789abcdef-17/target / -- cc";
-        assert_eq!(name(Folder::of(&words(call)).as_ref()), "01234567-17");
-        assert_eq!(name(Folder::of(&words("--version")).as_ref()), "");
-    }
-
-    #[test]
-    fn files_are_limited_by_bytes_and_number() {
-        let content = |bytes, files| Content {
-            bytes,
-            files,
-            is_strange: false,
-        };
-        let limit = |content| too_much(10, content);
-        assert_eq!(limit(content(10, FILES)), None);
-        assert_eq!(limit(content(11, 1)), Some(Limit::Disk));
-        assert_eq!(limit(content(1, FILES + 1)), Some(Limit::Files));
-    }
-
-    #[test]
-    fn commands_of_ours_are_no_jobs() {
-        let text = |text: &'static str| Some(OsStr::new(text));
-        assert!(is_called(text("{}"), text("--die-with-parent")));
-        assert!(!is_called(text("{}"), text("builder")));
-        assert!(!is_called(None, text("--version")));
-    }
-
-    #[test]
-    fn reports_are_as_the_gateway_reads_them() {
-        let ended = Report::Ended {
-            job: "a-1".into(),
-            exit: 0,
-            seconds: 1.5,
-            cpu_seconds: 1.0,
-            peak_rss_bytes: 1,
-            limit: Some(Limit::Memory),
-            home: Some(SentHome {
-                crate_name: "it".into(),
-                reason: Reason::Program,
-                what: "git".into(),
-            }),
-        };
-        assert_eq!(
-            serde_json::to_string(&ended).unwrap(),
-            r#"{"event":"ended","job":"a-1","exit":0,"seconds":1.5,"cpu_seconds":1.0,"peak_rss_bytes":1,"limit":"memory","home":{"crate":"it","reason":"program","what":"git"}}"#
-        );
-        let started = Report::Started {
-            job: "a-1".into(),
-            guard: Some(Guard::Watch),
-        };
-        assert_eq!(
-            serde_json::to_string(&started).unwrap(),
-            r#"{"event":"started","job":"a-1","guard":"watch"}"#
-        );
-    }
-}
+mod tests;

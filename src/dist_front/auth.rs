@@ -1,7 +1,7 @@
 //! Who may ask what of the scheduler's port: clients by the tokens of the cache or by ID tokens, builders by tokens of their
 //! own or by JWT.
 
-use super::exchange::{Exchange, Refusal, bearer, credentials};
+use super::exchange::{Exchange, Refusal, credentials};
 use super::revocation::Proof;
 use super::{Front, jwt, wire};
 use crate::base::secret::Secret;
@@ -11,29 +11,52 @@ use crate::gateway::connection_limit;
 use crate::gateway::http::Wire;
 use crate::gateway::tls::Presented;
 use hyper::StatusCode;
-use hyper::header;
+use hyper::header::{self, HeaderValue};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// Longest version that is shown.
 const VERSION: usize = 32;
 
-/// What a client has shown of itself.
+/// What a client has shown of itself: its token, else the certificate of its connection.
 #[derive(Debug, Default)]
-pub(super) struct Shown {
-    /// The header of this name.
-    authorization: Option<Secret>,
-    /// The certificate of its connection.
-    presented: Option<Arc<Presented>>,
+pub(super) enum Shown {
+    #[default]
+    Nothing,
+    Token(Secret),
+    Certificate(Arc<Presented>),
+}
+
+impl Shown {
+    fn of(authorization: Option<&[u8]>, presented: Option<&Arc<Presented>>) -> Shown {
+        match (authorization.and_then(access::token), presented) {
+            (Some(token), _) => Shown::Token(Secret::new(&String::from_utf8_lossy(&token))),
+            (None, Some(presented)) => Shown::Certificate(Arc::clone(presented)),
+            (None, None) => Shown::Nothing,
+        }
+    }
+
+    /// What is the same whenever this client shows it, however its header is spelt.
+    pub(super) fn identity(&self) -> &[u8] {
+        match self {
+            Shown::Nothing => b"",
+            Shown::Token(token) => token.reveal().as_bytes(),
+            Shown::Certificate(presented) => presented.bytes(),
+        }
+    }
 }
 
 impl Front {
     /// Whether whoever has shown this may use the cluster now, and who it is.
     pub(super) async fn may_distribute(&self, shown: &Shown) -> (Verdict, Caller) {
-        let given = shown.authorization.as_ref().map(Secret::reveal);
-        let presented = shown.presented.as_deref();
-        let caller = self.identity.caller(given.map(str::as_bytes), presented);
-        let verdict = match (caller.may_distribute(), given.and_then(bearer)) {
+        let (token, presented) = match shown {
+            Shown::Nothing => (None, None),
+            Shown::Token(token) => (Some(token.reveal()), None),
+            Shown::Certificate(presented) => (None, Some(&**presented)),
+        };
+        let bytes = token.map(str::as_bytes);
+        let caller = self.identity.caller_with(bytes, presented);
+        let verdict = match (caller.may_distribute(), token) {
             // A JWT of an issuer that a rule lets use the cluster: what `jwt_validate` is to sccache's scheduler, but `aud`
             // and `iss` must be there.
             (Verdict::Unauthorized, Some(token)) if jwt::is_one(token) => {
@@ -52,11 +75,7 @@ impl Exchange<'_> {
     /// With what the client that sends this may use the cluster.
     pub(super) async fn check_client(&self) -> Result<Shown, Refusal> {
         let authorization = self.parts.headers.get(header::AUTHORIZATION);
-        let shown = Shown {
-            authorization: authorization
-                .map(|given| Secret::new(&String::from_utf8_lossy(given.as_bytes()))),
-            presented: self.presented().cloned(),
-        };
+        let shown = Shown::of(authorization.map(HeaderValue::as_bytes), self.presented());
         let (verdict, caller) = self.front.may_distribute(&shown).await;
         let message = match verdict {
             Verdict::Allowed => {
@@ -163,5 +182,25 @@ impl Exchange<'_> {
         };
         let message = "too many wrong tokens came from this address; with the right one requests are served at any time";
         Err(Refusal::new(status, "auth_flood", message))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn client_is_the_same_however_its_token_is_spelt_and_nothing_else_is_kept() {
+        // The passwords of `me` and of `somebody` are both `team`.
+        for header in [
+            "Bearer team",
+            "bearer    team",
+            "Basic bWU6dGVhbQ==",
+            "basic  c29tZWJvZHk6dGVhbQ==",
+        ] {
+            let shown = Shown::of(Some(header.as_bytes()), None);
+            assert_eq!(shown.identity(), b"team", "{header}");
+        }
+        assert_eq!(Shown::of(Some(b"Digest team"), None).identity(), b"");
     }
 }

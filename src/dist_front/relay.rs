@@ -146,7 +146,7 @@ impl Relay {
             archives: Archives::new(disk),
             arrivals: Mutex::default(),
             names: Names::default(),
-            tickets: ticket::Tickets::new(key),
+            tickets: ticket::Tickets::new(key, limits.jobs),
             authority,
             metrics: RelayMetrics::default(),
             settings,

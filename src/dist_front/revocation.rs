@@ -6,6 +6,8 @@ use crate::base::secret::Secret;
 use crate::gateway::access::{Caller, Need, Verdict};
 use crate::gateway::identity::Identity;
 use crate::gateway::tls::Presented;
+use parking_lot::Mutex;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,9 +26,46 @@ pub(super) enum Proof {
 
 /// The same, and whether it was good when somebody last looked.
 #[derive(Debug)]
-pub(super) struct Joined {
+struct Joined {
     proof: Proof,
     is_good: bool,
+}
+
+/// By builder. Whoever changes one bars the builder before the next one can: what is known here is what was done.
+#[derive(Debug, Default)]
+pub(super) struct Proofs(Mutex<HashMap<SocketAddr, Joined>>);
+
+impl Proofs {
+    /// A builder has proven itself with this, or with the token of the settings; `admit` is for one that was barred.
+    fn join(&self, builder: SocketAddr, proof: Option<Proof>, admit: impl FnOnce()) {
+        let is_good = true;
+        let joined = proof.map(|proof| Joined { proof, is_good });
+        let mut proofs = self.0.lock();
+        let former = match joined {
+            Some(joined) => proofs.insert(builder, joined),
+            None => proofs.remove(&builder),
+        };
+        if former.is_some_and(|former| !former.is_good) {
+            admit();
+        }
+    }
+
+    /// Calls `bar` for those of these builders whose proof has become good or bad, and forgets the others.
+    fn look(
+        &self,
+        known: &HashSet<SocketAddr>,
+        is_good: impl Fn(&Proof) -> bool,
+        bar: impl Fn(SocketAddr, bool),
+    ) {
+        let mut proofs = self.0.lock();
+        proofs.retain(|builder, _| known.contains(builder));
+        for (builder, joined) in proofs.iter_mut() {
+            let is_good = is_good(&joined.proof);
+            if std::mem::replace(&mut joined.is_good, is_good) != is_good {
+                bar(*builder, !is_good);
+            }
+        }
+    }
 }
 
 impl Proof {
@@ -52,41 +91,19 @@ impl Front {
             holder.name().map(str::to_owned)
         });
         self.registry().joined_with(&builder, name);
-        let is_good = true;
-        let joined = proof.map(|proof| Joined { proof, is_good });
-        let former = {
-            let mut proofs = self.proofs.lock();
-            match joined {
-                Some(joined) => proofs.insert(builder, joined),
-                None => proofs.remove(&builder),
-            }
-        };
-        if former.is_some_and(|former| !former.is_good) {
-            self.bar(builder, false);
-        }
+        self.proofs
+            .join(builder, proof, || self.bar(builder, false));
     }
 
     /// Looks whether that with which builders have joined is still good, for ever.
     pub(super) async fn look_after_proofs(self: &Arc<Front>) {
         loop {
             sleep(LOOK).await;
-            for (builder, is_good) in self.changed_proofs() {
-                self.bar(builder, !is_good);
-            }
+            let known = self.registry().addresses();
+            let is_good = |proof: &Proof| proof.is_good(&self.identity);
+            let bar = |builder, is_barred| self.bar(builder, is_barred);
+            self.proofs.look(&known, is_good, bar);
         }
-    }
-
-    /// Those whose proof has become good or bad.
-    fn changed_proofs(&self) -> Vec<(SocketAddr, bool)> {
-        let known = self.registry().addresses();
-        let mut proofs = self.proofs.lock();
-        proofs.retain(|builder, _| known.contains(builder));
-        let changed = proofs.iter_mut().filter_map(|(builder, joined)| {
-            let is_good = joined.proof.is_good(&self.identity);
-            let was_good = std::mem::replace(&mut joined.is_good, is_good);
-            (is_good != was_good).then_some((*builder, is_good))
-        });
-        changed.collect()
     }
 
     /// Gives a builder no more jobs, or jobs again.
@@ -103,5 +120,36 @@ impl Front {
         }
         self.changed.notify_waiters();
         self.news.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    #[test]
+    fn builder_that_joins_again_while_its_former_proof_is_found_bad_gets_jobs() {
+        let (proofs, is_barred) = (Proofs::default(), Mutex::new(false));
+        let builder = SocketAddr::from(([10, 0, 0, 1], 10501));
+        let proof = |text| Some(Proof::Token(Secret::new(text)));
+        let admit = || *is_barred.lock() = false;
+        proofs.join(builder, proof("former"), admit);
+        std::thread::scope(|scope| {
+            let is_good =
+                |proof: &Proof| matches!(proof, Proof::Token(token) if token.reveal() == "new");
+            proofs.look(&HashSet::from([builder]), is_good, |_, bar| {
+                let (done, is_done) = mpsc::channel();
+                let proofs = &proofs;
+                scope.spawn(move || {
+                    proofs.join(builder, proof("new"), admit);
+                    let _ = done.send(());
+                });
+                // Long enough for it, if nothing makes it wait.
+                let _ = is_done.recv_timeout(Duration::from_millis(300));
+                *is_barred.lock() = bar;
+            });
+        });
+        assert!(!*is_barred.lock());
     }
 }

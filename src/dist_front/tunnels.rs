@@ -14,11 +14,12 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 /// Connections that wait for the relay at one time.
@@ -34,21 +35,16 @@ impl Front {
         let Some(builder) = self.config.tunnels_to else {
             return std::future::pending().await;
         };
-        let fault = Arc::default();
+        let kept = Arc::<Kept>::default();
         side_by_side(WAITING, |turn| {
-            let (front, fault) = (Arc::clone(self), Arc::clone(&fault));
-            async move { front.keep_tunnel(builder, turn, &fault).await }
+            let (front, kept) = (Arc::clone(self), Arc::clone(&kept));
+            async move { front.keep_tunnel(builder, turn, &kept).await }
         })
         .await;
     }
 
     /// Opens a connection, and uses it when the relay does; the turn is over as soon as it does not wait for that any more.
-    async fn keep_tunnel(
-        &self,
-        builder: SocketAddr,
-        turn: OwnedSemaphorePermit,
-        fault: &Mutex<Option<String>>,
-    ) {
+    async fn keep_tunnel(&self, builder: SocketAddr, turn: OwnedSemaphorePermit, kept: &Kept) {
         let mut request = self.builders_request(builder, TUNNEL, Bytes::new());
         let headers = request.headers_mut();
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
@@ -57,25 +53,55 @@ impl Front {
             Ok(tunnel) => tunnel,
             Err(cause) => {
                 let words = words(&cause);
-                if fault.lock().replace(words.clone()).as_ref() != Some(&words) {
+                if kept.fault.lock().replace(words.clone()).as_ref() != Some(&words) {
                     warn!("cannot keep connections to the relay open: {words}");
                 }
                 return sleep(PAUSE).await;
             }
         };
-        if fault.lock().take().is_some() {
+        if kept.fault.lock().take().is_some() {
             info!("connections to the relay are open again");
         }
         let mut tunnel = TokioIo::new(tunnel);
         let mut first = [0; 4 << 10];
-        let Ok(length @ 1..) = tunnel.read(&mut first).await else {
-            // The relay has ended, and the next one does not know the builder.
-            self.link.started();
+        let opened = Instant::now();
+        kept.waits();
+        let read = tunnel.read(&mut first).await;
+        let was_last = kept.waits_no_more();
+        let Ok(length @ 1..) = read else {
+            if was_last {
+                // The relay has ended, and the next one does not know the builder.
+                self.link.started();
+            }
+            // The next relay needs one at once. The others let the last one be seen.
+            if !was_last || opened.elapsed() < PAUSE {
+                sleep(PAUSE).await;
+            }
             return;
         };
         drop(turn);
         // How a conversation ends, its two sides know.
         let _ = lead(&mut tunnel, builder, &first[..length]).await;
+    }
+}
+
+/// What is known of all connections.
+#[derive(Debug, Default)]
+struct Kept {
+    /// Why there is none.
+    fault: Mutex<Option<String>>,
+    /// How many wait for the relay.
+    waiting: AtomicUsize,
+}
+
+impl Kept {
+    fn waits(&self) {
+        self.waiting.fetch_add(1, Relaxed);
+    }
+
+    /// True where no other waits any more: one alone may have been let go, by the relay or on the way to it.
+    fn waits_no_more(&self) -> bool {
+        self.waiting.fetch_sub(1, Relaxed) == 1
     }
 }
 
@@ -118,7 +144,6 @@ fn words(cause: &UpstreamError) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
     use tokio::sync::Notify;
     use tokio::time::timeout;
 
@@ -150,5 +175,15 @@ mod tests {
             enough = timeout(minute, enough.notified()) => enough.unwrap(),
         }
         assert_eq!(most.load(Relaxed), 3);
+    }
+
+    #[test]
+    fn relay_has_ended_only_when_all_connections_have() {
+        let kept = Kept::default();
+        (0..3).for_each(|_| kept.waits());
+        assert!(!kept.waits_no_more());
+        kept.waits();
+        let ends = [(); 3].map(|()| kept.waits_no_more());
+        assert_eq!(ends, [false, false, true]);
     }
 }

@@ -289,8 +289,12 @@ impl Access {
 
     /// Who sends this `Authorization` header: `Bearer TOKEN`, or `Basic` with any user name and the token as password.
     pub fn caller(&self, authorization: Option<&[u8]>) -> Caller {
-        let token = authorization.and_then(token);
-        let found = token.as_deref().and_then(|token| self.find(token));
+        self.caller_with(authorization.and_then(token).as_deref())
+    }
+
+    /// The same, of the token alone.
+    pub fn caller_with(&self, token: Option<&[u8]>) -> Caller {
+        let found = token.and_then(|token| self.find(token));
         Caller {
             entry: found.or_else(|| self.in_force().anonymous.clone()),
             has_sent_a_token: token.is_some(),
@@ -523,7 +527,7 @@ fn digest(token: &[u8]) -> [u8; 32] {
 }
 
 /// The token of an `Authorization` header.
-fn token(header: &[u8]) -> Option<Vec<u8>> {
+pub fn token(header: &[u8]) -> Option<Vec<u8>> {
     let space = header.iter().position(|&byte| byte == b' ')?;
     let (scheme, rest) = (&header[..space], header[space..].trim_ascii());
     if scheme.eq_ignore_ascii_case(b"bearer") {

@@ -1,6 +1,6 @@
 //! Who sends a request, by what it shows: a token, a certificate, or the ID token of an issuer. Both ports ask here.
 
-use super::access::{Access, Caller};
+use super::access::{self, Access, Caller};
 use super::oidc::Oidc;
 use super::tls::{Presented, Tls};
 use std::sync::Arc;
@@ -22,7 +22,17 @@ impl Identity {
         authorization: Option<&[u8]>,
         presented: Option<&Presented>,
     ) -> Caller {
-        let caller = self.access.caller(authorization);
+        let token = authorization.and_then(access::token);
+        self.caller_with(token.as_deref(), presented)
+    }
+
+    /// The same, with the token alone.
+    pub(crate) fn caller_with(
+        &self,
+        token: Option<&[u8]>,
+        presented: Option<&Presented>,
+    ) -> Caller {
+        let caller = self.access.caller_with(token);
         let Some(presented) = presented.filter(|_| !caller.has_sent_a_token()) else {
             return caller;
         };

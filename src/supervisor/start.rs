@@ -288,11 +288,10 @@ pub(super) fn resolved(settings: Settings) -> Result<Settings, Error> {
     )?;
     let mut dist = settings.dist;
     if settings.mode.builds() {
-        let beside = sccache.with_file_name(&dist.program);
-        let named = dist.program.components().count() == 1 && is_program(&beside);
-        dist.program = match named {
-            true => beside,
-            false => find_program(
+        let is_searched = settings.sccache.components().count() == 1;
+        dist.program = match beside(&sccache, &dist.program, is_searched) {
+            Some(beside) => beside,
+            None => find_program(
                 &dist.program,
                 "set SCCACHE_DIST_BINARY to the sccache-dist to run, or use a MODE without builders",
             )?,
@@ -416,6 +415,18 @@ fn is_program(path: &Path) -> bool {
     nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).is_ok() && path.is_file()
 }
 
+/// The program of this name in the folder of sccache; if that was searched on PATH, root takes none that another user could
+/// replace, as there.
+fn beside(sccache: &Path, name: &Path, is_searched: bool) -> Option<PathBuf> {
+    let beside = sccache.with_file_name(name);
+    let is_named = name.components().count() == 1 && is_program(&beside);
+    (is_named && (!is_searched || may_run(&beside))).then_some(beside)
+}
+
+fn may_run(path: &Path) -> bool {
+    !owner::is_real_root() || owner::is_roots_program(path)
+}
+
 fn find_program(name: &Path, hint: &'static str) -> Result<PathBuf, Error> {
     let missing = || Error::NoProgram {
         name: name.display().to_string(),
@@ -436,7 +447,7 @@ fn find_program(name: &Path, hint: &'static str) -> Result<PathBuf, Error> {
         .filter(|path| is_program(path))
         .peekable();
     let first = found.peek().cloned().ok_or_else(missing)?;
-    match found.find(|path| !owner::is_real_root() || owner::is_roots_program(path)) {
+    match found.find(|path| may_run(path)) {
         Some(path) => Ok(path),
         None => Err(Error::NotRoots { path: first, hint }),
     }
@@ -533,4 +544,29 @@ impl Sockets {
 fn bind_unix(path: PathBuf, mode: u32, prepared: &Prepared) -> Result<UnixListener, Error> {
     let _user = AsUser::of(prepared.run_as);
     listeners::bind_unix(&path, mode).map_err(listening)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, chown};
+
+    #[test]
+    fn root_takes_no_program_beside_that_another_user_could_replace() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("sccache-dist"), "#!/bin/sh\n").unwrap();
+        let mode = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(at("sccache-dist"), mode).unwrap();
+        let found = |is_searched| {
+            let name = Path::new("sccache-dist");
+            beside(&at("sccache"), name, is_searched).is_some()
+        };
+        assert_eq!([true, false].map(found), [true, true]);
+        assert!(beside(&at("sccache"), Path::new("none"), false).is_none());
+        if owner::is_real_root() {
+            chown(at("sccache-dist"), Some(12_345), None).unwrap();
+            assert_eq!([true, false].map(found), [false, true]);
+        }
+    }
 }

@@ -31,8 +31,11 @@ const BEGINS: Duration = Duration::from_secs(20);
 const ALONE: Duration = Duration::from_secs(120);
 /// How long the next bytes may take to come.
 const PAUSE: Duration = Duration::from_secs(30);
-/// How long nobody is asked again for what the store has refused: it may be larger than the whole cache.
+/// How long nobody is asked again for what the store has refused, which may be larger than the whole cache, or for what came
+/// to nothing again and again.
 const REFUSED: Duration = Duration::from_secs(60);
+/// After so many uploads in a row that failed, the next one would too: all jobs would wait for it.
+const FAILURES: u32 = 3;
 
 /// Why a toolchain is not here after its upload.
 #[derive(Debug, thiserror::Error)]
@@ -71,7 +74,7 @@ struct State {
     here: HashMap<Toolchain, Instant>,
     /// Those that are on their way, or are to come.
     awaited: HashMap<Toolchain, Uploads>,
-    /// Those that the store has refused, and until when nobody is asked for them.
+    /// Those that the store has refused, or that did not come as a whole, and until when nobody is asked for them.
     refused: HashMap<Toolchain, Instant>,
 }
 
@@ -80,6 +83,8 @@ struct State {
 struct Uploads {
     /// How many clients send it.
     running: usize,
+    /// How many sent it in vain.
+    failed: u32,
     /// Until when one is waited for that has not begun.
     begins: Instant,
     /// From when on another client is asked.
@@ -91,6 +96,7 @@ impl Uploads {
     fn expected(now: Instant, next: Instant) -> Uploads {
         Uploads {
             running: 0,
+            failed: 0,
             begins: now + BEGINS,
             next,
         }
@@ -98,6 +104,21 @@ impl Uploads {
 
     fn is_on_its_way(&self, now: Instant) -> bool {
         self.running > 0 || now < self.begins
+    }
+}
+
+impl State {
+    /// Nobody is asked for it, unless another one is on its way, which may come to a better end.
+    fn refuse(&mut self, toolchain: &Toolchain, now: Instant) {
+        let uploads = self.awaited.get(toolchain);
+        if uploads.is_none_or(|uploads| uploads.running <= 1) {
+            self.refused.insert(toolchain.clone(), now + REFUSED);
+        }
+    }
+
+    fn is_refused(&mut self, toolchain: &Toolchain, now: Instant) -> bool {
+        self.refused.retain(|_, until| now < *until);
+        self.refused.contains_key(toolchain)
     }
 }
 
@@ -149,16 +170,13 @@ impl Archives {
         true
     }
 
-    /// Whether the store has just refused it: to send it again would be in vain.
+    /// Whether the store has just refused it, or it failed too often: to send it again would be in vain.
     pub(super) fn is_refused(&self, toolchain: &Toolchain) -> bool {
-        let now = Instant::now();
-        let mut state = self.state();
-        state.refused.retain(|_, until| now < *until);
-        state.refused.contains_key(toolchain)
+        self.state().is_refused(toolchain, Instant::now())
     }
 
     /// Waits until the toolchain is here, or the store has refused it, or nobody sends it. After an upload that failed, the
-    /// next client that asks for a builder is asked for it, and so this waits for that one too.
+    /// next client that asks for a builder is asked for it, and so this waits for that one too, a few times.
     pub(super) async fn wait_for(&self, toolchain: &Toolchain, deadline: Instant) -> bool {
         loop {
             let ended = self.ended.notified();
@@ -166,16 +184,17 @@ impl Archives {
                 return true;
             }
             let now = Instant::now();
-            if now >= deadline || self.is_refused(toolchain) {
+            if now >= deadline {
                 return false;
             }
             let until = {
                 let mut state = self.state();
+                let is_refused = state.is_refused(toolchain, now);
                 // It was here when its client asked, and is not any more.
                 let uploads = state.awaited.entry(toolchain.clone());
                 let uploads = uploads.or_insert(Uploads::expected(now, now));
                 match uploads.running {
-                    0 if now >= uploads.begins => return false,
+                    0 if is_refused || now >= uploads.begins => return false,
                     0 => uploads.begins.min(deadline),
                     _ => deadline,
                 }
@@ -205,11 +224,19 @@ impl Archives {
             Ok(_) => {
                 state.here.insert(toolchain.clone(), now);
                 state.awaited.remove(toolchain);
+                state.refused.remove(toolchain);
             }
-            Err(Fault::Store(_) | Fault::TooLarge(_)) => {
-                state.refused.insert(toolchain.clone(), now + REFUSED);
+            Err(Fault::Store(_) | Fault::TooLarge(_)) => state.refuse(toolchain, now),
+            Err(Fault::Mismatch | Fault::Slow | Fault::Cut(_)) => {
+                let uploads = state.awaited.get_mut(toolchain);
+                let failed = uploads.map_or(0, |uploads| {
+                    uploads.failed += 1;
+                    uploads.failed
+                });
+                if failed >= FAILURES {
+                    state.refuse(toolchain, now);
+                }
             }
-            Err(Fault::Mismatch | Fault::Slow | Fault::Cut(_)) => {}
         }
         drop(state);
         drop(upload);
@@ -379,20 +406,38 @@ mod tests {
             let (archives, toolchain) = (Arc::clone(&archives), toolchain.clone());
             tokio::spawn(async move { archives.wait_for(&toolchain, far_away()).await })
         };
-        for _ in 0..3 {
-            let taken = archives.take(&toolchain, &mut cut(b"comp"), 100).await;
-            assert!(matches!(taken, Err(Fault::Cut(_))), "{taken:?}");
-            let mut other = Full::new(Bytes::from_static(b"something else"));
-            let taken = archives.take(&toolchain, &mut other, 100).await;
-            assert!(matches!(taken, Err(Fault::Mismatch)), "{taken:?}");
-            sleep(Duration::from_millis(50)).await;
-            assert!(!waits.is_finished());
-            assert!(archives.ask_for(&toolchain), "the next one is asked");
-            assert!(!archives.ask_for(&toolchain));
-        }
+        let taken = archives.take(&toolchain, &mut cut(b"comp"), 100).await;
+        assert!(matches!(taken, Err(Fault::Cut(_))), "{taken:?}");
+        assert!(archives.ask_for(&toolchain), "the next one is asked");
+        let mut other = Full::new(Bytes::from_static(b"something else"));
+        let taken = archives.take(&toolchain, &mut other, 100).await;
+        assert!(matches!(taken, Err(Fault::Mismatch)), "{taken:?}");
+        sleep(Duration::from_millis(50)).await;
+        assert!(!waits.is_finished());
+        assert!(archives.ask_for(&toolchain), "the next one is asked");
+        assert!(!archives.ask_for(&toolchain));
         let mut whole = Full::new(Bytes::from_static(b"compiler"));
         archives.take(&toolchain, &mut whole, 100).await.unwrap();
         assert!(waits.await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn upload_that_fails_each_time_holds_no_jobs() {
+        let folder = tempfile::tempdir().unwrap();
+        let archives = archives(folder.path());
+        let toolchain: Toolchain = name_of(&blake3::hash(b"compiler")).into();
+        for failed in 1..=FAILURES {
+            assert!(archives.ask_for(&toolchain));
+            let taken = archives.take(&toolchain, &mut cut(b"comp"), 100).await;
+            assert!(matches!(taken, Err(Fault::Cut(_))), "{taken:?}");
+            assert_eq!(archives.is_refused(&toolchain), failed == FAILURES);
+        }
+        assert!(!archives.wait_for(&toolchain, far_away()).await);
+        // A client that was asked before may still come.
+        let mut whole = Full::new(Bytes::from_static(b"compiler"));
+        archives.take(&toolchain, &mut whole, 100).await.unwrap();
+        assert!(!archives.is_refused(&toolchain));
+        assert!(archives.wait_for(&toolchain, far_away()).await);
     }
 
     #[tokio::test]
@@ -414,9 +459,14 @@ mod tests {
         let mut waits = pin!(archives.wait_for(&toolchain, far_away()));
         let taken = archives.take(&toolchain, &mut cut(b"comp"), 100).await;
         assert!(matches!(taken, Err(Fault::Cut(_))), "{taken:?}");
+        let mut large = Full::new(Bytes::from_static(b"compiler"));
+        let taken = archives.take(&toolchain, &mut large, 7).await;
+        assert!(matches!(taken, Err(Fault::TooLarge(7))), "{taken:?}");
         let running = archives.state().awaited[&toolchain].running;
         assert_eq!(running, 1);
-        assert!(futures_util::poll!(&mut waits).is_pending());
+        assert!(!archives.is_refused(&toolchain), "the first may come");
+        let still = timeout(Duration::from_millis(200), &mut waits).await;
+        assert!(still.is_err(), "{still:?}");
         end.send(()).unwrap();
         slow.await.unwrap();
         assert!(waits.await);

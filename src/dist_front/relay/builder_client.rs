@@ -209,14 +209,15 @@ impl BuilderClient {
 
     /// Whether nobody is there any more, at the end of a conversation that broke off.
     pub(super) async fn is_gone(&self) -> bool {
-        match timeout(SILENCE, self.reach()).await {
-            Ok(Err(Fault::Refused(_))) => true,
-            // Our end of a builder's connection stands as long as its machine does.
-            Ok(Ok(_)) if self.tunnels.has(&self.at) => {
-                matches!(self.connect(None).await, Err(Fault::Unreachable(cause)) if cause.kind() == io::ErrorKind::UnexpectedEof)
-            }
-            Ok(_) | Err(_) => false,
+        if self.tunnels.has(&self.at) {
+            // Our end of a builder's connection stands as long as its machine does, and is used up by this.
+            return matches!(
+                self.connect(None).await,
+                Err(Fault::Unreachable(cause)) if cause.kind() == io::ErrorKind::UnexpectedEof
+            );
         }
+        let reached = timeout(SILENCE, self.reach()).await;
+        matches!(reached, Ok(Err(Fault::Refused(_))))
     }
 
     /// Connects, for an attempt with this number, of which a machine of ours takes note.
@@ -307,4 +308,37 @@ pub(super) fn short(bytes: Vec<u8>) -> (u64, Outgoing) {
     let length = bytes.len() as u64;
     let body = Full::new(Bytes::from(bytes)).map_err(|never: Infallible| match never {});
     (length, body.boxed_unsync())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn question_whether_a_builder_is_gone_uses_one_of_its_connections() {
+        let certified = rcgen::generate_simple_self_signed(["builder".to_owned()]).unwrap();
+        let credentials = Credentials {
+            key: [7; 32],
+            certificate: certified.cert.pem().into_bytes(),
+        };
+        let (at, tunnels) = (SocketAddr::from(([127, 7, 7, 7], 10501)), Arc::default());
+        let client = BuilderClient::new((at, at), 1, &credentials, Arc::clone(&tunnels)).unwrap();
+        let (near, mut first) = tokio::io::duplex(BYTES);
+        tunnels.add(at, Box::new(near));
+        let (near, _second) = tokio::io::duplex(BYTES);
+        tunnels.add(at, Box::new(near));
+        let ends = async move {
+            let read = first.read(&mut [0; BYTES]).await;
+            drop(first);
+            read.unwrap()
+        };
+        let (is_gone, length) = tokio::join!(client.is_gone(), ends);
+        assert!(is_gone && length > 0, "{is_gone} {length}");
+        assert!(
+            tunnels.take(&at).await.is_some(),
+            "the other one still waits"
+        );
+    }
+
+    const BYTES: usize = 16 << 10;
 }

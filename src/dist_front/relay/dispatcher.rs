@@ -64,8 +64,8 @@ pub(super) struct Dispatcher {
     pub(super) queue: Queue,
     pub(super) pool: Pool,
     toolchains: HashMap<Toolchain, Known>,
-    /// Jobs whose clients were told to send them, and when.
-    expected: HashMap<u64, Instant>,
+    /// Jobs whose clients were told to send them, when, and which.
+    expected: HashMap<u64, (Instant, Tenant)>,
     next_attempt: u64,
 }
 
@@ -88,8 +88,8 @@ impl Dispatcher {
     }
 
     /// A client is told to send a job.
-    pub(super) fn let_in(&mut self, now: Instant, job: u64) {
-        self.expected.insert(job, now);
+    pub(super) fn let_in(&mut self, now: Instant, job: u64, tenant: Tenant) {
+        self.expected.insert(job, (now, tenant));
     }
 
     /// It has sent it.
@@ -103,13 +103,15 @@ impl Dispatcher {
     /// # Errors
     /// It may not.
     pub(super) fn has_room(&self, tenant: Tenant) -> Result<(), Full> {
-        self.queue.has_room(tenant, self.expected.len())
+        let own = self.expected.values().filter(|(_, whose)| *whose == tenant);
+        let own = own.count();
+        self.queue.has_room(tenant, self.expected.len(), own)
     }
 
     /// Whether there is a slot that nobody has, waits for, or was let in for.
     pub(super) fn has_free_slot(&mut self, now: Instant) -> bool {
         self.expected
-            .retain(|_, since| now.duration_since(*since) < COMES);
+            .retain(|_, (since, _)| now.duration_since(*since) < COMES);
         let totals = self.pool.totals(now);
         let wanted = self.queue.waiting() + self.expected.len();
         totals.slots > totals.jobs + wanted as u64
@@ -173,7 +175,7 @@ impl Dispatcher {
     /// Jobs that wait for nothing; forgets those whose clients did not come.
     pub(super) fn unplaceable(&mut self, now: Instant) -> Vec<Decision> {
         self.expected
-            .retain(|_, since| now.duration_since(*since) < COMES);
+            .retain(|_, (since, _)| now.duration_since(*since) < COMES);
         let unplaceable = self.queue.of(|need| {
             let toolchain = &need.toolchain;
             self.is_unclear(toolchain)
@@ -395,6 +397,31 @@ mod tests {
         }
         dispatcher.queue.push(2, job("t", now));
         assert_eq!(dispatcher.unplaceable(now), []);
+    }
+
+    #[test]
+    fn client_that_only_asks_for_builders_fills_no_queue_for_others() {
+        let limits = Limits {
+            jobs: 80,
+            bytes: 1 << 20,
+        };
+        let (mut dispatcher, now) = (Dispatcher::new(limits, 0), Instant::now());
+        let [many, few] = [8, 9].map(|host| Tenant {
+            token: 1,
+            address: [10, 0, 0, host].into(),
+        });
+        let mut asks = |tenant, job| {
+            let has_room = dispatcher.has_room(tenant);
+            if has_room.is_ok() {
+                dispatcher.let_in(now, job, tenant);
+            }
+            has_room
+        };
+        let refused = (0..80).find_map(|job| Some((job, asks(many, job).err()?)));
+        assert_eq!(refused, Some((70, Full::Share)));
+        assert_eq!(asks(few, 80), Ok(()));
+        dispatcher.unplaceable(now + COMES);
+        assert_eq!(dispatcher.has_room(many), Ok(()), "they did not come");
     }
 
     #[test]

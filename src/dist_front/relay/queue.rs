@@ -131,16 +131,17 @@ impl Queue {
         }
     }
 
-    /// Whether one more job of this client may wait, beside those that are here and so many others.
+    /// Whether one more job of this client may wait, beside those that are here and so many that are expected, of which so
+    /// many are its own.
     ///
     /// # Errors
     /// It may not.
-    pub(super) fn has_room(&self, tenant: Tenant, others: usize) -> Result<(), Full> {
+    pub(super) fn has_room(&self, tenant: Tenant, expected: usize, own: usize) -> Result<(), Full> {
         let most = self.limits.jobs;
-        let (own, _) = self.held.get(&tenant).copied().unwrap_or_default();
-        match self.waiting.len() + self.running.len() + others {
+        let (held, _) = self.held.get(&tenant).copied().unwrap_or_default();
+        match self.waiting.len() + self.running.len() + expected {
             jobs if jobs >= most => Err(Full::Jobs(jobs)),
-            jobs if jobs >= most - most / 8 && own >= most / 2 => Err(Full::Share),
+            jobs if jobs >= most - most / 8 && held + own >= most / 2 => Err(Full::Share),
             _ => Ok(()),
         }
     }
@@ -150,7 +151,7 @@ impl Queue {
     /// # Errors
     /// There is none.
     pub(super) fn reserve(&mut self, tenant: Tenant, bytes: u64) -> Result<(), Full> {
-        self.has_room(tenant, 0)?;
+        self.has_room(tenant, 0, 0)?;
         let most = self.limits.bytes;
         let (jobs, own) = self.held.get(&tenant).copied().unwrap_or_default();
         match self.bytes.saturating_add(bytes) {

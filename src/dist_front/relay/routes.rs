@@ -49,10 +49,8 @@ impl Exchange<'_> {
         let now = Instant::now();
         let toolchain: Toolchain = toolchain.into();
         let client = address(self.peer);
-        let token = self.parts.headers.get(header::AUTHORIZATION);
-        let token = token.map_or(&b""[..], HeaderValue::as_bytes);
         let tenant = Tenant {
-            token: relay.tickets.number(token),
+            token: relay.tickets.number(shown.identity()),
             address: client,
         };
         let refusal = {
@@ -90,14 +88,17 @@ impl Exchange<'_> {
         let is_here = relay.archives.has(&toolchain).await;
         if !is_here && relay.archives.is_refused(&toolchain) {
             relay.metrics.job("toolchain");
-            let message = format!("the cache has no room for toolchain {toolchain:.8}");
+            let message = format!(
+                "toolchain {toolchain:.8} could not be kept: its jobs are compiled locally for a minute (hint: the log has the \
+                 cause, in a line \"cannot keep toolchain\")"
+            );
             return Ok(self.no_capacity("toolchain", &message));
         }
         let needs_toolchain = !is_here && relay.archives.ask_for(&toolchain);
         let job = {
             let mut dispatcher = relay.dispatcher();
             let job = dispatcher.number();
-            dispatcher.let_in(now, job);
+            dispatcher.let_in(now, job, tenant);
             job
         };
         let ticket = Ticket {

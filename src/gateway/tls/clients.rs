@@ -88,6 +88,11 @@ impl Presented {
         }))
     }
 
+    /// What tells it from any other.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.chain.first().map_or(&[], |first| first)
+    }
+
     /// Whether it is good now, by these authorities.
     pub(super) fn check(&self, authorities: Option<&Authorities>) -> Result<(), String> {
         let Some(authorities) = authorities else {

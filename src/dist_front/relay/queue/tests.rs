@@ -146,7 +146,7 @@ fn jobs_and_bytes_are_bounded() {
     );
     queue.remove(0);
     assert_eq!(
-        queue.has_room(tenant(1, 1), 1),
+        queue.has_room(tenant(1, 1), 1, 1),
         Err(Full::Jobs(2)),
         "one is to come"
     );
@@ -172,8 +172,8 @@ fn no_client_fills_the_queue_for_others() {
         Err(full) => Some((job, full)),
     });
     assert_eq!(refused, Some((70, Full::Share)));
-    assert_eq!(queue.has_room(many, 0), Err(Full::Share));
-    assert_eq!(queue.has_room(few, 0), Ok(()));
+    assert_eq!(queue.has_room(many, 0, 0), Err(Full::Share));
+    assert_eq!(queue.has_room(few, 0, 0), Ok(()));
     // The same with bytes.
     let mut queue = Queue::new(limits);
     queue.reserve(many, 700).unwrap();
