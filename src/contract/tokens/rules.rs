@@ -18,9 +18,9 @@
 //! The first rule that fits a token holds. Sources: OpenID Connect Core 1.0; GitHub's and GitLab's pages on the claims of
 //! their tokens.
 
-use super::is_name;
 use super::layers::{self, Layers, is_layer};
-use super::templates::is_open;
+use super::templates::{self, is_open};
+use super::{RESERVED, is_name};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -38,8 +38,10 @@ const EVENTS: [&str; 4] = [
     "event_name",
     "environment",
     "job_workflow_ref",
-    "pipeline_source",
+    PIPELINE_SOURCE,
 ];
+/// What has started a pipeline of GitLab's.
+const PIPELINE_SOURCE: &str = "pipeline_source";
 /// Claims that name a project for good: a project's name can be another one's later.
 const IDENTITIES: [&str; 5] = [
     "repository_id",
@@ -48,6 +50,10 @@ const IDENTITIES: [&str; 5] = [
     "namespace_id",
     "sub",
 ];
+/// The number of a pull or merge request; in their jobs alone.
+const REF_NUMBER: &str = "ref_number";
+/// Claims of which each tells a pull or merge request from others, and from what is reviewed.
+const OF_ONE_PROPOSAL: [&str; 5] = [REF_NUMBER, "ref", "head_ref", "run_id", "pipeline_id"];
 /// Events that run with the default branch's claims and may check out a stranger's code.
 const TREACHEROUS: [&str; 3] = ["pull_request_target", "workflow_run", "issue_comment"];
 
@@ -55,8 +61,8 @@ const TREACHEROUS: [&str; 3] = ["pull_request_target", "workflow_run", "issue_co
 /// which may be `main` of a fork.
 const PROPOSED: [(&str, &str); 3] = [
     ("event_name", "pull_request"),
-    ("pipeline_source", "merge_request_event"),
-    ("pipeline_source", "external_pull_request_event"),
+    (PIPELINE_SOURCE, "merge_request_event"),
+    (PIPELINE_SOURCE, "external_pull_request_event"),
 ];
 
 /// How an issuer signs; one way each, so that no token chooses a weaker one.
@@ -201,6 +207,12 @@ pub(super) fn rule(table: &toml::Table) -> Result<Rule, String> {
                 .ok_or("has a \"distribute\" that is not true or false")?,
         },
     };
+    if RESERVED.contains(&rule.name.as_str()) {
+        return Err(format!(
+            "has a \"name\" that stands for something else: {}",
+            RESERVED.join(", ")
+        ));
+    }
     if let Some(name) = rule.layers.read.iter().find(|name| is_open(name)) {
         return Err(format!(
             "lets a claim choose the first folder of \"{name}\", and with it whose namespace that is: write a folder before it, \
@@ -238,20 +250,41 @@ fn check_writer(rule: &Rule) -> Result<(), String> {
             "writes for the event {event}, in which a stranger's code may run with the default branch's claims"
         ));
     }
-    let has = |claim: &str, value: &str| {
-        let values = rule.claims.get(claim);
-        values.is_some_and(|values| values.iter().any(|it| it == value))
-    };
-    let proposed = PROPOSED.iter().find(|(claim, value)| has(claim, value));
-    if let (Some((_, event)), Some(_), false) =
-        (proposed, &rule.layers.write, rule.layers.is_branch())
-    {
+    let proposed = PROPOSED.iter().find(|(claim, value)| {
+        let mut values = rule.claims.get(*claim).into_iter().flatten();
+        values.any(|it| it == value)
+    });
+    if let (Some((_, event)), Some(_), false) = (
+        proposed,
+        &rule.layers.write,
+        rule.layers.is_branch() || is_apart(rule),
+    ) {
         return Err(format!(
             "writes for the event {event} what is read last, as if it were reviewed: write a namespace of its own, such as \
              \"mr/${{ref}}\", and read another one behind it"
         ));
     }
     Ok(())
+}
+
+/// Whether a claim keeps what each pull or merge request writes apart.
+fn is_apart(rule: &Rule) -> bool {
+    let write = rule.layers.write.as_deref().unwrap_or_default();
+    let claims = templates::claims(write);
+    let has_others = rule.claims.contains_key(PIPELINE_SOURCE) && !is_of_merge_requests(rule);
+    claims.iter().any(|claim| OF_ONE_PROPOSAL.contains(claim)) && !has_others
+}
+
+/// Whether it is for GitLab's merge requests alone, whose `ref` may be called as another branch is.
+pub(super) fn is_of_merge_requests(rule: &Rule) -> bool {
+    let is_proposed = |value: &String| PROPOSED.contains(&(PIPELINE_SOURCE, value));
+    let values = rule.claims.get(PIPELINE_SOURCE);
+    values.is_some_and(|values| values.iter().all(is_proposed))
+}
+
+/// Whether a claim's value is a number that nobody chooses.
+pub fn is_number(claim: &str) -> bool {
+    claim == REF_NUMBER || claim != "sub" && IDENTITIES.contains(&claim)
 }
 
 /// What is wrong with issuers and rules beside each other and beside tokens of these names.
@@ -300,7 +333,7 @@ fn only(table: &toml::Table, known: &[&str]) -> Result<(), String> {
 
 fn name(table: &toml::Table) -> Result<String, String> {
     let name = table.get("name").and_then(toml::Value::as_str);
-    let name = name.filter(|name| is_name(name) && !super::RESERVED.contains(name));
+    let name = name.filter(|name| is_name(name));
     Ok(name
         .ok_or("has no \"name\" of letters, digits, \".\", \"_\" and \"-\"")?
         .to_owned())
@@ -458,6 +491,22 @@ mod tests {
                 write,
                 "for the event merge_request_event what is read last",
             ),
+            // Its namespace is the same for all proposals, or a branch's with the same name too.
+            (
+                "event_name = 'pull_request', repository_id = 1",
+                "read = ['pr/${repository_id}']\nwrite = 'pr/${repository_id}'",
+                "what is read last",
+            ),
+            (
+                "event_name = 'pull_request', repository_id = 1",
+                "read = ['pr/${workflow}']\nwrite = 'pr/${workflow}'",
+                "what is read last",
+            ),
+            (
+                "project_id = 7, pipeline_source = ['push', 'merge_request_event']",
+                "read = ['branch/${ref}']\nwrite = 'branch/${ref}'",
+                "what is read last",
+            ),
             (
                 "repository = 'o/r'",
                 "read = ['main']\ndistribute = true",
@@ -467,6 +516,11 @@ mod tests {
             ("sub = []", read, "no \"claims\""),
             ("sub = { a = 1 }", read, "no \"claims\""),
             ("sub = 'x'", "", "no \"read\""),
+            (
+                "sub = 'x'",
+                "read = ['${https://corp/branch}', 'main']",
+                "a claim choose the first folder",
+            ),
             ("sub = 'x'", "read = ['pr/${x']", "no list"),
             ("sub = 'x'", "read = ['a/${x}/../main']", "no list"),
             (
@@ -501,6 +555,22 @@ mod tests {
             (
                 "event_name = 'pull_request', repository_id = 1",
                 "read = ['pr/${ref_number}', 'main']\nwrite = 'pr/${ref_number}'",
+            ),
+            (
+                "event_name = 'pull_request', repository_id = 1",
+                "read = ['pr/${ref_number}']\nwrite = 'pr/${ref_number}'",
+            ),
+            (
+                "event_name = ['push', 'pull_request'], repository_id = 1",
+                "read = ['main', 'branch/${ref}']\nwrite = 'branch/${ref}'",
+            ),
+            (
+                "project_id = 7, pipeline_source = 'merge_request_event'",
+                "read = ['mr/${ref}']\nwrite = 'mr/${ref}'",
+            ),
+            (
+                "repository_owner_id = 7",
+                "read = ['${repository_id}/main', '${repository_id}']",
             ),
         ] {
             assert!(

@@ -1,12 +1,11 @@
 //! Names of namespaces in which placeholders, `${CLAIM}`, stand for what an ID token says. Pure.
 //!
 //! Whoever can choose the value of a claim, such as the name of a branch, must get into no namespace that is another's: no
-//! placeholder is in the first folder, and no value makes a name that somebody else writes.
+//! such placeholder is in the first folder, and no value makes a name that somebody else writes.
 
-use super::{TokensFile, shown};
+use super::rules::{is_number, is_of_merge_requests};
+use super::{Grant, TokensFile, shown};
 
-/// Stands for the number of a pull request, which nobody chooses: a token may be for a certain one.
-const REF_NUMBER: &str = "ref_number";
 /// In the place of a name.
 const LOCAL: &str = "[[local]]";
 
@@ -49,12 +48,16 @@ fn folders(template: &str) -> Vec<Folder<'_>> {
     }
 }
 
-/// Whether a placeholder stands in the first folder.
+/// The claims of all placeholders.
+pub(super) fn claims(template: &str) -> Vec<&str> {
+    let folders = folders(template).into_iter();
+    folders.flat_map(|folder| folder.claims).collect()
+}
+
+/// Whether somebody can choose the first folder.
 pub(super) fn is_open(template: &str) -> bool {
-    let folders = folders(template);
-    folders
-        .first()
-        .is_some_and(|first| !first.claims.is_empty())
+    let first = folders(template).into_iter().next().unwrap_or_default();
+    !first.claims.into_iter().all(is_number)
 }
 
 /// What is wrong with the namespaces of rules beside those that others write: no claim may have a value with which its
@@ -69,12 +72,34 @@ pub(super) fn check_namespaces(file: &TokensFile, faults: &mut Vec<String>) {
     let written: Vec<(&str, &str)> = all
         .filter_map(|(owner, layers)| Some((owner, layers.write.as_deref()?)))
         .collect();
+    let chosen_by_path = file
+        .tokens
+        .iter()
+        .filter(|token| token.access == Grant::Write);
+    let written_below: Vec<(&str, &str)> = chosen_by_path
+        .flat_map(|token| {
+            let below = token.namespaces.iter().flatten();
+            below.map(|name| (token.name.as_str(), name.as_str()))
+        })
+        .collect();
+    let merge_requests = |name: &str| {
+        let mut rules = file.rules.iter();
+        rules.any(|rule| rule.name == name && is_of_merge_requests(rule))
+    };
     for rule in &file.rules {
         let is_open = |name: &&String| name.contains("${");
         for name in rule.layers.read.iter().filter(is_open) {
             let writes = rule.layers.write.as_ref() == Some(name);
+            // A merge request's branch may be called as one of another rule. What is read behind it is not its own.
+            let is_branch_alone = writes && is_of_merge_requests(rule) && !rule.layers.is_branch();
             let met = written.iter().find(|(owner, other)| {
-                *owner != rule.name && (writes || !other.contains("${")) && may_meet(name, other)
+                *owner != rule.name
+                    && ((writes || !other.contains("${")) && may_meet(name, other)
+                        || is_branch_alone && name == other && !merge_requests(owner))
+            });
+            let met = met.or_else(|| {
+                let mut below = written_below.iter();
+                below.find(|(_, other)| may_be_below(name, other))
             });
             if let Some((owner, _)) = met {
                 faults.push(format!(
@@ -91,23 +116,36 @@ pub(super) fn check_namespaces(file: &TokensFile, faults: &mut Vec<String>) {
 /// Whether two different templates can be filled to be the same name.
 fn may_meet(one: &str, other: &str) -> bool {
     let (folders, others) = (folders(one), folders(other));
-    one != other
-        && folders.len() == others.len()
-        && folders
-            .iter()
-            .zip(&others)
-            .all(|(one, other)| are_alike(one, other))
+    one != other && folders.len() == others.len() && all_alike(&folders, &others)
+}
+
+/// Whether a placeholder in the template's first folder leads into a namespace or one below it.
+fn may_be_below(template: &str, namespace: &str) -> bool {
+    let (folders, others) = (folders(template), folders(namespace));
+    let is_fixed = folders.first().is_none_or(|first| first.claims.is_empty());
+    !is_fixed && folders.len() >= others.len() && all_alike(&folders, &others)
+}
+
+fn all_alike(one: &[Folder<'_>], other: &[Folder<'_>]) -> bool {
+    let mut both = (0..).zip(one.iter().zip(other));
+    both.all(|(number, (one, other))| are_alike(one, other, number == 0))
 }
 
 /// Whether these folders can be the same.
-fn are_alike(one: &Folder<'_>, other: &Folder<'_>) -> bool {
+fn are_alike(one: &Folder<'_>, other: &Folder<'_>, are_first: bool) -> bool {
     match (one.claims.as_slice(), other.claims.as_slice()) {
         ([], []) => one.before == other.before,
-        (_, []) => are_alike(other, one),
+        (_, []) => are_alike(other, one, are_first),
         ([], claims) => {
             let rest = one.before.strip_prefix(other.before);
             let value = rest.and_then(|rest| rest.strip_suffix(other.behind));
-            claims != [REF_NUMBER] && value.is_some_and(|value| !value.is_empty())
+            let is_chosen = !claims.iter().copied().all(is_number);
+            let is_number = |value: &str| value.bytes().all(|byte| byte.is_ascii_digit());
+            value.is_some_and(|value| {
+                // A token may be for a certain number. But it is chance if somebody's own folder is called by one.
+                let is_met = is_chosen || are_first && (claims.len() > 1 || is_number(value));
+                is_met && !value.is_empty()
+            })
         }
         (_, _) => {
             let begins = |one: &str, other: &str| one.starts_with(other) || other.starts_with(one);
@@ -153,6 +191,19 @@ mod tests {
             ("x/${a/}y${b/}", "x/${a/z/}", true),
             ("x/${a/z/}-", "x/${b}-${c/}", true),
             ("x/${a/z/}-y/m", "x/${b}/m", true),
+            // Nobody chooses an id, which is a number.
+            ("repo/${repository_id}", "repo/1001", false),
+            ("repo/${repository_id}", "repo/main", false),
+            ("repo/${project_id}-${ref_number}", "repo/7-42", false),
+            ("repo/${project_id}-${ref}", "repo/7-42", true),
+            ("repo/${repository_id}", "repo/${ref}", true),
+            ("repo/${sub}", "repo/1001", true),
+            // But somebody's folder may be called by a number.
+            ("${repository_id}/main", "1001/main", true),
+            ("${repository_id}/main", "team/main", false),
+            ("n${repository_id}/main", "n7/main", true),
+            ("${repository_id}-${project_id}/main", "1-2/main", true),
+            ("${repository_id}/${ref}", "1001/main", true),
         ] {
             assert_eq!(may_meet(one, other), meet, "{one} {other}");
             assert_eq!(may_meet(other, one), meet, "{other} {one}");
@@ -168,6 +219,9 @@ mod tests {
             ("p${ref}/main", true),
             ("${https://corp/branch}", true),
             ("${https://corp/branch}/main", true),
+            ("${repository_id}/main", false),
+            ("${project_id}-${ref_number}/x", false),
+            ("${repository_id}-${ref}/main", true),
         ] {
             assert_eq!(is_open(template), open, "{template}");
         }

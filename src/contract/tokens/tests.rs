@@ -190,6 +190,84 @@ fn no_rule_has_a_template_that_can_be_what_others_write() {
     }
 }
 
+/// Numbers that a CI service gives are nobody's to choose, but may be the name of somebody's folder.
+#[test]
+fn ids_make_namespaces_beside_those_of_others() {
+    let rule = |name: &str, claims: &str, namespace: &str| {
+        format!(
+            "[[rule]]\nname = '{name}'\nissuer = 'i'\nclaims = {{ {claims} }}\nread = ['{namespace}']\nwrite = '{namespace}'\n"
+        )
+    };
+    let head = "[[issuer]]\nname = 'i'\nurl = 'https://i.example'\njwks = 'https://i.example/k'\naudience = 'c'\n";
+    let push = "event_name = 'push', repository_owner_id = 7";
+    let token =
+        |rest: &str| format!("[[token]]\nname = 'ci'\ntoken = 'hidden-hidden-hidden'\n{rest}\n");
+    let layers = |name: &str| token(&format!("read = ['{name}']\nwrite = '{name}'"));
+    let below = |name: &str| token(&format!("access = 'write'\nnamespaces = ['{name}']"));
+    let merge = "project_id = 7, pipeline_source = 'merge_request_event'";
+    let own = rule("own", push, "${repository_id}/main");
+    for (file, owner) in [
+        (
+            rule("own", push, "repo/${repository_id}") + &layers("repo/1001"),
+            None,
+        ),
+        (own.clone() + &layers("main"), None),
+        (own.clone() + &layers("team/main"), None),
+        (own.clone() + &below("team"), None),
+        (own.clone() + &below("1001/main/x"), None),
+        (own.clone() + &layers("1001/main"), Some("ci")),
+        (own.clone() + &below("1001"), Some("ci")),
+        (own + &below("1001/main"), Some("ci")),
+        // A merge request's branch may be called as one that is pushed.
+        (
+            rule("mr", merge, "mr/${ref}") + &rule("twin", merge, "mr/${ref}"),
+            None,
+        ),
+        (
+            rule("mr", merge, "branch/${ref}")
+                + &rule(
+                    "pushed",
+                    "project_id = 7, pipeline_source = 'push'",
+                    "branch/${ref}",
+                ),
+            Some("pushed"),
+        ),
+    ] {
+        let said = parse(&format!("{head}{file}"))
+            .err()
+            .map(|faults| faults.to_string());
+        match owner {
+            None => assert_eq!(said, None, "{file}"),
+            Some(owner) => {
+                let said = said.unwrap_or_default();
+                assert!(
+                    said.contains(&format!("a namespace that \"{owner}\" writes")),
+                    "{file}: {said}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn rule_with_a_name_that_stands_for_something_else_is_told_so_and_an_issuer_may_have_it() {
+    let file = |issuer: &str, rule: &str| {
+        format!(
+            "[[issuer]]\nname = '{issuer}'\nurl = 'https://i.example'\njwks = 'https://i.example/k'\naudience = 'c'\n\
+             [[rule]]\nname = '{rule}'\nissuer = '{issuer}'\nclaims = {{ sub = 'x' }}\nread = ['main']\n"
+        )
+    };
+    assert_eq!(
+        parse(&file("local", "readers")).map(|file| file.rules.len()),
+        Ok(1)
+    );
+    let said = parse(&file("github", "upstream")).unwrap_err().to_string();
+    assert!(
+        said.contains("rule 1 has a \"name\" that stands for something else"),
+        "{said}"
+    );
+}
+
 proptest! {
     #[test]
     fn any_text_is_judged(text in "\\PC{0,200}") {

@@ -37,7 +37,10 @@ pub(super) fn fits(rule: &Rule, claims: &Claims) -> bool {
 pub(super) fn of(rule: &Rule, claims: &Claims) -> Result<Grant, String> {
     let value = |name: &str| match name {
         "ref_number" => ref_number(claims),
-        name => claims.text(name).map(|text| sanitized(&text)),
+        name => claims.text(name).map(|text| match rules::is_number(name) {
+            true => number(&text),
+            false => sanitized(&text),
+        }),
     };
     let fill = |template: &String| {
         // The default namespace, which only a rule itself can name.
@@ -96,8 +99,20 @@ fn sanitized(value: &str) -> String {
         && !value.starts_with(HASHED);
     match as_it_is {
         true => value.to_owned(),
-        false => format!("{HASHED}{}", &blake3::hash(value.as_bytes()).to_hex()[..32]),
+        false => hashed(value),
     }
+}
+
+/// The same for an id. What is no number might be anybody's folder.
+fn number(value: &str) -> String {
+    match value.bytes().all(|byte| byte.is_ascii_digit()) {
+        true => sanitized(value),
+        false => hashed(value),
+    }
+}
+
+fn hashed(value: &str) -> String {
+    format!("{HASHED}{}", &blake3::hash(value.as_bytes()).to_hex()[..32])
 }
 
 #[cfg(test)]
@@ -234,6 +249,20 @@ mod tests {
             hash,
             "a hash cannot be had by its own name"
         );
+    }
+
+    #[test]
+    fn what_takes_the_place_of_an_id_is_a_number_or_a_hash() {
+        let own = rule(&[], &["${repository_id}/main"], None);
+        let of = |id: Value| {
+            let grant = of(&own, &claims(json!({ "repository_id": id }))).unwrap();
+            grant.layers.read[0].clone()
+        };
+        assert_eq!(of(json!(1001)), "1001/main");
+        assert_eq!(of(json!("1001")), "1001/main");
+        for id in ["team", "1001x", "", "-1", "h-1"] {
+            assert!(of(json!(id)).starts_with(HASHED), "{id}");
+        }
     }
 
     #[test]
