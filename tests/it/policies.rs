@@ -465,7 +465,11 @@ fn blob_that_the_disk_cannot_read_is_a_miss_once_removed_and_the_cache_recovers(
         assert!(!places[name].0.exists(), "{name}");
     }
     assert!(places["later"].0.exists(), "nobody has asked for it yet");
-    let log = gateway.process.log();
+    // It is written beside the answers.
+    let log = wait_for("the large one in the log", CEILING, || {
+        let log = gateway.process.log();
+        log.contains("\"cas/large\"").then_some(log)
+    });
     for name in ["cas/small", "cas/medium", "cas/large"] {
         let told = log
             .lines()
