@@ -29,6 +29,7 @@
 //! No message quotes a value that could be a token, because a token may have been entered in the wrong place, such as a
 //! name.
 
+pub(crate) mod claims;
 pub mod layers;
 pub mod rules;
 mod templates;

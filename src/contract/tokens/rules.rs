@@ -18,6 +18,7 @@
 //! The first rule that fits a token holds. Sources: OpenID Connect Core 1.0; GitHub's and GitLab's pages on the claims of
 //! their tokens.
 
+use super::claims::{IDENTITIES, PIPELINE_SOURCE, PROPOSED, REF_NUMBER, are_of_merge_requests};
 use super::layers::{self, Layers, is_layer};
 use super::templates::{self, is_open};
 use super::{RESERVED, is_name};
@@ -40,30 +41,10 @@ const EVENTS: [&str; 4] = [
     "job_workflow_ref",
     PIPELINE_SOURCE,
 ];
-/// What has started a pipeline of GitLab's.
-const PIPELINE_SOURCE: &str = "pipeline_source";
-/// Claims that name a project for good: a project's name can be another one's later.
-const IDENTITIES: [&str; 5] = [
-    "repository_id",
-    "repository_owner_id",
-    "project_id",
-    "namespace_id",
-    "sub",
-];
-/// The number of a pull or merge request; in their jobs alone.
-const REF_NUMBER: &str = "ref_number";
 /// Claims of which each tells a pull or merge request from others, and from what is reviewed.
 const OF_ONE_PROPOSAL: [&str; 5] = [REF_NUMBER, "ref", "head_ref", "run_id", "pipeline_id"];
 /// Events that run with the default branch's claims and may check out a stranger's code.
 const TREACHEROUS: [&str; 3] = ["pull_request_target", "workflow_run", "issue_comment"];
-
-/// Claims and their values in jobs that build what somebody proposes. GitLab gives them the name of the branch that it comes from,
-/// which may be `main` of a fork.
-const PROPOSED: [(&str, &str); 3] = [
-    ("event_name", "pull_request"),
-    (PIPELINE_SOURCE, "merge_request_event"),
-    (PIPELINE_SOURCE, "external_pull_request_event"),
-];
 
 /// How an issuer signs; one way each, so that no token chooses a weaker one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -271,20 +252,9 @@ fn check_writer(rule: &Rule) -> Result<(), String> {
 fn is_apart(rule: &Rule) -> bool {
     let write = rule.layers.write.as_deref().unwrap_or_default();
     let claims = templates::claims(write);
-    let has_others = rule.claims.contains_key(PIPELINE_SOURCE) && !is_of_merge_requests(rule);
+    let has_others =
+        rule.claims.contains_key(PIPELINE_SOURCE) && !are_of_merge_requests(&rule.claims);
     claims.iter().any(|claim| OF_ONE_PROPOSAL.contains(claim)) && !has_others
-}
-
-/// Whether it is for GitLab's merge requests alone, whose `ref` may be called as another branch is.
-pub(super) fn is_of_merge_requests(rule: &Rule) -> bool {
-    let is_proposed = |value: &String| PROPOSED.contains(&(PIPELINE_SOURCE, value));
-    let values = rule.claims.get(PIPELINE_SOURCE);
-    values.is_some_and(|values| values.iter().all(is_proposed))
-}
-
-/// Whether a claim's value is a number that nobody chooses.
-pub fn is_number(claim: &str) -> bool {
-    claim == REF_NUMBER || claim != "sub" && IDENTITIES.contains(&claim)
 }
 
 /// What is wrong with issuers and rules beside each other and beside tokens of these names.

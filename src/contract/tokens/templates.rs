@@ -3,7 +3,7 @@
 //! Whoever can choose the value of a claim, such as the name of a branch, must get into no namespace that is another's: no
 //! such placeholder is in the first folder, and no value makes a name that somebody else writes.
 
-use super::rules::{is_number, is_of_merge_requests};
+use super::claims::{are_of_merge_requests, is_number};
 use super::{Grant, TokensFile, shown};
 
 /// In the place of a name.
@@ -84,14 +84,15 @@ pub(super) fn check_namespaces(file: &TokensFile, faults: &mut Vec<String>) {
         .collect();
     let merge_requests = |name: &str| {
         let mut rules = file.rules.iter();
-        rules.any(|rule| rule.name == name && is_of_merge_requests(rule))
+        rules.any(|rule| rule.name == name && are_of_merge_requests(&rule.claims))
     };
     for rule in &file.rules {
         let is_open = |name: &&String| name.contains("${");
         for name in rule.layers.read.iter().filter(is_open) {
             let writes = rule.layers.write.as_ref() == Some(name);
             // A merge request's branch may be called as one of another rule. What is read behind it is not its own.
-            let is_branch_alone = writes && is_of_merge_requests(rule) && !rule.layers.is_branch();
+            let is_branch_alone =
+                writes && are_of_merge_requests(&rule.claims) && !rule.layers.is_branch();
             let met = written.iter().find(|(owner, other)| {
                 *owner != rule.name
                     && ((writes || !other.contains("${")) && may_meet(name, other)

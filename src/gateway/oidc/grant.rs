@@ -3,6 +3,7 @@
 use super::verify::Claims;
 use crate::contract::key::namespace_of_shown;
 use crate::contract::tokens::Layers;
+use crate::contract::tokens::claims::is_number;
 use crate::contract::tokens::layers::is_layer;
 use crate::contract::tokens::rules::{self, Rule};
 
@@ -37,7 +38,7 @@ pub(super) fn fits(rule: &Rule, claims: &Claims) -> bool {
 pub(super) fn of(rule: &Rule, claims: &Claims) -> Result<Grant, String> {
     let value = |name: &str| match name {
         "ref_number" => ref_number(claims),
-        name => claims.text(name).map(|text| match rules::is_number(name) {
+        name => claims.text(name).map(|text| match is_number(name) {
             true => number(&text),
             false => sanitized(&text),
         }),
