@@ -96,7 +96,7 @@ struct Builder {
     /// Since when its port does not answer: its process stands still.
     silent: Option<Instant>,
     leaving: bool,
-    /// With what it has joined is good no more.
+    /// Its token or certificate is no longer valid.
     barred: bool,
     /// The name of its token.
     token: Option<String>,
@@ -203,7 +203,7 @@ impl Registry {
         builder.map(|builder| builder.leaving = true).is_some()
     }
 
-    /// With what the builder has joined is good no more, or again.
+    /// Its token or certificate is no longer valid, or is valid again.
     pub fn bar(&mut self, address: &SocketAddr, is_barred: bool) {
         if let Some(builder) = self.builders.get_mut(address) {
             builder.barred = is_barred;

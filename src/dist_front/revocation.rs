@@ -109,9 +109,11 @@ impl Front {
     /// Gives a builder no more jobs, or jobs again.
     fn bar(self: &Arc<Front>, builder: SocketAddr, is_barred: bool) {
         if is_barred {
-            warn!("the token or certificate of builder {builder} is good no more: it gets no jobs");
+            warn!(
+                "the token or certificate of builder {builder} is no longer valid: it gets no jobs"
+            );
         } else {
-            info!("the token or certificate of builder {builder} is good again: it gets jobs");
+            info!("the token or certificate of builder {builder} is valid again: it gets jobs");
         }
         self.registry().bar(&builder, is_barred);
         if let Some(relay) = self.relay() {

@@ -423,7 +423,7 @@ impl Access {
         })
     }
 
-    /// Lets a cookie be good no more; `secret` must be new each time. One that was not good to begin with takes up no
+    /// Ends a cookie; `secret` must be new each time. One that was not good to begin with takes up no
     /// room. Whether there is news for [`Access::logins`].
     pub fn log_out(&self, cookie: &[u8], now_unix: u64, secret: [u8; 32]) -> bool {
         let is_good = self.logged_in(cookie, now_unix).is_some();

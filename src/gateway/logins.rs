@@ -125,7 +125,7 @@ impl Logins {
             .collect()
     }
 
-    /// Lets a cookie be good no more; `secret` must be new each time.
+    /// Ends a cookie; `secret` must be new each time.
     pub(super) fn end(&self, cookie: &[u8], now_unix: u64, secret: [u8; 32]) {
         let Some(cookie) = parse(cookie) else { return };
         let mut kept = self.kept();

@@ -82,7 +82,7 @@ struct Builder {
     is: BuilderInfo,
     last_sign: Instant,
     leaving: bool,
-    /// With what it has joined is good no more.
+    /// Its token or certificate is no longer valid.
     barred: bool,
     /// Its port does not answer: its process stands still.
     silent: bool,

@@ -302,7 +302,7 @@ impl Exchange<'_> {
     }
 
     /// What the ticket stands for that a client of ours shows, as `find` finds it; 503 for anything else, because with 401
-    /// its build would fail: it may have been let in by the gateway before us, or its token may be good no more.
+    /// its build would fail: it may have been let in by the gateway before us, or its token may no longer be valid.
     async fn ticket(
         &self,
         relay: &Relay,
@@ -314,10 +314,10 @@ impl Exchange<'_> {
         let ticket = text.and_then(|text| find(&relay.tickets, now, job, text));
         let refused = |message| Err(Refusal::passing("dist_ticket", message));
         let Some(ticket) = ticket else {
-            return refused("this job is none that the relay has let in");
+            return refused("the relay does not know this job");
         };
         if self.front.may_distribute(&ticket.shown).await.0 != Verdict::Allowed {
-            return refused("the token with which this job was let in is good no more");
+            return refused("the token of this job is no longer valid");
         }
         connection_limit::recognized();
         relay.arrivals.lock().arrived(now, ticket.tenant.address);

@@ -45,7 +45,7 @@ fn run(front: u16, job: u64, ticket: &str) -> String {
 
 #[test]
 fn ticket_is_good_once_and_while_its_clients_token_is() {
-    const SPENT: &str = "this job is none that the relay has let in";
+    const SPENT: &str = "the relay does not know this job";
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("tokens.toml");
     let named = format!("[[token]]\nname = \"rack-7\"\ntoken = \"{TOKEN}\"\naccess = \"write\"\n");
@@ -65,11 +65,11 @@ fn ticket_is_good_once_and_while_its_clients_token_is() {
     let path = format!("/api/v1/distserver/submit_toolchain/{job}");
     assert_eq!(post(front, &path, &first, b"archive").code, 503);
     std::fs::write(&file, "").unwrap();
-    eventually("the token is good no more", || {
+    eventually("the token is no longer valid", || {
         (allocate(front).code == 401).then_some(())
     });
     let said = run(front, revoked, &third);
-    assert!(said.contains("is good no more"), "{said}");
+    assert!(said.contains("is no longer valid"), "{said}");
     // What comes back is not held against anybody.
     std::fs::write(&file, &named).unwrap();
     let again = eventually("the token is good again", || {
