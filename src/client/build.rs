@@ -234,13 +234,14 @@ fn begin(remote: &Remote, labels: &Labels) -> Result<Begun, remote::Error> {
     remote.post("/api/builds", &Request::Begin(labels.clone()))
 }
 
-/// Says now and then that the build goes on, until what it gives is dropped: one that was killed says nothing.
+/// Tells the gateway regularly that the build goes on, until the returned value is dropped. A build that was killed sends
+/// nothing more.
 fn beat(remote: &Remote, build: &str) -> Sender<()> {
     let (beating, stopped) = channel();
     let (remote, request) = (remote.clone(), Request::Beat(build.to_owned()));
     std::thread::spawn(move || {
         loop {
-            // Its end counts, whatever becomes of this.
+            // A lost beat is no error: the build's report is sent when it ends.
             let _ = remote.send("/api/builds", &request);
             if stopped.recv_timeout(BEAT) != Err(RecvTimeoutError::Timeout) {
                 return;

@@ -37,9 +37,9 @@ pub(crate) fn between(environment: &BTreeMap<String, String>, url: &str) -> Opti
         _ => of(["HTTP_PROXY", "http_proxy"]),
     };
     let direct = of(["NO_PROXY", "no_proxy"]).map_or("", |it| it.1);
-    let named = [own, of(ALL)].into_iter().flatten();
+    let mut named = [own, of(ALL)].into_iter().flatten();
     // What is no URL of a proxy counts as not set.
-    named.into_iter().find_map(|(variable, given)| {
+    named.find_map(|(variable, given)| {
         let rules = Matcher::builder().all(given).no(direct).build();
         Some(Between {
             variable,
@@ -54,8 +54,8 @@ pub(crate) fn for_agent(environment: &BTreeMap<String, String>, url: &str) -> Op
     between(environment, url)?.for_agent()
 }
 
-/// What `send` gets for a request to `url`: by the proxy of its agent, which is asked for a tunnel. Many make none to ports
-/// other than 443, though they take plain HTTP to them: then directly, which is what `send` is told.
+/// The answer to a request to `url`, which `send` makes through the proxy of its agent, by a tunnel. Many proxies refuse
+/// tunnels to ports other than 443, though they take plain HTTP to them: `send(true)` then asks directly.
 pub(crate) fn or_direct<T>(
     url: &str,
     send: impl Fn(bool) -> Result<T, ureq::Error>,
@@ -66,7 +66,7 @@ pub(crate) fn or_direct<T>(
             SAID.call_once(|| {
                 let _ = writeln!(
                     io::stderr(),
-                    "warning: the proxy makes no tunnel to {url} ({cause}): it is asked directly\n\
+                    "warning: the proxy makes no tunnel to {url} ({cause}): asking it directly\n\
                      hint: name its host in NO_PROXY"
                 );
             });

@@ -272,8 +272,8 @@ pub(super) fn cargo(set: &Set) -> String {
         let (name, value) = match value {
             // CARGO_INCREMENTAL stays, though `incremental` says the same: as a variable it is part of every key.
             Value::Text(_) if *name == "RUSTC_WRAPPER" => continue,
-            // Sccache's default folder for toolchains is as good.
-            // As is sccache's own folder: below, a setting of the disk level is neutral, and one is enough to have it.
+            // Sccache's default folders for toolchains and for the disk level are as good. One setting of the disk level is
+            // enough to turn it on: SCCACHE_LOCAL_RW_MODE, among the neutral ones below.
             Value::Inherited | Value::Toolchains | Value::OwnConf | Value::Folder => continue,
             // Not beside this file, where a checkout may be read-only: a compiler needs `/tmp` anyway.
             Value::EmptyFolder => (*name, empty_folder(set)),

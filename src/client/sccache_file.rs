@@ -67,7 +67,7 @@ pub(crate) fn usual_path(environment: &BTreeMap<String, String>) -> Option<PathB
 /// The file, if there is one and it can be read.
 pub(crate) fn load(environment: &BTreeMap<String, String>) -> Option<Conf> {
     let path = path(environment)?;
-    let text = String::from_utf8(regular_file::read(&path).ok()?).ok()?;
+    let text = regular_file::read_to_string(&path).ok()?;
     Conf::parse(&path, &text)
 }
 
@@ -85,6 +85,7 @@ impl Conf {
         };
         let text = |names: &[&str]| find(names)?.as_str().map(str::to_owned);
         let secret = |names: &[&str]| text(names).map(|it| Secret::new(&it));
+        let is_true = |names: &[&str]| find(names).and_then(Value::as_bool) == Some(true);
         let is_filled = |names: &[&str]| {
             let list = find(names).and_then(Value::as_array);
             list.is_some_and(|list| !list.is_empty())
@@ -115,7 +116,7 @@ impl Conf {
                         .collect()
                 }),
             other_stores,
-            is_client_side: find(&["client_side_mode"]).and_then(Value::as_bool) == Some(true),
+            is_client_side: is_true(&["client_side_mode"]),
             disk: find(&["cache", "disk"]).map(|disk| {
                 let text = |name| disk.get(name).and_then(Value::as_str);
                 (
@@ -123,9 +124,7 @@ impl Conf {
                     text("rw_mode") == Some("READ_ONLY"),
                 )
             }),
-            makes_no_folders: find(&["cache", "webdav", "disable_create_dir"])
-                .and_then(Value::as_bool)
-                == Some(true),
+            makes_no_folders: is_true(&["cache", "webdav", "disable_create_dir"]),
             is_read_only: text(&["cache", "webdav", "rw_mode"]).as_deref() == Some("READ_ONLY"),
             has_basedirs: is_filled(&["basedirs"]),
             has_toolchains: is_filled(&["dist", "toolchains"]),

@@ -10,9 +10,9 @@ use super::NO_BASEDIRS;
 pub(crate) enum Harm {
     /// Makes another store out of this table of sccache's config file, which is preferred to WebDAV.
     Store(&'static str),
-    /// Lets sccache refuse to run, if this one is not set.
+    /// Sccache refuses to run with it, unless this other variable is set.
     Without(&'static str),
-    /// Lets sccache refuse to run, if this one is set too, be it to nothing.
+    /// Sccache refuses to run with it if this other variable is set too, even to nothing.
     With(&'static str),
     /// Every compile misses, be it set to nothing.
     Misses,

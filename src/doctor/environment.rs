@@ -6,6 +6,7 @@ use crate::client::endpoint::{Endpoint, GATEWAY_PORT};
 use crate::client::{Lane, NO_BASEDIRS, SOCKET_PATH_MAX};
 use crate::config::variables::{SCCACHE_OWN, instead_of, suggest};
 use crate::contract::sccache::{SAFE_BASEDIRS, Version};
+use crate::explain::print::is_in_keys;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -258,18 +259,6 @@ fn wrapper(environment: &Environment, checks: &mut Vec<Check>) {
             _ => {}
         }
     }
-}
-
-/// Whether sccache puts this variable into the key of a Rust compile: all that begin with `CARGO_` but these.
-pub(super) fn is_in_keys(name: &str) -> bool {
-    const LEFT_OUT: [&str; 3] = [
-        "CARGO_BUILD_JOBS",
-        "CARGO_ENCODED_RUSTFLAGS",
-        "CARGO_MAKEFLAGS",
-    ];
-    name.starts_with("CARGO_")
-        && !name.starts_with("CARGO_REGISTRIES_")
-        && !LEFT_OUT.contains(&name)
 }
 
 /// What cargo hands on to rustc of its own settings. Names only: there may be a secret among the values.

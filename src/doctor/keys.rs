@@ -2,12 +2,13 @@
 //! says of them is in `environment`; here are paths, cargo's config files and the kind of C keys. Pure but for
 //! [`Paths::look`].
 
-use super::environment::{self, is_in_keys};
+use super::environment;
 use super::{Check, Environment};
 use crate::client::Lane;
 use crate::client::at;
 use crate::client::cargo_config;
 use crate::client::sccache_file::Conf;
+use crate::explain::print::is_in_keys;
 use std::path::PathBuf;
 use toml::{Table, Value};
 

@@ -58,7 +58,8 @@ fn variable(
             .then(|| refuses(format!("sccache refuses to run with it and {other}"))),
         Harm::Misses => warn("set, be it to nothing: every compile misses"),
         Harm::Other if name == "SCCACHE_NO_DAEMON" && text == "1" => warn(
-            "the daemon stays in the foreground of the build that starts it, which does not end, or takes it along",
+            "the daemon stays in the foreground of the build that starts it: either the build does not end, or the daemon ends \
+             with it",
         ),
         Harm::Other => None,
     }

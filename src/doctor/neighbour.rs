@@ -36,9 +36,9 @@ fn behind(path: &str) -> Option<String> {
     let stream = match UnixStream::connect(path) {
         Ok(stream) => stream,
         Err(cause) if cause.kind() == io::ErrorKind::PermissionDenied => {
-            let user = fs::metadata(path).map(|it| format!(", {}", it.uid()));
-            let user = user.unwrap_or_default();
-            return Some(format!("{path} is the socket of another user{user}"));
+            let user = fs::metadata(path).map(|it| format!("user {}", it.uid()));
+            let user = user.unwrap_or_else(|_| "another user".to_owned());
+            return Some(format!("{path} is the socket of {user}"));
         }
         Err(_) => return None,
     };

@@ -68,7 +68,7 @@ impl Place {
         };
         // As sccache writes it.
         let names = prefix
-            .map_or("", |it| it)
+            .map_or("", String::as_str)
             .split('/')
             .filter(|name| !name.is_empty());
         Place {
@@ -114,7 +114,7 @@ pub(super) fn gateway(place: &Place, token: Option<&Secret>, checks: &mut Vec<Ch
             return Status::default();
         };
         checks.pop();
-        let found = format!("only by the proxy of {}", between.variable);
+        let found = format!("only through the proxy that {} names", between.variable);
         checks.push(Check::ok("connection", found));
     }
     let mut last = None;
@@ -494,7 +494,7 @@ fn passed_over(environment: &Environment) -> Option<Check> {
     let (name, none) = ("SCCACHE_CONF", sccache_file::NONE);
     environment.get(name).filter(|it| *it == none)?;
     let path = sccache_file::usual_path(environment)?;
-    let text = String::from_utf8(regular_file::read(&path).ok()?).ok()?;
+    let text = regular_file::read_to_string(&path).ok()?;
     let file = Conf::parse(&path, &text).filter(|_| text.starts_with(MARK))?;
     let is_set = |name: &str| environment.get(name).filter(|it| !it.is_empty());
     let is_said = match &file.webdav {

@@ -33,7 +33,7 @@ pub(super) fn judge(
                 return Some(between);
             }
             Ok(code) => last = format!("answers {code}"),
-            Err(cause) => last = format!("gives no answer of the server: {cause}"),
+            Err(cause) => last = format!("passes on no answer: {cause}"),
         }
     }
     let found = format!("{found}, which {last}: nothing is shared");

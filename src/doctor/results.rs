@@ -35,7 +35,7 @@ const NATIVE: [&str; 2] = ["target-cpu=native", "tune-cpu=native"];
 /// Flags for objects that name the folder in which they were compiled.
 const COVERAGE: [&str; 3] = ["--coverage", "-fprofile-arcs", "-ftest-coverage"];
 
-/// What part the keys, where it is set as [`judge`] says.
+/// Variables that keep keys apart, where they are set as the hints of [`judge`] advise.
 const PARTS_C: &str = "SCCACHE_C_CUSTOM_CACHE_BUSTER";
 const PARTS_RUST: &str = "CARGO_HOST_CPU";
 const PARTS_BOOTSTRAP: &str = "CARGO_BOOTSTRAP";
@@ -55,7 +55,8 @@ pub(super) fn judge(environment: &Environment, cargo: &Config, lane: Option<Lane
     if environment.contains_key(name) && !environment.contains_key(PARTS_BOOTSTRAP) {
         checks.push(Check::warn(
             name,
-            "it is in no key: what compiles only with it is a hit for those who have not set it, and would have an error",
+            "it is in no key: code that compiles only with it is a hit also for those who have not set it, who would get an error \
+             without sccache",
             "unset it, set it alike everywhere, or part the keys by any CARGO_* variable beside it: CARGO_BOOTSTRAP=1",
         ));
     }
@@ -107,7 +108,7 @@ pub(super) fn judge(environment: &Environment, cargo: &Config, lane: Option<Lane
     checks
 }
 
-/// The variables that are set as [`judge`] says: that they part the keys is their purpose.
+/// The variables that [`judge`] advises here: they are meant to be part of the keys, which is no finding.
 pub(super) fn parted(environment: &Environment, cargo: &Config) -> Vec<&'static str> {
     let mut c = environment.iter().filter(|(name, _)| is_of_c(name));
     let c = c.any(|(_, flags)| flags.split_whitespace().any(is_native_c));

@@ -191,8 +191,7 @@ pub fn rows(report: &Report, wanted: Option<&str>) -> String {
             Outcome::Hit | Outcome::OwnDisk => String::new(),
             Outcome::Miss | Outcome::NotCached | Outcome::Failed => why(row),
         };
-        let is_hit = matches!(row.outcome, Outcome::Hit | Outcome::OwnDisk);
-        let probably = if row.probably && is_hit {
+        let probably = if row.probably && row.outcome.is_hit() {
             "probably a "
         } else {
             ""

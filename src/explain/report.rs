@@ -69,6 +69,11 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Whether the result was there, and nothing was compiled.
+    pub fn is_hit(self) -> bool {
+        matches!(self, Outcome::Hit | Outcome::OwnDisk)
+    }
+
     /// For people.
     pub fn text(self) -> &'static str {
         match self {
@@ -134,7 +139,7 @@ pub struct Report {
     pub ended_unix_seconds: u64,
     pub wall_ms: u64,
     /// Other builds at the same time, by the same token and machine: requests of theirs may be in `wire`.
-    #[serde(skip_serializing_if = "is_none")]
+    #[serde(skip_serializing_if = "is_zero")]
     pub shared: u64,
     pub wire: Wire,
     /// What the client's daemon counted.
@@ -146,7 +151,7 @@ pub struct Report {
     pub rows: Vec<Row>,
 }
 
-fn is_none(number: &u64) -> bool {
+fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
@@ -233,7 +238,7 @@ pub fn assess(end: &End, facts: Vec<Facts>, wire: Wire, now: u64) -> Report {
     }
 }
 
-/// Names for each miss that follows a dependency's where that began.
+/// For each miss that follows from a dependency's, finds where the chain began.
 fn follow(units: &[Unit], rows: &mut [Row]) {
     let (mut by_name, mut by_output) = (BTreeMap::new(), BTreeMap::new());
     for (at, unit) in units.iter().take(rows.len()).enumerate() {
@@ -292,7 +297,7 @@ fn row(unit: &Unit, facts: &Facts, now: u64) -> Row {
             (Outcome::Failed, (Some(reason), Vec::new()))
         }
     };
-    let is_hit = matches!(outcome, Outcome::Hit | Outcome::OwnDisk);
+    let is_hit = outcome.is_hit();
     Row {
         name: unit.name.clone(),
         version: unit.version.clone(),
@@ -393,30 +398,16 @@ fn settle_unseen(end: &End, facts: &[Facts], rows: &mut [Row]) {
 fn sum(rows: &[Row]) -> Sums {
     let mut sums = Sums::default();
     for row in rows {
-        let is_hit = match row.outcome {
-            Outcome::Hit => {
-                sums.hits += 1;
-                true
-            }
-            Outcome::OwnDisk => {
-                sums.own_disk += 1;
-                true
-            }
-            Outcome::Miss => {
-                sums.misses += 1;
-                false
-            }
-            Outcome::NotCached => {
-                sums.not_cached += 1;
-                false
-            }
-            Outcome::Failed => {
-                sums.failed += 1;
-                false
-            }
+        let count = match row.outcome {
+            Outcome::Hit => &mut sums.hits,
+            Outcome::OwnDisk => &mut sums.own_disk,
+            Outcome::Miss => &mut sums.misses,
+            Outcome::NotCached => &mut sums.not_cached,
+            Outcome::Failed => &mut sums.failed,
         };
+        *count += 1;
         sums.saved_ms += row.saved_ms;
-        sums.untimed += u64::from(is_hit && row.saved_ms == 0);
+        sums.untimed += u64::from(row.outcome.is_hit() && row.saved_ms == 0);
         if let (Outcome::Miss, Some(why)) = (row.outcome, &row.why) {
             *sums.reasons.entry(why.label().to_owned()).or_default() += 1;
         }

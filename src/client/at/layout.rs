@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-/// So many folders below the checkout manifests are looked for.
+/// How many folders deep a checkout is searched for manifests.
 const DEEPEST_MANIFEST: usize = 6;
 
 /// A folder, and where it is to be seen.
@@ -165,13 +165,11 @@ fn manifests(root: &Path) -> Vec<(PathBuf, String)> {
 /// The folder of the workspace that a checkout has, if it has one.
 fn only_workspace(manifests: &[(PathBuf, String)]) -> Option<&PathBuf> {
     let mut workspaces = manifests.iter().filter(|(_, text)| is_workspace(text));
-    let first = workspaces.next();
-    let only = first.filter(|_| workspaces.next().is_none());
-    // A package alone is one of its own.
-    let lone = || Some(&manifests.first()?.0).filter(|_| manifests.len() == 1);
-    match first {
-        Some(_) => only.map(|(folder, _)| folder),
-        None => lone(),
+    match (workspaces.next(), workspaces.next(), manifests) {
+        (Some((folder, _)), None, _) => Some(folder),
+        // A package alone is a workspace of its own.
+        (None, _, [(folder, _)]) => Some(folder),
+        _ => None,
     }
 }
 

@@ -24,9 +24,10 @@ use std::time::SystemTime;
 
 /// The recorder's path, by which this program knows that it is called as one.
 const RECORDER: &str = "SCCACHE_DOCK_RECORDER";
-/// What stood before sccache without it. Where one recorded command is part of another, a line for each, the inner first.
+/// The wrapper that the recorder replaces. Where one recorded command runs inside another, there is a line for each, the
+/// inner one first.
 const WRAPPED: &str = "SCCACHE_DOCK_RECORDED";
-/// Where records are written, in the same way.
+/// The folders of the records, a line for each command in the same order.
 const FOLDER: &str = "SCCACHE_DOCK_RECORDS";
 const SETUP: &str = "setup.json";
 pub(super) const RECORDS: &str = "records.jsonl";
@@ -125,14 +126,17 @@ impl Folder {
         [
             ("RUSTC_WRAPPER", recorder.clone()),
             (RECORDER, recorder),
-            (WRAPPED, before(self.wrapped.clone(), WRAPPED)),
-            (FOLDER, before(self.path.clone().into_os_string(), FOLDER)),
+            (WRAPPED, with_outer(self.wrapped.clone(), WRAPPED)),
+            (
+                FOLDER,
+                with_outer(self.path.clone().into_os_string(), FOLDER),
+            ),
         ]
     }
 }
 
-/// What is said first, and then what a command around this one has said.
-fn before(mut first: OsString, name: &str) -> OsString {
+/// `first`, then the lines that an enclosing command has put into this variable.
+fn with_outer(mut first: OsString, name: &str) -> OsString {
     if let Some(rest) = std::env::var_os(name) {
         first.push("\n");
         first.push(rest);
@@ -186,7 +190,7 @@ pub(super) fn setup(folder: &Path) -> Setup {
     })
 }
 
-/// What stood before sccache, if this program was called as the recorder.
+/// The wrapper to become, if this program was called as the recorder.
 pub fn recorded() -> Option<OsString> {
     let called = std::env::args_os().next()?;
     let recorder = std::env::var_os(RECORDER)?;
@@ -217,9 +221,7 @@ fn write(arguments: &[OsString]) -> Option<()> {
         .iter()
         .map(|word| word.to_str().map(str::to_owned))
         .collect();
-    let variables: Vec<(String, String)> = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .collect();
+    let variables: Vec<_> = crate::client::environment().into_iter().collect();
     let cwd = std::env::current_dir().ok()?;
     let mut record = read(&words?, &variables, &cwd, &setup)?;
     record.start_micros = micros();
