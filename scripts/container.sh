@@ -69,14 +69,16 @@ named_files() {
     esac
 }
 
+# Runs a command as the container's user.
+as_user() { setpriv --reuid="${user%:*}" --regid="${user#*:}" --clear-groups "$@"; }
+
 # May the container's user, who is no root there, read (-r) file $2, or enter (-x) folder $2? Nobody asks for the way to it,
 # which the container has not.
 may() {
-    if [ "$(id -u)" -ne 0 ] || ! setpriv --reuid="${user%:*}" --regid="${user#*:}" --clear-groups true 2>/dev/null; then
+    if [ "$(id -u)" -ne 0 ] || ! as_user true 2>/dev/null; then
         test "$1" "$2"
     else
-        setpriv --reuid="${user%:*}" --regid="${user#*:}" --clear-groups --bounding-set=-all \
-            test "$1" /proc/self/fd/3 2>/dev/null 3<"$2"
+        as_user --bounding-set=-all test "$1" /proc/self/fd/3 2>/dev/null 3<"$2"
     fi
 }
 
@@ -181,7 +183,7 @@ own_folder() {
     if [ "$by" = 0 ]; then
         mkdir -p "$1" && chown -h "$user" "$1"
     else
-        setpriv --reuid="${user%:*}" --regid="${user#*:}" --clear-groups mkdir -p "$1"
+        as_user mkdir -p "$1"
     fi || fail "cannot make folder \"$1\" for user \"$user\"" "SCCACHE_USER is a number: uid:gid"
 }
 
@@ -308,8 +310,8 @@ create() {
     done <"$work/files"
     if [ -n "$lonely" ]; then
         say "the container sees what is written to such a file (cp), but not what is put in its place (mv, sed -i, certbot):"
-        say "a token that is removed so remains valid until $me stop, and a start"
-        say "hint: the container follows files in a folder that has nothing else in it"
+        say "a token that is removed in that way stays valid until you stop and start the container: $me stop"
+        say "hint: the container follows files in a folder that holds only such files: move them to one"
     fi
     # The keys of that store, by the names that every client of it knows. Files of this machine are not there.
     case ${SCCACHE_UPSTREAM:-} in
@@ -352,7 +354,7 @@ port_is_taken() {
     other=$chosen_by=$((taken + 100))
     [ "$chosen_by" != SCCACHE_PUBLIC_ADDR ] || other="$chosen_by=ADDRESS:$((taken + 100))"
     fail "cannot publish port $taken: it is in use${by:+ by container \"$by\"}" \
-        "stop who has it (often a local sccache: sccache --stop-server), or choose another: $other $me start $mode${folder:+ $(quoted "$folder")}"
+        "stop what has it (often a local sccache: sccache --stop-server), or choose another: $other $me start $mode${folder:+ $(quoted "$folder")}"
 }
 
 # A container that was made from a pulled image goes on with that: the name is kept here, where no container can write, until
@@ -402,7 +404,7 @@ start_after_reboot() {
         systemctl $whose is-enabled podman-restart.service >/dev/null 2>&1 ||
             say "after a reboot Podman starts it only if you say so, once: systemctl$whose enable podman-restart.service"
         [ -z "$whose" ] || loginctl show-user --property Linger "$(id -un)" 2>/dev/null | grep -q yes ||
-            say "and before you have logged in, only after: loginctl enable-linger"
+            say "and it starts only when you log in, unless you say, once: loginctl enable-linger"
     fi
 }
 

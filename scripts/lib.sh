@@ -72,7 +72,7 @@ step_of() {
 long() {
     called=$1
     shift
-    # Nor where the log cannot be written; ":" would end the shell there, as a special builtin.
+    # Printed, too, where the log cannot be written. Not ":", a special builtin, whose failed redirection ends the shell.
     if [ ! -t 2 ] || ! { mkdir -p "${log%/*}" && true >"$log"; } 2>/dev/null; then
         "$@" >&2
         return
@@ -111,13 +111,13 @@ bounded() (
 )
 
 # Podman where there is no Docker.
-if ! command -v docker >/dev/null 2>&1 && command -v podman >/dev/null 2>&1; then
+if ! has docker && has podman; then
     PATH=$PATH:$repo/scripts/podman
     export PATH
 fi
 
 need_docker() {
-    command -v docker >/dev/null 2>&1 || fail 'cannot find "docker", or "podman"' "install one, or run the cache without it: ${me:?} run-local"
+    has docker || fail 'cannot find "docker", or "podman"' "install one, or run the cache without it: ${me:?} run-local"
     docker version >/dev/null 2>&1 || fail "cannot reach the Docker daemon: $(docker version 2>&1 >/dev/null | tail -n 1)" \
         "start it, or join its group (sudo usermod -aG docker $(id -un), then log in again), or do without: ${me:?} run-local"
 }

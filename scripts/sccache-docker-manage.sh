@@ -45,7 +45,7 @@ state_of_container() {
     echo "$found"
 }
 
-runs() { command -v docker >/dev/null 2>&1 && [ "$(state_of_container)" = running ]; }
+runs() { has docker && [ "$(state_of_container)" = running ]; }
 
 # Is the image there? Podman calls it so what it has loaded, and its socket finds it by no shorter name.
 has_image() {
@@ -169,7 +169,7 @@ install_client() {
     source=
     trap '[ -z "$source" ] || docker rm --volumes "$source" >/dev/null 2>&1; rm -rf "$fresh"' EXIT
     [ -z "${SCCACHE_DOCK_IMAGE:-}" ] || has_image || "$repo/images/build.sh"
-    if command -v docker >/dev/null 2>&1 && has_image; then
+    if has docker && has_image; then
         source=$(docker create "$image")
         for program in sccache sccache-dock sccache-dock-gateway; do
             # The image of the client alone has but two, at its root.

@@ -150,7 +150,7 @@ fn token_that_a_new_file_lacks_is_refused_by_the_running_container_or_the_start_
     let ran = start_with_tokens(&script, &file);
     let why =
         format!("{file:?} (SCCACHE_TOKENS_FILE) is mounted alone: its folder has \"id_rsa\" too");
-    let price = "a token that is removed so remains valid";
+    let price = "a token that is removed in that way stays valid";
     ran.refused(0, &[&why, price, "hint: the container follows files in"]);
     let seen = script
         .docker
