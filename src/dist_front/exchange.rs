@@ -91,11 +91,7 @@ impl Exchange<'_> {
 
 /// The text after `Bearer`.
 pub(super) fn credentials(headers: &HeaderMap) -> Option<&str> {
-    bearer(headers.get(header::AUTHORIZATION)?.to_str().ok()?)
-}
-
-/// The same of the header itself.
-pub(super) fn bearer(text: &str) -> Option<&str> {
+    let text = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, rest) = text.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| rest.trim())
 }

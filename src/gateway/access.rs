@@ -287,12 +287,7 @@ impl Access {
             .clone()
     }
 
-    /// Who sends this `Authorization` header: `Bearer TOKEN`, or `Basic` with any user name and the token as password.
-    pub fn caller(&self, authorization: Option<&[u8]>) -> Caller {
-        self.caller_with(authorization.and_then(token).as_deref())
-    }
-
-    /// The same, of the token alone.
+    /// Who sends this token; [`token`] finds it in an `Authorization` header.
     pub fn caller_with(&self, token: Option<&[u8]>) -> Caller {
         let found = token.and_then(|token| self.find(token));
         Caller {

@@ -7,7 +7,7 @@
 //! `--sysroot`, `-I`, `-include` and the like have done their part when the client has preprocessed the source.
 
 use super::Command;
-use super::rules::values_of;
+use super::rules::{values_of, variables};
 use crate::contract::sent_home::Reason;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -73,14 +73,10 @@ fn c(command: &Command) -> Option<(Reason, String)> {
             return Some((Reason::File, text(flag)));
         }
     }
-    let mut variables = command
-        .sandbox
-        .windows(3)
-        .filter(|three| three[0] == "--setenv");
-    let set = variables.find(|three| {
-        in_parts && PROGRAMS.iter().any(|name| three[1] == *name) && !three[2].is_empty()
+    let (name, _) = variables(command.sandbox).find(|(name, value)| {
+        in_parts && PROGRAMS.iter().any(|program| name == program) && !value.is_empty()
     })?;
-    Some((Reason::File, text(&set[1])))
+    Some((Reason::File, text(name)))
 }
 
 /// `NAME=VALUE`.

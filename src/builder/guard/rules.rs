@@ -78,10 +78,6 @@ impl Rules {
             .find(|pair| pair[0] == "--chdir")
             .map_or(Path::new("/"), |pair| Path::new(&pair[1]));
         let absolute = |path: &OsStr| tidy(&cwd.join(path));
-        let variables = sandbox
-            .windows(3)
-            .filter(|three| three[0] == "--setenv")
-            .map(|three| (&three[1], three[2].as_os_str()));
         let libraries: Vec<_> = values_of(compiler, "-L")
             .map(|value| absolute(after_kind(value)))
             .collect();
@@ -99,7 +95,7 @@ impl Rules {
             temporary: vec!["/tmp".into()],
             jobserver: Vec::new(),
         };
-        for (name, value) in variables {
+        for (name, value) in variables(sandbox) {
             match name.to_str() {
                 Some("CARGO_MANIFEST_DIR") => rules.package = Some(absolute(value)),
                 Some("TMPDIR") if !value.is_empty() => rules.temporary.push(absolute(value)),
@@ -283,6 +279,12 @@ fn after_kind(value: &OsStr) -> &OsStr {
         }
         _ => value,
     }
+}
+
+/// The variables that bubblewrap sets for the job, and their values.
+pub(super) fn variables(sandbox: &[OsString]) -> impl Iterator<Item = (&OsStr, &OsStr)> {
+    let set = sandbox.windows(3).filter(|three| three[0] == "--setenv");
+    set.map(|three| (three[1].as_os_str(), three[2].as_os_str()))
 }
 
 /// The values of an option, as `--option VALUE`, `--option=VALUE` or, of one letter, `-oVALUE`.

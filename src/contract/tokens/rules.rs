@@ -235,11 +235,11 @@ fn check_writer(rule: &Rule) -> Result<(), String> {
         let mut values = rule.claims.get(*claim).into_iter().flatten();
         values.any(|it| it == value)
     });
-    if let (Some((_, event)), Some(_), false) = (
-        proposed,
-        &rule.layers.write,
-        rule.layers.is_branch() || is_apart(rule),
-    ) {
+    if let Some((_, event)) = proposed
+        && rule.layers.write.is_some()
+        && !rule.layers.is_branch()
+        && !is_apart(rule)
+    {
         return Err(format!(
             "writes for the event {event} what is read last, as if it were reviewed: write a namespace of its own, such as \
              \"mr/${{ref}}\", and read another one behind it"

@@ -87,8 +87,8 @@ pub(super) fn check_namespaces(file: &TokensFile, faults: &mut Vec<String>) {
         rules.any(|rule| rule.name == name && are_of_merge_requests(&rule.claims))
     };
     for rule in &file.rules {
-        let is_open = |name: &&String| name.contains("${");
-        for name in rule.layers.read.iter().filter(is_open) {
+        let is_template = |name: &&String| name.contains("${");
+        for name in rule.layers.read.iter().filter(is_template) {
             let writes = rule.layers.write.as_ref() == Some(name);
             // A merge request's branch may be called as one of another rule. What is read behind it is not its own.
             let is_branch_alone =

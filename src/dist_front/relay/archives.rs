@@ -92,22 +92,23 @@ struct Uploads {
 }
 
 impl Uploads {
-    /// Somebody was asked for it, or is to be asked next.
-    fn expected(now: Instant, next: Instant) -> Uploads {
-        Uploads {
-            running: 0,
-            failed: 0,
-            begins: now + BEGINS,
-            next,
-        }
-    }
-
     fn is_on_its_way(&self, now: Instant) -> bool {
         self.running > 0 || now < self.begins
     }
 }
 
 impl State {
+    /// What is known of the uploads of one that is not here. If nothing was, somebody was asked for it just now, or is to be
+    /// asked next.
+    fn uploads(&mut self, toolchain: &Toolchain, now: Instant) -> &mut Uploads {
+        self.awaited.entry(toolchain.clone()).or_insert(Uploads {
+            running: 0,
+            failed: 0,
+            begins: now + BEGINS,
+            next: now,
+        })
+    }
+
     /// Nobody is asked for it, unless another one is on its way, which may come to a better end.
     fn refuse(&mut self, toolchain: &Toolchain, now: Instant) {
         let uploads = self.awaited.get(toolchain);
@@ -161,8 +162,7 @@ impl Archives {
         let now = Instant::now();
         let mut state = self.state();
         state.awaited.retain(|_, one| one.is_on_its_way(now));
-        let uploads = state.awaited.entry(toolchain.clone());
-        let uploads = uploads.or_insert(Uploads::expected(now, now));
+        let uploads = state.uploads(toolchain, now);
         if now < uploads.next {
             return false;
         }
@@ -191,8 +191,7 @@ impl Archives {
                 let mut state = self.state();
                 let is_refused = state.is_refused(toolchain, now);
                 // It was here when its client asked, and is not any more.
-                let uploads = state.awaited.entry(toolchain.clone());
-                let uploads = uploads.or_insert(Uploads::expected(now, now));
+                let uploads = state.uploads(toolchain, now);
                 match uploads.running {
                     0 if is_refused || now >= uploads.begins => return false,
                     0 => uploads.begins.min(deadline),
@@ -313,8 +312,7 @@ struct Upload<'a>(&'a Archives, &'a Toolchain);
 impl Upload<'_> {
     fn begin<'a>(archives: &'a Archives, toolchain: &'a Toolchain) -> Upload<'a> {
         let (mut state, now) = (archives.state(), Instant::now());
-        let uploads = state.awaited.entry(toolchain.clone());
-        let uploads = uploads.or_insert(Uploads::expected(now, now));
+        let uploads = state.uploads(toolchain, now);
         uploads.running += 1;
         uploads.next = now + ALONE;
         drop(state);

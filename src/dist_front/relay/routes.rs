@@ -8,7 +8,7 @@ use super::ticket::{Ticket, Tickets};
 use super::wire::{self, Submitted};
 use super::{Front, Relay};
 use crate::dist_front::auth::Shown;
-use crate::dist_front::exchange::{Answer, Exchange, JSON, OCTETS, Refusal, reply};
+use crate::dist_front::exchange::{Answer, Exchange, JSON, OCTETS, Refusal, credentials, reply};
 use crate::dist_front::tunnels::PROTOCOL;
 use crate::gateway::access::Verdict;
 use crate::gateway::connection_limit::{self, owner};
@@ -310,7 +310,7 @@ impl Exchange<'_> {
         find: impl Fn(&Tickets, Instant, u64, &str) -> Option<Ticket>,
     ) -> Result<Ticket, Refusal> {
         let now = Instant::now();
-        let text = crate::dist_front::exchange::credentials(&self.parts.headers);
+        let text = credentials(&self.parts.headers);
         let ticket = text.and_then(|text| find(&relay.tickets, now, job, text));
         let refused = |message| Err(Refusal::passing("dist_ticket", message));
         let Some(ticket) = ticket else {

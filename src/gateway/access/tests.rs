@@ -5,6 +5,12 @@ use proptest::prelude::*;
 use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
 
+impl Access {
+    fn caller(&self, authorization: Option<&[u8]>) -> Caller {
+        self.caller_with(authorization.and_then(token).as_deref())
+    }
+}
+
 fn access(anonymous_read: bool) -> Access {
     let config = Config {
         write_tokens: vec![Secret::new("writer"), Secret::new("writer2")],

@@ -190,10 +190,7 @@ fn viewer(
     caller: &Caller,
     parts: &Parts,
 ) -> Result<Caller, Refusal> {
-    let login = match caller.has_sent_a_token() {
-        true => None,
-        false => front::logged_in(gateway, parts),
-    };
+    let login = front::logged_in(gateway, caller, parts);
     let viewer = login.unwrap_or_else(|| caller.clone());
     permit(gateway, peer, &viewer, Need::Read)?;
     if viewer.is_anonymous() {

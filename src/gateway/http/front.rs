@@ -55,11 +55,7 @@ pub(super) async fn page(
     if !accepted.is_some_and(|types| types.contains("text/html")) {
         return Ok(text(StatusCode::OK, PLAIN));
     }
-    let login = if caller.has_sent_a_token() {
-        None
-    } else {
-        logged_in(gateway, parts)
-    };
+    let login = logged_in(gateway, caller, parts);
     let viewer = login.as_ref().unwrap_or(caller);
     if viewer.may(Need::Read) == Verdict::Unauthorized && !viewer.has_sent_a_token() {
         return login_page(StatusCode::OK, parts, None);
@@ -177,9 +173,9 @@ pub(super) async fn log_out(gateway: &Arc<Gateway>, parts: &Parts) -> Result<Ans
     Ok(moved_to_front(parts, "", 0))
 }
 
-/// Who has logged in with this browser.
-pub(super) fn logged_in(gateway: &Gateway, parts: &Parts) -> Option<Caller> {
-    let cookie = cookie(parts)?;
+/// Who has logged in with this browser; nobody where the request has a token of its own.
+pub(super) fn logged_in(gateway: &Gateway, caller: &Caller, parts: &Parts) -> Option<Caller> {
+    let cookie = cookie(parts).filter(|_| !caller.has_sent_a_token())?;
     gateway
         .identity
         .access

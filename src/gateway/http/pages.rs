@@ -147,10 +147,7 @@ pub(super) async fn answer(
             )
         }
         Page::Status => {
-            let login = match caller.has_sent_a_token() {
-                true => None,
-                false => front::logged_in(gateway, parts),
-            };
+            let login = front::logged_in(gateway, caller, parts);
             let viewer = login.as_ref().unwrap_or(caller);
             super::permit(gateway, peer, viewer, Need::Read)?;
             json(&gateway.status(viewer))?

@@ -217,19 +217,21 @@ pub(super) fn gid(user: RunAs) -> Gid {
 
 /// Whether only root can have put anything on the path to this folder, or in it.
 pub(super) fn is_roots_alone(folder: &Path) -> bool {
-    let shared = |found: &Metadata| {
-        let mode = found.mode();
-        let by_group = mode & 0o020 != 0 && found.gid() != 0;
-        (by_group || mode & 0o002 != 0) && mode & 0o1000 == 0
-    };
     let plain = folder
         .components()
         .all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
-    plain
-        && folder.ancestors().all(|path| {
-            let found = fs::symlink_metadata(path);
-            found.is_ok_and(|found| found.uid() == 0 && (found.is_symlink() || !shared(&found)))
-        })
+    plain && folder.ancestors().all(|path| is_roots(path, 1))
+}
+
+/// Whether only root, or a group below this one, can put something else in the place of what is at this path.
+fn is_roots(path: &Path, first_other_group: u32) -> bool {
+    let found = fs::symlink_metadata(path);
+    found.is_ok_and(|found| {
+        let mode = found.mode();
+        let by_group = mode & 0o020 != 0 && found.gid() >= first_other_group;
+        let is_shared = (by_group || mode & 0o002 != 0) && mode & 0o1000 == 0;
+        found.uid() == 0 && (found.is_symlink() || !is_shared)
+    })
 }
 
 /// Whether we are root, and not of a user namespace in which others' files may seem to be nobody's.
@@ -242,17 +244,11 @@ pub(in crate::supervisor) fn is_real_root() -> bool {
 /// Whether only root, or a group of the system such as Debian's `staff`, can put another program in the place of this one.
 pub(in crate::supervisor) fn is_roots_program(path: &Path) -> bool {
     const SYSTEM_GROUPS: u32 = 100;
-    let is_roots = |path: &Path| {
-        let found = fs::symlink_metadata(path);
-        found.is_ok_and(|found| {
-            let mode = found.mode();
-            let by_group = mode & 0o020 != 0 && found.gid() >= SYSTEM_GROUPS;
-            let is_shared = (by_group || mode & 0o002 != 0) && mode & 0o1000 == 0;
-            found.uid() == 0 && (found.is_symlink() || !is_shared)
-        })
-    };
     let target = fs::canonicalize(path);
-    target.is_ok_and(|target| path.ancestors().chain(target.ancestors()).all(is_roots))
+    target.is_ok_and(|target| {
+        let mut way = path.ancestors().chain(target.ancestors());
+        way.all(|path| is_roots(path, SYSTEM_GROUPS))
+    })
 }
 
 /// Opens a log for appending, or creates it. Where another user could put a link on the way to it, root does so with the rights
