@@ -90,8 +90,8 @@ fn hint(isolation: Isolation, failure: &Failure, around: &Surroundings) -> Hint 
         ),
         Step::MapUser if isolation != Isolation::Root && around.in_container && around.is_root => {
             here(
-                "root makes no namespaces of jobs without the capability SETFCAP, any other user does: leave out --user, or, where the \
-             daemon is rootless and its root owns the folder, add --cap-add SETFCAP",
+                "root cannot make the jobs' namespaces without the capability SETFCAP, any other user can: leave out --user, or, \
+             where the daemon is rootless and its root owns the folder, add --cap-add SETFCAP",
             )
         }
         Step::BeRoot => here("root isolation needs a container that runs as root"),

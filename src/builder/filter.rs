@@ -113,7 +113,7 @@ const FAMILIES: &[libc::c_int] = &[libc::AF_UNIX, libc::AF_INET, libc::AF_INET6]
 /// and so no limit sees it; compilers share files.
 const SHARED_ANONYMOUS: libc::c_int = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
 
-/// Larger buffers of sockets and pipes than they are made with, which tree.rs reckons with.
+/// Options that enlarge a socket's buffers: tree.rs counts each socket with the size that it is made with.
 const BUFFERS: [libc::c_int; 4] = [
     libc::SO_SNDBUF,
     libc::SO_RCVBUF,

@@ -45,7 +45,7 @@ const FIRST_LOOK: Duration = Duration::from_millis(100);
 /// Between two looks at a job that goes on.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// Files, sockets and pipes that no process of a compiler has more of open.
+/// Most files, sockets and pipes that a process of a job may have open: no compiler needs more.
 const OPEN_FILES: u64 = 1024;
 
 /// What every job gets.
@@ -131,7 +131,7 @@ pub fn run(terms: &str, arguments: Vec<OsString>) -> io::Result<u8> {
     let reserved = terms.memory_bytes.saturating_mul(2);
     setrlimit(Resource::RLIMIT_DATA, reserved, reserved)?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
-    // With the number of processes, a bound for what the kernel holds for them unseen.
+    // With the limit on processes, this bounds the memory that the kernel holds for them and that we cannot see.
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
     let most = most.min(OPEN_FILES);
     setrlimit(Resource::RLIMIT_NOFILE, most, most)?;

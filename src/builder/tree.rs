@@ -47,12 +47,12 @@ pub(super) fn measure(pid: u32, enough: u64) -> Size {
 }
 
 /// The most that the kernel holds of what was sent to a socket and not read: its buffer as it is made, which a job cannot
-/// have enlarged (filter.rs). What TCP holds, which grows by itself, is read.
+/// have enlarged (filter.rs). TCP's buffers grow by themselves, so what they hold is read from /proc.
 const SOCKET_BYTES: u64 = 208 << 10;
 /// The same for a pipe.
 const PIPE_BYTES: u64 = 64 << 10;
 
-/// Sockets and pipes that were counted; others can have them too.
+/// Sockets and pipes that were counted already: several threads can have the same one open.
 #[derive(Debug, Default)]
 struct Open {
     seen: HashSet<PathBuf>,
@@ -60,7 +60,7 @@ struct Open {
 }
 
 impl Open {
-    /// Bytes of memory that the kernel may hold for what a thread has open and no other one had.
+    /// Bytes of memory that the kernel may hold for a thread's open sockets and pipes that were not counted yet.
     fn held_for(&mut self, task: &Path) -> u64 {
         let mut held = 0;
         for file in fs::read_dir(task.join("fd"))
@@ -91,7 +91,7 @@ impl Open {
     }
 }
 
-/// Bytes that connections in a thread's network hold, those that are not closed yet too.
+/// Bytes that the connections in a thread's network hold, including those that are still being closed.
 fn held_by_tcp(task: &Path) -> u64 {
     let tables = ["net/tcp", "net/tcp6"];
     let tables = tables.map(|name| fs::read_to_string(task.join(name)).unwrap_or_default());

@@ -5,9 +5,9 @@
 
 /// Whether the process behind the port is awake: it ends the conversation.
 pub const AWAKE: &[u8] = b"GET / HTTP/1.0\r\n\r\n";
-/// The same, and the numbers of which jobs it has. It ends the conversation after its answer.
+/// The same, and which jobs it has, by their numbers. It ends the conversation after its answer.
 pub const JOBS: &[u8] = b"GET /jobs HTTP/1.0\r\n\r\n";
-/// With what the answer begins.
+/// How the answer begins.
 pub const ANSWER: &[u8] = b"jobs";
 /// Longest answer: more jobs than a port has connections.
 pub const LONGEST_ANSWER: usize = 32 << 10;

@@ -72,7 +72,7 @@ impl Front {
 }
 
 impl Exchange<'_> {
-    /// With what the client that sends this may use the cluster.
+    /// Checks that the client may use the cluster, and returns the token or certificate by which it may.
     pub(super) async fn check_client(&self) -> Result<Shown, Refusal> {
         let authorization = self.parts.headers.get(header::AUTHORIZATION);
         let shown = Shown::of(authorization.map(HeaderValue::as_bytes), self.presented());

@@ -203,14 +203,14 @@ impl Registry {
         builder.map(|builder| builder.leaving = true).is_some()
     }
 
-    /// Its token or certificate is no longer valid, or is valid again.
+    /// Bars a builder from jobs, or admits it again.
     pub fn bar(&mut self, address: &SocketAddr, is_barred: bool) {
         if let Some(builder) = self.builders.get_mut(address) {
             builder.barred = is_barred;
         }
     }
 
-    /// Those of all builders that are known.
+    /// The addresses of all known builders.
     pub fn addresses(&self) -> HashSet<SocketAddr> {
         self.builders.keys().copied().collect()
     }

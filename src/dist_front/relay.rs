@@ -169,7 +169,7 @@ impl Relay {
         self.builders().get(at).cloned()
     }
 
-    /// A builder may have no jobs, or may again.
+    /// Bars a builder from jobs, or admits it again.
     pub(super) fn bar(&self, at: &SocketAddr, is_barred: bool) {
         self.dispatcher().pool.bar(at, is_barred);
     }

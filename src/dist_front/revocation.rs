@@ -24,14 +24,15 @@ pub(super) enum Proof {
     Certificate(Arc<Presented>),
 }
 
-/// The same, and whether it was good when somebody last looked.
+/// A proof, and whether it was valid at the last look.
 #[derive(Debug)]
 struct Joined {
     proof: Proof,
     is_good: bool,
 }
 
-/// By builder. Whoever changes one bars the builder before the next one can: what is known here is what was done.
+/// Proofs by builder. A builder is barred or admitted under this lock, so that what is noted here is also what was done
+/// last.
 #[derive(Debug, Default)]
 pub(super) struct Proofs(Mutex<HashMap<SocketAddr, Joined>>);
 

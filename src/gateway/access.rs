@@ -97,7 +97,7 @@ struct InForce {
     /// By the name in a client's certificate.
     certificates: Vec<(String, Arc<Entry>)>,
     anonymous: Option<Arc<Entry>>,
-    /// What speakers of sccache's own protocol have who stand in none of `local`.
+    /// The layers of speakers of sccache's own protocol whom no table of `local` names.
     otherwise_local: Layers,
     local: Vec<Local>,
     rules: Vec<RuleInForce>,
@@ -418,8 +418,8 @@ impl Access {
         })
     }
 
-    /// Ends a cookie; `secret` must be new each time. One that was not good to begin with takes up no
-    /// room. Whether there is news for [`Access::logins`].
+    /// Ends a cookie; `secret` must be new each time. One that was not valid takes up no room. Whether there is
+    /// news for [`Access::logins`].
     pub fn log_out(&self, cookie: &[u8], now_unix: u64, secret: [u8; 32]) -> bool {
         let is_good = self.logged_in(cookie, now_unix).is_some();
         if is_good {

@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn cookie_that_was_given_back_is_good_no_more() {
+    fn cookie_that_was_given_back_is_no_longer_valid() {
         let logins = logins(1);
         let cookie = logins.begin(&TOKEN, 1000, [3; NONCE]);
         let other = logins.begin(&TOKEN, 1000, [4; NONCE]);

@@ -199,8 +199,6 @@ fn try_to_make(path: &Path, mode: u32) -> Result<(), (&'static str, io::Error)> 
         .map_err(|cause| ("write to the folder", cause))
 }
 
-/// Gives the services' user the files of an earlier run as another user; otherwise the services could neither read the
-/// token nor evict blobs.
 /// Gives the services' user what a builder under real root has left in its folder, which they could not evict. The user may put
 /// links there meanwhile.
 ///
@@ -215,6 +213,8 @@ pub fn hand_over(folder: &Path, user: RunAs) -> io::Result<()> {
     owner::hand_over_whole(owner::open_top(above)?.as_fd(), Path::new(name), user)
 }
 
+/// Gives the services' user the files of an earlier run as another user; otherwise the services could neither read the
+/// token nor evict blobs.
 fn hand_over_all(top: &File, settings: &Settings, user: RunAs) -> Result<(), Error> {
     let dir = &settings.dir;
     let fail = |path: PathBuf, cause: io::Error| Error::Folder {

@@ -68,7 +68,7 @@ fn c(command: &Command) -> Option<(Reason, String)> {
             return Some((Reason::Machine, text(flag)));
         }
         let names_file = FILES.iter().any(|file| file.as_bytes() == name) && !value.is_empty();
-        // What sccache hands on is in one word.
+        // sccache passes this option and its value on as one word.
         if names_file || in_parts && name.starts_with(b"-B") {
             return Some((Reason::File, text(flag)));
         }

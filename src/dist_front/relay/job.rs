@@ -50,7 +50,7 @@ impl Fallback {
         Fallback { outcome, message }
     }
 
-    /// What could not be kept here, and why.
+    /// For a job or a result that could not be received or kept.
     pub(super) fn of(fault: &spool::Fault, what: &str) -> Fallback {
         let outcome = match fault {
             spool::Fault::TooLarge(_) => "too_large",

@@ -237,7 +237,7 @@ impl Pool {
         }
     }
 
-    /// It may have no jobs, or may again.
+    /// Bars a builder from jobs, or admits it again.
     pub(super) fn bar(&mut self, at: &SocketAddr, is_barred: bool) {
         if let Some(builder) = self.builders.get_mut(at) {
             builder.barred = is_barred;
@@ -287,7 +287,7 @@ impl Pool {
         }
     }
 
-    /// What was wrong with the toolchain may not be any more.
+    /// Lets the toolchain be tried again on builders that could not take it.
     pub(super) fn fits_again(&mut self, toolchain: &Toolchain) {
         for builder in self.builders.values_mut() {
             builder.unfit.remove(toolchain);

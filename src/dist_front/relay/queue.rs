@@ -66,12 +66,12 @@ pub(super) enum Full {
 /// The place of a job in the line of its tenant.
 type Place = (Instant, u64);
 
-/// By which tenants of one token come first: how many of their jobs run, then the job that waits for longest.
+/// What decides which tenant of a token comes first: how many of its jobs run, then its job that has waited longest.
 type Turn = (usize, Place, Tenant);
 
-/// What a token, or a tenant, goes by; the least comes first.
+/// What decides which token, or which tenant of a token, comes first: the least one does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Claim {
+enum Rank {
     /// It got nothing since then.
     Starves(Instant),
     /// It has so many jobs running.
@@ -227,7 +227,7 @@ impl Queue {
         heads.find_map(|((_, _, (_, job)), need)| Some((job, fits(need)?)))
     }
 
-    /// The jobs of all needs that are such.
+    /// The jobs whose need fulfils this.
     pub(super) fn of(&self, mut is_such: impl FnMut(&Need) -> bool) -> Vec<u64> {
         let lines = self.lines.iter().filter(|(need, _)| is_such(need));
         let places = lines.flat_map(|(_, line)| line.places.values().flatten());
@@ -310,23 +310,23 @@ impl Line {
     }
 
     /// Who comes first here: by its token, then by its address, then by the job.
-    fn head(&self, now: Instant) -> Option<(Claim, Claim, Place)> {
+    fn head(&self, now: Instant) -> Option<(Rank, Rank, Place)> {
         let starves = |since: Instant| now.duration_since(since) >= STARVES;
         let (since, token) = *self.by_wait.first()?;
         let (by_token, token) = match starves(since) {
-            true => (Claim::Starves(since), token),
+            true => (Rank::Starves(since), token),
             false => {
                 let (running, (_, _, tenant)) = *self.by_running.first()?;
-                (Claim::Runs(running), tenant.token)
+                (Rank::Runs(running), tenant.token)
             }
         };
         let turns = self.turns.get(&token)?;
         let (since, tenant) = *turns.by_wait.first()?;
         let (by_tenant, tenant) = match starves(since) {
-            true => (Claim::Starves(since), tenant),
+            true => (Rank::Starves(since), tenant),
             false => {
                 let (running, _, tenant) = *turns.by_running.first()?;
-                (Claim::Runs(running), tenant)
+                (Rank::Runs(running), tenant)
             }
         };
         Some((by_token, by_tenant, *self.places.get(&tenant)?.first()?))

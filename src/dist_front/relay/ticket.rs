@@ -1,6 +1,7 @@
 //! What a client gets for a job and brings back with it (`auth` of `AllocJobHttpResponse`). To the client, and to whoever
-//! reads along, it says nothing: what it stands for is remembered here. It is good for its job, once, for as long as
-//! sccache's client may take for one, and while that with which its client asked for it is. Pure: the time is an argument.
+//! reads along, it says nothing: what it stands for is remembered here. It is valid for its job only, once, for as long as
+//! sccache's client may take for a job, and while the token or certificate with which its client asked for it is valid.
+//! Pure: the time is an argument.
 //!
 //! The next gateway does not know the tickets of this one: the few clients that were about to send a job compile it.
 
@@ -14,10 +15,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long a ticket is good: sccache's client gives up a request after 20 minutes.
+/// How long a ticket is valid: sccache's client gives up a request after 20 minutes.
 const VALID: Duration = Duration::from_secs(20 * 60);
-/// So many times as many tickets as jobs may be here: clients with a right token ask for them, and need not use them. Of too
-/// many, the oldest goes; one client has half of them at most.
+/// There may be this many times as many tickets as jobs, because clients may ask for tickets and not use them. Above that
+/// the oldest ones go; one client has at most half of them.
 const TICKETS: usize = 4;
 
 /// Makes and checks tickets.
@@ -49,7 +50,7 @@ struct OfTenant {
 pub(super) struct Ticket {
     pub(super) toolchain: Toolchain,
     pub(super) tenant: Tenant,
-    /// With what its client has asked for it.
+    /// The token or certificate with which its client asked for it.
     pub(super) shown: Arc<Shown>,
 }
 
@@ -106,7 +107,7 @@ impl Tickets {
         open.by_job.get(&job).cloned()
     }
 
-    /// The same, and it is used up.
+    /// Like [`Tickets::check`], but uses the ticket up.
     pub(super) fn use_up(&self, now: Instant, job: u64, text: &str) -> Option<Ticket> {
         self.check(now, job, text)?;
         self.open.lock().forget(job)
@@ -230,6 +231,7 @@ mod tests {
         assert!(tickets.open.lock().ends.len() as u64 <= 2 * MOST + 1);
         assert!(tickets.open.lock().by_tenant.is_empty());
     }
+
     #[test]
     fn client_that_uses_none_of_its_tickets_takes_half_of_them_and_one_token() {
         let (tickets, now) = (Tickets::new([1; 32], JOBS), Instant::now());

@@ -17,17 +17,17 @@ const MOST: usize = 8192;
 const MOST_OF_A_BUILD: usize = 512;
 /// Most tokens that are remembered so that none is taken twice; one rule has at most half of them.
 const MOST_SEEN: usize = 4 * MOST;
-/// Most of these of one build.
+/// Most of the remembered tokens of one build.
 const MOST_SEEN_OF_A_BUILD: usize = 4 * MOST_OF_A_BUILD;
 /// Most builds that are remembered as revoked; of more, the first ones are forgotten.
 const MOST_REVOKED: usize = 4096;
-/// For how many seconds they are: longer than a build lives, and than it can be run again.
+/// How many seconds a build stays revoked: longer than it lives, and than it can be run again.
 const REVOKED_FOR: u64 = 40 * 24 * 3600;
-/// Longest name of one, in bytes.
+/// Longest name of a revoked build, in bytes.
 const LONGEST_REVOKED: usize = 256;
 /// Longest name of who has logged in, in bytes.
 const LONGEST_SUBJECT: usize = 256;
-/// Longest text of all that is kept: more than the most that it can be.
+/// Longest text of all that is kept; the bounds above keep it shorter.
 pub const LONGEST_TEXT: u64 = 64 << 20;
 /// What a session's token begins with, so that people and scanners know one.
 pub(super) const PREFIX: &str = "sd1-";
@@ -265,8 +265,8 @@ impl Issued {
         before != self.sessions.len()
     }
 
-    /// Ends the sessions of a build, a rule, or both as `RULE:BUILD`. Returns how many. A build gets no others: who has its
-    /// ID token can mostly have a new one made.
+    /// Ends the sessions of a build, a rule, or both as `RULE:BUILD`. Returns how many. The build gets no new ones:
+    /// whoever has its ID token can usually have another one made.
     pub(super) fn revoke(&mut self, wanted: &str, now_unix: u64) -> usize {
         self.revoked.retain(|one| one.name != wanted);
         if (1..=LONGEST_REVOKED).contains(&wanted.len()) {

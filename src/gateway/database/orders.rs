@@ -9,14 +9,14 @@ use redb::{ReadableDatabase, ReadableTable, ReadableTableMetadata, WriteTransact
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
-/// Lists of keys.
+/// Most lists of keys.
 const KEPT: u64 = 200;
 /// Keys in one list.
 const KEYS: usize = 20_000;
-/// By so much a key is nearer to its end after a large build without it, and after a small one.
+/// How much is added to a key's idle count by a large build that does not ask for it, and by a small one.
 const AFTER_LARGE: u8 = 8;
 const AFTER_SMALL: u8 = 1;
-/// After five builds of the one kind, or forty of the other.
+/// The idle count at which a key is dropped: after five large builds, or forty small ones.
 const GONE: u8 = 40;
 
 /// Keys in the order in which builds asked for them.
@@ -24,10 +24,10 @@ const GONE: u8 = 40;
 pub struct Order {
     pub unix_seconds: u64,
     pub keys: Vec<String>,
-    /// How near each key is to its end.
+    /// The idle count of each key.
     #[serde(default)]
     idle: Vec<u8>,
-    /// Keys of a large build, a little less after each that is smaller.
+    /// How many keys a large build has; falls a little with each whole build that has fewer.
     #[serde(default)]
     most: usize,
 }

@@ -70,7 +70,7 @@ fn row(job: &[&Report], now_unix: u64) -> Markup {
     let sums = &last.sums;
     let hits = sums.hits + sums.own_disk;
     let oldest_first = || job.iter().rev();
-    // Of one that compiled nothing there is none.
+    // A build that compiled nothing has no hit rate.
     let rates: Vec<f64> = oldest_first().filter_map(|it| it.hit_percent()).collect();
     let savings: Vec<f64> = oldest_first().map(|it| it.sums.saved_ms as f64).collect();
     let most = savings.iter().copied().fold(1.0, f64::max);

@@ -51,7 +51,7 @@
       if (!answer.ok) throw new Error(String(answer.status));
       const next = new DOMParser().parseFromString(await answer.text(), "text/html");
       const fresh = next.querySelector("main[data-live]");
-      // The login is over: its page has the floor.
+      // The login has ended: the reload shows the login page.
       if (!fresh) return location.reload();
       morph(main, fresh);
       ready();
